@@ -1,0 +1,1 @@
+"""Fast attention (FAVOR, FAVOR+, SLiM Performers) and its language models."""

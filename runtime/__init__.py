@@ -1,0 +1,1 @@
+"""What every experiment runs on: launch, mesh, loop, checkpoints, reports."""
