@@ -7,8 +7,8 @@ a test or a notebook can call the same root with `RunContext()` and get a run
 that is checked by nobody and saves an empty configuration.
 """
 
-from collections.abc import Callable
 import dataclasses
+from collections.abc import Callable
 
 __all__ = ['RunContext']
 
