@@ -1,0 +1,139 @@
+"""A streaming FASTA reader that names the file and line it cannot parse.
+
+Reads plain text and gzip (told apart by the first two bytes, not the name), one
+line at a time. A record is a line `>header` followed by one or more lines of
+residues; blank lines and white space at line ends are skipped.
+"""
+
+import contextlib
+import dataclasses
+import gzip
+import os
+import zlib
+from collections.abc import Iterator
+from typing import BinaryIO
+
+from performer.data import vocabulary
+
+__all__ = ['Record', 'read']
+
+_GZIP_MAGIC = b'\x1f\x8b'
+# The longest known protein has 45,354 residues; a longer "line" than this means
+# a binary or newline-free file, which must not be read into memory whole.
+_MAX_LINE_BYTES = 1 << 20
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Record:
+  """One protein.
+
+  Attributes:
+    header: the header line without `>`.
+    accession: the identifier; of a UniProt header `db|accession|name` the
+      middle part, otherwise the first word.
+    sequence: residues, letters in the case of the file.
+    line: number of the header line in the (uncompressed) file, from 1.
+  """
+
+  header: str
+  accession: str
+  sequence: str
+  line: int
+
+
+def read(path: str) -> Iterator[Record]:
+  """Yields the records of a FASTA file, holding one of them at a time.
+
+  Args:
+    path: plain or gzip-compressed file.
+
+  Yields:
+    Records in file order.
+
+  Raises:
+    FileNotFoundError: no such file.
+    ValueError: the path is no file; the file is empty, damaged, does not begin
+      with `>`, or has an empty header, an empty sequence or a symbol that is no
+      letter. The message holds file, line and rule.
+  """
+  with _open(path) as stream:
+    header, line, parts = '', 0, []
+    for number, text in _lines(stream, path):
+      if text.startswith(b'>'):
+        if header:
+          yield _record(path, header, line, parts)
+        header, line, parts = _header(path, text, number), number, []
+      elif not header:
+        raise ValueError(
+          f'{path}:{number}: a FASTA file must begin with a ">" line, got'
+          f' {text[:40]!r}'
+        )
+      else:
+        symbol = vocabulary.illegal_symbol(text)
+        if symbol is not None:
+          raise ValueError(
+            f'{path}:{number}: residues must be letters A-Z, got {symbol!r}'
+          )
+        parts.append(text)
+    if not header:
+      raise ValueError(f'{path}:1: the file must hold a record, but is empty')
+    yield _record(path, header, line, parts)
+
+
+@contextlib.contextmanager
+def _open(path: str) -> Iterator[BinaryIO]:
+  """Opens a plain or gzip file for reading bytes."""
+  if os.path.isdir(path):
+    raise ValueError(f'{path}: a FASTA path must be a file, got a directory')
+  if not os.path.exists(path):
+    raise FileNotFoundError(f'{path}: no such FASTA file')
+  with open(path, 'rb') as raw:
+    compressed = raw.read(2) == _GZIP_MAGIC
+    raw.seek(0)
+    if compressed:
+      with gzip.GzipFile(fileobj=raw) as stream:
+        yield stream
+    else:
+      yield raw
+
+
+def _lines(stream: BinaryIO, path: str) -> Iterator[tuple[int, bytes]]:
+  """Yields (number, stripped line) of the lines that are not blank."""
+  number = 0
+  while True:
+    number += 1
+    try:
+      text = stream.readline(_MAX_LINE_BYTES)
+    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+      raise ValueError(
+        f'{path}:{number}: the gzip stream must be complete, got: {error}'
+      ) from error
+    if not text:
+      return
+    if len(text) == _MAX_LINE_BYTES:
+      raise ValueError(
+        f'{path}:{number}: a line must be shorter than {_MAX_LINE_BYTES} bytes'
+      )
+    text = text.strip()
+    if text:
+      yield number, text
+
+
+def _header(path: str, text: bytes, number: int) -> str:
+  """Returns the header without `>`; it must not be empty."""
+  header = text[1:].strip().decode('utf-8', errors='replace')
+  if not header:
+    raise ValueError(f'{path}:{number}: a ">" line must name its sequence')
+  return header
+
+
+def _record(path: str, header: str, line: int, parts: list[bytes]) -> Record:
+  """Assembles one record; its sequence must not be empty."""
+  sequence = b''.join(parts).decode('ascii')
+  if not sequence:
+    raise ValueError(
+      f'{path}:{line}: a record must have residues, got none for {header!r}'
+    )
+  fields = header.split('|')
+  accession = fields[1] if len(fields) >= 3 and fields[1] else header.split()[0]
+  return Record(header, accession, sequence, line)

@@ -1,0 +1,300 @@
+"""Protein sequences as batches for masked and causal language models."""
+
+import dataclasses
+import functools
+import importlib.resources
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Literal
+
+import grain
+import numpy as np
+from jaxtyping import Int
+
+from performer.data import examples, masking, store, vocabulary
+
+__all__ = ['SAMPLE_SPLITS', 'Proteins', 'sample_file']
+
+SAMPLE_SPLITS = ('train', 'valid', 'test', 'ood')
+
+_TRAIN = 'train'
+_PREFETCH = 16  # Examples, times threads: enough to hide a slow disk read.
+# First words of the random streams: train masks vary with the run's seed and
+# the position in the run, evaluation masks only with the index of the sequence.
+_TRAIN_STREAM, _EVAL_STREAM = 0, 1
+
+
+def sample_file(split: str) -> str:
+  """Returns the path of one split of the sample that ships here."""
+  folder = importlib.resources.files('performer.data') / 'sample'
+  return str(folder / f'{split}.fasta.gz')
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class Proteins:
+  """A protein data set: one training split and any number of others.
+
+  Batches are dicts of numpy arrays, `tokens` and `targets` int32 [b, l],
+  `weights` float32 [b, l] and `mask` bool [b, l], described in
+  `performer.data.examples`; l is `max_length`.
+
+  Files are read on first use. A FASTA file is converted once into `cache_dir`
+  (see `performer.data.store`); the sample is held in memory. Every sequence is
+  used, however short; unusual letters are mapped by `performer.data.vocabulary`.
+
+  Attributes:
+    task: `mlm` (hide and predict) or `causal` (predict the next residue).
+    max_length: tokens per example, l.
+    files: path of the FASTA (plain or gzip) or `.array_record` file of each
+      split, one of them named `train`; None for the sample of UniProt in this
+      package, with the splits `train`, `valid`, `test` and `ood`.
+    masking: `bert` or `protein_lm` (see `performer.data.masking`); None for
+      `bert`. Must be None for the causal task.
+    concatenate: join all sequences, an end symbol after each, and cut windows
+      of `max_length` tokens; otherwise an example is one sequence, cropped to
+      its first `max_length` residues, without an end symbol.
+    long_sequences: `crop`, or `error` to refuse a file with a sequence over
+      `max_length`. Must be `crop` with `concatenate`, which loses no residue.
+    cache_dir: where converted files are kept; None for the user's cache.
+    num_threads: reader threads of the training iterator; 0 reads in step.
+
+  Raises:
+    ValueError: an option is unknown, out of range or contradicts another.
+  """
+
+  task: Literal['mlm', 'causal']
+  max_length: int
+  files: Mapping[str, str] | None = None
+  masking: str | None = None
+  concatenate: bool = False
+  long_sequences: Literal['crop', 'error'] = 'crop'
+  cache_dir: str | None = None
+  num_threads: int = 2
+
+  def __post_init__(self) -> None:
+    if self.task not in ('mlm', 'causal'):
+      raise ValueError(f"task must be 'mlm' or 'causal', got {self.task=}")
+    if self.max_length < 2:
+      raise ValueError(f'max_length must be at least 2, got {self.max_length=}')
+    if self.files is not None and _TRAIN not in self.files:
+      raise ValueError(f"files must name a 'train' split, got {self.files=}")
+    if self.masking is not None:
+      masking.preset(self.masking)
+      if self.task == 'causal':
+        raise ValueError(f"masking needs task='mlm', got {self.masking=}")
+    if self.long_sequences not in ('crop', 'error'):
+      raise ValueError(
+        f"long_sequences must be 'crop' or 'error', got {self.long_sequences=}"
+      )
+    if self.concatenate and self.long_sequences == 'error':
+      raise ValueError(
+        "long_sequences='error' needs concatenate=False: windows cut sequences"
+      )
+    if self.num_threads < 0:
+      raise ValueError(f'num_threads must be >= 0, got {self.num_threads=}')
+
+  @property
+  def vocab_size(self) -> int:
+    """Number of token ids."""
+    return vocabulary.SIZE
+
+  @property
+  def splits(self) -> tuple[str, ...]:
+    """Names of the splits other than `train`."""
+    return tuple(name for name in self._paths if name != _TRAIN)
+
+  def num_examples(self, split: str) -> int:
+    """Returns the number of sequences, or windows, of a split.
+
+    Raises:
+      FileNotFoundError: the file of the split does not exist.
+      ValueError: the split is unknown or its file malformed.
+    """
+    return len(self._source(split))
+
+  def token_counts(self, split: str) -> Int[np.ndarray, '29']:
+    """Counts the tokens of a split, before cropping, padding and masking.
+
+    Residues only; with `concatenate` also the end symbols, one per sequence.
+
+    Returns:
+      int64 [vocab_size].
+
+    Raises:
+      FileNotFoundError: the file of the split does not exist.
+      ValueError: the split is unknown or its file malformed.
+    """
+    summary = self._summary(split)
+    counts = np.zeros(vocabulary.SIZE, np.int64)
+    counts[: vocabulary.NUM_RESIDUES] = summary.counts
+    if self.concatenate:
+      counts[vocabulary.EOS] = summary.sequences
+    return counts
+
+  def train_iterator(
+    self,
+    *,
+    batch_size: int,
+    seed: int,
+    process_index: int = 0,
+    process_count: int = 1,
+  ) -> grain.DatasetIterator:
+    """Returns an endless iterator over training batches.
+
+    Every epoch has its own order. `get_state()` is a small dict that JSON can
+    hold, the same on every process and valid for any process count;
+    `set_state()` continues bit for bit.
+
+    Args:
+      batch_size: examples per step over all processes.
+      seed: order, masks and replacements, >= 0.
+      process_index: which rows of the global batch to yield.
+      process_count: number of processes; row r of the global batch belongs to
+        process r // (batch_size // process_count).
+
+    Returns:
+      A grain iterator over dicts with batch_size // process_count rows.
+
+    Raises:
+      FileNotFoundError: the training file does not exist.
+      ValueError: an argument is out of range or the file malformed.
+    """
+    rows = _rows_per_process(batch_size, process_index, process_count)
+    if not 0 <= seed < 2**32:
+      raise ValueError(f'seed must lie in 0..2**32-1, got {seed=}')
+
+    def example(index: int, ids: np.ndarray) -> examples.Example:
+      return self._example(ids, (_TRAIN_STREAM, seed, int(index)))
+
+    dataset = grain.MapDataset.source(self._source(_TRAIN)).seed(seed)
+    dataset = dataset.shuffle().repeat().map_with_index(example).batch(rows)
+    options = grain.ReadOptions(
+      num_threads=self.num_threads,
+      prefetch_buffer_size=_PREFETCH * self.num_threads,
+    )
+    shard = dataset[process_index::process_count]
+    return iter(shard.to_iter_dataset(options))
+
+  def eval_batches(
+    self,
+    split: str,
+    *,
+    batch_size: int,
+    process_index: int = 0,
+    process_count: int = 1,
+  ) -> Iterator[examples.Example]:
+    """Yields every example of a split once, in file order.
+
+    Masks depend on the index of the example alone, so results do not change
+    with the batch size. The last batch is filled up with copies of the last
+    example whose `weights` are 0.
+
+    Args:
+      split: name of the split.
+      batch_size: examples per step over all processes.
+      process_index: which rows of the global batch to yield.
+      process_count: number of processes.
+
+    Returns:
+      An iterator over dicts with batch_size // process_count rows; all
+      processes get the same number of batches.
+
+    Raises:
+      FileNotFoundError: the file of the split does not exist.
+      ValueError: an argument is out of range, the split is unknown or its file
+        malformed.
+    """
+    rows = _rows_per_process(batch_size, process_index, process_count)
+    source = self._source(split)
+    return (
+      self._eval_batch(source, start + process_index * rows, rows)
+      for start in range(0, len(source), batch_size)
+    )
+
+  @functools.cached_property
+  def _paths(self) -> Mapping[str, str]:
+    if self.files is not None:
+      return self.files
+    return {split: sample_file(split) for split in SAMPLE_SPLITS}
+
+  @functools.cached_property
+  def _cache(self) -> str | None:
+    if self.files is None:
+      return None
+    return self.cache_dir or store.default_cache_dir()
+
+  @functools.cached_property
+  def _opened(self) -> dict[str, Sequence[np.ndarray]]:
+    return {}  # Filled by `_source`.
+
+  def _path(self, split: str) -> str:
+    if split not in self._paths:
+      raise ValueError(f'split must be one of {[*self._paths]}, got {split=}')
+    return self._paths[split]
+
+  def _summary(self, split: str) -> store.Summary:
+    return store.summarize(self._path(split), self._cache)
+
+  def _source(self, split: str) -> Sequence[np.ndarray]:
+    """Returns the encoded examples of a split, opened on first use."""
+    path = self._path(split)
+    if split not in self._opened:
+      window = self.max_length if self.concatenate else None
+      if self._cache is None:
+        source = store.load(path, window)
+      else:
+        source = store.open_records(path, window, self._cache)
+      if self.long_sequences == 'error':
+        self._check_longest(split)
+      self._opened[split] = source
+    return self._opened[split]
+
+  def _check_longest(self, split: str) -> None:
+    """Raises if a sequence of the split does not fit."""
+    summary = self._summary(split)
+    if summary.longest > self.max_length:
+      raise ValueError(
+        f'{summary.longest_name}: a sequence must have at most'
+        f' {self.max_length} residues, got {summary.longest}'
+        " (long_sequences='crop' keeps the first ones)"
+      )
+
+  def _example(
+    self, ids: np.ndarray, stream: tuple[int, ...]
+  ) -> examples.Example:
+    """Builds one example; `stream` seeds the masks."""
+    if self.task == 'causal':
+      return examples.causal(ids, self.max_length)
+    how = masking.preset(self.masking or 'bert')
+    rng = np.random.default_rng(stream)
+    return examples.masked(ids, self.max_length, rng, how)
+
+  def _eval_batch(
+    self, source: Sequence[np.ndarray], start: int, rows: int
+  ) -> examples.Example:
+    """Stacks examples start..start+rows-1; those past the end weigh 0."""
+    last = len(source) - 1
+    batch = []
+    for index in range(start, start + rows):
+      at = min(index, last)
+      example = self._example(source[at], (_EVAL_STREAM, at))
+      if index > last:
+        example['weights'] = np.zeros_like(example['weights'])
+      batch.append(example)
+    return {name: np.stack([row[name] for row in batch]) for name in batch[0]}
+
+
+def _rows_per_process(
+  batch_size: int, process_index: int, process_count: int
+) -> int:
+  """Returns the number of rows of a global batch that one process holds."""
+  if not 0 <= process_index < process_count:
+    raise ValueError(
+      'process_index must lie in 0..process_count-1,'
+      f' got {process_index=} {process_count=}'
+    )
+  if batch_size < 1 or batch_size % process_count:
+    raise ValueError(
+      'batch_size must be a positive multiple of process_count,'
+      f' got {batch_size=} {process_count=}'
+    )
+  return batch_size // process_count

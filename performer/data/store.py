@@ -1,0 +1,332 @@
+"""Encoded proteins with random access, read from FASTA in one streaming pass.
+
+A FASTA file has no index, so the first use of one writes an ArrayRecord file
+into a cache directory: one record per example, one byte (the id) per token. An
+example is a whole sequence, or, for concatenated training, a window of the
+stream of all sequences with an end symbol after each. Later uses, and other
+processes, find the copy by the path, size and modification time of the source.
+Neither pass holds more than one sequence in memory.
+
+A path that ends in `.array_record` holds such records of whole sequences (ids
+0-24) already and is read in place.
+"""
+
+import contextlib
+import dataclasses
+import fcntl
+import hashlib
+import json
+import os
+import pathlib
+import tempfile
+from collections.abc import Iterable, Iterator, Sequence
+
+import grain
+import numpy as np
+from array_record.python import array_record_module
+from jaxtyping import Int, UInt8
+
+from performer.data import fasta, vocabulary
+
+__all__ = [
+  'Records',
+  'Summary',
+  'default_cache_dir',
+  'load',
+  'open_records',
+  'summarize',
+  'windows',
+]
+
+_SUFFIX = '.array_record'
+_FORMAT = 1  # Part of every cache key; raise it when the record format changes.
+# Every record is its own chunk: shuffled reads would otherwise decode a whole
+# group for one sequence. Residues barely compress below one byte at this size.
+_WRITER_OPTIONS = 'group_size:1,uncompressed'
+
+
+@dataclasses.dataclass(frozen=True)
+class Summary:
+  """What one pass over the sequences of a file found.
+
+  Attributes:
+    sequences: number of sequences.
+    counts: occurrences of the ids 0..24.
+    longest: residues in the longest sequence.
+    longest_name: file, line and accession of that sequence.
+  """
+
+  sequences: int
+  counts: tuple[int, ...]
+  longest: int
+  longest_name: str
+
+
+class _Tally:
+  """Collects a `Summary` from sequences as they stream by."""
+
+  def __init__(self) -> None:
+    self._sequences = 0
+    self._counts = np.zeros(vocabulary.NUM_RESIDUES, np.int64)
+    self._longest = 0
+    self._longest_name = ''
+
+  def watch(
+    self, named: Iterable[tuple[str, np.ndarray]]
+  ) -> Iterator[np.ndarray]:
+    """Passes the ids of (name, ids) pairs on and counts them."""
+    for name, ids in named:
+      self._sequences += 1
+      self._counts += np.bincount(ids, minlength=vocabulary.NUM_RESIDUES)
+      if ids.size > self._longest:
+        self._longest, self._longest_name = ids.size, name
+      yield ids
+
+  def summary(self) -> Summary:
+    """Returns what was seen so far."""
+    return Summary(
+      self._sequences,
+      tuple(self._counts.tolist()),
+      self._longest,
+      self._longest_name,
+    )
+
+
+class Records(Sequence):
+  """The records of an ArrayRecord file, each as uint8 ids [n].
+
+  Args:
+    path: file of encoded sequences or windows.
+
+  Raises:
+    FileNotFoundError: no such file.
+    ValueError: the file cannot be read or holds no record; on access, a record
+      is empty or holds a byte that is neither a residue nor the end symbol.
+  """
+
+  def __init__(self, path: str) -> None:
+    if not os.path.isfile(path):
+      raise FileNotFoundError(f'{path}: no such ArrayRecord file')
+    try:
+      self._source = grain.sources.ArrayRecordDataSource([path])
+      size = len(self._source)
+    except (RuntimeError, ValueError) as error:
+      raise ValueError(
+        f'{path}: the file must be a readable ArrayRecord file, got: {error}'
+      ) from error
+    if size == 0:
+      raise ValueError(f'{path}: the file must hold a record, but is empty')
+    self._path = path
+
+  def __len__(self) -> int:
+    return len(self._source)
+
+  def __getitem__(self, index: int) -> UInt8[np.ndarray, 'n']:
+    ids = np.frombuffer(self._source[index], np.uint8)
+    if ids.size == 0 or ids.max() > vocabulary.EOS:
+      raise ValueError(
+        f'{self._path}: record {index} must hold ids in 0..{vocabulary.EOS},'
+        f' got {ids[:8].tolist()}'
+      )
+    return ids
+
+
+def default_cache_dir() -> str:
+  """Returns the user's cache directory for converted files."""
+  base = os.environ.get('XDG_CACHE_HOME') or os.path.expanduser('~/.cache')
+  return os.path.join(base, 'attune', 'proteins')
+
+
+def windows(
+  sequences: Iterable[UInt8[np.ndarray, '_']], length: int
+) -> Iterator[UInt8[np.ndarray, '{length}']]:
+  """Joins sequences, an end symbol after each, and cuts the stream.
+
+  Windows do not overlap and may cross sequence borders; the remainder shorter
+  than a window is dropped.
+
+  Args:
+    sequences: uint8 ids, any lengths.
+    length: tokens per window.
+
+  Yields:
+    uint8 ids [length].
+
+  Reference: arXiv:2009.14794, Appendix C.1 (concatenated TrEMBL).
+  """
+  end = np.array([vocabulary.EOS], np.uint8)
+  pending = np.empty(0, np.uint8)
+  for ids in sequences:
+    pending = np.concatenate([pending, ids, end])
+    whole = pending.size // length * length
+    yield from pending[:whole].reshape(-1, length)
+    pending = pending[whole:]
+
+
+def load(path: str, window: int | None) -> list[UInt8[np.ndarray, '_']]:
+  """Reads the examples of a small file into memory.
+
+  Args:
+    path: FASTA or ArrayRecord file of sequences.
+    window: window length, or None for whole sequences.
+
+  Returns:
+    The examples, uint8 ids each.
+
+  Raises:
+    FileNotFoundError: no such file.
+    ValueError: the file is malformed or too small for one window.
+  """
+  examples = list(_examples(path, window, _Tally()))
+  if not examples:
+    raise _too_small(path, window)
+  return examples
+
+
+def open_records(path: str, window: int | None, cache_dir: str) -> Records:
+  """Opens the examples of a file, converting it on first use.
+
+  Safe to call from several processes at once: one of them converts, and a
+  finished copy appears under its name in one step.
+
+  Args:
+    path: FASTA or ArrayRecord file of sequences.
+    window: window length, or None for whole sequences.
+    cache_dir: directory for the converted copy; created when missing.
+
+  Returns:
+    Examples with random access.
+
+  Raises:
+    FileNotFoundError: no such file.
+    ValueError: the file is malformed or too small for one window.
+  """
+  if path.endswith(_SUFFIX) and window is None:
+    return Records(path)
+  stem = _cache_stem(path, cache_dir)
+  kind = 'sequences' if window is None else f'windows{window}'
+  target = f'{stem}-{kind}{_SUFFIX}'
+  with _locked(f'{target}.lock'):
+    if not os.path.exists(target):
+      tally = _Tally()
+      with _replacing(target) as temporary:
+        if not _write(temporary, _examples(path, window, tally)):
+          raise _too_small(path, window)
+        _save(f'{stem}.json', tally.summary())
+  return Records(target)
+
+
+def summarize(path: str, cache_dir: str | None) -> Summary:
+  """Returns the summary of a file, from the cache or by one pass over it.
+
+  Args:
+    path: FASTA or ArrayRecord file of sequences.
+    cache_dir: directory where the summary is kept, None to keep nothing.
+
+  Raises:
+    FileNotFoundError: no such file.
+    ValueError: the file is malformed.
+  """
+  saved = cache_dir and f'{_cache_stem(path, cache_dir)}.json'
+  if saved and os.path.exists(saved):
+    fields = json.loads(pathlib.Path(saved).read_text())
+    return Summary(**{**fields, 'counts': tuple(fields['counts'])})
+  tally = _Tally()
+  for _ in _examples(path, None, tally):
+    pass
+  if saved:
+    _save(saved, tally.summary())
+  return tally.summary()
+
+
+def _examples(
+  path: str, window: int | None, tally: _Tally
+) -> Iterator[np.ndarray]:
+  """Streams the examples of a file while counting its sequences."""
+  sequences = tally.watch(_named_sequences(path))
+  return sequences if window is None else windows(sequences, window)
+
+
+def _named_sequences(path: str) -> Iterator[tuple[str, np.ndarray]]:
+  """Yields (name for messages, uint8 ids) of every sequence of a file."""
+  if path.endswith(_SUFFIX):
+    for index, ids in enumerate(Records(path)):
+      name = f'{path}: record {index}'
+      _check_residues(name, ids)
+      yield name, ids
+  else:
+    for record in fasta.read(path):
+      name = f'{path}:{record.line}: {record.accession}'
+      yield name, vocabulary.encode(record.sequence).astype(np.uint8)
+
+
+def _check_residues(name: str, ids: Int[np.ndarray, 'n']) -> None:
+  """Raises unless a stored sequence consists of residues only."""
+  if ids.max() >= vocabulary.NUM_RESIDUES:
+    raise ValueError(
+      f'{name} must hold residue ids below {vocabulary.NUM_RESIDUES},'
+      f' got {ids.max()=}'
+    )
+
+
+def _too_small(path: str, window: int | None) -> ValueError:
+  """Returns the error for a file that gives no example."""
+  return ValueError(
+    f'{path}: the file must hold at least one window of {window} tokens'
+  )
+
+
+def _cache_stem(path: str, cache_dir: str) -> str:
+  """Returns the path, without suffix, of what is derived from a file."""
+  if os.path.isdir(path):
+    raise ValueError(f'{path}: a data path must be a file, got a directory')
+  if not os.path.exists(path):
+    raise FileNotFoundError(f'{path}: no such file')
+  status = os.stat(path)
+  key = (_FORMAT, os.path.abspath(path), status.st_size, status.st_mtime_ns)
+  digest = hashlib.sha256(repr(key).encode()).hexdigest()[:16]
+  os.makedirs(cache_dir, exist_ok=True)
+  name = os.path.basename(path).split('.')[0]
+  return os.path.join(cache_dir, f'{name}-{digest}')
+
+
+@contextlib.contextmanager
+def _locked(path: str) -> Iterator[None]:
+  """Holds an advisory lock that the system drops if the process dies."""
+  with open(path, 'w') as stream:
+    fcntl.flock(stream, fcntl.LOCK_EX)
+    yield
+
+
+@contextlib.contextmanager
+def _replacing(target: str) -> Iterator[str]:
+  """Gives a temporary path that becomes `target` if the block succeeds."""
+  handle, temporary = tempfile.mkstemp(
+    dir=os.path.dirname(target), prefix='.tmp-'
+  )
+  os.close(handle)
+  try:
+    yield temporary
+    os.replace(temporary, target)
+  except BaseException:
+    os.unlink(temporary)
+    raise
+
+
+def _write(path: str, examples: Iterable[np.ndarray]) -> int:
+  """Writes examples to an ArrayRecord file and returns their number."""
+  writer = array_record_module.ArrayRecordWriter(path, _WRITER_OPTIONS)
+  count = 0
+  try:
+    for ids in examples:
+      writer.write(ids.tobytes())
+      count += 1
+  finally:
+    writer.close()
+  return count
+
+
+def _save(path: str, summary: Summary) -> None:
+  """Writes a summary as JSON, in one step."""
+  with _replacing(path) as temporary:
+    pathlib.Path(temporary).write_text(json.dumps(dataclasses.asdict(summary)))
