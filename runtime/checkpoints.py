@@ -1,0 +1,195 @@
+"""Checkpoints by Orbax: the last ones and the best, written asynchronously.
+
+A checkpoint holds the state of the trainer and a small record of the loop
+(position of the data iterator, metric-log offset, timers, configuration).
+"""
+
+import dataclasses
+import os
+import pathlib
+import shutil
+from collections.abc import Mapping
+from typing import Any, TypeVar
+
+import jax
+import orbax.checkpoint as ocp
+from absl import logging
+from orbax.checkpoint import checkpoint_managers as policies
+
+__all__ = ['CheckpointConfig', 'Checkpoints']
+
+State = TypeVar('State')
+Record = dict[str, Any]
+
+
+@dataclasses.dataclass(frozen=True)
+class CheckpointConfig:
+  """Which checkpoints are kept.
+
+  Attributes:
+    keep: number of newest checkpoints that stay.
+    best_metric: name of a metric in the rows of the evaluation, such as
+      'eval/valid/loss'; its best checkpoint stays too. None: no such one.
+    best_mode: 'min' or 'max'.
+  """
+
+  keep: int = 3
+  best_metric: str | None = None
+  best_mode: str = 'min'
+
+  def __post_init__(self) -> None:
+    if self.keep < 2:
+      # With one only, a damaged newest checkpoint would lose the run.
+      raise ValueError(f'keep must be at least 2, got {self.keep=}')
+    if self.best_mode not in ('min', 'max'):
+      raise ValueError(
+        f"best_mode must be 'min' or 'max', got {self.best_mode!r}"
+      )
+
+  def preservation(self) -> policies.PreservationPolicy:
+    """The same as a policy of Orbax."""
+    latest = policies.LatestN(self.keep)
+    if self.best_metric is None:
+      return latest
+    best = policies.BestN(
+      get_metric_fn=lambda metrics: metrics[self.best_metric],
+      reverse=self.best_mode == 'min',
+      n=1,
+      keep_checkpoints_without_metrics=False,
+    )
+    return policies.AnyPreservationPolicy([latest, best])
+
+
+class Checkpoints:
+  """The checkpoints of one run, under `workdir/checkpoints`."""
+
+  def __init__(self, workdir: str | os.PathLike, config: CheckpointConfig):
+    self._config = config
+    self._path = (pathlib.Path(workdir) / 'checkpoints').absolute()
+    self._manager = self._open()
+
+  def _open(self) -> ocp.CheckpointManager:
+    options = ocp.CheckpointManagerOptions(
+      preservation_policy=self._config.preservation(),
+      cleanup_tmp_directories=True,
+      enable_async_checkpointing=True,
+    )
+    return ocp.CheckpointManager(self._path, options=options)
+
+  def save(
+    self,
+    step: int,
+    state: Any,
+    record: Record,
+    metrics: Mapping[str, float] | None,
+  ) -> None:
+    """Starts to write a checkpoint; a step that has one is left alone.
+
+    Args:
+      step: number of finished steps.
+      state: the state of the trainer, any pytree of arrays.
+      record: what the loop needs to go on; must fit JSON.
+      metrics: evaluation results at this very step, if there are any.
+    """
+    if step in self._manager.all_steps():
+      return
+    best = self._config.best_metric
+    ranked = best is not None and best in (metrics or {})
+    self._manager.save(
+      step,
+      args=ocp.args.Composite(
+        state=ocp.args.StandardSave(state), loop=ocp.args.JsonSave(record)
+      ),
+      metrics={best: metrics[best]} if ranked else None,
+    )
+
+  def restore(self, abstract_state: State) -> tuple[int, State, Record] | None:
+    """Restores the newest checkpoint that can be read.
+
+    One that cannot is moved aside, with a warning, once an older one was read.
+
+    Args:
+      abstract_state: shapes, dtypes and shardings of the state.
+
+    Returns:
+      (step, state, record), or None if there is no checkpoint.
+
+    Raises:
+      RuntimeError: if there are checkpoints and none can be read.
+    """
+    damaged: dict[int, Exception] = {}
+    for step in sorted(self._manager.all_steps(), reverse=True):
+      try:
+        state, record = self._read(step, abstract_state)
+      # Orbax and TensorStore report damage by many types, Exception included.
+      except Exception as error:
+        damaged[step] = error
+        logging.warning(
+          'checkpoint %d in %s cannot be read (%s); trying the one before',
+          step,
+          self._path,
+          _first_line(error),
+        )
+        continue
+      if damaged:
+        self._set_aside(damaged)
+      return step, state, record
+    if damaged:
+      newest = max(damaged)
+      raise RuntimeError(
+        f'no checkpoint in {self._path} can be read; the newest, {newest}, '
+        f'says: {_first_line(damaged[newest])}'
+      ) from damaged[newest]
+    return None
+
+  def _read(self, step: int, abstract_state: State) -> tuple[State, Record]:
+    restored = self._manager.restore(
+      step,
+      args=ocp.args.Composite(
+        state=ocp.args.StandardRestore(abstract_state),
+        loop=ocp.args.JsonRestore(),
+      ),
+    )
+    return restored.state, restored.loop
+
+  def _set_aside(self, steps: Mapping[int, Exception]) -> None:
+    """Frees the names of damaged checkpoints and keeps their files."""
+    self._manager.close()
+    if jax.process_index() == 0:
+      folder = self._path.with_name('checkpoints_damaged')
+      folder.mkdir(exist_ok=True)
+      for step in steps:
+        target = folder / str(step)
+        shutil.rmtree(target, ignore_errors=True)
+        shutil.move(self._path / str(step), target)
+    if jax.process_count() > 1:
+      ocp.multihost.sync_global_processes('damaged checkpoints set aside')
+    self._manager = self._open()
+
+  def steps(self) -> list[int]:
+    """Steps that have a checkpoint, oldest first."""
+    return sorted(self._manager.all_steps())
+
+  def best_step(self) -> int | None:
+    """The kept step with the best metric, if one was ranked."""
+    name = self._config.best_metric
+    found = {step: self._manager.metrics(step) for step in self.steps()}
+    ranked = {s: metrics[name] for s, metrics in found.items() if metrics}
+    if not ranked:
+      return None
+    choose = min if self._config.best_mode == 'min' else max
+    return choose(ranked, key=ranked.get)
+
+  def wait(self) -> None:
+    """Returns once everything is on disk."""
+    self._manager.wait_until_finished()
+
+  def close(self) -> None:
+    """Finishes what is being written."""
+    self._manager.wait_until_finished()
+    self._manager.close()
+
+
+def _first_line(error: Exception) -> str:
+  lines = str(error).splitlines() or ['']
+  return f'{type(error).__name__}: {lines[0][:200]}'

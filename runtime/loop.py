@@ -1,0 +1,427 @@
+"""The training loop: steps, evaluation, checkpoints, metrics, preemption.
+
+A trainer hands over an `Experiment`: how to make a state, one pure step, an
+iterator of batches and evaluators. The loop owns time. It compiles the step
+once, saves state and iterator together, and continues a run that was stopped
+at any moment with the numbers that an unstopped one has.
+
+Order within a step, which resumption relies on: draw batch, step, row of
+metrics, evaluate, save.
+"""
+
+import dataclasses
+import os
+import time
+from collections.abc import Callable, Mapping
+from typing import Any, Generic, Protocol, TypeVar
+
+import jax
+import numpy as np
+from absl import logging
+from clu import metrics as clu_metrics
+
+from runtime import checkpoints as checkpoints_lib
+from runtime import context as context_lib
+from runtime import (
+  durations,
+  preemption,
+  profiling,
+  provenance,
+  summary,
+  writers,
+)
+from runtime import mesh as mesh_lib
+from runtime import metrics as metrics_lib
+
+__all__ = ['Experiment', 'LoopConfig', 'Result', 'run']
+
+State = TypeVar('State')
+Batch = Mapping[str, np.ndarray]
+Evaluator = Callable[[Any], Mapping[str, float]]
+
+
+class BatchIterator(Protocol):
+  """An endless stream of batches whose position can be saved (grain's form)."""
+
+  def __next__(self) -> Batch:
+    """This process's share of the next global batch."""
+
+  def get_state(self) -> dict[str, Any]:
+    """The position, fit for JSON and the same on every process."""
+
+  def set_state(self, state: dict[str, Any]) -> None:
+    """Goes to a saved position."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Experiment(Generic[State]):
+  """What a trainer gives to the loop.
+
+  Attributes:
+    init: makes the initial state; traced, so pure.
+    step: (state, batch) -> (state, metrics of this batch); traced, so pure.
+      Randomness comes from a key in the state, folded in with its step.
+    shardings: tree of `NamedSharding` with the structure of the state.
+    batches: the training data.
+    evaluators: name -> function of the state; run at the evaluation interval.
+    mesh: the devices.
+    batch_size: examples per step, over all devices.
+    num_examples: size of the training set, if known.
+    activation_bytes: estimate of what one step keeps for its backward pass,
+      over all devices; None: not estimated.
+    params: picks the parameters out of a state, for the overview.
+  """
+
+  init: Callable[[], State]
+  step: Callable[[State, Any], tuple[State, clu_metrics.Collection]]
+  shardings: Any
+  batches: BatchIterator
+  mesh: jax.sharding.Mesh
+  batch_size: int
+  num_examples: int | None = None
+  evaluators: Mapping[str, Evaluator] = dataclasses.field(default_factory=dict)
+  activation_bytes: Callable[[], int] | None = None
+  params: Callable[[State], Any] = lambda state: state
+
+
+@dataclasses.dataclass(frozen=True)
+class LoopConfig:
+  """How long to train and how often to do what.
+
+  Attributes:
+    duration: length of the run.
+    log_every: steps per row of training metrics.
+    eval_every: interval of the evaluators; None: only at the end.
+    checkpoint_every: interval of checkpoints; None: only at the end.
+    checkpoints: which of them stay.
+    progress: training metrics to show on the terminal.
+  """
+
+  duration: durations.Duration
+  log_every: int = 100
+  eval_every: durations.Duration | None = None
+  checkpoint_every: durations.Duration | None = None
+  checkpoints: checkpoints_lib.CheckpointConfig = (
+    checkpoints_lib.CheckpointConfig()
+  )
+  progress: tuple[str, ...] = ('loss',)
+
+  def __post_init__(self) -> None:
+    if self.log_every < 1:
+      raise ValueError(f'log_every must be at least 1, got {self.log_every=}')
+
+
+@dataclasses.dataclass(frozen=True)
+class Result(Generic[State]):
+  """How a run ended.
+
+  Attributes:
+    state: the last state; None for a dry run.
+    step: number of finished steps.
+    finished: False if it was asked to stop early, or did not train at all.
+    seconds: time spent in training, all processes of this run's past included,
+      without compilation, evaluation and checkpoints.
+  """
+
+  state: State | None
+  step: int
+  finished: bool
+  seconds: float
+
+
+def run(
+  experiment: Experiment[State],
+  config: LoopConfig,
+  *,
+  workdir: str | os.PathLike,
+  seed: int,
+  context: context_lib.RunContext = context_lib.RunContext(),
+) -> Result[State]:
+  """Trains, or continues to train, in `workdir`.
+
+  Args:
+    experiment: what to train.
+    config: how long, and how often to report.
+    workdir: folder of the run; made if missing.
+    seed: recorded with the configuration.
+    context: what the launcher knows.
+
+  Returns:
+    The last state and how the run ended.
+
+  Raises:
+    ValueError: if an interval is shorter than a step, or `workdir` holds a run
+      of another configuration.
+    NonFiniteError: if a step gave a metric that is not finite.
+    RuntimeError: if no checkpoint of the run can be read.
+  """
+  context.check_config()
+  abstract = jax.eval_shape(experiment.init)
+  if context.dry_run:
+    print(_dry_run_text(experiment, abstract, context))
+    return Result(None, 0, finished=False, seconds=0.0)
+  provenance.claim_workdir(workdir, seed, context)
+  loop = _Loop(experiment, config, abstract, workdir, context)
+  with preemption.listen() as stop:
+    try:
+      return loop.train(stop)
+    finally:
+      loop.close()
+
+
+def _dry_run_text(
+  experiment: Experiment, abstract: Any, context: context_lib.RunContext
+) -> str:
+  activations = experiment.activation_bytes
+  return summary.dry_run_text(
+    config=context.operative_config(),
+    params=experiment.params(abstract),
+    state=abstract,
+    shardings=experiment.shardings,
+    mesh=experiment.mesh,
+    batch_size=experiment.batch_size,
+    activation_bytes=None if activations is None else activations(),
+  )
+
+
+def _interval(
+  name: str,
+  every: durations.Duration | None,
+  total: int,
+  experiment: Experiment,
+) -> int:
+  """Steps between two events; the whole run if there is no interval."""
+  if every is None:
+    return max(total, 1)
+  steps = every.to_steps(
+    batch_size=experiment.batch_size, num_examples=experiment.num_examples
+  )
+  if steps < 1:
+    raise ValueError(f'{name} must be at least one step, got {every}')
+  return steps
+
+
+class _Loop(Generic[State]):
+  """One process's run of the loop, from restoring to the last save."""
+
+  def __init__(
+    self,
+    experiment: Experiment[State],
+    config: LoopConfig,
+    abstract: State,
+    workdir: str | os.PathLike,
+    context: context_lib.RunContext,
+  ):
+    self._experiment = experiment
+    self._config = config
+    self._context = context
+    self._total = config.duration.to_steps(
+      batch_size=experiment.batch_size, num_examples=experiment.num_examples
+    )
+    self._eval_every = _interval(
+      'eval_every', config.eval_every, self._total, experiment
+    )
+    self._save_every = _interval(
+      'checkpoint_every', config.checkpoint_every, self._total, experiment
+    )
+    self._workdir = workdir
+    self._packing = metrics_lib.Packing()
+    self._progress = writers.Progress(self._total)
+    self._checkpoints = checkpoints_lib.Checkpoints(workdir, config.checkpoints)
+    self._profiler = profiling.Profiler(workdir, context.profile_steps)
+    self._step_fn = self._compile_step()
+    self._state, record = self._restore_or_init(abstract)
+    self._step: int = record['step']
+    self._seconds: float = record['seconds']
+    self._metrics = metrics_lib.StepMetrics(self._packing, record['metrics'])
+    self._writer = writers.MetricWriter(
+      workdir, step=self._step, offset=record['metrics_offset']
+    )
+    self._timer = _StepTimer()
+
+  def _compile_step(self) -> Callable[[State, Any], tuple[State, jax.Array]]:
+    def step(state: State, batch: Any) -> tuple[State, jax.Array]:
+      state, metrics = self._experiment.step(state, batch)
+      return state, self._packing.pack(metrics)
+
+    mesh = self._experiment.mesh
+    return jax.jit(
+      step,
+      donate_argnums=0,
+      in_shardings=(
+        self._experiment.shardings,
+        mesh_lib.batch_sharding(mesh),
+      ),
+      out_shardings=(self._experiment.shardings, mesh_lib.replicated(mesh)),
+    )
+
+  def _restore_or_init(self, abstract: State) -> tuple[State, dict[str, Any]]:
+    target = jax.tree.map(
+      lambda leaf, sharding: jax.ShapeDtypeStruct(
+        leaf.shape, leaf.dtype, sharding=sharding
+      ),
+      abstract,
+      self._experiment.shardings,
+    )
+    restored = self._checkpoints.restore(target)
+    if restored is None:
+      init = jax.jit(
+        self._experiment.init, out_shardings=self._experiment.shardings
+      )
+      params = self._experiment.params(abstract)
+      logging.info('%s', summary.parameter_overview(params))
+      start = {'step': 0, 'seconds': 0.0, 'metrics': None, 'metrics_offset': 0}
+      return init(), start
+    step, state, record = restored
+    self._experiment.batches.set_state(record['batches'])
+    self._progress.note(f'continuing after step {step} of {self._workdir}')
+    return state, record
+
+  def train(self, stop: preemption.StopRequest) -> Result[State]:
+    """Runs to the end, or until asked to stop."""
+    self._context.on_start()
+    first = self._step
+    while self._step < self._total:
+      self._profiler.before_step(self._step - first)
+      self._one_step(timed=self._step > first)
+      if self._step == first + 1:
+        # The launcher's view of the configuration is complete only now.
+        self._context.check_config()
+      if stop.reached(self._step) and self._step < self._total:
+        self._save(None)
+        self._checkpoints.wait()
+        self._progress.note(
+          f'{stop.signal_name}: saved step {self._step} of {self._total}; '
+          'the same command continues the run'
+        )
+        return self._result(finished=False)
+    self._checkpoints.wait()
+    return self._result(finished=True)
+
+  def _result(self, *, finished: bool) -> Result[State]:
+    seconds = self._seconds + self._timer.total
+    return Result(self._state, self._step, finished, seconds)
+
+  def _one_step(self, *, timed: bool) -> None:
+    """Draw batch, step, row, evaluate, save: the order matters."""
+    batch = mesh_lib.place_batch(
+      self._experiment.mesh, next(self._experiment.batches)
+    )
+    if not timed:
+      self._first_step(batch)
+    else:
+      self._state, vector = self._step_fn(self._state, batch)
+      self._step += 1
+      self._timer.steps += 1
+      self._metrics.add(self._step, vector)
+    done = self._step == self._total
+    if self._step % self._config.log_every == 0 or done:
+      self._write_row()
+    evaluation = None
+    if self._step % self._eval_every == 0 or done:
+      evaluation = self._evaluate()
+    if self._step % self._save_every == 0 or done:
+      self._save(evaluation)
+
+  def _first_step(self, batch: Any) -> None:
+    """A step with its compilation, kept out of the step times."""
+    start = time.perf_counter()
+    self._state, vector = self._step_fn(self._state, batch)
+    self._step += 1
+    self._metrics.add(self._step, vector)
+    jax.block_until_ready(vector)
+    seconds = time.perf_counter() - start
+    self._progress.note(f'compiled the step in {seconds:.1f} s')
+    self._timer.restart()
+
+  def _write_row(self) -> None:
+    values = self._metrics.pop()
+    step_s = self._timer.lap()
+    row = {f'train/{name}': value for name, value in values.items()}
+    if step_s is not None:
+      row['time/step_s'] = step_s
+      row['time/examples_per_s'] = self._experiment.batch_size / step_s
+    row |= profiling.memory_metrics()
+    self._writer.write(self._step, row)
+    shown = {k: values[k] for k in self._config.progress if k in values}
+    self._progress.show(self._step, step_s or 0.0, shown)
+
+  def _evaluate(self) -> dict[str, float]:
+    if not self._experiment.evaluators:
+      return {}
+    self._metrics.drain()
+    with self._timer.paused():
+      start = time.perf_counter()
+      row = {
+        f'eval/{name}/{key}': float(value)
+        for name, evaluate in self._experiment.evaluators.items()
+        for key, value in evaluate(self._state).items()
+      }
+      seconds = {'time/eval_s': time.perf_counter() - start}
+      self._writer.write(self._step, row | seconds)
+      shown = '  '.join(f'{name} {value:.4g}' for name, value in row.items())
+      self._progress.note(f'step {self._step}  {shown}')
+    return row
+
+  def _save(self, evaluation: Mapping[str, float] | None) -> None:
+    # Merging first also makes sure that no unsound state is saved.
+    metrics = self._metrics.state()
+    with self._timer.paused():
+      record = {
+        'step': self._step,
+        'seconds': self._seconds + self._timer.total,
+        'metrics': metrics,
+        'metrics_offset': self._writer.offset(),
+        'batches': self._experiment.batches.get_state(),
+        'config': self._context.operative_config(),
+      }
+      self._checkpoints.save(self._step, self._state, record, evaluation)
+
+  def close(self) -> None:
+    """Finishes writing; keeps what is on disk consistent after an error."""
+    self._profiler.close()
+    self._progress.close()
+    self._writer.close()
+    self._checkpoints.close()
+
+
+class _StepTimer:
+  """Wall time of steps, without compilation, evaluation and saving."""
+
+  def __init__(self) -> None:
+    self.total = 0.0
+    self.steps = 0
+    self._lap = 0.0
+    self._since = time.perf_counter()
+
+  def restart(self) -> None:
+    """Forgets the time since the last lap or restart."""
+    self._since = time.perf_counter()
+
+  def _collect(self) -> None:
+    now = time.perf_counter()
+    self._lap += now - self._since
+    self.total += now - self._since
+    self._since = now
+
+  def lap(self) -> float | None:
+    """Seconds per step since the last lap; None if there was no step."""
+    self._collect()
+    steps, seconds = self.steps, self._lap
+    self.steps, self._lap = 0, 0.0
+    return seconds / steps if steps else None
+
+  def paused(self) -> '_Pause':
+    """Does not count the time in the block."""
+    return _Pause(self)
+
+
+class _Pause:
+  def __init__(self, timer: _StepTimer):
+    self._timer = timer
+
+  def __enter__(self) -> None:
+    self._timer._collect()
+
+  def __exit__(self, *error: object) -> None:
+    self._timer.restart()

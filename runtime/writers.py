@@ -1,0 +1,146 @@
+"""Where metrics go: `metrics.jsonl`, TensorBoard events and the terminal."""
+
+import json
+import math
+import os
+import pathlib
+import sys
+import time
+from collections.abc import Mapping
+from typing import TextIO
+
+import jax
+from tensorboardX import SummaryWriter
+
+__all__ = ['MetricWriter', 'Progress', 'format_duration', 'read_metrics']
+
+METRICS_FILE = 'metrics.jsonl'
+
+
+class MetricWriter:
+  """Writes rows of scalars; on process 0 only.
+
+  A row is one line of JSON, `{"step": 100, "train/loss": 2.9, ...}`, flushed
+  when written. A scalar that is not finite is written as null.
+  """
+
+  def __init__(self, workdir: str | os.PathLike, *, step: int, offset: int):
+    """Opens the files of a run that continues after `step`.
+
+    Args:
+      workdir: folder of the run.
+      step: the last step whose rows stay; later ones are dropped.
+      offset: length in bytes that `metrics.jsonl` had at that step.
+    """
+    self._file = self._events = None
+    if jax.process_index() != 0:
+      return
+    path = pathlib.Path(workdir)
+    path.mkdir(parents=True, exist_ok=True)
+    self._file = open(path / METRICS_FILE, 'ab')  # noqa: SIM115
+    self._file.truncate(offset)
+    # Events cannot be cut, but readers skip what a later `purge_step` voids.
+    self._events = SummaryWriter(
+      str(path), purge_step=step + 1 if step else None
+    )
+
+  def write(self, step: int, values: Mapping[str, float]) -> None:
+    """Appends one row."""
+    if self._file is None:
+      return
+    row = {'step': step}
+    row |= {k: v if math.isfinite(v) else None for k, v in values.items()}
+    self._file.write(json.dumps(row, allow_nan=False).encode() + b'\n')
+    self._file.flush()
+    for name, value in values.items():
+      self._events.add_scalar(name, value, step)
+
+  def offset(self) -> int:
+    """Length of `metrics.jsonl` in bytes, with all rows safely on disk."""
+    if self._file is None:
+      return 0
+    self._events.flush()
+    os.fsync(self._file.fileno())
+    return self._file.tell()
+
+  def close(self) -> None:
+    """Flushes and closes the files."""
+    if self._file is not None:
+      self._file.close()
+      self._events.close()
+
+
+def read_metrics(workdir: str | os.PathLike) -> list[dict[str, float]]:
+  """Reads the rows of `metrics.jsonl`.
+
+  Raises:
+    ValueError: naming the line that is not a row.
+  """
+  path = pathlib.Path(workdir) / METRICS_FILE
+  rows = []
+  for number, line in enumerate(path.read_text().splitlines(), 1):
+    try:
+      rows.append(json.loads(line))
+    except json.JSONDecodeError as error:
+      raise ValueError(f'{path}:{number}: not a row of JSON: {error}') from None
+  return rows
+
+
+def format_duration(seconds: float) -> str:
+  """Seconds as `42s`, `3m05s` or `2h07m`."""
+  whole = round(seconds)
+  if whole < 60:
+    return f'{whole}s'
+  if whole < 3600:
+    return f'{whole // 60}m{whole % 60:02d}s'
+  return f'{whole // 3600}h{whole % 3600 // 60:02d}m'
+
+
+class Progress:
+  """One line on the terminal: step, rate, time left and the main metrics.
+
+  On a terminal the line is rewritten in place; in a log file a new line is
+  printed at most every `log_seconds`.
+  """
+
+  def __init__(self, total_steps: int, stream: TextIO | None = None):
+    self._total = total_steps
+    self._stream = sys.stderr if stream is None else stream
+    self._live = self._stream.isatty()
+    self._last = -math.inf
+    self._width = 0
+    self.log_seconds = 5.0
+
+  def show(self, step: int, step_s: float, values: Mapping[str, float]) -> None:
+    """Shows the state after `step` steps of `step_s` seconds each."""
+    now = time.monotonic()
+    due = self._live or now - self._last >= self.log_seconds
+    if jax.process_index() != 0 or not (due or step == self._total):
+      return
+    self._last = now
+    rate = 1 / step_s if step_s > 0 else math.inf
+    left = format_duration((self._total - step) * step_s)
+    parts = [
+      f'step {step}/{self._total}',
+      f'{rate:.3g} steps/s',
+      f'{left} left',
+    ]
+    parts += [f'{name} {value:.4g}' for name, value in values.items()]
+    self._print('  '.join(parts), end='\r' if self._live else '\n')
+
+  def note(self, text: str) -> None:
+    """Prints a message on a line of its own."""
+    if jax.process_index() == 0:
+      self._print(text, end='\n')
+
+  def close(self) -> None:
+    """Leaves the live line standing."""
+    if self._live and self._width and jax.process_index() == 0:
+      print(file=self._stream, flush=True)
+    self._width = 0
+
+  def _print(self, text: str, end: str) -> None:
+    # Blanks cover what is left of a longer live line.
+    padded = text.ljust(self._width) if self._live else text
+    self._width = len(text) if end == '\r' else 0
+    print(padded, end=end, file=self._stream, flush=True)
