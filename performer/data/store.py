@@ -122,6 +122,8 @@ class Records(Sequence):
     return len(self._source)
 
   def __getitem__(self, index: int) -> UInt8[np.ndarray, 'n']:
+    if not 0 <= index < len(self):
+      raise IndexError(f'{self._path}: no record {index} among {len(self)}')
     ids = np.frombuffer(self._source[index], np.uint8)
     if ids.size == 0 or ids.max() > vocabulary.EOS:
       raise ValueError(

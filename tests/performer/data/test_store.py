@@ -1,0 +1,183 @@
+import gzip
+import os
+import pathlib
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from array_record.python import array_record_module
+
+from performer.data import fasta, store, vocabulary
+
+SEQUENCES = ['MKVL', 'A', 'GGSSTTY', 'mjw', 'C' * 23]
+
+
+def write_fasta(folder, sequences=SEQUENCES, name='proteins.fasta.gz'):
+  text = ''.join(f'>p{i}\n{s}\n' for i, s in enumerate(sequences))
+  path = folder / name
+  path.write_bytes(gzip.compress(text.encode()))
+  return str(path)
+
+
+def write_records(folder, records, name='own.array_record'):
+  path = str(folder / name)
+  writer = array_record_module.ArrayRecordWriter(path, 'group_size:1')
+  for record in records:
+    writer.write(bytes(record))
+  writer.close()
+  return path
+
+
+def encoded(sequences=SEQUENCES):
+  return [vocabulary.encode(text) for text in sequences]
+
+
+def assert_same(found, expected):
+  assert len(found) == len(expected)
+  for one, other in zip(found, expected, strict=True):
+    np.testing.assert_array_equal(one, other)
+    assert one.dtype == np.uint8
+
+
+def cut(sequences, length):
+  """The slow twin of `store.windows`: one string, then slices."""
+  text = ''.join(f'{s.upper().replace("J", "X")}>' for s in sequences)
+  whole = len(text) // length
+  return [text[i * length : (i + 1) * length] for i in range(whole)]
+
+
+@pytest.mark.parametrize('length', [2, 3, 5, 8, 38, 43])
+def test_windows_equal_slices_of_the_joined_text(length):
+  found = list(store.windows(map(np.uint8, encoded()), length))
+  assert [vocabulary.decode(ids) for ids in found] == cut(SEQUENCES, length)
+
+
+def test_windows_of_nothing_and_of_too_little():
+  assert list(store.windows([], 4)) == []
+  assert list(store.windows([np.zeros(2, np.uint8)], 4)) == []
+
+
+def test_conversion_gives_what_memory_gives(tmp_path):
+  path, cache = write_fasta(tmp_path), str(tmp_path / 'cache')
+  records = store.open_records(path, None, cache)
+  assert_same(list(records), encoded())
+  assert_same(store.load(path, None), encoded())
+  assert_same(list(store.open_records(path, 5, cache)), store.load(path, 5))
+  with pytest.raises(IndexError):
+    records[len(SEQUENCES)]
+
+
+def test_converted_once_and_again_when_the_file_changes(tmp_path, monkeypatch):
+  path, cache = write_fasta(tmp_path), str(tmp_path / 'cache')
+  passes = []
+  read = fasta.read
+  monkeypatch.setattr(fasta, 'read', lambda p: passes.append(p) or read(p))
+  store.open_records(path, None, cache)
+  store.open_records(path, None, cache)
+  assert store.summarize(path, cache).sequences == 5
+  assert len(passes) == 1
+  write_fasta(tmp_path, ['MMMMM', 'KKK'])
+  assert len(store.open_records(path, None, cache)) == 2
+  assert store.summarize(path, cache).sequences == 2
+  assert len(passes) == 2
+
+
+def test_summary_counts_residues_and_names_the_longest(tmp_path):
+  path = write_fasta(tmp_path)
+  expected = np.bincount(np.concatenate(encoded()), minlength=25)
+  for cache in (None, str(tmp_path / 'cache')):
+    summary = store.summarize(path, cache)
+    np.testing.assert_array_equal(summary.counts, expected)
+    assert (summary.sequences, summary.longest) == (5, 23)
+    assert summary.longest_name == f'{path}:9: p4'
+  # The second reading comes from the cache and is the same.
+  assert store.summarize(path, str(tmp_path / 'cache')) == summary
+
+
+def test_failed_conversion_leaves_nothing_behind(tmp_path):
+  path, cache = write_fasta(tmp_path, ['MK', 'M*K']), tmp_path / 'cache'
+  for _ in range(2):
+    with pytest.raises(ValueError, match=r'proteins\.fasta\.gz:4: residues'):
+      store.open_records(path, None, str(cache))
+    assert {file.suffix for file in cache.iterdir()} == {'.lock'}
+
+
+def test_processes_that_convert_at_once_agree(tmp_path):
+  rng = np.random.default_rng(0)
+  letters = np.array(list('ACDEFGHIKLMNPQRSTVWY'))
+  sequences = [''.join(rng.choice(letters, 200)) for _ in range(1500)]
+  path, cache = write_fasta(tmp_path, sequences), str(tmp_path / 'cache')
+  program = (
+    'import sys; from performer.data import store;'
+    ' print(len(store.open_records(sys.argv[1], None, sys.argv[2])))'
+  )
+  command = [sys.executable, '-c', program, path, cache]
+  children = [
+    subprocess.Popen(command, stdout=subprocess.PIPE) for _ in range(3)
+  ]
+  counts = [int(child.communicate()[0]) for child in children]
+  assert counts == [1500] * 3
+  made = [file for file in os.listdir(cache) if not file.endswith('.lock')]
+  assert sorted(file.rsplit('.')[-1] for file in made) == [
+    'array_record',
+    'json',
+  ]
+  assert_same(list(store.open_records(path, None, cache)), encoded(sequences))
+
+
+def test_array_record_is_read_in_place(tmp_path):
+  path = write_records(tmp_path, [[0, 1, 24], [5]])
+  cache = str(tmp_path / 'cache')
+  assert_same(
+    list(store.open_records(path, None, cache)), [np.array([0, 1, 24]), [5]]
+  )
+  assert not os.path.exists(cache)
+  assert store.summarize(path, cache).longest_name == f'{path}: record 0'
+  windows = list(store.open_records(path, 3, cache))
+  assert_same(windows, [np.array([0, 1, 24]), np.array([26, 5, 26])])
+
+
+@pytest.mark.parametrize('record', [[], [27], [0, 255]])
+def test_foreign_array_record_names_the_record(tmp_path, record):
+  path = write_records(tmp_path, [[0, 1], record])
+  records = store.open_records(path, None, str(tmp_path))
+  with pytest.raises(
+    ValueError, match=r'own\.array_record: record 1 must hold'
+  ):
+    records[1]
+
+
+def test_stored_sequences_must_be_residues(tmp_path):
+  path = write_records(tmp_path, [[0, vocabulary.EOS]])
+  with pytest.raises(ValueError, match='must hold residue ids below 25'):
+    store.open_records(path, 2, str(tmp_path / 'cache'))
+
+
+def test_file_errors(tmp_path):
+  cache = str(tmp_path / 'cache')
+  with pytest.raises(FileNotFoundError, match='no such file'):
+    store.open_records(str(tmp_path / 'no.fasta'), None, cache)
+  with pytest.raises(FileNotFoundError, match='no such ArrayRecord file'):
+    store.open_records(str(tmp_path / 'no.array_record'), None, cache)
+  with pytest.raises(ValueError, match='got a directory'):
+    store.open_records(str(tmp_path), None, cache)
+  with pytest.raises(ValueError, match='at least one window of 99 tokens'):
+    store.open_records(write_fasta(tmp_path), 99, cache)
+  with pytest.raises(ValueError, match='at least one window of 99 tokens'):
+    store.load(write_fasta(tmp_path), 99)
+  junk = tmp_path / 'junk.array_record'
+  junk.write_bytes(b'not an array record' * 9)
+  with pytest.raises(ValueError, match='must be a readable ArrayRecord file'):
+    store.open_records(str(junk), None, cache)
+  empty = write_records(tmp_path, [], 'empty.array_record')
+  with pytest.raises(ValueError, match=r'must (hold|be)'):
+    store.open_records(empty, None, cache)
+
+
+def test_default_cache_follows_the_environment(monkeypatch, tmp_path):
+  monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path))
+  assert pathlib.Path(store.default_cache_dir()).parent.parent == tmp_path
+  monkeypatch.delenv('XDG_CACHE_HOME')
+  home = os.path.expanduser('~')
+  assert store.default_cache_dir().startswith(os.path.join(home, '.cache'))
