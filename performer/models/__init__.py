@@ -1,0 +1,1 @@
+"""Flax models built on the fast attention of `performer.attention`."""

@@ -1,0 +1,370 @@
+"""Trains a Transformer language model; the root of the configurations."""
+
+import dataclasses
+import functools
+from collections.abc import Mapping
+from typing import Any
+
+import flax
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from clu import metrics as clu_metrics
+from flax import linen as nn
+from jaxtyping import Array, Float, Int, PyTree
+
+from performer import objective, results
+from performer.data import proteins
+from performer.models import parallel, transformer
+from runtime import context as context_lib
+from runtime import loop as loop_lib
+from runtime import mesh as mesh_lib
+from runtime import metrics as metrics_lib
+from runtime import summary
+
+__all__ = ['TrainState', 'build', 'evaluate', 'train']
+
+Batch = Mapping[str, Any]
+
+
+@flax.struct.dataclass
+class TrainState:
+  """Everything that a step changes or draws from.
+
+  Attributes:
+    step: finished steps.
+    params: parameters of the model.
+    opt_state: state of the optimiser.
+    projections: random matrices of the attention, `draw_projections` of the
+      last step; None for attention without them.
+    key: the key that all randomness of the run is folded from.
+  """
+
+  step: Int[Array, '']
+  params: PyTree
+  opt_state: PyTree
+  projections: PyTree
+  key: Array
+
+
+@dataclasses.dataclass(frozen=True)
+class Trainer:
+  """Pure functions of one training run.
+
+  Attributes:
+    model: the language model.
+    optimizer: from optax.
+    seed: of parameters, dropout and random matrices.
+  """
+
+  model: transformer.Transformer
+  optimizer: optax.GradientTransformation
+  seed: int
+
+  def init_boxed(self) -> PyTree:
+    """Parameters that carry the names of their logical axes."""
+    init_key, _, projection_key = _keys(jax.random.key(self.seed))
+    dummy = jnp.zeros((1, self.model.max_length), jnp.int32)
+    variables = self.model.init(
+      init_key,
+      dummy,
+      mask=jnp.ones_like(dummy, bool),
+      projections=self.model.draw_projections(projection_key, 0),
+    )
+    return variables['params']
+
+  def init(self) -> TrainState:
+    """The state before the first step."""
+    key = jax.random.key(self.seed)
+    params = nn.unbox(self.init_boxed())
+    return TrainState(
+      step=jnp.int32(0),
+      params=params,
+      opt_state=self.optimizer.init(params),
+      projections=self.model.draw_projections(_keys(key)[2], 0),
+      key=key,
+    )
+
+  def shardings(self, mesh: jax.sharding.Mesh) -> TrainState:
+    """Where each part of the state lies on the mesh."""
+    params = mesh_lib.param_shardings(mesh, jax.eval_shape(self.init_boxed))
+    abstract = jax.eval_shape(self.init)
+    everywhere = mesh_lib.replicated(mesh)
+    return TrainState(
+      step=everywhere,
+      params=params,
+      opt_state=mesh_lib.optimizer_shardings(
+        mesh, self.optimizer, abstract.opt_state, params
+      ),
+      projections=jax.tree.map(lambda _: everywhere, abstract.projections),
+      key=everywhere,
+    )
+
+  def loss(
+    self,
+    params: PyTree,
+    projections: PyTree,
+    batch: Batch,
+    dropout_key: Array | None,
+  ) -> tuple[Float[Array, ''], dict[str, clu_metrics.Metric]]:
+    """Mean loss per target, and metrics; dropout only with a key."""
+    train = dropout_key is not None
+    logits = self.model.apply(
+      {'params': params},
+      batch['tokens'],
+      mask=batch['mask'],
+      projections=projections,
+      train=train,
+      rngs={'dropout': dropout_key} if train else {},
+    )
+    losses = objective.token_losses(logits, batch['targets'])
+    metrics = objective.token_metrics(
+      logits, losses, batch['targets'], batch['weights']
+    )
+    return objective.weighted_mean(losses, batch['weights']), metrics
+
+  def step(
+    self, state: TrainState, batch: Batch
+  ) -> tuple[TrainState, clu_metrics.Collection]:
+    """One optimiser step; metrics are those before the update."""
+    _, dropout_key, projection_key = _keys(state.key)
+    projections = self._redraw(state, projection_key)
+    (_, metrics), grads = jax.value_and_grad(self.loss, has_aux=True)(
+      state.params,
+      projections,
+      batch,
+      jax.random.fold_in(dropout_key, state.step),
+    )
+    updates, opt_state = self.optimizer.update(
+      grads, state.opt_state, state.params
+    )
+    metrics['grad_norm'] = metrics_lib.Average.of(optax.global_norm(grads))
+    new_state = TrainState(
+      step=state.step + 1,
+      params=optax.apply_updates(state.params, updates),
+      opt_state=opt_state,
+      projections=projections,
+      key=state.key,
+    )
+    return new_state, clu_metrics.Collection.create_collection(**metrics)
+
+  def _redraw(self, state: TrainState, key: Array) -> PyTree:
+    """The random matrices of this step; QR runs only when they change."""
+    interval = self.model.attention.redraw_every
+    if state.projections is None or interval is None:
+      return state.projections
+    return jax.lax.cond(
+      state.step % interval == 0,
+      lambda: self.model.draw_projections(key, state.step),
+      lambda: state.projections,
+    )
+
+
+def _keys(key: Array) -> tuple[Array, Array, Array]:
+  """Keys of parameters, dropout and random matrices."""
+  return tuple(jax.random.fold_in(key, i) for i in range(3))
+
+
+def evaluate(
+  trainer: Trainer,
+  data: proteins.Proteins,
+  split: str,
+  *,
+  mesh: jax.sharding.Mesh,
+  batch_size: int,
+) -> loop_lib.Evaluator:
+  """Makes an evaluator of one split: state -> loss, perplexity, accuracy.
+
+  Masks of masked language models are fixed; the random matrices are those of
+  the last training step.
+
+  Args:
+    trainer: whose model is judged.
+    data: has the split.
+    split: its name.
+    mesh: the devices.
+    batch_size: sequences at a time, over all devices.
+  """
+  index, count = mesh_lib.process_slice(mesh, batch_size)
+
+  @functools.partial(jax.jit, out_shardings=mesh_lib.replicated(mesh))
+  def eval_step(
+    params: PyTree, projections: PyTree, batch: Batch
+  ) -> dict[str, clu_metrics.Metric]:
+    return trainer.loss(params, projections, batch, None)[1]
+
+  def run(state: TrainState) -> dict[str, float]:
+    total = None
+    for batch in data.eval_batches(
+      split, batch_size=batch_size, process_index=index, process_count=count
+    ):
+      placed = mesh_lib.place_batch(mesh, batch)
+      update = eval_step(state.params, state.projections, placed)
+      update = jax.tree.map(np.float64, jax.device_get(update))
+      total = update if total is None else _merge(total, update)
+    return {name: float(metric.compute()) for name, metric in total.items()}
+
+  return run
+
+
+def _merge(
+  a: dict[str, clu_metrics.Metric], b: dict[str, clu_metrics.Metric]
+) -> dict[str, clu_metrics.Metric]:
+  return {name: metric.merge(b[name]) for name, metric in a.items()}
+
+
+def build(
+  *,
+  model: transformer.Transformer,
+  data: proteins.Proteins,
+  optimizer: optax.GradientTransformation,
+  batch_size: int,
+  seed: int,
+  mesh: mesh_lib.MeshConfig,
+  eval_splits: tuple[str, ...],
+  eval_batch_size: int | None,
+) -> tuple[Trainer, loop_lib.Experiment[TrainState]]:
+  """Assembles model, data and optimiser for the loop; see `train`."""
+  _check(model, data, eval_splits)
+  devices = mesh.make()
+  # One device needs no partition, and is spared its compile time.
+  if devices.size > 1:
+    attention = parallel.MeshAttention(
+      model.attention, devices, mesh_lib.BATCH_AXES, 'tensor'
+    )
+    model = model.clone(attention=attention)
+  trainer = Trainer(model, optimizer, seed)
+  index, count = mesh_lib.process_slice(devices, batch_size)
+  evaluators = {
+    split: evaluate(
+      trainer,
+      data,
+      split,
+      mesh=devices,
+      batch_size=eval_batch_size or batch_size,
+    )
+    for split in eval_splits
+  }
+  experiment = loop_lib.Experiment(
+    init=trainer.init,
+    step=trainer.step,
+    shardings=trainer.shardings(devices),
+    batches=data.train_iterator(
+      batch_size=batch_size,
+      seed=seed,
+      process_index=index,
+      process_count=count,
+    ),
+    mesh=devices,
+    batch_size=batch_size,
+    num_examples=data.num_examples('train'),
+    evaluators=evaluators,
+    activation_bytes=lambda: _activation_bytes(trainer, batch_size),
+    params=lambda state: state.params,
+  )
+  return trainer, experiment
+
+
+def _check(
+  model: transformer.Transformer,
+  data: proteins.Proteins,
+  eval_splits: tuple[str, ...],
+) -> None:
+  if model.vocab_size != data.vocab_size:
+    raise ValueError(
+      'the model must have the vocabulary of the data, '
+      f'got {model.vocab_size=} {data.vocab_size=}'
+    )
+  if model.max_length < data.max_length:
+    raise ValueError(
+      'the model must have a position for every token of the data, '
+      f'got {model.max_length=} {data.max_length=}'
+    )
+  if model.causal != (data.task == 'causal'):
+    raise ValueError(
+      "task 'causal' needs a causal model, 'mlm' a bidirectional one, "
+      f'got {model.causal=} {data.task=}'
+    )
+  unknown = sorted(set(eval_splits) - set(data.splits))
+  if unknown:
+    raise ValueError(
+      f'eval_splits {unknown} are not in the data, which has {data.splits}'
+    )
+
+
+def _activation_bytes(trainer: Trainer, batch_size: int) -> int:
+  state = jax.eval_shape(trainer.init)
+  shape = (batch_size, trainer.model.max_length)
+  batch = {
+    'tokens': jax.ShapeDtypeStruct(shape, jnp.int32),
+    'targets': jax.ShapeDtypeStruct(shape, jnp.int32),
+    'weights': jax.ShapeDtypeStruct(shape, jnp.float32),
+    'mask': jax.ShapeDtypeStruct(shape, jnp.bool_),
+  }
+  return summary.residual_bytes(
+    trainer.loss, state.params, state.projections, batch, state.key
+  )
+
+
+def train(
+  *,
+  workdir: str,
+  model: transformer.Transformer,
+  data: proteins.Proteins,
+  optimizer: optax.GradientTransformation,
+  loop: loop_lib.LoopConfig,
+  batch_size: int,
+  seed: int = 0,
+  mesh: mesh_lib.MeshConfig = mesh_lib.MeshConfig(),
+  eval_splits: tuple[str, ...] = ('valid',),
+  eval_batch_size: int | None = None,
+  context: context_lib.RunContext = context_lib.RunContext(),
+) -> loop_lib.Result[TrainState]:
+  """Trains a language model, or continues to, and reports what it learnt.
+
+  Args:
+    workdir: folder of the run.
+    model: the language model.
+    data: training and evaluation sequences.
+    optimizer: from optax.
+    loop: duration and intervals.
+    batch_size: sequences per step, over all devices.
+    seed: of parameters, dropout, random matrices and the order of the data.
+    mesh: how devices share the work.
+    eval_splits: splits judged at the evaluation interval; all are at the end.
+    eval_batch_size: sequences per evaluation step; None: as in training.
+    context: what the launcher knows.
+
+  Returns:
+    The last state and how the run ended.
+
+  Raises:
+    ValueError: if parts do not fit each other; names the values and the rule.
+  """
+  trainer, experiment = build(
+    model=model,
+    data=data,
+    optimizer=optimizer,
+    batch_size=batch_size,
+    seed=seed,
+    mesh=mesh,
+    eval_splits=eval_splits,
+    eval_batch_size=eval_batch_size,
+  )
+  result = loop_lib.run(
+    experiment, loop, workdir=workdir, seed=seed, context=context
+  )
+  if result.finished:
+    scores = {
+      split: evaluate(
+        trainer,
+        data,
+        split,
+        mesh=experiment.mesh,
+        batch_size=eval_batch_size or batch_size,
+      )(result.state)
+      for split in data.splits
+    }
+    results.report(workdir, model, data, result.state, scores)
+  return result
