@@ -27,8 +27,8 @@ class RunContext:
   """What the launcher knows and the loop needs.
 
   Attributes:
-    config: the configuration text as it was given: every file in the order of
-      parsing, then the parameters of the command line.
+    config: the configuration as it was given, files and parameters of the
+      command line merged; it can be parsed again.
     operative_config: returns the values that were really used, defaults
       included; complete once the root has built its objects.
     check_config: raises `ValueError` if a binding or a macro was never used;

@@ -1,0 +1,187 @@
+"""Gin configurations for one root function: read, check, build.
+
+```python
+with config.session(train_lib.train, ['configs/performer/x.gin']) as parsed:
+  parsed.build(workdir='runs/x', seed=0)
+  parsed.check()
+```
+
+gin does the binding and the injection. This module reads the statements one by
+one, so that every mistake can be told with its place and the nearest names, and
+wraps each bound value, so that its type is checked when it is injected and a
+binding that nothing uses is known. A session owns gin's global state: it starts
+from an empty configuration, leaves none behind, and may be nested.
+
+Rules of override: the last statement wins. A binding or macro that stays unused
+is an error, unless a later statement replaced what referred to it; so a file may
+replace the attention of the file it includes, but a setting that comes after
+the replacement and has no effect is reported.
+
+The types of values are checked against the annotations of the parameters; the
+values of macros, where they are used.
+"""
+
+import contextlib
+import copy
+import dataclasses
+import functools
+import re
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import gin
+from gin import config as gin_config
+from gin import selector_map
+
+from runtime import config_errors, config_reader
+
+__all__ = ['ConfigError', 'Parsed', 'session', 'tell']
+
+ConfigError = config_errors.ConfigError
+
+_TAIL = re.compile(r"\n  In call to configurable '([^']*)' \([^\n]*")
+_MISSING = re.compile(r'([\w.<>]+)\(\) missing \d+ required')
+_STATE = (
+  '_CONFIG',
+  '_CONFIG_IS_LOCKED',
+  '_IMPORTS',
+  '_INVERSE_REGISTRY',
+  '_OPERATIVE_CONFIG',
+  '_RENAMED_SELECTORS',
+  '_SINGLETONS',
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Parsed:
+  """A configuration that was read and passed every check made before building.
+
+  Attributes:
+    text: the configuration as parsed, files and parameters merged; it can be
+      parsed again and gives the same bindings.
+    build: calls the root with keyword arguments of the caller and the bound
+      values; raises `ConfigError` for a value of a wrong type and for a
+      parameter without a value, and whatever the root raises.
+    operative: returns the values that were used until now, defaults included,
+      as text that can be parsed again.
+    check: raises `ConfigError` if a binding or macro was not used until now.
+  """
+
+  text: str
+  build: Callable[..., Any]
+  operative: Callable[[], str]
+  check: Callable[[], None]
+
+
+@contextlib.contextmanager
+def session(
+  root: Callable[..., Any],
+  files: Sequence[str] = (),
+  params: Sequence[str] = (),
+  *,
+  given: Sequence[str] = ('workdir', 'seed', 'context'),
+) -> Iterator[Parsed]:
+  """Reads gin files and parameters for a root function.
+
+  Args:
+    root: the function at the top of the configuration.
+    files: gin files, later ones override earlier ones.
+    params: single statements, such as `'NUM_LAYERS = 4'`; they override the
+      files and may name everything that the files import.
+    given: parameters of the root that its caller passes; they cannot be bound.
+
+  Yields:
+    The parsed configuration, to be used inside the `with` statement.
+
+  Raises:
+    ConfigError: for an unknown file, module, configurable, parameter or macro,
+      a syntax error, a literal of a wrong type, a required value that is
+      missing, a macro that nothing refers to.
+  """
+  with _isolated(), gin.config_scope(None):
+    configured = gin.configurable(root)
+    reader = config_reader.Reader(fixed={root: tuple(given)})
+    for name in files:
+      reader.read_file(name)
+    for text in params:
+      reader.read_param(text)
+    reader.bindings.check()
+    gin.finalize()
+    yield Parsed(
+      text=_text('_CONFIG'),
+      build=functools.partial(_build, configured),
+      operative=functools.partial(_text, '_OPERATIVE_CONFIG'),
+      check=reader.bindings.check_used,
+    )
+
+
+@contextlib.contextmanager
+def _isolated() -> Iterator[None]:
+  """Gives the body gin's global state for itself, and puts the old one back.
+
+  gin keeps one registry per process and has no public way to forget an entry.
+  Two configurations that give one name to two modules would meet in it.
+  """
+  saved = {name: getattr(gin_config, name) for name in _STATE}
+  registry = gin_config._REGISTRY
+  fresh = selector_map.SelectorMap()  # Its own copy shares the inner nodes.
+  for selector, configurable in registry.items():
+    fresh[selector] = configurable
+  for name, value in saved.items():
+    setattr(gin_config, name, copy.copy(value))
+  gin_config._REGISTRY = fresh
+  try:
+    gin.clear_config()
+    yield
+  finally:
+    for name, value in saved.items():
+      setattr(gin_config, name, value)
+    gin_config._REGISTRY = registry
+
+
+def _text(state: str) -> str:
+  """Prints a table of gin, whose own function cannot look into `Bound`."""
+  bare = {
+    key: {name: getattr(value, 'value', value) for name, value in args.items()}
+    for key, args in getattr(gin_config, state).items()
+  }
+  return gin_config._config_str(bare)
+
+
+def _build(configured: Callable[..., Any], **kwargs: Any) -> Any:
+  """Calls the configured root and translates a call that lacks arguments."""
+  try:
+    return configured(**kwargs)
+  except ConfigError as error:
+    raise ConfigError(error.message) from None
+  except TypeError as error:
+    if not _lacks_argument(str(error)):
+      raise
+    first = str(error).split('\n', 1)[0]
+    raise ConfigError(f'{first}; bind a value in a gin file') from error
+
+
+def _lacks_argument(message: str) -> bool:
+  """Tells whether gin's own call failed, not a call in the code it called."""
+  called = _MISSING.match(message)
+  names = _TAIL.findall(message)
+  return bool(called and names and names[0] in called[1].split('.'))
+
+
+def tell(error: BaseException, *, root: str = '') -> str:
+  """Returns the message of an error in short.
+
+  gin appends a paragraph for every configurable that an exception crosses. One
+  clause is enough: the innermost, as `(while building Encoder)`.
+
+  Args:
+    error: an exception that `Parsed.build` raised.
+    root: name of the root, which is not worth telling.
+
+  Returns:
+    The message without gin's paragraphs.
+  """
+  text = str(error)
+  names = [name for name in _TAIL.findall(text) if name != root]
+  message = _TAIL.sub('', text).rstrip()
+  return f'{message} (while building {names[0]})' if names else message

@@ -1,0 +1,236 @@
+"""The bindings of one session: what is bound where, and what was used.
+
+gin stores a bound value and copies it deeply whenever it injects it. `Bound`
+wraps the value, so that this copy checks the type and notes the use; `Bindings`
+keeps all of them and finds what is missing or has no effect.
+"""
+
+import contextlib
+import copy
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+from gin import config as gin_config
+
+from runtime import config_errors, config_types
+
+__all__ = ['MACRO', 'Bindings', 'Bound']
+
+MACRO = 'gin.macro'
+
+
+def _targets(value: Any) -> set[str]:
+  """Names what a value refers to: `%NAME`, or the selector of a callable."""
+  names = set()
+  for reference in gin_config.iterate_references(value):
+    selector = reference.configurable.selector
+    scope = '/'.join(reference.scopes)
+    names.add(f'%{scope}' if selector == MACRO else selector)
+  return names
+
+
+def _requires(value: Any) -> bool:
+  """Tells whether a value contains `%gin.REQUIRED`."""
+  return any(
+    reference.config_key == ('gin.REQUIRED', 'gin.constant')
+    for reference in gin_config.iterate_references(value)
+  )
+
+
+class _UnknownError(Exception):
+  """A value that only a call can tell."""
+
+
+class Bound:
+  """A bound value; gin copies it deeply to inject it, and gets the inside.
+
+  Attributes:
+    value: literals and gin references.
+    name: the left side of the statement.
+    target: what is configured: `%NAME` for a macro, else a selector.
+    hint: annotated type of the parameter; `Any` if there is none.
+    where: place of the statement.
+    time: number of the statement in the order of reading.
+    used: whether gin has injected the value.
+  """
+
+  def __init__(
+    self, value: Any, *, name: str, target: str, hint: Any, where: str
+  ) -> None:
+    """Wraps a value that is not used yet; the store sets `time`."""
+    self.value = value
+    self.name = name
+    self.target = target
+    self.hint = hint
+    self.where = where
+    self.time = -1
+    self.used = False
+
+  def __deepcopy__(self, memo: dict[int, Any]) -> Any:
+    self.used = True
+    value = copy.deepcopy(self.value, memo)
+    self.check_type(value)
+    return value
+
+  def check_type(self, value: Any) -> None:
+    """Raises ConfigError if `value`, made from this one, does not fit."""
+    if not config_types.accepts(value, self.hint):
+      raise config_errors.ConfigError(
+        f'{self.name} must be {config_types.describe(self.hint)}, '
+        f'got {value!r} ({type(value).__name__})',
+        self.where,
+      )
+
+  def __repr__(self) -> str:
+    return repr(self.value)
+
+  # gin walks into values that can be iterated to find their references.
+  def __iter__(self) -> Iterator[Any]:
+    return iter((self.value,))
+
+
+class Bindings:
+  """All bindings of one session, by scope, selector and argument."""
+
+  def __init__(self) -> None:
+    self._bound: dict[tuple[str, str, str], Bound] = {}
+    self._time = 0
+    # When a statement that referred to a target was last replaced.
+    self._replaced: dict[str, int] = {}
+
+  def add(self, key: gin_config.ParsedBindingKey, bound: Bound) -> None:
+    """Stores a binding and gives it to gin; it replaces one with its key."""
+    bound.time = self._time
+    self._time += 1
+    before = self._bound.get(key.scope_selector_arg)
+    for target in _targets(before):
+      self._replaced[target] = bound.time
+    gin_config.bind_parameter(key, bound)
+    self._bound[key.scope_selector_arg] = bound
+
+  def check(self) -> None:
+    """Checks what can be known before anything is built.
+
+    Raises:
+      ConfigError: for a macro that is not defined or that nothing refers to, a
+        value that is still required, a literal of a wrong type.
+    """
+    defined = {b.target[1:]: b for b in self._macros()}
+    referred = {}
+    for bound in self._bound.values():
+      for target in _targets(bound.value):
+        if target.startswith('%'):
+          referred.setdefault(target[1:], bound)
+    self._check_macros(defined, referred)
+    missing = [b for b in self._bound.values() if _requires(b.value)]
+    if missing:
+      lines = [f'{b.name} must be given a value ({b.where})' for b in missing]
+      example = f'--gin_param "{missing[0].name} = ..."'
+      lines.append(f'set it in a gin file or with {example}')
+      raise config_errors.ConfigError('\n  '.join(lines))
+    for bound in self._bound.values():
+      with contextlib.suppress(_UnknownError):  # Checked when it is injected.
+        bound.check_type(self._literal(bound.value))
+
+  def _macros(self) -> Iterable[Bound]:
+    return [b for b in self._bound.values() if b.target.startswith('%')]
+
+  def _check_macros(
+    self, defined: dict[str, Bound], referred: dict[str, Bound]
+  ) -> None:
+    """Compares the macros that exist with those that are referred to."""
+    for name, bound in referred.items():
+      if name not in defined:
+        near = config_errors.nearest(name, defined)
+        raise config_errors.ConfigError(
+          f'{bound.name} refers to %{name}, which is not defined{near}',
+          bound.where,
+        )
+    for name, bound in defined.items():
+      replaced = self._replaced.get(bound.target, -1)
+      if name not in referred and replaced < bound.time:
+        near = config_errors.nearest(name, referred, listed=0)
+        raise config_errors.ConfigError(
+          f'macro {name} is defined, but nothing refers to it{near}',
+          bound.where,
+        )
+
+  def check_used(self) -> None:
+    """Raises ConfigError if a binding has had no effect until now.
+
+    A binding that is unused because a later statement replaced the reference to
+    its target, or because a later one in an inner scope goes before it, is the
+    normal way to override a file.
+    """
+    unused = [b for b in self._bound.values() if not b.used]
+    replaced = self._replaced_later(unused)
+    lines = [
+      f'{bound.name} = {bound!r} ({bound.where})'
+      for key, bound in self._bound.items()
+      if not bound.used
+      and replaced.get(bound.target, -1) < bound.time
+      and not self._shadowed(key)
+    ]
+    if lines:
+      raise config_errors.ConfigError(
+        'bound, but never used: nothing builds or calls what these configure, '
+        'or a later value goes before them:\n  ' + '\n  '.join(lines)
+      )
+
+  def _replaced_later(self, unused: list[Bound]) -> dict[str, int]:
+    """Extends the replaced targets by what only replaced targets refer to."""
+    replaced = dict(self._replaced)
+    waiting = list(unused)
+    while waiting:
+      bound = waiting.pop()
+      time = replaced.get(bound.target, -1)
+      if time < bound.time:
+        continue
+      for target in _targets(bound.value):
+        if replaced.get(target, -1) < time:
+          replaced[target] = time
+          waiting.extend(b for b in unused if b.target == target)
+    return replaced
+
+  def _shadowed(self, key: tuple[str, str, str]) -> bool:
+    """Tells whether a later binding of an inner scope took the place."""
+    scope, *argument = key
+    return any(
+      list(other[1:]) == argument
+      and (not scope or other[0].startswith(f'{scope}/'))
+      and bound.used
+      and bound.time > self._bound[key].time
+      for other, bound in self._bound.items()
+    )
+
+  def _literal(self, value: Any, seen: tuple[str, ...] = ()) -> Any:
+    """Returns a value with its macros replaced, without calling anything.
+
+    Args:
+      value: literals and gin references.
+      seen: names of the macros that led here.
+
+    Returns:
+      The value that gin will inject.
+
+    Raises:
+      ConfigError: if a macro is defined by itself.
+      _UnknownError: if a reference has to be called.
+    """
+    if isinstance(value, (list, tuple)):
+      return type(value)(self._literal(item, seen) for item in value)
+    if isinstance(value, dict):
+      return {key: self._literal(item, seen) for key, item in value.items()}
+    if not isinstance(value, gin_config.ConfigurableReference):
+      return value
+    if not value.evaluate:
+      return value.scoped_configurable_fn
+    scope, selector = value.config_key
+    if selector != MACRO:
+      raise _UnknownError
+    bound = self._bound[scope, MACRO, 'value']
+    if scope in seen:
+      raise config_errors.ConfigError(
+        f'macro {scope} is defined by itself', bound.where
+      )
+    return self._literal(bound.value, (*seen, scope))
