@@ -166,7 +166,10 @@ class Proteins:
       return self._example(ids, (_TRAIN_STREAM, seed, int(index)))
 
     dataset = grain.MapDataset.source(self._source(_TRAIN)).seed(seed)
-    dataset = dataset.shuffle().repeat().map_with_index(example).batch(rows)
+    dataset = dataset.shuffle().repeat().map_with_index(example)
+    # Repetition is endless, so nothing remains; without the flag the length of
+    # batches of one row overflows.
+    dataset = dataset.batch(rows, drop_remainder=True)
     options = grain.ReadOptions(
       num_threads=self.num_threads,
       prefetch_buffer_size=_PREFETCH * self.num_threads,
