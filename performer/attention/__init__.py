@@ -1,0 +1,19 @@
+"""Fast attention: FAVOR+ and exact attention with one signature."""
+
+from performer.attention.diagnostics import (
+  bad_denominator_fraction,
+  recover_attention,
+)
+from performer.attention.exact import Exact, exact_attention
+from performer.attention.favor import Favor, favor_attention
+from performer.attention.kernels import KERNELS
+
+__all__ = [
+  'KERNELS',
+  'Exact',
+  'Favor',
+  'bad_denominator_fraction',
+  'exact_attention',
+  'favor_attention',
+  'recover_attention',
+]

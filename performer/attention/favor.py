@@ -1,0 +1,358 @@
+"""FAVOR+: attention by random features, in time and memory linear in length.
+
+Letters: b batch, l positions, h heads, d width of a key, v of a value, m rows
+of the projection, r features.
+
+Reference: arXiv:2009.14794 (FAVOR+), arXiv:2006.03555 (FAVOR).
+"""
+
+import dataclasses
+import functools
+import warnings
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int, Key
+
+from performer.attention import (
+  checks,
+  kernels,
+  linear,
+  options,
+  projections,
+  reference_stabilizer,
+)
+from performer.attention import state as state_lib
+
+__all__ = ['DENOMINATOR_DELTA', 'Favor', 'favor_attention']
+
+# In units of the (stabilised) denominator: signed features may cancel, and
+# |D| <= delta is replaced by D + 2 delta before dividing.
+DENOMINATOR_DELTA = 1e-6
+_EPSILON = 1e-3
+
+
+@dataclasses.dataclass(frozen=True)
+class Favor:
+  """Random-feature attention: its options, its projection, its computation.
+
+  Attributes:
+    kernel: a name in `kernels.KERNELS`.
+    features: r, the feature dimension (even where a row of the projection
+      gives two features); None exactly if `projection` is False.
+    projection: whether inputs are projected by a random matrix; a generalised
+      kernel without it applies its function to queries and keys themselves.
+    ortho: 'rorf', orthogonal blocks, or 'iid' rows.
+    norm: norms of the rows, 'chi' (unbiased for the softmax kernel) or
+      'sqrt_d' (regularised: smaller variance, small bias). None means what the
+      kernel implies: 'sqrt_d' for *_reg, else 'chi'.
+    per_head: whether each head has a matrix of its own.
+    redraw_every: steps between redrawings; None keeps the first draw.
+    stabilizer: 'online', exact and causal; or 'reference', the published rule
+      with its epsilons, for comparison only: it reads the future and loses
+      attention mass at large norms.
+    renormalize: whether rows are divided by their denominators.
+    kernel_epsilon: added to each feature of a generalised kernel, in units of
+      the feature; None means 1e-3. Softmax kernels have none.
+    chunk: positions per chunk, a power of two.
+    feature_dtype: dtype to which stabilised features are rounded; sums are
+      float32 always.
+
+  Raises:
+    ValueError: if an option is unknown, out of range or contradicts another.
+  """
+
+  kernel: str = 'softmax_hyp'
+  features: int | None = 256
+  projection: bool = True
+  ortho: str = 'rorf'
+  norm: str | None = None
+  per_head: bool = False
+  redraw_every: int | None = 1000
+  stabilizer: str = 'online'
+  renormalize: bool = True
+  kernel_epsilon: float | None = None
+  chunk: int = 128
+  feature_dtype: str = 'float32'
+
+  def __post_init__(self) -> None:
+    options.check(self)
+    if kernels.get(self.kernel).signed:
+      warnings.warn(
+        f'kernel {self.kernel!r} has signed features: denominators can be '
+        'zero or negative; watch diagnostics.bad_denominator_fraction',
+        stacklevel=3,
+      )
+
+  @property
+  def rows(self) -> int | None:
+    """Rows m of the projection; None without one."""
+    if not self.projection:
+      return None
+    return self.features // kernels.get(self.kernel).copies
+
+  def draw(
+    self,
+    key: Key[Array, ''],
+    *,
+    layer: int | Int[Array, ''],
+    step: int | Int[Array, ''],
+    num_heads: int,
+    head_dim: int,
+  ) -> Float[Array, '... m d'] | None:
+    """Draws the projection of a layer at a step.
+
+    A pure function of its arguments, hence the same on every replica and after
+    a restart; it changes when step // redraw_every does. Layer and step may be
+    traced (under vmap, lax.cond). For evaluation and decoding pass the last
+    training step.
+
+    Args:
+      key: the run's key for projections.
+      layer: index of the layer; layers draw independently.
+      step: training step, >= 0.
+      num_heads: h.
+      head_dim: d.
+
+    Returns:
+      W, float32, [m, d] or (per_head) [h, m, d]; None without a projection.
+
+    Reference: arXiv:2009.14794, sections 4.3 and D.2.
+    """
+    if not self.projection:
+      return None
+    epoch = 0 if self.redraw_every is None else step // self.redraw_every
+    key = jax.random.fold_in(jax.random.fold_in(key, layer), epoch)
+    draw = functools.partial(
+      projections.draw,
+      rows=self.rows,
+      size=head_dim,
+      ortho=self.ortho,
+      norm=self._norm,
+    )
+    if not self.per_head:
+      return draw(key)
+    return jax.vmap(draw)(jax.random.split(key, num_heads))
+
+  @property
+  def _norm(self) -> str:
+    implied = 'sqrt_d' if kernels.get(self.kernel).regularized else 'chi'
+    return self.norm or implied
+
+  @property
+  def _epsilon(self) -> float:
+    if kernels.get(self.kernel).softmax:
+      return 0.0
+    return _EPSILON if self.kernel_epsilon is None else self.kernel_epsilon
+
+  def __call__(
+    self,
+    q: Float[Array, 'b lq h d'],
+    k: Float[Array, 'b lk h d'],
+    v: Float[Array, 'b lk h v'],
+    *,
+    projection: Float[Array, '... m d'] | None,
+    causal: bool,
+    key_mask: Bool[Array, 'b lk'] | None = None,
+  ) -> Float[Array, 'b lq h v']:
+    """Attends.
+
+    Args:
+      q: queries, unscaled.
+      k: keys.
+      v: values.
+      projection: W of `draw`; None without one.
+      causal: whether row i sees keys 0..i only (i included).
+      key_mask: True = keep. Keys masked out have no effect and no gradient,
+        whatever they contain.
+
+    Returns:
+      Outputs in the dtype of v. A row that sees no key is 0, with gradient 0.
+
+    Raises:
+      ValueError: if ranks, shapes or dtypes disagree.
+    """
+    checks.check_inputs(q, k, v, causal=causal, key_mask=key_mask)
+    q, k, form = self._prepare(q, k, projection, key_mask)
+    if causal:
+      out, _ = linear.causal(form, q, k, v, key_mask=key_mask)
+    else:
+      out = linear.bidirectional(form, q, k, v, key_mask=key_mask)
+    return out.astype(v.dtype)
+
+  def extend(
+    self,
+    q: Float[Array, 'b l h d'],
+    k: Float[Array, 'b l h d'],
+    v: Float[Array, 'b l h v'],
+    *,
+    projection: Float[Array, '... m d'] | None,
+    key_mask: Bool[Array, 'b l'] | None = None,
+    state: state_lib.State | None = None,
+  ) -> tuple[Float[Array, 'b l h v'], state_lib.State]:
+    """Attends causally, continuing from the keys that a state stands for.
+
+    Calls on consecutive pieces of a sequence give what one call on the whole
+    gives (to rounding); a piece may be one position.
+
+    Args:
+      q: queries, unscaled.
+      k: keys.
+      v: values.
+      projection: the W that made the state.
+      key_mask: True = keep.
+      state: what the previous piece returned; None before the first.
+
+    Returns:
+      Outputs in the dtype of v, and the state after the last key.
+
+    Raises:
+      ValueError: if shapes disagree, or with the reference stabiliser, which
+        needs all keys at once.
+    """
+    checks.check_inputs(q, k, v, causal=True, key_mask=key_mask)
+    if self.stabilizer == 'reference':
+      raise ValueError("stabilizer='reference' needs all keys: no state")
+    q, k, form = self._prepare(q, k, projection, key_mask)
+    _check_state(state, form, v)
+    out, state = linear.causal(form, q, k, v, key_mask=key_mask, state=state)
+    return out.astype(v.dtype), state
+
+  def form(
+    self, projection: Float[Array, '... m d'] | None, *, head_dim: int
+  ) -> linear.Form:
+    """The linear form that computes this attention with the online rule.
+
+    Args:
+      projection: W of `draw`; None without one.
+      head_dim: d.
+
+    Returns:
+      A form for `linear.bidirectional`, `linear.causal`, `linear.causal_scan`.
+    """
+    kernel = kernels.get(self.kernel)
+
+    def featurize(x: Float[Array, 'b h l d']) -> kernels.Features:
+      return kernels.feature_map(kernel, x, projection, epsilon=self._epsilon)
+
+    features = self.features if self.projection else head_dim
+    return linear.Form(
+      featurize,
+      self._finish(kernel.signed, kernel.scale(features)),
+      features=features,
+      log=kernel.log,
+      chunk=self.chunk,
+      dtype=jnp.dtype(self.feature_dtype),
+    )
+
+  def _finish(self, signed: bool, scale: float) -> linear.Finish:
+    if not self.renormalize:
+      return functools.partial(_unnormalized, scale=scale)
+    return _signed_ratio if signed else _positive_ratio
+
+  def _prepare(
+    self,
+    q: Array,
+    k: Array,
+    projection: Array | None,
+    key_mask: Array | None,
+  ) -> tuple[Array, Array, linear.Form]:
+    """Returns inputs and form; the reference rule precomputes features."""
+    expected = None
+    if self.projection:
+      expected = (q.shape[2], self.rows, q.shape[3])
+    checks.check_projection(projection, expected=expected)
+    form = self.form(projection, head_dim=q.shape[3])
+    if self.stabilizer == 'online':
+      return q, k, form
+    kernel = kernels.get(self.kernel)
+    q, k = reference_stabilizer.features(kernel, q, k, projection, key_mask)
+    return (
+      q,
+      k,
+      dataclasses.replace(
+        form,
+        featurize=lambda x: kernels.Features(x, None),
+        finish=self._finish(signed=True, scale=1.0),
+        log=False,
+      ),
+    )
+
+
+def favor_attention(
+  q: Float[Array, 'b lq h d'],
+  k: Float[Array, 'b lk h d'],
+  v: Float[Array, 'b lk h v'],
+  projection: Float[Array, '... m d'],
+  *,
+  kernel: str = 'softmax_hyp',
+  causal: bool,
+  key_mask: Bool[Array, 'b lk'] | None = None,
+  chunk: int = 128,
+) -> Float[Array, 'b lq h v']:
+  """Attends with a given projection: `Favor` as a plain function.
+
+  Args:
+    q: queries, unscaled.
+    k: keys.
+    v: values.
+    projection: W, [m, d] or [h, m, d].
+    kernel: a name in `kernels.KERNELS`.
+    causal: whether row i sees keys 0..i only (i included).
+    key_mask: True = keep.
+    chunk: positions per chunk, a power of two.
+
+  Returns:
+    Outputs in the dtype of v.
+
+  Raises:
+    ValueError: as `Favor` and its call.
+  """
+  if projection is None or jnp.ndim(projection) not in (2, 3):
+    raise ValueError(
+      'projection must be [m, d] or [h, m, d], '
+      f'got {None if projection is None else jnp.shape(projection)}'
+    )
+  features = projection.shape[-2] * kernels.get(kernel).copies
+  favor = Favor(kernel=kernel, features=features, chunk=chunk)
+  return favor(q, k, v, projection=projection, causal=causal, key_mask=key_mask)
+
+
+def _positive_ratio(
+  rows: state_lib.Readout, queries: kernels.Features
+) -> Float[Array, 'b h l v']:
+  del queries  # A factor per row cancels.
+  seen = rows.denominator > 0
+  denominator = jnp.where(seen, rows.denominator, 1.0)
+  return rows.numerator / denominator[..., None]
+
+
+def _signed_ratio(
+  rows: state_lib.Readout, queries: kernels.Features
+) -> Float[Array, 'b h l v']:
+  del queries
+  d, delta = rows.denominator, DENOMINATOR_DELTA
+  d = jnp.where(jnp.abs(d) <= delta, d + 2 * delta, d)
+  return rows.numerator / d[..., None]
+
+
+def _unnormalized(
+  rows: state_lib.Readout, queries: kernels.Features, *, scale: float
+) -> Float[Array, 'b h l v']:
+  exponent = rows.log_scale
+  if queries.log_weight is not None:
+    exponent = exponent + queries.log_weight
+  return rows.numerator * (scale * jnp.exp(exponent))[..., None]
+
+
+def _check_state(
+  state: state_lib.State | None, form: linear.Form, v: Array
+) -> None:
+  if state is None:
+    return
+  b, _, h, width = v.shape
+  expected = (b, h, form.features, width)
+  if state.S.shape != expected:
+    raise ValueError(
+      f'state must have S of shape {expected}, got {state.S.shape}'
+    )
