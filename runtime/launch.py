@@ -9,8 +9,8 @@ if __name__ == '__main__':
 
 The root may be given by name, so that `--help` and a mistake in a flag answer
 before JAX is imported. Exit codes: 0 when the root returns; 2 with one message
-when the command line, the configuration or the input cannot be used; any error
-after the start of training keeps its traceback and exits with 1.
+when the command line, the configuration or the input cannot be used; any other
+error, and any after the start of training, keeps its traceback and exits with 1.
 """
 
 import functools
@@ -25,7 +25,7 @@ from typing import Any, NoReturn
 
 from absl import app, flags, logging
 
-from runtime import config_files, context
+from runtime import config_errors, config_files, context
 
 __all__ = ['define_flags', 'run']
 
@@ -118,7 +118,8 @@ def _main(root: Callable[..., Any] | str, argv: Sequence[str]) -> None:
     _join_hosts(values)
     _execute(_resolve(root), values, started)
   except (ValueError, OSError) as error:
-    if values.debug or started.is_set():
+    mistake = isinstance(error, config_errors.ConfigError)
+    if values.debug or (started.is_set() and not mistake):
       raise
     _exit_with(_message(error, root))
 
@@ -160,7 +161,7 @@ def _message(error: Exception, root: Callable[..., Any] | str) -> str:
   """Returns what to tell the user about an error."""
   from runtime import config
 
-  if isinstance(error, config.ConfigError):
+  if isinstance(error, config_errors.ConfigError):
     return error.message
   name = root if isinstance(root, str) else root.__name__
   return config.tell(error, root=name.rpartition('.')[2])
@@ -227,9 +228,8 @@ def _join_hosts(values: flags.FlagValues) -> None:
     except (RuntimeError, ValueError) as error:
       raise ValueError(f'the hosts cannot be joined: {error}') from error
     process = jax.process_index()
-  if values['verbosity'].using_default_value:
-    logging.set_verbosity(logging.INFO if process == 0 else logging.WARNING)
-    logging.get_absl_handler().addFilter(_is_ours)
+  if process and logging.get_verbosity() == logging.INFO:
+    logging.set_verbosity(logging.WARNING)
 
 
 def _is_ours(record: std_logging.LogRecord) -> bool:
@@ -258,9 +258,12 @@ def _parse(argv: Sequence[str]) -> list[str]:
     print(_usage())
     sys.exit(0)
   try:
-    return flags.FLAGS(argv)
+    rest = flags.FLAGS(argv)
   except flags.Error as error:
     _exit_with(f'{error}\n  {_program()} --help lists the flags')
+  if flags.FLAGS['verbosity'].using_default_value:
+    logging.get_absl_handler().addFilter(_is_ours)
+  return rest
 
 
 def _usage() -> str:

@@ -1,0 +1,554 @@
+"""Reading, checking and building gin configurations."""
+
+import copy
+import dataclasses
+import importlib
+import pathlib
+
+import jax
+import jax.numpy as jnp
+import pytest
+from gin import config as gin_config
+
+from runtime import config, config_errors, config_files, config_types, context
+
+HEADER = 'from __gin__ import dynamic_registration\nimport toy_experiment\n'
+FAVOR = """
+FEATURES = 4
+toy_experiment.train.attention = @toy_experiment.Favor()
+toy_experiment.Favor.features = %FEATURES
+"""
+FULL = """
+FEATURES = 16
+RATE = 0.25
+toy_experiment.train.attention = @toy_experiment.Favor()
+toy_experiment.Favor.features = %FEATURES
+toy_experiment.Favor.rates = (%RATE, 1)
+toy_experiment.train.model = @toy_experiment.Encoder()
+toy_experiment.Encoder:
+  layers = 2
+  attention = @toy_experiment.Favor()
+toy_experiment.train.data = @train/toy_experiment.Dataset()
+toy_experiment.train.valid = @eval/toy_experiment.Dataset()
+train/toy_experiment.Dataset.split = 'train'
+eval/toy_experiment.Dataset.split = 'valid'
+toy_experiment.Dataset.length = 7
+toy_experiment.train.hook = @toy_experiment.scaled()
+toy_experiment.scaled.scale = 2
+toy_experiment.scaled.function = @toy_experiment.relu
+toy_experiment.train.other = @toy_experiment.Slotted()
+toy_experiment.Slotted.width = 3
+toy_experiment.train.sizes = (1, 2)
+"""
+
+
+@pytest.fixture
+def toy(monkeypatch, tmp_path):
+  monkeypatch.syspath_prepend(str(pathlib.Path(__file__).parent))
+  monkeypatch.chdir(tmp_path)
+  return importlib.import_module('toy_experiment')
+
+
+@pytest.fixture
+def build(toy, tmp_path):
+  """Builds the toy from the text of a file and parameters."""
+
+  def call(text, *params, header=HEADER):
+    (tmp_path / 'a.gin').write_text(header + text)
+    with config.session(toy.train, ['a.gin'], params) as parsed:
+      return parsed.build(workdir='w', seed=3, context=_context(parsed))
+
+  return call
+
+
+def _context(parsed):
+  return context.RunContext(
+    config=parsed.text,
+    operative_config=parsed.operative,
+    check_config=parsed.check,
+  )
+
+
+def test_builds_every_kind_of_object(toy, build):
+  got = build(FULL, 'FEATURES = 32', 'toy_experiment.train.steps = 5')
+  favor = toy.Favor(32, rates=(0.25, 1))
+  assert got['attention'] == favor
+  assert type(got['attention']) is toy.Favor
+  assert got['model'] == toy.Encoder(layers=2, attention=favor)
+  assert type(got['model']) is toy.Encoder
+  assert got['data'] == toy.Dataset('train', length=7)
+  assert got['valid'] == toy.Dataset('valid', length=7)
+  assert got['other'] == toy.Slotted(3)
+  assert got['hook'](jnp.float32(1.5)) == 3.0
+  assert (got['steps'], got['sizes']) == (5, (1, 2))
+  assert (got['workdir'], got['seed'], got['rate']) == ('w', 3, 0.1)
+
+
+def test_built_objects_are_static_arguments_like_originals(toy, build):
+  favor = build(FAVOR)['attention']
+  traces = []
+
+  def scale(x, attention):
+    traces.append(attention)
+    return x * attention.features
+
+  jitted = jax.jit(scale, static_argnums=1)
+  assert jitted(2.0, favor) == jitted(2.0, toy.Favor(4)) == 8.0
+  assert len(traces) == 1
+  assert hash(favor) == hash(toy.Favor(4))
+
+
+def test_built_module_initialises(toy, build):
+  model = build(FULL)['model']
+  shapes = jax.eval_shape(model.init, jax.random.key(0), jnp.ones((2, 3)))
+  assert shapes['params']['Dense_1']['kernel'].shape == (3, 3)
+
+
+@pytest.mark.parametrize(
+  ('text', 'params', 'message'),
+  [
+    (
+      'toy_experiment.train.step = 3',
+      [],
+      "a.gin:3: toy_experiment.train has no parameter 'step'; "
+      'did you mean steps?',
+    ),
+    (
+      'toy_experiment.trane.steps = 3',
+      [],
+      "a.gin:3: toy_experiment has no 'trane'; did you mean train?",
+    ),
+    (
+      'toy_experimnt.train.steps = 3',
+      [],
+      "a.gin:3: toy_experimnt.train: 'toy_experimnt' is not imported here; "
+      'did you mean toy_experiment?',
+    ),
+    (
+      'toy_experiment.train.hook = @toy_experiment.Favr',
+      [],
+      "a.gin:3: toy_experiment has no 'Favr'; did you mean Favor?",
+    ),
+    (
+      'toy_experiment.train.hook = @toy_experiment',
+      [],
+      'a.gin:3: toy_experiment is not a function or a class',
+    ),
+    (
+      'toy_experiment.trane:\n  steps = 3',
+      [],
+      "a.gin:3: toy_experiment has no 'trane'; did you mean train?",
+    ),
+    (
+      'FEATURES = 3\ntoy_experiment.train.steps = %FEATURS',
+      [],
+      'a.gin:4: toy_experiment.train.steps refers to %FEATURS, which is not '
+      'defined; did you mean FEATURES?',
+    ),
+    (
+      'STEPS = 3\ntoy_experiment.train.steps = %STEPS',
+      ['STEP = 4'],
+      "--gin_param 'STEP = 4': macro STEP is defined, but nothing refers to it; "
+      'did you mean STEPS?',
+    ),
+    (
+      'A = %B\nB = %A\ntoy_experiment.train.steps = %A',
+      [],
+      'a.gin:4: macro B is defined by itself',
+    ),
+    (
+      'STEPS = %gin.REQUIRED\ntoy_experiment.train.steps = %STEPS',
+      [],
+      'STEPS must be given a value (a.gin:3)\n'
+      '  set it in a gin file or with --gin_param "STEPS = ..."',
+    ),
+    (
+      'toy_experiment.train.model = @toy_experiment.Encoder()',
+      [],
+      "Encoder.__init__() missing 1 required positional argument: 'layers'; "
+      'bind a value in a gin file',
+    ),
+    (
+      'toy_experiment.train.hook = @toy_experiment.scaled()',
+      [],
+      "scaled() missing 1 required positional argument: 'scale'; "
+      'bind a value in a gin file',
+    ),
+    (
+      'toy_experiment.train.seed = 3',
+      [],
+      'a.gin:3: toy_experiment.train.seed cannot be bound: the caller of '
+      'toy_experiment.train passes it (the flag --seed on the command line)',
+    ),
+    (
+      '',
+      ['toy_experiment.train.stps = 3'],
+      "--gin_param 'toy_experiment.train.stps = 3': toy_experiment.train has "
+      "no parameter 'stps'; did you mean steps?",
+    ),
+    (
+      'from toy_experiment import train',
+      [],
+      'a.gin:3: toy_experiment is a module; import it and write '
+      'toy_experiment.train',
+    ),
+    (
+      'from performer import modles',
+      [],
+      "a.gin:3: no module 'performer.modles'; did you mean models?",
+    ),
+    (
+      'import nowhere_at_all.x',
+      [],
+      "a.gin:3: no module 'nowhere_at_all'",
+    ),
+    ('include "a.gin"', [], 'a.gin:3: a.gin includes itself'),
+    (
+      'from __gin__ import static_registration',
+      [],
+      'a.gin:3: Unrecognized __gin__ feature',
+    ),
+  ],
+)
+def test_names_mistake_and_nearest_names(build, text, params, message):
+  with pytest.raises(config.ConfigError) as caught:
+    build(text, *params)
+  assert caught.value.message.startswith(message)
+  assert '?' not in caught.value.message[len(message) :]
+
+
+@pytest.mark.parametrize(
+  ('text', 'line'),
+  [
+    ('toy_experiment.train.steps = relu', 3),
+    ('\n\ntoy_experiment.train.steps 3', 5),
+    ('toy_experiment.train.steps = (1,', 3),
+    ('toy_experiment.train.steps =', 3),
+    ('FEATURES = 3\n  = 4', 4),
+    ('toy_experiment..train.steps = 3', 3),
+  ],
+)
+def test_syntax_error_names_file_and_line(build, text, line):
+  with pytest.raises(config.ConfigError, match='syntax error') as caught:
+    build(text)
+  assert caught.value.message.startswith(f'a.gin:{line}: ')
+
+
+def test_unquoted_text_is_explained(build):
+  with pytest.raises(config.ConfigError, match='text needs quotes'):
+    build('', 'toy_experiment.train.other = relu')
+
+
+@pytest.mark.parametrize(
+  ('text', 'message'),
+  [
+    ('toy_experiment.train.steps = "x"', "steps must be int, got 'x' (str)"),
+    ('toy_experiment.train.steps = 1.5', 'steps must be int, got 1.5 (float)'),
+    (
+      'N = "x"\ntoy_experiment.train.steps = %N',
+      "steps must be int, got 'x' (str)",
+    ),
+    (
+      'toy_experiment.train.rate = True',
+      'rate must be float, got True (bool)',
+    ),
+    (
+      f'toy_experiment.train.sizes = ({"1, " * 20}"x")',
+      'sizes must be tuple[int, ...], got (1',
+    ),
+    (
+      'toy_experiment.train.sizes = [1, 2]',
+      'sizes must be tuple[int, ...], got [1, 2] (list)',
+    ),
+    ('toy_experiment.train.hook = 3', 'hook must be Callable | None, got 3'),
+    (
+      'toy_experiment.train.attention = @toy_experiment.Favor',
+      "| None, got <class 'toy_experiment.Favor'>",
+    ),
+  ],
+)
+def test_wrong_literal_is_found_without_building(toy, tmp_path, text, message):
+  (tmp_path / 'a.gin').write_text(HEADER + text)
+  with (
+    pytest.raises(config.ConfigError) as caught,
+    config.session(toy.train, ['a.gin']),
+  ):
+    pytest.fail('the session must not open')
+  assert message in caught.value.message
+  assert 'a.gin:' in caught.value.message
+
+
+def test_wrong_object_is_found_when_it_is_built(build):
+  text = (
+    'toy_experiment.train.attention = @toy_experiment.Dataset()\n'
+    'toy_experiment.Dataset.split = "x"'
+  )
+  with pytest.raises(config.ConfigError, match=r'a\.gin:3: .*got Dataset\('):
+    build(text)
+
+
+def test_unused_binding_is_an_error(build):
+  with pytest.raises(config.ConfigError, match='never used') as caught:
+    build('toy_experiment.Favor.features = 3')
+  assert 'toy_experiment.Favor.features = 3 (a.gin:3)' in str(caught.value)
+
+
+def test_gin_alone_accepts_what_is_unused(toy):
+  """The old recipe: gin's own parser passes all three silently."""
+  with config.session(toy.train):
+    with gin_config.unlock_config():
+      gin_config.parse_config(HEADER + 'TYPO = 3\n')
+      gin_config.parse_config(HEADER + 'toy_experiment.Favor.features = "x"\n')
+    gin_config.get_configurable(toy.train)(
+      workdir='w', seed=0, context=context.RunContext()
+    )
+
+
+def test_replacing_a_reference_excuses_what_came_before(toy, build):
+  exact = FAVOR + 'toy_experiment.train.attention = @toy_experiment.Exact()\n'
+  assert build(exact)['attention'] == toy.Exact()
+
+
+@pytest.mark.parametrize(
+  'param', ['FEATURES = 3', 'toy_experiment.Favor.features = 3']
+)
+def test_setting_after_its_target_was_replaced_is_an_error(build, param):
+  exact = FAVOR + 'toy_experiment.train.attention = @toy_experiment.Exact()\n'
+  with pytest.raises(config.ConfigError, match='never used') as caught:
+    build(exact, param)
+  assert str(caught.value).count('\n') == 1
+  assert param in str(caught.value)
+
+
+def test_scoped_binding_may_replace_an_earlier_general_one(build):
+  scoped = (
+    'toy_experiment.train.data = @train/toy_experiment.Dataset()\n'
+    "toy_experiment.Dataset.split = 'all'\n"
+    "train/toy_experiment.Dataset.split = 'train'\n"
+  )
+  assert build(scoped)['data'].split == 'train'
+  with pytest.raises(config.ConfigError, match='never used'):
+    build(scoped, "toy_experiment.Dataset.split = 'late'")
+
+
+def test_parameters_override_files_and_use_their_imports(toy, build):
+  got = build(
+    FAVOR,
+    'FEATURES = 9',
+    'toy_experiment.train.valid = @eval/toy_experiment.Dataset()',
+    "eval/toy_experiment.Dataset.split = 'valid'",
+  )
+  assert got['attention'] == toy.Favor(9)
+  assert got['valid'] == toy.Dataset('valid')
+
+
+def test_later_file_overrides_earlier(toy, tmp_path):
+  (tmp_path / 'a.gin').write_text(HEADER + FAVOR)
+  (tmp_path / 'b.gin').write_text('FEATURES = 11')
+  with config.session(toy.train, ['a.gin', 'b.gin']) as parsed:
+    got = parsed.build(workdir='w', seed=0, context=_context(parsed))
+  assert got['attention'] == toy.Favor(11)
+
+
+def test_include_is_relative_to_the_including_file(toy, tmp_path, monkeypatch):
+  (tmp_path / 'deep').mkdir()
+  (tmp_path / 'deep' / 'base.gin').write_text(HEADER + FAVOR)
+  experiment = tmp_path / 'deep' / 'x.gin'
+  experiment.write_text('include "base.gin"\nFEATURES = 12')
+  (tmp_path / 'elsewhere').mkdir()
+  monkeypatch.chdir(tmp_path / 'elsewhere')
+  for name in (str(experiment), '../deep/x.gin'):
+    with config.session(toy.train, [name]) as parsed:
+      got = parsed.build(workdir='w', seed=0, context=_context(parsed))
+    assert got['attention'] == toy.Favor(12)
+
+
+def test_mistake_in_included_file_names_that_file(toy, tmp_path):
+  (tmp_path / 'base.gin').write_text(HEADER + '\nSTEPS = ]')
+  (tmp_path / 'x.gin').write_text('include "base.gin"\n')
+  with (
+    pytest.raises(config.ConfigError, match=r'^base\.gin:4: syntax error'),
+    config.session(toy.train, ['x.gin']),
+  ):
+    pass
+
+
+def test_file_is_found_in_the_project_from_any_folder(
+  toy, tmp_path, monkeypatch
+):
+  project = tmp_path / 'project'
+  (project / 'configs' / 'toy').mkdir(parents=True)
+  (project / 'configs' / 'toy' / 'x.gin').write_text(HEADER)
+  monkeypatch.setattr(config_files, 'PROJECT_ROOT', project)
+  assert config_files.available('toy') == ['configs/toy/x.gin']
+  found = config_files.find('configs/toy/x.gin')
+  assert found == project / 'configs' / 'toy' / 'x.gin'
+  with pytest.raises(config.ConfigError) as caught:
+    config_files.find('configs/toi/x.gin')
+  message = caught.value.message
+  assert str(tmp_path / 'configs/toi/x.gin') in message
+  assert str(project / 'configs/toi/x.gin') in message
+  assert 'did you mean configs/toy/x.gin?' in message
+
+
+def test_unreadable_file_is_a_config_error(toy, tmp_path):
+  (tmp_path / 'a.gin').write_bytes(b'\xff\xfe')
+  with (
+    pytest.raises(config.ConfigError, match=r'^a\.gin: cannot be read'),
+    config.session(toy.train, ['a.gin']),
+  ):
+    pass
+
+
+def test_file_without_dynamic_registration_is_refused(build):
+  with pytest.raises(config.ConfigError, match='dynamic_registration'):
+    build('toy_experiment.train.steps = 3', header='')
+
+
+@pytest.mark.parametrize('attribute', ['text', 'operative'])
+def test_printed_configuration_gives_the_same_run(toy, tmp_path, attribute):
+  (tmp_path / 'a.gin').write_text(HEADER + FULL)
+
+  def run(name):
+    with config.session(toy.train, [name]) as parsed:
+      got = parsed.build(workdir='w', seed=0, context=_context(parsed))
+      got.pop('hook')  # A fresh closure at each call.
+      text = parsed.text if attribute == 'text' else parsed.operative()
+    return got, text
+
+  first, text = run('a.gin')
+  (tmp_path / 'b.gin').write_text(text)
+  second, again = run('b.gin')
+  assert second == first
+  assert again == text
+
+
+def test_operative_configuration_records_defaults(toy, build, tmp_path):
+  (tmp_path / 'a.gin').write_text(HEADER + FAVOR)
+  with config.session(toy.train, ['a.gin']) as parsed:
+    parsed.build(workdir='w', seed=0, context=_context(parsed))
+    lines = parsed.operative().splitlines()
+  assert "toy_experiment.Favor.kernel = 'relu'" in lines
+  assert 'toy_experiment.train.steps = 10' in lines
+  assert not any('seed' in line or 'workdir' in line for line in lines)
+
+
+def test_sessions_are_independent_and_nest(toy, build, tmp_path):
+  (tmp_path / 'outer.gin').write_text(HEADER + FAVOR)
+  before = copy.copy(gin_config._CONFIG)
+  registered = list(gin_config._REGISTRY._selector_map)
+  with config.session(toy.train, ['outer.gin']) as parsed:
+    assert build('')['attention'] is None
+    got = parsed.build(workdir='w', seed=0, context=_context(parsed))
+    assert got['attention'] == toy.Favor(4)
+  assert build('toy_experiment.train.steps = 4')['steps'] == 4
+  assert before == gin_config._CONFIG
+  assert registered == list(gin_config._REGISTRY._selector_map)
+
+
+def test_one_alias_may_name_two_modules_in_two_sessions(toy, build):
+  header = 'from __gin__ import dynamic_registration\n'
+  for module, name in (('math', 'sqrt'), ('cmath', 'sqrt')):
+    text = (
+      f'import {module} as m\nimport toy_experiment\n'
+      f'toy_experiment.train.other = @m.{name}'
+    )
+    got = build(text, header=header)['other'](4)
+    assert type(got) is (complex if module == 'cmath' else float)
+
+
+def test_session_leaves_no_trace_after_an_error(toy, build):
+  with pytest.raises(config.ConfigError):
+    build('toy_experiment.train.steps = 3\ntoy_experiment.train.x = 4')
+  assert build('')['steps'] == 10
+
+
+def test_tell_keeps_the_message_and_the_innermost_name(build):
+  text = (
+    'toy_experiment.train.attention = @toy_experiment.fails()\n'
+    'toy_experiment.fails.length = 3'
+  )
+  with pytest.raises(ValueError, match='even') as caught:
+    build(text)
+  assert 'In call to configurable' in str(caught.value)
+  assert config.tell(caught.value, root='train') == (
+    'length must be even, got length=3 (while building fails)'
+  )
+  with pytest.raises(ValueError, match='negative') as caught:
+    build('toy_experiment.train.steps = -1')
+  assert config.tell(caught.value, root='train') == (
+    'steps must not be negative, got steps=-1'
+  )
+
+
+def test_errors_of_the_code_are_not_config_errors(toy, build, monkeypatch):
+  def broken():
+    return toy.Dataset()
+
+  monkeypatch.setattr(toy, 'broken', broken, raising=False)
+  with pytest.raises(TypeError, match='missing 1 required') as caught:
+    build('toy_experiment.train.other = @toy_experiment.broken()')
+  assert not isinstance(caught.value, config.ConfigError)
+
+
+@pytest.mark.parametrize(
+  ('value', 'hint', 'fits'),
+  [
+    (1, float, True),
+    (True, int, False),
+    (True, bool | int, True),
+    (None, int | None, True),
+    ((1, 'a'), tuple[int, str], True),
+    ((1, 2), tuple[int, str], False),
+    ((1, 2, 3), tuple[int, str], False),
+    ((), tuple[int, ...], True),
+    ({'a': (1, 2)}, dict[str, tuple[int, ...]], True),
+    ({'a': (1, 'b')}, dict[str, tuple[int, ...]], False),
+    ({1: (1,)}, dict[str, tuple[int, ...]], False),
+    ([[1], [2, 'x']], list[list[int]], False),
+    (len, type, False),
+  ],
+)
+def test_accepts(value, hint, fits):
+  assert config_types.accepts(value, hint) is fits
+
+
+def test_every_item_is_checked_every_time():
+  """The old recipe, one sampled item, misses a wrong one at random."""
+  from beartype import door
+
+  value = (*range(200), 'x')
+  hint = tuple[int, ...]
+  sampled = [door.is_bearable(value, hint) for _ in range(50)]
+  assert any(sampled)
+  assert not any(config_types.accepts(value, hint) for _ in range(50))
+
+
+def test_annotations_of_classes_and_unresolvable_ones(toy):
+  assert config_types.annotations(toy.Dataset)['length'] is int
+  assert config_types.annotations(toy.Encoder)['layers'] is int
+
+  def missing(x: 'NotDefinedAnywhere'):
+    return x
+
+  assert config_types.annotations(missing) == {}
+
+
+def test_nearest_names():
+  known = ['FEATURES', 'LAYERS', 'features_total']
+  assert config_errors.nearest('FEATURS', known).startswith(
+    '; did you mean FEATURES'
+  )
+  assert config_errors.nearest('zzz', ['a', 'b']) == '; known: a, b'
+  assert config_errors.nearest('zzz', ['a', 'b'], listed=1) == ''
+  assert config_errors.nearest('zzz', []) == ''
+
+
+def test_context_is_frozen_and_checked():
+  empty = context.RunContext()
+  assert empty.operative_config() == ''
+  assert empty.check_config() is None
+  with pytest.raises(dataclasses.FrozenInstanceError):
+    empty.dry_run = True
+  with pytest.raises(ValueError, match='profile_steps=-1'):
+    context.RunContext(profile_steps=-1)
