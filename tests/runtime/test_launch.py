@@ -1,0 +1,303 @@
+"""The command line: flags, messages, exit codes, hosts."""
+
+import importlib
+import logging as std_logging
+import os
+import pathlib
+import socket
+import subprocess
+import sys
+import textwrap
+
+import pytest
+from absl import flags
+from absl.testing import flagsaver
+
+from runtime import config, config_files, context, launch
+
+HERE = pathlib.Path(__file__).parent
+HEADER = 'from __gin__ import dynamic_registration\nimport toy_experiment\n'
+PROGRAM = '''\
+"""Trains the toy."""
+
+from runtime import launch
+
+if __name__ == '__main__':
+  launch.run('toy_experiment.train')
+'''
+
+
+@pytest.fixture
+def toy(monkeypatch, tmp_path):
+  monkeypatch.syspath_prepend(str(HERE))
+  monkeypatch.chdir(tmp_path)
+  (tmp_path / 'toy.gin').write_text(
+    HEADER + 'STEPS = 3\ntoy_experiment.train.steps = %STEPS\n'
+  )
+  return importlib.import_module('toy_experiment')
+
+
+@pytest.fixture
+def main():
+  """Runs `launch` inside this process; returns what the root got."""
+  if 'gin_file' not in flags.FLAGS:
+    launch.define_flags(flags.FLAGS)
+
+  def call(root, *args):
+    with flagsaver.flagsaver():
+      flags.FLAGS.unparse_flags()
+      argv = flags.FLAGS(['program', *args])
+      return launch._main(root, argv)
+
+  with flagsaver.flagsaver():
+    yield call
+
+
+def _recorder(calls):
+  def train(*, workdir, seed, context, steps: int = 1):
+    calls.append((workdir, seed, context, steps))
+
+  return train
+
+
+def test_root_gets_flags_and_context(toy, main, monkeypatch):
+  calls = []
+  monkeypatch.setattr(toy, 'train', _recorder(calls))
+  main(
+    toy.train,
+    '--gin_file=toy.gin',
+    '--gin_param=STEPS = 4',
+    '--seed=7',
+    '--dry_run',
+    '--allow_config_change',
+    '--profile_steps=5',
+  )
+  ((workdir, seed, given, steps),) = calls
+  assert (workdir, seed, steps) == ('runs/toy', 7, 4)
+  assert isinstance(given, context.RunContext)
+  assert given.dry_run
+  assert given.allow_config_change
+  assert given.profile_steps == 5
+  assert 'STEPS = 4' in given.config
+  assert given.argv == tuple(sys.argv)
+
+
+def test_root_by_name_and_workdir_flag(toy, main, monkeypatch):
+  calls = []
+  monkeypatch.setattr(toy, 'train', _recorder(calls))
+  main('toy_experiment.train', '--gin_file=toy.gin', '--workdir=elsewhere')
+  assert calls[0][0] == 'elsewhere'
+  assert calls[0][1] == 0
+
+
+@pytest.mark.parametrize(
+  ('args', 'message'),
+  [
+    (['--gin_file=toy.gin', 'extra'], "unexpected argument 'extra'"),
+    (['--gin_file=toi.gin'], 'did you mean toy.gin?'),
+    (['--gin_file=toy.gin', '--gin_param=STEP=1'], 'did you mean STEPS?'),
+    (
+      ['--gin_file=toy.gin', '--gin_param=STEPS=-1'],
+      'error: steps must not be negative, got steps=-1\n',
+    ),
+    (['--gin_file=toy.gin', '--process_id=1'], 'missing: --coordinator'),
+    (
+      [
+        '--gin_file=toy.gin',
+        '--coordinator_address=localhost:1',
+        '--num_processes=2',
+        '--process_id=2',
+      ],
+      'values.process_id=2 values.num_processes=2',
+    ),
+    (
+      [
+        '--gin_file=toy.gin',
+        '--coordinator_address=localhost:1',
+        '--num_processes=2',
+        '--process_id=1',
+        '--distributed',
+      ],
+      '--distributed reads the hosts from the cluster',
+    ),
+  ],
+)
+def test_mistake_is_one_message_and_exit_code_2(
+  toy, main, capsys, args, message
+):
+  with pytest.raises(SystemExit) as stopped:
+    main(toy.train, *args)
+  assert stopped.value.code == 2
+  captured = capsys.readouterr()
+  assert captured.err.startswith('error: ')
+  assert captured.err.count('error: ') == 1
+  assert message in captured.err
+  assert 'Traceback' not in captured.err
+  assert 'In call to configurable' not in captured.err
+
+
+def test_no_file_shows_an_example_that_exists(
+  toy, main, capsys, monkeypatch, tmp_path
+):
+  folder = tmp_path / 'configs' / 'toy_experiment'
+  folder.mkdir(parents=True)
+  for name in ('large.gin', 'small_tiny.gin'):
+    (folder / name).write_text(HEADER)
+  monkeypatch.setattr(config_files, 'PROJECT_ROOT', tmp_path)
+  with pytest.raises(SystemExit) as stopped:
+    main('toy_experiment.train')
+  assert stopped.value.code == 2
+  expected = '--gin_file=configs/toy_experiment/small_tiny.gin\n'
+  assert capsys.readouterr().err.endswith(expected)
+
+
+def test_debug_keeps_the_exception(toy, main):
+  args = ['--gin_file=toy.gin', '--gin_param=STEPS=-1', '--debug']
+  with pytest.raises(ValueError, match='steps must not be negative'):
+    main(toy.train, *args)
+
+
+def test_error_after_the_start_keeps_its_traceback(toy, main):
+  with pytest.raises(ValueError, match='training went wrong'):
+    main(toy.train, '--gin_file=toy.gin', '--gin_param=STEPS=13')
+
+
+def test_other_errors_are_never_swallowed(toy, main, monkeypatch):
+  def train(*, workdir, seed, context):
+    raise RuntimeError('a bug')
+
+  monkeypatch.setattr(toy, 'train', train)
+  pathlib.Path('empty.gin').write_text(HEADER)
+  with pytest.raises(RuntimeError, match='a bug'):
+    main(toy.train, '--gin_file=empty.gin')
+
+
+def test_late_config_error_is_still_one_message(toy, main, monkeypatch, capsys):
+  def train(*, workdir, seed, context):
+    context.on_start()
+    raise config.ConfigError('found in the first step')
+
+  monkeypatch.setattr(toy, 'train', train)
+  pathlib.Path('empty.gin').write_text(HEADER)
+  with pytest.raises(SystemExit):
+    main(toy.train, '--gin_file=empty.gin')
+  assert capsys.readouterr().err == 'error: found in the first step\n'
+
+
+def test_usage_lists_every_flag_of_the_launcher(main):
+  usage = launch._usage()
+  values = flags.FlagValues()
+  launch.define_flags(values)
+  for name in values:
+    assert f'  --{name} ' in usage
+  assert usage.index('--gin_file') < usage.index('--coordinator_address')
+  assert 'repeat this option' not in usage
+
+
+def _record(path, level):
+  return std_logging.LogRecord('absl', level, path, 1, 'text', (), None)
+
+
+def test_information_of_libraries_is_not_shown():
+  ours = str(config_files.PROJECT_ROOT / 'runtime' / 'loop.py')
+  library = str(
+    config_files.PROJECT_ROOT / '.venv/lib/site-packages/orbax/save.py'
+  )
+  assert launch._is_ours(_record(ours, std_logging.INFO))
+  assert not launch._is_ours(_record(library, std_logging.INFO))
+  assert not launch._is_ours(_record('/elsewhere/x.py', std_logging.INFO))
+  assert launch._is_ours(_record(library, std_logging.WARNING))
+
+
+def _start(folder, *args, program=PROGRAM):
+  """Starts the program in a process of its own."""
+  path = folder / 'program.py'
+  path.write_text(program)
+  environment = dict(os.environ, JAX_PLATFORMS='cpu')
+  environment['PYTHONPATH'] = f'{HERE}{os.pathsep}{config_files.PROJECT_ROOT}'
+  return subprocess.Popen(
+    [sys.executable, str(path), *args],
+    cwd=folder,
+    env=environment,
+    stdout=subprocess.PIPE,
+    stderr=subprocess.PIPE,
+    text=True,
+  )
+
+
+def _finish(process):
+  out, err = process.communicate(timeout=120)
+  return process.returncode, out, err
+
+
+def test_process_succeeds_and_prints_its_workdir(toy, tmp_path):
+  code, _, err = _finish(_start(tmp_path, '--gin_file=toy.gin'))
+  assert code == 0, err
+  assert 'workdir: runs/toy' in err
+  text = (tmp_path / 'runs/toy/operative.gin').read_text()
+  assert 'toy_experiment.train.steps = %STEPS' in text
+
+
+def test_process_fails_with_a_traceback_once_it_trains(toy, tmp_path):
+  code, _, err = _finish(
+    _start(tmp_path, '--gin_file=toy.gin', '--gin_param=STEPS=13')
+  )
+  assert code == 1
+  assert 'Traceback' in err
+  assert 'training went wrong' in err
+
+
+def test_help_and_mistakes_in_flags_need_no_jax(toy, tmp_path):
+  blocked = tmp_path / 'jax'
+  blocked.mkdir()
+  (blocked / '__init__.py').write_text('raise RuntimeError("imported")')
+  cases = {
+    ('--help',): (0, ''),
+    ('--gin_fil=x',): (2, 'Did you mean: gin_file ?'),
+    ('--seed=-1',): (2, '--seed=-1'),
+    (): (2, 'error: no configuration given'),
+  }
+  running = {args: _start(tmp_path, *args) for args in cases}
+  for args, (code, message) in cases.items():
+    got, out, err = _finish(running[args])
+    assert got == code, err
+    assert message in err
+    assert 'Traceback' not in err
+    if args == ('--help',):
+      assert out.startswith('Trains the toy.\n\nUsage: python ')
+
+
+def test_two_processes_join_and_one_speaks(toy, tmp_path):
+  (tmp_path / 'hosts.py').write_text(
+    textwrap.dedent('''\
+    """A root that counts processes."""
+
+    def train(*, workdir, seed, context):
+      import jax
+      from absl import logging
+
+      logging.warning('count %d', jax.process_count())
+    ''')
+  )
+  (tmp_path / 'hosts.gin').write_text(
+    'from __gin__ import dynamic_registration\nimport hosts\n'
+  )
+  with socket.socket() as free:
+    free.bind(('localhost', 0))
+    port = free.getsockname()[1]
+  program = PROGRAM.replace('toy_experiment', 'hosts')
+  running = []
+  for index in range(2):
+    args = [
+      '--gin_file=hosts.gin',
+      f'--coordinator_address=localhost:{port}',
+      '--num_processes=2',
+      f'--process_id={index}',
+    ]
+    running.append(_start(tmp_path, *args, program=program))
+  results = [_finish(process) for process in running]
+  for code, _, err in results:
+    assert code == 0, err
+    assert 'count 2' in err
+  assert 'workdir: runs/hosts' in results[0][2]
+  assert 'workdir' not in results[1][2]
