@@ -10,12 +10,12 @@ import dataclasses
 import gzip
 import os
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import BinaryIO
 
 from performer.data import vocabulary
 
-__all__ = ['Record', 'read']
+__all__ = ['Record', 'read', 'write']
 
 _GZIP_MAGIC = b'\x1f\x8b'
 # The longest known protein has 45,354 residues; a longer "line" than this means
@@ -78,6 +78,28 @@ def read(path: str) -> Iterator[Record]:
     if not header:
       raise ValueError(f'{path}:1: the file must hold a record, but is empty')
     yield _record(path, header, line, parts)
+
+
+def write(path: str, proteins: Iterable[tuple[str, str]]) -> int:
+  """Writes a gzip-compressed FASTA file, the same bytes for the same records.
+
+  Args:
+    path: file to write; replaced when it exists.
+    proteins: (header without `>`, residues) of each record.
+
+  Returns:
+    The number of records.
+  """
+  count = 0
+  with (
+    open(path, 'wb') as raw,
+    # Neither a file name nor a time in the stream: both would change its hash.
+    gzip.GzipFile('', 'wb', 9, raw, mtime=0) as stream,
+  ):
+    for header, sequence in proteins:
+      stream.write(f'>{header}\n{sequence}\n'.encode())
+      count += 1
+  return count
 
 
 @contextlib.contextmanager

@@ -110,3 +110,15 @@ def test_memory_does_not_grow_with_the_file(tmp_path):
 
   small, large = peak(500), peak(10_000)
   assert large < small + 100_000, (small, large)
+
+
+def test_write_round_trips_and_gives_the_same_bytes(tmp_path):
+  proteins = [('P1', 'MKV'), ('P2 some words', 'A')]
+  one, other = str(tmp_path / 'one.gz'), str(tmp_path / 'other.gz')
+  assert fasta.write(one, iter(proteins)) == 2
+  fasta.write(other, proteins)
+  records = list(fasta.read(one))
+  assert [(r.header, r.sequence) for r in records] == proteins
+  assert (tmp_path / 'one.gz').read_bytes() == (
+    tmp_path / 'other.gz'
+  ).read_bytes()
