@@ -1,0 +1,339 @@
+"""The reproduction ledger: what we measured beside what was published.
+
+A row is one table cell or figure of a paper at one scale, written by a script
+as JSON and CSV, with a picture of the same name if there is one. The page
+`docs/results.md` is generated from all rows by `python -m runtime.ledger` and
+never written by hand. A row that does not reproduce stays, marked and explained.
+"""
+
+import argparse
+import dataclasses
+import json
+import math
+import os
+import pathlib
+import re
+import statistics
+from collections.abc import Mapping
+from typing import Any, Literal
+
+from runtime import config_types, tables, verdicts
+
+__all__ = [
+  'Published',
+  'Row',
+  'read',
+  'read_all',
+  'render',
+  'write',
+  'write_page',
+]
+
+NOT_FOUND = 'not found'
+_MARKS = {'holds': '✓ holds', 'fails': '✗ fails', 'inconclusive': '? open'}
+_NAME = re.compile(r'[a-z0-9][a-z0-9._-]*')
+_COMMIT = re.compile(r'[0-9a-f]{7,40}(-dirty)?')
+
+
+@dataclasses.dataclass(frozen=True)
+class Published:
+  """A figure of a paper.
+
+  Attributes:
+    value: the number, several by label, or text where it is read off a plot.
+    source: where it stands, such as `arXiv:2009.14794, Table 2`.
+  """
+
+  value: float | str | Mapping[str, float]
+  source: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+  """One result of the ledger.
+
+  Attributes:
+    id: name of the row, unique in its paper; also the name of its files.
+    paper: name of the paper's folder.
+    claim: what the paper says, in a sentence.
+    scale: `tiny` for a laptop, `paper` for the published setting.
+    hardware: what the run used.
+    seeds: seeds of the runs.
+    ours: by label, one value per seed in their order, or a single value for
+      what does not depend on the seed.
+    published: the published figure, or `not found`.
+    trend: the relation that must hold between the numbers.
+    verdict: whether it does; computed by `runtime.verdicts`.
+    command: reproduces the row.
+    commit: of the code, with `-dirty` if files were changed.
+    minutes: duration of the whole command.
+    explanation: why the row fails or is open; required for `fails`.
+  """
+
+  id: str
+  paper: str
+  claim: str
+  scale: Literal['tiny', 'paper']
+  hardware: str
+  seeds: tuple[int, ...]
+  ours: Mapping[str, tuple[float, ...]]
+  published: Published | Literal['not found']
+  trend: str
+  verdict: verdicts.Verdict
+  command: str
+  commit: str
+  minutes: float
+  explanation: str = ''
+
+  def __post_init__(self) -> None:
+    _check_types(self)
+    _check_values(self)
+
+
+def _check_types(row: Row) -> None:
+  """Raises ValueError for a field of a wrong type or an empty text."""
+  for name, hint in config_types.annotations(Row).items():
+    if name == 'return':
+      continue
+    value = getattr(row, name)
+    if not config_types.accepts(value, hint):
+      raise ValueError(
+        f'{row.id}: {name} must be {config_types.describe(hint)}, got {value!r}'
+      )
+    if value == '' and name != 'explanation':
+      raise ValueError(f'{row.id}: {name} must not be empty')
+
+
+def _check_values(row: Row) -> None:
+  """Raises ValueError for values that do not fit together."""
+  for name in ('id', 'paper'):
+    if not _NAME.fullmatch(getattr(row, name)):
+      raise ValueError(
+        f'{name} must be a file name of a-z 0-9 . _ -, got {getattr(row, name)!r}'
+      )
+  if not _COMMIT.fullmatch(row.commit):
+    raise ValueError(f'{row.id}: not a commit, got {row.commit=}')
+  if not row.seeds or len(set(row.seeds)) != len(row.seeds):
+    raise ValueError(f'{row.id}: seeds must differ, got {row.seeds=}')
+  if not row.ours:
+    raise ValueError(f'{row.id}: ours must have at least one label')
+  for label, values in row.ours.items():
+    if len(values) not in {1, len(row.seeds)}:
+      raise ValueError(
+        f'{row.id}: ours needs one value, or one per seed, got '
+        f'{label=} {len(values)=} {len(row.seeds)=}'
+      )
+    if not all(map(math.isfinite, values)):
+      raise ValueError(f'{row.id}: not finite: {label=} {values=}')
+  if not (math.isfinite(row.minutes) and row.minutes >= 0):
+    raise ValueError(f'{row.id}: not a duration, got {row.minutes=}')
+  if row.verdict == 'fails' and not row.explanation:
+    raise ValueError(f'{row.id}: a row that fails needs an explanation')
+
+
+def _from_json(data: Any) -> Row:
+  """Makes a row of parsed JSON; raises ValueError for wrong keys."""
+  if not isinstance(data, dict):
+    raise ValueError(f'a row is an object, got {type(data).__name__}')
+  fields = {f.name: f for f in dataclasses.fields(Row)}
+  unknown = sorted(data.keys() - fields.keys())
+  needed = {n for n, f in fields.items() if f.default is dataclasses.MISSING}
+  missing = sorted(needed - data.keys())
+  if unknown or missing:
+    raise ValueError(f'wrong keys, got {unknown=} {missing=}')
+  data = dict(data)
+  if isinstance(data['seeds'], list):
+    data['seeds'] = tuple(data['seeds'])
+  if isinstance(data['ours'], dict):
+    data['ours'] = {
+      label: tuple(values) if isinstance(values, list) else values
+      for label, values in data['ours'].items()
+    }
+  if isinstance(data['published'], dict):
+    if data['published'].keys() != {'value', 'source'}:
+      raise ValueError(
+        f'published has value and source, got {sorted(data["published"])}'
+      )
+    data['published'] = Published(**data['published'])
+  return Row(**data)
+
+
+def read(path: str | os.PathLike[str]) -> Row:
+  """Reads a row.
+
+  Args:
+    path: its JSON file, `<paper>/<id>.json`.
+
+  Returns:
+    The row.
+
+  Raises:
+    ValueError: naming the file, if it is not a valid row or lies elsewhere.
+  """
+  path = pathlib.Path(path)
+  try:
+    row = _from_json(json.loads(path.read_text(encoding='utf-8')))
+  except ValueError as error:
+    raise ValueError(f'{path}: {error}') from error
+  if (row.paper, row.id) != (path.parent.name, path.stem):
+    raise ValueError(f'{path}: holds the row {row.paper}/{row.id}')
+  return row
+
+
+def read_all(root: str | os.PathLike[str] = 'docs/results') -> list[Row]:
+  """Reads every row, ordered by paper and id; raises ValueError as `read`."""
+  return [read(path) for path in sorted(pathlib.Path(root).glob('*/*.json'))]
+
+
+def write(
+  row: Row, root: str | os.PathLike[str] = 'docs/results'
+) -> tuple[pathlib.Path, pathlib.Path]:
+  """Writes `<paper>/<id>.json`, and its values as CSV; replaces older ones.
+
+  Args:
+    row: the result.
+    root: folder of the ledger.
+
+  Returns:
+    Paths of the JSON and the CSV file. A picture belongs beside them, as
+    `<paper>/<id>.png`.
+  """
+  folder = pathlib.Path(root) / row.paper
+  folder.mkdir(parents=True, exist_ok=True)
+  path = folder / f'{row.id}.json'
+  text = json.dumps(dataclasses.asdict(row), indent=2, ensure_ascii=False)
+  path.write_text(f'{text}\n', encoding='utf-8')
+  lines = [
+    {'label': label, 'seed': seed, 'value': value}
+    for label, values in row.ours.items()
+    for seed, value in zip(
+      row.seeds if len(values) == len(row.seeds) else [None],
+      values,
+      strict=True,
+    )
+  ]
+  return path, tables.write_csv(lines, folder / f'{row.id}.csv')
+
+
+def _number(value: float) -> str:
+  return f'{value:.4g}'
+
+
+def _ours(row: Row) -> str:
+  """Mean and standard deviation of every label."""
+  parts = []
+  for label, values in row.ours.items():
+    text = f'{label}: {_number(statistics.fmean(values))}'
+    if len(values) > 1:
+      text += f' ± {statistics.stdev(values):.2g}'
+    parts.append(text)
+  return '; '.join(parts)
+
+
+def _published(row: Row) -> str:
+  if isinstance(row.published, str):
+    return NOT_FOUND
+  value = row.published.value
+  if isinstance(value, Mapping):
+    text = '; '.join(f'{label}: {_number(v)}' for label, v in value.items())
+  else:
+    text = value if isinstance(value, str) else _number(value)
+  return f'{text} ({row.published.source})'
+
+
+def _details(row: Row, root: pathlib.Path) -> list[str]:
+  """Lines about one row below the table."""
+  seeds = ', '.join(map(str, row.seeds))
+  lines = [
+    f'### {row.paper} {row.id}',
+    '',
+    row.claim,
+    '',
+    f'- Must hold: {row.trend}',
+  ]
+  lines.append(f'- Verdict: **{row.verdict}**')
+  if row.explanation:
+    lines.append(f'- Explanation: {row.explanation}')
+  lines += [
+    f'- Scale: {row.scale}; {row.hardware}; {_number(row.minutes)} minutes; '
+    f'seeds {seeds}',
+    f'- Reproduce: `{row.command}` (commit {row.commit})',
+    '',
+  ]
+  picture = root / row.paper / f'{row.id}.png'
+  if picture.is_file():
+    link = picture.relative_to(root.parent).as_posix()
+    lines += [f'![{row.id}: {row.claim}]({link})', '']
+  return lines
+
+
+def render(root: str | os.PathLike[str] = 'docs/results') -> str:
+  """Returns the page of all rows.
+
+  Args:
+    root: folder of the ledger; pictures are linked from its parent.
+
+  Returns:
+    Markdown: for each paper a table, then every row with its picture.
+
+  Raises:
+    ValueError: if a row is not valid.
+  """
+  folder = pathlib.Path(root)
+  rows = read_all(folder)
+  counts = ', '.join(
+    f'{sum(row.verdict == v for row in rows)} {text}'
+    for v, text in (
+      ('holds', 'hold'),
+      ('fails', 'fail'),
+      ('inconclusive', 'open'),
+    )
+  )
+  lines = [
+    '# Results',
+    '',
+    'Generated by `python -m runtime.ledger`; do not edit. Ours: mean ± standard '
+    'deviation over seeds. Verdicts are computed from confidence intervals.',
+    '',
+    f'{len(rows)} rows: {counts}.',
+    '',
+  ]
+  for paper in dict.fromkeys(row.paper for row in rows):
+    chosen = [row for row in rows if row.paper == paper]
+    overview = [
+      {
+        'row': f'[{row.id}](#{_anchor(row)})',
+        'scale': row.scale,
+        'ours': _ours(row),
+        'published': _published(row),
+        'verdict': _MARKS[row.verdict],
+      }
+      for row in chosen
+    ]
+    lines += [f'## {paper}', '', tables.table(overview)]
+    for row in chosen:
+      lines += _details(row, folder)
+  return '\n'.join(lines).rstrip() + '\n'
+
+
+def _anchor(row: Row) -> str:
+  """The link target that Markdown viewers give to the heading of a row."""
+  return f'{row.paper}-{row.id}'.replace('.', '')
+
+
+def write_page(root: str | os.PathLike[str] = 'docs/results') -> pathlib.Path:
+  """Writes the page beside the folder, `docs/results.md`; returns its path."""
+  path = pathlib.Path(root).with_suffix('.md')
+  path.write_text(render(root), encoding='utf-8')
+  return path
+
+
+def main() -> None:
+  """Regenerates the page."""
+  parser = argparse.ArgumentParser(description=main.__doc__)
+  parser.add_argument('--root', default='docs/results', help='ledger folder')
+  print(write_page(parser.parse_args().root))
+
+
+if __name__ == '__main__':
+  main()

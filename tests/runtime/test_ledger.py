@@ -1,0 +1,244 @@
+"""Rows of the ledger, verdicts, and the page made from them."""
+
+import csv
+import dataclasses
+import json
+import pathlib
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from runtime import ledger, verdicts
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+
+ROW = ledger.Row(
+  id='table_1-favor',
+  paper='2009.14794',
+  claim='FAVOR is as accurate as exact attention.',
+  scale='tiny',
+  hardware='2 CPU cores',
+  seeds=(0, 1, 2),
+  ours={'FAVOR': (0.31, 0.32, 0.33), 'baseline': (0.25,)},
+  published=ledger.Published(0.3142, 'arXiv:2009.14794, Table 2'),
+  trend='FAVOR > baseline',
+  verdict='holds',
+  command='python scripts/reproduce_x.py row --scale tiny',
+  commit='0123abc-dirty',
+  minutes=12.5,
+)
+
+
+def test_row_survives_the_file(tmp_path):
+  path, comma = ledger.write(ROW, tmp_path)
+  assert path == tmp_path / '2009.14794' / 'table_1-favor.json'
+  assert ledger.read(path) == ROW
+  assert ledger.read_all(tmp_path) == [ROW]
+  with comma.open(newline='') as file:
+    rows = list(csv.DictReader(file))
+  assert [row['seed'] for row in rows] == ['0', '1', '2', '']
+  assert [float(row['value']) for row in rows] == [0.31, 0.32, 0.33, 0.25]
+
+
+@pytest.mark.parametrize(
+  'published',
+  [
+    'not found',
+    ledger.Published('about 30 %', 'Figure 4'),
+    ledger.Published({'a': 1, 'b': 2.5}, 'Table 1'),
+  ],
+)
+def test_kinds_of_published_figures(tmp_path, published):
+  row = dataclasses.replace(ROW, published=published)
+  path, _ = ledger.write(row, tmp_path)
+  assert ledger.read(path) == row
+
+
+@pytest.mark.parametrize(
+  ('change', 'message'),
+  [
+    ({'id': 'a/b'}, 'id must be a file name'),
+    ({'paper': 'Paper'}, 'paper must be a file name'),
+    ({'claim': ''}, 'claim must not be empty'),
+    ({'scale': 'large'}, 'scale must be'),
+    ({'seeds': ()}, 'seeds must differ'),
+    ({'seeds': (0, 0, 1)}, 'seeds must differ'),
+    ({'seeds': (0, 1, 2.5)}, 'seeds must be'),
+    ({'ours': {}}, 'at least one label'),
+    ({'ours': {'a': (1.0, 2.0)}}, r'len\(values\)=2 len\(row.seeds\)=3'),
+    ({'ours': {'a': (1.0, 2.0, float('nan'))}}, 'not finite'),
+    ({'ours': {'a': 1.0}}, 'ours must be'),
+    ({'published': 'unknown'}, 'published must be'),
+    ({'verdict': 'yes'}, 'verdict must be'),
+    ({'verdict': 'fails'}, 'needs an explanation'),
+    ({'commit': 'main'}, 'not a commit'),
+    ({'minutes': -1.0}, 'not a duration'),
+    ({'minutes': float('inf')}, 'not a duration'),
+    ({'minutes': '3'}, 'minutes must be'),
+  ],
+)
+def test_row_is_checked_on_write_and_on_read(tmp_path, change, message):
+  with pytest.raises(ValueError, match=message):
+    dataclasses.replace(ROW, **change)
+  path, _ = ledger.write(ROW, tmp_path)
+  path.write_text(json.dumps(json.loads(path.read_text()) | change))
+  with pytest.raises(ValueError, match=message) as caught:
+    ledger.read(path)
+  assert str(path) in str(caught.value)
+
+
+def test_file_with_wrong_keys_or_in_a_wrong_place(tmp_path):
+  path, _ = ledger.write(ROW, tmp_path)
+  data = json.loads(path.read_text())
+  del data['trend']
+  data['tend'] = 'x'
+  path.write_text(json.dumps(data))
+  with pytest.raises(ValueError, match=r"\['tend'\] missing=\['trend'\]"):
+    ledger.read(path)
+  path.write_text('[1, 2')
+  with pytest.raises(ValueError, match=path.name):
+    ledger.read(path)
+  path.write_text('[1, 2]')
+  with pytest.raises(ValueError, match='a row is an object, got list'):
+    ledger.read(path)
+  moved = path.with_name('other.json')
+  moved.write_text(json.dumps(dataclasses.asdict(ROW)))
+  with pytest.raises(ValueError, match=r'holds the row 2009\.14794/table_1'):
+    ledger.read(moved)
+
+
+def test_page_shows_numbers_marks_and_pictures(tmp_path):
+  root = tmp_path / 'results'
+  failing = dataclasses.replace(
+    ROW,
+    id='table_2',
+    verdict='fails',
+    explanation='The sample is too small.',
+    published='not found',
+  )
+  ledger.write(ROW, root)
+  ledger.write(failing, root)
+  ledger.write(dataclasses.replace(ROW, paper='iap'), root)
+  (root / '2009.14794' / 'table_1-favor.png').write_bytes(b'png')
+  text = ledger.render(root)
+  assert '3 rows: 2 hold, 1 fail, 0 open.' in text
+  assert text.index('## 2009.14794') < text.index('## iap')
+  assert 'FAVOR: 0.32 ± 0.01; baseline: 0.25' in text
+  assert '0.3142 (arXiv:2009.14794, Table 2)' in text
+  assert '✗ fails' in text
+  assert '- Explanation: The sample is too small.' in text
+  assert text.count('](results/2009.14794/table_1-favor.png)') == 1
+  assert '](#200914794-table_1-favor)' in text
+  assert '### 2009.14794 table_1-favor' in text
+  page = ledger.write_page(root)
+  assert page == tmp_path / 'results.md'
+  assert page.read_text() == text
+
+
+def test_command_regenerates_the_page(tmp_path):
+  ledger.write(ROW, tmp_path / 'results')
+  done = subprocess.run(
+    [sys.executable, '-m', 'runtime.ledger', '--root', tmp_path / 'results'],
+    cwd=ROOT,
+    capture_output=True,
+    text=True,
+    check=True,
+  )
+  assert done.stdout.strip() == str(tmp_path / 'results.md')
+  assert (tmp_path / 'results.md').read_text() == ledger.render(
+    tmp_path / 'results'
+  )
+
+
+def test_page_of_this_repository_is_current():
+  root = ROOT / 'docs' / 'results'
+  if not ledger.read_all(root):
+    pytest.skip('the ledger has no rows yet')
+  assert (ROOT / 'docs' / 'results.md').read_text() == ledger.render(root)
+
+
+def test_interval_against_hand_computation():
+  # Welch by hand: means 3 and 7/3, variances 1 / 3 and 4/3 / 3, 3 and 3 values;
+  # standard error 0.8819, freedom 3.923, t quantile 2.7973.
+  low, high = verdicts.interval([2.0, 3.0, 4.0], [1.0, 3.0, 3.0])
+  assert low == pytest.approx(2 / 3 - 2.467, abs=2e-3)
+  assert high == pytest.approx(2 / 3 + 2.467, abs=2e-3)
+  # Pairs by hand: differences 1, 0, 1; error 1/3; t quantile 4.3027.
+  low, high = verdicts.interval([2.0, 3.0, 4.0], [1.0, 3.0, 3.0], paired=True)
+  assert low == pytest.approx(2 / 3 - 4.3027 / 3, abs=1e-4)
+  assert high == pytest.approx(2 / 3 + 4.3027 / 3, abs=1e-4)
+
+
+def test_interval_covers_the_truth_as_often_as_it_says():
+  rng = np.random.default_rng(11)
+  draws = 2000
+  hits = 0
+  for _ in range(draws):
+    first = rng.normal(1.0, 1.0, 4)
+    second = rng.normal(0.0, 3.0, 5)
+    low, high = verdicts.interval(first, second, confidence=0.9)
+    hits += low < 1.0 < high
+  # Four standard errors of a binomial; Welch's freedom is approximate.
+  assert abs(hits / draws - 0.9) < 4 * np.sqrt(0.09 / draws) + 0.01
+
+
+@pytest.mark.parametrize(
+  ('better', 'worse', 'options', 'expected'),
+  [
+    ([0.9, 0.91, 0.92], [0.5, 0.51, 0.52], {}, 'holds'),
+    ([0.5, 0.51, 0.52], [0.9, 0.91, 0.92], {}, 'fails'),
+    ([0.5, 0.9, 0.7], [0.6, 0.8, 0.5], {}, 'inconclusive'),
+    ([0.9, 0.91, 0.92], [0.5, 0.51, 0.52], {'margin': 0.6}, 'fails'),
+    ([0.9, 0.91, 0.92], [0.5], {}, 'holds'),
+    ([0.9], [0.5], {}, 'inconclusive'),
+    ([0.9], [0.5], {'paired': True}, 'inconclusive'),
+    ([0.9, 0.9], [0.5, 0.5], {}, 'holds'),
+    ([0.5, 0.5], [0.5, 0.5], {}, 'inconclusive'),
+  ],
+)
+def test_verdict_in_both_directions(better, worse, options, expected):
+  got = verdicts.verdict(better, worse, higher_is_better=True, **options)
+  assert got == expected
+  flipped = verdicts.verdict(
+    [-x for x in better],
+    [-x for x in worse],
+    higher_is_better=False,
+    **options,
+  )
+  assert flipped == expected
+
+
+def test_pairs_find_what_noise_between_seeds_hides():
+  noise = np.random.default_rng(3).normal(0, 1, 6)
+  first, second = noise + 0.1 + 0.01 * noise**2, noise
+  kwargs = {'higher_is_better': True}
+  assert verdicts.verdict(first, second, **kwargs) == 'inconclusive'
+  assert verdicts.verdict(first, second, paired=True, **kwargs) == 'holds'
+
+
+@pytest.mark.parametrize(
+  ('first', 'second', 'expected'),
+  [
+    ([0.50, 0.51, 0.52], [0.50, 0.51, 0.53], 'holds'),
+    ([0.50, 0.51, 0.52], [0.80, 0.81, 0.82], 'fails'),
+    ([0.80, 0.81, 0.82], [0.50, 0.51, 0.52], 'fails'),
+    ([0.2, 0.5, 0.8], [0.3, 0.5, 0.7], 'inconclusive'),
+  ],
+)
+def test_verdict_close(first, second, expected):
+  assert verdicts.verdict_close(first, second, tolerance=0.1) == expected
+
+
+def test_verdicts_refuse_bad_numbers():
+  with pytest.raises(ValueError, match='finite'):
+    verdicts.interval([1.0, float('nan')], [1.0])
+  with pytest.raises(ValueError, match='two sequences'):
+    verdicts.interval([], [1.0])
+  with pytest.raises(ValueError, match=r'a.size=2 b.size=1'):
+    verdicts.interval([1.0, 2.0], [1.0], paired=True)
+  with pytest.raises(ValueError, match=r'confidence=1\.5'):
+    verdicts.interval([1.0, 2.0], [1.0], confidence=1.5)
+  with pytest.raises(ValueError, match='tolerance=0'):
+    verdicts.verdict_close([1.0, 2.0], [1.0], tolerance=0)
