@@ -90,16 +90,16 @@ def train(
   (pathlib.Path(workdir) / 'operative.gin').write_text(
     context.operative_config()
   )
-  return dict(
-    workdir=workdir,
-    seed=seed,
-    model=model,
-    attention=attention,
-    data=data,
-    valid=valid,
-    steps=steps,
-    rate=rate,
-    sizes=sizes,
-    hook=hook,
-    other=other,
-  )
+  return {
+    'workdir': workdir,
+    'seed': seed,
+    'model': model,
+    'attention': attention,
+    'data': data,
+    'valid': valid,
+    'steps': steps,
+    'rate': rate,
+    'sizes': sizes,
+    'hook': hook,
+    'other': other,
+  }
