@@ -8,10 +8,10 @@ residues; blank lines and white space at line ends are skipped.
 import contextlib
 import dataclasses
 import gzip
+import io
 import os
 import zlib
 from collections.abc import Iterable, Iterator
-from typing import BinaryIO
 
 from performer.data import vocabulary
 
@@ -103,7 +103,7 @@ def write(path: str, proteins: Iterable[tuple[str, str]]) -> int:
 
 
 @contextlib.contextmanager
-def _open(path: str) -> Iterator[BinaryIO]:
+def _open(path: str) -> Iterator[io.BufferedIOBase]:
   """Opens a plain or gzip file for reading bytes."""
   if os.path.isdir(path):
     raise ValueError(f'{path}: a FASTA path must be a file, got a directory')
@@ -119,7 +119,7 @@ def _open(path: str) -> Iterator[BinaryIO]:
       yield raw
 
 
-def _lines(stream: BinaryIO, path: str) -> Iterator[tuple[int, bytes]]:
+def _lines(stream: io.BufferedIOBase, path: str) -> Iterator[tuple[int, bytes]]:
   """Yields (number, stripped line) of the lines that are not blank."""
   number = 0
   while True:

@@ -4,7 +4,6 @@ import dataclasses
 import functools
 import importlib.resources
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Literal
 
 import grain
 import numpy as np
@@ -61,12 +60,12 @@ class Proteins:
     ValueError: an option is unknown, out of range or contradicts another.
   """
 
-  task: Literal['mlm', 'causal']
+  task: str
   max_length: int
   files: Mapping[str, str] | None = None
   masking: str | None = None
   concatenate: bool = False
-  long_sequences: Literal['crop', 'error'] = 'crop'
+  long_sequences: str = 'crop'
   cache_dir: str | None = None
   num_threads: int = 2
 

@@ -24,7 +24,7 @@ from collections.abc import Iterable, Iterator, Sequence
 import grain
 import numpy as np
 from array_record.python import array_record_module
-from jaxtyping import Int, UInt8
+from jaxtyping import UInt8
 
 from performer.data import fasta, vocabulary
 
@@ -141,7 +141,7 @@ def default_cache_dir() -> str:
 
 def windows(
   sequences: Iterable[UInt8[np.ndarray, '_']], length: int
-) -> Iterator[UInt8[np.ndarray, '{length}']]:
+) -> Iterator[UInt8[np.ndarray, 'l']]:
   """Joins sequences, an end symbol after each, and cuts the stream.
 
   Windows do not overlap and may cross sequence borders; the remainder shorter
@@ -262,7 +262,7 @@ def _named_sequences(path: str) -> Iterator[tuple[str, np.ndarray]]:
       yield name, vocabulary.encode(record.sequence).astype(np.uint8)
 
 
-def _check_residues(name: str, ids: Int[np.ndarray, 'n']) -> None:
+def _check_residues(name: str, ids: UInt8[np.ndarray, 'n']) -> None:
   """Raises unless a stored sequence consists of residues only."""
   if ids.max() >= vocabulary.NUM_RESIDUES:
     raise ValueError(

@@ -16,7 +16,7 @@ Reference: arXiv:2009.14794, Appendix C (data) and its released protein models
 """
 
 import numpy as np
-from jaxtyping import Int
+from jaxtyping import Int, Integer
 
 __all__ = [
   'BOS',
@@ -85,7 +85,7 @@ def encode(sequence: str) -> Int[np.ndarray, 'n']:
   return _ID_OF_BYTE[np.frombuffer(data, np.uint8)].astype(np.int32)
 
 
-def decode(ids: Int[np.ndarray, 'n']) -> str:
+def decode(ids: Integer[np.ndarray, 'n']) -> str:
   """Maps ids back to symbols, special ones included.
 
   Args:

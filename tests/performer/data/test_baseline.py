@@ -44,21 +44,21 @@ def test_counting_padding_fails_that_case(tmp_path):
   rows = next(data.train_iterator(batch_size=2, seed=0))['targets']
   counts = np.bincount(rows.ravel(), minlength=29).astype(float)
   padded = baseline.Unigram(counts / counts.sum())
-  right = baseline.fit(data, pseudocount=0)
+  right = baseline.fit(data, pseudocount=0.0)
   assert right.probabilities[0] == pytest.approx(4 / 6)
   assert padded.probabilities[0] == pytest.approx(4 / 8)
 
 
 def test_frequencies_ignore_cropping(tmp_path):
-  short = baseline.fit(make(tmp_path, max_length=2), pseudocount=0)
+  short = baseline.fit(make(tmp_path, max_length=2), pseudocount=0.0)
   assert short.probabilities[1] == pytest.approx(1 / 6)
 
 
 def test_end_symbols_count_where_they_are_predicted(tmp_path):
-  causal = baseline.fit(make(tmp_path, concatenate=True), pseudocount=0)
+  causal = baseline.fit(make(tmp_path, concatenate=True), pseudocount=0.0)
   assert causal.probabilities[vocabulary.EOS] == pytest.approx(2 / 8)
   masked = make(tmp_path, concatenate=True, task='mlm')
-  masked_fit = baseline.fit(masked, pseudocount=0)
+  masked_fit = baseline.fit(masked, pseudocount=0.0)
   assert masked_fit.probabilities[vocabulary.EOS] == 0
   assert masked_fit.probabilities[0] == pytest.approx(4 / 6)
 
