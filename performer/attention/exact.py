@@ -4,6 +4,7 @@ Reference: arXiv:2009.14794, Eq. 1 and 2.
 """
 
 import dataclasses
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -69,7 +70,13 @@ def exact_attention(
 
 @dataclasses.dataclass(frozen=True)
 class Exact:
-  """Softmax attention; no options, no random matrix."""
+  """Softmax attention; no options, no random matrix.
+
+  Attributes:
+    redraw_every: None, as there is nothing to redraw.
+  """
+
+  redraw_every: ClassVar[None] = None
 
   def draw(
     self,

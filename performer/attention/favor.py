@@ -8,7 +8,6 @@ Reference: arXiv:2009.14794 (FAVOR+), arXiv:2006.03555 (FAVOR).
 
 import dataclasses
 import functools
-import warnings
 
 import jax
 import jax.numpy as jnp
@@ -33,56 +32,12 @@ _EPSILON = 1e-3
 
 
 @dataclasses.dataclass(frozen=True)
-class Favor:
-  """Random-feature attention: its options, its projection, its computation.
+class Favor(options.Options):
+  """Random-feature attention: its projection and its computation.
 
-  Attributes:
-    kernel: a name in `kernels.KERNELS`.
-    features: r, the feature dimension (even where a row of the projection
-      gives two features); None exactly if `projection` is False.
-    projection: whether inputs are projected by a random matrix; a generalised
-      kernel without it applies its function to queries and keys themselves.
-    ortho: 'rorf', orthogonal blocks, or 'iid' rows.
-    norm: norms of the rows, 'chi' (unbiased for the softmax kernel) or
-      'sqrt_d' (regularised: smaller variance, small bias). None means what the
-      kernel implies: 'sqrt_d' for *_reg, else 'chi'.
-    per_head: whether each head has a matrix of its own.
-    redraw_every: steps between redrawings; None keeps the first draw.
-    stabilizer: 'online', exact and causal; or 'reference', the published rule
-      with its epsilons, for comparison only: it reads the future and loses
-      attention mass at large norms.
-    renormalize: whether rows are divided by their denominators.
-    kernel_epsilon: added to each feature of a generalised kernel, in units of
-      the feature; None means 1e-3. Softmax kernels have none.
-    chunk: positions per chunk, a power of two.
-    feature_dtype: dtype to which stabilised features are rounded; sums are
-      float32 always.
-
-  Raises:
-    ValueError: if an option is unknown, out of range or contradicts another.
+  The options, their defaults and the errors of contradictory ones are those of
+  `options.Options`.
   """
-
-  kernel: str = 'softmax_hyp'
-  features: int | None = 256
-  projection: bool = True
-  ortho: str = 'rorf'
-  norm: str | None = None
-  per_head: bool = False
-  redraw_every: int | None = 1000
-  stabilizer: str = 'online'
-  renormalize: bool = True
-  kernel_epsilon: float | None = None
-  chunk: int = 128
-  feature_dtype: str = 'float32'
-
-  def __post_init__(self) -> None:
-    options.check(self)
-    if kernels.get(self.kernel).signed:
-      warnings.warn(
-        f'kernel {self.kernel!r} has signed features: denominators can be '
-        'zero or negative; watch diagnostics.bad_denominator_fraction',
-        stacklevel=3,
-      )
 
   @property
   def rows(self) -> int | None:
