@@ -69,8 +69,12 @@ class Checkpoints:
     self._manager = self._open()
 
   def _open(self) -> ocp.CheckpointManager:
+    best = self._config.best_metric
     options = ocp.CheckpointManagerOptions(
       preservation_policy=self._config.preservation(),
+      # Metrics go to disk, where a restarted run finds them, only with it.
+      best_fn=None if best is None else (lambda metrics: metrics[best]),
+      best_mode=self._config.best_mode,
       cleanup_tmp_directories=True,
       enable_async_checkpointing=True,
     )

@@ -53,12 +53,13 @@ class Average(clu_metrics.Metric):
       return self.total / self.weight
 
 
+@flax.struct.dataclass
 class Perplexity(Average):
   """exp of the weighted mean of negative log-likelihoods, in nats."""
 
   def compute(self) -> Any:
     """The perplexity; not clipped."""
-    return np.exp(super().compute())
+    return np.exp(Average.compute(self))
 
 
 class NonFiniteError(FloatingPointError):

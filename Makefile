@@ -1,0 +1,55 @@
+# `make train` and `make test` create the environment they need, then run.
+PYTHON ?= $(firstword $(shell command -v python3.11 python3.12 python3.13))
+VENV ?= .venv
+RUN := $(VENV)/bin/python
+INSTALL := $(VENV)/bin/pip install --disable-pip-version-check -c requirements.txt
+CONFIG ?= configs/performer/protein_mlm_tiny.gin
+WORKDIR ?= runs/$(basename $(notdir $(CONFIG)))
+
+# Debian packages that some tests use.
+SYSTEM_PACKAGES := mmseqs2
+
+.PHONY: train test system clean help
+
+help:
+	@echo 'make train   train a small Performer on real proteins (3 minutes), show what it learnt'
+	@echo 'make test    lint, then run the tests'
+	@echo 'make clean   remove the environment and caches; runs/ stays'
+
+train: $(VENV)/.core
+	@echo '== training: $(CONFIG) -> $(WORKDIR)'
+	$(RUN) -m performer.train --gin_file=$(CONFIG) --workdir=$(WORKDIR)
+
+test: $(VENV)/.dev system
+	@echo '== lint'
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+	@echo '== tests'
+	$(RUN) -m pytest -rs
+
+$(VENV)/bin/python:
+	@test -n '$(PYTHON)' || { echo 'error: Python 3.11 to 3.13 is needed and none was found'; exit 1; }
+	@echo '== creating $(VENV) with $(PYTHON)'
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.core: $(VENV)/bin/python pyproject.toml requirements.txt
+	@echo '== installing the core (about 1.3 GB, a minute or two)'
+	$(INSTALL) -e '.[report]'
+	@touch $@
+
+$(VENV)/.dev: $(VENV)/bin/python pyproject.toml requirements.txt
+	@echo '== installing everything that is tested'
+	$(INSTALL) -e '.[dev]'
+	@touch $@ $(VENV)/.core
+
+system:
+	@missing=; for p in $(SYSTEM_PACKAGES); do dpkg -s $$p >/dev/null 2>&1 || missing="$$missing $$p"; done; \
+	if [ -z "$$missing" ]; then :; \
+	elif [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+	  echo "== installing Debian packages:$$missing"; \
+	  apt-get update -qq && apt-get install -y -qq --no-install-recommends $$missing >/dev/null \
+	    || echo "warning: could not install$$missing; tests that need them skip"; \
+	else echo "note: not root on Debian; tests that need$$missing skip"; fi
+
+clean:
+	rm -rf $(VENV) .cache .pytest_cache .ruff_cache *.egg-info

@@ -1,0 +1,15 @@
+"""Eight CPU devices for every test, and a compilation cache that persists."""
+
+import os
+import pathlib
+
+ROOT = pathlib.Path(__file__).parent.parent
+_CACHE = ROOT / '.cache' / 'jax'
+
+# Before JAX is imported: it reads these once. Subprocesses inherit the cache.
+os.environ.setdefault('JAX_PLATFORMS', 'cpu')
+os.environ.setdefault('JAX_COMPILATION_CACHE_DIR', str(_CACHE))
+os.environ.setdefault('JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS', '0.3')
+os.environ['XLA_FLAGS'] = (
+  os.environ.get('XLA_FLAGS', '') + ' --xla_force_host_platform_device_count=8'
+)

@@ -1,0 +1,295 @@
+import json
+import os
+import pathlib
+import signal
+
+import jax
+import numpy as np
+import pytest
+
+from runtime import checkpoints, context, durations, loop, metrics, writers
+
+
+def config(steps, **kwargs):
+  kwargs = {
+    'log_every': 4,
+    'eval_every': durations.Duration(steps=10),
+    'checkpoint_every': durations.Duration(steps=5),
+    'checkpoints': checkpoints.CheckpointConfig(keep=2),
+  } | kwargs
+  return loop.LoopConfig(durations.Duration(steps=steps), **kwargs)
+
+
+def rows(workdir):
+  """Rows without the wall-clock times, which no two runs share."""
+  return [
+    {k: v for k, v in row.items() if not k.startswith('time/')}
+    for row in writers.read_metrics(workdir)
+  ]
+
+
+def leaves(state):
+  return [
+    np.asarray(jax.random.key_data(x) if x.dtype == state.key.dtype else x)
+    for x in jax.tree.leaves(state)
+  ]
+
+
+def same(a, b):
+  return all(
+    np.array_equal(x, y) for x, y in zip(leaves(a), leaves(b), strict=True)
+  )
+
+
+@pytest.fixture(scope='module')
+def unbroken(regression, tmp_path_factory):
+  workdir = tmp_path_factory.mktemp('unbroken')
+  result = loop.run(regression(), config(23), workdir=workdir, seed=0)
+  return workdir, result
+
+
+def stop_at(experiment, step, number=signal.SIGTERM):
+  """Sends this process a signal while batch `step` is drawn."""
+  draw = type(experiment.batches).__next__
+
+  class Stopping(type(experiment.batches)):
+    def __next__(self):
+      if self.position == step:
+        os.kill(os.getpid(), number)
+      return draw(self)
+
+  experiment.batches.__class__ = Stopping
+  return experiment
+
+
+def test_trains_and_leaves_what_it_promises(unbroken):
+  workdir, result = unbroken
+  assert result.finished
+  assert result.step == 23
+  assert result.seconds > 0
+  losses = [r['train/loss'] for r in rows(workdir) if 'train/loss' in r]
+  assert losses[-1] < 0.5 * losses[0]
+  assert [r['step'] for r in rows(workdir)] == [
+    4, 8, 10, 12, 16, 20, 20, 23, 23,
+  ]  # fmt: skip
+  assert {'config.gin', 'manifest.json', 'checkpoints'} <= {
+    path.name for path in workdir.iterdir()
+  }
+  steps = sorted(int(p.name) for p in (workdir / 'checkpoints').iterdir())
+  assert steps == [20, 23]
+
+
+def test_rows_average_over_the_steps_since_the_last(unbroken, regression):
+  experiment = regression()
+  step, state, losses = jax.jit(experiment.step), experiment.init(), []
+  for _ in range(8):
+    state, collection = step(state, next(experiment.batches))
+    losses.append(float(collection.compute()['loss']))
+  first, second = rows(unbroken[0])[:2]
+  np.testing.assert_allclose(first['train/loss'], np.mean(losses[:4]), 1e-6)
+  np.testing.assert_allclose(second['train/loss'], np.mean(losses[4:]), 1e-6)
+
+
+@pytest.mark.parametrize('step', [1, 5, 11, 19])
+def test_sigterm_then_same_command_is_bit_exact(
+  step, unbroken, regression, tmp_path
+):
+  experiment = stop_at(regression(), step)
+  stopped = loop.run(experiment, config(23), workdir=tmp_path, seed=0)
+  assert not stopped.finished
+  assert stopped.step == step + 1
+  result = loop.run(regression(), config(23), workdir=tmp_path, seed=0)
+  assert result.finished
+  assert same(result.state, unbroken[1].state)
+  assert rows(tmp_path) == rows(unbroken[0])
+
+
+def test_crash_between_checkpoints_is_bit_exact(unbroken, regression, tmp_path):
+  class CrashError(RuntimeError):
+    pass
+
+  experiment = regression()
+  draw = type(experiment.batches).__next__
+
+  class Crashing(type(experiment.batches)):
+    def __next__(self):
+      if self.position == 18:
+        raise CrashError
+      return draw(self)
+
+  experiment.batches.__class__ = Crashing
+  with pytest.raises(CrashError):
+    loop.run(experiment, config(23), workdir=tmp_path, seed=0)
+  assert rows(tmp_path)[-1]['step'] == 16  # Past the checkpoint of step 15.
+  result = loop.run(regression(), config(23), workdir=tmp_path, seed=0)
+  assert same(result.state, unbroken[1].state)
+  assert rows(tmp_path) == rows(unbroken[0])
+
+
+def test_iterator_that_forgets_its_position_is_caught(
+  unbroken, regression, tmp_path
+):
+  # The power of the tests above: they fail if the position is not restored.
+  experiment = stop_at(regression(), 11)
+  loop.run(experiment, config(23), workdir=tmp_path, seed=0)
+  again = regression()
+  again.batches.set_state = lambda state: None
+  result = loop.run(again, config(23), workdir=tmp_path, seed=0)
+  assert not same(result.state, unbroken[1].state)
+
+
+@pytest.mark.parametrize('part', ['loop/metadata', 'state/manifest.ocdbt'])
+def test_damaged_newest_checkpoint_falls_back(
+  part, unbroken, regression, tmp_path, caplog
+):
+  loop.run(stop_at(regression(), 16), config(23), workdir=tmp_path, seed=0)
+  file = tmp_path / 'checkpoints' / '17' / part
+  file.write_bytes(file.read_bytes()[:4])
+  with caplog.at_level('WARNING', logger='absl'):
+    result = loop.run(regression(), config(23), workdir=tmp_path, seed=0)
+  assert 'checkpoint 17' in caplog.text
+  assert (tmp_path / 'checkpoints_damaged' / '17').is_dir()
+  assert same(result.state, unbroken[1].state)
+  assert rows(tmp_path) == rows(unbroken[0])
+
+
+def test_no_readable_checkpoint_is_an_error(regression, tmp_path):
+  loop.run(regression(), config(5), workdir=tmp_path, seed=0)
+  for file in (tmp_path / 'checkpoints').glob('*/loop/metadata'):
+    file.write_text('{')
+  with pytest.raises(RuntimeError, match=r'no checkpoint in .* can be read'):
+    loop.run(regression(), config(9), workdir=tmp_path, seed=0)
+
+
+def test_non_finite_loss_names_the_step_and_keeps_the_last_good(
+  regression, tmp_path
+):
+  with pytest.raises(metrics.NonFiniteError, match=r'step 14 .*loss'):
+    loop.run(regression(poison=14), config(23), workdir=tmp_path, seed=0)
+  kept = checkpoints.Checkpoints(tmp_path, checkpoints.CheckpointConfig())
+  assert kept.steps() == [5, 10]
+  kept.close()
+
+
+def test_changed_config_is_refused_with_the_difference(regression, tmp_path):
+  def run(text, **kwargs):
+    launched = context.RunContext(operative_config=lambda: text, **kwargs)
+    return loop.run(
+      regression(), config(5), workdir=tmp_path, seed=0, context=launched
+    )
+
+  run('a.rate = 1\n')
+  with pytest.raises(ValueError, match=r'(?s)-a\.rate = 1.*\+a\.rate = 2'):
+    run('a.rate = 2\n')
+  run('a.rate = 2\n', allow_config_change=True)
+  assert 'a.rate = 2' in (tmp_path / 'config.gin').read_text()
+
+
+def test_changed_seed_is_a_changed_config(regression, tmp_path):
+  loop.run(regression(), config(5), workdir=tmp_path, seed=0)
+  with pytest.raises(ValueError, match='seed = 1'):
+    loop.run(regression(), config(5), workdir=tmp_path, seed=1)
+
+
+def test_best_checkpoint_stays(regression, tmp_path):
+  values = iter([3.0, 1.0, 2.0, 4.0, 5.0])
+  experiment = regression()
+  experiment.evaluators['sum'] = lambda state: {'w': next(values)}
+  kept = checkpoints.CheckpointConfig(keep=2, best_metric='eval/sum/w')
+  every = durations.Duration(steps=4)
+  loop.run(
+    experiment,
+    config(20, eval_every=every, checkpoint_every=every, checkpoints=kept),
+    workdir=tmp_path,
+    seed=0,
+  )
+  manager = checkpoints.Checkpoints(tmp_path, kept)
+  assert manager.steps() == [8, 16, 20]
+  assert manager.best_step() == 8
+  manager.close()
+
+
+def test_hooks_of_the_launcher_are_called_in_time(regression, tmp_path):
+  calls = []
+  experiment = regression()
+  draw = type(experiment.batches).__next__
+
+  class Noting(type(experiment.batches)):
+    def __next__(self):
+      calls.append('batch')
+      return draw(self)
+
+  experiment.batches.__class__ = Noting
+  launched = context.RunContext(
+    check_config=lambda: calls.append('check'),
+    on_start=lambda: calls.append('start'),
+  )
+  loop.run(experiment, config(1), workdir=tmp_path, seed=0, context=launched)
+  assert calls[:3] == ['check', 'start', 'batch']
+
+
+def test_dry_run_describes_and_trains_nothing(regression, tmp_path, capsys):
+  launched = context.RunContext(
+    operative_config=lambda: 'a.rate = 1', dry_run=True
+  )
+  result = loop.run(
+    regression(),
+    config(5),
+    workdir=tmp_path / 'none',
+    seed=0,
+    context=launched,
+  )
+  text = capsys.readouterr().out
+  assert 'a.rate = 1' in text
+  assert 'parameters: 4 ' in text
+  assert 'mesh data=8' in text
+  assert not result.finished
+  assert not (tmp_path / 'none').exists()
+
+
+def test_profile_is_written(regression, tmp_path):
+  launched = context.RunContext(profile_steps=2)
+  loop.run(regression(), config(10), workdir=tmp_path, seed=0, context=launched)
+  assert list((tmp_path / 'profile').rglob('*.xplane.pb'))
+
+
+def test_finished_run_is_not_trained_again(unbroken, regression, tmp_path):
+  loop.run(regression(), config(8), workdir=tmp_path, seed=0)
+  before = (tmp_path / writers.METRICS_FILE).read_bytes()
+  result = loop.run(regression(), config(8), workdir=tmp_path, seed=0)
+  assert result.finished
+  assert result.step == 8
+  assert (tmp_path / writers.METRICS_FILE).read_bytes() == before
+
+
+def test_step_is_traced_once(regression, tmp_path):
+  experiment, traces = regression(), []
+  inner = experiment.step
+
+  def counted(state, batch):
+    traces.append(1)
+    return inner(state, batch)
+
+  object.__setattr__(experiment, 'step', counted)
+  loop.run(experiment, config(12), workdir=tmp_path, seed=0)
+  assert len(traces) == 1
+
+
+@pytest.mark.parametrize(
+  ('given', 'message'),
+  [
+    ({'log_every': 0}, 'log_every'),
+    ({'eval_every': durations.Duration(steps=0)}, 'eval_every'),
+    ({'checkpoint_every': durations.Duration(steps=0)}, 'checkpoint_every'),
+  ],
+)
+def test_interval_below_a_step_is_refused(given, message, regression, tmp_path):
+  with pytest.raises(ValueError, match=message):
+    loop.run(regression(), config(5, **given), workdir=tmp_path, seed=0)
+
+
+def test_manifest_names_versions_and_devices(unbroken):
+  manifest = json.loads((unbroken[0] / 'manifest.json').read_text())
+  assert manifest['packages']['jax'] == jax.__version__
+  assert len(manifest['devices']) == 8
+  assert pathlib.Path(unbroken[0] / 'config_as_given.gin').exists()
