@@ -15,6 +15,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 from jaxtyping import Float
 
 from runtime import tables, writers
@@ -234,7 +235,7 @@ def _draw_metric(
 
 
 def heatmaps(
-  arrays: Sequence[Float[np.ndarray, 'rows columns']],
+  arrays: Sequence[npt.ArrayLike],
   titles: Sequence[str],
   path: str | os.PathLike[str],
   *,
@@ -243,7 +244,8 @@ def heatmaps(
   """Draws matrices side by side with one scale of colours.
 
   Args:
-    arrays: matrices, such as attention weights; row 0 is at the top.
+    arrays: matrices [rows, columns], such as attention weights; row 0 is at
+      the top.
     titles: one for each matrix.
     path: PNG file to write; folders are made.
     axes_labels: texts of the horizontal and the vertical axis.

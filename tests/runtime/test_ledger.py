@@ -47,7 +47,7 @@ def test_row_survives_the_file(tmp_path):
   [
     'not found',
     ledger.Published('about 30 %', 'Figure 4'),
-    ledger.Published({'a': 1, 'b': 2.5}, 'Table 1'),
+    ledger.Published({'a': 1.0, 'b': 2.5}, 'Table 1'),
   ],
 )
 def test_kinds_of_published_figures(tmp_path, published):
