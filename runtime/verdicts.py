@@ -5,10 +5,10 @@ too noisy ones, leave it open.
 """
 
 import math
-from collections.abc import Sequence
 from typing import Literal
 
 import numpy as np
+import numpy.typing as npt
 
 __all__ = ['Verdict', 'interval', 'verdict', 'verdict_close']
 
@@ -38,8 +38,8 @@ def _welch(
 
 
 def interval(
-  first: Sequence[float],
-  second: Sequence[float],
+  first: npt.ArrayLike,
+  second: npt.ArrayLike,
   *,
   paired: bool = False,
   confidence: float = 0.95,
@@ -81,8 +81,8 @@ def interval(
 
 
 def verdict(
-  better: Sequence[float],
-  worse: Sequence[float],
+  better: npt.ArrayLike,
+  worse: npt.ArrayLike,
   *,
   higher_is_better: bool,
   margin: float = 0.0,
@@ -115,8 +115,8 @@ def verdict(
 
 
 def verdict_close(
-  first: Sequence[float],
-  second: Sequence[float],
+  first: npt.ArrayLike,
+  second: npt.ArrayLike,
   *,
   tolerance: float,
   paired: bool = False,

@@ -309,6 +309,16 @@ def test_replacing_a_reference_excuses_what_came_before(toy, build):
   assert build(exact)['attention'] == toy.Exact()
 
 
+def test_replacing_a_macro_excuses_the_chain_behind_it(toy, build):
+  chain = FAVOR.replace('@toy_experiment.Favor()', '%ATTENTION')
+  chain += 'ATTENTION = @toy_experiment.Favor()\n'
+  assert build(chain)['attention'] == toy.Favor(4)
+  swap = 'ATTENTION = @toy_experiment.Exact()'
+  assert build(chain, swap)['attention'] == toy.Exact()
+  with pytest.raises(config.ConfigError, match='FEATURES = 5'):
+    build(chain, swap, 'FEATURES = 5')
+
+
 @pytest.mark.parametrize(
   'param', ['FEATURES = 3', 'toy_experiment.Favor.features = 3']
 )
