@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import flax
@@ -224,24 +224,29 @@ def build(
   mesh: mesh_lib.MeshConfig,
   eval_splits: tuple[str, ...],
   eval_batch_size: int | None,
+  devices: Sequence[jax.Device] | None = None,
 ) -> tuple[Trainer, loop_lib.Experiment[TrainState]]:
-  """Assembles model, data and optimiser for the loop; see `train`."""
+  """Assembles model, data and optimiser for the loop.
+
+  Args and errors are those of `train`; `devices` are those of the mesh, all of
+  the job if None.
+  """
   _check(model, data, eval_splits)
-  devices = mesh.make()
+  grid = mesh.make(devices)
   # One device needs no partition, and is spared its compile time.
-  if devices.size > 1:
+  if grid.size > 1:
     attention = parallel.MeshAttention(
-      model.attention, devices, mesh_lib.BATCH_AXES, 'tensor'
+      model.attention, grid, mesh_lib.BATCH_AXES, 'tensor'
     )
     model = model.clone(attention=attention)
   trainer = Trainer(model, optimizer, seed)
-  index, count = mesh_lib.process_slice(devices, batch_size)
+  index, count = mesh_lib.process_slice(grid, batch_size)
   evaluators = {
     split: evaluate(
       trainer,
       data,
       split,
-      mesh=devices,
+      mesh=grid,
       batch_size=eval_batch_size or batch_size,
     )
     for split in eval_splits
@@ -249,14 +254,14 @@ def build(
   experiment = loop_lib.Experiment(
     init=trainer.init,
     step=trainer.step,
-    shardings=trainer.shardings(devices),
+    shardings=trainer.shardings(grid),
     batches=data.train_iterator(
       batch_size=batch_size,
       seed=seed,
       process_index=index,
       process_count=count,
     ),
-    mesh=devices,
+    mesh=grid,
     batch_size=batch_size,
     num_examples=data.num_examples('train'),
     evaluators=evaluators,
@@ -356,15 +361,30 @@ def train(
     experiment, loop, workdir=workdir, seed=seed, context=context
   )
   if result.finished:
+    size = eval_batch_size or batch_size
     scores = {
       split: evaluate(
-        trainer,
-        data,
-        split,
-        mesh=experiment.mesh,
-        batch_size=eval_batch_size or batch_size,
+        trainer, data, split, mesh=experiment.mesh, batch_size=size
       )(result.state)
       for split in data.splits
     }
-    results.report(workdir, model, data, result.state, scores)
+    state = _on_host(result.state, experiment.mesh)
+    results.report(
+      workdir,
+      model=model,
+      data=data,
+      params=state.params,
+      projections=state.projections,
+      scores=scores,
+      batch_size=size,
+      argv=context.argv,
+    )
   return result
+
+
+def _on_host(state: TrainState, mesh: jax.sharding.Mesh) -> TrainState:
+  """Gathers a state that may be spread over hosts."""
+  everywhere = mesh_lib.replicated(mesh)
+  return jax.device_get(
+    jax.jit(lambda s: s.replace(key=None), out_shardings=everywhere)(state)
+  )

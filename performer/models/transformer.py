@@ -99,8 +99,8 @@ class SelfAttention(nn.Module):
       )(x)
       for name in ('query', 'key', 'value')
     )
-    self.sow('intermediates', 'query', q)
-    self.sow('intermediates', 'key', k)
+    self.sow('intermediates', 'queries', q)
+    self.sow('intermediates', 'keys', k)
     out = self.attention(
       q, k, v, projection=projection, causal=self.causal, key_mask=mask
     )

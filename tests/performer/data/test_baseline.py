@@ -3,7 +3,7 @@ import math
 import numpy as np
 import pytest
 
-from performer.data import baseline, proteins, vocabulary
+from performer.data import baseline, masking, proteins, vocabulary
 
 
 def make(tmp_path, **options):
@@ -65,6 +65,7 @@ def test_end_symbols_count_where_they_are_predicted(tmp_path):
 
 def test_only_weighted_targets_are_scored():
   batch = {
+    'tokens': np.full((1, 4), vocabulary.MASK, np.int32),
     'targets': np.array([[0, 1, 1, vocabulary.PAD]], np.int32),
     'weights': np.array([[1, 0, 0.5, 0]], np.float32),
   }
@@ -80,6 +81,7 @@ def test_only_weighted_targets_are_scored():
 def test_errors(tmp_path):
   fitted = baseline.fit(make(tmp_path))
   batch = {
+    'tokens': np.array([[0]]),
     'targets': np.array([[vocabulary.PAD]]),
     'weights': np.zeros((1, 1), np.float32),
   }
@@ -89,3 +91,40 @@ def test_errors(tmp_path):
     fitted.evaluate([{**batch, 'weights': np.ones((1, 1), np.float32)}])
   with pytest.raises(ValueError, match='pseudocount must be >= 0'):
     baseline.fit(make(tmp_path), pseudocount=-1.0)
+
+
+@pytest.mark.parametrize('preset', ['bert', 'protein_lm'])
+def test_copying_baseline_is_the_best_guess_from_the_token(preset):
+  """Its table agrees with counts of masked tokens, and beats the unigram."""
+  rng = np.random.default_rng(5)
+  prior = np.zeros(29)
+  prior[:20] = rng.dirichlet(np.full(20, 5.0))
+  tokens = rng.choice(29, 400_000, p=prior).astype(np.int32)
+  how = masking.preset(preset)
+  inputs, chosen = masking.mask_tokens(tokens, rng, how)
+  counts = np.zeros((29, 29))
+  np.add.at(counts, (inputs[chosen], tokens[chosen]), 1)
+  fitted = baseline.TokenWise.of_masking(baseline.Unigram(prior), how)
+  seen = counts.sum(axis=1) > 0
+  expected = (
+    counts[seen].sum(axis=1, keepdims=True) * fitted.probabilities[seen]
+  )
+  possible = expected > 0
+  z = (counts[seen] - expected)[possible] / np.sqrt(expected[possible])
+  assert np.abs(z).max() < 4.5  # The largest of 420 normal deviates.
+  assert not counts[seen][~possible].any()
+  batch = {
+    'tokens': inputs[None],
+    'targets': tokens[None],
+    'weights': chosen[None].astype(np.float32),
+  }
+  copying = fitted.evaluate([batch])
+  plain = baseline.Unigram(prior).evaluate([batch])
+  assert copying.accuracy > plain.accuracy + 0.05
+  assert copying.perplexity < plain.perplexity - 1
+
+
+def test_masked_task_has_both_baselines(tmp_path):
+  names = set(baseline.all_baselines(make(tmp_path, task='mlm')))
+  assert names == {'empirical baseline', 'empirical, copying'}
+  assert set(baseline.all_baselines(make(tmp_path))) == {'empirical baseline'}

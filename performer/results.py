@@ -1,0 +1,178 @@
+"""What a finished run leaves for a reader: a table, curves, one picture."""
+
+import os
+import pathlib
+import shlex
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from absl import logging
+from jaxtyping import Array, Float, PyTree
+
+from performer.attention import diagnostics
+from performer.data import baseline, proteins
+from performer.models import transformer
+from runtime import report as report_lib
+
+__all__ = ['attention_maps', 'report', 'score_rows']
+
+Scores = Mapping[str, float]
+
+# Residues in the attention picture: more cannot be told apart.
+_PICTURE_LENGTH = 96
+_PICTURE_PANELS = 8
+
+
+def score_rows(
+  data: proteins.Proteins, scores: Mapping[str, Scores], *, batch_size: int
+) -> list[dict[str, Any]]:
+  """The final table: a model beside the baselines, on every split.
+
+  Args:
+    data: the data set; the baselines are fitted on its training split.
+    scores: split -> 'accuracy' (0..1) and 'perplexity' of the model.
+    batch_size: sequences at a time for the baselines; the result does not
+      depend on it.
+
+  Returns:
+    One row per predictor; accuracies in percent.
+  """
+  predictors: dict[str, Mapping[str, Scores]] = {'model': scores}
+  for name, fitted in baseline.all_baselines(data).items():
+    predictors[name] = {
+      split: vars(
+        fitted.evaluate(data.eval_batches(split, batch_size=batch_size))
+      )
+      for split in scores
+    }
+  return [
+    {'predictor': name}
+    | {
+      f'{split} {column}': factor * found[split][metric]
+      for split in scores
+      for column, metric, factor in (
+        ('acc. %', 'accuracy', 100),
+        ('perpl.', 'perplexity', 1),
+      )
+    }
+    for name, found in predictors.items()
+  ]
+
+
+def attention_maps(
+  model: transformer.Transformer,
+  params: PyTree,
+  projections: PyTree,
+  batch: Mapping[str, np.ndarray],
+  *,
+  length: int,
+) -> Float[Array, 'layers h l l']:
+  """The attention matrices of the first sequence of a batch.
+
+  Args:
+    model: the language model.
+    params: its parameters.
+    projections: its random matrices, as `draw_projections` returns them.
+    batch: 'tokens' and 'mask', [b, max_length].
+    length: number of positions to look at.
+
+  Returns:
+    Rows are queries; row i sums to 1 over the keys that it sees.
+
+  Reference: arXiv:2009.14794, Appendix C.4.
+  """
+  tokens, mask = (
+    jnp.asarray(batch[k][:1, :length]) for k in ('tokens', 'mask')
+  )
+  _, variables = model.apply(
+    {'params': params},
+    tokens,
+    mask=mask,
+    projections=projections,
+    mutable=['intermediates'],
+  )
+  seen = variables['intermediates']['blocks']['attention']
+  return jnp.stack(
+    [
+      diagnostics.recover_attention(
+        model.attention,
+        seen['queries'][0][layer],
+        seen['keys'][0][layer],
+        projection=None if projections is None else projections[layer],
+        causal=model.causal,
+        key_mask=mask,
+      )[0]
+      for layer in range(model.num_layers)
+    ]
+  )
+
+
+def report(
+  workdir: str | os.PathLike[str],
+  *,
+  model: transformer.Transformer,
+  data: proteins.Proteins,
+  params: PyTree,
+  projections: PyTree,
+  scores: Mapping[str, Scores],
+  batch_size: int,
+  argv: Sequence[str] = (),
+) -> None:
+  """Prints the final table and writes `workdir/report/`; on process 0 only.
+
+  Args:
+    workdir: folder of the run.
+    model: the language model, with its attention for one device.
+    data: the data set.
+    params: parameters of the model, on the host.
+    projections: its random matrices, on the host.
+    scores: split -> 'accuracy' and 'perplexity'.
+    batch_size: sequences at a time.
+    argv: the command line, to show how to continue.
+  """
+  if jax.process_index() != 0:
+    return
+  folder = pathlib.Path(workdir) / 'report'
+  rows = score_rows(data, scores, batch_size=batch_size)
+  report_lib.write_table(rows, folder / 'scores')
+  print(f'\n{report_lib.table(rows)}')
+  pictures = report_lib.can_draw()
+  report_lib.run_report(workdir, pictures=pictures)
+  if pictures:
+    _draw_attention(folder, model, data, params, projections)
+  else:
+    logging.warning('no pictures: they need the extra `report` (matplotlib)')
+  print(f'Curves and tables: {folder}')
+  if argv:
+    again = shlex.join(['python', '-m', 'performer.train', *argv[1:]])
+    print(
+      'To train longer, give it more STEPS:\n  '
+      f"{again} --gin_param='STEPS = ...' --allow_config_change"
+    )
+
+
+def _draw_attention(
+  folder: pathlib.Path,
+  model: transformer.Transformer,
+  data: proteins.Proteins,
+  params: PyTree,
+  projections: PyTree,
+) -> None:
+  batch = next(iter(data.eval_batches(data.splits[0], batch_size=1)))
+  length = min(int(batch['mask'][0].sum()), _PICTURE_LENGTH)
+  maps = np.asarray(
+    attention_maps(model, params, projections, batch, length=length)
+  )
+  panels = [
+    (layer, head)
+    for layer in range(maps.shape[0])
+    for head in range(maps.shape[1])
+  ][:_PICTURE_PANELS]
+  report_lib.heatmaps(
+    [maps[panel] for panel in panels],
+    [f'layer {layer}, head {head}' for layer, head in panels],
+    folder / 'attention.png',
+  )
