@@ -19,6 +19,10 @@ does not have:
   once (with the terms of all copies); similar ones may fall on both sides, as
   in the random split of the paper.
 
+Result: 402,483 / 10,000 / 10,000 / 12,576 proteins (train, valid, test, ood) of
+435,059 distinct sequences; about two minutes of processor time and 2 GB of
+memory after the download.
+
 GO annotation is incomplete: a relative of an `ood` protein whose function was
 not annotated in January 2014 can be in `train`.
 
@@ -307,7 +311,8 @@ def prepare(
   Returns:
     Records by split.
   """
-  merged: dict[str, Protein] = merge(
+  print(f'reading {data} ...', flush=True)
+  merged = merge(
     entry
     for name in DATABASES
     for entry in read_database(data / name / 'goasp.fasta')

@@ -3,7 +3,9 @@ import os
 import pathlib
 import subprocess
 import sys
+import time
 
+import grain
 import numpy as np
 import pytest
 from array_record.python import array_record_module
@@ -168,8 +170,13 @@ def test_file_errors(tmp_path):
     store.load(write_fasta(tmp_path), 99)
   junk = tmp_path / 'junk.array_record'
   junk.write_bytes(b'not an array record' * 9)
-  with pytest.raises(ValueError, match='must be a readable ArrayRecord file'):
+  with pytest.raises(ValueError, match='must be a complete ArrayRecord file'):
     store.open_records(str(junk), None, cache)
+  whole = write_records(tmp_path, [[0, 1]] * 9, 'whole.array_record')
+  cut = tmp_path / 'cut.array_record'
+  cut.write_bytes(pathlib.Path(whole).read_bytes()[:-1000])
+  with pytest.raises(ValueError, match='must be a complete ArrayRecord file'):
+    store.open_records(str(cut), None, cache)
   empty = write_records(tmp_path, [], 'empty.array_record')
   with pytest.raises(ValueError, match=r'must (hold|be)'):
     store.open_records(empty, None, cache)
@@ -181,3 +188,29 @@ def test_default_cache_follows_the_environment(monkeypatch, tmp_path):
   monkeypatch.delenv('XDG_CACHE_HOME')
   home = os.path.expanduser('~')
   assert store.default_cache_dir().startswith(os.path.join(home, '.cache'))
+
+
+def random_read_cost(source, size):
+  """Least processor seconds of 500 random reads."""
+  order = np.random.default_rng(0).integers(size, size=500).tolist()
+  costs = []
+  for _ in range(3):
+    start = time.process_time()
+    for index in order:
+      assert len(source[index]) == 3
+    costs.append(time.process_time() - start)
+  return min(costs)
+
+
+def test_a_read_takes_no_time_in_the_number_of_records(tmp_path):
+  sizes = 500, 100_000
+  paths = [
+    write_records(tmp_path, [[1, 2, 3]] * size, f'{size}.array_record')
+    for size in sizes
+  ]
+  small, large = map(random_read_cost, map(store.Records, paths), sizes)
+  assert large < 5 * small, (small, large)
+  # The usual source fails the same check.
+  usual = [grain.sources.ArrayRecordDataSource([path]) for path in paths]
+  small, large = map(random_read_cost, usual, sizes)
+  assert large > 5 * small, (small, large)
