@@ -50,52 +50,7 @@ EVAL_SHARE = 0.3  # Most of a family that may leave training.
 SPLITS = ('train', 'valid', 'test', 'ood')
 
 
-PAGE = """# The protein sample
-
-Written by `scripts/prepare_protein_sample.py`; do not edit.
-
-- Proteins: UniProt (Swiss-Prot and TrEMBL), the 20,000 of `DB.fasta.gz` in
-  Debian's package `mmseqs2-examples`, version {package}
-  (sha256 `{sha256}`).
-- Licence of the data: Creative Commons Attribution 4.0 International (CC BY
-  4.0), © UniProt Consortium, https://www.uniprot.org/help/license. Changed
-  here: a subset; headers keep the accession only.
-- Rebuild: `python scripts/prepare_protein_sample.py
-  --output=performer/data/sample` (Debian packages `mmseqs2` and
-  `mmseqs2-examples`; this copy was made with mmseqs {program}).
-
-| split | proteins | residues | shortest | median | mean | longest | bytes | sha256 |
-|---|---|---|---|---|---|---|---|---|
-{files}
-
-## How it was split
-
-1. Distinct proteins of {shortest} to {longest} residues: {usable}.
-2. `mmseqs easy-search` of all against all, sensitivity 7.5, E-value below
-   {evalue}, at most 2000 candidates each.
-3. Families: connected components of hits that cover at least {coverage:.0%} of the
-   shorter protein. Families of fewer than {family} proteins are left out.
-4. Clusters: components, inside families, of such hits with at least
-   {identity:.0%} identity.
-5. `ood`: {ood} whole families of {ood_fewest} to {ood_most} proteins without any
-   hit, whatever its coverage, to another family.
-6. `valid` and `test`: whole clusters of at most {cluster} proteins, at most
-   {share:.0%} of a family in both together. The rest is `train`, {families}
-   families.
-
-Families are found by sequence search, not taken from Pfam: a relation too remote
-for the search can remain between `ood` and `train`.
-
-## Checked after writing
-
-A second search with the same settings, of each split against `train`. "Best
-identity" is over hits that cover at least {coverage:.0%} of the shorter protein;
-shorter local hits may be more alike, the last column counts proteins with one.
-
-| split | proteins with a hit | median best identity | highest identity | with a short hit of {identity:.0%} identity or more |
-|---|---|---|---|---|
-{checks}
-"""
+PAGE = pathlib.Path(__file__).with_name('protein_sample_page.md')
 
 
 class Hit(NamedTuple):
@@ -352,7 +307,7 @@ def write_page(
   """Writes PROVENANCE.md beside the splits."""
   files = [length_row(key, output / f'{key}.fasta.gz') for key in SPLITS]
   package = run('dpkg-query', '-f', '${Version}', '-W', 'mmseqs2-examples')
-  page = PAGE.format(
+  page = PAGE.read_text().format(
     package=package,
     sha256=SOURCE_SHA256,
     program=run('mmseqs', 'version'),
