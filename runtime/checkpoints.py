@@ -5,6 +5,7 @@ A checkpoint holds the state of the trainer and a small record of the loop
 """
 
 import dataclasses
+import math
 import os
 import pathlib
 import shutil
@@ -52,12 +53,18 @@ class CheckpointConfig:
     if self.best_metric is None:
       return latest
     best = policies.BestN(
-      get_metric_fn=lambda metrics: metrics[self.best_metric],
+      get_metric_fn=self.rank,
       reverse=self.best_mode == 'min',
       n=1,
       keep_checkpoints_without_metrics=False,
     )
     return policies.AnyPreservationPolicy([latest, best])
+
+  def rank(self, metrics: Mapping[str, float | None]) -> float:
+    """The metric of a checkpoint; the worst value if it was not evaluated."""
+    value = metrics[self.best_metric]
+    worst = math.inf if self.best_mode == 'min' else -math.inf
+    return worst if value is None else value
 
 
 class Checkpoints:
@@ -73,7 +80,7 @@ class Checkpoints:
     options = ocp.CheckpointManagerOptions(
       preservation_policy=self._config.preservation(),
       # Metrics go to disk, where a restarted run finds them, only with it.
-      best_fn=None if best is None else (lambda metrics: metrics[best]),
+      best_fn=None if best is None else self._config.rank,
       best_mode=self._config.best_mode,
       cleanup_tmp_directories=True,
       enable_async_checkpointing=True,
@@ -94,17 +101,28 @@ class Checkpoints:
       state: the state of the trainer, any pytree of arrays.
       record: what the loop needs to go on; must fit JSON.
       metrics: evaluation results at this very step, if there are any.
+
+    Raises:
+      ValueError: if there are, and the best checkpoint is asked for by a name
+        that is not among them.
     """
     if step in self._manager.all_steps():
       return
     best = self._config.best_metric
-    ranked = best is not None and best in (metrics or {})
+    if best is not None and metrics and best not in metrics:
+      raise ValueError(
+        f'best_metric must be one of {sorted(metrics)}, got {best!r}'
+      )
+    value = (metrics or {}).get(best)
+    if value is not None and not math.isfinite(value):
+      value = None
     self._manager.save(
       step,
       args=ocp.args.Composite(
         state=ocp.args.StandardSave(state), loop=ocp.args.JsonSave(record)
       ),
-      metrics={best: metrics[best]} if ranked else None,
+      # Without an entry for a step Orbax would warn at each save.
+      metrics=None if best is None else {best: value},
     )
 
   def restore(self, abstract_state: State) -> tuple[int, State, Record] | None:
@@ -178,7 +196,11 @@ class Checkpoints:
     """The kept step with the best metric, if one was ranked."""
     name = self._config.best_metric
     found = {step: self._manager.metrics(step) for step in self.steps()}
-    ranked = {s: metrics[name] for s, metrics in found.items() if metrics}
+    ranked = {
+      step: metrics[name]
+      for step, metrics in found.items()
+      if metrics and metrics[name] is not None
+    }
     if not ranked:
       return None
     choose = min if self._config.best_mode == 'min' else max

@@ -209,6 +209,40 @@ def test_best_checkpoint_stays(regression, tmp_path):
   manager.close()
 
 
+@pytest.mark.parametrize(('mode', 'best'), [('min', 8), ('max', 12)])
+def test_checkpoints_without_evaluation_rank_last_and_warn_of_nothing(
+  mode, best, regression, tmp_path, caplog
+):
+  values = iter([3.0, 1.0, 4.0, float('nan'), 2.0])
+  experiment = regression()
+  experiment.evaluators['sum'] = lambda state: {'w': next(values)}
+  kept = checkpoints.CheckpointConfig(2, 'eval/sum/w', mode)
+  intervals = {
+    'eval_every': durations.Duration(steps=4),
+    'checkpoint_every': durations.Duration(steps=2),
+  }
+  with caplog.at_level('WARNING', logger='absl'):
+    loop.run(
+      experiment,
+      config(18, checkpoints=kept, **intervals),
+      workdir=tmp_path,
+      seed=0,
+    )
+  assert 'did not provide metrics' not in caplog.text
+  manager = checkpoints.Checkpoints(tmp_path, kept)
+  assert manager.steps() == [best, 16, 18]
+  assert manager.best_step() == best
+  manager.close()
+
+
+def test_best_metric_that_no_evaluation_gives_is_refused(regression, tmp_path):
+  kept = checkpoints.CheckpointConfig(best_metric='eval/sum/v')
+  with pytest.raises(ValueError, match=r"'eval/sum/w'.*got 'eval/sum/v'"):
+    loop.run(
+      regression(), config(10, checkpoints=kept), workdir=tmp_path, seed=0
+    )
+
+
 def test_hooks_of_the_launcher_are_called_in_time(regression, tmp_path):
   calls = []
   experiment = regression()
