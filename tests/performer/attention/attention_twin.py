@@ -1,7 +1,8 @@
 """Quadratic float64 twins of the attention functions, and shared inputs.
 
-Written from the formulas alone: no import of the package under test. Call
-inside `jax.enable_x64(True)` where gradients are wanted.
+Written from the formulas alone: no import of the package under test. Values
+are computed by numpy; the same formulas on JAX arrays, with x64 enabled, give
+the gradients.
 """
 
 import math
@@ -10,18 +11,19 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+_erf = np.vectorize(math.erf)
 _FUNCTIONS = {
-  'exp': jnp.exp,
-  'relu': lambda u: jnp.maximum(u, 0),
-  'sigmoid': lambda u: 1 / (1 + jnp.exp(-u)),
-  'abs': lambda u: jnp.where(u < 0, -u, u),
-  'requ': lambda u: jnp.where(u > 0, u * u, 0),
-  'elu1': lambda u: jnp.where(u > 0, u + 1, jnp.exp(jnp.minimum(u, 0))),
+  'exp': np.exp,
+  'relu': lambda u: u.clip(0),
+  'sigmoid': lambda u: 1 / (1 + np.exp(-u)),
+  'abs': lambda u: (u**2) ** 0.5,
+  'requ': lambda u: u.clip(0) ** 2,
+  'elu1': lambda u: np.where(u > 0, u + 1, np.exp(u.clip(None, 0))),
   'square': lambda u: u * u,
-  'tanh': lambda u: 1 - 2 / (jnp.exp(2 * u) + 1),
-  'gelu': lambda u: u / 2 * (1 + jax.lax.erf(u / math.sqrt(2))),
-  'cos': jnp.cos,
-  'sin': jnp.sin,
+  'tanh': lambda u: 1 - 2 / (np.exp(2 * u) + 1),
+  'gelu': lambda u: u / 2 * (1 + _erf(u / math.sqrt(2))),
+  'cos': np.cos,
+  'sin': np.sin,
   'identity': lambda u: u,
 }
 
@@ -35,73 +37,84 @@ def inputs(seed, *, b=2, l=21, h=2, d=8, v=8, scale=1.0):  # noqa: E741
 
 def kernel_matrix(q, k, w, *, kernel, epsilon=1e-3):
   """Estimated kernel of all pairs: log of it, and its sign, [b, h, lq, lk]."""
+  xp = np if isinstance(q, np.ndarray) else jnp
   q, k = q.transpose(0, 2, 1, 3), k.transpose(0, 2, 1, 3)
   if kernel.startswith('softmax'):
     q, k = q / q.shape[-1] ** 0.25, k / k.shape[-1] ** 0.25
-  wt = 1.0 if w is None else jnp.swapaxes(w, -1, -2)
-  a, b = (q, k) if w is None else (q @ wt, k @ wt)
+  a, b = (
+    (q, k) if w is None else (q @ w.swapaxes(-1, -2), k @ w.swapaxes(-1, -2))
+  )
   if not kernel.startswith('softmax'):
     f = _FUNCTIONS[kernel]
-    a, b = f(a) + epsilon, f(b) + epsilon
-    matrix = a @ jnp.swapaxes(b, -1, -2)
-    return jnp.log(jnp.abs(matrix)), jnp.sign(matrix)
+    matrix = (f(a) + epsilon) @ (f(b) + epsilon).swapaxes(-1, -2)
+    return xp.log(xp.abs(matrix)), xp.sign(matrix)
   norm = (q**2).sum(-1)[..., :, None] / 2 + (k**2).sum(-1)[..., None, :] / 2
   if kernel == 'softmax_trig':
     angle = a[..., :, None, :] - b[..., None, :, :]
-    matrix = jnp.cos(angle).mean(-1)
-    return jnp.log(jnp.abs(matrix)) + norm, jnp.sign(matrix)
+    matrix = xp.cos(angle).mean(-1)
+    return xp.log(xp.abs(matrix)) + norm, xp.sign(matrix)
   exponent = a[..., :, None, :] + b[..., None, :, :]
   if 'hyp' in kernel:
-    exponent = jnp.concatenate([exponent, -exponent], axis=-1)
-  top = jax.lax.stop_gradient(exponent.max(-1, keepdims=True))
-  log = jnp.log(jnp.exp(exponent - top).mean(-1)) + top[..., 0]
-  return log - norm, jnp.ones_like(log)
+    exponent = xp.concatenate([exponent, -exponent], axis=-1)
+  top = _constant(exponent.max(-1, keepdims=True))
+  log = xp.log(xp.exp(exponent - top).mean(-1)) + top[..., 0]
+  return log - norm, xp.ones_like(log)
+
+
+def _constant(x):
+  return x if isinstance(x, np.ndarray) else jax.lax.stop_gradient(x)
 
 
 def attend(
   q, k, v, w, mask=None, *, kernel, causal, renormalize=True, epsilon=1e-3
 ):
   """Attention from the full matrix, [b, l, h, v]."""
+  xp = np if isinstance(q, np.ndarray) else jnp
   if kernel == 'exact':
-    log = jnp.einsum('bihd,bjhd->bhij', q, k) / math.sqrt(q.shape[-1])
-    sign = jnp.ones_like(log)
+    log = xp.einsum('bihd,bjhd->bhij', q, k) / math.sqrt(q.shape[-1])
+    sign = xp.ones_like(log)
   else:
     log, sign = kernel_matrix(q, k, w, kernel=kernel, epsilon=epsilon)
-  visible = jnp.ones(log.shape, bool)
+  visible = np.ones(log.shape, bool)
   if causal:
-    visible &= jnp.tril(jnp.ones(log.shape[-2:], bool))
+    visible = visible & np.tri(log.shape[-1], dtype=bool)
   if mask is not None:
-    visible &= mask[:, None, None, :]
-  log = jnp.where(visible, log, -jnp.inf)
-  top = jnp.maximum(log.max(-1, keepdims=True), -1e300)
-  if not renormalize:
-    top = jnp.zeros_like(top)
-  top = jax.lax.stop_gradient(top)
-  matrix = sign * jnp.exp(log - top)
+    visible = visible & np.asarray(mask)[:, None, None, :]
+  log = xp.where(visible, log, -xp.inf)
+  top = xp.maximum(log.max(-1, keepdims=True), -1e300)
+  top = _constant(top) if renormalize else 0.0
+  matrix = sign * xp.exp(log - top)
   if renormalize:
     total = matrix.sum(-1, keepdims=True)
-    matrix = matrix / jnp.where(total == 0, 1, total)
-  return jnp.einsum('bhij,bjhv->bihv', matrix, v)
+    matrix = matrix / xp.where(total == 0, 1, total)
+  return xp.einsum('bhij,bjhv->bihv', matrix, v)
 
 
 def double(*arrays):
-  """Float64 copies; None stays, booleans stay."""
+  """Float64 numpy copies; None and booleans stay."""
   return [
-    x
-    if x is None or x.dtype == bool
-    else jnp.asarray(np.asarray(x, np.float64))
+    None if x is None else np.asarray(x, bool if x.dtype == bool else float)
     for x in arrays
   ]
 
 
+def value(q, k, v, w, mask=None, **options):
+  """Float64 output."""
+  with np.errstate(divide='ignore'):
+    return attend(*double(q, k, v, w, mask), **options)
+
+
 def value_and_grad(q, k, v, w, mask=None, **options):
   """Float64 output and gradients of sum(sin(output)) in q, k, v."""
+  arrays = double(q, k, v, w, mask)
   with jax.enable_x64(True):
-    q, k, v, w, mask = double(q, k, v, w, mask)
 
-    def loss(q, k, v):
-      out = attend(q, k, v, w, mask, **options)
-      return jnp.sin(out).sum(), out
+    @jax.jit
+    def gradient(q, k, v, w):
+      def loss(q, k, v):
+        return jnp.sin(attend(q, k, v, w, arrays[4], **options)).sum()
 
-    grads, out = jax.grad(loss, (0, 1, 2), has_aux=True)(q, k, v)
-    return np.asarray(out), [np.asarray(g) for g in grads]
+      return jax.grad(loss, (0, 1, 2))(q, k, v)
+
+    grads = gradient(*arrays[:4])
+    return value(q, k, v, w, mask, **options), [np.asarray(g) for g in grads]

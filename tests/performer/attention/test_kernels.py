@@ -97,11 +97,10 @@ def test_generalised_kernels_are_the_functions(name, project):
     assert weight is None
     phi.append(jnp.exp(values) if kernel.log else values)
   matrix = phi[0] @ phi[1].swapaxes(-1, -2)
-  with jax.enable_x64(True):
-    log, sign = twin.kernel_matrix(
-      *twin.double(q, k, w), kernel=name, epsilon=0.1
-    )
-    np.testing.assert_allclose(matrix, sign * np.exp(log), rtol=2e-4, atol=1e-4)
+  log, sign = twin.kernel_matrix(
+    *twin.double(q, k, w), kernel=name, epsilon=0.1
+  )
+  np.testing.assert_allclose(matrix, sign * np.exp(log), rtol=2e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize('name', [n for n in OTHERS if n != 'exp'])

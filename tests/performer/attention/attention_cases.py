@@ -1,0 +1,43 @@
+"""Compiled attention calls that the tests share, so that each compiles once."""
+
+import functools
+import warnings
+
+import jax
+import jax.numpy as jnp
+
+from performer import attention
+
+CHUNK = 8
+FEATURES = 16
+
+
+def favor(kernel='softmax_hyp', **options):
+  """A small Favor, without the warning of signed kernels."""
+  options = {'features': FEATURES, 'chunk': CHUNK, **options}
+  with warnings.catch_warnings():
+    warnings.simplefilter('ignore', UserWarning)
+    return attention.Favor(kernel=kernel, **options)
+
+
+def projection(mechanism, *, seed=9, heads=2, d=8):
+  return mechanism.draw(
+    jax.random.key(seed), layer=0, step=0, num_heads=heads, head_dim=d
+  )
+
+
+@functools.partial(jax.jit, static_argnames=('mechanism', 'causal'))
+def attend(mechanism, q, k, v, w, mask=None, *, causal):
+  return mechanism(q, k, v, projection=w, causal=causal, key_mask=mask)
+
+
+@functools.partial(jax.jit, static_argnames=('mechanism', 'causal'))
+def value_and_grad(mechanism, q, k, v, w, mask=None, *, causal):
+  """Output, and gradients of sum(sin(output)) in q, k and v."""
+
+  def loss(q, k, v):
+    out = mechanism(q, k, v, projection=w, causal=causal, key_mask=mask)
+    return jnp.sum(jnp.sin(out)), out
+
+  grads, out = jax.grad(loss, (0, 1, 2), has_aux=True)(q, k, v)
+  return out, grads

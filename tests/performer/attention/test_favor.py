@@ -1,0 +1,299 @@
+"""Values and gradients of FAVOR against float64 quadratic attention."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from performer import attention
+from performer.attention import kernels, linear, log_family
+from tests.performer.attention import attention_cases as cases
+from tests.performer.attention import attention_twin as twin
+
+POSITIVE = ['softmax_hyp', 'exp', 'relu']
+SCALES = [0.1, 1.0, 3.0, 8.0, 20.0]
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def run(function, favor, q, k, v, w, mask):
+  """A linear form, and the state after it."""
+  form = favor.form(w, head_dim=q.shape[-1])
+  return function(form, q, k, v, key_mask=mask)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def extend(favor, q, k, v, w, mask, state):
+  return favor.extend(q, k, v, projection=w, key_mask=mask, state=state)
+
+
+def mask_of(seed, b=2, l=21):  # noqa: E741
+  return jax.random.bernoulli(jax.random.key(seed), 0.7, (b, l))
+
+
+def assert_close(ours, truth, tolerance, message=''):
+  truth = np.asarray(truth)
+  error = np.abs(np.asarray(ours, np.float64) - truth).max()
+  bound = tolerance * max(1.0, np.abs(truth).max())
+  assert error <= bound, f'{message}: {error=:.2e} {bound=:.2e}'
+
+
+@pytest.mark.parametrize(
+  ('kernel', 'causal'),
+  [(kernel, False) for kernel in kernels.KERNELS]
+  + [
+    (kernel, True) for kernel in ('softmax_hyp', 'softmax_trig', 'exp', 'tanh')
+  ],
+)
+def test_values(kernel, causal):
+  favor = cases.favor(kernel)
+  q, k, v = twin.inputs(1, scale=0.7)
+  w, mask = cases.projection(favor), mask_of(2)
+  out = cases.attend(favor, q, k, v, w, mask, causal=causal)
+  truth = twin.value(
+    q, k, v, w, mask, kernel=kernel.removesuffix('_reg'), causal=causal
+  )
+  # Signed kernels divide by what may be nearly zero: compare where they do not.
+  if kernels.get(kernel).signed:
+    good = np.abs(truth).max(-1) < 10
+    out, truth = np.asarray(out)[good], truth[good]
+  assert_close(out, truth, 2e-4 if kernels.get(kernel).signed else 1e-5)
+
+
+@pytest.mark.parametrize('causal', [False, True])
+@pytest.mark.parametrize('kernel', ['softmax_hyp', 'softmax_trig', 'relu'])
+def test_gradients(kernel, causal):
+  favor = cases.favor(kernel)
+  q, k, v = twin.inputs(3, scale=0.7)
+  w, mask = cases.projection(favor), mask_of(4)
+  _, grads = cases.value_and_grad(favor, q, k, v, w, mask, causal=causal)
+  _, truth = twin.value_and_grad(q, k, v, w, mask, kernel=kernel, causal=causal)
+  for name, ours, theirs in zip('qkv', grads, truth, strict=True):
+    assert_close(ours, theirs, 2e-4, f'd{name}')
+
+
+@pytest.mark.parametrize('causal', [False, True])
+@pytest.mark.parametrize('scale', [3.0, 8.0, 20.0])
+def test_values_and_gradients_at_large_scales(scale, causal):
+  """Here chunks leave the envelope of one reference and rows are split."""
+  favor = cases.favor()
+  q, k, v = twin.inputs(5, scale=scale)
+  w, mask = cases.projection(favor), mask_of(4)
+  out, grads = cases.value_and_grad(favor, q, k, v, w, mask, causal=causal)
+  truth, slopes = twin.value_and_grad(
+    q, k, v, w, mask, kernel='softmax_hyp', causal=causal
+  )
+  # The exponents grow as scale^2, and float32 rounds them.
+  tolerance = 2e-7 * max(10, scale**2)
+  assert_close(out, truth, tolerance, 'values')
+  for name, ours, theirs in zip('qkv', grads, slopes, strict=True):
+    assert_close(ours, theirs, 10 * tolerance, f'd{name}')
+
+
+def test_one_reference_per_chunk_fails_at_large_scales():
+  """The chunk maximum, as reference, underflows rows before it."""
+  favor = cases.favor()
+  q, k, _ = twin.inputs(5, scale=20.0)
+  kernel, w = kernels.get('softmax_hyp'), cases.projection(favor)
+  a, _ = kernels.feature_map(kernel, q.transpose(0, 2, 1, 3)[:, :, :8], w)
+  b, n = kernels.feature_map(kernel, k.transpose(0, 2, 1, 3)[:, :, :8], w)
+  b = b + n[..., None]
+  c = b.max(2, keepdims=True)
+  query = jnp.exp(a + c - (a + c).max(-1, keepdims=True))
+  weights = jnp.tril(query @ jnp.exp(b - c).swapaxes(-1, -2))
+  assert (weights.sum(-1) == 0).any()
+
+
+@pytest.mark.parametrize('causal', [False, True])
+@pytest.mark.parametrize('kernel', POSITIVE)
+def test_mass_is_one_at_every_scale(kernel, causal):
+  favor = cases.favor(kernel)
+  w = cases.projection(favor)
+  for scale in SCALES:
+    q, k, v = twin.inputs(6, scale=scale)
+    out = cases.attend(favor, q, k, v * 0 + 1, w, causal=causal)
+    assert_close(out, np.ones(out.shape), 1e-5, f'{scale=}')
+
+
+def test_reference_stabilizer_loses_mass():
+  favor = cases.favor('softmax_pos', stabilizer='reference')
+  q, k, v = twin.inputs(6, scale=5.0)
+  w = cases.projection(favor)
+  out = cases.attend(favor, q, k, v * 0 + 1, w, causal=False)
+  assert float(out.mean()) < 0.9
+
+
+@pytest.mark.parametrize('kernel', ['softmax_pos', 'softmax_trig'])
+@pytest.mark.parametrize('causal', [False, True])
+def test_reference_stabilizer_is_the_published_rule(kernel, causal):
+  """arXiv:2009.14794, section A.3, in float64."""
+  favor = cases.favor(kernel, stabilizer='reference')
+  q, k, v = twin.inputs(7)
+  w = cases.projection(favor)
+  x, y, values, rows = (
+    np.asarray(z, np.float64)
+    for z in (q.transpose(0, 2, 1, 3), k.transpose(0, 2, 1, 3), v, w)
+  )
+  x, y = x / 8**0.25, y / 8**0.25
+  x_norm, y_norm = ((z**2).sum(-1, keepdims=True) / 2 for z in (x, y))
+  x, y = x @ rows.T, y @ rows.T
+  if kernel == 'softmax_pos':
+    x = np.exp(x - x_norm - x.max(-1, keepdims=True)) + 1e-6
+    y = np.exp(y - y_norm - y.max((-2, -1), keepdims=True)) + 1e-6
+  else:
+    x = np.concatenate([np.cos(x), np.sin(x)], -1) * np.exp(
+      x_norm - x_norm.max(-2, keepdims=True)
+    )
+    y = np.concatenate([np.cos(y), np.sin(y)], -1) * np.exp(
+      y_norm - y_norm.max(-2, keepdims=True)
+    )
+  matrix = x @ y.swapaxes(-1, -2) / len(rows)
+  matrix = np.tril(matrix) if causal else matrix
+  total = matrix.sum(-1, keepdims=True)
+  total = np.where(np.abs(total) <= 1e-6, total + 2e-6, total)
+  truth = np.einsum('bhij,bjhv->bihv', matrix / total, values)
+  out = cases.attend(favor, q, k, v, w, causal=causal)
+  good = np.abs(truth).max(-1) < 10
+  assert_close(np.asarray(out)[good], truth[good], 1e-4)
+
+
+@pytest.mark.parametrize(
+  ('kernel', 'causal'),
+  [('softmax_hyp', True), ('softmax_trig', True), ('relu', False)],
+)
+def test_unnormalised_output_has_every_factor(kernel, causal):
+  favor = cases.favor(kernel, renormalize=False)
+  q, k, v = twin.inputs(8)
+  w = cases.projection(favor)
+  out = cases.attend(favor, q, k, v, w, causal=causal)
+  truth = twin.value(
+    q, k, v, w, kernel=kernel, causal=causal, renormalize=False
+  )
+  assert_close(out, truth, 2e-5)
+
+
+@pytest.mark.parametrize('kernel', ['softmax_hyp', 'softmax_trig', 'relu'])
+@pytest.mark.parametrize('scale', [1.0, 8.0])
+def test_chunks_agree_with_the_position_scan(kernel, scale):
+  favor = cases.favor(kernel)
+  q, k, v = twin.inputs(10, scale=scale)
+  w, mask = cases.projection(favor), mask_of(2)
+  one, state = run(linear.causal, favor, q, k, v, w, mask)
+  two, other = run(linear.causal_scan, favor, q, k, v, w, mask)
+  # A trigonometric denominator may be nearly zero.
+  good = np.abs(two).max(-1) < 10
+  assert good.mean() > 0.5
+  assert_close(np.asarray(one)[good], np.asarray(two)[good], 5e-4)
+  np.testing.assert_allclose(state.c, other.c, rtol=1e-5)
+  np.testing.assert_allclose(state.z, other.z, rtol=1e-4, atol=1e-4)
+
+
+def test_split_form_agrees_with_the_chunk_form(monkeypatch):
+  favor = cases.favor()
+  q, k, v = twin.inputs(11)
+  w, mask = cases.projection(favor), mask_of(2)
+  chunked, state = run(linear.causal, favor, q, k, v, w, mask)
+  monkeypatch.setattr(log_family, 'exponent_limit', lambda dtype: -1.0)
+  run.clear_cache()
+  split, other = run(linear.causal, favor, q, k, v, w, mask)
+  run.clear_cache()
+  assert np.abs(chunked - split).max() > 0, 'the same form ran twice'
+  np.testing.assert_allclose(split, chunked, atol=2e-6)
+  np.testing.assert_allclose(other.S, state.S, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize('scale', [1.0, 8.0])
+def test_extending_piece_by_piece_is_the_whole(scale):
+  pieces = [5, 13, 1, 1, 1]
+  favor = cases.favor()
+  q, k, v = twin.inputs(12, scale=scale)
+  w, mask = cases.projection(favor), mask_of(2)
+  whole = cases.attend(favor, q, k, v, w, mask, causal=True)
+  state, outs, start = None, [], 0
+  for length in pieces:
+    part = slice(start, start + length)
+    out, state = extend(
+      favor, q[:, part], k[:, part], v[:, part], w, mask[:, part], state
+    )
+    outs.append(out)
+    start += length
+  assert_close(jnp.concatenate(outs, 1), whole, 5e-6 * scale**1.5)
+
+
+@pytest.mark.parametrize('length', [1, 8, 9])
+def test_awkward_lengths(length):
+  kernel = 'softmax_hyp'
+  favor = cases.favor(kernel)
+  q, k, v = twin.inputs(13, b=1, l=length)
+  w = cases.projection(favor)
+  for causal in (False, True):
+    out = cases.attend(favor, q, k, v, w, causal=causal)
+    truth = twin.value(q, k, v, w, kernel=kernel, causal=causal)
+    assert_close(out, truth, 1e-5, f'{causal=}')
+
+
+def test_cross_attention_and_other_widths():
+  favor = cases.favor(per_head=True)
+  q, _, _ = twin.inputs(14, l=5)
+  _, k, v = twin.inputs(15, l=19, v=3)
+  w, mask = cases.projection(favor), mask_of(2, l=19)
+  out = cases.attend(favor, q, k, v, w, mask, causal=False)
+  assert out.shape == (2, 5, 2, 3)
+  truth = twin.value(q, k, v, w, mask, kernel='softmax_hyp', causal=False)
+  assert_close(out, truth, 1e-5)
+
+
+def test_plain_function_is_the_object():
+  favor = cases.favor('softmax_pos')
+  q, k, v = twin.inputs(16)
+  w = cases.projection(favor)
+  out = attention.favor_attention(
+    q, k, v, w, kernel='softmax_pos', causal=True, chunk=cases.CHUNK
+  )
+  np.testing.assert_array_equal(out, favor(q, k, v, projection=w, causal=True))
+
+
+def test_relu_det_is_the_kernel_without_projection():
+  favor = cases.favor('relu', features=None, projection=False)
+  q, k, v = twin.inputs(17)
+  assert cases.projection(favor) is None
+  out = cases.attend(favor, q, k, v, None, causal=True)
+  truth = twin.value(q, k, v, None, kernel='relu', causal=True)
+  assert_close(out, truth, 1e-5)
+
+
+def test_gradient_survives_growing_key_features():
+  """State subtraction, the published backward pass, loses early gradients."""
+  length = 21
+  q, k, v = twin.inputs(18, b=1, l=length, h=1)
+  # Norms fall, so that log-features grow by |y|^2 / 2 along the sequence.
+  norm = jnp.linspace(12.0, 0.0, length)[None, :, None, None]
+  k = k / jnp.linalg.norm(k, axis=-1, keepdims=True) * norm
+  favor = cases.favor()
+  w = cases.projection(favor, heads=1)
+  _, grads = cases.value_and_grad(favor, q, k, v, w, causal=True)
+  _, truth = twin.value_and_grad(q, k, v, w, kernel='softmax_hyp', causal=True)
+  assert_close(grads[0], truth[0], 1e-5)
+
+  y = np.asarray(k, np.float64)[0, :, 0] / 8**0.25
+  u = y @ np.asarray(w, np.float64).T
+  features = np.exp(u - (y**2).sum(-1, keepdims=True) / 2)
+  outer = features[:, :, None] * np.asarray(v, np.float64)[0, :, 0, None, :]
+  states = np.cumsum(outer, axis=0)
+  state = states[-1].astype(np.float32)
+  for term in outer[:0:-1].astype(np.float32):
+    state = state - term
+  error = np.abs(state - states[0]).max() / np.abs(states[0]).max()
+  assert error > 1e-2, f'subtraction was accurate here: {error:.1e}'
+
+
+def test_stabilisers_carry_no_gradient():
+  favor = cases.favor()
+  q, k, v = twin.inputs(19)
+  w = cases.projection(favor)
+
+  def constants(k):
+    return extend(favor, q, k, v, w, None, None)[1].c.sum()
+
+  assert not np.any(jax.grad(constants)(k))

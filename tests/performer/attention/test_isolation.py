@@ -1,0 +1,195 @@
+"""What a row must not see: the future, padding, other examples, other heads.
+
+Every comparison is bit by bit: what is not seen does not move the last bit.
+"""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from performer import attention
+from performer.attention import kernels
+from tests.performer.attention import attention_cases as cases
+from tests.performer.attention import attention_twin as twin
+
+EXACT = attention.Exact()
+MECHANISMS = [
+  EXACT,
+  cases.favor(),
+  cases.favor('softmax_trig'),
+  cases.favor('relu'),
+]
+
+
+def matrix(mechanism):
+  return None if mechanism == EXACT else cases.projection(mechanism)
+
+
+def name_of(mechanism):
+  return getattr(mechanism, 'kernel', 'exact')
+
+
+def change(x, part, factor=10.0):
+  """Other values, larger by a factor, in a part of x."""
+  other = factor * jax.random.normal(jax.random.key(99), x.shape)
+  return x.at[part].set(other[part].astype(x.dtype))
+
+
+@pytest.mark.parametrize('mechanism', MECHANISMS, ids=name_of)
+@pytest.mark.parametrize('factor', [1.0, 30.0, 1e4])
+def test_the_future_changes_no_bit(mechanism, factor):
+  w = matrix(mechanism)
+  for scale in (1.0, 6.0):
+    q, k, v = twin.inputs(1, scale=scale)
+    before = cases.attend(mechanism, q, k, v, w, causal=True)
+    assert np.isfinite(before).all()
+    for cut in (1, 3, 8, 13, 20):
+      part = np.s_[:, cut:]
+      after = cases.attend(
+        mechanism,
+        change(q, part, factor),
+        change(k, part, factor),
+        change(v, part, factor),
+        w,
+        causal=True,
+      )
+      np.testing.assert_array_equal(before[:, :cut], after[:, :cut])
+      assert np.any(before[:, cut:] != after[:, cut:])
+
+
+def test_the_future_reaches_no_gradient():
+  favor = cases.favor()
+  q, k, v = twin.inputs(2, scale=3.0)
+  w = cases.projection(favor)
+
+  def early(k, v):
+    out = favor(q, k, v, projection=w, causal=True)
+    return jnp.sum(jnp.sin(out[:, :11]))
+
+  for gradient in jax.jit(jax.grad(early, (0, 1)))(k, v):
+    assert not np.any(gradient[:, 11:])
+    assert np.any(gradient[:, 10])
+
+
+def test_reference_stabilizer_leaks_the_future():
+  favor = cases.favor('softmax_pos', stabilizer='reference')
+  q, k, v = twin.inputs(1)
+  w = cases.projection(favor)
+  before = cases.attend(favor, q, k, v, w, causal=True)
+  after = cases.attend(favor, q, change(k, np.s_[:, 13:]), v, w, causal=True)
+  assert np.abs(before[:, :13] - after[:, :13]).max() > 1e-3
+
+
+@pytest.mark.parametrize('causal', [False, True])
+@pytest.mark.parametrize('mechanism', MECHANISMS, ids=name_of)
+def test_batch_mates_and_heads_change_no_bit(mechanism, causal):
+  w = matrix(mechanism)
+  # At 3 a mate may send its chunk to the split form, and others must not move.
+  q, k, v = twin.inputs(3, scale=3.0)
+  before = cases.attend(mechanism, q, k, v, w, causal=causal)
+  for part, kept in (
+    (np.s_[1:], np.s_[:1]),
+    (np.s_[:, :, 1:], np.s_[:, :, :1]),
+  ):
+    after = cases.attend(
+      mechanism,
+      *(change(x, part, 30.0) for x in (q, k, v)),
+      w,
+      causal=causal,
+    )
+    np.testing.assert_array_equal(before[kept], after[kept])
+    assert np.abs(before - after).max() > 1e-3
+
+
+def test_a_maximum_over_the_batch_with_epsilon_couples_examples():
+  kernel, w = kernels.get('softmax_pos'), cases.projection(cases.favor())
+
+  def first_row(k):
+    values, weight = kernels.feature_map(kernel, k.transpose(0, 2, 1, 3), w)
+    log = values + weight[..., None]
+    features = jnp.exp(log - log.max()) + 1e-6
+    row = features.sum(-1)
+    return np.asarray(row / row.sum(-1, keepdims=True))[0]
+
+  _, k, _ = twin.inputs(3)
+  mate = k.at[1].set(0.01 * w[0])  # Any key with a larger feature.
+  mate = mate.at[1].add(2 * w[0] / 8**0.25)
+  assert np.abs(first_row(k) - first_row(mate)).max() > 1e-6
+
+
+def masks():
+  random = jax.random.bernoulli(jax.random.key(4), 0.6, (2, 21))
+  random = random.at[:, 2].set(True)
+  return {
+    'tail': jnp.arange(21)[None] < jnp.asarray([[9], [21]]),
+    'head': jnp.arange(21)[None] >= jnp.asarray([[10], [3]]),
+    'random': random,
+    'all': jnp.zeros((2, 21), bool),
+  }
+
+
+@pytest.mark.parametrize('causal', [False, True])
+@pytest.mark.parametrize('mechanism', MECHANISMS, ids=name_of)
+def test_masked_keys_change_no_bit(mechanism, causal):
+  w = matrix(mechanism)
+  q, k, v = twin.inputs(5, scale=2.0)
+  for name, mask in masks().items():
+    before = cases.attend(mechanism, q, k, v, w, mask, causal=causal)
+    hidden = ~mask[:, :, None, None]
+    for value in (1e4, jnp.inf, jnp.nan):
+      after = cases.attend(
+        mechanism,
+        q,
+        jnp.where(hidden, value, k),
+        jnp.where(hidden, value, v),
+        w,
+        mask,
+        causal=causal,
+      )
+      np.testing.assert_array_equal(before, after, err_msg=f'{name} {value}')
+
+
+@pytest.mark.parametrize('mechanism', MECHANISMS, ids=name_of)
+def test_padding_is_as_if_it_were_not_there(mechanism):
+  w = matrix(mechanism)
+  q, k, v = twin.inputs(6, scale=0.5)
+  mask = jnp.broadcast_to(jnp.arange(21) < 13, (2, 21))
+  for causal in (False, True):
+    padded = cases.attend(mechanism, q, k, v, w, mask, causal=causal)
+    short = cases.attend(
+      mechanism, q[:, :13], k[:, :13], v[:, :13], w, causal=causal
+    )
+    np.testing.assert_allclose(padded[:, :13], short, rtol=1e-4, atol=1e-5)
+
+
+def test_zeroing_values_alone_is_no_mask():
+  favor = cases.favor()
+  q, k, v = twin.inputs(6, scale=0.5)
+  w = cases.projection(favor)
+  mask = jnp.broadcast_to(jnp.arange(21) < 13, (2, 21))
+  right = cases.attend(favor, q, k, v, w, mask, causal=False)
+  zeroed = jnp.where(mask[:, :, None, None], v, 0)
+  wrong = cases.attend(favor, q, k, zeroed, w, causal=False)
+  assert np.abs(right - wrong).max() > 0.05
+
+
+@pytest.mark.parametrize('causal', [False, True])
+@pytest.mark.parametrize(
+  'mechanism', [EXACT, cases.favor(), cases.favor('relu')], ids=name_of
+)
+def test_rows_that_see_nothing_are_zero_with_zero_gradient(mechanism, causal):
+  w = matrix(mechanism)
+  q, k, v = twin.inputs(7, scale=2.0)
+  mask = jnp.ones((2, 21), bool).at[0].set(False).at[1, :10].set(False)
+  k = jnp.where(mask[:, :, None, None], k, jnp.nan)
+  out, grads = cases.value_and_grad(mechanism, q, k, v, w, mask, causal=causal)
+  blind = np.s_[1, :10] if causal else np.s_[0]
+  assert not np.any(out[0])
+  assert not np.any(out[blind])
+  assert np.any(out[1, 10:])
+  for gradient in grads:
+    assert np.isfinite(gradient).all()
+    assert not np.any(gradient[0])
+  assert not np.any(grads[1][1, :10])
+  assert not np.any(grads[0][blind])
