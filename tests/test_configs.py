@@ -1,0 +1,130 @@
+"""Every configuration that ships reads, builds and uses all that it binds."""
+
+import re
+
+import jax
+import numpy as np
+import pytest
+
+from performer import train_lib
+from runtime import config, config_errors, config_files, context
+
+# Fragments that others include; they leave required values open.
+FRAGMENTS = {'configs/performer/base.gin', 'configs/performer/trembl.gin'}
+ROOTS = {'performer': train_lib.train}
+FILE_MACROS = ('TRAIN_FILE', 'VALID_FILE', 'TEST_FILE', 'OOD_FILE')
+
+CONFIGS = sorted(
+  str(path.relative_to(config_files.PROJECT_ROOT))
+  for path in (config_files.PROJECT_ROOT / 'configs').rglob('*.gin')
+)
+COMPLETE = [name for name in CONFIGS if name not in FRAGMENTS]
+# (layers, d_ff, d_model, max_length): arXiv:2009.14794, Sections 4.4 and 4.5.
+PUBLISHED = {
+  'trembl_36layer_mlm': (36, 1024, 512, 1024),
+  'trembl_36layer_causal': (36, 1024, 512, 1024),
+  'trembl_6layer_mlm': (6, 2048, 512, 1024),
+  'trembl_6layer_causal': (6, 2048, 512, 1024),
+  'trembl_concat_8192': (6, 2048, 512, 8192),
+}
+
+
+def stem(name):
+  return name.rpartition('/')[2].removesuffix('.gin')
+
+
+def root_of(name):
+  return ROOTS[name.split('/')[1]]
+
+
+def parameter_count(layers, d_ff, d_model, max_length, vocab=29):
+  """Parameters of a pre-LN Transformer without biases in its attention."""
+  attention = 4 * d_model**2
+  mlp = 2 * d_model * d_ff + d_ff + d_model
+  norms = 2 * 2 * d_model
+  outside = (2 * vocab + max_length + 2) * d_model + vocab
+  return layers * (attention + mlp + norms) + outside
+
+
+@pytest.fixture(scope='module')
+def data_params(tmp_path_factory):
+  """Statements that point the macros of data files to a tiny set."""
+  folder = tmp_path_factory.mktemp('data')
+  rng = np.random.default_rng(7)
+  path = folder / 'tiny.fasta'
+  records = (
+    f'>{i}\n{"".join(rng.choice(list("ACDEFGHIKLMNPQRSTVWY"), 900))}\n'
+    for i in range(30)
+  )
+  path.write_text(''.join(records))
+  files = [f"{macro} = '{path}'" for macro in FILE_MACROS]
+  return [*files, f"CACHE_DIR = '{folder / 'cache'}'"]
+
+
+def params_of(name, data_params):
+  return data_params if stem(name).startswith('trembl') else []
+
+
+def dry_run(name, params):
+  """Builds a configuration; returns the values that it used, as text."""
+  with config.session(root_of(name), [name], params) as parsed:
+    result = parsed.build(
+      workdir='unused',
+      seed=0,
+      context=context.RunContext(
+        operative_config=parsed.operative,
+        check_config=parsed.check,
+        dry_run=True,
+      ),
+    )
+    assert result.state is None
+    parsed.check()
+    return parsed.operative()
+
+
+def test_every_folder_has_a_root_and_every_published_setting_a_file():
+  assert {name.split('/')[1] for name in CONFIGS} == set(ROOTS)
+  assert set(CONFIGS) > FRAGMENTS
+  assert {stem(name) for name in COMPLETE} >= set(PUBLISHED)
+
+
+@pytest.mark.parametrize('name', COMPLETE)
+def test_builds_without_allocating_and_uses_every_binding(
+  name, data_params, capsys, tmp_path
+):
+  before = {id(array) for array in jax.live_arrays()}
+  operative = dry_run(name, params_of(name, data_params))
+  made = [a for a in jax.live_arrays() if id(a) not in before]
+  # Keys and dummy tokens, but no model: the largest has 300 MB.
+  assert sum(array.nbytes for array in made) < 2**20
+  text = capsys.readouterr().out
+  assert operative.strip() in text
+  if stem(name) in PUBLISHED:
+    count = int(re.search(r'parameters: ([\d,]+)', text)[1].replace(',', ''))
+    assert count == parameter_count(*PUBLISHED[stem(name)])
+  # What a run leaves behind can be read again and says the same.
+  (tmp_path / 'again.gin').write_text(operative)
+  with config.session(root_of(name), [tmp_path / 'again.gin']) as parsed:
+    bindings = [line for line in parsed.text.splitlines() if ' = ' in line]
+  assert sorted(bindings) == sorted(
+    line for line in operative.splitlines() if ' = ' in line
+  )
+
+
+@pytest.mark.parametrize('name', sorted(FRAGMENTS))
+def test_fragments_say_what_they_lack(name):
+  with (
+    pytest.raises(config_errors.ConfigError, match=r'D_FF|TASK'),
+    config.session(root_of(name), [name], []),
+  ):
+    pass
+
+
+@pytest.mark.parametrize('name', COMPLETE)
+def test_misspelt_macro_is_refused(name, data_params):
+  params = [*params_of(name, data_params), 'NUM_LAYER = 1']
+  with (
+    pytest.raises(config_errors.ConfigError, match=r'NUM_LAYER\b.*NUM_LAYERS'),
+    config.session(root_of(name), [name], params),
+  ):
+    pass
