@@ -14,7 +14,7 @@ from clu import metrics as clu_metrics
 from flax import linen as nn
 from jaxtyping import Array, Float, Int, PyTree
 
-from performer import objective, results
+from performer import attention, objective, results
 from performer.data import proteins
 from performer.models import parallel, transformer
 from runtime import context as context_lib
@@ -53,24 +53,28 @@ class Trainer:
   """Pure functions of one training run.
 
   Attributes:
-    model: the language model.
+    model: the language model, with its attention for one device.
     optimizer: from optax.
     seed: of parameters, dropout and random matrices.
+    mesh: devices that share sequences and heads of the attention; None: one.
   """
 
   model: transformer.Transformer
   optimizer: optax.GradientTransformation
   seed: int
+  mesh: jax.sharding.Mesh | None = None
 
   def init_boxed(self) -> PyTree:
     """Parameters that carry the names of their logical axes."""
-    init_key, _, projection_key = _keys(jax.random.key(self.seed))
-    dummy = jnp.zeros((1, self.model.max_length), jnp.int32)
-    variables = self.model.init(
-      init_key,
-      dummy,
-      mask=jnp.ones_like(dummy, bool),
-      projections=self.model.draw_projections(projection_key, 0),
+    # Parameters do not depend on the mechanism; the exact one takes a batch
+    # of any size on any mesh.
+    model = self.model.clone(attention=attention.Exact())
+    token = jnp.zeros((1, 1), jnp.int32)
+    variables = model.init(
+      _keys(jax.random.key(self.seed))[0],
+      token,
+      mask=token == 0,
+      projections=None,
     )
     return variables['params']
 
@@ -101,6 +105,18 @@ class Trainer:
       key=everywhere,
     )
 
+  @property
+  def _spread_model(self) -> transformer.Transformer:
+    """The model as the mesh runs it; its batch must divide by the mesh."""
+    # One device needs no partition, and is spared its compile time.
+    if self.mesh is None or self.mesh.size == 1:
+      return self.model
+    return self.model.clone(
+      attention=parallel.MeshAttention(
+        self.model.attention, self.mesh, mesh_lib.BATCH_AXES, 'tensor'
+      )
+    )
+
   def loss(
     self,
     params: PyTree,
@@ -110,7 +126,7 @@ class Trainer:
   ) -> tuple[Float[Array, ''], dict[str, clu_metrics.Metric]]:
     """Mean loss per target, and metrics; dropout only with a key."""
     train = dropout_key is not None
-    logits = self.model.apply(
+    logits = self._spread_model.apply(
       {'params': params},
       batch['tokens'],
       mask=batch['mask'],
@@ -128,36 +144,31 @@ class Trainer:
     self, state: TrainState, batch: Batch
   ) -> tuple[TrainState, clu_metrics.Collection]:
     """One optimiser step; metrics are those before the update."""
-    _, dropout_key, projection_key = _keys(state.key)
-    projections = self._redraw(state, projection_key)
+    dropout_key = _keys(state.key)[1]
     (_, metrics), grads = jax.value_and_grad(self.loss, has_aux=True)(
       state.params,
-      projections,
+      state.projections,
       batch,
       jax.random.fold_in(dropout_key, state.step),
     )
     updates, opt_state = self.optimizer.update(
       grads, state.opt_state, state.params
     )
-    metrics['grad_norm'] = metrics_lib.Average.of(optax.global_norm(grads))
+    metrics['grad_norm'] = metrics_lib.Average.of(optax.tree.norm(grads))
     new_state = TrainState(
       step=state.step + 1,
       params=optax.apply_updates(state.params, updates),
       opt_state=opt_state,
-      projections=projections,
+      projections=state.projections,
       key=state.key,
     )
     return new_state, clu_metrics.Collection.create_collection(**metrics)
 
-  def _redraw(self, state: TrainState, key: Array) -> PyTree:
-    """The random matrices of this step; QR runs only when they change."""
-    interval = self.model.attention.redraw_every
-    if state.projections is None or interval is None:
-      return state.projections
-    return jax.lax.cond(
-      state.step % interval == 0,
-      lambda: self.model.draw_projections(key, state.step),
-      lambda: state.projections,
+  def redraw(self, state: TrainState) -> TrainState:
+    """The state with the random matrices that its step asks for."""
+    key = _keys(state.key)[2]
+    return state.replace(
+      projections=self.model.draw_projections(key, state.step)
     )
 
 
@@ -233,13 +244,7 @@ def build(
   """
   _check(model, data, eval_splits)
   grid = mesh.make(devices)
-  # One device needs no partition, and is spared its compile time.
-  if grid.size > 1:
-    attention = parallel.MeshAttention(
-      model.attention, grid, mesh_lib.BATCH_AXES, 'tensor'
-    )
-    model = model.clone(attention=attention)
-  trainer = Trainer(model, optimizer, seed)
+  trainer = Trainer(model, optimizer, seed, grid)
   index, count = mesh_lib.process_slice(grid, batch_size)
   evaluators = {
     split: evaluate(
@@ -267,6 +272,8 @@ def build(
     evaluators=evaluators,
     activation_bytes=lambda: _activation_bytes(trainer, batch_size),
     params=lambda state: state.params,
+    refresh=trainer.redraw,
+    refresh_every=model.attention.redraw_every,
   )
   return trainer, experiment
 

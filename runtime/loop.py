@@ -5,8 +5,8 @@ iterator of batches and evaluators. The loop owns time. It compiles the step
 once, saves state and iterator together, and continues a run that was stopped
 at any moment with the numbers that an unstopped one has.
 
-Order within a step, which resumption relies on: draw batch, step, row of
-metrics, evaluate, save.
+Order within a step, which resumption relies on: refresh, draw batch, step, row
+of metrics, evaluate, save.
 """
 
 import dataclasses
@@ -70,6 +70,10 @@ class Experiment(Generic[State]):
     activation_bytes: estimate of what one step keeps for its backward pass,
       over all devices; None: not estimated.
     params: picks the parameters out of a state, for the overview.
+    refresh: (state) -> state, compiled apart and run before every
+      `refresh_every`-th step but the first; for what changes rarely and would
+      weigh on the program of the step. Traced, so pure.
+    refresh_every: interval of `refresh` in steps; None: never.
   """
 
   init: Callable[[], State]
@@ -82,6 +86,8 @@ class Experiment(Generic[State]):
   evaluators: Mapping[str, Evaluator] = dataclasses.field(default_factory=dict)
   activation_bytes: Callable[[], int] | None = None
   params: Callable[[State], Any] = lambda state: state
+  refresh: Callable[[State], State] | None = None
+  refresh_every: int | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -230,6 +236,7 @@ class _Loop(Generic[State]):
     self._checkpoints = checkpoints_lib.Checkpoints(workdir, config.checkpoints)
     self._profiler = profiling.Profiler(workdir, context.profile_steps)
     self._step_fn = self._compile_step()
+    self._refresh_fn = self._compile_refresh()
     self._state, record = self._restore_or_init(abstract)
     self._step: int = record['step']
     self._seconds: float = record['seconds']
@@ -253,6 +260,17 @@ class _Loop(Generic[State]):
         mesh_lib.batch_sharding(mesh),
       ),
       out_shardings=(self._experiment.shardings, mesh_lib.replicated(mesh)),
+    )
+
+  def _compile_refresh(self) -> Callable[[State], State] | None:
+    if self._experiment.refresh is None:
+      return None
+    shardings = self._experiment.shardings
+    return jax.jit(
+      self._experiment.refresh,
+      donate_argnums=0,
+      in_shardings=(shardings,),
+      out_shardings=shardings,
     )
 
   def _restore_or_init(self, abstract: State) -> tuple[State, dict[str, Any]]:
@@ -303,7 +321,10 @@ class _Loop(Generic[State]):
     return Result(self._state, self._step, finished, seconds)
 
   def _one_step(self, *, timed: bool) -> None:
-    """Draw batch, step, row, evaluate, save: the order matters."""
+    """Refresh, draw batch, step, row, evaluate, save: the order matters."""
+    interval = self._experiment.refresh_every
+    if interval and self._step and self._step % interval == 0:
+      self._state = self._refresh_fn(self._state)
     batch = mesh_lib.place_batch(
       self._experiment.mesh, next(self._experiment.batches)
     )

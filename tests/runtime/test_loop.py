@@ -126,6 +126,26 @@ def test_crash_between_checkpoints_is_bit_exact(unbroken, regression, tmp_path):
   assert rows(tmp_path) == rows(unbroken[0])
 
 
+@pytest.mark.parametrize('step', [7, 8, 9])
+def test_refresh_keeps_its_schedule_over_a_stop(step, regression, tmp_path):
+  def refreshed():
+    experiment = regression()
+    object.__setattr__(experiment, 'refresh_every', 4)
+    object.__setattr__(
+      experiment,
+      'refresh',
+      lambda s: s.replace(params={'w': s.params['w'] * 0.5 + s.step}),
+    )
+    return experiment
+
+  whole = loop.run(refreshed(), config(13), workdir=tmp_path / 'a', seed=0)
+  loop.run(stop_at(refreshed(), step), config(13), workdir=tmp_path, seed=0)
+  resumed = loop.run(refreshed(), config(13), workdir=tmp_path, seed=0)
+  assert same(whole.state, resumed.state)
+  never = loop.run(regression(), config(13), workdir=tmp_path / 'b', seed=0)
+  assert not same(whole.state, never.state)
+
+
 def test_iterator_that_forgets_its_position_is_caught(
   unbroken, regression, tmp_path
 ):

@@ -1,0 +1,225 @@
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from performer import attention, objective, results, train_lib
+from performer.data import proteins
+from performer.models import transformer
+from runtime import durations, loop
+from runtime import mesh as mesh_lib
+
+LENGTH = 16
+FAVOR = attention.Favor(features=8, redraw_every=3, chunk=8)
+
+
+@pytest.fixture(scope='module')
+def files(tmp_path_factory):
+  """Proteins that alternate between two letters: order is worth knowing."""
+  folder = tmp_path_factory.mktemp('fasta')
+  rng = np.random.default_rng(0)
+  paths = {}
+  for split, count in (('train', 400), ('valid', 9), ('test', 5)):
+    lines = []
+    for i in range(count):
+      a, b = rng.choice(list('ACDEFGHIKLMNPQRSTVWY'), 2, replace=False)
+      length = int(rng.integers(8, LENGTH))
+      lines.append(f'>{split}{i}\n{(a + b) * length}'[: length + 10] + '\n')
+    paths[split] = str(folder / f'{split}.fasta')
+    (folder / f'{split}.fasta').write_text(''.join(lines))
+  return paths | {'cache': str(folder / 'cache')}
+
+
+def make_data(files, task='causal', **kwargs):
+  paths = {k: v for k, v in files.items() if k != 'cache'}
+  return proteins.Proteins(
+    task=task,
+    max_length=LENGTH,
+    files=paths,
+    cache_dir=files['cache'],
+    num_threads=0,
+    **kwargs,
+  )
+
+
+def make_model(mechanism=FAVOR, *, causal=True, **kwargs):
+  sizes = {'vocab_size': 29, 'max_length': LENGTH, 'dropout': 0.0} | kwargs
+  return transformer.Transformer(
+    attention=mechanism,
+    causal=causal,
+    num_layers=2,
+    num_heads=2,
+    d_model=16,
+    d_ff=32,
+    **sizes,
+  )
+
+
+def build(files, **kwargs):
+  settings = {
+    'model': make_model(),
+    'data': make_data(files),
+    'optimizer': optax.adam(1e-2),
+    'batch_size': 8,
+    'seed': 0,
+    'mesh': mesh_lib.MeshConfig(),
+    'eval_splits': ('valid',),
+    'eval_batch_size': None,
+    'devices': jax.devices()[:1],
+  } | kwargs
+  return train_lib.build(**settings)
+
+
+def test_objective_by_hand():
+  rng = np.random.default_rng(1)
+  logits = rng.normal(size=(2, 5, 7)).astype(np.float32)
+  targets = rng.integers(0, 7, (2, 5))
+  weights = rng.integers(0, 2, (2, 5)).astype(np.float32)
+  losses = objective.token_losses(jnp.asarray(logits), jnp.asarray(targets))
+  z = logits.astype(np.float64)
+  z = z - np.log(np.exp(z).sum(-1, keepdims=True))
+  expected = -np.take_along_axis(z, targets[..., None], -1)[..., 0]
+  np.testing.assert_allclose(losses, expected, rtol=1e-5)
+  mean = np.average(expected, weights=weights)
+  np.testing.assert_allclose(
+    objective.weighted_mean(losses, weights), mean, rtol=1e-5
+  )
+  found = objective.token_metrics(logits, losses, targets, weights)
+  hits = np.average(z.argmax(-1) == targets, weights=weights)
+  assert float(found['accuracy'].compute()) == pytest.approx(hits, rel=1e-5)
+  assert float(found['perplexity'].compute()) == pytest.approx(
+    math.exp(mean), rel=1e-5
+  )
+  assert float(objective.weighted_mean(losses, 0 * weights)) == 0
+
+
+def test_matrices_follow_the_schedule(files, tmp_path):
+  trainer, experiment = build(files)
+  seen = []
+  experiment.evaluators['valid'] = lambda state: (
+    seen.append(np.asarray(state.projections)) or {}
+  )
+  loop.run(
+    experiment,
+    loop.LoopConfig(
+      durations.Duration(steps=7), eval_every=durations.Duration(steps=1)
+    ),
+    workdir=tmp_path,
+    seed=0,
+  )
+  key = jax.random.fold_in(jax.random.key(0), 2)
+  draw = jax.jit(trainer.model.draw_projections)
+  for number, found in enumerate(seen):
+    np.testing.assert_allclose(found, draw(key, number), atol=1e-6)
+  changed = [i for i in range(1, 7) if not np.array_equal(seen[i], seen[i - 1])]
+  assert changed == [3, 6]
+
+
+def test_step_descends_its_own_gradient(files):
+  """One step of plain gradient descent, against finite differences."""
+  rate = 1e-2
+  trainer, experiment = build(files, optimizer=optax.sgd(rate))
+  state = jax.jit(trainer.init)()
+  batch = next(experiment.batches)
+  after, _ = jax.jit(trainer.step)(state, batch)
+  loss = jax.jit(
+    lambda params: trainer.loss(params, state.projections, batch, None)[0]
+  )
+  rng = np.random.default_rng(2)
+  direction = jax.tree.map(
+    lambda x: jnp.asarray(rng.normal(size=x.shape), jnp.float32), state.params
+  )
+  h = 1e-2
+  up, down = (
+    jax.tree.map(lambda p, d: p + s * h * d, state.params, direction)  # noqa: B023
+    for s in (1, -1)
+  )
+  slope = (loss(up) - loss(down)) / (2 * h)
+  moved = jax.tree.map(lambda a, b: (a - b) / rate, state.params, after.params)
+  found = sum(
+    jnp.vdot(m, d)
+    for m, d in zip(
+      jax.tree.leaves(moved), jax.tree.leaves(direction), strict=True
+    )
+  )
+  np.testing.assert_allclose(found, slope, rtol=2e-2)
+
+
+@pytest.mark.parametrize('task', ['causal', 'mlm'])
+def test_evaluation_is_one_mean_over_the_set(files, task):
+  data = make_data(files, task)
+  model = make_model(causal=task == 'causal')
+  trainer, experiment = build(files, data=data, model=model)
+  state = jax.jit(trainer.init)()
+  found = experiment.evaluators['valid'](state)
+  total, weight = 0.0, 0.0
+  logits = jax.jit(
+    lambda batch: model.apply(
+      {'params': state.params},
+      batch['tokens'],
+      mask=batch['mask'],
+      projections=state.projections,
+    )
+  )
+  for batch in data.eval_batches('valid', batch_size=1):
+    losses = objective.token_losses(logits(batch), batch['targets'])
+    total += float((losses * batch['weights']).sum())
+    weight += float(batch['weights'].sum())
+  assert found['loss'] == pytest.approx(total / weight, rel=1e-4)
+  assert found['perplexity'] == pytest.approx(
+    math.exp(total / weight), rel=1e-4
+  )
+
+
+def test_training_beats_the_frequencies_and_reports_it(files, tmp_path, capsys):
+  result = train_lib.train(
+    workdir=str(tmp_path),
+    model=make_model(),
+    data=make_data(files),
+    optimizer=optax.adam(1e-2),
+    loop=loop.LoopConfig(durations.Duration(steps=150), log_every=50),
+    batch_size=16,
+  )
+  assert result.finished
+  rows = (tmp_path / 'report' / 'scores.csv').read_text().splitlines()
+  scores = {
+    line.split(',')[0]: [float(x) for x in line.split(',')[1:]]
+    for line in rows[1:]
+  }
+  model, baseline = scores['model'], scores['empirical baseline']
+  assert model[0] > baseline[0] + 20  # Accuracy on valid, percent.
+  assert model[1] < 0.7 * baseline[1]  # Perplexity.
+  assert 'empirical baseline' in capsys.readouterr().out
+  names = {path.name for path in (tmp_path / 'report').iterdir()}
+  assert {'attention.png', 'curves.png', 'scores.md'} <= names
+
+
+@pytest.mark.parametrize('mechanism', [FAVOR, attention.Exact()])
+def test_attention_maps_are_causal_averages(files, mechanism):
+  model = make_model(mechanism)
+  trainer, experiment = build(files, model=model)
+  state = jax.jit(trainer.init)()
+  maps = results.attention_maps(
+    model, state.params, state.projections, next(experiment.batches), length=8
+  )
+  assert maps.shape == (2, 2, 8, 8)
+  np.testing.assert_allclose(maps.sum(-1), 1, rtol=1e-5)
+  assert not np.triu(maps, 1).any()
+
+
+@pytest.mark.parametrize(
+  ('change', 'message'),
+  [
+    ({'model': make_model(vocab_size=5)}, 'vocab_size=5'),
+    ({'model': make_model(max_length=8)}, 'max_length=8'),
+    ({'model': make_model(causal=False)}, "task='causal'"),
+    ({'eval_splits': ('ood',)}, 'ood'),
+    ({'batch_size': 6, 'devices': jax.devices()[:4]}, 'batch_size=6'),
+  ],
+)
+def test_parts_that_do_not_fit_are_named(files, change, message):
+  with pytest.raises(ValueError, match=message):
+    build(files, **change)
