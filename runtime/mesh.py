@@ -192,8 +192,14 @@ def process_slice(mesh: jax.sharding.Mesh, batch_size: int) -> tuple[int, int]:
 
 def place_batch(
   mesh: jax.sharding.Mesh, batch: Mapping[str, np.ndarray]
-) -> dict[str, jax.Array]:
-  """Makes global arrays of this process's share of a batch."""
+) -> dict[str, jax.Array | np.ndarray]:
+  """Makes of this process's share of a batch what a jitted step takes.
+
+  Global arrays, in general. For one device the arrays stay as they are: a
+  jitted function moves them itself, ten times faster than `device_put`.
+  """
+  if mesh.size == 1:
+    return dict(batch)
   sharding = batch_sharding(mesh)
   if jax.process_count() == 1:
     return jax.device_put(dict(batch), sharding)

@@ -39,6 +39,18 @@ def test_batch_lands_in_rows():
   assert {shard.data.shape for shard in placed.addressable_shards} == {(2,)}
 
 
+def test_batch_for_one_device_goes_there_with_the_call():
+  device = jax.devices()[3]
+  mesh = mesh_lib.MeshConfig().make([device])
+  batch = {'x': np.arange(8.0, dtype=np.float32)}
+  double = jax.jit(
+    lambda batch: 2 * batch['x'], in_shardings=mesh_lib.batch_sharding(mesh)
+  )
+  found = double(mesh_lib.place_batch(mesh, batch))
+  assert found.devices() == {device}
+  np.testing.assert_array_equal(found, 2 * batch['x'])
+
+
 def boxed(*shape, axes):
   init = nn.with_logical_partitioning(nn.initializers.zeros, axes)
   return jax.eval_shape(lambda: init(jax.random.key(0), shape))
