@@ -1,0 +1,217 @@
+"""Overhead of `runtime.loop` over the bare jitted step.
+
+  python scripts/bench_loop.py
+
+Both run the same step in one process, alternating. The peer calls the jitted
+step on batches that lie on the device and waits once at the end. Ours is
+`runtime.loop.run` with everything that a step of a run has: the batch drawn and
+placed, metrics fetched and merged, a row in `metrics.jsonl` and TensorBoard
+every 100 steps. Compilation and the one checkpoint, at the end, are not
+counted. Prints medians and writes `benchmarks/results/loop.json`.
+"""
+
+import argparse
+import contextlib
+import io
+import json
+import os
+import pathlib
+import platform
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from importlib import metadata
+from typing import Any
+
+# One core, as the calibrated work would else depend on the load of the others.
+os.environ.setdefault('XLA_FLAGS', '--xla_cpu_multi_thread_eigen=false')
+
+import flax
+import jax
+import jax.numpy as jnp
+import numpy as np
+from clu import metrics as clu_metrics
+
+from runtime import durations, loop, metrics, tables
+from runtime import mesh as mesh_lib
+
+__all__ = ['calibrate', 'compare', 'main', 'make_experiment']
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+WIDTH = 96
+ROWS = 8
+LOG_EVERY = 100
+
+
+@flax.struct.dataclass
+class State:
+  """What the step changes: a matrix, [WIDTH, WIDTH]."""
+
+  matrix: jax.Array
+
+
+class Batches:
+  """Batches from memory: their preparation is not the loop's work."""
+
+  def __init__(self) -> None:
+    rng = np.random.default_rng(0)
+    self._batches = [
+      {'x': rng.normal(size=(ROWS, WIDTH)).astype(np.float32)} for _ in range(8)
+    ]
+    self._position = 0
+
+  def __next__(self) -> dict[str, np.ndarray]:
+    self._position += 1
+    return self._batches[self._position % len(self._batches)]
+
+  def get_state(self) -> dict[str, Any]:
+    """The number of batches drawn."""
+    return {'position': self._position}
+
+  def set_state(self, state: dict[str, Any]) -> None:
+    """Goes to a position."""
+    self._position = state['position']
+
+
+def make_experiment(products: int) -> loop.Experiment[State]:
+  """An experiment whose step does `products` matrix products in a row."""
+
+  def init() -> State:
+    return State(jnp.eye(WIDTH))
+
+  def step(state: State, batch: Any) -> tuple[State, clu_metrics.Collection]:
+    matrix = jax.lax.fori_loop(
+      0, products, lambda _, m: jnp.tanh(m @ state.matrix), state.matrix
+    )
+    out = batch['x'] @ matrix
+    collection = clu_metrics.Collection.create_collection(
+      loss=metrics.Average.of(out**2),
+      accuracy=metrics.Average.of(jnp.float32(out > 0)),
+    )
+    return State(matrix + 1e-3), collection
+
+  mesh = mesh_lib.MeshConfig().make(jax.devices()[:1])
+  shardings = jax.tree.map(
+    lambda _: mesh_lib.replicated(mesh), jax.eval_shape(init)
+  )
+  return loop.Experiment(
+    init=init,
+    step=step,
+    shardings=shardings,
+    batches=Batches(),
+    mesh=mesh,
+    batch_size=ROWS,
+    params=lambda state: {'matrix': state.matrix},
+  )
+
+
+def bare_seconds(experiment: loop.Experiment[State], steps: int) -> float:
+  """Seconds per step of the jitted step alone."""
+  step = jax.jit(experiment.step, donate_argnums=0)
+  sharding = mesh_lib.batch_sharding(experiment.mesh)
+  batches = [
+    jax.device_put(next(experiment.batches), sharding) for _ in range(8)
+  ]
+  state = jax.device_put(experiment.init(), experiment.shardings)
+  state, collection = step(state, batches[0])
+  jax.block_until_ready((state, collection))
+  start = time.perf_counter()
+  for i in range(steps):
+    state, collection = step(state, batches[i % len(batches)])
+  jax.block_until_ready((state, collection))
+  return (time.perf_counter() - start) / steps
+
+
+def loop_seconds(experiment: loop.Experiment[State], steps: int) -> float:
+  """Seconds per step of a run, without its first step and its checkpoint."""
+  duration = durations.Duration(steps=steps + 1)
+  config = loop.LoopConfig(duration, log_every=LOG_EVERY)
+  with (
+    tempfile.TemporaryDirectory() as workdir,
+    contextlib.redirect_stderr(io.StringIO()),
+  ):
+    result = loop.run(experiment, config, workdir=workdir, seed=0)
+  return result.seconds / steps
+
+
+def calibrate(target_s: float) -> int:
+  """Number of products for which the bare step takes about `target_s`."""
+  products = 64
+  for _ in range(3):
+    seconds = bare_seconds(make_experiment(products), 50)
+    products = max(1, round(products * target_s / seconds))
+  return products
+
+
+def compare(
+  target_s: float, *, steps: int, repeats: int
+) -> dict[str, str | float]:
+  """Measures one step length.
+
+  Args:
+    target_s: wanted length of the bare step, seconds.
+    steps: steps per measurement.
+    repeats: measurements of each side, alternating.
+
+  Returns:
+    A row: case, medians of ours and peer in milliseconds per step, ratio.
+  """
+  products = calibrate(target_s)
+  sides: dict[str, Callable[..., float]] = {
+    'ours': loop_seconds,
+    'peer': bare_seconds,
+  }
+  found: dict[str, list[float]] = {name: [] for name in sides}
+  for repeat in range(repeats):
+    order = list(sides) if repeat % 2 else list(reversed(sides))
+    for name in order:
+      found[name].append(sides[name](make_experiment(products), steps))
+  ours, peer = (1e3 * statistics.median(found[name]) for name in sides)
+  return {
+    'case': f'step of {1e3 * target_s:g} ms',
+    'ours': ours,
+    'peer': peer,
+    'ratio': ours / peer,
+  }
+
+
+def main() -> None:
+  """Measures steps of 1, 5 and 20 ms."""
+  parser = argparse.ArgumentParser(description=__doc__.partition('\n')[0])
+  parser.add_argument('--repeats', type=int, default=9)
+  parser.add_argument('--seconds', type=float, default=1.0)
+  parser.add_argument(
+    '--out',
+    type=pathlib.Path,
+    default=ROOT / 'benchmarks' / 'results' / 'loop.json',
+  )
+  args = parser.parse_args()
+  before = os.getloadavg()[0]
+  rows = [
+    compare(
+      target_s,
+      # Whole rows of metrics, as many as fit.
+      steps=max(1, round(args.seconds / target_s / LOG_EVERY)) * LOG_EVERY,
+      repeats=args.repeats,
+    )
+    for target_s in (1e-3, 5e-3, 20e-3)
+  ]
+  result = {
+    'name': 'loop',
+    'device': f'{platform.machine()}, {os.cpu_count()} cores, one used',
+    'versions': {
+      'python': platform.python_version(),
+      **{name: metadata.version(name) for name in ('jax', 'jaxlib', 'numpy')},
+    },
+    'load': {'before': before, 'after': os.getloadavg()[0]},
+    'rows': rows,
+  }
+  args.out.parent.mkdir(parents=True, exist_ok=True)
+  args.out.write_text(json.dumps(result, indent=2) + '\n')
+  print('milliseconds per step')
+  print(tables.table(rows))
+
+
+if __name__ == '__main__':
+  main()
