@@ -254,23 +254,10 @@ def _split(
       jnp.maximum(c, sibling),
     ), None
 
-  rows = state_lib.merge_readouts(
-    read(state, kernels.Features(a, None), dtype), _diagonal(a, b, v)
-  )
+  rows = read(state, kernels.Features(a, None), dtype)
   c = jax.lax.stop_gradient(jnp.maximum(b, state_lib.NO_KEY))
-  levels = jnp.arange(a.shape[2].bit_length() - 1)
+  levels = jnp.arange(a.shape[2].bit_length())
   return jax.lax.scan(level, (rows, c), levels)[0][0]
-
-
-def _diagonal(
-  a: Float[Array, 'b h i r'],
-  b: Float[Array, 'b h i r'],
-  v: Float[Array, 'b h i v'],
-) -> state_lib.Readout:
-  e = a + b
-  scale = jax.lax.stop_gradient(jnp.max(e, axis=-1, initial=state_lib.NO_KEY))
-  weight = jnp.sum(jnp.exp(e - scale[..., None]), axis=-1)
-  return state_lib.Readout(weight[..., None] * v, weight, scale)
 
 
 def _siblings(
@@ -281,28 +268,30 @@ def _siblings(
   level: Int[Array, ''],
   dtype: jnp.dtype,
 ) -> tuple[state_lib.Readout, Float[Array, 'b h i r']]:
-  """Right blocks of 2**level positions read their left siblings.
+  """Right blocks read their left siblings; at level 0 each key reads itself.
 
   Args:
     a: log query features.
     b: log key features, -inf where masked.
     v: values.
     c: for each position the maximum of b over its block.
-    level: logarithm of the block's length.
+    level: 0, or n for blocks of 2**(n - 1) positions.
     dtype: of the stabilised features.
 
   Returns:
     What each row reads, nothing in left blocks; and c of the sibling blocks.
   """
   index = jnp.arange(a.shape[2])
-  sibling = jnp.take(c, index ^ (1 << level), axis=2)
+  size = (1 << level) >> 1  # 0 at level 0: then a block's sibling is itself.
+  sibling = jnp.take(c, index ^ size, axis=2)
   e = a + sibling
   scale = jax.lax.stop_gradient(jnp.max(e, axis=-1))
   queries = jnp.exp(e - scale[..., None]).astype(dtype)
   features = jnp.exp(b - c).astype(dtype)
-  block = index >> level
-  right = block % 2 == 1
-  pairs = right[:, None] & (block[:, None] == block[None, :] + 1)
+  block = index // jnp.maximum(size, 1)
+  right = (block % 2 == 1) | (level == 0)
+  left = block - jnp.minimum(size, 1)
+  pairs = right[:, None] & (left[:, None] == block[None, :])
   weights = _dot('bhir,bhjr->bhij', queries, features)
   weights = jnp.where(pairs, weights, 0.0)
   rows = state_lib.Readout(

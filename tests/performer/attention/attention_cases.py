@@ -32,12 +32,17 @@ def attend(mechanism, q, k, v, w, mask=None, *, causal):
 
 
 @functools.partial(jax.jit, static_argnames=('mechanism', 'causal'))
-def value_and_grad(mechanism, q, k, v, w, mask=None, *, causal):
-  """Output, and gradients of sum(sin(output)) in q, k and v."""
-
+def _value_and_grad(mechanism, q, k, v, w, mask, rows, *, causal):
   def loss(q, k, v):
     out = mechanism(q, k, v, projection=w, causal=causal, key_mask=mask)
-    return jnp.sum(jnp.sin(out)), out
+    return jnp.sum(jnp.where(rows[:, None, None], jnp.sin(out), 0.0)), out
 
   grads, out = jax.grad(loss, (0, 1, 2), has_aux=True)(q, k, v)
   return out, grads
+
+
+def value_and_grad(mechanism, q, k, v, w, mask, *, causal, rows=None):
+  """Output, and gradients of sum(sin(output[:, rows])) in q, k and v."""
+  if rows is None:
+    rows = jnp.ones(q.shape[1], bool)
+  return _value_and_grad(mechanism, q, k, v, w, mask, rows, causal=causal)

@@ -3,7 +3,6 @@
 Every comparison is bit by bit: what is not seen does not move the last bit.
 """
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -32,7 +31,7 @@ def name_of(mechanism):
 
 def change(x, part, factor=10.0):
   """Other values, larger by a factor, in a part of x."""
-  other = factor * jax.random.normal(jax.random.key(99), x.shape)
+  other = factor * twin.normal(99, *x.shape)
   return x.at[part].set(other[part].astype(x.dtype))
 
 
@@ -63,11 +62,11 @@ def test_the_future_reaches_no_gradient():
   q, k, v = twin.inputs(2, scale=3.0)
   w = cases.projection(favor)
 
-  def early(k, v):
-    out = favor(q, k, v, projection=w, causal=True)
-    return jnp.sum(jnp.sin(out[:, :11]))
-
-  for gradient in jax.jit(jax.grad(early, (0, 1)))(k, v):
+  every, rows = jnp.ones((2, 21), bool), jnp.arange(21) < 11
+  _, grads = cases.value_and_grad(
+    favor, q, k, v, w, every, rows=rows, causal=True
+  )
+  for gradient in grads:
     assert not np.any(gradient[:, 11:])
     assert np.any(gradient[:, 10])
 
@@ -119,7 +118,7 @@ def test_a_maximum_over_the_batch_with_epsilon_couples_examples():
 
 
 def masks():
-  random = jax.random.bernoulli(jax.random.key(4), 0.6, (2, 21))
+  random = twin.mask(4, 2, 21)
   random = random.at[:, 2].set(True)
   return {
     'tail': jnp.arange(21)[None] < jnp.asarray([[9], [21]]),
@@ -157,8 +156,11 @@ def test_padding_is_as_if_it_were_not_there(mechanism):
   mask = jnp.broadcast_to(jnp.arange(21) < 13, (2, 21))
   for causal in (False, True):
     padded = cases.attend(mechanism, q, k, v, w, mask, causal=causal)
-    short = cases.attend(
-      mechanism, q[:, :13], k[:, :13], v[:, :13], w, causal=causal
+    short = twin.value(
+      *(x[:, :13] for x in (q, k, v)),
+      w,
+      kernel=name_of(mechanism),
+      causal=causal,
     )
     np.testing.assert_allclose(padded[:, :13], short, rtol=1e-4, atol=1e-5)
 

@@ -87,7 +87,7 @@ def test_variance_is_that_of_lemma_2(name):
 @pytest.mark.parametrize('project', [True, False])
 def test_generalised_kernels_are_the_functions(name, project):
   q, k, _ = twin.inputs(11, l=5)
-  w = jax.random.normal(jax.random.key(12), (12, 8)) if project else None
+  w = twin.normal(12, 12, 8) if project else None
   kernel = kernels.get(name)
   phi = []
   for x in (q, k):
