@@ -1,184 +1,29 @@
 """Trains a Transformer language model; the root of the configurations."""
 
-import dataclasses
 import functools
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
-import flax
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 from clu import metrics as clu_metrics
-from flax import linen as nn
-from jaxtyping import Array, Float, Int, PyTree
+from jaxtyping import PyTree
 
-from performer import attention, objective, results
+from performer import results
+from performer import trainer as trainer_lib
 from performer.data import proteins
-from performer.models import parallel, transformer
+from performer.models import transformer
 from runtime import context as context_lib
 from runtime import loop as loop_lib
 from runtime import mesh as mesh_lib
-from runtime import metrics as metrics_lib
 from runtime import summary
 
-__all__ = ['TrainState', 'build', 'evaluate', 'train']
-
-Batch = Mapping[str, Any]
-
-
-@flax.struct.dataclass
-class TrainState:
-  """Everything that a step changes or draws from.
-
-  Attributes:
-    step: finished steps.
-    params: parameters of the model.
-    opt_state: state of the optimiser.
-    projections: random matrices of the attention, `draw_projections` of the
-      last step; None for attention without them.
-    key: the key that all randomness of the run is folded from.
-  """
-
-  step: Int[Array, '']
-  params: PyTree
-  opt_state: PyTree
-  projections: PyTree
-  key: Array
-
-
-@dataclasses.dataclass(frozen=True)
-class Trainer:
-  """Pure functions of one training run.
-
-  Attributes:
-    model: the language model, with its attention for one device.
-    optimizer: from optax.
-    seed: of parameters, dropout and random matrices.
-    mesh: devices that share sequences and heads of the attention; None: one.
-  """
-
-  model: transformer.Transformer
-  optimizer: optax.GradientTransformation
-  seed: int
-  mesh: jax.sharding.Mesh | None = None
-
-  def init_boxed(self) -> PyTree:
-    """Parameters that carry the names of their logical axes."""
-    # Parameters do not depend on the mechanism; the exact one takes a batch
-    # of any size on any mesh.
-    model = self.model.clone(attention=attention.Exact())
-    token = jnp.zeros((1, 1), jnp.int32)
-    variables = model.init(
-      _keys(jax.random.key(self.seed))[0],
-      token,
-      mask=token == 0,
-      projections=None,
-    )
-    return variables['params']
-
-  def init(self) -> TrainState:
-    """The state before the first step."""
-    key = jax.random.key(self.seed)
-    params = nn.unbox(self.init_boxed())
-    return TrainState(
-      step=jnp.int32(0),
-      params=params,
-      opt_state=self.optimizer.init(params),
-      projections=self.model.draw_projections(_keys(key)[2], 0),
-      key=key,
-    )
-
-  def shardings(self, mesh: jax.sharding.Mesh) -> TrainState:
-    """Where each part of the state lies on the mesh."""
-    params = mesh_lib.param_shardings(mesh, jax.eval_shape(self.init_boxed))
-    abstract = jax.eval_shape(self.init)
-    everywhere = mesh_lib.replicated(mesh)
-    return TrainState(
-      step=everywhere,
-      params=params,
-      opt_state=mesh_lib.optimizer_shardings(
-        mesh, self.optimizer, abstract.opt_state, params
-      ),
-      projections=jax.tree.map(lambda _: everywhere, abstract.projections),
-      key=everywhere,
-    )
-
-  @property
-  def _spread_model(self) -> transformer.Transformer:
-    """The model as the mesh runs it; its batch must divide by the mesh."""
-    # One device needs no partition, and is spared its compile time.
-    if self.mesh is None or self.mesh.size == 1:
-      return self.model
-    return self.model.clone(
-      attention=parallel.MeshAttention(
-        self.model.attention, self.mesh, mesh_lib.BATCH_AXES, 'tensor'
-      )
-    )
-
-  def loss(
-    self,
-    params: PyTree,
-    projections: PyTree,
-    batch: Batch,
-    dropout_key: Array | None,
-  ) -> tuple[Float[Array, ''], dict[str, clu_metrics.Metric]]:
-    """Mean loss per target, and metrics; dropout only with a key."""
-    train = dropout_key is not None
-    logits = self._spread_model.apply(
-      {'params': params},
-      batch['tokens'],
-      mask=batch['mask'],
-      projections=projections,
-      train=train,
-      rngs={'dropout': dropout_key} if train else {},
-    )
-    losses = objective.token_losses(logits, batch['targets'])
-    metrics = objective.token_metrics(
-      logits, losses, batch['targets'], batch['weights']
-    )
-    return objective.weighted_mean(losses, batch['weights']), metrics
-
-  def step(
-    self, state: TrainState, batch: Batch
-  ) -> tuple[TrainState, clu_metrics.Collection]:
-    """One optimiser step; metrics are those before the update."""
-    dropout_key = _keys(state.key)[1]
-    (_, metrics), grads = jax.value_and_grad(self.loss, has_aux=True)(
-      state.params,
-      state.projections,
-      batch,
-      jax.random.fold_in(dropout_key, state.step),
-    )
-    updates, opt_state = self.optimizer.update(
-      grads, state.opt_state, state.params
-    )
-    metrics['grad_norm'] = metrics_lib.Average.of(optax.tree.norm(grads))
-    new_state = TrainState(
-      step=state.step + 1,
-      params=optax.apply_updates(state.params, updates),
-      opt_state=opt_state,
-      projections=state.projections,
-      key=state.key,
-    )
-    return new_state, clu_metrics.Collection.create_collection(**metrics)
-
-  def redraw(self, state: TrainState) -> TrainState:
-    """The state with the random matrices that its step asks for."""
-    key = _keys(state.key)[2]
-    return state.replace(
-      projections=self.model.draw_projections(key, state.step)
-    )
-
-
-def _keys(key: Array) -> tuple[Array, Array, Array]:
-  """Keys of parameters, dropout and random matrices."""
-  return tuple(jax.random.fold_in(key, i) for i in range(3))
+__all__ = ['build', 'evaluate', 'train']
 
 
 def evaluate(
-  trainer: Trainer,
+  trainer: trainer_lib.Trainer,
   data: proteins.Proteins,
   split: str,
   *,
@@ -201,11 +46,11 @@ def evaluate(
 
   @functools.partial(jax.jit, out_shardings=mesh_lib.replicated(mesh))
   def eval_step(
-    params: PyTree, projections: PyTree, batch: Batch
+    params: PyTree, projections: PyTree, batch: trainer_lib.Batch
   ) -> dict[str, clu_metrics.Metric]:
     return trainer.loss(params, projections, batch, None)[1]
 
-  def run(state: TrainState) -> dict[str, float]:
+  def run(state: trainer_lib.TrainState) -> dict[str, float]:
     total = None
     for batch in data.eval_batches(
       split, batch_size=batch_size, process_index=index, process_count=count
@@ -236,7 +81,7 @@ def build(
   eval_splits: tuple[str, ...],
   eval_batch_size: int | None,
   devices: Sequence[jax.Device] | None = None,
-) -> tuple[Trainer, loop_lib.Experiment[TrainState]]:
+) -> tuple[trainer_lib.Trainer, loop_lib.Experiment[trainer_lib.TrainState]]:
   """Assembles model, data and optimiser for the loop.
 
   Args and errors are those of `train`; `devices` are those of the mesh, all of
@@ -244,7 +89,7 @@ def build(
   """
   _check(model, data, eval_splits)
   grid = mesh.make(devices)
-  trainer = Trainer(model, optimizer, seed, grid)
+  trainer = trainer_lib.Trainer(model, optimizer, seed, grid)
   index, count = mesh_lib.process_slice(grid, batch_size)
   evaluators = {
     split: evaluate(
@@ -305,7 +150,7 @@ def _check(
     )
 
 
-def _activation_bytes(trainer: Trainer, batch_size: int) -> int:
+def _activation_bytes(trainer: trainer_lib.Trainer, batch_size: int) -> int:
   state = jax.eval_shape(trainer.init)
   shape = (batch_size, trainer.model.max_length)
   batch = {
@@ -332,7 +177,7 @@ def train(
   eval_splits: tuple[str, ...] = ('valid',),
   eval_batch_size: int | None = None,
   context: context_lib.RunContext = context_lib.RunContext(),
-) -> loop_lib.Result[TrainState]:
+) -> loop_lib.Result[trainer_lib.TrainState]:
   """Trains a language model, or continues to, and reports what it learnt.
 
   Args:
@@ -389,7 +234,9 @@ def train(
   return result
 
 
-def _on_host(state: TrainState, mesh: jax.sharding.Mesh) -> TrainState:
+def _on_host(
+  state: trainer_lib.TrainState, mesh: jax.sharding.Mesh
+) -> trainer_lib.TrainState:
   """Gathers a state that may be spread over hosts."""
   everywhere = mesh_lib.replicated(mesh)
   return jax.device_get(

@@ -28,6 +28,7 @@ from runtime import (
   profiling,
   provenance,
   summary,
+  timer,
   writers,
 )
 from runtime import mesh as mesh_lib
@@ -244,7 +245,7 @@ class _Loop(Generic[State]):
     self._writer = writers.MetricWriter(
       workdir, step=self._step, offset=record['metrics_offset']
     )
-    self._timer = _StepTimer()
+    self._timer = timer.StepTimer()
 
   def _compile_step(self) -> Callable[[State, Any], tuple[State, jax.Array]]:
     def step(state: State, batch: Any) -> tuple[State, jax.Array]:
@@ -404,45 +405,3 @@ class _Loop(Generic[State]):
     self._progress.close()
     self._writer.close()
     self._checkpoints.close()
-
-
-class _StepTimer:
-  """Wall time of steps, without compilation, evaluation and saving."""
-
-  def __init__(self) -> None:
-    self.total = 0.0
-    self.steps = 0
-    self._lap = 0.0
-    self._since = time.perf_counter()
-
-  def restart(self) -> None:
-    """Forgets the time since the last lap or restart."""
-    self._since = time.perf_counter()
-
-  def _collect(self) -> None:
-    now = time.perf_counter()
-    self._lap += now - self._since
-    self.total += now - self._since
-    self._since = now
-
-  def lap(self) -> float | None:
-    """Seconds per step since the last lap; None if there was no step."""
-    self._collect()
-    steps, seconds = self.steps, self._lap
-    self.steps, self._lap = 0, 0.0
-    return seconds / steps if steps else None
-
-  def paused(self) -> '_Pause':
-    """Does not count the time in the block."""
-    return _Pause(self)
-
-
-class _Pause:
-  def __init__(self, timer: _StepTimer):
-    self._timer = timer
-
-  def __enter__(self) -> None:
-    self._timer._collect()
-
-  def __exit__(self, *error: object) -> None:
-    self._timer.restart()

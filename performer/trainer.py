@@ -1,0 +1,171 @@
+"""One training run of a language model as pure functions of its state."""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+import flax
+import jax
+import jax.numpy as jnp
+import optax
+from clu import metrics as clu_metrics
+from flax import linen as nn
+from jaxtyping import Array, Float, Int, PyTree
+
+from performer import attention, objective
+from performer.models import parallel, transformer
+from runtime import mesh as mesh_lib
+from runtime import metrics as metrics_lib
+
+__all__ = ['Batch', 'TrainState', 'Trainer']
+
+Batch = Mapping[str, Any]
+
+
+@flax.struct.dataclass
+class TrainState:
+  """Everything that a step changes or draws from.
+
+  Attributes:
+    step: finished steps.
+    params: parameters of the model.
+    opt_state: state of the optimiser.
+    projections: random matrices of the attention, `draw_projections` of the
+      last step; None for attention without them.
+    key: the key that all randomness of the run is folded from.
+  """
+
+  step: Int[Array, '']
+  params: PyTree
+  opt_state: PyTree
+  projections: PyTree
+  key: Array
+
+
+@dataclasses.dataclass(frozen=True)
+class Trainer:
+  """Pure functions of one training run.
+
+  Attributes:
+    model: the language model, with its attention for one device.
+    optimizer: from optax.
+    seed: of parameters, dropout and random matrices.
+    mesh: devices that share sequences and heads of the attention; None: one.
+  """
+
+  model: transformer.Transformer
+  optimizer: optax.GradientTransformation
+  seed: int
+  mesh: jax.sharding.Mesh | None = None
+
+  def init_boxed(self) -> PyTree:
+    """Parameters that carry the names of their logical axes."""
+    # Parameters do not depend on the mechanism; the exact one takes a batch
+    # of any size on any mesh.
+    model = self.model.clone(attention=attention.Exact())
+    token = jnp.zeros((1, 1), jnp.int32)
+    variables = model.init(
+      _keys(jax.random.key(self.seed))[0],
+      token,
+      mask=token == 0,
+      projections=None,
+    )
+    return variables['params']
+
+  def init(self) -> TrainState:
+    """The state before the first step."""
+    key = jax.random.key(self.seed)
+    params = nn.unbox(self.init_boxed())
+    return TrainState(
+      step=jnp.int32(0),
+      params=params,
+      opt_state=self.optimizer.init(params),
+      projections=self.model.draw_projections(_keys(key)[2], 0),
+      key=key,
+    )
+
+  def shardings(self, mesh: jax.sharding.Mesh) -> TrainState:
+    """Where each part of the state lies on the mesh."""
+    params = mesh_lib.param_shardings(mesh, jax.eval_shape(self.init_boxed))
+    abstract = jax.eval_shape(self.init)
+    everywhere = mesh_lib.replicated(mesh)
+    return TrainState(
+      step=everywhere,
+      params=params,
+      opt_state=mesh_lib.optimizer_shardings(
+        mesh, self.optimizer, abstract.opt_state, params
+      ),
+      projections=jax.tree.map(lambda _: everywhere, abstract.projections),
+      key=everywhere,
+    )
+
+  @property
+  def _spread_model(self) -> transformer.Transformer:
+    """The model as the mesh runs it; its batch must divide by the mesh."""
+    # One device needs no partition, and is spared its compile time.
+    if self.mesh is None or self.mesh.size == 1:
+      return self.model
+    return self.model.clone(
+      attention=parallel.MeshAttention(
+        self.model.attention, self.mesh, mesh_lib.BATCH_AXES, 'tensor'
+      )
+    )
+
+  def loss(
+    self,
+    params: PyTree,
+    projections: PyTree,
+    batch: Batch,
+    dropout_key: Array | None,
+  ) -> tuple[Float[Array, ''], dict[str, clu_metrics.Metric]]:
+    """Mean loss per target, and metrics; dropout only with a key."""
+    train = dropout_key is not None
+    logits = self._spread_model.apply(
+      {'params': params},
+      batch['tokens'],
+      mask=batch['mask'],
+      projections=projections,
+      train=train,
+      rngs={'dropout': dropout_key} if train else {},
+    )
+    losses = objective.token_losses(logits, batch['targets'])
+    metrics = objective.token_metrics(
+      logits, losses, batch['targets'], batch['weights']
+    )
+    return objective.weighted_mean(losses, batch['weights']), metrics
+
+  def step(
+    self, state: TrainState, batch: Batch
+  ) -> tuple[TrainState, clu_metrics.Collection]:
+    """One optimiser step; metrics are those before the update."""
+    dropout_key = _keys(state.key)[1]
+    (_, metrics), grads = jax.value_and_grad(self.loss, has_aux=True)(
+      state.params,
+      state.projections,
+      batch,
+      jax.random.fold_in(dropout_key, state.step),
+    )
+    updates, opt_state = self.optimizer.update(
+      grads, state.opt_state, state.params
+    )
+    metrics['grad_norm'] = metrics_lib.Average.of(optax.tree.norm(grads))
+    new_state = TrainState(
+      step=state.step + 1,
+      params=optax.apply_updates(state.params, updates),
+      opt_state=opt_state,
+      projections=state.projections,
+      key=state.key,
+    )
+    return new_state, clu_metrics.Collection.create_collection(**metrics)
+
+  def redraw(self, state: TrainState) -> TrainState:
+    """The state with the random matrices that its step asks for."""
+    key = _keys(state.key)[2]
+    return state.replace(
+      projections=self.model.draw_projections(key, state.step)
+    )
+
+
+def _keys(key: Array) -> tuple[Array, Array, Array]:
+  """Keys of parameters, dropout and random matrices."""
+  return tuple(jax.random.fold_in(key, i) for i in range(3))
