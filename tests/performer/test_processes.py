@@ -1,0 +1,380 @@
+"""Runs of real processes: killed, stopped, damaged, split over two, refused.
+
+Each must end with the numbers of a run that nothing happened to.
+"""
+
+import contextlib
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+import pytest
+
+from performer import train_lib
+from runtime import config, config_files, context, writers
+
+STEPS = 120
+STEPS_OF_TWO = 48  # They meet in every step and save, which takes time.
+CONFIG = f"""
+from __gin__ import dynamic_registration
+from performer import attention
+from performer.data import proteins
+from runtime import optimizers
+
+include 'configs/performer/base.gin'
+
+TASK = 'mlm'
+CAUSAL = False
+NUM_HEADS = 2
+NUM_LAYERS = 1
+D_FF = 32
+D_MODEL = 16
+MAX_LENGTH = 32
+DROPOUT = 0.2
+BATCH_SIZE = 4
+STEPS = {STEPS}
+LOG_EVERY = 3
+EVAL_EVERY = 40
+CHECKPOINT_EVERY = 8
+
+attention.Favor.features = 8
+attention.Favor.redraw_every = 7
+optimizers.adamw.warmup_steps = 10
+optimizers.adamw.decay_steps = 120
+proteins.Proteins:
+  files = {{'train': '{{folder}}/train.fasta', 'valid': '{{folder}}/valid.fasta'}}
+  cache_dir = '{{folder}}/cache'
+"""
+
+
+def write_fasta(path, count, rng):
+  letters = np.array(list('ACDEFGHIKLMNPQRSTVWY'))
+  records = [
+    f'>protein{i}\n{"".join(rng.choice(letters, rng.integers(5, 60)))}\n'
+    for i in range(count)
+  ]
+  path.write_text(''.join(records))
+
+
+class Site:
+  """A folder with data, a configuration and the processes started in it."""
+
+  def __init__(self, folder):
+    rng = np.random.default_rng(20)
+    write_fasta(folder / 'train.fasta', 41, rng)
+    write_fasta(folder / 'valid.fasta', 9, rng)
+    self.folder = folder
+    self.gin = folder / 'tiny.gin'
+    self.gin.write_text(CONFIG.replace('{folder}', str(folder)))
+    self.started = []
+
+  def start(self, workdir, *args):
+    """Starts the trainer on one device of its own; stderr goes to a file."""
+    # Most of the time would go to optimising code that runs for a second.
+    flags = '--xla_backend_optimization_level=0'
+    environment = dict(os.environ, XLA_FLAGS=flags, JAX_PLATFORMS='cpu')
+    log = self.folder / f'log_{len(self.started)}'
+    command = [sys.executable, '-m', 'performer.train']
+    command += [f'--gin_file={self.gin}', f'--workdir={workdir}', *args]
+    with open(log, 'w') as stderr:
+      process = subprocess.Popen(
+        command,
+        cwd=config_files.PROJECT_ROOT,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=stderr,
+        text=True,
+      )
+    process.log = log
+    self.started.append(process)
+    return process
+
+  def finish(self, process):
+    """Waits; returns (exit code, stdout, stderr)."""
+    out, _ = process.communicate(timeout=240)
+    return process.returncode, out, process.log.read_text()
+
+  def complete(self, workdir, *args):
+    """Runs the trainer to the end; returns stderr."""
+    code, _, err = self.finish(self.start(workdir, *args))
+    assert code == 0, err
+    return err
+
+  def close(self):
+    for process in self.started:
+      with contextlib.suppress(ProcessLookupError):
+        process.kill()
+      process.communicate()
+
+
+@pytest.fixture(scope='module')
+def site(tmp_path_factory):
+  made = Site(tmp_path_factory.mktemp('site'))
+  yield made
+  made.close()
+
+
+@pytest.fixture(scope='module')
+def reference(site):
+  """The workdir of a run that nothing happened to."""
+  workdir = site.folder / 'reference'
+  site.complete(workdir)
+  return workdir
+
+
+@pytest.fixture(scope='module')
+def stopped(site):
+  """(workdir, stderr) of a run that SIGTERM stopped at a random moment."""
+  workdir = site.folder / 'stopped'
+  process = site.start(workdir)
+  wait_for(process, lambda: len(steps(workdir)) >= 2)
+  time.sleep(np.random.default_rng().uniform(0, 0.5))
+  process.send_signal(signal.SIGTERM)
+  code, _, err = site.finish(process)
+  assert code == 0, err
+  return workdir, err
+
+
+def wait_for(process, happened):
+  """Waits until something happened in a running process."""
+  limit = time.monotonic() + 120
+  while not happened():
+    assert process.poll() is None, process.log.read_text()
+    assert time.monotonic() < limit, process.log.read_text()
+    time.sleep(0.01)
+
+
+def steps(workdir):
+  """Steps of finished checkpoints, oldest first."""
+  folder = workdir / 'checkpoints'
+  names = os.listdir(folder) if folder.exists() else []
+  return sorted(int(name) for name in names if name.isdigit())
+
+
+def rows(workdir):
+  """Rows of metrics without what no two runs share."""
+  return [
+    {k: v for k, v in row.items() if not k.startswith(('time/', 'memory/'))}
+    for row in writers.read_metrics(workdir)
+  ]
+
+
+def state(workdir, step=STEPS):
+  """Name -> array of everything that a checkpoint holds of the state."""
+  path = workdir / 'checkpoints' / str(step) / 'state'
+  with ocp.StandardCheckpointer() as checkpointer:
+    tree = checkpointer.restore(path)
+  found = {}
+  for name, leaf in jax.tree_util.tree_leaves_with_path(tree):
+    if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+      leaf = jax.random.key_data(leaf)
+    found[jax.tree_util.keystr(name)] = np.asarray(leaf)
+  return found
+
+
+def differing(a, b):
+  """Names of the leaves that are not equal bit for bit."""
+  assert a.keys() == b.keys()
+  return [name for name in a if a[name].tobytes() != b[name].tobytes()]
+
+
+def check_same_end(workdir, reference):
+  assert not differing(state(workdir), state(reference))
+  assert rows(workdir) == rows(reference)
+  positions = [
+    json.loads((w / f'checkpoints/{STEPS}/loop/metadata').read_text())[
+      'batches'
+    ]
+    for w in (workdir, reference)
+  ]
+  assert positions[0] == positions[1]
+
+
+def test_comparison_sees_every_part_of_the_state(reference):
+  before, after = steps(reference)[-2:]
+  changed = differing(state(reference, before), state(reference, after))
+  unchanged = state(reference).keys() - set(changed)
+  # The random matrices were drawn anew; only the key of the run stays.
+  assert [name for name in unchanged if 'key' not in name] == []
+  assert any('projections' in name for name in changed)
+  assert len(unchanged) == 1
+
+
+def test_sigkill_at_random_moments_is_bit_exact(site, reference):
+  workdir = site.folder / 'killed'
+  delays = np.random.default_rng().uniform(0, 0.8, 2)
+  for delay in delays:
+    process = site.start(workdir)
+    wait_for(process, lambda p=process: 'compiled' in p.log.read_text())
+    time.sleep(delay)
+    process.kill()
+    code, _, err = site.finish(process)
+    assert code == -signal.SIGKILL, f'too short to be killed: {delays=} {err}'
+  site.complete(workdir)
+  check_same_end(workdir, reference)
+
+
+def test_sigterm_saves_and_the_same_command_is_bit_exact(
+  site, stopped, reference, tmp_path
+):
+  workdir, err = stopped
+  last = steps(workdir)[-1]
+  assert f'SIGTERM: saved step {last} of {STEPS}' in err
+  assert 'the same command continues the run' in err
+  assert last < STEPS
+  again = shutil.copytree(workdir, tmp_path / 'again')
+  assert f'continuing after step {last} ' in site.complete(again)
+  check_same_end(again, reference)
+
+
+def test_truncated_newest_checkpoint_is_survived(
+  site, stopped, reference, tmp_path
+):
+  workdir = shutil.copytree(stopped[0], tmp_path / 'damaged')
+  before, newest = steps(workdir)[-2:]
+  files = (workdir / 'checkpoints' / str(newest)).rglob('*')
+  largest = max(files, key=lambda path: path.is_file() and path.stat().st_size)
+  os.truncate(largest, largest.stat().st_size // 2)
+  err = site.complete(workdir)
+  assert f'checkpoint {newest} in' in err
+  assert 'cannot be read' in err
+  assert f'continuing after step {before} ' in err
+  assert (workdir / 'checkpoints_damaged' / str(newest)).is_dir()
+  check_same_end(workdir, reference)
+
+
+def free_port():
+  with socket.socket() as probe:
+    probe.bind(('localhost', 0))
+    return probe.getsockname()[1]
+
+
+def start_two(site, workdir):
+  hosts = [
+    f'--coordinator_address=localhost:{free_port()}',
+    '--num_processes=2',
+    f'--gin_param=STEPS = {STEPS_OF_TWO}',
+  ]
+  return [
+    site.start(workdir, *hosts, f'--process_id={index}') for index in range(2)
+  ]
+
+
+def test_two_processes_train_stop_and_resume_as_one(site, reference):
+  workdir = site.folder / 'two'
+  both = start_two(site, workdir)
+  wait_for(both[0], lambda: len(steps(workdir)) >= 2)
+  # The hosts agree on a step, whichever of them was told to stop.
+  both[1].send_signal(signal.SIGTERM)
+  ends = [site.finish(process) for process in both]
+  assert [code for code, _, _ in ends] == [0, 0], ends
+  last = steps(workdir)[-1]
+  assert f'SIGTERM: saved step {last} of {STEPS_OF_TWO}' in ends[0][2]
+  assert last < STEPS_OF_TWO
+  ends = [site.finish(process) for process in start_two(site, workdir)]
+  assert [code for code, _, _ in ends] == [0, 0], ends
+  # One writer: no row twice, one file of events for each start, one table.
+  assert len(list(workdir.glob('events.*'))) == 2
+  assert ['perpl.' in out for _, out, _ in ends] == [True, False]
+  *ours, final = rows(workdir)
+  assert final.keys() > {'eval/valid/loss'}
+  theirs = [row for row in rows(reference) if row['step'] <= STEPS_OF_TWO]
+  assert [row.keys() for row in ours] == [row.keys() for row in theirs]
+  for mine, other in zip(ours, theirs, strict=True):
+    np.testing.assert_allclose([*mine.values()], [*other.values()], rtol=1e-4)
+
+
+def test_mistakes_get_one_message_and_exit_code_2(site, reference, tmp_path):
+  broken = tmp_path / 'broken.fasta'
+  broken.write_text('>a\nACDEF\n>b\nAC7EF\n')
+  before = (reference / 'metrics.jsonl').read_bytes()
+  bind = '--gin_param={}'.format
+  cases = {
+    'changed': [
+      bind('LEARNING_RATE = 0.5'),
+      [
+        'holds a run of another configuration',
+        '-LEARNING_RATE = 0.001\n+LEARNING_RATE = 0.5',
+        '--allow_config_change',
+      ],
+    ],
+    'kernel': [
+      bind("attention.Favor.kernel = 'sofmax'"),
+      ["'sofmax'", 'softmax_pos'],
+    ],
+    'fasta': [
+      bind(f"proteins.Proteins.files = {{'train': '{broken}', 'valid': ''}}"),
+      [f'{broken}:4', "'7'"],
+    ],
+    'dry': ['--dry_run', []],
+  }
+  running = {
+    name: site.start(
+      reference if name == 'changed' else tmp_path / name, argument
+    )
+    for name, (argument, _) in cases.items()
+  }
+  for name, process in running.items():
+    code, out, err = site.finish(process)
+    assert 'Traceback' not in err
+    assert not (tmp_path / name).exists()
+    if name == 'dry':
+      assert code == 0, err
+      assert 'parameters: ' in out
+      continue
+    assert code == 2, f'{name}: {err}'
+    assert err.count('error: ') == 1
+    missing = [text for text in cases[name][1] if text not in err]
+    assert not missing, err
+  assert (reference / 'metrics.jsonl').read_bytes() == before
+
+
+@pytest.mark.parametrize(
+  ('params', 'error', 'message'),
+  [
+    (['BATCH_SIZE = 6'], ValueError, r'batch_size=6 and data=8 x fsdp=1'),
+    (['FSDP = 3'], ValueError, r'fsdp=3.* for 8 devices'),
+    (['BATCH_SIZE = 8', 'NUM_HEADS = 3'], ValueError, r'num_heads=3 .*=16'),
+    (
+      ['BATCH_SIZE = 8', 'TENSOR_PARALLEL = 8'],
+      ValueError,
+      r'2 does not divide by mesh axis tensor=8',
+    ),
+    (
+      ["attention.Favor.kernel = 'relu'", 'attention.Favor.projection = False'],
+      ValueError,
+      r'features',
+    ),
+    (
+      ["proteins.Proteins.long_sequences = 'error'", 'BATCH_SIZE = 8'],
+      ValueError,
+      r'train.fasta.*at most 32 residues, got 59',
+    ),
+    (
+      [
+        'BATCH_SIZE = 8',
+        "proteins.Proteins.files = {'train': '/no/such.fasta', 'valid': 'x'}",
+      ],
+      FileNotFoundError,
+      r'/no/such\.fasta',
+    ),
+    (["CAUSAL = 'yes'"], ValueError, r"'yes'"),
+  ],
+)
+def test_mistakes_are_found_before_compilation(params, error, message, site):
+  """On the eight devices of this process; what the launcher would print."""
+  with (
+    pytest.raises(error, match=message),
+    config.session(train_lib.train, [site.gin], params) as parsed,
+  ):
+    parsed.build(
+      workdir='unused', seed=0, context=context.RunContext(dry_run=True)
+    )
