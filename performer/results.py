@@ -87,6 +87,7 @@ def attention_maps(
   tokens, mask = (
     jnp.asarray(batch[k][:1, :length]) for k in ('tokens', 'mask')
   )
+  params, projections = jax.tree.map(jnp.asarray, (params, projections))
   _, variables = model.apply(
     {'params': params},
     tokens,

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import optax
 from clu import metrics as clu_metrics
 from flax import linen as nn
-from jaxtyping import Array, Float, Int, PyTree
+from jaxtyping import Array, Float, PyTree
 
 from performer import attention, objective
 from performer.models import parallel, transformer
@@ -26,8 +26,10 @@ Batch = Mapping[str, Any]
 class TrainState:
   """Everything that a step changes or draws from.
 
+  The fields hold arrays; the same tree also carries their shapes or shardings.
+
   Attributes:
-    step: finished steps.
+    step: finished steps, an int32 scalar.
     params: parameters of the model.
     opt_state: state of the optimiser.
     projections: random matrices of the attention, `draw_projections` of the
@@ -35,11 +37,11 @@ class TrainState:
     key: the key that all randomness of the run is folded from.
   """
 
-  step: Int[Array, '']
+  step: PyTree
   params: PyTree
   opt_state: PyTree
   projections: PyTree
-  key: Array
+  key: PyTree
 
 
 @dataclasses.dataclass(frozen=True)

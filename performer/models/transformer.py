@@ -11,7 +11,7 @@ start as sinusoids, an untied output layer.
 """
 
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -28,6 +28,7 @@ _ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
 }
 
 
+@runtime_checkable
 class AttentionFn(Protocol):
   """What a model needs of `performer.attention.Favor` or `Exact`."""
 

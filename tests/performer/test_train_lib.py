@@ -78,22 +78,23 @@ def test_objective_by_hand():
   logits = rng.normal(size=(2, 5, 7)).astype(np.float32)
   targets = rng.integers(0, 7, (2, 5))
   weights = rng.integers(0, 2, (2, 5)).astype(np.float32)
-  losses = objective.token_losses(jnp.asarray(logits), jnp.asarray(targets))
+  device = [jnp.asarray(x) for x in (logits, targets, weights)]
+  losses = objective.token_losses(*device[:2])
   z = logits.astype(np.float64)
   z = z - np.log(np.exp(z).sum(-1, keepdims=True))
   expected = -np.take_along_axis(z, targets[..., None], -1)[..., 0]
   np.testing.assert_allclose(losses, expected, rtol=1e-5)
   mean = np.average(expected, weights=weights)
   np.testing.assert_allclose(
-    objective.weighted_mean(losses, weights), mean, rtol=1e-5
+    objective.weighted_mean(losses, device[2]), mean, rtol=1e-5
   )
-  found = objective.token_metrics(logits, losses, targets, weights)
+  found = objective.token_metrics(device[0], losses, *device[1:])
   hits = np.average(z.argmax(-1) == targets, weights=weights)
   assert float(found['accuracy'].compute()) == pytest.approx(hits, rel=1e-5)
   assert float(found['perplexity'].compute()) == pytest.approx(
     math.exp(mean), rel=1e-5
   )
-  assert float(objective.weighted_mean(losses, 0 * weights)) == 0
+  assert float(objective.weighted_mean(losses, 0 * device[2])) == 0
 
 
 def test_matrices_follow_the_schedule(files, tmp_path):
@@ -123,7 +124,7 @@ def test_step_descends_its_own_gradient(files):
   rate = 1e-2
   trainer, experiment = build(files, optimizer=optax.sgd(rate))
   state = jax.jit(trainer.init)()
-  batch = next(experiment.batches)
+  batch = jax.tree.map(jnp.asarray, next(experiment.batches))
   after, _ = jax.jit(trainer.step)(state, batch)
   loss = jax.jit(
     lambda params: trainer.loss(params, state.projections, batch, None)[0]
@@ -165,7 +166,8 @@ def test_evaluation_is_one_mean_over_the_set(files, task):
     )
   )
   for batch in data.eval_batches('valid', batch_size=1):
-    losses = objective.token_losses(logits(batch), batch['targets'])
+    targets = jnp.asarray(batch['targets'])
+    losses = objective.token_losses(logits(batch), targets)
     total += float((losses * batch['weights']).sum())
     weight += float(batch['weights'].sum())
   assert found['loss'] == pytest.approx(total / weight, rel=1e-4)
