@@ -1,0 +1,211 @@
+"""Training over eight devices gives what training on one device gives."""
+
+import os
+import shutil
+
+import jax
+import numpy as np
+import optax
+import pytest
+
+from performer import attention, train_lib
+from performer.data import proteins
+from performer.models import transformer
+from runtime import durations, loop, writers
+from runtime import mesh as mesh_lib
+
+# Each device waits in several collectives at once; with a pool of only as many
+# threads as devices, XLA's CPU client waits for ever and aborts the process.
+pytestmark = pytest.mark.skipif(
+  int(os.environ.get('PJRT_NPROC', '0')) < 32,
+  reason='eight devices need PJRT_NPROC >= 32, set before JAX starts',
+)
+
+LENGTH = 16
+STEPS = 5
+FAVOR = attention.Favor(features=8, redraw_every=2)
+MESHES = {
+  'data4_fsdp2': mesh_lib.MeshConfig(data=4, fsdp=2),
+  'data2_fsdp2_tensor2': mesh_lib.MeshConfig(data=2, fsdp=2, tensor=2),
+  'data4_tensor2': mesh_lib.MeshConfig(data=4, tensor=2),
+}
+# Every mesh, both tasks, both mechanisms, few programs to compile.
+CASES = {
+  'data4_fsdp2': ('causal', attention.Exact()),
+  'data2_fsdp2_tensor2': ('mlm', FAVOR),
+  'data4_tensor2': ('mlm', FAVOR),
+}
+
+
+@pytest.fixture(scope='module')
+def files(tmp_path_factory):
+  folder = tmp_path_factory.mktemp('fasta')
+  rng = np.random.default_rng(3)
+  paths = {}
+  for split, count in (('train', 30), ('valid', 11)):
+    records = [
+      f'>{i}\n{"".join(rng.choice(list("ACDEFGHIKLMNPQRSTVWY"), 14))}\n'
+      for i in range(count)
+    ]
+    paths[split] = str(folder / f'{split}.fasta')
+    (folder / f'{split}.fasta').write_text(''.join(records))
+  return paths, str(folder / 'cache')
+
+
+def build(files, task, mechanism, mesh=None, **kwargs):
+  """The experiment on a mesh of all devices, or on one device."""
+  paths, cache = files
+  model = transformer.Transformer(
+    vocab_size=29,
+    max_length=LENGTH,
+    attention=mechanism,
+    causal=task == 'causal',
+    num_layers=2,
+    num_heads=2,
+    d_model=16,
+    d_ff=32,
+    dropout=0.1,
+    **kwargs,
+  )
+  data = proteins.Proteins(
+    task=task, max_length=LENGTH, files=paths, cache_dir=cache, num_threads=0
+  )
+  return train_lib.build(
+    model=model,
+    data=data,
+    optimizer=optax.adam(1e-2),
+    batch_size=8,
+    seed=4,
+    mesh=mesh or mesh_lib.MeshConfig(),
+    eval_splits=(),
+    eval_batch_size=None,
+    devices=jax.devices() if mesh else jax.devices()[:1],
+  )[1]
+
+
+def train(experiment, workdir, steps=STEPS):
+  """Trains to `steps`, tracing once; returns the last state."""
+  traces = []
+  inner = experiment.step
+
+  def counted(state, batch):
+    traces.append(1)
+    return inner(state, batch)
+
+  object.__setattr__(experiment, 'step', counted)
+  config = loop.LoopConfig(durations.Duration(steps=steps), log_every=1)
+  result = loop.run(experiment, config, workdir=workdir, seed=4)
+  assert len(traces) == 1
+  return result.state
+
+
+@pytest.fixture(scope='module')
+def one_device(files, tmp_path_factory):
+  """(task, mechanism) -> (workdir, last state) of training on one device."""
+  found = {}
+  for task, mechanism in set(CASES.values()):
+    workdir = tmp_path_factory.mktemp('one')
+    state = train(build(files, task, mechanism), workdir)
+    found[task, mechanism] = workdir, state
+  return found
+
+
+@pytest.fixture(scope='module')
+def eight_devices(files, tmp_path_factory):
+  """Name of a case -> (workdir, last state) of training on its mesh."""
+  found = {}
+  for name, (task, mechanism) in CASES.items():
+    workdir = tmp_path_factory.mktemp(name)
+    state = train(build(files, task, mechanism, MESHES[name]), workdir)
+    found[name] = workdir, state
+  return found
+
+
+def rows(workdir):
+  """Names and values of all metrics but the times, [rows] x [names]."""
+  return [
+    {k: v for k, v in row.items() if not k.startswith('time/')}
+    for row in writers.read_metrics(workdir)
+  ]
+
+
+def check_same_rows(found, expected):
+  assert [row.keys() for row in found] == [row.keys() for row in expected]
+  for mine, other in zip(found, expected, strict=True):
+    np.testing.assert_allclose([*mine.values()], [*other.values()], rtol=1e-4)
+
+
+@pytest.mark.parametrize('name', CASES)
+def test_eight_devices_give_the_losses_of_one(name, one_device, eight_devices):
+  expected = rows(one_device[CASES[name]][0])
+  assert len(expected) == STEPS
+  check_same_rows(rows(eight_devices[name][0]), expected)
+
+
+def test_tolerance_tells_one_step_from_the_next(one_device):
+  for workdir, _ in one_device.values():
+    first, second = rows(workdir)[:2]
+    with pytest.raises(AssertionError, match='Not equal to tolerance'):
+      check_same_rows([first | {'step': 2}], [second])
+
+
+def test_checkpoint_continues_on_another_mesh(
+  files, one_device, eight_devices, tmp_path
+):
+  case = CASES['data2_fsdp2_tensor2']
+  stayed = shutil.copytree(one_device[case][0], tmp_path / 'stayed')
+  train(build(files, *case), stayed, STEPS + 2)
+  moved = eight_devices['data2_fsdp2_tensor2'][0]
+  moved = shutil.copytree(moved, tmp_path / 'moved')
+  state = train(build(files, *case, MESHES['data4_tensor2']), moved, STEPS + 2)
+  check_same_rows(rows(moved), rows(stayed))
+  assert rows(moved)[-1]['step'] == STEPS + 2
+  kernel = leaf(state.params, ('blocks', 'mlp_in', 'kernel'))
+  assert kernel.addressable_shards[0].data.shape == (2, 16, 16)
+
+
+def leaf(tree, path):
+  for name in path:
+    tree = tree[name]
+  return tree
+
+
+# Axes: layers, then 'embed' over fsdp, 'heads' and 'mlp' over tensor.
+SHARDS = {
+  'data4_fsdp2': {
+    ('attention', 'query', 'kernel'): (2, 8, 2, 8),
+    ('mlp_in', 'kernel'): (2, 8, 32),
+    ('mlp_in', 'bias'): (2, 32),
+    ('mlp_out', 'bias'): (2, 8),
+  },
+  'data2_fsdp2_tensor2': {
+    ('attention', 'query', 'kernel'): (2, 8, 1, 8),
+    ('mlp_in', 'kernel'): (2, 8, 16),
+    ('mlp_in', 'bias'): (2, 16),
+    ('mlp_out', 'bias'): (2, 8),
+  },
+  'data4_tensor2': {
+    ('attention', 'query', 'kernel'): (2, 16, 1, 8),
+    ('mlp_in', 'kernel'): (2, 16, 16),
+    ('mlp_in', 'bias'): (2, 16),
+    ('mlp_out', 'bias'): (2, 16),
+  },
+}
+
+
+@pytest.mark.parametrize('name', MESHES)
+def test_parameters_and_moments_lie_in_shards(name, eight_devices):
+  state = eight_devices[name][1]
+  moments = state.opt_state[0].mu
+  for path, shape in SHARDS[name].items():
+    for tree in (state.params, moments):
+      array = leaf(tree['blocks'], path)
+      assert {s.data.shape for s in array.addressable_shards} == {shape}, path
+      assert len(array.sharding.device_set) == 8
+  share = sum(
+    x.addressable_shards[0].data.nbytes for x in jax.tree.leaves(state.params)
+  )
+  total = sum(x.nbytes for x in jax.tree.leaves(state.params))
+  parts = MESHES[name].fsdp * MESHES[name].tensor
+  # Outside are only the few that no axis splits, such as the output's bias.
+  assert total / parts <= share < 1.3 * total / parts
