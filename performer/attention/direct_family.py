@@ -27,7 +27,7 @@ def _dot(form: str, *operands: Array) -> Array:
 
 
 def _masked(
-  keys: kernels.Features, mask: Bool[Array, 'b j'] | None
+  keys: kernels.Features, mask: Bool[Array, '#b j'] | None
 ) -> kernels.Features:
   values, weight = keys
   if mask is None:
@@ -41,7 +41,7 @@ def _masked(
 def summarize(
   keys: kernels.Features,
   v: Float[Array, 'b h j v'],
-  mask: Bool[Array, 'b j'] | None,
+  mask: Bool[Array, '#b j'] | None,
   dtype: jnp.dtype,
 ) -> state_lib.State:
   """Sums a run of keys into a state; see `log_family.summarize`."""
@@ -82,7 +82,7 @@ def causal_chunk(
   queries: kernels.Features,
   keys: kernels.Features,
   v: Float[Array, 'b h j v'],
-  mask: Bool[Array, 'b j'] | None,
+  mask: Bool[Array, '#b j'] | None,
   dtype: jnp.dtype,
 ) -> tuple[state_lib.State, state_lib.Readout]:
   """Attends causally; see `log_family.causal_chunk`. Needs no second form."""

@@ -87,7 +87,7 @@ def _keys_to_chunks(
   v: Float[Array, 'b l h v'],
   key_mask: Bool[Array, 'b l'] | None,
   chunk: int,
-) -> tuple[Array, Array, Bool[Array, 'n b chunk'] | None]:
+) -> tuple[Array, Array, Bool[Array, 'n #b chunk'] | None]:
   """Chunks keys, values and mask; what is masked is zero."""
   length = k.shape[1]
   if key_mask is not None:

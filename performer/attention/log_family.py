@@ -39,7 +39,7 @@ def exponent_limit(dtype: jnp.dtype) -> float:
 
 
 def _log_keys(
-  keys: kernels.Features, mask: Bool[Array, 'b j'] | None
+  keys: kernels.Features, mask: Bool[Array, '#b j'] | None
 ) -> Float[Array, 'b h j r']:
   b = keys.values
   if keys.log_weight is not None:
@@ -67,7 +67,7 @@ def _query_features(
 def summarize(
   keys: kernels.Features,
   v: Float[Array, 'b h j v'],
-  mask: Bool[Array, 'b j'] | None,
+  mask: Bool[Array, '#b j'] | None,
   dtype: jnp.dtype,
 ) -> state_lib.State:
   """Sums a run of keys into a state whose c is their own maximum.
@@ -120,7 +120,7 @@ def read(
 def _reference(
   c: Float[Array, 'b h r'],
   b: Float[Array, 'b h j r'],
-  mask: Bool[Array, 'b j'] | None,
+  mask: Bool[Array, '#b j'] | None,
 ) -> Float[Array, 'b h r']:
   """The history's c; without history, b of the chunk's first kept key.
 
@@ -140,7 +140,7 @@ def causal_chunk(
   queries: kernels.Features,
   keys: kernels.Features,
   v: Float[Array, 'b h j v'],
-  mask: Bool[Array, 'b j'] | None,
+  mask: Bool[Array, '#b j'] | None,
   dtype: jnp.dtype,
 ) -> tuple[state_lib.State, state_lib.Readout]:
   """Attends causally within a chunk and to the state before it.

@@ -296,7 +296,7 @@ def test_stabilisers_carry_no_gradient():
 
   def constants(k):
     features = kernels.feature_map(kernels.get(favor.kernel), k, w)
-    return log_family.summarize(features, v, None, jnp.float32).c.sum()
+    return log_family.summarize(features, v, None, jnp.dtype('float32')).c.sum()
 
   def maxima(k):
     values, weight = kernels.feature_map(kernels.get(favor.kernel), k, w)

@@ -1,6 +1,8 @@
 """What is not understood is refused, with the name, the value and the rule."""
 
+import contextlib
 import dataclasses
+import re
 
 import jax.numpy as jnp
 import jaxtyping
@@ -12,6 +14,14 @@ from tests.performer.attention import attention_twin as twin
 
 # Under the run-time type checker the annotations refuse first.
 REFUSED = (ValueError, jaxtyping.TypeCheckError)
+
+
+@contextlib.contextmanager
+def refused(message):
+  with pytest.raises(REFUSED) as caught:
+    yield
+  if isinstance(caught.value, ValueError):
+    assert re.search(message, str(caught.value)), str(caught.value)
 
 
 @pytest.mark.parametrize(
@@ -49,7 +59,7 @@ REFUSED = (ValueError, jaxtyping.TypeCheckError)
   ],
 )
 def test_contradictory_options(options, message):
-  with pytest.raises(REFUSED, match=message):
+  with refused(message):
     attention.Favor(**options)
 
 
@@ -102,13 +112,13 @@ def test_misshapen_inputs(change, message, exact):
   for name, value in change.items():
     arrays[name] = jnp.ones(value) if isinstance(value, tuple) else value
   w = None if exact else jnp.ones((8, 8))
-  with pytest.raises(REFUSED, match=None if exact else message):
+  with refused(message):
     mechanism(**arrays, projection=w, causal=True)
 
 
 def test_integers_are_no_inputs():
   q, k, v = twin.inputs(1)
-  with pytest.raises(REFUSED):
+  with refused('v must be floating.*int'):
     attention.Exact()(q, k, v.astype(int), projection=None, causal=False)
 
 
@@ -128,7 +138,7 @@ def test_integers_are_no_inputs():
 )
 def test_wrong_projections(mechanism, w, message):
   q, k, v = twin.inputs(1)
-  with pytest.raises(REFUSED, match=message):
+  with refused(message):
     mechanism(q, k, v, projection=w, causal=False)
 
 
@@ -137,8 +147,8 @@ def test_states_that_do_not_fit():
   favor, other = cases.favor(), cases.favor(features=32)
   state = other.form(None, head_dim=8).empty(v.transpose(0, 2, 1, 3))
   w = cases.projection(favor)
-  with pytest.raises(REFUSED, match=r'state must have S.*\(2, 2, 32, 8\)'):
+  with refused(r'state must have S.*\(2, 2, 32, 8\)'):
     favor.extend(q, k, v, projection=w, state=state)
   reference = cases.favor(stabilizer='reference')
-  with pytest.raises(REFUSED, match='needs all keys'):
+  with refused('needs all keys'):
     reference.extend(q, k, v, projection=w)
