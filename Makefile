@@ -25,7 +25,7 @@ test: $(VENV)/.dev system
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 	@echo '== tests'
-	$(RUN) -m pytest -rs
+	$(RUN) -m pytest -rs -n 2 --dist loadfile
 
 $(VENV)/bin/python:
 	@test -n '$(PYTHON)' || { echo 'error: Python 3.11 to 3.13 is needed and none was found'; exit 1; }
