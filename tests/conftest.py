@@ -10,6 +10,9 @@ _CACHE = ROOT / '.cache' / 'jax'
 os.environ.setdefault('JAX_PLATFORMS', 'cpu')
 os.environ.setdefault('JAX_COMPILATION_CACHE_DIR', str(_CACHE))
 os.environ.setdefault('JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS', '0.3')
+# Eight devices wait in several collectives at once; with a pool of only as many
+# threads, XLA's CPU client waits for ever and aborts the process.
+os.environ.setdefault('PJRT_NPROC', '64')
 # Compilation is most of the time of a test; it is twice as fast unoptimised.
 _QUICK = '--xla_backend_optimization_level=0'
 os.environ['XLA_FLAGS'] = ' '.join(
