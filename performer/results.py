@@ -3,6 +3,7 @@
 import os
 import pathlib
 import shlex
+import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -148,11 +149,17 @@ def report(
     logging.warning('no pictures: they need the extra `report` (matplotlib)')
   print(f'Curves and tables: {folder}')
   if argv:
-    again = shlex.join(['python', '-m', 'performer.train', *argv[1:]])
+    again = shlex.join([_python(), '-m', 'performer.train', *argv[1:]])
     print(
       'To train longer, give it more STEPS:\n  '
       f"{again} --gin_param='STEPS = ...' --allow_config_change"
     )
+
+
+def _python() -> str:
+  """The interpreter as a user types it from here."""
+  path = os.path.relpath(sys.executable)
+  return 'python' if path.startswith('..') else path
 
 
 def _draw_attention(
