@@ -205,6 +205,7 @@ def main() -> None:
   args = parser.parse_args()
 
   start = time.monotonic()
+  revision, dirty = provenance.commit()
   seeds = tuple(range(args.seeds))
   workdirs = {
     name: [run(args.row, args.scale, name, s, args.gin_param) for s in seeds]
@@ -214,7 +215,6 @@ def main() -> None:
     name: [read_scores(workdir) for workdir in folders]
     for name, folders in workdirs.items()
   }
-  revision, dirty = provenance.commit()
   common = {
     'paper': '2009.14794',
     'scale': args.scale,
