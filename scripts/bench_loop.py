@@ -2,12 +2,14 @@
 
   python scripts/bench_loop.py
 
-Both run the same step in one process, alternating. The peer calls the jitted
-step on batches that lie on the device and waits once at the end. Ours is
-`runtime.loop.run` with everything that a step of a run has: the batch drawn and
-placed, metrics fetched and merged, a row in `metrics.jsonl` and TensorBoard
-every 100 steps. Compilation and the one checkpoint, at the end, are not
-counted. Prints medians and writes `benchmarks/results/loop.json`.
+Both run the same step in one process, in turns of 100 steps. The peer calls the
+jitted step on batches that lie on the device and waits at the end of its turn.
+Ours is `runtime.loop.run` with everything that a step of a run has: the batch
+drawn and placed, metrics fetched and merged, a row in `metrics.jsonl` and
+TensorBoard at the end of each turn. Compilation and the one checkpoint, at the
+end, are not counted. Prints medians, and the median of the ratios of
+neighbouring turns, which a busy machine disturbs least; writes
+`benchmarks/results/loop.json`.
 """
 
 import argparse
@@ -52,7 +54,12 @@ class State:
 
 
 class Batches:
-  """Batches from memory: their preparation is not the loop's work."""
+  """Batches from memory: their preparation is not the loop's work.
+
+  Attributes:
+    on_turn: called when the first batch of every 100 is drawn, which is when
+      the row of the 100 steps before has been written.
+  """
 
   def __init__(self) -> None:
     rng = np.random.default_rng(0)
@@ -60,8 +67,11 @@ class Batches:
       {'x': rng.normal(size=(ROWS, WIDTH)).astype(np.float32)} for _ in range(8)
     ]
     self._position = 0
+    self.on_turn: Callable[[], None] = lambda: None
 
   def __next__(self) -> dict[str, np.ndarray]:
+    if self._position % LOG_EVERY == 0:
+      self.on_turn()
     self._position += 1
     return self._batches[self._position % len(self._batches)]
 
@@ -106,81 +116,89 @@ def make_experiment(products: int) -> loop.Experiment[State]:
   )
 
 
-def bare_seconds(experiment: loop.Experiment[State], steps: int) -> float:
-  """Seconds per step of the jitted step alone."""
-  step = jax.jit(experiment.step, donate_argnums=0)
-  sharding = mesh_lib.batch_sharding(experiment.mesh)
-  batches = [
-    jax.device_put(next(experiment.batches), sharding) for _ in range(8)
-  ]
-  state = jax.device_put(experiment.init(), experiment.shardings)
-  state, collection = step(state, batches[0])
-  jax.block_until_ready((state, collection))
-  start = time.perf_counter()
-  for i in range(steps):
-    state, collection = step(state, batches[i % len(batches)])
-  jax.block_until_ready((state, collection))
-  return (time.perf_counter() - start) / steps
+class Bare:
+  """The jitted step alone, on batches that lie on the device."""
+
+  def __init__(self, experiment: loop.Experiment[State]) -> None:
+    self._step = jax.jit(experiment.step, donate_argnums=0)
+    sharding = mesh_lib.batch_sharding(experiment.mesh)
+    batches = Batches()
+    self._batches = [jax.device_put(next(batches), sharding) for _ in range(8)]
+    self._state = jax.device_put(experiment.init(), experiment.shardings)
+    self.seconds(1)
+
+  def seconds(self, steps: int) -> float:
+    """Runs; returns seconds per step."""
+    start = time.perf_counter()
+    for i in range(steps):
+      self._state, collection = self._step(self._state, self._batches[i % 8])
+    jax.block_until_ready((self._state, collection))
+    return (time.perf_counter() - start) / steps
 
 
-def loop_seconds(experiment: loop.Experiment[State], steps: int) -> float:
-  """Seconds per step of a run, without its first step and its checkpoint."""
-  duration = durations.Duration(steps=steps + 1)
-  config = loop.LoopConfig(duration, log_every=LOG_EVERY)
-  with (
-    tempfile.TemporaryDirectory() as workdir,
-    contextlib.redirect_stderr(io.StringIO()),
-  ):
-    result = loop.run(experiment, config, workdir=workdir, seed=0)
-  return result.seconds / steps
+class Turns:
+  """Runs a turn of the bare step between the turns of the loop."""
+
+  def __init__(self, bare: Bare) -> None:
+    self._bare = bare
+    self._since: float | None = None
+    self.ours: list[float] = []
+    self.peer: list[float] = []
+
+  def next(self) -> None:
+    """Ends the loop's turn and takes the peer's."""
+    now = time.perf_counter()
+    if self._since is not None:
+      self.ours.append((now - self._since) / LOG_EVERY)
+      self.peer.append(self._bare.seconds(LOG_EVERY))
+    self._since = time.perf_counter()
 
 
 def calibrate(target_s: float) -> int:
   """Number of products for which the bare step takes about `target_s`."""
   products = 64
   for _ in range(3):
-    seconds = bare_seconds(make_experiment(products), 50)
+    seconds = Bare(make_experiment(products)).seconds(50)
     products = max(1, round(products * target_s / seconds))
   return products
 
 
-def compare(
-  target_s: float, *, steps: int, repeats: int
-) -> dict[str, str | float]:
+def compare(target_s: float, *, turns: int) -> dict[str, str | float]:
   """Measures one step length.
 
   Args:
     target_s: wanted length of the bare step, seconds.
-    steps: steps per measurement.
-    repeats: measurements of each side, alternating.
+    turns: turns of each side.
 
   Returns:
-    A row: case, medians of ours and peer in milliseconds per step, ratio.
+    A row: case, medians of ours and peer in milliseconds per step, and the
+    median of the ratios of neighbouring turns.
   """
-  products = calibrate(target_s)
-  sides: dict[str, Callable[..., float]] = {
-    'ours': loop_seconds,
-    'peer': bare_seconds,
-  }
-  found: dict[str, list[float]] = {name: [] for name in sides}
-  for repeat in range(repeats):
-    order = list(sides) if repeat % 2 else list(reversed(sides))
-    for name in order:
-      found[name].append(sides[name](make_experiment(products), steps))
-  ours, peer = (1e3 * statistics.median(found[name]) for name in sides)
+  experiment = make_experiment(calibrate(target_s))
+  taken = Turns(Bare(experiment))
+  experiment.batches.on_turn = taken.next
+  # The first turn compiles, and nothing follows the last: neither counts.
+  duration = durations.Duration(steps=(turns + 2) * LOG_EVERY)
+  with (
+    tempfile.TemporaryDirectory() as workdir,
+    contextlib.redirect_stderr(io.StringIO()),
+  ):
+    config = loop.LoopConfig(duration, log_every=LOG_EVERY)
+    loop.run(experiment, config, workdir=workdir, seed=0)
+  ours, peer = taken.ours[1:], taken.peer[1:]
+  ratios = [a / b for a, b in zip(ours, peer, strict=True)]
   return {
     'case': f'step of {1e3 * target_s:g} ms',
-    'ours': ours,
-    'peer': peer,
-    'ratio': ours / peer,
+    'ours': 1e3 * statistics.median(ours),
+    'peer': 1e3 * statistics.median(peer),
+    'ratio': statistics.median(ratios),
   }
 
 
 def main() -> None:
   """Measures steps of 1, 5 and 20 ms."""
   parser = argparse.ArgumentParser(description=__doc__.partition('\n')[0])
-  parser.add_argument('--repeats', type=int, default=9)
-  parser.add_argument('--seconds', type=float, default=1.0)
+  parser.add_argument('--turns', type=int, default=40)
   parser.add_argument(
     '--out',
     type=pathlib.Path,
@@ -188,15 +206,7 @@ def main() -> None:
   )
   args = parser.parse_args()
   before = os.getloadavg()[0]
-  rows = [
-    compare(
-      target_s,
-      # Whole rows of metrics, as many as fit.
-      steps=max(1, round(args.seconds / target_s / LOG_EVERY)) * LOG_EVERY,
-      repeats=args.repeats,
-    )
-    for target_s in (1e-3, 5e-3, 20e-3)
-  ]
+  rows = [compare(t, turns=args.turns) for t in (1e-3, 5e-3, 20e-3)]
   result = {
     'name': 'loop',
     'device': f'{platform.machine()}, {os.cpu_count()} cores, one used',
