@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from typing import TextIO
 
 import jax
+from absl import logging
 from tensorboardX import SummaryWriter
 
 __all__ = ['MetricWriter', 'Progress', 'format_duration', 'read_metrics']
@@ -38,7 +39,14 @@ class MetricWriter:
     path = pathlib.Path(workdir)
     path.mkdir(parents=True, exist_ok=True)
     self._file = open(path / METRICS_FILE, 'ab')  # noqa: SIM115
-    self._file.truncate(offset)
+    if self._file.tell() < offset:
+      logging.warning(
+        '%s is shorter than it was at step %d: rows were lost',
+        path / METRICS_FILE,
+        step,
+      )
+    else:
+      self._file.truncate(offset)
     # Events cannot be cut, but readers skip what a later `purge_step` voids.
     self._events = SummaryWriter(
       str(path), purge_step=step + 1 if step else None

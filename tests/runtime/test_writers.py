@@ -22,6 +22,16 @@ def test_rows_are_cut_at_the_offset_of_the_checkpoint(tmp_path):
   ]
 
 
+def test_lost_rows_are_told_and_not_filled_up(tmp_path, caplog):
+  (tmp_path / writers.METRICS_FILE).write_text('{"step": 1}\n')
+  with caplog.at_level('WARNING', logger='absl'):
+    writer = writers.MetricWriter(tmp_path, step=9, offset=500)
+  writer.write(10, {'train/loss': 0.5})
+  writer.close()
+  assert 'rows were lost' in caplog.text
+  assert [row['step'] for row in writers.read_metrics(tmp_path)] == [1, 10]
+
+
 def test_values_that_are_not_finite_stay_json(tmp_path):
   writer = writers.MetricWriter(tmp_path, step=0, offset=0)
   writer.write(1, {'eval/loss': float('nan'), 'eval/x': float('inf')})
