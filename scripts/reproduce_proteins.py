@@ -18,6 +18,7 @@ import os
 import pathlib
 import platform
 import shlex
+import statistics
 import subprocess
 import sys
 import time
@@ -129,6 +130,8 @@ def rows(
     for column in ('test acc. %', 'test perpl.', 'ood perpl.')
   )
   table = PUBLISHED[task]
+  (floor,) = accuracy['baseline test']
+  gap = statistics.fmean(accuracy['exact test']) - floor
 
   def published(split: str, index: int) -> ledger.Published:
     values = {k: v[index] for k, v in table.items() if k.endswith(split)}
@@ -165,6 +168,9 @@ def rows(
       verdict=verdicts.verdict_close(
         accuracy['softmax test'], accuracy['exact test'], tolerance=1.0
       ),
+      explanation='The baseline itself is '
+      f'{gap:.1f} points below exact attention: the smaller this gap, the '
+      'weaker the evidence of agreement.',
       **common,
     ),
     ledger.Row(
