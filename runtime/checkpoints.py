@@ -5,11 +5,12 @@ A checkpoint holds the state of the trainer and a small record of the loop
 """
 
 import dataclasses
+import json
 import math
 import os
 import pathlib
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar
 
 import jax
@@ -85,7 +86,27 @@ class Checkpoints:
       cleanup_tmp_directories=True,
       enable_async_checkpointing=True,
     )
+    # The manager reads the ranking of every checkpoint when it is made.
+    first = jax.process_index() == 0
+    self._move_aside(self._without_ranking() if first else [])
     return ocp.CheckpointManager(self._path, options=options)
+
+  def _without_ranking(self) -> list[int]:
+    """Steps whose metrics file is there and cannot be read."""
+    found = []
+    for path in self._path.glob('*/metrics/metrics'):
+      try:
+        json.loads(path.read_text())
+      except ValueError as error:
+        step = path.parts[-3]
+        logging.warning(
+          'checkpoint %s in %s cannot be read (%s); trying the one before',
+          step,
+          self._path,
+          _first_line(error),
+        )
+        found.append(int(step))
+    return found
 
   def save(
     self,
@@ -177,7 +198,12 @@ class Checkpoints:
   def _set_aside(self, steps: Mapping[int, Exception]) -> None:
     """Frees the names of damaged checkpoints and keeps their files."""
     self._manager.close()
-    if jax.process_index() == 0:
+    self._move_aside(list(steps))
+    self._manager = self._open()
+
+  def _move_aside(self, steps: Sequence[int]) -> None:
+    """Moves checkpoints where no manager finds them; on process 0."""
+    if jax.process_index() == 0 and steps:
       folder = self._path.with_name('checkpoints_damaged')
       folder.mkdir(exist_ok=True)
       for step in steps:
@@ -186,7 +212,6 @@ class Checkpoints:
         shutil.move(self._path / str(step), target)
     if jax.process_count() > 1:
       ocp.multihost.sync_global_processes('damaged checkpoints set aside')
-    self._manager = self._open()
 
   def steps(self) -> list[int]:
     """Steps that have a checkpoint, oldest first."""

@@ -173,6 +173,18 @@ def test_damaged_newest_checkpoint_falls_back(
   assert rows(tmp_path) == rows(unbroken[0])
 
 
+def test_damaged_ranking_falls_back(unbroken, regression, tmp_path, caplog):
+  kept = checkpoints.CheckpointConfig(keep=2, best_metric='eval/sum/w')
+  ranked = config(23, checkpoints=kept)
+  loop.run(stop_at(regression(), 16), ranked, workdir=tmp_path, seed=0)
+  (tmp_path / 'checkpoints/17/metrics/metrics').write_text('{"eval')
+  with caplog.at_level('WARNING', logger='absl'):
+    result = loop.run(regression(), ranked, workdir=tmp_path, seed=0)
+  assert 'checkpoint 17' in caplog.text
+  assert (tmp_path / 'checkpoints_damaged' / '17').is_dir()
+  assert same(result.state, unbroken[1].state)
+
+
 def test_no_readable_checkpoint_is_an_error(regression, tmp_path):
   loop.run(regression(), config(5), workdir=tmp_path, seed=0)
   for file in (tmp_path / 'checkpoints').glob('*/loop/metadata'):
