@@ -88,6 +88,11 @@ def build(
   the job if None.
   """
   _check(model, data, eval_splits)
+  if mesh.sequence != 1:
+    raise ValueError(
+      'this trainer does not split positions over devices, '
+      f'got {mesh.sequence=}'
+    )
   grid = mesh.make(devices)
   trainer = trainer_lib.Trainer(model, optimizer, seed, grid)
   index, count = mesh_lib.process_slice(grid, batch_size)
