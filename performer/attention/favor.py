@@ -193,6 +193,7 @@ class Favor(options.Options):
     features = self.features if self.projection else head_dim
     return linear.Form(
       featurize,
+      featurize,
       self._finish(kernel.signed, kernel.scale(features)),
       features=features,
       log=kernel.log,
@@ -227,11 +228,16 @@ class Favor(options.Options):
       k,
       dataclasses.replace(
         form,
-        featurize=lambda x: kernels.Features(x, None),
+        featurize_queries=_ready,
+        featurize_keys=_ready,
         finish=self._finish(signed=True, scale=1.0),
         log=False,
       ),
     )
+
+
+def _ready(features: Float[Array, 'b h l r']) -> kernels.Features:
+  return kernels.Features(features, None)
 
 
 def favor_attention(

@@ -33,7 +33,8 @@ class Form:
   """What a linear form computes with.
 
   Attributes:
-    featurize: maps [b, h, l, d] to features of queries and of keys.
+    featurize_queries: maps queries, [b, h, l, d], to their features.
+    featurize_keys: the same for keys; most kernels have one map for both.
     finish: maps rows read, and their query features, to outputs
       [b, h, l, v].
     features: r.
@@ -42,7 +43,8 @@ class Form:
     dtype: of the stabilised features; sums are float32.
   """
 
-  featurize: Featurize
+  featurize_queries: Featurize
+  featurize_keys: Featurize
   finish: Finish
   features: int
   log: bool
@@ -131,7 +133,7 @@ def bidirectional(
   # pass needs no copy of the state per chunk.
   @jax.checkpoint
   def summarize(k: Array, v: Array, mask: Array | None) -> state_lib.State:
-    return form.family.summarize(form.featurize(k), v, mask, form.dtype)
+    return form.family.summarize(form.featurize_keys(k), v, mask, form.dtype)
 
   def absorb(
     state: state_lib.State, chunk: tuple
@@ -142,7 +144,7 @@ def bidirectional(
 
   @jax.checkpoint
   def read(state: state_lib.State, q: Array) -> Array:
-    queries = form.featurize(q)
+    queries = form.featurize_queries(q)
     return form.finish(form.family.read(state, queries, form.dtype), queries)
 
   queries = _to_chunks(q, _chunk_size(q.shape[1], form.chunk))
@@ -185,9 +187,9 @@ def causal(
     state: state_lib.State, chunk: tuple
   ) -> tuple[state_lib.State, Array]:
     q, k, v, mask = chunk
-    queries = form.featurize(q)
+    queries = form.featurize_queries(q)
     state, rows = form.family.causal_chunk(
-      state, queries, form.featurize(k), v, mask, form.dtype
+      state, queries, form.featurize_keys(k), v, mask, form.dtype
     )
     return state, form.finish(rows, queries)
 
@@ -228,9 +230,9 @@ def causal_scan(
     state: state_lib.State, position: tuple
   ) -> tuple[state_lib.State, Array]:
     q, k, v, mask = position
-    summary = form.family.summarize(form.featurize(k), v, mask, form.dtype)
+    summary = form.family.summarize(form.featurize_keys(k), v, mask, form.dtype)
     state = state_lib.merge(state, summary)
-    queries = form.featurize(q)
+    queries = form.featurize_queries(q)
     rows = form.family.read(state, queries, form.dtype)
     return state, form.finish(rows, queries)
 
