@@ -1,5 +1,6 @@
 """Fast attention: FAVOR+ and exact attention with one signature."""
 
+from performer.attention.auto import Auto
 from performer.attention.diagnostics import (
   bad_denominator_fraction,
   recover_attention,
@@ -10,6 +11,7 @@ from performer.attention.kernels import KERNELS
 
 __all__ = [
   'KERNELS',
+  'Auto',
   'Exact',
   'Favor',
   'bad_denominator_fraction',
