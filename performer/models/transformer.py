@@ -11,51 +11,26 @@ start as sinusoids, an untied output layer.
 """
 
 from collections.abc import Callable
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float, Int, PyTree
+
+from performer.attention import state as state_lib
+from performer.models import attention as attention_lib
 
 __all__ = ['AttentionFn', 'Transformer', 'sinusoids']
+
+AttentionFn = attention_lib.AttentionFn
 
 # Gaussian error linear unit in its exact form, as in the protein models.
 _ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
   'gelu': lambda x: nn.gelu(x, approximate=False),
   'relu': nn.relu,
 }
-
-
-@runtime_checkable
-class AttentionFn(Protocol):
-  """What a model needs of `performer.attention.Favor` or `Exact`."""
-
-  redraw_every: int | None
-
-  def draw(
-    self,
-    key: Array,
-    *,
-    layer: int | Array,
-    step: int | Array,
-    num_heads: int,
-    head_dim: int,
-  ) -> Array | None:
-    """The random matrix of a layer at a training step."""
-
-  def __call__(
-    self,
-    q: Float[Array, 'b l h d'],
-    k: Float[Array, 'b l h d'],
-    v: Float[Array, 'b l h d'],
-    *,
-    projection: Array | None,
-    causal: bool,
-    key_mask: Bool[Array, 'b l'] | None = None,
-  ) -> Float[Array, 'b l h d']:
-    """Attends."""
 
 
 def sinusoids(length: int, width: int) -> Float[np.ndarray, 'l d']:
@@ -68,53 +43,6 @@ def sinusoids(length: int, width: int) -> Float[np.ndarray, 'l d']:
   return codes
 
 
-def _partitioned(init: Callable[..., Array], *axes: str) -> Callable[..., Any]:
-  return nn.with_logical_partitioning(init, axes)
-
-
-class SelfAttention(nn.Module):
-  """Multi-head self-attention around an attention function."""
-
-  num_heads: int
-  attention: AttentionFn
-  causal: bool
-  dtype: Any
-
-  @nn.compact
-  def __call__(
-    self,
-    x: Float[Array, 'b l e'],
-    mask: Bool[Array, 'b l'],
-    projection: Array | None,
-  ) -> Float[Array, 'b l e']:
-    """Attends within each sequence; `mask` marks the keys to see."""
-    width = x.shape[-1]
-    init = nn.initializers.xavier_uniform()
-    q, k, v = (
-      nn.DenseGeneral(
-        (self.num_heads, width // self.num_heads),
-        use_bias=False,
-        dtype=self.dtype,
-        kernel_init=_partitioned(init, 'embed', 'heads', 'kv'),
-        name=name,
-      )(x)
-      for name in ('query', 'key', 'value')
-    )
-    self.sow('intermediates', 'queries', q)
-    self.sow('intermediates', 'keys', k)
-    out = self.attention(
-      q, k, v, projection=projection, causal=self.causal, key_mask=mask
-    )
-    return nn.DenseGeneral(
-      width,
-      axis=(-2, -1),
-      use_bias=False,
-      dtype=self.dtype,
-      kernel_init=_partitioned(init, 'heads', 'kv', 'embed'),
-      name='out',
-    )(out)
-
-
 class Block(nn.Module):
   """Pre-LN residual block: attention, then an MLP."""
 
@@ -122,50 +50,68 @@ class Block(nn.Module):
   d_ff: int
   attention: AttentionFn
   causal: bool
+  attention_bias: bool
   dropout: float
   activation: str
   dtype: Any
   train: bool
+  decode: bool
 
   @nn.compact
   def __call__(
     self,
     x: Float[Array, 'b l e'],
     mask: Bool[Array, 'b l'],
-    projection: Array | None,
-  ) -> tuple[Float[Array, 'b l e'], None]:
-    """The form that `nn.scan` asks for: (carry, inputs) -> (carry, nothing)."""
+    projection: PyTree,
+    state: state_lib.State | None,
+  ) -> tuple[Float[Array, 'b l e'], state_lib.State | None]:
+    """The form that `nn.scan` asks for: (carry, inputs) -> (carry, outputs)."""
     drop = nn.Dropout(self.dropout, deterministic=not self.train)
-    attend = SelfAttention(
-      self.num_heads, self.attention, self.causal, self.dtype, name='attention'
+    attend = attention_lib.MultiHeadAttention(
+      self.num_heads,
+      x.shape[-1],
+      self.attention,
+      causal=self.causal,
+      use_bias=self.attention_bias,
+      dtype=self.dtype,
+      name='attention',
     )
-    x = x + drop(attend(_layer_norm('ln_attention')(x), mask, projection))
+    h = _layer_norm('ln_attention')(x)
+    if self.decode:
+      h, state = attend.extend(
+        h, projection=projection, key_mask=mask, state=state
+      )
+    else:
+      h = attend(h, projection=projection, key_mask=mask)
+    x = x + drop(h)
     h = _layer_norm('ln_mlp')(x)
     init = nn.initializers.xavier_uniform()
     h = nn.Dense(
       self.d_ff,
       dtype=self.dtype,
-      kernel_init=_partitioned(init, 'embed', 'mlp'),
-      bias_init=_partitioned(nn.initializers.zeros, 'mlp'),
+      kernel_init=attention_lib.partitioned(init, 'embed', 'mlp'),
+      bias_init=attention_lib.partitioned(nn.initializers.zeros, 'mlp'),
       name='mlp_in',
     )(h)
     h = drop(_ACTIVATIONS[self.activation](h))
     h = nn.Dense(
       x.shape[-1],
       dtype=self.dtype,
-      kernel_init=_partitioned(init, 'mlp', 'embed'),
-      bias_init=_partitioned(nn.initializers.zeros, 'embed'),
+      kernel_init=attention_lib.partitioned(init, 'mlp', 'embed'),
+      bias_init=attention_lib.partitioned(nn.initializers.zeros, 'embed'),
       name='mlp_out',
     )(h)
-    return x + drop(h), None
+    x = x + drop(h)
+    self.sow('intermediates', 'hidden', x)
+    return x, state
 
 
 def _layer_norm(name: str) -> nn.LayerNorm:
   # Statistics in float32 whatever the activations are.
   return nn.LayerNorm(
     dtype=jnp.float32,
-    scale_init=_partitioned(nn.initializers.ones, 'embed'),
-    bias_init=_partitioned(nn.initializers.zeros, 'embed'),
+    scale_init=attention_lib.partitioned(nn.initializers.ones, 'embed'),
+    bias_init=attention_lib.partitioned(nn.initializers.zeros, 'embed'),
     name=name,
   )
 
@@ -186,6 +132,8 @@ class Transformer(nn.Module):
     activation: 'gelu' or 'relu'.
     dtype: type of activations; parameters, statistics and logits are float32.
     remat: recompute blocks in the backward pass instead of storing them.
+    attention_bias: biases in the projections of attention, as many pretrained
+      models have; the papers' models do not.
 
   Raises:
     ValueError: if a size is out of range, the heads do not divide the width,
@@ -204,6 +152,7 @@ class Transformer(nn.Module):
   activation: str = 'gelu'
   dtype: Any = jnp.float32
   remat: bool = False
+  attention_bias: bool = False
 
   def __post_init__(self) -> None:
     names = ('vocab_size', 'max_length', 'num_layers', 'num_heads', 'd_ff')
@@ -230,7 +179,7 @@ class Transformer(nn.Module):
     """Width of one head."""
     return self.d_model // self.num_heads
 
-  def draw_projections(self, key: Array, step: int | Array) -> Array | None:
+  def draw_projections(self, key: Array, step: int | Array) -> PyTree:
     """The random matrices of all layers at a training step.
 
     Args:
@@ -242,7 +191,7 @@ class Transformer(nn.Module):
       the attention needs none.
     """
 
-    def draw(layer: Array) -> Array | None:
+    def draw(layer: Array) -> PyTree:
       return self.attention.draw(
         key,
         layer=layer,
@@ -253,13 +202,12 @@ class Transformer(nn.Module):
 
     return jax.vmap(draw)(jnp.arange(self.num_layers))
 
-  @nn.compact
   def __call__(
     self,
     tokens: Int[Array, 'b l'],
     *,
     mask: Bool[Array, 'b l'],
-    projections: Array | None,
+    projections: PyTree,
     train: bool = False,
   ) -> Float[Array, 'b l vocab']:
     """Maps tokens to logits.
@@ -282,47 +230,111 @@ class Transformer(nn.Module):
         'the sequence must not be longer than the positions of the model, '
         f'got {length=} max_length={self.max_length}'
       )
-    x = self._embed(tokens)
+    logits, _ = self._run(tokens, mask, projections, train=train)
+    return logits
+
+  def extend(
+    self,
+    tokens: Int[Array, 'b l'],
+    *,
+    positions: Int[Array, 'b l'],
+    mask: Bool[Array, 'b l'],
+    projections: PyTree,
+    state: state_lib.State | None = None,
+    at: Int[Array, 'b'] | None = None,
+  ) -> tuple[Float[Array, 'b n vocab'], state_lib.State]:
+    """Continues sequences; see `performer.models.decoding`.
+
+    Args:
+      tokens: the next piece of each sequence; one token or many.
+      positions: of the tokens in their sequences, from 0. The logits of a
+        position that the model does not have are NaN.
+      mask: False = not part of the sequence.
+      projections: the same at every call.
+      state: what the previous piece returned; None before the first.
+      at: index into the piece of the token whose logits are wanted; None: all.
+
+    Returns:
+      Logits, float32, of l tokens or (with `at`) of one, and the states of all
+      layers, stacked.
+
+    Raises:
+      ValueError: if the model or its attention cannot decode.
+    """
+    return self._run(
+      tokens,
+      mask,
+      projections,
+      positions=positions,
+      state=state,
+      at=at,
+      decode=True,
+    )
+
+  @nn.compact
+  def _run(
+    self,
+    tokens: Array,
+    mask: Array,
+    projections: PyTree,
+    *,
+    positions: Array | None = None,
+    state: state_lib.State | None = None,
+    at: Array | None = None,
+    train: bool = False,
+    decode: bool = False,
+  ) -> tuple[Array, state_lib.State | None]:
+    x = self._embed(tokens, positions)
     x = nn.Dropout(self.dropout, deterministic=not train)(x)
-    x, _ = self._blocks(train)(x, mask, projections)
+    blocks = self._blocks(train=train, decode=decode)
+    x, state = blocks(x, mask, projections, state)
+    if at is not None:
+      x = jnp.take_along_axis(x, at[:, None, None], axis=1)
     x = _layer_norm('ln_out')(x)
-    return nn.Dense(
+    logits = nn.Dense(
       self.vocab_size,
       dtype=jnp.float32,
-      kernel_init=_partitioned(
+      kernel_init=attention_lib.partitioned(
         nn.initializers.xavier_uniform(), 'embed', 'vocab'
       ),
-      bias_init=_partitioned(nn.initializers.zeros, 'vocab'),
+      bias_init=attention_lib.partitioned(nn.initializers.zeros, 'vocab'),
       name='logits',
     )(x)
+    return logits, state
 
-  def _embed(self, tokens: Int[Array, 'b l']) -> Float[Array, 'b l e']:
+  def _embed(
+    self, tokens: Int[Array, 'b l'], positions: Int[Array, 'b l'] | None
+  ) -> Float[Array, 'b l e']:
     embed = nn.Embed(
       self.vocab_size,
       self.d_model,
       dtype=self.dtype,
-      embedding_init=_partitioned(
+      embedding_init=attention_lib.partitioned(
         nn.initializers.normal(1.0), 'vocab', 'embed'
       ),
       name='tokens',
     )
-    positions = self.param(
+    codes = self.param(
       'positions',
-      _partitioned(
+      attention_lib.partitioned(
         lambda key, shape: jnp.asarray(sinusoids(*shape)), 'position', 'embed'
       ),
       (self.max_length, self.d_model),
     )
-    return embed(tokens) + positions[: tokens.shape[1]].astype(self.dtype)
+    if positions is None:
+      codes = codes[: tokens.shape[1]]
+    else:
+      codes = jnp.take(codes, positions, axis=0, mode='fill')
+    return embed(tokens) + codes.astype(self.dtype)
 
-  def _blocks(self, train: bool) -> nn.Module:
+  def _blocks(self, *, train: bool, decode: bool) -> nn.Module:
     block = nn.remat(Block, prevent_cse=False) if self.remat else Block
     layers = nn.scan(
       block,
       length=self.num_layers,
       variable_axes={'params': 0, 'intermediates': 0},
       split_rngs={'params': True, 'dropout': True},
-      in_axes=(nn.broadcast, 0),
+      in_axes=(nn.broadcast, 0, 0),
       metadata_params={nn.PARTITION_NAME: 'layers'},
     )
     return layers(
@@ -330,9 +342,11 @@ class Transformer(nn.Module):
       d_ff=self.d_ff,
       attention=self.attention,
       causal=self.causal,
+      attention_bias=self.attention_bias,
       dropout=self.dropout,
       activation=self.activation,
       dtype=self.dtype,
       train=train,
+      decode=decode,
       name='blocks',
     )

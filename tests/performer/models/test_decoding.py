@@ -1,0 +1,275 @@
+"""Decoding says what the model says when it reads everything at once."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import linen as nn
+
+from performer import attention
+from performer.models import decoding, transformer
+from tests.performer.attention import attention_cases as cases
+
+VOCAB, MAX_LENGTH, PROMPT, NEW = 7, 24, 9, 8
+LENGTHS = jnp.array([9, 1, 4])
+KERNELS = ('softmax_pos', 'softmax_hyp', 'relu', 'softmax_trig')
+
+
+def make(kernel='softmax_hyp', **kwargs):
+  settings = {
+    'attention': cases.favor(kernel, chunk=4),
+    'causal': True,
+    'dropout': 0.0,
+  } | kwargs
+  return transformer.Transformer(
+    VOCAB,
+    MAX_LENGTH,
+    num_layers=2,
+    num_heads=2,
+    d_model=16,
+    d_ff=16,
+    **settings,
+  )
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def init(model):
+  w = model.draw_projections(jax.random.key(9), 0)
+  token = jnp.zeros((1, 1), jnp.int32)
+  exact = model.clone(attention=attention.Exact(), causal=True)
+  variables = exact.init(
+    jax.random.key(0), token, mask=token == 0, projections=None
+  )
+  # Sharper logits than at the start, so that greedy choices are not ties.
+  params = jax.tree.map(lambda x: 1.5 * x, nn.unbox(variables)['params'])
+  return params, w
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def forward(model, params, w, tokens, mask):
+  return model.apply({'params': params}, tokens, mask=mask, projections=w)
+
+
+def teacher(model, params, w, tokens):
+  """Logits after each position, the whole sequence read at once."""
+  return forward(model, params, w, tokens, jnp.ones(tokens.shape, bool))
+
+
+prefill = jax.jit(decoding.prefill, static_argnums=0)
+step = jax.jit(decoding.decode_step, static_argnums=0)
+generate = jax.jit(
+  decoding.generate,
+  static_argnums=0,
+  static_argnames=('max_new_tokens', 'temperature', 'stop_token'),
+)
+
+
+def random_tokens(seed, *shape):
+  return jnp.asarray(
+    np.random.default_rng(seed).integers(0, VOCAB, shape), jnp.int32
+  )
+
+
+@pytest.mark.parametrize('kernel', KERNELS)
+def test_equals_teacher_forcing_with_prompts_of_different_lengths(kernel):
+  model = make(kernel)
+  params, w = init(model)
+  tokens = random_tokens(1, 3, MAX_LENGTH)
+  whole = teacher(model, params, w, tokens)
+  rows = jnp.arange(3)
+  # What stands in the padding of the prompts belongs to no sequence.
+  padding = jnp.arange(PROMPT) >= LENGTHS[:, None]
+  prompts = jnp.where(padding, random_tokens(2, 3, PROMPT), tokens[:, :PROMPT])
+  logits, cache = prefill(model, params, prompts, LENGTHS, projections=w)
+  np.testing.assert_allclose(logits, whole[rows, LENGTHS - 1], atol=5e-4)
+  for _ in range(NEW):
+    token = tokens[rows, cache.lengths]
+    logits, cache = step(model, params, token, cache, projections=w)
+    expected = whole[rows, cache.lengths - 1]
+    np.testing.assert_allclose(logits, expected, atol=5e-4)
+  np.testing.assert_array_equal(cache.lengths, LENGTHS + NEW)
+
+
+def test_ended_sequences_keep_their_cache():
+  model = make()
+  params, w = init(model)
+  prompts = random_tokens(3, 3, PROMPT)
+  _, cache = prefill(model, params, prompts, LENGTHS, projections=w)
+  active = jnp.array([True, False, True])
+  token = jnp.array([1, 2, 3])
+  logits, after = step(
+    model, params, token, cache, projections=w, active=active
+  )
+  alone, _ = step(model, params, token, cache, projections=w)
+  np.testing.assert_array_equal(logits[::2], alone[::2])
+  np.testing.assert_array_equal(after.lengths, LENGTHS + active)
+  for old, new in zip(cache.state, after.state, strict=True):
+    np.testing.assert_array_equal(old[:, 1], new[:, 1])
+    assert not np.array_equal(old[:, 0], new[:, 0])
+
+
+def test_cache_does_not_grow():
+  model = make()
+  params, w = init(model)
+
+  def sizes(width):
+    tokens = jnp.zeros((2, width), jnp.int32)
+    lengths = jnp.full(2, width)
+    _, cache = jax.eval_shape(
+      lambda: decoding.prefill(model, params, tokens, lengths, projections=w)
+    )
+    return jax.tree.map(lambda x: x.shape, cache)
+
+  assert sizes(3) == sizes(20)
+
+
+def slow_greedy(model, params, w, prompts, stop):
+  """Reads everything again for each token, one sequence at a time."""
+  written = []
+  for prompt, length in zip(np.asarray(prompts), LENGTHS, strict=True):
+    tokens = list(prompt[:length])
+    while len(tokens) < length + NEW:
+      padded = np.zeros((1, MAX_LENGTH), np.int32)
+      padded[0, : len(tokens)] = tokens
+      logits = teacher(model, params, w, jnp.asarray(padded))
+      tokens.append(int(logits[0, len(tokens) - 1].argmax()))
+      if tokens[-1] == stop:
+        break
+    written.append(tokens[length:])
+  return written
+
+
+@pytest.mark.parametrize('stop', [None, 5])
+def test_greedy_writing_is_the_slow_way(stop):
+  model = make()
+  params, w = init(model)
+  prompts = random_tokens(5, 3, PROMPT)
+  found = generate(
+    model,
+    params,
+    prompts,
+    LENGTHS,
+    projections=w,
+    max_new_tokens=NEW,
+    stop_token=stop,
+  )
+  expected = slow_greedy(model, params, w, prompts, stop)
+  lengths = [len(tokens) for tokens in expected]
+  np.testing.assert_array_equal(found.lengths, lengths)
+  if stop is not None:  # The case is worth its name.
+    assert min(lengths) < max(lengths)
+  for row, tokens in zip(np.asarray(found.tokens), expected, strict=True):
+    np.testing.assert_array_equal(row[: len(tokens)], tokens)
+    assert set(row[len(tokens) :]) <= {stop}
+  stopped = np.array([tokens[-1] == stop for tokens in expected])
+  np.testing.assert_array_equal(
+    found.cache.lengths, LENGTHS + np.array(lengths) - stopped
+  )
+
+
+def test_samples_have_the_probabilities_of_the_model():
+  model = make()
+  params, w = init(model)
+  count, temperature = 8192, 0.7
+  prompts = jnp.broadcast_to(random_tokens(6, 1, 3), (count, 3))
+  lengths = jnp.full(count, 3)
+
+  def draw(seed):
+    return generate(
+      model,
+      params,
+      prompts,
+      lengths,
+      projections=w,
+      max_new_tokens=1,
+      temperature=temperature,
+      key=jax.random.key(seed),
+    ).tokens[:, 0]
+
+  logits = np.asarray(teacher(model, params, w, prompts[:1])[0, -1], float)
+
+  def z_scores(temperature, seed):
+    p = np.exp(logits / temperature)
+    p /= p.sum()
+    frequency = np.bincount(draw(seed), minlength=VOCAB) / count
+    return (frequency - p) / np.sqrt(p * (1 - p) / count)
+
+  assert np.abs(z_scores(temperature, 0)).max() < 4
+  assert np.abs(z_scores(1.0, 0)).max() > 4  # Temperature acts.
+  np.testing.assert_array_equal(draw(1), draw(1))
+  assert not np.array_equal(draw(1), draw(2))
+
+
+def test_gradients_pass_through_the_cache():
+  """Through prefill and a step as through the whole sequence."""
+  model = make()
+  params, w = init(model)
+  tokens = random_tokens(8, 2, 6)
+
+  @jax.jit
+  def piecewise(params):
+    def loss(params):
+      lengths = jnp.full(2, 5)
+      _, cache = decoding.prefill(
+        model, params, tokens[:, :5], lengths, projections=w
+      )
+      logits, _ = decoding.decode_step(
+        model, params, tokens[:, 5], cache, projections=w
+      )
+      return jnp.sin(logits).sum()
+
+    return jax.grad(loss)(params)
+
+  @jax.jit
+  def whole(params):
+    return jax.grad(
+      lambda p: jnp.sin(teacher(model, p, w, tokens)[:, -1]).sum()
+    )(params)
+
+  for a, b in zip(
+    jax.tree.leaves(piecewise(params)),
+    jax.tree.leaves(whole(params)),
+    strict=True,
+  ):
+    np.testing.assert_allclose(a, b, rtol=2e-3, atol=2e-4)
+
+
+@pytest.mark.parametrize(
+  ('model', 'change', 'message'),
+  [
+    (make(attention=attention.Exact()), {}, 'Exact, which has no `extend`'),
+    (make(causal=False), {}, 'only causal attention'),
+    (make(), {'max_new_tokens': 16}, 'max_new_tokens=16 model.max_length=24'),
+    (make(), {'max_new_tokens': 0}, 'max_new_tokens=0'),
+    (make(), {'temperature': 1.0}, 'temperature=1.0 key=None'),
+    (make(), {'key': jax.random.key(0)}, 'temperature=0.0 key=given'),
+    (make(), {'lengths': jnp.array([0, 3, 2])}, r'in 1\.\.9, got \[0 3 2\]'),
+    (make(), {'lengths': jnp.array([1, 3, 10])}, r'in 1\.\.9'),
+  ],
+)
+def test_what_cannot_be_written_is_refused(model, change, message):
+  params, w = init(model)
+  arguments = {'lengths': LENGTHS, 'max_new_tokens': 2} | change
+  with pytest.raises(ValueError, match=message):
+    decoding.generate(
+      model,
+      params,
+      random_tokens(1, 3, PROMPT),
+      projections=w,
+      **arguments,
+    )
+
+
+def test_positions_that_do_not_exist_are_loud():
+  model = make()
+  params, w = init(model)
+  tokens = random_tokens(1, 1, MAX_LENGTH)
+  _, cache = prefill(
+    model, params, tokens, jnp.array([MAX_LENGTH]), projections=w
+  )
+  logits, _ = step(model, params, tokens[:, 0], cache, projections=w)
+  assert np.isnan(logits).all()
+  logits, _ = prefill(model, params, tokens, jnp.array([0]), projections=w)
+  assert np.isnan(logits).all()
