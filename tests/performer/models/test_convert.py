@@ -1,0 +1,302 @@
+"""Pretrained exact models keep their parameters, biases included."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from flax import linen as nn
+from flax import nnx
+
+from performer import attention
+from performer.models import attention as attention_lib
+from performer.models import compare, convert, transformer
+from tests.performer.attention import attention_cases as cases
+from tests.performer.attention import attention_twin as twin
+
+VOCAB, LENGTH, LAYERS, H, D, E = 6, 10, 2, 2, 8, 16
+
+
+class FlaxBlock(nn.Module):
+  """A pre-LN block as a user of Flax writes it."""
+
+  attention_fn: object = nn.dot_product_attention
+
+  @nn.compact
+  def __call__(self, x, mask):
+    h = nn.LayerNorm(name='ln_1')(x)
+    attend = nn.MultiHeadDotProductAttention(
+      H, attention_fn=self.attention_fn, name='self_attention'
+    )
+    x = x + attend(h, mask=mask)
+    h = nn.LayerNorm(name='ln_2')(x)
+    h = nn.gelu(nn.Dense(2 * E, name='up')(h), approximate=False)
+    return x + nn.Dense(E, name='down')(h)
+
+
+class FlaxModel(nn.Module):
+  """A causal language model with biases everywhere, layers unrolled."""
+
+  @nn.compact
+  def __call__(self, tokens):
+    x = nn.Embed(VOCAB, E, name='embed')(tokens)
+    x = x + self.param('pos', nn.initializers.normal(0.1), (LENGTH, E))
+    mask = nn.make_causal_mask(tokens)
+    for i in range(LAYERS):
+      x = FlaxBlock(name=f'layer_{i}')(x, mask)
+    return nn.Dense(VOCAB, name='head')(nn.LayerNorm(name='ln')(x))
+
+
+NAMES = {
+  'ln_attention': 'ln_1',
+  'attention': 'self_attention',
+  'ln_mlp': 'ln_2',
+  'mlp_in': 'up',
+  'mlp_out': 'down',
+}
+
+
+def batch(seed):
+  """Sequences that count upwards modulo the vocabulary, by 1 or 2."""
+  rng = np.random.default_rng(seed)
+  start, stride = rng.integers(0, VOCAB, (8, 1)), rng.integers(1, 3, (8, 1))
+  return jnp.asarray((start + stride * np.arange(LENGTH + 1)) % VOCAB)
+
+
+@pytest.fixture(scope='module')
+def pretrained():
+  model, optimizer = FlaxModel(), optax.adam(1e-2)
+
+  def loss(params, sequence):
+    logits = model.apply({'params': params}, sequence[:, :-1])
+    losses = optax.softmax_cross_entropy_with_integer_labels(
+      logits, sequence[:, 1:]
+    )
+    return losses.mean()
+
+  @jax.jit
+  def step(params, state, sequence):
+    value, grads = jax.value_and_grad(loss)(params, sequence)
+    updates, state = optimizer.update(grads, state)
+    return optax.apply_updates(params, updates), state, value
+
+  params = jax.jit(model.init)(jax.random.key(0), batch(0)[:, :-1])['params']
+  state, losses = optimizer.init(params), []
+  for i in range(60):
+    params, state, value = step(params, state, batch(i))
+    losses.append(float(value))
+  assert losses[-1] < 0.5 * losses[0]  # It has learnt something to keep.
+  assert all(
+    np.abs(params['layer_0']['self_attention'][name]['bias']).max() > 1e-3
+    for name in ('query', 'value', 'out')
+  )
+  return params
+
+
+def convert_model(params):
+  blocks = [
+    {ours: params[f'layer_{i}'][theirs] for ours, theirs in NAMES.items()}
+    for i in range(LAYERS)
+  ]
+  return convert.join_transformer(
+    blocks,
+    tokens=params['embed'],
+    positions=params['pos'],
+    ln_out=params['ln'],
+    logits=params['head'],
+  )
+
+
+def convert_back(params):
+  blocks, outside = convert.split_transformer(params)
+  tree = {
+    'embed': outside['tokens'],
+    'pos': outside['positions'],
+    'ln': outside['ln_out'],
+    'head': outside['logits'],
+  }
+  for i, block in enumerate(blocks):
+    tree[f'layer_{i}'] = {NAMES[name]: part for name, part in block.items()}
+  return tree
+
+
+def make(mechanism):
+  return transformer.Transformer(
+    VOCAB,
+    LENGTH,
+    mechanism,
+    True,
+    num_layers=LAYERS,
+    num_heads=H,
+    d_model=E,
+    d_ff=2 * E,
+    dropout=0.0,
+    attention_bias=True,
+  )
+
+
+def assert_same_bits(a, b):
+  assert jax.tree.structure(a) == jax.tree.structure(b)
+  for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True):
+    np.testing.assert_array_equal(x, y)
+
+
+def test_pretrained_model_keeps_its_logits_and_its_bits(pretrained):
+  ours = convert_model(pretrained)
+  model, tokens = make(attention.Exact()), batch(100)[:, :-1]
+  fresh = model.init(
+    jax.random.key(0), tokens, mask=tokens >= 0, projections=None
+  )
+  assert jax.tree.structure(nn.unbox(fresh)['params']) == jax.tree.structure(
+    ours
+  )
+  logits = model.apply(
+    {'params': ours}, tokens, mask=tokens >= 0, projections=None
+  )
+  expected = FlaxModel().apply({'params': pretrained}, tokens)
+  np.testing.assert_allclose(logits, expected, atol=2e-5)
+  assert_same_bits(convert_back(ours), dict(pretrained))
+  # Losing the biases, as converters have done, would have been seen.
+  broken = jax.tree.map(lambda x: x, ours)
+  broken['blocks']['attention']['value']['bias'] *= 0
+  logits = model.apply(
+    {'params': broken}, tokens, mask=tokens >= 0, projections=None
+  )
+  assert np.abs(logits - expected).max() > 1e-3
+
+
+def test_errors_are_told_layer_by_layer(pretrained):
+  ours, tokens = convert_model(pretrained), batch(101)[:, :-1]
+  model = make(cases.favor(features=64))
+  w = model.draw_projections(jax.random.key(1), 0)
+  mask = jnp.ones(tokens.shape, bool).at[:, 8:].set(False)
+  errors = jax.jit(
+    functools.partial(compare.layer_errors, model, mask=mask, projections=w)
+  )(ours, tokens)
+  # Layer 0 by hand, in float64.
+  p = jax.tree.map(lambda x: np.asarray(x, float), ours)
+  x = p['tokens']['embedding'][tokens] + p['positions']
+  block = jax.tree.map(lambda leaf: leaf[0], p['blocks'])
+  x = (x - x.mean(-1, keepdims=True)) / np.sqrt(x.var(-1, keepdims=True) + 1e-6)
+  x = x * block['ln_attention']['scale'] + block['ln_attention']['bias']
+  q, k, v = (
+    np.einsum('ble,ehd->blhd', x, block['attention'][name]['kernel'])
+    + block['attention'][name]['bias']
+    for name in ('query', 'key', 'value')
+  )
+  found, truth = (
+    twin.attend(q, k, v, np.asarray(w[0], float), kernel=kernel, causal=True)
+    for kernel in ('softmax_hyp', 'exact')
+  )
+  keep = np.asarray(mask)[..., None, None]
+  expected = np.linalg.norm((found - truth) * keep) / np.linalg.norm(
+    truth * keep
+  )
+  np.testing.assert_allclose(errors.attention[0], expected, rtol=2e-3)
+  assert errors.attention.shape == errors.hidden.shape == (LAYERS,)
+  assert str(errors).count('\n') == LAYERS + 1
+
+
+def test_exact_attention_has_no_error(pretrained):
+  ours, tokens = convert_model(pretrained), batch(102)[:, :-1]
+  errors = compare.layer_errors(
+    make(attention.Exact()),
+    ours,
+    tokens,
+    mask=tokens >= 0,
+    projections=None,
+  )
+  assert not np.any(errors.attention)
+  assert not np.any(errors.hidden)
+  assert errors.logits == 0
+
+
+def flax_params(use_bias):
+  module = nn.MultiHeadDotProductAttention(
+    H, qkv_features=H * D, out_features=5, use_bias=use_bias
+  )
+  x = twin.normal(1, 2, LENGTH, E)
+  params = module.init(jax.random.key(0), x)['params']
+  leaves, tree = jax.tree.flatten(params)
+  noisy = [leaf + twin.normal(i, *leaf.shape) for i, leaf in enumerate(leaves)]
+  return module, jax.tree.unflatten(tree, noisy), x
+
+
+def our_module(use_bias):
+  return attention_lib.MultiHeadAttention(
+    H, 5, attention.Exact(), head_dim=D, use_bias=use_bias
+  )
+
+
+@pytest.mark.parametrize('use_bias', [False, True])
+def test_linen_module_converts_both_ways(use_bias):
+  module, params, x = flax_params(use_bias)
+  ours = convert.from_linen(params)
+  out = our_module(use_bias).apply({'params': ours}, x, projection=None)
+  np.testing.assert_allclose(
+    out, module.apply({'params': params}, x), rtol=1e-4, atol=1e-4
+  )
+  assert_same_bits(convert.to_linen(ours), dict(params))
+
+
+@pytest.mark.parametrize('use_bias', [False, True])
+def test_nnx_module_converts_both_ways(use_bias):
+  def make_nnx(seed):
+    return nnx.MultiHeadAttention(
+      H,
+      E,
+      H * D,
+      5,
+      use_bias=use_bias,
+      bias_init=nnx.initializers.normal(1.0),
+      decode=False,
+      rngs=nnx.Rngs(seed),
+    )
+
+  x = twin.normal(2, 2, LENGTH, E)
+  module, target = make_nnx(0), make_nnx(1)
+  ours = convert.from_nnx(module)
+  out = our_module(use_bias).apply({'params': ours}, x, projection=None)
+  np.testing.assert_allclose(out, module(x), rtol=1e-4, atol=1e-4)
+  before = target(x)
+  copy = convert.to_nnx(ours, target)
+  np.testing.assert_array_equal(copy(x), module(x))
+  np.testing.assert_array_equal(target(x), before)  # Untouched.
+  assert_same_bits(convert.from_nnx(copy), ours)
+  with pytest.raises(ValueError, match='shapes of the parameters'):
+    convert.to_nnx(convert.from_linen(flax_params(not use_bias)[1]), target)
+
+
+def test_what_would_change_the_function_is_refused():
+  _, params, x = flax_params(True)
+  normed = nn.MultiHeadDotProductAttention(H, normalize_qk=True)
+  with pytest.raises(ValueError, match='query_ln'):
+    convert.from_linen(normed.init(jax.random.key(0), x)['params'])
+  without = dict(params) | {'out': {'kernel': params['out']['kernel']}}
+  with pytest.raises(ValueError, match='biases or none'):
+    convert.from_linen(without)
+  with pytest.raises(ValueError, match="'value'"):
+    convert.from_linen({k: v for k, v in params.items() if k != 'value'})
+  flat = {k: {n: v.ravel() for n, v in p.items()} for k, p in params.items()}
+  with pytest.raises(ValueError, match='kernels must be'):
+    convert.from_linen(flat)
+  grouped = nnx.MultiHeadAttention(
+    H, E, num_kv_heads=1, decode=False, rngs=nnx.Rngs(0)
+  )
+  with pytest.raises(ValueError, match='num_kv_heads=1'):
+    convert.from_nnx(grouped)
+
+
+def test_blocks_that_do_not_stack_are_refused(pretrained):
+  blocks, outside = convert.split_transformer(convert_model(pretrained))
+  with pytest.raises(ValueError, match='must not be empty'):
+    convert.join_transformer([], **outside)
+  with pytest.raises(ValueError, match=r'block 1.*gate'):
+    convert.join_transformer([blocks[0], blocks[1] | {'gate': {}}], **outside)
+  wide = blocks[1] | {'ln_mlp': {'scale': jnp.ones(3), 'bias': jnp.ones(3)}}
+  with pytest.raises(ValueError, match='equal structure'):
+    convert.join_transformer([blocks[0], wide], **outside)
+  with pytest.raises(ValueError, match='logits'):
+    convert.split_transformer({'blocks': blocks[0]})
