@@ -6,7 +6,14 @@ from typing import Any
 
 import jax.numpy as jnp
 
-__all__ = ['check_choice', 'check_inputs', 'check_projection']
+from performer.attention import structures
+
+__all__ = [
+  'check_choice',
+  'check_inputs',
+  'check_projection',
+  'check_segments',
+]
 
 
 def check_choice(name: str, value: Any, options: Iterable[str]) -> None:
@@ -82,14 +89,22 @@ def check_inputs(
 
 
 def check_projection(
-  projection: Any | None, *, expected: Sequence[int] | None
+  projection: Any | None,
+  *,
+  expected: Sequence[int] | None,
+  structure: str = 'matrix',
+  mix_rows: int | None = None,
 ) -> None:
   """Checks the random matrix against the shape that the kernel needs.
 
   Args:
-    projection: the matrix given, or None.
-    expected: (d,) for a kernel that projects, with the heads in front where
-      known; None for one that does not. The shape must be [m, d] or [h, m, d].
+    projection: the projection given, or None.
+    expected: (h, m, d) for a kernel that projects; None for one that does
+      not. A matrix must have shape [m, d] or [h, m, d]; its Hadamard factors,
+      `structures.Hadamard`, stand for one.
+    structure: 'matrix', 'mixture' or 'general': what the kernel is projected
+      by.
+    mix_rows: n, rows for the coefficient of a 'mixture'.
 
   Raises:
     ValueError: naming what is missing, superfluous or misshapen.
@@ -97,14 +112,93 @@ def check_projection(
   if expected is None:
     if projection is not None:
       raise ValueError(
-        'this kernel takes no projection, '
-        f'got one of shape {jnp.shape(projection)}'
+        f'this kernel takes no projection, got {_describe(projection)}'
       )
     return
   if projection is None:
     raise ValueError('this kernel needs a projection (see draw), got None')
-  shape = tuple(jnp.shape(projection))
-  heads, features, size = expected
-  allowed = [(features, size), (heads, features, size)]
-  if shape not in allowed:
-    raise ValueError(f'projection must have shape {allowed}, got {shape}')
+  kinds = {'mixture': structures.Mixture, 'general': structures.General}
+  kind = kinds.get(structure)
+  if kind is None:
+    _check_matrix('projection', projection, expected)
+    return
+  if not isinstance(projection, kind):
+    raise ValueError(
+      f'this kernel needs a {kind.__name__} projection (see draw), '
+      f'got {_describe(projection)}'
+    )
+  heads, _, size = expected
+  rank = _check_matrix('projection.omega', projection.omega, expected)
+  if structure == 'general':
+    shapes = [(size,), (size, size)]
+    _check_part('transform', projection.transform, shapes, heads, rank)
+    return
+  _check_part('tau', projection.tau, [(mix_rows, size)], heads, rank)
+  if projection.second is not None:
+    _check_matrix('projection.second', projection.second, expected, rank)
+
+
+def _check_matrix(
+  name: str, matrix: Any, expected: Sequence[int], rank: int | None = None
+) -> int:
+  """Checks a matrix or its factors; returns 3 if it has one per head."""
+  heads, rows, size = expected
+  if isinstance(matrix, structures.Mixture | structures.General):
+    raise ValueError(
+      f'{name} must be a matrix or its Hadamard factors, '
+      f'got {_describe(matrix)}'
+    )
+  if isinstance(matrix, structures.Hadamard):
+    width = 1 << (size - 1).bit_length()
+    shapes = ((-(-rows // width), 3, width), (rows,))
+    got = tuple(jnp.shape(leaf) for leaf in matrix)
+    allowed = [shapes, tuple((heads, *shape) for shape in shapes)]
+  else:
+    got = tuple(jnp.shape(matrix))
+    allowed = [(rows, size), (heads, rows, size)]
+  if rank is not None:
+    allowed = [allowed[rank - 2]]
+  if got not in allowed:
+    raise ValueError(f'{name} must have shape {allowed}, got {got}')
+  return 2 + allowed.index(got) if rank is None else rank
+
+
+def _check_part(
+  name: str, part: Any, shapes: list[tuple], heads: int, rank: int
+) -> None:
+  """Checks an array beside a matrix: one per head if the matrix is."""
+  if rank == 3:
+    shapes = [(heads, *shape) for shape in shapes]
+  if jnp.shape(part) not in shapes:
+    raise ValueError(
+      f'projection.{name} must have shape {shapes} beside its omega, '
+      f'got {jnp.shape(part)}'
+    )
+
+
+def _describe(projection: Any) -> str:
+  if isinstance(projection, tuple):
+    return f'a {type(projection).__name__}'
+  return f'one of shape {jnp.shape(projection)}'
+
+
+def check_segments(q: Any, k: Any, segment_ids: Any | None) -> None:
+  """Checks segment ids against the queries and keys that they number.
+
+  Args:
+    q: queries, [b, l, h, d].
+    k: keys, [b, l, h, d].
+    segment_ids: None or [b, l], integer.
+
+  Raises:
+    ValueError: naming the shapes or the dtype.
+  """
+  if segment_ids is None:
+    return
+  if not jnp.issubdtype(segment_ids.dtype, jnp.integer):
+    raise ValueError(f'segment_ids must be integers, got {segment_ids.dtype}')
+  if q.shape[1] != k.shape[1] or segment_ids.shape != k.shape[:2]:
+    raise ValueError(
+      'segment_ids must be [batch, length] of queries and keys alike, got '
+      f'{segment_ids.shape=} {q.shape=} {k.shape=}'
+    )

@@ -15,11 +15,14 @@ from jaxtyping import Array, Bool, Float, Int, Key
 
 from performer.attention import (
   checks,
+  features,
   kernels,
   linear,
+  oprf,
   options,
   projections,
   reference_stabilizer,
+  structures,
 )
 from performer.attention import state as state_lib
 
@@ -39,13 +42,6 @@ class Favor(options.Options):
   `options.Options`.
   """
 
-  @property
-  def rows(self) -> int | None:
-    """Rows m of the projection; None without one."""
-    if not self.projection:
-      return None
-    return self.features // kernels.get(self.kernel).copies
-
   def draw(
     self,
     key: Key[Array, ''],
@@ -54,7 +50,7 @@ class Favor(options.Options):
     step: int | Int[Array, ''],
     num_heads: int,
     head_dim: int,
-  ) -> Float[Array, '... m d'] | None:
+  ) -> structures.Projection | None:
     """Draws the projection of a layer at a step.
 
     A pure function of its arguments, hence the same on every replica and after
@@ -70,7 +66,8 @@ class Favor(options.Options):
       head_dim: d.
 
     Returns:
-      W, float32, [m, d] or (per_head) [h, m, d]; None without a projection.
+      W, float32, [m, d] or (per_head) [h, m, d]; a pytree of `structures` for
+      'horf', hybrids and softmax_general; None without a projection.
 
     Reference: arXiv:2009.14794, sections 4.3 and D.2.
     """
@@ -78,16 +75,27 @@ class Favor(options.Options):
       return None
     epoch = 0 if self.redraw_every is None else step // self.redraw_every
     key = jax.random.fold_in(jax.random.fold_in(key, layer), epoch)
-    draw = functools.partial(
-      projections.draw,
-      rows=self.rows,
-      size=head_dim,
-      ortho=self.ortho,
-      norm=self._norm,
-    )
     if not self.per_head:
-      return draw(key)
-    return jax.vmap(draw)(jax.random.split(key, num_heads))
+      return self._draw(key, head_dim)
+    keys = jax.random.split(key, num_heads)
+    return jax.vmap(lambda key: self._draw(key, head_dim))(keys)
+
+  def _draw(self, key: Array, size: int) -> structures.Projection:
+    """Draws one projection, independent of layer and step."""
+    draw = functools.partial(
+      projections.draw, size=size, ortho=self.ortho, norm=self._norm
+    )
+    spec = self.spec
+    if spec.structure == 'matrix':
+      return draw(key, self.rows)
+    if spec.structure == 'general':
+      return structures.General(draw(key, self.rows), jnp.ones(size))
+    key_omega, key_second, key_tau = jax.random.split(key, 3)
+    second = None if self.mix_shared else draw(key_second, self.rows)
+    # Few rows: the structured matrices have nothing to save here.
+    ortho = 'iid' if self.ortho == 'iid' else 'rorf'
+    tau = draw(key_tau, self.coefficient_rows, ortho=ortho)
+    return structures.Mixture(draw(key_omega, self.rows), tau, second)
 
   @property
   def _norm(self) -> str:
@@ -106,7 +114,7 @@ class Favor(options.Options):
     k: Float[Array, 'b lk h d'],
     v: Float[Array, 'b lk h v'],
     *,
-    projection: Float[Array, '... m d'] | None,
+    projection: structures.Projection | None,
     causal: bool,
     key_mask: Bool[Array, 'b lk'] | None = None,
   ) -> Float[Array, 'b lq h v']:
@@ -128,7 +136,10 @@ class Favor(options.Options):
       ValueError: if ranks, shapes or dtypes disagree.
     """
     checks.check_inputs(q, k, v, causal=causal, key_mask=key_mask)
-    q, k, form = self._prepare(q, k, projection, key_mask)
+    mean_square = None
+    if self.kernel == 'softmax_oprf' and not causal:
+      mean_square = oprf.mean_square(q, k, key_mask)
+    q, k, form = self._prepare(q, k, projection, key_mask, mean_square)
     if causal:
       out, _ = linear.causal(form, q, k, v, key_mask=key_mask)
     else:
@@ -141,7 +152,7 @@ class Favor(options.Options):
     k: Float[Array, 'b l h d'],
     v: Float[Array, 'b l h v'],
     *,
-    projection: Float[Array, '... m d'] | None,
+    projection: structures.Projection | None,
     key_mask: Bool[Array, 'b l'] | None = None,
     state: state_lib.State | None = None,
   ) -> tuple[Float[Array, 'b l h v'], state_lib.State]:
@@ -174,29 +185,44 @@ class Favor(options.Options):
     return out.astype(v.dtype), state
 
   def form(
-    self, projection: Float[Array, '... m d'] | None, *, head_dim: int
+    self,
+    projection: structures.Projection | None,
+    *,
+    head_dim: int,
+    mean_square: Float[Array, 'b h'] | None = None,
   ) -> linear.Form:
     """The linear form that computes this attention with the online rule.
 
     Args:
-      projection: W of `draw`; None without one.
+      projection: what `draw` returned; None without one.
       head_dim: d.
+      mean_square: for softmax_oprf without `oprf_mean_square`, the mean of
+        |x + y|^2 over what the form will see (`oprf.mean_square`).
 
     Returns:
       A form for `linear.bidirectional`, `linear.causal`, `linear.causal_scan`.
+
+    Raises:
+      ValueError: if softmax_oprf has neither mean square.
     """
-    kernel = kernels.get(self.kernel)
-
-    def featurize(x: Float[Array, 'b h l d']) -> kernels.Features:
-      return kernels.feature_map(kernel, x, projection, epsilon=self._epsilon)
-
-    features = self.features if self.projection else head_dim
+    spec = self.spec
+    if self.oprf_mean_square is not None:
+      mean_square = self.oprf_mean_square
+    maps = features.feature_maps(
+      spec,
+      projection,
+      head_dim=head_dim,
+      epsilon=self._epsilon,
+      mean_square=mean_square,
+      bandwidth=1.0 if self.mix_bandwidth is None else self.mix_bandwidth,
+    )
+    count = self.features if self.projection else head_dim
     return linear.Form(
-      featurize,
-      featurize,
-      self._finish(kernel.signed, kernel.scale(features)),
-      features=features,
-      log=kernel.log,
+      maps.queries,
+      maps.keys,
+      self._finish(spec.signed, spec.scale(count)),
+      features=count,
+      log=spec.log,
       chunk=self.chunk,
       dtype=jnp.dtype(self.feature_dtype),
     )
@@ -210,15 +236,21 @@ class Favor(options.Options):
     self,
     q: Array,
     k: Array,
-    projection: Array | None,
+    projection: structures.Projection | None,
     key_mask: Array | None,
+    mean_square: Array | None = None,
   ) -> tuple[Array, Array, linear.Form]:
     """Returns inputs and form; the reference rule precomputes features."""
     expected = None
     if self.projection:
       expected = (q.shape[2], self.rows, q.shape[3])
-    checks.check_projection(projection, expected=expected)
-    form = self.form(projection, head_dim=q.shape[3])
+    checks.check_projection(
+      projection,
+      expected=expected,
+      structure=self.spec.structure,
+      mix_rows=self.coefficient_rows,
+    )
+    form = self.form(projection, head_dim=q.shape[3], mean_square=mean_square)
     if self.stabilizer == 'online':
       return q, k, form
     kernel = kernels.get(self.kernel)

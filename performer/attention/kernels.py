@@ -10,8 +10,12 @@ forms:
 In both, the true features are those of `values` times exp(`log_weight`), one
 factor per position, and times sqrt(`Kernel.scale(r)`), one constant.
 
+Here is the table of all kernels, and the map of those that have one map, of a
+matrix alone, for queries and keys. `features` has the maps of all of them.
+
 Letters: b batch, h heads, l positions, d width of a head, m rows of the
-projection, r features (r = m, or 2m for hyperbolic and trigonometric kernels).
+projection, r features (r = m, or 2m for hyperbolic and trigonometric kernels;
+more for hybrids).
 
 Reference: arXiv:2009.14794, Lemma 1, Theorem 1, sections 2.2, A.4, D.3.
 """
@@ -26,9 +30,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from performer.attention import checks
+from performer.attention import checks, projections, structures
 
-__all__ = ['KERNELS', 'Features', 'Kernel', 'feature_map', 'get']
+__all__ = ['HYBRIDS', 'KERNELS', 'Features', 'Kernel', 'feature_map', 'get']
 
 
 class Features(NamedTuple):
@@ -53,9 +57,12 @@ class Kernel:
     log: whether `feature_map` returns log-features.
     softmax: whether it estimates exp(x . y); then queries and keys are scaled
       by d**-0.25 each, and the features by 1/sqrt(m).
-    copies: features per row of the projection.
+    copies: features per row of the projection; of a hybrid, for one row of
+      its coefficient (see `mixed`).
     signed: whether a denominator can be zero or negative.
     regularized: whether the rows must have norm sqrt(d).
+    structure: what the projection is: 'matrix', 'mixture' or 'general', the
+      pytrees of `structures`.
     activation: f of a generalised kernel, phi(x) = f(W x) + epsilon.
   """
 
@@ -65,6 +72,7 @@ class Kernel:
   copies: int = 1
   signed: bool = False
   regularized: bool = False
+  structure: str = 'matrix'
   activation: Callable[[Array], Array] | None = None
 
   def scale(self, features: int) -> float:
@@ -72,6 +80,10 @@ class Kernel:
     if not self.softmax:
       return 1.0
     return (1.0 if self.log else float(self.copies)) / features
+
+  def mixed(self, rows: int) -> 'Kernel':
+    """This hybrid kernel with n rows that estimate its coefficient."""
+    return dataclasses.replace(self, copies=HYBRIDS[self.name](rows))
 
 
 def _requ(u: Array) -> Array:
@@ -90,6 +102,13 @@ def _identity(u: Array) -> Array:
   return u
 
 
+# Features per row of the projection, with n rows for the coefficient.
+HYBRIDS = types.MappingProxyType(
+  {
+    'softmax_angular': lambda n: 8 * n,
+    'softmax_gaussian': lambda n: 2 * (4 * n + 1),
+  }
+)
 _POSITIVE = {
   'relu': jax.nn.relu,
   'sigmoid': jax.nn.sigmoid,
@@ -116,7 +135,15 @@ def _table() -> Mapping[str, Kernel]:
       'softmax_hyp_reg', log=True, softmax=True, copies=2, regularized=True
     ),
     Kernel('softmax_trig', softmax=True, copies=2, signed=True),
+    Kernel('softmax_oprf', log=True, softmax=True),
+    Kernel('softmax_general', log=True, softmax=True, structure='general'),
     Kernel('exp', log=True),
+  ]
+  kernels += [
+    Kernel(
+      name, softmax=True, copies=copies(1), signed=True, structure='mixture'
+    )
+    for name, copies in HYBRIDS.items()
   ]
   kernels += [Kernel(name, activation=f) for name, f in _POSITIVE.items()]
   kernels += [
@@ -144,50 +171,46 @@ def get(name: str) -> Kernel:
   return KERNELS[name]
 
 
-def _project(
-  x: Float[Array, 'b h l d'], projection: Float[Array, '... m d'] | None
-) -> Float[Array, 'b h l m']:
-  if projection is None:
-    return x
-  weights = projection.astype(jnp.float32)
-  form = 'bhld,md->bhlm' if weights.ndim == 2 else 'bhld,hmd->bhlm'
-  # An exponent: a rounding error of the default bfloat16 or TF32 product is a
-  # relative error of the feature, hence the highest precision.
-  return jnp.einsum(form, x, weights, precision=jax.lax.Precision.HIGHEST)
-
-
 def feature_map(
   kernel: Kernel,
   x: Float[Array, 'b h l d'],
-  projection: Float[Array, '... m d'] | None,
+  projection: structures.Matrix | None,
   *,
   epsilon: float = 0.0,
 ) -> Features:
   """Maps queries or keys (the map is the same) to features.
 
   Args:
-    kernel: the kernel.
+    kernel: a kernel whose projection is a matrix; not softmax_oprf, whose map
+      needs constants.
     x: queries or keys, [b, h, l, d], any floating dtype, unscaled.
-    projection: W, [m, d] or one per head, [h, m, d]; None where a generalised
-      kernel applies its function to x itself.
+    projection: W, [m, d], or its factors; one axis more if there is one per
+      head; None where a generalised kernel applies its function to x itself.
     epsilon: added to each feature of a generalised kernel, in units of the
       feature; keeps the denominators from zero.
 
   Returns:
     Float32 features; see the module for what they mean.
 
+  Raises:
+    ValueError: if the kernel has no such map.
+
   Reference: arXiv:2009.14794, Eq. 5 and Lemma 1.
   """
+  if kernel.structure != 'matrix' or kernel.name == 'softmax_oprf':
+    raise ValueError(
+      f'kernel {kernel.name!r} needs more than a matrix: see features.feature_maps'
+    )
   x = x.astype(jnp.float32)
   if not kernel.softmax:
-    u = _project(x, projection)
+    u = x if projection is None else projections.project(projection, x)
     if not kernel.log:
       return Features(kernel.activation(u) + epsilon, None)
     if epsilon > 0:
       u = jnp.logaddexp(u, math.log(epsilon))
     return Features(u, None)
   x = x * x.shape[-1] ** -0.25
-  u = _project(x, projection)
+  u = projections.project(projection, x)
   half_norm = 0.5 * jnp.sum(jnp.square(x), axis=-1)
   if not kernel.log:
     values = jnp.concatenate([jnp.cos(u), jnp.sin(u)], axis=-1)

@@ -1,6 +1,7 @@
 """Which options of `favor.Favor` go together."""
 
 import dataclasses
+import math
 import warnings
 
 from performer.attention import checks, kernels, projections
@@ -9,6 +10,8 @@ __all__ = ['DTYPES', 'STABILIZERS', 'Options']
 
 STABILIZERS = ('online', 'reference')
 DTYPES = ('float32', 'bfloat16', 'float16')
+_MIX_ROWS = 4
+_UNBIASED = ('softmax_oprf', *kernels.HYBRIDS)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -21,7 +24,7 @@ class Options:
       gives two features); None exactly if `projection` is False.
     projection: whether inputs are projected by a random matrix; a generalised
       kernel without it applies its function to queries and keys themselves.
-    ortho: 'rorf', orthogonal blocks, or 'iid' rows.
+    ortho: 'rorf', 'horf' or 'gorf', orthogonal blocks, or 'iid' rows.
     norm: norms of the rows, 'chi' (unbiased for the softmax kernel) or
       'sqrt_d' (regularised: smaller variance, small bias). None means what the
       kernel implies: 'sqrt_d' for *_reg, else 'chi'.
@@ -36,6 +39,15 @@ class Options:
     chunk: positions per chunk, a power of two.
     feature_dtype: dtype to which stabilised features are rounded; sums are
       float32 always.
+    oprf_mean_square: mean of |x + y|^2 that softmax_oprf is made for, x and y
+      being q and k times d**-0.25; for example a running mean. None takes it
+      from the queries and keys of each call, which only a bidirectional call
+      without segments or states can do.
+    mix_rows: n, random rows that estimate the coefficient of a hybrid kernel;
+      None means 4.
+    mix_bandwidth: g of softmax_gaussian, whose coefficient is
+      1 - exp(-g^2 |x - y|^2 / 2); None means 1.
+    mix_shared: whether both parts of a hybrid kernel share their rows.
 
   Raises:
     ValueError: if an option is unknown, out of range or contradicts another.
@@ -53,6 +65,10 @@ class Options:
   kernel_epsilon: float | None = None
   chunk: int = 128
   feature_dtype: str = 'float32'
+  oprf_mean_square: float | None = None
+  mix_rows: int | None = None
+  mix_bandwidth: float | None = None
+  mix_shared: bool = True
 
   def __post_init__(self) -> None:
     kernel = kernels.get(self.kernel)
@@ -63,6 +79,8 @@ class Options:
       checks.check_choice('norm', self.norm, projections.NORMS)
     _check_projection(self, kernel)
     _check_kernel(self, kernel)
+    _check_stabilizer(self, kernel)
+    _check_estimator(self, kernel)
     _check_sizes(self)
     if kernel.signed:
       warnings.warn(
@@ -70,6 +88,28 @@ class Options:
         'zero or negative; watch diagnostics.bad_denominator_fraction',
         stacklevel=3,
       )
+
+  @property
+  def spec(self) -> kernels.Kernel:
+    """The kernel, with the features per row that these options give it."""
+    kernel = kernels.get(self.kernel)
+    if kernel.structure != 'mixture':
+      return kernel
+    return kernel.mixed(self.coefficient_rows)
+
+  @property
+  def coefficient_rows(self) -> int | None:
+    """Rows n of a hybrid's coefficient; None for other kernels."""
+    if self.kernel not in kernels.HYBRIDS:
+      return None
+    return _MIX_ROWS if self.mix_rows is None else self.mix_rows
+
+  @property
+  def rows(self) -> int | None:
+    """Rows m of the projection; None without one."""
+    if not self.projection:
+      return None
+    return self.features // self.spec.copies
 
 
 def _check_projection(options: Options, kernel: kernels.Kernel) -> None:
@@ -98,18 +138,28 @@ def _check_kernel(options: Options, kernel: kernels.Kernel) -> None:
     raise ValueError(
       f'kernel {options.kernel!r} implies norm sqrt_d, got {options.norm=}'
     )
+  if kernel.name in _UNBIASED and options.norm == 'sqrt_d':
+    raise ValueError(
+      f'kernel {options.kernel!r} implies norm chi, got {options.norm=}'
+    )
   if kernel.softmax and options.kernel_epsilon is not None:
     raise ValueError(
       f'kernel {options.kernel!r} has no epsilon, got {options.kernel_epsilon=}'
     )
-  if not kernel.softmax and options.stabilizer == 'reference':
-    raise ValueError(
-      "stabilizer='reference' is defined for softmax kernels, "
-      f'got {options.kernel=}'
-    )
   if options.kernel_epsilon is not None and not options.kernel_epsilon >= 0:
     raise ValueError(
       f'kernel_epsilon must be >= 0, got {options.kernel_epsilon}'
+    )
+
+
+def _check_stabilizer(options: Options, kernel: kernels.Kernel) -> None:
+  published = kernel.softmax and kernel.structure == 'matrix'
+  if options.stabilizer == 'reference' and (
+    not published or kernel.name == 'softmax_oprf'
+  ):
+    raise ValueError(
+      "stabilizer='reference' is defined for softmax kernels with one map of "
+      f'a matrix, got {options.kernel=}'
     )
   stabilized = kernel.softmax or kernel.log
   if options.feature_dtype == 'float16' and not stabilized:
@@ -119,18 +169,46 @@ def _check_kernel(options: Options, kernel: kernels.Kernel) -> None:
     )
 
 
+def _check_estimator(options: Options, kernel: kernels.Kernel) -> None:
+  """Checks the options that belong to one estimator."""
+  hybrid = kernel.structure == 'mixture'
+  owners = {
+    'oprf_mean_square': kernel.name == 'softmax_oprf',
+    'mix_rows': hybrid,
+    'mix_bandwidth': kernel.name == 'softmax_gaussian',
+  }
+  for name, owned in owners.items():
+    value = getattr(options, name)
+    if value is not None and not owned:
+      raise ValueError(
+        f'kernel {options.kernel!r} has no {name}, got {name}={value!r}'
+      )
+  if not options.mix_shared and not hybrid:
+    raise ValueError(
+      f'kernel {options.kernel!r} is no hybrid, got {options.mix_shared=}'
+    )
+  for name in ('oprf_mean_square', 'mix_bandwidth'):
+    value = getattr(options, name)
+    if value is not None and not 0 < value < math.inf:
+      raise ValueError(f'{name} must be positive and finite, got {value!r}')
+
+
 def _check_sizes(options: Options) -> None:
-  for name in ('features', 'redraw_every', 'chunk'):
+  for name in ('features', 'redraw_every', 'chunk', 'mix_rows'):
     value = getattr(options, name)
     optional = name != 'chunk' and value is None
     if not optional and (not isinstance(value, int) or value is True):
       raise ValueError(f'{name} must be an integer, got {value!r}')
-  copies = kernels.get(options.kernel).copies
+  if options.mix_rows is not None and options.mix_rows < 1:
+    raise ValueError(f'mix_rows must be positive, got {options.mix_rows=}')
+  copies = options.spec.copies
   features = options.features
   if features is not None and (features < 1 or features % copies):
+    n = options.coefficient_rows
+    hybrid = '' if n is None else f' with mix_rows={n}'
     raise ValueError(
       f'features must be a positive multiple of {copies} for kernel '
-      f'{options.kernel!r}, got {features=}'
+      f'{options.kernel!r}{hybrid}, got {features=}'
     )
   if options.chunk < 1 or options.chunk & (options.chunk - 1):
     raise ValueError(f'chunk must be a power of two, got {options.chunk=}')

@@ -10,11 +10,17 @@ from performer import attention
 
 CHUNK = 8
 FEATURES = 16
+# A hybrid needs a multiple of 8 n, or of 2 (4 n + 1).
+HYBRIDS = {
+  'softmax_angular': {'features': 64, 'mix_rows': 2},
+  'softmax_gaussian': {'features': 72, 'mix_rows': 2},
+}
 
 
 def favor(kernel='softmax_hyp', **options):
   """A small Favor, without the warning of signed kernels."""
-  options = {'features': FEATURES, 'chunk': CHUNK, **options}
+  small = HYBRIDS.get(kernel, {'features': FEATURES})
+  options = {'chunk': CHUNK, **small, **options}
   with warnings.catch_warnings():
     warnings.simplefilter('ignore', UserWarning)
     return attention.Favor(kernel=kernel, **options)

@@ -43,8 +43,19 @@ def inputs(seed, *, b=2, l=21, h=2, d=8, v=8, scale=1.0):  # noqa: E741
   return scale * q, scale * k, normal(10 * seed + 1, b, l, h, v)
 
 
-def kernel_matrix(q, k, w, *, kernel, epsilon=1e-3):
-  """Estimated kernel of all pairs: log of it, and its sign, [b, h, lq, lk]."""
+def kernel_matrix(
+  q, k, w, mask=None, *, kernel, epsilon=1e-3, square=None, bandwidth=1.0
+):
+  """Estimated kernel of all pairs: log of it, and its sign, [b, h, lq, lk].
+
+  The mask, and `square` where it is a constant, matter to softmax_oprf alone.
+  """
+  if kernel in ('softmax_angular', 'softmax_gaussian'):
+    return _hybrid_matrix(q, k, w, kernel, bandwidth)
+  if kernel == 'softmax_oprf':
+    return _oprf_matrix(q, k, w, mask, square)
+  if kernel == 'softmax_general':
+    return _general_matrix(q, k, w)
   xp = np if isinstance(q, np.ndarray) else jnp
   q, k = q.transpose(0, 2, 1, 3), k.transpose(0, 2, 1, 3)
   if kernel.startswith('softmax'):
@@ -69,12 +80,88 @@ def kernel_matrix(q, k, w, *, kernel, epsilon=1e-3):
   return log - norm, xp.ones_like(log)
 
 
+def _product(log_one, sign_one, weight):
+  """log and sign of a weight times exp(log_one) sign_one."""
+  with np.errstate(divide='ignore'):
+    return log_one + np.log(np.abs(weight)), sign_one * np.sign(weight)
+
+
+def _hybrid_matrix(q, k, w, kernel, bandwidth):
+  """c hyp + (1 - c) trig; numpy alone."""
+  omega, tau, second = w
+  hyp, _ = kernel_matrix(q, k, omega, kernel='softmax_hyp')
+  second = omega if second is None else second
+  trig, sign = kernel_matrix(q, k, second, kernel='softmax_trig')
+  x, y = (z.transpose(0, 2, 1, 3) / z.shape[-1] ** 0.25 for z in (q, k))
+  a = (x @ tau.swapaxes(-1, -2))[..., :, None, :]
+  b = (y @ tau.swapaxes(-1, -2))[..., None, :, :]
+  if kernel == 'softmax_angular':
+    c = ((a > 0) != (b > 0)).mean(-1)
+  else:
+    c = 1 - np.cos(bandwidth * (a - b)).mean(-1)
+  terms = _product(hyp, np.ones_like(hyp), c), _product(trig, sign, 1 - c)
+  top = np.maximum(terms[0][0], terms[1][0])
+  total = sum(s * np.exp(log - top) for log, s in terms)
+  with np.errstate(divide='ignore'):
+    return np.log(np.abs(total)) + top, np.sign(total)
+
+
+def _oprf_matrix(q, k, w, mask, square):
+  """Averages exp(2A|w|^2 + B w.(x + y)) D^2; numpy alone."""
+  d = q.shape[-1]
+  x, y = (z.transpose(0, 2, 1, 3) / d**0.25 for z in (q, k))
+  if square is None:
+    keep = np.ones(k.shape[:2], bool) if mask is None else np.asarray(mask)
+    square = np.zeros(x.shape[:2])
+    for i, j in np.ndindex(*square.shape):
+      one, two = x[i, j], y[i, j][keep[i]]
+      one = one[keep[i]] if len(x[i, j]) == len(y[i, j]) else one
+      pairs = ((one[:, None] + two[None]) ** 2).sum(-1)
+      square[i, j] = pairs.mean() if pairs.size else 0
+  square = np.maximum(np.asarray(square, float), 1e-12)
+  root = ((2 * square + d) ** 2 + 8 * d * square) ** 0.5
+  rho = (root - 2 * square - d) / (4 * square)
+  a = ((1 - 1 / rho) / 8)[..., None, None, None]
+  b = (1 - 4 * a) ** 0.5
+  u, v = x @ w.swapaxes(-1, -2), y @ w.swapaxes(-1, -2)
+  norms = (w**2).sum(-1)[..., None, None, :]
+  exponent = 2 * a * norms + b * (u[..., :, None, :] + v[..., None, :, :])
+  top = exponent.max(-1, keepdims=True)
+  log = np.log(np.exp(exponent - top).mean(-1)) + top[..., 0]
+  log = log + d / 2 * np.log(1 - 4 * a[..., 0])
+  norm = (x**2).sum(-1)[..., :, None] / 2 + (y**2).sum(-1)[..., None, :] / 2
+  return log - norm, np.ones_like(log)
+
+
+def _general_matrix(q, k, w):
+  """softmax_pos of A x and A^-T y; numpy alone."""
+  omega, a = w
+  if a.ndim == omega.ndim - 1:
+    a = a[..., None] * np.eye(a.shape[-1])
+  one = np.einsum('blhd,ed->blhe' if a.ndim == 2 else 'blhd,hed->blhe', q, a)
+  inverse = np.linalg.inv(a)
+  two = np.einsum(
+    'blhd,de->blhe' if a.ndim == 2 else 'blhd,hde->blhe', k, inverse
+  )
+  return kernel_matrix(one, two, omega, kernel='softmax_pos')
+
+
 def _constant(x):
   return x if isinstance(x, np.ndarray) else jax.lax.stop_gradient(x)
 
 
 def attend(
-  q, k, v, w, mask=None, *, kernel, causal, renormalize=True, epsilon=1e-3
+  q,
+  k,
+  v,
+  w,
+  mask=None,
+  *,
+  kernel,
+  causal,
+  renormalize=True,
+  epsilon=1e-3,
+  **options,
 ):
   """Attention from the full matrix, [b, l, h, v]."""
   xp = np if isinstance(q, np.ndarray) else jnp
@@ -82,7 +169,9 @@ def attend(
     log = xp.einsum('bihd,bjhd->bhij', q, k) / math.sqrt(q.shape[-1])
     sign = xp.ones_like(log)
   else:
-    log, sign = kernel_matrix(q, k, w, kernel=kernel, epsilon=epsilon)
+    log, sign = kernel_matrix(
+      q, k, w, mask, kernel=kernel, epsilon=epsilon, **options
+    )
   visible = np.ones(log.shape, bool)
   if causal:
     visible = visible & np.tri(log.shape[-1], dtype=bool)
@@ -99,11 +188,12 @@ def attend(
 
 
 def double(*arrays):
-  """Float64 numpy copies; None and booleans stay."""
-  return [
-    None if x is None else np.asarray(x, bool if x.dtype == bool else float)
-    for x in arrays
-  ]
+  """Float64 numpy copies; None, booleans and the shape of pytrees stay."""
+
+  def convert(x):
+    return np.asarray(x, bool if x.dtype == bool else float)
+
+  return [jax.tree.map(convert, x) for x in arrays]
 
 
 def value(q, k, v, w, mask=None, **options):
