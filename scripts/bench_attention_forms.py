@@ -1,0 +1,383 @@
+"""The forms of attention that `bench_attention.py` compares.
+
+A form is one implementation: how it is called, what it should compute (a
+float64 definition that is quadratic in the length), what it needs. Peers are
+imported when they are asked for; one that is not installed is reported.
+"""
+
+import dataclasses
+import functools
+import importlib.util
+import os
+import pathlib
+import types
+from collections.abc import Callable
+from typing import Any
+
+# Worker threads of torch that spin while JAX is timed would be counted as its.
+os.environ.setdefault('OMP_WAIT_POLICY', 'PASSIVE')
+
+import bench_attention_definitions as definitions
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from performer import attention
+
+__all__ = [
+  'Case',
+  'Form',
+  'MissingError',
+  'favor_form',
+  'import_torch',
+  'make',
+  'names',
+  'torch_device',
+]
+
+Attend = Callable[[Any, Any, Any], Any]
+Definition = Callable[..., jax.Array]
+# Bytes that a form needs at its worst, as multiples of the case's arrays.
+Bytes = Callable[['Case'], int]
+
+
+class MissingError(Exception):
+  """A peer cannot run here; the message says why."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Case:
+  """What is measured.
+
+  Attributes:
+    causal: whether row i sees keys 0..i only.
+    backward: forward and gradients in q, k, v; or forward alone.
+    length: L, of queries and keys.
+    batch: B.
+    heads: H.
+    width: d, of keys and values.
+    features: r, of linear forms.
+    dtype: of inputs and outputs.
+  """
+
+  causal: bool
+  backward: bool
+  length: int
+  batch: int = 1
+  heads: int = 8
+  width: int = 64
+  features: int = 256
+  dtype: str = 'float32'
+
+  def __str__(self) -> str:
+    kind = 'causal' if self.causal else 'bidirectional'
+    what = 'forward+backward' if self.backward else 'forward'
+    return f'{kind} {what} L={self.length}'
+
+  @property
+  def shape(self) -> tuple[int, int, int, int]:
+    """Shape of q, k and v, [B, L, H, d]."""
+    return self.batch, self.length, self.heads, self.width
+
+  def inputs(self, seed: int, scale: float) -> tuple[np.ndarray, ...]:
+    """Queries and keys N(0, scale^2), values and cotangents N(0, 1)."""
+    rng = np.random.default_rng(seed)
+    q, k, v, g = rng.standard_normal((4, *self.shape), np.float32)
+    return q * np.float32(scale), k * np.float32(scale), v, g
+
+
+@dataclasses.dataclass(frozen=True)
+class Form:
+  """One implementation of attention.
+
+  Attributes:
+    name: for tables.
+    framework: 'jax' or 'torch'.
+    attend: makes the function of (q, k, v), given `causal`.
+    definition: the same in float64, quadratic: (q, k, v, causal) in [b, l, h,
+      d] to outputs; what a check compares with.
+    linear: whether time is linear in the length.
+    rows: m, rows of the projection of a linear form.
+    chunk: positions per chunk of a causal linear form, for counting FLOPs.
+    bytes_needed: memory at its worst, to leave out what does not fit.
+    heads_first: whether arrays are [b, h, l, d] and not [b, l, h, d].
+    causal_only: whether there is no bidirectional form.
+    prepare: made of (q, k, v) outside the timed part.
+  """
+
+  name: str
+  framework: str
+  attend: Callable[[bool], Attend]
+  definition: Definition
+  linear: bool
+  rows: int = 0
+  chunk: int = 0
+  bytes_needed: Bytes = lambda case: 0
+  heads_first: bool = False
+  causal_only: bool = False
+  prepare: Callable[..., tuple] | None = None
+
+  def flops(self, case: Case) -> float:
+    """Products that the method needs, 2 per multiplication and addition.
+
+    Linear: projections of q and k, K'^T V and Q' (K'^T V); causal ones also
+    the two products inside chunks. The gradient costs twice the forward part,
+    but once for projections, as W needs none. Recomputation is not counted.
+    """
+    heads, length, d = case.batch * case.heads, case.length, case.width
+    if not self.linear:
+      pairs = length * length / (2 if case.causal else 1)
+      return heads * 4 * pairs * d * (3 if case.backward else 1)
+    r = case.features
+    project = 4 * length * self.rows * d
+    rest = 4 * length * r * d
+    if case.causal:
+      rest += 2 * length * min(self.chunk, length) * (r + d)
+    times = (2, 3) if case.backward else (1, 1)
+    return heads * (times[0] * project + times[1] * rest)
+
+
+def names() -> tuple[str, ...]:
+  """Names for `make`; 'recipe' needs a path."""
+  return tuple(_MAKERS)
+
+
+def make(name: str, case: Case, *, recipe: pathlib.Path | None = None) -> Form:
+  """Makes a form for the sizes of a case.
+
+  Args:
+    name: one of `names()`.
+    case: gives heads, width, features.
+    recipe: file of the published JAX code, for `recipe`.
+
+  Returns:
+    The form.
+
+  Raises:
+    MissingError: if the peer cannot run here.
+    ValueError: if the name is unknown.
+  """
+  if name not in _MAKERS:
+    raise ValueError(f'unknown form {name!r} (known: {sorted(_MAKERS)})')
+  if name == 'recipe':
+    return _recipe(case, recipe)
+  return _MAKERS[name](case)
+
+
+def favor_form(case: Case, kernel: str, **options: Any) -> Form:
+  """Ours, with a kernel at r = `case.features`."""
+  favor = attention.Favor(kernel=kernel, features=case.features, **options)
+  w = favor.draw(
+    jax.random.key(0),
+    layer=0,
+    step=0,
+    num_heads=case.heads,
+    head_dim=case.width,
+  )
+
+  def attend(causal: bool) -> Attend:
+    return functools.partial(favor, projection=w, causal=causal)
+
+  return Form(
+    f'ours {kernel.removeprefix("softmax_")}',
+    'jax',
+    attend,
+    functools.partial(definitions.favor, w=np.asarray(w), kernel=kernel),
+    linear=True,
+    rows=w.shape[0],
+    chunk=favor.chunk,
+  )
+
+
+def _quadratic_bytes(case: Case) -> int:
+  # Logits and weights, and for the gradient their cotangents, in float32.
+  pairs = case.batch * case.heads * case.length**2
+  return pairs * 4 * (4 if case.backward else 2)
+
+
+def _exact(case: Case) -> Form:
+  half = case.dtype != 'float32'
+  cudnn = 'cudnn' if half and jax.default_backend() == 'gpu' else None
+
+  def attend(causal: bool) -> Attend:
+    return functools.partial(
+      jax.nn.dot_product_attention, is_causal=causal, implementation=cudnn
+    )
+
+  return Form(
+    'jax.nn exact' + (' (cudnn)' if cudnn else ''),
+    'jax',
+    attend,
+    definitions.exact,
+    linear=False,
+    bytes_needed=(lambda case: 0) if cudnn else _quadratic_bytes,
+  )
+
+
+def _identity(case: Case) -> Form:
+  del case
+  return Form(
+    'identity',
+    'jax',
+    # A copy, lest the compiler return its argument: the least that can be done.
+    lambda causal: lambda q, k, v: jnp.copy(v),
+    lambda q, k, v, causal: v,
+    linear=True,
+  )
+
+
+@functools.cache
+def _load(path: pathlib.Path) -> types.ModuleType:
+  """Imports a file once: it registers its functions with gin."""
+  spec = importlib.util.spec_from_file_location('published_recipe', path)
+  module = importlib.util.module_from_spec(spec)
+  spec.loader.exec_module(module)
+  return module
+
+
+def _recipe(case: Case, path: pathlib.Path | None) -> Form:
+  if path is None:
+    raise MissingError('needs --recipe=PATH of the published fast_attention.py')
+  module = _load(path)
+
+  @functools.cache
+  def make_one(causal: bool) -> Attend:
+    # Without its redrawing at each call, which would add a QR factorisation.
+    return module.make_fast_softmax_attention(
+      case.width,
+      nb_features=case.features,
+      unidirectional=causal,
+      redraw_features=False,
+      lax_scan_unroll=1 if jax.default_backend() == 'cpu' else 16,
+    )
+
+  w = np.asarray(make_one(True).__self__.projection_matrix)
+  return Form(
+    'published JAX',
+    'jax',
+    make_one,
+    functools.partial(
+      definitions.published, w=w, epsilon=1e-6, delta=1e-6, detach=False
+    ),
+    linear=True,
+    rows=case.features,
+    chunk=1,
+    bytes_needed=lambda c: 40 * c.batch * c.heads * c.length * c.features,
+  )
+
+
+def import_torch() -> Any:
+  """Imports torch with as many threads as JAX has; raises MissingError."""
+  if importlib.util.find_spec('torch') is None:
+    raise MissingError('torch is not installed')
+  import torch
+
+  torch.set_num_threads(len(os.sched_getaffinity(0)))
+  return torch
+
+
+def _sdpa(case: Case) -> Form:
+  del case
+  torch = import_torch()
+  function = torch.nn.functional.scaled_dot_product_attention
+  return Form(
+    'torch sdpa',
+    'torch',
+    lambda causal: functools.partial(function, is_causal=causal),
+    definitions.exact,
+    linear=False,
+    heads_first=True,
+  )
+
+
+def _performer_pytorch(case: Case) -> Form:
+  torch = import_torch()
+  if importlib.util.find_spec('performer_pytorch') is None:
+    raise MissingError('performer-pytorch is not installed')
+  import performer_pytorch
+
+  @functools.cache
+  def make_one(causal: bool) -> Attend:
+    torch.manual_seed(0)
+    one = performer_pytorch.FastAttention(
+      case.width, nb_features=case.features, causal=causal
+    )
+    return one.to(torch_device(torch))
+
+  def needed(case: Case) -> int:
+    # The causal form keeps K'^T V of every position for the gradient, twice.
+    size = case.batch * case.heads * case.features * case.width * 4
+    if case.causal and case.backward:
+      return 3 * size * case.length
+    return 3 * size * -(-case.length // 128) if case.causal else 0
+
+  w = make_one(True).projection_matrix.cpu().numpy()
+  if not np.array_equal(w, make_one(False).projection_matrix.cpu().numpy()):
+    raise MissingError('its two kinds drew different matrices from one seed')
+  return Form(
+    'performer-pytorch',
+    'torch',
+    make_one,
+    functools.partial(
+      definitions.published, w=w, epsilon=1e-4, sum_epsilon=1e-6, detach=True
+    ),
+    linear=True,
+    rows=case.features,
+    chunk=1,
+    bytes_needed=needed,
+    heads_first=True,
+  )
+
+
+def _fla(case: Case) -> Form:
+  """Its kernel fed with ready-made features: features are not timed."""
+  torch = import_torch()
+  if not torch.cuda.is_available():
+    raise MissingError('flash-linear-attention needs a GPU')
+  if importlib.util.find_spec('fla') is None:
+    raise MissingError('flash-linear-attention is not installed')
+  from fla.ops import linear_attn
+
+  rng = np.random.default_rng(0)
+  w = rng.standard_normal((case.features, case.width)).astype(np.float32)
+
+  def features(q: Any, k: Any, v: Any) -> tuple:
+    def one(x: np.ndarray) -> np.ndarray:
+      u = (x * case.width**-0.25) @ w.T
+      return np.exp(u - u.max(-1, keepdims=True))
+
+    return one(q), one(k), v
+
+  def attend(causal: bool) -> Attend:
+    del causal
+    return lambda q, k, v: linear_attn.chunk_linear_attn(
+      q, k, v, scale=1.0, normalize=True
+    )[0]
+
+  return Form(
+    'flash-linear-attention',
+    'torch',
+    attend,
+    definitions.from_features,
+    linear=True,
+    chunk=64,
+    causal_only=True,
+    prepare=features,
+  )
+
+
+def torch_device(torch: Any) -> str:
+  """Device of torch forms."""
+  return 'cuda' if torch.cuda.is_available() else 'cpu'
+
+
+_MAKERS: dict[str, Callable[..., Form]] = {
+  'pos': lambda case: favor_form(case, 'softmax_pos'),
+  'hyp': lambda case: favor_form(case, 'softmax_hyp'),
+  'exact': _exact,
+  'identity': _identity,
+  'recipe': _recipe,
+  'torch': _sdpa,
+  'performer-pytorch': _performer_pytorch,
+  'fla': _fla,
+}
