@@ -1,6 +1,7 @@
 """Fast attention: FAVOR+ and exact attention with one signature."""
 
 from performer.attention.auto import Auto
+from performer.attention.diagnosis import diagnose
 from performer.attention.diagnostics import (
   bad_denominator_fraction,
   recover_attention,
@@ -15,6 +16,7 @@ __all__ = [
   'Exact',
   'Favor',
   'bad_denominator_fraction',
+  'diagnose',
   'exact_attention',
   'favor_attention',
   'recover_attention',

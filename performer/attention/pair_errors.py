@@ -1,0 +1,246 @@
+"""Errors of single entries of the attention matrix, on a sample of pairs.
+
+Everything here is a pure function of arrays, cheap enough to run beside
+training: a sample of s queries and s keys costs O(s^2 r).
+
+Letters: b batch, h heads, i sampled queries, j sampled keys, d width of a
+head, r features.
+
+Reference: arXiv:2009.14794, Lemma 2 (errors), section C.4 (recovery).
+"""
+
+import dataclasses
+import warnings
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int, PyTree
+
+from performer.attention import diagnostics, theory
+from performer.attention import favor as favor_lib
+
+__all__ = [
+  'SUPPORTED',
+  'Sample',
+  'check_supported',
+  'measured_errors',
+  'predicted_error',
+  'quantile',
+  'relative_mse',
+  'take_sample',
+]
+
+# A drawn softmax_general has A = I and is softmax_pos; another A is the
+# caller's, and its errors are those of the pairs that it makes.
+SUPPORTED = tuple(sorted(set(theory.COPIES) - {'softmax_general'}))
+
+# Norms sqrt(d) make a kernel its regularised form.
+_REGULARIZED = {
+  'softmax_pos': 'softmax_pos_reg',
+  'softmax_hyp': 'softmax_hyp_reg',
+  'softmax_pos_reg': 'softmax_pos_reg',
+  'softmax_hyp_reg': 'softmax_hyp_reg',
+}
+
+
+class Sample(NamedTuple):
+  """Some queries against some keys.
+
+  Attributes:
+    q: [b, i, h, d], unscaled.
+    k: [b, j, h, d], unscaled.
+    keep: pairs that attention looks at.
+    rows: positions of the queries taken.
+  """
+
+  q: Float[Array, 'b i h d']
+  k: Float[Array, 'b j h d']
+  keep: Bool[Array, 'b 1 i j']
+  rows: Int[Array, ' i']
+
+  @property
+  def pairs(self) -> theory.Pairs:
+    """Products and norms of all pairs, [b, h, i, j]; scaled as kernels scale."""
+    scale = self.q.shape[-1] ** -0.25
+    x, y = (
+      scale * a.astype(jnp.float32).transpose(0, 2, 1, 3)
+      for a in (self.q, self.k)
+    )
+    return theory.all_pairs(x, y)
+
+
+def take_sample(
+  q: Float[Array, 'b lq h d'],
+  k: Float[Array, 'b lk h d'],
+  *,
+  causal: bool,
+  key_mask: Bool[Array, 'b lk'] | None = None,
+  query_mask: Bool[Array, 'b lq'] | None = None,
+  size: int = 64,
+) -> Sample:
+  """Takes evenly spaced queries and keys: the same ones every time.
+
+  Args:
+    q: queries, unscaled.
+    k: keys, unscaled.
+    causal: whether row i sees keys 0..i only.
+    key_mask: True = keep.
+    query_mask: True = a query that matters; None: all.
+    size: the most queries and the most keys per sequence.
+
+  Returns:
+    The sample, without gradient to care about.
+
+  Raises:
+    ValueError: if the size is not positive.
+  """
+  if size < 1:
+    raise ValueError(f'a sample needs at least one position, got {size=}')
+  rows, columns = (_spread(x.shape[1], size) for x in (q, k))
+  keep = jnp.ones((q.shape[0], rows.size, columns.size), bool)
+  if causal:
+    keep &= columns[None, :] <= rows[:, None]
+  if key_mask is not None:
+    keep &= key_mask[:, None, columns]
+  if query_mask is not None:
+    keep &= query_mask[:, rows, None]
+  return Sample(q[:, rows], k[:, columns], keep[:, None], rows)
+
+
+def _spread(length: int, size: int) -> Int[Array, ' i']:
+  count = min(length, size)
+  # The last position of each of `count` equal pieces: in causal attention the
+  # rows that see most.
+  return (jnp.arange(1, count + 1) * length) // count - 1
+
+
+def check_supported(favor: favor_lib.Favor) -> None:
+  """Refuses mechanisms whose entries do not estimate exp(x . y).
+
+  Args:
+    favor: the mechanism.
+
+  Raises:
+    ValueError: naming the kernels for which errors are known.
+  """
+  if favor.kernel not in SUPPORTED:
+    raise ValueError(
+      'errors are known for estimates of the softmax kernel with the rows '
+      f'that `draw` makes, {SUPPORTED}, got {favor.kernel=}'
+    )
+  if favor.norm == 'sqrt_d' and favor.kernel not in _REGULARIZED:
+    raise ValueError(
+      f'errors with norms sqrt_d are known for {sorted(_REGULARIZED)}, '
+      f'got {favor.kernel=} {favor.norm=}'
+    )
+
+
+def relative_mse(
+  favor: favor_lib.Favor,
+  pairs: theory.Pairs,
+  *,
+  size: int,
+  features: float | None = None,
+  mean_square: float | Float[Array, ''] | None = None,
+) -> Float[Array, '...']:
+  """Predicted mean of (estimate / exp(x . y) - 1)^2; see `theory`.
+
+  Args:
+    favor: the mechanism; of its rows only the number and the norms enter.
+    pairs: as of `Sample.pairs`.
+    size: d.
+    features: r; None: those of the mechanism.
+    mean_square: for softmax_oprf without its option: the mean of |x + y|^2.
+
+  Returns:
+    Float32 of the pairs' shape.
+
+  Raises:
+    ValueError: as `check_supported`.
+  """
+  check_supported(favor)
+  options: dict[str, Any] = {}
+  if favor.kernel == 'softmax_oprf':
+    own = favor.oprf_mean_square
+    options['mean_square'] = mean_square if own is None else own
+  if favor.coefficient_rows is not None:
+    options['mix_rows'] = favor.coefficient_rows
+    options['mix_shared'] = favor.mix_shared
+    if favor.mix_bandwidth is not None:
+      options['mix_bandwidth'] = favor.mix_bandwidth
+  kernel = favor.kernel
+  if favor.norm == 'sqrt_d':
+    kernel = _REGULARIZED[kernel]
+  return theory.relative_mse(
+    kernel, pairs, features=features or favor.features, size=size, **options
+  )
+
+
+def measured_errors(
+  favor: favor_lib.Favor, sample: Sample, projection: PyTree
+) -> Float[Array, 'b h i j']:
+  """(estimate / exp(x . y)) - 1 of every pair of a sample.
+
+  Args:
+    favor: the mechanism; softmax_oprf needs its `oprf_mean_square`.
+    sample: the pairs, kept or not.
+    projection: W.
+
+  Returns:
+    Float32. Meaningful where exp(x . y) is inside the range of float32.
+
+  Raises:
+    ValueError: as `check_supported`.
+  """
+  check_supported(favor)
+  with warnings.catch_warnings():
+    # Of signed features: the caller has been told once.
+    warnings.simplefilter('ignore', UserWarning)
+    plain = dataclasses.replace(favor, renormalize=False)
+  entries = diagnostics.recover_attention(
+    plain, sample.q, sample.k, projection=projection, causal=False
+  )
+  return entries * jnp.exp(-sample.pairs.dot) - 1.0
+
+
+def quantile(
+  values: Float[Array, 'b h i j'],
+  keep: Bool[Array, 'b 1 i j'],
+  q: float | Float[Array, ' n'],
+) -> Float[Array, '...']:
+  """Quantiles over the kept pairs; NaN if there are none.
+
+  Args:
+    values: one per pair; infinities count as large.
+    keep: which pairs count.
+    q: what share lies below, in [0, 1].
+
+  Returns:
+    Of the shape of q.
+  """
+  finite = jnp.minimum(values, jnp.finfo(jnp.float32).max)
+  return jnp.nanquantile(jnp.where(keep, finite, jnp.nan), q, method='lower')
+
+
+def predicted_error(
+  favor: favor_lib.Favor, sample: Sample, *, q: float = 0.5
+) -> Float[Array, '']:
+  """The relative error that a typical entry must be expected to have.
+
+  Args:
+    favor: the mechanism.
+    sample: the pairs.
+    q: the quantile over pairs; 0.5 is the typical one.
+
+  Returns:
+    Root of the relative mean squared error; 1 is 100 %.
+
+  Raises:
+    ValueError: as `check_supported`.
+  """
+  pairs = sample.pairs
+  square = jnp.where(sample.keep, pairs.plus, 0.0).sum() / jnp.maximum(
+    jnp.broadcast_to(sample.keep, pairs.plus.shape).sum(), 1
+  )
+  mse = relative_mse(favor, pairs, size=sample.q.shape[-1], mean_square=square)
+  return jnp.sqrt(quantile(mse, sample.keep, q))
