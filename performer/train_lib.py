@@ -10,7 +10,7 @@ import optax
 from clu import metrics as clu_metrics
 from jaxtyping import PyTree
 
-from performer import results
+from performer import norm_watch, results
 from performer import trainer as trainer_lib
 from performer.data import proteins
 from performer.models import transformer
@@ -106,6 +106,15 @@ def build(
     )
     for split in eval_splits
   }
+  for split in eval_splits[:1]:
+    evaluators[split] = norm_watch.watch(
+      evaluators[split],
+      trainer,
+      data,
+      split,
+      mesh=grid,
+      batch_size=eval_batch_size or batch_size,
+    )
   experiment = loop_lib.Experiment(
     init=trainer.init,
     step=trainer.step,

@@ -102,7 +102,7 @@ class Trainer:
     )
 
   @property
-  def _spread_model(self) -> transformer.Transformer:
+  def spread_model(self) -> transformer.Transformer:
     """The model as the mesh runs it; its batch must divide by the mesh."""
     # One device needs no partition, and is spared its compile time.
     if self.mesh is None or self.mesh.size == 1:
@@ -122,7 +122,7 @@ class Trainer:
   ) -> tuple[Float[Array, ''], dict[str, clu_metrics.Metric]]:
     """Mean loss per target, and metrics; dropout only with a key."""
     train = dropout_key is not None
-    logits = self._spread_model.apply(
+    logits = self.spread_model.apply(
       {'params': params},
       batch['tokens'],
       mask=batch['mask'],

@@ -1,0 +1,173 @@
+"""The warning that norms have outgrown the features, in a tiny run."""
+
+import logging as std_logging
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from absl import logging
+
+from performer import attention, norm_watch, train_lib
+from performer.data import proteins
+from performer.models import transformer
+from runtime import durations, loop
+from runtime import mesh as mesh_lib
+
+LENGTH = 16
+FAVOR = attention.Favor(features=8, chunk=8)
+
+
+@pytest.fixture(scope='module')
+def data(tmp_path_factory):
+  folder = tmp_path_factory.mktemp('fasta')
+  rng = np.random.default_rng(0)
+  files = {}
+  for split, count in (('train', 40), ('valid', 9)):
+    rows = [
+      f'>{i}\n{"".join(rng.choice(list("ACDEFGHIKL"), 12))}\n'
+      for i in range(count)
+    ]
+    (folder / f'{split}.fasta').write_text(''.join(rows))
+    files[split] = str(folder / f'{split}.fasta')
+  return proteins.Proteins(
+    task='causal',
+    max_length=LENGTH,
+    files=files,
+    cache_dir=str(folder / 'cache'),
+    num_threads=0,
+  )
+
+
+def make_model(mechanism=FAVOR):
+  return transformer.Transformer(
+    29,
+    LENGTH,
+    mechanism,
+    True,
+    num_layers=2,
+    num_heads=2,
+    d_model=16,
+    d_ff=16,
+    dropout=0.0,
+  )
+
+
+def build(data, mechanism=FAVOR):
+  return train_lib.build(
+    model=make_model(mechanism),
+    data=data,
+    optimizer=optax.sgd(0.0),
+    batch_size=8,
+    seed=0,
+    mesh=mesh_lib.MeshConfig(),
+    eval_splits=('valid',),
+    eval_batch_size=None,
+    devices=jax.devices()[:1],
+  )
+
+
+def scaled(state, *factors):
+  """The state with queries and keys of each layer multiplied."""
+  params = jax.tree.map(lambda x: x, state.params)
+  for name in ('query', 'key'):
+    kernel = params['blocks']['attention'][name]['kernel']
+    by_layer = jnp.asarray(factors)[:, None, None, None]
+    params['blocks']['attention'][name]['kernel'] = kernel * by_layer
+  return state.replace(params=params)
+
+
+@pytest.fixture
+def warnings_seen(caplog):
+  logger = logging.get_absl_logger()
+  logger.addHandler(caplog.handler)
+  yield lambda: [
+    record.getMessage()
+    for record in caplog.records
+    if record.levelno == std_logging.WARNING
+    and 'random features' in record.getMessage()
+  ]
+  logger.removeHandler(caplog.handler)
+
+
+def test_warns_once_when_norms_have_grown(data, warnings_seen):
+  trainer, experiment = build(data)
+  state = jax.jit(trainer.init)()
+  evaluator = experiment.evaluators['valid']
+  small = scaled(state, 0.3, 0.3)
+  evaluator(small)
+  assert not warnings_seen()
+  large = scaled(state, 0.3, 4.0)
+  scores = evaluator(large)
+  (message,) = set(warnings_seen())
+  assert 'layer 1' in message
+  assert '\n' not in message
+  count = len(warnings_seen())
+  evaluator(large)
+  assert len(warnings_seen()) == count
+  plain = train_lib.evaluate(
+    trainer, data, 'valid', mesh=experiment.mesh, batch_size=8
+  )
+  assert scores == plain(large)
+
+
+def test_prediction_is_the_closed_form(data):
+  """In float64 from the parameters, for the first layer."""
+  trainer, experiment = build(data)
+  state = scaled(jax.jit(trainer.init)(), 0.7, 0.7)
+  batch = {k: jnp.asarray(x) for k, x in next(experiment.batches).items()}
+  found = norm_watch.predicted_errors(
+    trainer.spread_model, FAVOR, state.params, state.projections, batch
+  )
+  assert found.shape == (2,)
+  p = jax.tree.map(lambda x: np.asarray(x, float), state.params)
+  x = p['tokens']['embedding'][batch['tokens']] + p['positions']
+  x = (x - x.mean(-1, keepdims=True)) / np.sqrt(x.var(-1, keepdims=True) + 1e-6)
+  q, k = (
+    np.einsum('ble,ehd->bhld', x, p['blocks']['attention'][n]['kernel'][0])
+    * 8**-0.25
+    for n in ('query', 'key')
+  )
+  z2 = np.square(q[..., :, None, :] + k[..., None, :, :]).sum(-1)
+  mask = np.asarray(batch['mask'])
+  keep = mask[:, None, :, None] & mask[:, None, None, :]
+  keep = keep & np.tri(LENGTH, dtype=bool)
+  z2 = z2[np.broadcast_to(keep, z2.shape)]
+  # softmax_hyp with 4 rows: (e^z - 1)(1 - e^-z) / 2 / m.
+  mse = (np.exp(z2) - 1) * (1 - np.exp(-z2)) / 2 / 4
+  expected = np.sqrt(np.quantile(mse, 0.5, method='lower'))
+  np.testing.assert_allclose(found[0], expected, rtol=1e-3)
+
+
+def test_run_says_it_in_training(data, tmp_path, warnings_seen):
+  _, experiment = build(data)
+  evaluations = []
+  inner = experiment.evaluators['valid']
+  experiment.evaluators['valid'] = lambda state: (
+    evaluations.append(1) or inner(scaled(state, 0.3, 4.0))
+  )
+  loop.run(
+    experiment,
+    loop.LoopConfig(
+      durations.Duration(steps=3), eval_every=durations.Duration(steps=1)
+    ),
+    workdir=tmp_path,
+    seed=0,
+  )
+  assert len(evaluations) >= 3
+  assert len(set(warnings_seen())) == 1
+
+
+@pytest.mark.parametrize(
+  ('mechanism', 'watched'),
+  [
+    (FAVOR, True),
+    (attention.Exact(), False),
+    (attention.Favor(kernel='relu', features=8), False),
+    (attention.Auto(favor=FAVOR, exact_below=LENGTH), True),
+    (attention.Auto(favor=FAVOR, exact_below=LENGTH + 1), False),
+  ],
+)
+def test_only_estimates_of_softmax_are_watched(mechanism, watched):
+  assert (norm_watch.estimator(make_model(mechanism)) is not None) == watched
