@@ -92,9 +92,8 @@ def givens(
   rounds, half = 2 * sweeps * math.ceil(math.log(size)), size // 2
   if rounds == 0:
     return signs
-  order = jax.vmap(lambda k: jax.random.permutation(k, size))(
-    jax.random.split(key_pairs, rounds)
-  )
+  # The order of random numbers is a random permutation, in one sort.
+  order = jnp.argsort(jax.random.uniform(key_pairs, (rounds, size)), axis=-1)
   angles = jax.random.uniform(key_angles, (rounds, half, 1), maxval=2 * math.pi)
 
   def rotate(q: Array, turn: tuple) -> tuple[Array, None]:
