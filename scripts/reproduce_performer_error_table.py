@@ -83,11 +83,12 @@ def measure(
     square of the exact output.
   """
   errors, bad, norms = {}, {}, {}
-  counts = [len(seeds), max(queries, 2 * keys)]
   for regime, scale in SCALES.items():
     draws = np.stack(
       [
-        np.random.default_rng(seed).standard_normal((3, counts[1], WIDTH))
+        np.random.default_rng(seed).standard_normal(
+          (3, max(keys, queries), WIDTH)
+        )
         for seed in seeds
       ]
     ).astype(np.float32)
