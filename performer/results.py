@@ -13,6 +13,7 @@ import numpy as np
 from absl import logging
 from jaxtyping import Array, Float, PyTree
 
+from performer import attention
 from performer.attention import diagnostics
 from performer.data import baseline, proteins
 from performer.models import transformer
@@ -81,10 +82,17 @@ def attention_maps(
     length: number of positions to look at.
 
   Returns:
-    Rows are queries; row i sums to 1 over the keys that it sees.
+    Rows are queries; row i sums to 1 over the keys that it sees. A mechanism
+    that chooses by length is the one of the model's full length.
 
   Reference: arXiv:2009.14794, Appendix C.4.
   """
+  if isinstance(model.attention, attention.Auto):
+    full = model.max_length
+    chosen = model.attention.choose(full, full, causal=model.causal)
+    model = model.clone(attention=chosen)
+    if isinstance(chosen, attention.Exact):
+      projections = None
   tokens, mask = (
     jnp.asarray(batch[k][:1, :length]) for k in ('tokens', 'mask')
   )
@@ -103,7 +111,7 @@ def attention_maps(
         model.attention,
         seen['queries'][0][layer],
         seen['keys'][0][layer],
-        projection=None if projections is None else projections[layer],
+        projection=jax.tree.map(lambda w, i=layer: w[i], projections),
         causal=model.causal,
         key_mask=mask,
       )[0]

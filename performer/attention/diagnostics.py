@@ -9,7 +9,7 @@ from collections.abc import Callable
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from performer.attention import checks, linear
+from performer.attention import checks, linear, structures
 from performer.attention import favor as favor_lib
 
 __all__ = ['bad_denominator_fraction', 'recover_attention']
@@ -22,7 +22,7 @@ def recover_attention(
   q: Float[Array, 'b lq h d'],
   k: Float[Array, 'b lk h d'],
   *,
-  projection: Float[Array, '... m d'] | None,
+  projection: structures.Projection | None,
   causal: bool,
   key_mask: Bool[Array, 'b lk'] | None = None,
 ) -> Float[Array, 'b h lq lk']:
@@ -53,7 +53,7 @@ def bad_denominator_fraction(
   q: Float[Array, 'b lq h d'],
   k: Float[Array, 'b lk h d'],
   *,
-  projection: Float[Array, '... m d'] | None,
+  projection: structures.Projection | None,
   causal: bool,
   key_mask: Bool[Array, 'b lk'] | None = None,
 ) -> Float[Array, '']:

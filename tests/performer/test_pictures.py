@@ -1,9 +1,12 @@
 """The picture shows the matrices it says it shows."""
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from performer import attention, pictures
+from performer import attention, pictures, results
+from performer.models import transformer
 from tests.performer.attention import attention_cases as cases
 from tests.performer.attention import attention_twin as twin
 
@@ -49,3 +52,28 @@ def test_what_does_not_exist_is_named(which):
   q, k, _ = twin.inputs(1, l=9)
   with pytest.raises(ValueError, match='heads'):
     pictures.compare_attention(q, k, {}, causal=False, **which)
+
+
+@pytest.mark.parametrize('exact_below', [16, 17])
+def test_maps_of_a_crop_are_those_of_the_mechanism_at_full_length(exact_below):
+  def make(mechanism):
+    return transformer.Transformer(
+      7, 16, mechanism, True, num_layers=2, num_heads=2, d_model=16, d_ff=8
+    )
+
+  favor = cases.favor(ortho='horf')
+  model = make(attention.Auto(favor=favor, exact_below=exact_below))
+  tokens = jnp.arange(16)[None] % 7
+  batch = {'tokens': np.asarray(tokens), 'mask': np.ones((1, 16), bool)}
+  w = model.draw_projections(jax.random.key(0), 0)
+  params = model.init(
+    jax.random.key(1), tokens, mask=tokens >= 0, projections=w
+  )['params']
+  found = results.attention_maps(model, params, w, batch, length=8)
+  linear, exact = (
+    results.attention_maps(make(mechanism), params, matrix, batch, length=8)
+    for mechanism, matrix in ((favor, w), (attention.Exact(), None))
+  )
+  same, other = (linear, exact) if exact_below == 16 else (exact, linear)
+  np.testing.assert_array_equal(found, same)
+  assert np.abs(found - other).max() > 1e-3
