@@ -176,7 +176,9 @@ class Bench:
     if before:
       last = before[-1]
       growth = case.length / last.case.length
-      expected = last.median('wall') * growth ** (1 if form.linear else 2)
+      # The least, as a pause of the machine must not leave a form out.
+      fastest = min(sample.wall for sample in last.samples)
+      expected = fastest * growth ** (1 if form.linear else 2)
       if expected > self._settings.call_seconds:
         reason = f'would take about {expected:.0f} s a call'
     if reason is None:

@@ -59,7 +59,13 @@ def measure(
   accepted, refused = lib.accept(chosen, cases)
   if refused:
     raise RuntimeError(f'nothing to time: {refused}')
-  settings = lib.Settings(rounds=turns, seconds=60.0, matmul=512)
+  settings = lib.Settings(
+    rounds=turns,
+    seconds=60.0,
+    call_seconds=60.0,
+    memory_bytes=3 * 2**30,
+    matmul=512,
+  )
   bench = lib.Bench(accepted, settings)
   for case in cases:
     bench.time(case, seeds=seeds)
