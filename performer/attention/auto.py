@@ -155,6 +155,7 @@ class Auto:
     projection: PyTree,
     causal: bool,
     key_mask: Bool[Array, 'b lk'] | None = None,
+    segment_ids: Int[Array, 'b lk'] | None = None,
   ) -> Float[Array, 'b lq h v']:
     """Attends; see `Favor`.
 
@@ -166,6 +167,7 @@ class Auto:
         exact attention does without, so that a model is right at all of them.
       causal: whether row i sees keys 0..i only.
       key_mask: True = keep.
+      segment_ids: packed sequences: positions attend within runs of equal ids.
 
     Returns:
       Outputs in the dtype of v.
@@ -178,8 +180,15 @@ class Auto:
     mechanism = self.choose(q.shape[1], k.shape[1], causal=causal)
     if mechanism is not self.favor:
       projection = None
+    packed = {} if segment_ids is None else {'segment_ids': segment_ids}
     return mechanism(
-      q, k, v, projection=projection, causal=causal, key_mask=key_mask
+      q,
+      k,
+      v,
+      projection=projection,
+      causal=causal,
+      key_mask=key_mask,
+      **packed,
     )
 
   def extend(
@@ -196,3 +205,24 @@ class Auto:
     return self.favor.extend(
       q, k, v, projection=projection, key_mask=key_mask, state=state
     )
+
+  def summarize(
+    self,
+    k: Float[Array, 'b l h d'],
+    v: Float[Array, 'b l h v'],
+    *,
+    projection: PyTree,
+    key_mask: Bool[Array, 'b l'] | None = None,
+  ) -> state_lib.State:
+    """Sums a source once, for `read`: `Favor.summarize`."""
+    return self.favor.summarize(k, v, projection=projection, key_mask=key_mask)
+
+  def read(
+    self,
+    q: Float[Array, 'b l h d'],
+    state: state_lib.State,
+    *,
+    projection: PyTree,
+  ) -> Float[Array, 'b l h v']:
+    """Attends to the keys of a state, linearly: `Favor.read`."""
+    return self.favor.read(q, state, projection=projection)

@@ -3,6 +3,7 @@
 import inspect
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -73,9 +74,10 @@ def test_has_the_interface_of_favor():
     parameters = inspect.signature(function).parameters.values()
     return [(p.name, p.kind, p.default) for p in parameters]
 
-  for name in ('draw', '__call__', 'extend'):
+  for name in ('draw', '__call__', 'extend', 'summarize', 'read'):
     mine = kinds(getattr(attention.Auto, name))
-    assert mine == kinds(getattr(attention.Favor, name))
+    theirs = getattr(attention.Favor, name, None)
+    assert theirs is None or set(kinds(theirs)) <= set(mine)
   assert AUTO.redraw_every == FAVOR.redraw_every
   np.testing.assert_array_equal(cases.projection(AUTO), cases.projection(FAVOR))
 
@@ -88,6 +90,28 @@ def test_extend_is_linear_below_the_threshold():
   expected = twin.value(q, k, v, w, kernel='softmax_hyp', causal=True)
   np.testing.assert_allclose(
     np.concatenate([out, rest], axis=1), expected, atol=2e-5
+  )
+
+
+@pytest.mark.skipif(
+  not hasattr(attention.Favor, 'summarize'), reason='needs Favor.summarize'
+)
+@pytest.mark.parametrize('length', [13, 21])
+def test_segments_and_sources_are_handed_on(length):
+  w = cases.projection(FAVOR)
+  q, k, v = twin.inputs(4, l=length)
+  segments = jnp.asarray(np.arange(length) >= 6, jnp.int32)[None].repeat(2, 0)
+  out = AUTO(q, k, v, projection=w, causal=False, segment_ids=segments)
+  kernel = 'exact' if length < 20 else 'softmax_hyp'
+  for part in (slice(0, 6), slice(6, length)):
+    truth = twin.value(
+      q[:, part], k[:, part], v[:, part], w, kernel=kernel, causal=False
+    )
+    np.testing.assert_allclose(out[:, part], truth, atol=2e-5)
+  state = AUTO.summarize(k, v, projection=w)
+  truth = twin.value(q, k, v, w, kernel='softmax_hyp', causal=False)
+  np.testing.assert_allclose(
+    AUTO.read(q, state, projection=w), truth, atol=2e-5
   )
 
 
