@@ -15,6 +15,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from performer.attention import kernels
+from performer.attention import segments as segments_lib
 from performer.attention import state as state_lib
 
 __all__ = ['PER_FEATURE', 'causal_chunk', 'read', 'summarize']
@@ -59,7 +60,7 @@ def _summarize(
     values = values * jnp.exp(weight - c)[..., None]
   values = values.astype(dtype)
   return state_lib.State(
-    _dot('bhjr,bhjv->bhrv', values, v),
+    _dot('bhjv,bhjr->bhvr', v, values),
     jnp.sum(values, axis=-2, dtype=jnp.float32),
     c,
   )
@@ -71,7 +72,7 @@ def read(
   """Reads rows from a state; see `log_family.read`."""
   values = queries.values.astype(dtype)
   return state_lib.Readout(
-    _dot('bhir,bhrv->bhiv', values, state.S),
+    _dot('bhir,bhvr->bhiv', values, state.S),
     _dot('bhir,bhr->bhi', values, state.z),
     jnp.broadcast_to(state.c, values.shape[:3]),
   )
@@ -84,29 +85,52 @@ def causal_chunk(
   v: Float[Array, 'b h j v'],
   mask: Bool[Array, '#b j'] | None,
   dtype: jnp.dtype,
+  segments: segments_lib.Segments | None = None,
+  inclusive: bool = True,
 ) -> tuple[state_lib.State, state_lib.Readout]:
   """Attends causally; see `log_family.causal_chunk`. Needs no second form."""
   keys = _masked(keys, mask)
-  after = state_lib.merge(state, _summarize(keys, v, dtype))
+  after = _after(state, keys, v, dtype, segments)
   history = read(state, queries, dtype)
+  if segments is not None:
+    history = state_lib.keep(history, segments.carried)
+  visible = segments_lib.visible(v.shape[2], segments, inclusive=inclusive)
   weights = _dot(
     'bhir,bhjr->bhij',
     queries.values.astype(dtype),
     keys.values.astype(dtype),
   )
-  visible = jnp.tri(v.shape[2], dtype=bool)
   if keys.log_weight is None:
     scale = jnp.zeros_like(history.log_scale)
   else:
-    scale = jax.lax.stop_gradient(
-      jnp.maximum(jax.lax.cummax(keys.log_weight, axis=2), state.c)
-    )
-    exponent = keys.log_weight[:, :, None, :] - scale[..., None]
-    # Masked before exp: the exponent of a later key may overflow, and its
+    # Masked before exp: the exponent of an invisible key may overflow, and its
     # gradient with it.
-    weights *= jnp.exp(jnp.where(visible, exponent, -jnp.inf))
+    exponent = jnp.where(visible, keys.log_weight[:, :, None, :], -jnp.inf)
+    scale = jnp.maximum(jnp.max(exponent, axis=-1), history.log_scale)
+    scale = jax.lax.stop_gradient(scale)
+    weights *= jnp.exp(exponent - scale[..., None])
   weights = jnp.where(visible, weights, 0.0)
   within = state_lib.Readout(
     _dot('bhij,bhjv->bhiv', weights, v), jnp.sum(weights, axis=-1), scale
   )
   return after, state_lib.merge_readouts(history, within)
+
+
+def _after(
+  state: state_lib.State,
+  keys: kernels.Features,
+  v: Float[Array, 'b h j v'],
+  dtype: jnp.dtype,
+  segments: segments_lib.Segments | None,
+) -> state_lib.State:
+  """The state after the chunk: of the segment open at its end."""
+  if segments is None:
+    return state_lib.merge(state, _summarize(keys, v, dtype))
+  values, weight = keys
+  values = jnp.where(segments.last[:, None, :, None], values, 0.0)
+  if weight is not None:
+    weight = jnp.where(segments.last[:, None], weight, -jnp.inf)
+  chunk = _summarize(kernels.Features(values, weight), v, dtype)
+  return state_lib.merge(
+    state_lib.forget(state, ~segments.carried[:, -1]), chunk
+  )

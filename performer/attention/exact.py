@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, Key
 
-from performer.attention import checks
+from performer.attention import checks, segments
 
 __all__ = ['Exact', 'exact_attention']
 
@@ -22,6 +22,7 @@ def exact_attention(
   *,
   causal: bool,
   key_mask: Bool[Array, 'b lk'] | None = None,
+  segment_ids: Int[Array, 'b lk'] | None = None,
 ) -> Float[Array, 'b lq h v']:
   """Computes softmax(q k^T / sqrt(d)) v in time and memory O(lq lk).
 
@@ -32,6 +33,8 @@ def exact_attention(
     causal: whether row i sees keys 0..i only (i included).
     key_mask: True = keep. Keys masked out have no effect and no gradient,
       whatever they contain.
+    segment_ids: packed sequences: positions attend within runs of equal ids,
+      as in `favor.Favor`.
 
   Returns:
     Outputs in the dtype of v; the softmax is float32. A row that sees no key
@@ -41,9 +44,14 @@ def exact_attention(
     ValueError: if ranks, shapes or dtypes disagree.
   """
   checks.check_inputs(q, k, v, causal=causal, key_mask=key_mask)
+  checks.check_segments(q, k, segment_ids)
   visible = None
   if causal:
     visible = jnp.tri(q.shape[1], dtype=bool)
+  if segment_ids is not None:
+    run = segments.runs(segment_ids)
+    same = (run[:, :, None] == run[:, None, :])[:, None]
+    visible = same if visible is None else visible & same
   if key_mask is not None:
     keep = key_mask[:, :, None, None]
     k, v = jnp.where(keep, k, 0), jnp.where(keep, v, 0)
@@ -99,6 +107,7 @@ class Exact:
     projection: None = None,
     causal: bool,
     key_mask: Bool[Array, 'b lk'] | None = None,
+    segment_ids: Int[Array, 'b lk'] | None = None,
   ) -> Float[Array, 'b lq h v']:
     """Attends; see `exact_attention`. The projection must be None.
 
@@ -109,6 +118,7 @@ class Exact:
       projection: None.
       causal: whether row i sees keys 0..i only.
       key_mask: True = keep.
+      segment_ids: packed sequences.
 
     Returns:
       Outputs in the dtype of v.
@@ -117,4 +127,6 @@ class Exact:
       ValueError: if a projection is given or shapes disagree.
     """
     checks.check_projection(projection, expected=None)
-    return exact_attention(q, k, v, causal=causal, key_mask=key_mask)
+    return exact_attention(
+      q, k, v, causal=causal, key_mask=key_mask, segment_ids=segment_ids
+    )

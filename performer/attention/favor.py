@@ -24,13 +24,11 @@ from performer.attention import (
   reference_stabilizer,
   structures,
 )
+from performer.attention import form as form_lib
 from performer.attention import state as state_lib
 
-__all__ = ['DENOMINATOR_DELTA', 'Favor', 'favor_attention']
+__all__ = ['Favor', 'favor_attention']
 
-# In units of the (stabilised) denominator: signed features may cancel, and
-# |D| <= delta is replaced by D + 2 delta before dividing.
-DENOMINATOR_DELTA = 1e-6
 _EPSILON = 1e-3
 
 
@@ -117,6 +115,7 @@ class Favor(options.Options):
     projection: structures.Projection | None,
     causal: bool,
     key_mask: Bool[Array, 'b lk'] | None = None,
+    segment_ids: Int[Array, 'b lk'] | None = None,
   ) -> Float[Array, 'b lq h v']:
     """Attends.
 
@@ -128,23 +127,103 @@ class Favor(options.Options):
       causal: whether row i sees keys 0..i only (i included).
       key_mask: True = keep. Keys masked out have no effect and no gradient,
         whatever they contain.
+      segment_ids: packed sequences: positions attend within runs of equal
+        ids. An id that comes again after another one starts a new segment.
 
     Returns:
       Outputs in the dtype of v. A row that sees no key is 0, with gradient 0.
 
     Raises:
-      ValueError: if ranks, shapes or dtypes disagree.
+      ValueError: if ranks, shapes or dtypes disagree, or if segments meet what
+        needs all keys at once: the reference stabiliser, or the mean square
+        that softmax_oprf measures.
     """
     checks.check_inputs(q, k, v, causal=causal, key_mask=key_mask)
+    checks.check_segments(q, k, segment_ids)
+    self._check_separable(segment_ids)
     mean_square = None
     if self.kernel == 'softmax_oprf' and not causal:
       mean_square = oprf.mean_square(q, k, key_mask)
     q, k, form = self._prepare(q, k, projection, key_mask, mean_square)
     if causal:
-      out, _ = linear.causal(form, q, k, v, key_mask=key_mask)
+      out, _ = linear.causal(
+        form, q, k, v, key_mask=key_mask, segment_ids=segment_ids
+      )
     else:
-      out = linear.bidirectional(form, q, k, v, key_mask=key_mask)
+      out = linear.bidirectional(
+        form, q, k, v, key_mask=key_mask, segment_ids=segment_ids
+      )
     return out.astype(v.dtype)
+
+  def _check_separable(self, segment_ids: Array | None) -> None:
+    if segment_ids is None:
+      return
+    if self.stabilizer == 'reference':
+      raise ValueError("stabilizer='reference' couples segments")
+    if self.kernel == 'softmax_oprf' and self.oprf_mean_square is None:
+      raise ValueError(
+        'a mean square measured over a row of packed sequences couples them: '
+        f'segment_ids need {self.oprf_mean_square=} to be a number'
+      )
+
+  def summarize(
+    self,
+    k: Float[Array, 'b l h d'],
+    v: Float[Array, 'b l h v'],
+    *,
+    projection: structures.Projection | None,
+    key_mask: Bool[Array, 'b l'] | None = None,
+  ) -> state_lib.State:
+    """Sums a source once, for any number of calls of `read`.
+
+    Args:
+      k: keys.
+      v: values.
+      projection: W of `draw`; None without one.
+      key_mask: True = keep.
+
+    Returns:
+      The state of the kept keys, O(r v) per head whatever the length.
+
+    Raises:
+      ValueError: if shapes disagree, or with what needs queries and keys at
+        once: the reference stabiliser, softmax_oprf without a mean square.
+    """
+    checks.check_inputs(k, k, v, causal=False, key_mask=key_mask)
+    form = self._state_form(k, projection)
+    return linear.summarize(form, k, v, key_mask=key_mask)
+
+  def read(
+    self,
+    q: Float[Array, 'b l h d'],
+    state: state_lib.State,
+    *,
+    projection: structures.Projection | None,
+  ) -> Float[Array, 'b l h v']:
+    """Attends bidirectionally to the keys of a state (cross-attention).
+
+    Args:
+      q: queries, unscaled.
+      state: of `summarize` or `extend`.
+      projection: the W that made the state.
+
+    Returns:
+      Outputs, float32; equal to the call on the keys themselves.
+
+    Raises:
+      ValueError: if shapes disagree, or as `summarize`.
+    """
+    checks.check_inputs(q, q, q, causal=False, key_mask=None)
+    form = self._state_form(q, projection)
+    _check_state(state, form, (q.shape[0], q.shape[2], state.S.shape[2]))
+    return linear.read(form, q, state)
+
+  def _state_form(
+    self, x: Array, projection: structures.Projection | None
+  ) -> form_lib.Form:
+    if self.stabilizer == 'reference':
+      raise ValueError("stabilizer='reference' needs all keys: no state")
+    return self._prepare(x, x, projection, None)[2]
 
   def extend(
     self,
@@ -177,10 +256,8 @@ class Favor(options.Options):
         needs all keys at once.
     """
     checks.check_inputs(q, k, v, causal=True, key_mask=key_mask)
-    if self.stabilizer == 'reference':
-      raise ValueError("stabilizer='reference' needs all keys: no state")
-    q, k, form = self._prepare(q, k, projection, key_mask)
-    _check_state(state, form, v)
+    form = self._state_form(q, projection)
+    _check_state(state, form, (v.shape[0], *v.shape[2:]))
     out, state = linear.causal(form, q, k, v, key_mask=key_mask, state=state)
     return out.astype(v.dtype), state
 
@@ -190,7 +267,7 @@ class Favor(options.Options):
     *,
     head_dim: int,
     mean_square: Float[Array, 'b h'] | None = None,
-  ) -> linear.Form:
+  ) -> form_lib.Form:
     """The linear form that computes this attention with the online rule.
 
     Args:
@@ -217,7 +294,7 @@ class Favor(options.Options):
       bandwidth=1.0 if self.mix_bandwidth is None else self.mix_bandwidth,
     )
     count = self.features if self.projection else head_dim
-    return linear.Form(
+    return form_lib.Form(
       maps.queries,
       maps.keys,
       self._finish(spec.signed, spec.scale(count)),
@@ -227,10 +304,10 @@ class Favor(options.Options):
       dtype=jnp.dtype(self.feature_dtype),
     )
 
-  def _finish(self, signed: bool, scale: float) -> linear.Finish:
-    if not self.renormalize:
-      return functools.partial(_unnormalized, scale=scale)
-    return _signed_ratio if signed else _positive_ratio
+  def _finish(self, signed: bool, scale: float) -> form_lib.Finish:
+    return form_lib.finisher(
+      renormalize=self.renormalize, signed=signed, scale=scale
+    )
 
   def _prepare(
     self,
@@ -239,7 +316,7 @@ class Favor(options.Options):
     projection: structures.Projection | None,
     key_mask: Array | None,
     mean_square: Array | None = None,
-  ) -> tuple[Array, Array, linear.Form]:
+  ) -> tuple[Array, Array, form_lib.Form]:
     """Returns inputs and form; the reference rule precomputes features."""
     expected = None
     if self.projection:
@@ -281,7 +358,7 @@ def favor_attention(
   kernel: str = 'softmax_hyp',
   causal: bool,
   key_mask: Bool[Array, 'b lk'] | None = None,
-  chunk: int = 128,
+  chunk: int = 64,
 ) -> Float[Array, 'b lq h v']:
   """Attends with a given projection: `Favor` as a plain function.
 
@@ -311,40 +388,15 @@ def favor_attention(
   return favor(q, k, v, projection=projection, causal=causal, key_mask=key_mask)
 
 
-def _positive_ratio(
-  rows: state_lib.Readout, queries: kernels.Features
-) -> Float[Array, 'b h l v']:
-  del queries  # A factor per row cancels.
-  seen = rows.denominator > 0
-  denominator = jnp.where(seen, rows.denominator, 1.0)
-  return rows.numerator / denominator[..., None]
-
-
-def _signed_ratio(
-  rows: state_lib.Readout, queries: kernels.Features
-) -> Float[Array, 'b h l v']:
-  del queries
-  d, delta = rows.denominator, DENOMINATOR_DELTA
-  d = jnp.where(jnp.abs(d) <= delta, d + 2 * delta, d)
-  return rows.numerator / d[..., None]
-
-
-def _unnormalized(
-  rows: state_lib.Readout, queries: kernels.Features, *, scale: float
-) -> Float[Array, 'b h l v']:
-  exponent = rows.log_scale
-  if queries.log_weight is not None:
-    exponent = exponent + queries.log_weight
-  return rows.numerator * (scale * jnp.exp(exponent))[..., None]
-
-
 def _check_state(
-  state: state_lib.State | None, form: linear.Form, v: Array
+  state: state_lib.State | None,
+  form: form_lib.Form,
+  sizes: tuple[int, int, int],
 ) -> None:
+  """Checks a state against batch, heads and width of the values."""
   if state is None:
     return
-  b, _, h, width = v.shape
-  expected = (b, h, form.features, width)
+  expected = (*sizes, form.features)
   if state.S.shape != expected:
     raise ValueError(
       f'state must have S of shape {expected}, got {state.S.shape}'

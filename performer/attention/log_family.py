@@ -21,9 +21,20 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from performer.attention import kernels
+from performer.attention import segments as segments_lib
 from performer.attention import state as state_lib
 
-__all__ = ['PER_FEATURE', 'causal_chunk', 'exponent_limit', 'read', 'summarize']
+__all__ = [
+  'PER_FEATURE',
+  'causal_chunk',
+  'exact_chunk',
+  'exponent_limit',
+  'log_keys',
+  'read',
+  'reference',
+  'split_rows',
+  'summarize',
+]
 
 PER_FEATURE = True
 
@@ -38,9 +49,10 @@ def exponent_limit(dtype: jnp.dtype) -> float:
   return 8.0 if dtype == jnp.float16 else 60.0
 
 
-def _log_keys(
+def log_keys(
   keys: kernels.Features, mask: Bool[Array, '#b j'] | None
 ) -> Float[Array, 'b h j r']:
+  """Whole logarithms of key features, -inf where masked."""
   b = keys.values
   if keys.log_weight is not None:
     b = b + keys.log_weight[..., None]
@@ -56,10 +68,10 @@ def _dot(form: str, *operands: Array) -> Array:
 
 
 def _query_features(
-  a: Float[Array, '... i r'], c: Float[Array, '... r'], dtype: jnp.dtype
+  a: Float[Array, '... i r'], c: Float[Array, '... #i r'], dtype: jnp.dtype
 ) -> tuple[Float[Array, '... i r'], Float[Array, '... i']]:
   """Returns exp(a + c - M) and M."""
-  e = a + c[..., None, :]
+  e = a + c
   m = jax.lax.stop_gradient(jnp.max(e, axis=-1))
   return jnp.exp(e - m[..., None]).astype(dtype), m
 
@@ -81,7 +93,7 @@ def summarize(
   Returns:
     The state of these keys.
   """
-  return _summarize(_log_keys(keys, mask), v, dtype)
+  return _summarize(log_keys(keys, mask), v, dtype)
 
 
 def _summarize(
@@ -90,7 +102,7 @@ def _summarize(
   c = _maximum(b)
   features = jnp.exp(b - c[..., None, :]).astype(dtype)
   return state_lib.State(
-    _dot('bhjr,bhjv->bhrv', features, v),
+    _dot('bhjv,bhjr->bhvr', v, features),
     jnp.sum(features, axis=-2, dtype=jnp.float32),
     c,
   )
@@ -109,30 +121,40 @@ def read(
   Returns:
     The rows; denominators are at least 1 unless the state is empty.
   """
-  features, scale = _query_features(queries.values, state.c, dtype)
+  features, scale = _query_features(
+    queries.values, state.c[..., None, :], dtype
+  )
   return state_lib.Readout(
-    _dot('bhir,bhrv->bhiv', features, state.S),
+    _dot('bhir,bhvr->bhiv', features, state.S),
     _dot('bhir,bhr->bhi', features, state.z),
     scale,
   )
 
 
-def _reference(
+def reference(
   c: Float[Array, 'b h r'],
   b: Float[Array, 'b h j r'],
   mask: Bool[Array, '#b j'] | None,
-) -> Float[Array, 'b h r']:
-  """The history's c; without history, b of the chunk's first kept key.
+  segments: segments_lib.Segments | None = None,
+) -> Float[Array, 'b h #j r']:
+  """The unit of a chunk's features: the history's c, or its first kept key.
 
-  Neither depends on a key that some row with a visible key does not see.
+  With segments each has its own. No row depends on a key that it does not see,
+  if it sees any.
   """
-  if mask is None:
-    first = b[:, :, 0]
+  if segments is not None:
+    first = jnp.take_along_axis(b, segments.first[:, None, :, None], axis=2)
+    history = segments.carried[:, None, :, None]
+  elif mask is None:
+    first, history = b[:, :, :1], True
   else:
     index = jnp.argmax(mask, axis=-1)[:, None, None, None]
-    first = jnp.take_along_axis(b, index, axis=2)[:, :, 0]
+    first, history = jnp.take_along_axis(b, index, axis=2), True
   first = jnp.maximum(first, state_lib.NO_KEY)
-  return jax.lax.stop_gradient(jnp.where(state_lib.has_key(c), c, first))
+  c = c[:, :, None]
+  return jax.lax.stop_gradient(
+    jnp.where(state_lib.has_key(c) & history, c, first)
+  )
 
 
 def causal_chunk(
@@ -142,46 +164,93 @@ def causal_chunk(
   v: Float[Array, 'b h j v'],
   mask: Bool[Array, '#b j'] | None,
   dtype: jnp.dtype,
+  segments: segments_lib.Segments | None = None,
+  inclusive: bool = True,
 ) -> tuple[state_lib.State, state_lib.Readout]:
   """Attends causally within a chunk and to the state before it.
 
-  Row i is right as long as no key up to i exceeds the chunk's reference by
-  more than `exponent_limit`; other rows are computed by `_split`. Which form a
-  row takes depends on what the row sees alone, so its bits do not depend on
-  later keys, on other heads or on other examples.
+  Row i is right as long as no key that it sees exceeds the chunk's reference
+  by more than `exponent_limit`; other rows are computed by `split_rows`. Which
+  form a row takes depends on what the row sees alone, so its bits do not
+  depend on later keys, on other segments, heads or examples.
 
   Args:
-    state: the keys before the chunk.
+    state: the keys before the chunk, of the segment open there.
     queries: log-features of the chunk's queries.
     keys: log-features of the chunk's keys.
     v: values; zero where masked.
     mask: keys to keep; None keeps all.
     dtype: of the stabilised features.
+    segments: of the chunk; None for one segment.
+    inclusive: whether a row sees its own key.
 
   Returns:
-    The state after the chunk, and the chunk's rows.
+    The state after the chunk (of its last segment), and the chunk's rows.
   """
-  a, b = queries.values, _log_keys(keys, mask)
-  limit = exponent_limit(dtype)
-  c = _reference(state.c, b, mask)
-  excess = b - c[..., None, :]
-  features = jnp.exp(jnp.minimum(excess, limit)).astype(dtype)
-  fast = _chunk_rows(state, a, c, features, v, dtype)
-  after = _chunk_state(state, c, _maximum(b), features, v)
-  running = jax.lax.cummax(
-    jax.lax.stop_gradient(jnp.max(excess, axis=-1)), axis=2
-  )
-  valid = running <= limit
+  a, b = queries.values, log_keys(keys, mask)
+  unit = reference(state.c, b, mask, segments)
+  excess = jax.lax.stop_gradient(jnp.max(b - unit))
+
+  def fast() -> tuple[state_lib.State, state_lib.Readout]:
+    features = jnp.exp(b - unit).astype(dtype)
+    visible = segments_lib.visible(a.shape[2], segments, inclusive=inclusive)
+    rows = _chunk_rows(state, a, unit, features, v, visible, segments)
+    return _chunk_state(state, unit, b, features, v, segments), rows
 
   def exact() -> tuple[state_lib.State, state_lib.Readout]:
-    rows = _select(valid, fast, _split(state, a, b, v, dtype))
-    summary = state_lib.merge(state, _summarize(b, v, dtype))
-    return _select(valid[..., -1], after, summary), rows
+    return exact_chunk(
+      state, a, b, v, mask, dtype, segments, inclusive=inclusive
+    )
 
   # One predicate for all heads: under a batched predicate both sides would
   # run. Checkpointed, lest the usual side carries zeros for its residuals.
   return jax.lax.cond(
-    jnp.all(valid), lambda: (after, fast), jax.checkpoint(exact)
+    excess <= exponent_limit(dtype), fast, jax.checkpoint(exact)
+  )
+
+
+def exact_chunk(
+  state: state_lib.State,
+  a: Float[Array, 'b h i r'],
+  b: Float[Array, 'b h j r'],
+  v: Float[Array, 'b h j v'],
+  mask: Bool[Array, '#b j'] | None,
+  dtype: jnp.dtype,
+  segments: segments_lib.Segments | None = None,
+  *,
+  inclusive: bool = True,
+) -> tuple[state_lib.State, state_lib.Readout]:
+  """`causal_chunk` at any scale: splits the rows that need it.
+
+  Args:
+    state: the keys before the chunk.
+    a: log query features.
+    b: log key features, -inf where masked.
+    v: values; zero where masked.
+    mask: keys to keep; None keeps all.
+    dtype: of the stabilised features.
+    segments: of the chunk; None for one segment.
+    inclusive: whether a row sees its own key.
+
+  Returns:
+    The state after the chunk, and the chunk's rows.
+  """
+  limit = exponent_limit(dtype)
+  unit = reference(state.c, b, mask, segments)
+  excess = b - unit
+  features = jnp.exp(jnp.minimum(excess, limit)).astype(dtype)
+  visible = segments_lib.visible(a.shape[2], segments, inclusive=inclusive)
+  fast = _chunk_rows(state, a, unit, features, v, visible, segments)
+  after = _chunk_state(state, unit, b, features, v, segments)
+  large = jnp.max(excess, axis=-1) > limit
+  split = jnp.any(large[:, :, None] & visible, axis=-1)
+  rows = split_rows(state, a, b, v, dtype, segments, inclusive=inclusive)
+  plain = _plain_state(state, b, v, dtype, segments)
+  if segments is not None:
+    large = large & segments.last[:, None]
+  return (
+    _select(jnp.any(large, axis=-1), plain, after),
+    _select(split, rows, fast),
   )
 
 
@@ -196,43 +265,78 @@ def _select(choose: Bool[Array, '...'], one: tuple, two: tuple) -> tuple:
 def _chunk_rows(
   state: state_lib.State,
   a: Float[Array, 'b h i r'],
-  c: Float[Array, 'b h r'],
+  unit: Float[Array, 'b h #i r'],
   features: Float[Array, 'b h j r'],
   v: Float[Array, 'b h j v'],
-  dtype: jnp.dtype,
+  visible: Bool[Array, '#b 1 i j'],
+  segments: segments_lib.Segments | None,
 ) -> state_lib.Readout:
-  queries, scale = _query_features(a, c, dtype)
+  queries, scale = _query_features(a, unit, features.dtype)
   weights = _dot('bhir,bhjr->bhij', queries, features)
-  weights = jnp.where(jnp.tri(a.shape[2], dtype=bool), weights, 0.0)
+  weights = jnp.where(visible, weights, 0.0)
+  if segments is not None:
+    queries = jnp.where(segments.carried[:, None, :, None], queries, 0)
   return state_lib.Readout(
     _dot('bhij,bhjv->bhiv', weights, v)
-    + _dot('bhir,bhrv->bhiv', queries, state.S),
+    + _dot('bhir,bhvr->bhiv', queries, state.S),
     jnp.sum(weights, axis=-1) + _dot('bhir,bhr->bhi', queries, state.z),
     scale,
   )
 
 
+def _open(
+  state: state_lib.State,
+  b: Float[Array, 'b h j r'],
+  segments: segments_lib.Segments | None,
+) -> tuple[state_lib.State, Float[Array, 'b h j r']]:
+  """The history and the keys of the segment open at the end of the chunk."""
+  if segments is None:
+    return state, b
+  b = jnp.where(segments.last[:, None, :, None], b, -jnp.inf)
+  return state_lib.forget(state, ~segments.carried[:, -1]), b
+
+
 def _chunk_state(
   state: state_lib.State,
-  c: Float[Array, 'b h r'],
-  maximum: Float[Array, 'b h r'],
+  unit: Float[Array, 'b h #j r'],
+  b: Float[Array, 'b h j r'],
   features: Float[Array, 'b h j r'],
   v: Float[Array, 'b h j v'],
+  segments: segments_lib.Segments | None,
 ) -> state_lib.State:
   """Adds the chunk's keys; where the state is empty its unit is free."""
-  after = jnp.maximum(c, maximum)
-  factor = jnp.exp(c - after)
-  total = state.S + _dot('bhjr,bhjv->bhrv', features, v)
+  if segments is not None:
+    features = jnp.where(segments.last[:, None, :, None], features, 0)
+  state, b = _open(state, b, segments)
+  unit = unit[:, :, -1]
+  after = jnp.maximum(unit, _maximum(b))
+  factor = jnp.exp(unit - after)
+  total = state.S + _dot('bhjv,bhjr->bhvr', v, features)
   z = state.z + jnp.sum(features, axis=-2, dtype=jnp.float32)
-  return state_lib.State(total * factor[..., None], z * factor, after)
+  return state_lib.State(total * factor[..., None, :], z * factor, after)
 
 
-def _split(
+def _plain_state(
+  state: state_lib.State,
+  b: Float[Array, 'b h j r'],
+  v: Float[Array, 'b h j v'],
+  dtype: jnp.dtype,
+  segments: segments_lib.Segments | None,
+) -> state_lib.State:
+  """The state after the chunk, right at any scale."""
+  state, b = _open(state, b, segments)
+  return state_lib.merge(state, _summarize(b, v, dtype))
+
+
+def split_rows(
   state: state_lib.State,
   a: Float[Array, 'b h i r'],
   b: Float[Array, 'b h j r'],
   v: Float[Array, 'b h j v'],
   dtype: jnp.dtype,
+  segments: segments_lib.Segments | None = None,
+  *,
+  inclusive: bool = True,
 ) -> state_lib.Readout:
   """Attends causally by binary splitting, right at any scale.
 
@@ -243,20 +347,36 @@ def _split(
   The levels are one scanned body over the whole chunk, which costs more work
   than halves of the right size but a fifth of the compilation: this path is
   compiled always and taken rarely.
+
+  Args:
+    state: the keys before the chunk.
+    a: log query features.
+    b: log key features, -inf where masked.
+    v: values; zero where masked.
+    dtype: of the stabilised features.
+    segments: of the chunk; None for one segment.
+    inclusive: whether a row sees its own key.
+
+  Returns:
+    The chunk's rows.
   """
+  size = a.shape[2]
+  if segments is None:
+    run = jnp.zeros((1, size), jnp.int32)
+  else:
+    run = segments.run
 
   @jax.checkpoint
   def level(carry: tuple, level: Array) -> tuple[tuple, None]:
     rows, c = carry
-    group, sibling = _siblings(a, b, v, c, level, dtype)
-    return (
-      state_lib.merge_readouts(rows, group),
-      jnp.maximum(c, sibling),
-    ), None
+    group, c = _siblings(a, b, v, c, run, level, dtype)
+    return (state_lib.merge_readouts(rows, group), c), None
 
   rows = read(state, kernels.Features(a, None), dtype)
+  if segments is not None:
+    rows = state_lib.keep(rows, segments.carried)
   c = jax.lax.stop_gradient(jnp.maximum(b, state_lib.NO_KEY))
-  levels = jnp.arange(a.shape[2].bit_length())
+  levels = jnp.arange(0 if inclusive else 1, size.bit_length())
   return jax.lax.scan(level, (rows, c), levels)[0][0]
 
 
@@ -265,38 +385,46 @@ def _siblings(
   b: Float[Array, 'b h j r'],
   v: Float[Array, 'b h j v'],
   c: Float[Array, 'b h j r'],
+  run: Int[Array, '#b j'],
   level: Int[Array, ''],
   dtype: jnp.dtype,
 ) -> tuple[state_lib.Readout, Float[Array, 'b h i r']]:
   """Right blocks read their left siblings; at level 0 each key reads itself.
 
+  Only the last segment of the left sibling can reach into the right block.
+
   Args:
     a: log query features.
     b: log key features, -inf where masked.
     v: values.
-    c: for each position the maximum of b over its block.
+    c: for each position the maximum of b over the last segment of its block.
+    run: number of the segment of each position.
     level: 0, or n for blocks of 2**(n - 1) positions.
     dtype: of the stabilised features.
 
   Returns:
-    What each row reads, nothing in left blocks; and c of the sibling blocks.
+    What each row reads, nothing in left blocks; and c of the next level.
   """
   index = jnp.arange(a.shape[2])
   size = (1 << level) >> 1  # 0 at level 0: then a block's sibling is itself.
-  sibling = jnp.take(c, index ^ size, axis=2)
-  e = a + sibling
-  scale = jax.lax.stop_gradient(jnp.max(e, axis=-1))
-  queries = jnp.exp(e - scale[..., None]).astype(dtype)
-  features = jnp.exp(b - c).astype(dtype)
   block = index // jnp.maximum(size, 1)
+  last = run[:, index | (jnp.maximum(size, 1) - 1)]
+  other, other_last = jnp.take(c, index ^ size, axis=2), last[:, index ^ size]
+  queries, scale = _query_features(a, other, dtype)
+  reaching = (run == last)[:, None, :, None]
+  features = jnp.exp(jnp.where(reaching, b - c, -jnp.inf)).astype(dtype)
   right = (block % 2 == 1) | (level == 0)
   left = block - jnp.minimum(size, 1)
   pairs = right[:, None] & (left[:, None] == block[None, :])
+  pairs = pairs & (run[:, None, :, None] == run[:, None, None, :])
   weights = _dot('bhir,bhjr->bhij', queries, features)
   weights = jnp.where(pairs, weights, 0.0)
   rows = state_lib.Readout(
     _dot('bhij,bhjv->bhiv', weights, v),
     jnp.sum(weights, axis=-1),
-    jnp.where(right, scale, state_lib.NO_KEY),
+    # A row that reads nothing has no scale: its own would bury the others.
+    jnp.where(jnp.any(pairs, axis=-1), scale, state_lib.NO_KEY),
   )
-  return rows, sibling
+  of_right = jnp.where((block % 2 == 1)[:, None], c, other)
+  whole = (last == other_last)[:, None, :, None]
+  return rows, jnp.where(whole, jnp.maximum(c, other), of_right)

@@ -3,7 +3,7 @@
 A state stands for the sums over the keys seen so far, each feature divided by
 exp(c):
 
-  S = sum_j phi(y_j) exp(-c) v_j^T,   z = sum_j phi(y_j) exp(-c).
+  S = sum_j v_j phi(y_j)^T exp(-c),   z = sum_j phi(y_j) exp(-c).
 
 c is a stabiliser: outputs do not depend on it, so it carries no gradient. The
 sums are associative, so `merge` serves scans, prefix sums and devices alike.
@@ -22,7 +22,9 @@ __all__ = [
   'Readout',
   'State',
   'empty',
+  'forget',
   'has_key',
+  'keep',
   'merge',
   'merge_readouts',
 ]
@@ -35,7 +37,7 @@ NO_KEY = -1e30
 class State(NamedTuple):
   """Sums over keys: `S`, `z`, both float32, in units of exp(`c`)."""
 
-  S: Float[Array, 'b h r v']
+  S: Float[Array, 'b h v r']
   z: Float[Array, 'b h r']
   c: Float[Array, 'b h s']
 
@@ -74,9 +76,29 @@ def empty(
     return jnp.full_like(like, value, jnp.float32, (*lead, *shape))
 
   return State(
-    full(0.0, features, width),
+    full(0.0, width, features),
     full(0.0, features),
     full(NO_KEY, features if per_feature else 1),
+  )
+
+
+def forget(state: State, closed: Bool[Array, 'b']) -> State:
+  """Empties the states of the sequences where a segment is closed."""
+  closed = closed[:, None, None]
+  return State(
+    jnp.where(closed[..., None], 0.0, state.S),
+    jnp.where(closed, 0.0, state.z),
+    jnp.where(closed, NO_KEY, state.c),
+  )
+
+
+def keep(rows: Readout, visible: Bool[Array, '#b l']) -> Readout:
+  """Rows that read what is visible to them; the others read nothing."""
+  visible = visible[:, None]
+  return Readout(
+    jnp.where(visible[..., None], rows.numerator, 0.0),
+    jnp.where(visible, rows.denominator, 0.0),
+    jnp.where(visible, rows.log_scale, NO_KEY),
   )
 
 
@@ -85,7 +107,9 @@ def merge(one: State, two: State) -> State:
   c = jnp.maximum(one.c, two.c)
   f, g = jnp.exp(one.c - c), jnp.exp(two.c - c)
   return State(
-    one.S * f[..., None] + two.S * g[..., None], one.z * f + two.z * g, c
+    one.S * f[..., None, :] + two.S * g[..., None, :],
+    one.z * f + two.z * g,
+    c,
   )
 
 

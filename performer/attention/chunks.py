@@ -1,0 +1,73 @@
+"""Sequences cut into chunks, in the layout that the loops read fastest.
+
+Letters: b batch, l positions, h heads, d width, n chunks; rows: all positions
+of one chunk, b * chunk.
+"""
+
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float
+
+__all__ = ['clean', 'cut', 'cut_mask', 'join', 'rows', 'size', 'stack']
+
+
+def size(length: int, chunk: int) -> int:
+  """The chunk, or the power of two that holds a shorter sequence."""
+  return min(chunk, 1 << (length - 1).bit_length())
+
+
+def cut(x: Float[Array, 'b l h d'], chunk: int) -> Float[Array, 'n rows h d']:
+  """Pads the tail with zeros and puts the chunks in front.
+
+  For one sequence this is a view. The batch has no axis of its own, because
+  XLA copies what a loop reads through an axis of size 1.
+  """
+  b, length, h, d = x.shape
+  x = jnp.pad(x, ((0, 0), (0, -length % chunk), (0, 0), (0, 0)))
+  x = x.reshape(b, -1, chunk, h, d).swapaxes(0, 1)
+  return x.reshape(-1, b * chunk, h, d)
+
+
+def join(
+  x: Float[Array, 'n rows h v'], batch: int, length: int
+) -> Float[Array, 'b l h v']:
+  """Undoes `cut`."""
+  n, count, h, width = x.shape
+  x = x.reshape(n, batch, count // batch, h, width).swapaxes(0, 1)
+  return x.reshape(batch, -1, h, width)[:, :length]
+
+
+def rows(
+  x: Float[Array, 'rows h d'], batch: int
+) -> Float[Array, 'b h chunk d']:
+  """One chunk, heads before positions."""
+  return x.reshape(batch, -1, *x.shape[1:]).swapaxes(1, 2)
+
+
+def stack(x: Float[Array, 'b h chunk d']) -> Float[Array, 'rows h d']:
+  """Undoes `rows`."""
+  x = x.swapaxes(1, 2)
+  return x.reshape(-1, *x.shape[2:])
+
+
+def clean(
+  k: Float[Array, 'b l h d'],
+  v: Float[Array, 'b l h v'],
+  key_mask: Bool[Array, 'b l'] | None,
+) -> tuple[Float[Array, 'b l h d'], Float[Array, 'b l h v']]:
+  """Zeroes what is masked: inf there must not reach a product, 0 * inf."""
+  if key_mask is None:
+    return k, v
+  keep = key_mask[:, :, None, None]
+  return jnp.where(keep, k, 0), jnp.where(keep, v, 0)
+
+
+def cut_mask(
+  key_mask: Bool[Array, 'b l'] | None, length: int, chunk: int
+) -> Bool[Array, 'n #b chunk'] | None:
+  """The mask of each chunk, its padding included; None if all is kept."""
+  if key_mask is None:
+    if length % chunk == 0:
+      return None
+    key_mask = jnp.ones((1, length), bool)
+  mask = jnp.pad(key_mask, ((0, 0), (0, -length % chunk)))
+  return mask.reshape(mask.shape[0], -1, chunk).swapaxes(0, 1)
