@@ -10,7 +10,7 @@ import optax
 from clu import metrics as clu_metrics
 from jaxtyping import PyTree
 
-from performer import norm_watch, results
+from performer import attention, norm_watch, results
 from performer import trainer as trainer_lib
 from performer.data import proteins
 from performer.models import transformer
@@ -88,10 +88,10 @@ def build(
   the job if None.
   """
   _check(model, data, eval_splits)
-  if mesh.sequence != 1:
+  if mesh.sequence != 1 and not isinstance(model.attention, attention.Favor):
     raise ValueError(
-      'this trainer does not split positions over devices, '
-      f'got {mesh.sequence=}'
+      'only attention.Favor can split positions over devices, got '
+      f'{mesh.sequence=} for {model.attention}'
     )
   grid = mesh.make(devices)
   trainer = trainer_lib.Trainer(model, optimizer, seed, grid)

@@ -1,14 +1,17 @@
 """Attention on a device mesh.
 
 Attention is independent over sequences and heads, so every device can attend
-within its share of both and no communication is needed.
+within its share of both without communication. Fast attention can split
+positions too; then devices exchange states (`performer.attention.sequence`).
 """
 
 import dataclasses
 
 import jax
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool, Float, PyTree
 
+from performer import attention
+from performer.attention import sequence
 from performer.models import transformer
 
 __all__ = ['MeshAttention']
@@ -25,12 +28,15 @@ class MeshAttention:
     mesh: the devices.
     batch_axes: mesh axes that split batches.
     head_axis: mesh axis that splits heads.
+    sequence_axis: mesh axis that splits positions; more than one share needs
+      an `attention.Favor`.
   """
 
   attention: transformer.AttentionFn
   mesh: jax.sharding.Mesh
   batch_axes: tuple[str, ...]
   head_axis: str
+  sequence_axis: str = 'sequence'
 
   @property
   def redraw_every(self) -> int | None:
@@ -47,43 +53,60 @@ class MeshAttention:
     k: Float[Array, 'b l h d'],
     v: Float[Array, 'b l h d'],
     *,
-    projection: Array | None,
+    projection: PyTree,
     causal: bool,
     key_mask: Bool[Array, 'b l'] | None = None,
   ) -> Float[Array, 'b l h d']:
-    """Attends; the heads must divide by the size of `head_axis`.
+    """Attends; axes of the mesh must divide what they split.
 
     Raises:
-      ValueError: if they do not.
+      ValueError: if they do not, or if positions are split and the mechanism
+        is not `attention.Favor`.
     """
-    heads, shares = q.shape[2], self.mesh.shape[self.head_axis]
-    if heads % shares:
-      raise ValueError(
-        f'num_heads must divide by mesh axis {self.head_axis}={shares}, '
-        f'got num_heads={heads}'
-      )
+    self._check(q.shape[2], q.shape[1])
+    shares = self.mesh.shape[self.sequence_axis]
 
     def attend(
-      q: Array, k: Array, v: Array, projection: Array | None, mask: Array | None
+      q: Array, k: Array, v: Array, projection: PyTree, mask: Array | None
     ) -> Array:
-      return self.attention(
-        q, k, v, projection=projection, causal=causal, key_mask=mask
+      options = {'projection': projection, 'causal': causal, 'key_mask': mask}
+      if shares == 1:
+        return self.attention(q, k, v, **options)
+      return sequence.attend(
+        self.attention, q, k, v, axis_name=self.sequence_axis, **options
       )
 
-    sequences = P(self.batch_axes, None, self.head_axis)
-    per_head = projection is not None and projection.ndim == 3
+    positions = P(self.batch_axes, self.sequence_axis, self.head_axis)
+    per_head = getattr(self.attention, 'per_head', False)
     in_specs = (
-      sequences,
-      sequences,
-      sequences,
+      positions,
+      positions,
+      positions,
       P(self.head_axis) if per_head else P(),
-      P(self.batch_axes),
+      P(self.batch_axes, self.sequence_axis),
     )
     # Scans inside start from constants, which do not vary over the mesh.
     return jax.shard_map(
       attend,
       mesh=self.mesh,
       in_specs=in_specs,
-      out_specs=sequences,
+      out_specs=positions,
       check_vma=False,
     )(q, k, v, projection, key_mask)
+
+  def _check(self, heads: int, length: int) -> None:
+    axes = {'num_heads': (heads, self.head_axis)}
+    axes['length'] = (length, self.sequence_axis)
+    for name, (size, axis) in axes.items():
+      if size % self.mesh.shape[axis]:
+        raise ValueError(
+          f'{name} must divide by mesh axis {axis}={self.mesh.shape[axis]}, '
+          f'got {name}={size}'
+        )
+    split = self.mesh.shape[self.sequence_axis] > 1
+    if split and not isinstance(self.attention, attention.Favor):
+      raise ValueError(
+        'only attention.Favor can split positions over devices, got '
+        f'{self.sequence_axis}={self.mesh.shape[self.sequence_axis]} for '
+        f'{self.attention}'
+      )

@@ -20,12 +20,14 @@ MESHES = {
   'data4_fsdp2': mesh_lib.MeshConfig(data=4, fsdp=2),
   'data2_fsdp2_tensor2': mesh_lib.MeshConfig(data=2, fsdp=2, tensor=2),
   'data4_tensor2': mesh_lib.MeshConfig(data=4, tensor=2),
+  'data2_sequence4': mesh_lib.MeshConfig(data=2, sequence=4),
 }
 # Every mesh, both tasks, both mechanisms, few programs to compile.
 CASES = {
   'data4_fsdp2': ('causal', attention.Exact()),
   'data2_fsdp2_tensor2': ('mlm', FAVOR),
   'data4_tensor2': ('mlm', FAVOR),
+  'data2_sequence4': ('causal', FAVOR),
 }
 
 
@@ -182,6 +184,7 @@ SHARDS = {
     ('mlp_in', 'bias'): (2, 16),
     ('mlp_out', 'bias'): (2, 16),
   },
+  'data2_sequence4': {('mlp_in', 'kernel'): (2, 16, 32)},
 }
 
 

@@ -223,7 +223,13 @@ def test_attention_maps_are_causal_averages(files, mechanism):
     ({'model': make_model(max_length=8)}, 'max_length=8'),
     ({'model': make_model(causal=False)}, "task='causal'"),
     ({'eval_splits': ('ood',)}, 'ood'),
-    ({'mesh': mesh_lib.MeshConfig(sequence=2)}, r'mesh\.sequence=2'),
+    (
+      {
+        'model': make_model(attention.Exact()),
+        'mesh': mesh_lib.MeshConfig(sequence=2),
+      },
+      r'mesh\.sequence=2',
+    ),
     ({'batch_size': 6, 'devices': jax.devices()[:4]}, 'batch_size=6'),
   ],
 )

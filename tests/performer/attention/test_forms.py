@@ -1,0 +1,141 @@
+"""The causal forms agree, and cached sources and states are the whole."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from performer.attention import form, linear
+from tests.performer.attention import attention_cases as cases
+from tests.performer.attention import attention_twin as twin
+
+KERNELS = ('softmax_pos', 'softmax_hyp', 'softmax_trig', 'relu', 'exp')
+FORMS = {
+  'scan': lambda *a, **kw: linear.causal_scan(*a, **kw)[0],
+  'prefix': linear.causal_prefix,
+  'split': linear.causal_split,
+  'chunked': lambda *a, **kw: linear.causal(*a, **kw)[0],
+}
+
+
+def form_of(favor, w, d=8):
+  return favor.form(w, head_dim=d)
+
+
+@pytest.mark.parametrize('scale', [1.0, 12.0])
+@pytest.mark.parametrize('kernel', KERNELS)
+def test_four_causal_forms_agree(kernel, scale):
+  if kernel == 'softmax_trig':
+    scale = 0.3  # Denominators of signed features must stay away from zero.
+  q, k, v = twin.inputs(8, l=21, scale=scale if 'softmax' in kernel else 1.0)
+  mask = twin.mask(9, 2, 21)
+  truth = twin.value(q, k, v, w, mask, kernel=kernel, causal=True)
+  tolerance = 1e-5 * max(1, scale**2 / 4)
+  for name, run in FORMS.items():
+    out = jax.jit(
+      lambda q, k, v, run=run: run(form_of(favor, w), q, k, v, key_mask=mask)
+    )(q, k, v)
+    error = np.abs(out - truth).max()
+    assert error < tolerance, f'{name}: {error=:.1e} {tolerance=:.1e}'
+
+
+@pytest.mark.parametrize('name', ['split', 'prefix'])
+def test_their_gradients_agree(name):
+  favor = cases.favor()
+  w = cases.projection(favor)
+  q, k, v = twin.inputs(8, l=21, scale=6.0)
+
+  def gradient(run):
+    def loss(q, k, v):
+      return jnp.sin(run(form_of(favor, w), q, k, v)).sum()
+
+    return jax.jit(jax.grad(loss, (0, 1, 2)))(q, k, v)
+
+  for mine, other in zip(
+    gradient(FORMS[name]), gradient(FORMS['chunked']), strict=True
+  ):
+    np.testing.assert_allclose(mine, other, atol=1e-5 * np.abs(other).max())
+
+
+@pytest.mark.parametrize('chunk', [1, 2, 8, 32])
+@pytest.mark.parametrize('length', [1, 7, 21, 33])
+def test_any_chunk_and_tail(chunk, length):
+  favor = cases.favor(chunk=chunk)
+  w = cases.projection(favor)
+  q, k, v = twin.inputs(2, l=length, scale=2.0)
+  truth = twin.value(q, k, v, w, kernel='softmax_hyp', causal=True)
+  out = cases.attend(favor, q, k, v, w, causal=True)
+  np.testing.assert_allclose(out, truth, atol=1e-5)
+
+
+@pytest.mark.parametrize('causal', [False, True])
+def test_hand_written_gradient_is_the_automatic_one(causal):
+  """Also for the projection, and through a state given and returned."""
+  favor = cases.favor(chunk=8)
+  w = cases.projection(favor)
+  q, k, v = twin.inputs(4, l=21, scale=2.0)
+  mask = twin.mask(5, 2, 21)
+  ids = jnp.zeros((2, 21), jnp.int32)  # One segment: differentiated by JAX.
+
+  def loss(q, k, v, w, ids):
+    if causal:
+      linear_form = form_of(favor, w)
+      options = {'key_mask': mask, 'segment_ids': ids}
+      state = linear.causal(linear_form, k, q, v)[1]
+      out, state = linear.causal(linear_form, q, k, v, state=state, **options)
+      log_sum = jnp.log(state.z) + state.c
+      return jnp.sin(out).sum() + (log_sum / 10).sum()
+    out = favor(
+      q, k, v, projection=w, causal=False, key_mask=mask, segment_ids=ids
+    )
+    return jnp.sin(out).sum()
+
+  gradient = jax.jit(jax.grad(loss, (0, 1, 2, 3)))
+  for mine, other in zip(
+    gradient(q, k, v, w, None), gradient(q, k, v, w, ids), strict=True
+  ):
+    np.testing.assert_allclose(mine, other, atol=1e-5 * np.abs(other).max())
+
+
+def test_quotients_of_large_denominators_have_a_gradient(monkeypatch):
+  """Denominators of e^60: their square, in a plain quotient, is infinite."""
+  favor = cases.favor()
+  w = cases.projection(favor)
+  q, k, v = twin.inputs(5, l=37, scale=12.0)
+  q, k, v = (x[:1, 16:35] for x in (q, k, v))
+  _, truth = twin.value_and_grad(q, k, v, w, kernel='softmax_hyp', causal=True)
+
+  def worst(ids):
+    def loss(q, k, v):
+      out = favor(q, k, v, projection=w, causal=True, segment_ids=ids)
+      return jnp.sin(out).sum()
+
+    grads = jax.jit(jax.grad(loss, (0, 1, 2)))(q, k, v)
+    return max(
+      np.abs(x - y).max() / np.abs(y).max()
+      for x, y in zip(grads, truth, strict=True)
+    )
+
+  ids = jnp.zeros((1, 19), jnp.int32)
+  assert worst(None) < 1e-4
+  assert worst(ids) < 1e-4
+
+  def plain(numerator, denominator):
+    return numerator / jnp.where(denominator > 0, denominator, 1)[..., None]
+
+  monkeypatch.setattr(form, 'divide', plain)
+  assert worst(None) > 0.1
+
+
+@pytest.mark.parametrize('kernel', KERNELS)
+def test_a_source_is_summed_once(kernel):
+  favor = cases.favor(kernel)
+  w = cases.projection(favor)
+  _, k, v = twin.inputs(3, l=30)
+  q = twin.normal(4, 2, 11, 2, 8)
+  mask = twin.mask(6, 2, 30)
+  state = favor.summarize(k, v, projection=w, key_mask=mask)
+  for part in (slice(0, 11), slice(3, 4)):
+    out = favor.read(q[:, part], state, projection=w)
+    whole = favor(q[:, part], k, v, projection=w, causal=False, key_mask=mask)
+    np.testing.assert_allclose(out, whole, atol=1e-6)

@@ -1,0 +1,104 @@
+"""Positions split over eight devices against one device."""
+
+import functools
+
+import jax
+import jax.extend
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from performer.attention import sequence
+from tests.performer.attention import attention_cases as cases
+from tests.performer.attention import attention_twin as twin
+
+DEVICES = 8
+LENGTH = 64
+P = jax.sharding.PartitionSpec
+
+
+@pytest.fixture(scope='module')
+def mesh():
+  if jax.device_count() < DEVICES:
+    pytest.skip(f'needs {DEVICES} devices')
+  return jax.make_mesh(
+    (DEVICES,),
+    ('sequence',),
+    axis_types=(jax.sharding.AxisType.Auto,),
+    devices=jax.devices()[:DEVICES],
+  )
+
+
+def over_devices(mesh, favor, w, *, causal):
+  split = P(None, 'sequence')
+  return jax.shard_map(
+    functools.partial(
+      lambda q, k, v, mask, w: sequence.attend(
+        favor,
+        q,
+        k,
+        v,
+        projection=w,
+        causal=causal,
+        axis_name='sequence',
+        key_mask=mask,
+      ),
+      w=w,
+    ),
+    mesh=mesh,
+    in_specs=(split, split, split, split),
+    out_specs=split,
+    check_vma=False,
+  )
+
+
+@pytest.mark.parametrize('causal', [False, True])
+@pytest.mark.parametrize(
+  ('kernel', 'scale'),
+  [('softmax_hyp', 1.0), ('softmax_hyp', 12.0), ('relu', 1)],
+)
+def test_eight_devices_are_one(mesh, kernel, scale, causal):
+  favor = cases.favor(kernel)
+  w = cases.projection(favor)
+  q, k, v = twin.inputs(3, l=LENGTH, scale=scale)
+  # Devices 0 and 5 hold no kept key of one sequence each.
+  mask = np.array(twin.mask(2, 2, LENGTH))
+  mask[0, :9] = mask[1, 40:48] = False
+  mask = jnp.asarray(mask)
+  attend = over_devices(mesh, favor, w, causal=causal)
+
+  def loss(q, k, v):
+    out = attend(q, k, v, mask)
+    return jnp.sin(out).sum(), out
+
+  grads, out = jax.jit(jax.grad(loss, (0, 1, 2), has_aux=True))(q, k, v)
+  expected, slopes = cases.value_and_grad(
+    favor, q, k, v, w, mask, causal=causal
+  )
+  np.testing.assert_allclose(out, expected, atol=2e-5)
+  for mine, other in zip(grads, slopes, strict=True):
+    np.testing.assert_allclose(mine, other, atol=1e-5 * np.abs(other).max())
+
+
+def test_only_states_travel(mesh):
+  """No collective moves an array that grows with the length."""
+  favor = cases.favor()
+  w = cases.projection(favor)
+
+  def moved(length):
+    attend = over_devices(mesh, favor, w, causal=True)
+    q, k, v = twin.inputs(3, l=length)
+    jaxpr = jax.make_jaxpr(attend)(q, k, v, jnp.ones((2, length), bool))
+    return sizes(jaxpr.jaxpr)
+
+  assert moved(64) == moved(256) > 0
+
+
+def sizes(jaxpr):
+  total = 0
+  for equation in jaxpr.eqns:
+    if equation.primitive.name in ('ppermute', 'psum', 'pmax', 'all_gather'):
+      total += sum(x.aval.size for x in equation.invars)
+    for inner in jax.extend.core.jaxprs_in_params(equation.params):
+      total += sizes(inner)
+  return total
