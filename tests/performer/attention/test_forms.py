@@ -27,6 +27,8 @@ def form_of(favor, w, d=8):
 def test_four_causal_forms_agree(kernel, scale):
   if kernel == 'softmax_trig':
     scale = 0.3  # Denominators of signed features must stay away from zero.
+  favor = cases.favor(kernel)
+  w = cases.projection(favor)
   q, k, v = twin.inputs(8, l=21, scale=scale if 'softmax' in kernel else 1.0)
   mask = twin.mask(9, 2, 21)
   truth = twin.value(q, k, v, w, mask, kernel=kernel, causal=True)
