@@ -1,0 +1,434 @@
+"""Fused forward kernels: features live in registers and are never written.
+
+Each kernel runs on a grid (batch, head, group) and walks the chunks of its
+group. `summarize` turns the keys of each group into a state; the states are
+merged between kernels; `read` lets queries read one state, and `causal` starts
+from the state of the groups before and goes on chunk by chunk.
+
+Letters: b batch, h heads, l positions, d width of a key, v of a value, m rows
+of the projection, s features per row of it, g groups, n chunks.
+
+Reference: arXiv:2009.14794, Algorithm 1 and section B.1.
+"""
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.experimental import pallas as pl
+from jax.experimental.pallas import triton as plgpu
+from jaxtyping import Array, Float, Int
+
+from performer.attention import fused_math
+from performer.attention import state as state_lib
+
+__all__ = [
+  'Keep',
+  'Spec',
+  'causal',
+  'grow',
+  'launch',
+  'per_sign',
+  'read',
+  'rescale',
+  'summarize',
+]
+
+Plan = fused_math.Plan
+# Mask of keys, padded with zeros to whole groups.
+Keep = Int[Array, 'b padded']
+_WARPS = 8
+
+
+class Spec:
+  """Blocks of the arrays that the kernels share; one group of one head."""
+
+  @staticmethod
+  def rows(plan: Plan, width: int) -> pl.BlockSpec:
+    """Of [b, l, h, width]."""
+    return pl.BlockSpec(
+      (None, plan.group, None, width), lambda b, h, g: (b, g, h, 0)
+    )
+
+  @staticmethod
+  def line(plan: Plan) -> pl.BlockSpec:
+    """Of [b, h, l]."""
+    return pl.BlockSpec((None, None, plan.group), lambda b, h, g: (b, h, g))
+
+  @staticmethod
+  def keep(plan: Plan) -> pl.BlockSpec:
+    """Of the mask, [b, l]."""
+    return pl.BlockSpec((None, plan.group), lambda b, h, g: (b, g))
+
+  @staticmethod
+  def units(plan: Plan, m: int) -> pl.BlockSpec:
+    """Of [b, h, n, s, m]."""
+    return pl.BlockSpec(
+      (None, None, plan.chunks, plan.signs, m),
+      lambda b, h, g: (b, h, g, 0, 0),
+    )
+
+  @staticmethod
+  def group(*shape: int, shared: bool = False) -> pl.BlockSpec:
+    """Of [b, h, g, *shape], or of [b, h, 1, *shape] where it is shared."""
+    zeros = (0,) * len(shape)
+    return pl.BlockSpec(
+      (None, None, None, *shape),
+      lambda b, h, g: (b, h, 0 if shared else g, *zeros),
+    )
+
+  @staticmethod
+  def whole(shape: tuple[int, ...]) -> pl.BlockSpec:
+    """Of the projection."""
+    return pl.BlockSpec(shape, lambda b, h, g: (0,) * len(shape))
+
+
+def launch(
+  plan: Plan,
+  kernel: Callable[..., None],
+  grid: tuple[int, int, int],
+  inputs: tuple[tuple[Array, pl.BlockSpec], ...],
+  outputs: tuple[tuple[tuple[int, ...], Any, pl.BlockSpec], ...],
+) -> tuple[Array, ...]:
+  """Runs a kernel over (batch, heads, groups).
+
+  Args:
+    plan: constants of the kernel.
+    kernel: writes the references of the outputs, which follow the inputs'.
+    grid: sizes of batch, heads and groups.
+    inputs: arrays and their blocks.
+    outputs: shapes, dtypes and blocks.
+
+  Returns:
+    The outputs.
+  """
+  call = pl.pallas_call(
+    kernel,
+    grid=grid,
+    in_specs=[spec for _, spec in inputs],
+    out_specs=[spec for _, _, spec in outputs],
+    out_shape=[jax.ShapeDtypeStruct(s, dtype) for s, dtype, _ in outputs],
+    interpret=plan.interpret,
+    compiler_params=plgpu.CompilerParams(num_warps=_WARPS, num_stages=2),
+  )
+  return tuple(call(*(x for x, _ in inputs)))
+
+
+def per_sign(plan: Plan, ref: Any) -> tuple[Array, ...]:
+  """The arrays of each sign."""
+  return tuple(ref[i] for i in range(plan.signs))
+
+
+def _constant(plan: Plan, shape: tuple[int, ...], value: float) -> tuple:
+  return (jnp.full(shape, value, jnp.float32),) * plan.signs
+
+
+def rescale(
+  state: tuple[tuple, tuple], old: tuple, new: tuple
+) -> tuple[tuple, tuple]:
+  """Changes the unit of sums, [v, m] and [m], from exp(old) to exp(new)."""
+  factors = [jnp.exp(x - y) for x, y in zip(old, new, strict=True)]
+  s, z = state
+  return (
+    tuple(x * f[None] for x, f in zip(s, factors, strict=True)),
+    tuple(x * f for x, f in zip(z, factors, strict=True)),
+  )
+
+
+def grow(
+  plan: Plan, state: tuple, unit: tuple, b: tuple, v: Array
+) -> tuple[tuple, tuple]:
+  """Adds a chunk of keys; the new unit is the running maximum.
+
+  Args:
+    plan: constants.
+    state: S and z in units of exp(unit).
+    unit: the chunk's reference.
+    b: log-features of its keys.
+    v: their values.
+
+  Returns:
+    S and z, and their unit.
+  """
+  state = fused_math.absorb(plan, state, fused_math.key_features(b, unit), v)
+  new = tuple(
+    jnp.maximum(c, jnp.max(x, axis=0)) for c, x in zip(unit, b, strict=True)
+  )
+  return rescale(state, unit, new), new
+
+
+def _summarize_kernel(
+  plan: Plan,
+  k_ref: Any,
+  v_ref: Any,
+  keep_ref: Any,
+  w_ref: Any,
+  s_ref: Any,
+  z_ref: Any,
+  c_ref: Any,
+) -> None:
+  m, width = w_ref.shape[1], v_ref.shape[1]
+
+  def step(chunk: Array, carry: tuple) -> tuple:
+    state, c = carry
+    keep = fused_math.keys_kept(plan, keep_ref, chunk)
+    k = fused_math.load(plan, k_ref, chunk, keep)
+    v = fused_math.load(plan, v_ref, chunk, keep)
+    b = fused_math.log_keys(plan, k, keep, w_ref)
+    new = tuple(
+      jnp.maximum(x, jnp.max(y, axis=0)) for x, y in zip(c, b, strict=True)
+    )
+    state = rescale(state, c, new)
+    features = fused_math.key_features(b, new)
+    return fused_math.absorb(plan, state, features, v), new
+
+  empty = _constant(plan, (width, m), 0.0), _constant(plan, (m,), 0.0)
+  none = _constant(plan, (m,), state_lib.NO_KEY)
+  (s, z), c = jax.lax.fori_loop(0, plan.chunks, step, (empty, none))
+  for i in range(plan.signs):
+    s_ref[i], z_ref[i], c_ref[i] = s[i], z[i], c[i]
+
+
+def summarize(
+  plan: Plan,
+  k: Float[Array, 'b l h d'],
+  v: Float[Array, 'b l h v'],
+  keep: Keep,
+  w: Float[Array, 'p m d'],
+) -> state_lib.State:
+  """Sums the keys of each group into a state.
+
+  Reads k and v once and writes 4 s m (v + 2) bytes per group.
+
+  Args:
+    plan: constants.
+    k: keys.
+    v: values.
+    keep: 1 where a key counts.
+    w: parts of the projection.
+
+  Returns:
+    States with axes [b, h, g, s, v, m] of S and [b, h, g, s, m] of z and c.
+  """
+  batch, _, heads, width = v.shape
+  groups, m = keep.shape[1] // plan.group, w.shape[1]
+  lead = (batch, heads, groups, plan.signs)
+  line = ((*lead, m), jnp.float32, Spec.group(plan.signs, m))
+  outputs = launch(
+    plan,
+    functools.partial(_summarize_kernel, plan),
+    (batch, heads, groups),
+    (
+      (k, Spec.rows(plan, k.shape[3])),
+      (v, Spec.rows(plan, width)),
+      (keep, Spec.keep(plan)),
+      (w, Spec.whole(w.shape)),
+    ),
+    (
+      ((*lead, width, m), jnp.float32, Spec.group(plan.signs, width, m)),
+      line,
+      line,
+    ),
+  )
+  return state_lib.State(*outputs)
+
+
+def _read(
+  plan: Plan, a: tuple, unit: tuple, state: tuple
+) -> tuple[tuple, Array, Array, Array]:
+  """Query features of rows, and what they read from a state."""
+  e = tuple(x + c[None] for x, c in zip(a, unit, strict=True))
+  scale = functools.reduce(jnp.maximum, [jnp.max(x, axis=1) for x in e])
+  features = tuple(jnp.exp(x - scale[:, None]) for x in e)
+  s, z = state
+  numerator = sum(
+    fused_math.dot(f, x, plan.dtype, contract=(1, 1))
+    for f, x in zip(features, s, strict=True)
+  )
+  denominator = sum(
+    jnp.sum(f * x[None], axis=1) for f, x in zip(features, z, strict=True)
+  )
+  return features, numerator, denominator, scale
+
+
+def _read_kernel(
+  plan: Plan,
+  length: int,
+  q_ref: Any,
+  s_ref: Any,
+  z_ref: Any,
+  c_ref: Any,
+  w_ref: Any,
+  out_ref: Any,
+  norm_ref: Any,
+) -> None:
+  left = fused_math.rows_left(plan, length)
+
+  def step(chunk: Array, carry: tuple) -> tuple:
+    inside = fused_math.rows_inside(plan, chunk, left)
+    q = fused_math.load(plan, q_ref, chunk, inside)
+    a = fused_math.log_queries(plan, q, w_ref)
+    state = per_sign(plan, s_ref), per_sign(plan, z_ref)
+    rows = _read(plan, a, per_sign(plan, c_ref), state)[1:]
+    out, norm = fused_math.attended(*rows)
+    fused_math.store(plan, out_ref, chunk, inside, out)
+    fused_math.store(plan, norm_ref, chunk, inside, norm)
+    return carry
+
+  jax.lax.fori_loop(0, plan.chunks, step, ())
+
+
+def read(
+  plan: Plan,
+  q: Float[Array, 'b l h d'],
+  state: state_lib.State,
+  w: Float[Array, 'p m d'],
+  dtype: jnp.dtype,
+) -> tuple[Float[Array, 'b l h v'], Float[Array, 'b h l']]:
+  """Every query reads one state.
+
+  Reads q and, once per group, the state (4 s m (v + 2) bytes, from the cache
+  after the first group); writes the output and 4 bytes per row.
+
+  Args:
+    plan: constants.
+    q: queries.
+    state: as `summarize` returns it, with one group.
+    w: parts of the projection.
+    dtype: of the outputs.
+
+  Returns:
+    Outputs, and the logarithm of each row's normaliser.
+  """
+  batch, length, heads, d = q.shape
+  width, m = state.S.shape[-2:]
+  line = Spec.group(plan.signs, m, shared=True)
+  return launch(
+    plan,
+    functools.partial(_read_kernel, plan, length),
+    (batch, heads, pl.cdiv(length, plan.group)),
+    (
+      (q, Spec.rows(plan, d)),
+      (state.S, Spec.group(plan.signs, width, m, shared=True)),
+      (state.z, line),
+      (state.c, line),
+      (w, Spec.whole(w.shape)),
+    ),
+    (
+      ((batch, length, heads, width), dtype, Spec.rows(plan, width)),
+      ((batch, heads, length), jnp.float32, Spec.line(plan)),
+    ),
+  )
+
+
+def _causal_kernel(
+  plan: Plan,
+  length: int,
+  q_ref: Any,
+  k_ref: Any,
+  v_ref: Any,
+  keep_ref: Any,
+  s_ref: Any,
+  z_ref: Any,
+  c_ref: Any,
+  w_ref: Any,
+  out_ref: Any,
+  norm_ref: Any,
+  unit_ref: Any,
+) -> None:
+  order = jax.lax.broadcasted_iota(jnp.int32, (plan.chunk,), 0)
+  visible = order[:, None] >= order[None]
+
+  left = fused_math.rows_left(plan, length)
+
+  def step(chunk: Array, carry: tuple) -> tuple:
+    state, c = carry
+    inside = fused_math.rows_inside(plan, chunk, left)
+    keep = fused_math.keys_kept(plan, keep_ref, chunk)
+    q = fused_math.load(plan, q_ref, chunk, inside)
+    k = fused_math.load(plan, k_ref, chunk, keep)
+    v = fused_math.load(plan, v_ref, chunk, keep)
+    b = fused_math.log_keys(plan, k, keep, w_ref)
+    unit = fused_math.reference(c, b, keep)
+    a = fused_math.log_queries(plan, q, w_ref)
+    queries, numerator, denominator, scale = _read(plan, a, unit, state)
+    weights = sum(
+      fused_math.dot(x, y, plan.dtype, contract=(1, 1))
+      for x, y in zip(queries, fused_math.key_features(b, unit), strict=True)
+    )
+    weights = jnp.where(visible, weights, 0.0)
+    out, norm = fused_math.attended(
+      numerator + fused_math.dot(weights, v, plan.dtype),
+      denominator + jnp.sum(weights, axis=1),
+      scale,
+    )
+    fused_math.store(plan, out_ref, chunk, inside, out)
+    fused_math.store(plan, norm_ref, chunk, inside, norm)
+    for i in range(plan.signs):
+      unit_ref[chunk, i] = unit[i]
+    return grow(plan, state, unit, b, v)
+
+  state = per_sign(plan, s_ref), per_sign(plan, z_ref)
+  jax.lax.fori_loop(0, plan.chunks, step, (state, per_sign(plan, c_ref)))
+
+
+def causal(
+  plan: Plan,
+  q: Float[Array, 'b l h d'],
+  k: Float[Array, 'b l h d'],
+  v: Float[Array, 'b l h v'],
+  keep: Keep,
+  before: state_lib.State,
+  w: Float[Array, 'p m d'],
+) -> tuple[
+  Float[Array, 'b l h v'], Float[Array, 'b h l'], Float[Array, 'b h n s m']
+]:
+  """Query i sees keys 0..i; each group starts from the state before it.
+
+  Reads q, k and v once, writes the output, 4 bytes per row, and 4 s m bytes
+  per chunk for the units.
+
+  Args:
+    plan: constants.
+    q: queries.
+    k: keys.
+    v: values.
+    keep: 1 where a key counts.
+    before: states of all groups before each.
+    w: parts of the projection.
+
+  Returns:
+    Outputs in the dtype of v, logarithms of the rows' normalisers, and the
+    unit of each chunk. Rows are right where no key that they see exceeds its
+    chunk's unit by more than `log_family.exponent_limit`.
+  """
+  batch, length, heads, d = q.shape
+  width, m = v.shape[3], w.shape[1]
+  groups = keep.shape[1] // plan.group
+  line = Spec.group(plan.signs, m)
+  return launch(
+    plan,
+    functools.partial(_causal_kernel, plan, length),
+    (batch, heads, groups),
+    (
+      (q, Spec.rows(plan, d)),
+      (k, Spec.rows(plan, d)),
+      (v, Spec.rows(plan, width)),
+      (keep, Spec.keep(plan)),
+      (before.S, Spec.group(plan.signs, width, m)),
+      (before.z, line),
+      (before.c, line),
+      (w, Spec.whole(w.shape)),
+    ),
+    (
+      (v.shape, v.dtype, Spec.rows(plan, width)),
+      ((batch, heads, length), jnp.float32, Spec.line(plan)),
+      (
+        (batch, heads, groups * plan.chunks, plan.signs, m),
+        jnp.float32,
+        Spec.units(plan, m),
+      ),
+    ),
+  )
