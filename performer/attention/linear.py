@@ -32,6 +32,11 @@ __all__ = [
 ]
 
 
+# Chunks at a time where no row looks at another: larger products keep two cores
+# busy, and there is no chunk x chunk matrix that would grow.
+_BLOCK = 8
+
+
 def _explicit(
   features: Callable[[Array], kernels.Features],
   example: Float[Array, 'rows h d'],
@@ -80,7 +85,7 @@ def summarize(
   """
   k, v = chunks.clean(k, v, key_mask)
   batch, length = k.shape[:2]
-  size = chunks.size(length, form.chunk)
+  size = chunks.size(length, _BLOCK * form.chunk)
   mask = chunks.cut_mask(key_mask, length, size)
   keys = (chunks.cut(k, size), chunks.cut(v, size), mask)
   if form.log:
@@ -119,7 +124,7 @@ def read(
     Outputs, float32.
   """
   batch, length = q.shape[:2]
-  queries = chunks.cut(q, chunks.size(length, form.chunk))
+  queries = chunks.cut(q, chunks.size(length, _BLOCK * form.chunk))
   if form.by_hand:
     log_queries, consts = _log_queries(form, queries, batch)
     out = log_forms.read(log_queries, form.dtype, queries, state, consts)

@@ -59,14 +59,15 @@ def test_their_gradients_agree(name):
     np.testing.assert_allclose(mine, other, atol=1e-5 * np.abs(other).max())
 
 
+@pytest.mark.parametrize('causal', [False, True])
 @pytest.mark.parametrize('chunk', [1, 2, 8, 32])
 @pytest.mark.parametrize('length', [1, 7, 21, 33])
-def test_any_chunk_and_tail(chunk, length):
+def test_any_chunk_and_tail(chunk, length, causal):
   favor = cases.favor(chunk=chunk)
   w = cases.projection(favor)
   q, k, v = twin.inputs(2, l=length, scale=2.0)
-  truth = twin.value(q, k, v, w, kernel='softmax_hyp', causal=True)
-  out = cases.attend(favor, q, k, v, w, causal=True)
+  truth = twin.value(q, k, v, w, kernel='softmax_hyp', causal=causal)
+  out = cases.attend(favor, q, k, v, w, causal=causal)
   np.testing.assert_allclose(out, truth, atol=1e-5)
 
 
