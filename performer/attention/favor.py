@@ -277,7 +277,7 @@ class Favor(options.Options):
         |x + y|^2 over what the form will see (`oprf.mean_square`).
 
     Returns:
-      A form for `linear.bidirectional`, `linear.causal`, `linear.causal_scan`.
+      A form for the functions of `linear` and `causal_forms`.
 
     Raises:
       ValueError: if softmax_oprf has neither mean square.

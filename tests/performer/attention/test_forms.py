@@ -5,15 +5,15 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from performer.attention import form, linear
+from performer.attention import causal_forms, form, linear
 from tests.performer.attention import attention_cases as cases
 from tests.performer.attention import attention_twin as twin
 
 KERNELS = ('softmax_pos', 'softmax_hyp', 'softmax_trig', 'relu', 'exp')
 FORMS = {
-  'scan': lambda *a, **kw: linear.causal_scan(*a, **kw)[0],
-  'prefix': linear.causal_prefix,
-  'split': linear.causal_split,
+  'scan': lambda *a, **kw: causal_forms.causal_scan(*a, **kw)[0],
+  'prefix': causal_forms.causal_prefix,
+  'split': causal_forms.causal_split,
   'chunked': lambda *a, **kw: linear.causal(*a, **kw)[0],
 }
 
