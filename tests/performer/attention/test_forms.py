@@ -142,3 +142,22 @@ def test_a_source_is_summed_once(kernel):
     out = favor.read(q[:, part], state, projection=w)
     whole = favor(q[:, part], k, v, projection=w, causal=False, key_mask=mask)
     np.testing.assert_allclose(out, whole, atol=1e-6)
+
+
+@pytest.mark.parametrize('causal', [False, True])
+def test_gradients_at_long_lengths(causal):
+  """Many chunks, several blocks, key norms that fall from 12 to 0."""
+  length = 600
+  favor = cases.favor(chunk=64)
+  w = cases.projection(favor, heads=1)
+  q, k, v = twin.inputs(6, b=1, l=length, h=1)
+  norm = jnp.linspace(12.0, 0.0, length)[None, :, None, None]
+  k = k / jnp.linalg.norm(k, axis=-1, keepdims=True) * norm
+  out, grads = cases.value_and_grad(favor, q, k, v, w, None, causal=causal)
+  truth, slopes = twin.value_and_grad(
+    q, k, v, w, kernel='softmax_hyp', causal=causal
+  )
+  np.testing.assert_allclose(out, truth, atol=2e-5)
+  for name, mine, other in zip('qkv', grads, slopes, strict=True):
+    error = np.abs(mine - other).max() / np.abs(other).max()
+    assert error < 2e-5, f'd{name}: {error=:.1e}'
