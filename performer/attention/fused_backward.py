@@ -18,72 +18,90 @@ Letters as in `fused_forward`.
 """
 
 import functools
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax.experimental import pallas as pl
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 
 from performer.attention import fused_forward, fused_math
 from performer.attention import state as state_lib
 
-__all__ = ['Sums', 'from_state', 'keys', 'load_rows', 'rows', 'sum_rows']
+__all__ = [
+  'Rows',
+  'Sums',
+  'add_rows',
+  'from_state',
+  'key_cotangents',
+  'keys',
+  'load_rows',
+  'rows',
+]
 
 Plan = fused_math.Plan
 Spec = fused_forward.Spec
 Sums = tuple[Float[Array, 'b h g s v m'], Float[Array, 'b h g s m']]
 
 
+class Rows(NamedTuple):
+  """Rows of a chunk, in registers.
+
+  Attributes:
+    g: cotangents of their outputs.
+    delta: D.
+    norm: logarithms of their normalisers; NO_ROW beyond the end, so that what
+      is there adds nothing.
+    u: W q d^(-1/4).
+    inside: which rows exist.
+  """
+
+  g: Float[Array, 'i v']
+  delta: Float[Array, 'i']
+  norm: Float[Array, 'i']
+  u: Float[Array, 'i m']
+  inside: Bool[Array, 'i']
+
+  def features(self, sign: int, unit: Float[Array, 'm']) -> Float[Array, 'i m']:
+    """Q: normalised features times exp(unit)."""
+    e = fused_math.signed(self.u, sign) + unit[None]
+    return jnp.exp(e - self.norm[:, None])
+
+
 def load_rows(
   plan: Plan,
+  refs: tuple[Any, Any, Any, Any],
   chunk: Array,
   left: Array,
-  refs: tuple[Any, Any, Any, Any],
-  unit: tuple,
   w_ref: Any,
-) -> tuple[Array, Array, Array, tuple, Array]:
-  """q, g, D and query features of a chunk, and which rows exist."""
-  q_ref, g_ref, delta_ref, norm_ref = refs
+) -> Rows:
+  """Loads a chunk of queries, cotangents, D and normalisers."""
   inside = fused_math.rows_inside(plan, chunk, left)
   q, g, delta, norm = (
-    fused_math.load(plan, ref, chunk, inside)
-    for ref in (q_ref, g_ref, delta_ref, norm_ref)
+    fused_math.load(plan, ref, chunk, inside) for ref in refs
   )
-  # Rows beyond the end must add nothing to the sums.
   norm = jnp.where(inside, norm, fused_math.NO_ROW)
-  a = fused_math.log_queries(plan, q, w_ref)
-  return q, g, delta, fused_math.query_features(a, unit, norm), inside
+  return Rows(g, delta, norm, fused_math.project(q, w_ref), inside)
 
 
 def from_state(
-  plan: Plan, g: Array, delta: Array, s: Array, z: Array
+  plan: Plan, rows: Rows, s: Float[Array, 'v m'], z: Float[Array, 'm']
 ) -> Float[Array, 'i m']:
   """g_i . S_m - D_i z_m."""
-  return fused_math.dot(g, s, plan.dtype) - delta[:, None] * z[None]
+  return fused_math.dot(rows.g, s, plan.dtype) - rows.delta[:, None] * z[None]
 
 
-def sum_rows(
-  plan: Plan, sums: tuple, features: tuple, g: Array, delta: Array
-) -> tuple[tuple, tuple]:
-  """Adds a chunk of rows to T, [v, m], and t, [m]."""
+def add_rows(
+  plan: Plan,
+  sums: tuple[Array, Array],
+  rows: Rows,
+  features: Float[Array, 'i m'],
+) -> tuple[Float[Array, 'v m'], Float[Array, 'm']]:
+  """Adds a chunk of rows to T, [v, m], and t, [m], of one sign."""
   big, small = sums
   return (
-    tuple(
-      x + fused_math.dot(g, f, plan.dtype, contract=(0, 0))
-      for x, f in zip(big, features, strict=True)
-    ),
-    tuple(
-      x - jnp.sum(delta[:, None] * f, axis=0)
-      for x, f in zip(small, features, strict=True)
-    ),
-  )
-
-
-def _zero_sums(plan: Plan, width: int, m: int) -> tuple[tuple, tuple]:
-  return (
-    (jnp.zeros((width, m), jnp.float32),) * plan.signs,
-    (jnp.zeros((m,), jnp.float32),) * plan.signs,
+    big + fused_math.dot(rows.g, features, plan.dtype, contract=(0, 0)),
+    small - jnp.sum(rows.delta[:, None] * features, axis=0),
   )
 
 
@@ -102,28 +120,29 @@ def _rows_kernel(
   s_ref, z_ref, t_ref, sum_ref, dq_ref = (
     refs if len(refs) == 5 else (None, None, *refs, None)
   )
-  unit = fused_forward.per_sign(plan, unit_ref)
   arrays = q_ref, g_ref, delta_ref, norm_ref
-
   left = fused_math.rows_left(plan, length)
 
-  def step(chunk: Array, sums: tuple) -> tuple:
-    q, g, delta, features, inside = load_rows(
-      plan, chunk, left, arrays, unit, w_ref
-    )
+  def step(chunk: Array, carry: tuple) -> tuple:
+    rows = load_rows(plan, arrays, chunk, left, w_ref)
+    du, new = 0.0, []
+    for sign, sums in enumerate(carry):
+      features = rows.features(sign, unit_ref[sign])
+      if dq_ref is not None:
+        da = features * from_state(plan, rows, s_ref[sign], z_ref[sign])
+        du += fused_math.signed(da, sign)
+      new.append(add_rows(plan, sums, rows, features))
     if dq_ref is not None:
-      da = tuple(
-        f * from_state(plan, g, delta, s_ref[i], z_ref[i])
-        for i, f in enumerate(features)
-      )
-      dq = fused_math.project_back(plan, da, q, w_ref, keys=False)
-      fused_math.store(plan, dq_ref, chunk, inside, dq)
-    return sum_rows(plan, sums, features, g, delta)
+      dq = fused_math.project_back(du, w_ref)
+      fused_math.store(plan, dq_ref, chunk, rows.inside, dq)
+    return tuple(new)
 
-  empty = _zero_sums(plan, g_ref.shape[1], w_ref.shape[1])
-  big, small = jax.lax.fori_loop(0, plan.chunks, step, empty)
-  for i in range(plan.signs):
-    t_ref[i], sum_ref[i] = big[i], small[i]
+  m, width = w_ref.shape[1], g_ref.shape[1]
+  zeros = jnp.zeros((width, m), jnp.float32), jnp.zeros((m,), jnp.float32)
+  carry = (zeros,) * plan.signs
+  carry = jax.lax.fori_loop(0, plan.chunks, step, carry)
+  for i, (big, small) in enumerate(carry):
+    t_ref[i], sum_ref[i] = big, small
 
 
 def rows(
@@ -200,31 +219,37 @@ def _keys_kernel(
   dk_ref: Any,
   dv_ref: Any,
 ) -> None:
-  unit = fused_forward.per_sign(plan, unit_ref)
-
+  refs = k_ref, v_ref, keep_ref
   left = fused_math.rows_left(plan, length)
 
   def step(chunk: Array, carry: tuple) -> tuple:
-    keep = fused_math.keys_kept(plan, keep_ref, chunk)
-    k = fused_math.load(plan, k_ref, chunk, keep)
-    v = fused_math.load(plan, v_ref, chunk, keep)
-    b = fused_math.log_keys(plan, k, keep, w_ref)
-    features = fused_math.key_features(b, unit)
-    db = tuple(
-      f * (fused_math.dot(v, t_ref[i], plan.dtype) + sum_ref[i][None])
-      for i, f in enumerate(features)
-    )
-    dv = sum(
-      fused_math.dot(f, t_ref[i], plan.dtype, contract=(1, 1))
-      for i, f in enumerate(features)
-    )
-    dk = fused_math.project_back(plan, db, k, w_ref, keys=True)
+    keys = fused_math.load_keys(plan, refs, chunk, w_ref)
+    du, dhalf, dv = 0.0, 0.0, 0.0
+    for i in range(plan.signs):
+      features = keys.features(i, unit_ref[i])
+      db = fused_math.dot(keys.v, t_ref[i], plan.dtype) + sum_ref[i][None]
+      db = db * features
+      du += fused_math.signed(db, i)
+      dhalf -= jnp.sum(db, axis=1)
+      dv += fused_math.dot(features, t_ref[i], plan.dtype, contract=(1, 1))
     inside = fused_math.rows_inside(plan, chunk, left)
+    dk = key_cotangents(keys, du, dhalf, w_ref)
     fused_math.store(plan, dk_ref, chunk, inside, dk)
     fused_math.store(plan, dv_ref, chunk, inside, dv)
     return carry
 
   jax.lax.fori_loop(0, plan.chunks, step, ())
+
+
+def key_cotangents(
+  keys: fused_math.Keys,
+  du: Float[Array, 'j m'],
+  dhalf: Float[Array, 'j'],
+  w_ref: Any,
+) -> Float[Array, 'j d']:
+  """Cotangents of keys from those of W k and of half their norms."""
+  scaled = keys.k.astype(jnp.float32) * keys.k.shape[1] ** -0.5
+  return fused_math.project_back(du, w_ref) + dhalf[:, None] * scaled
 
 
 def keys(

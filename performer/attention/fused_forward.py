@@ -32,7 +32,6 @@ __all__ = [
   'launch',
   'per_sign',
   'read',
-  'rescale',
   'summarize',
 ]
 
@@ -121,42 +120,29 @@ def per_sign(plan: Plan, ref: Any) -> tuple[Array, ...]:
   return tuple(ref[i] for i in range(plan.signs))
 
 
-def _constant(plan: Plan, shape: tuple[int, ...], value: float) -> tuple:
-  return (jnp.full(shape, value, jnp.float32),) * plan.signs
-
-
-def rescale(
-  state: tuple[tuple, tuple], old: tuple, new: tuple
-) -> tuple[tuple, tuple]:
-  """Changes the unit of sums, [v, m] and [m], from exp(old) to exp(new)."""
-  factors = [jnp.exp(x - y) for x, y in zip(old, new, strict=True)]
-  s, z = state
-  return (
-    tuple(x * f[None] for x, f in zip(s, factors, strict=True)),
-    tuple(x * f for x, f in zip(z, factors, strict=True)),
-  )
-
-
 def grow(
-  plan: Plan, state: tuple, unit: tuple, b: tuple, v: Array
-) -> tuple[tuple, tuple]:
-  """Adds a chunk of keys; the new unit is the running maximum.
+  plan: Plan,
+  state: tuple[Array, Array],
+  v: Float[Array, 'j v'],
+  features: Float[Array, 'j m'],
+  factor: Float[Array, 'm'] | None = None,
+) -> tuple[Float[Array, 'v m'], Float[Array, 'm']]:
+  """Adds a chunk of keys to S and z, then changes their unit.
 
   Args:
     plan: constants.
-    state: S and z in units of exp(unit).
-    unit: the chunk's reference.
-    b: log-features of its keys.
-    v: their values.
+    state: S, [v, m], and z, [m], of one sign.
+    v: values.
+    features: features, in the old unit.
+    factor: exp(old unit - new unit); None keeps it.
 
   Returns:
-    S and z, and their unit.
+    S and z.
   """
-  state = fused_math.absorb(plan, state, fused_math.key_features(b, unit), v)
-  new = tuple(
-    jnp.maximum(c, jnp.max(x, axis=0)) for c, x in zip(unit, b, strict=True)
-  )
-  return rescale(state, unit, new), new
+  s, z = state
+  s = s + fused_math.dot(v, features, plan.dtype, contract=(0, 0))
+  z = z + jnp.sum(features, axis=0)
+  return (s, z) if factor is None else (s * factor[None], z * factor)
 
 
 def _summarize_kernel(
@@ -170,25 +156,28 @@ def _summarize_kernel(
   c_ref: Any,
 ) -> None:
   m, width = w_ref.shape[1], v_ref.shape[1]
+  refs = k_ref, v_ref, keep_ref
 
   def step(chunk: Array, carry: tuple) -> tuple:
-    state, c = carry
-    keep = fused_math.keys_kept(plan, keep_ref, chunk)
-    k = fused_math.load(plan, k_ref, chunk, keep)
-    v = fused_math.load(plan, v_ref, chunk, keep)
-    b = fused_math.log_keys(plan, k, keep, w_ref)
-    new = tuple(
-      jnp.maximum(x, jnp.max(y, axis=0)) for x, y in zip(c, b, strict=True)
-    )
-    state = rescale(state, c, new)
-    features = fused_math.key_features(b, new)
-    return fused_math.absorb(plan, state, features, v), new
+    keys = fused_math.load_keys(plan, refs, chunk, w_ref)
+    new = []
+    for sign, (s, z, c) in enumerate(carry):
+      after = jnp.maximum(c, jnp.max(keys.logs(sign), axis=0))
+      factor = jnp.exp(c - after)
+      state = s * factor[None], z * factor
+      features = keys.features(sign, after)
+      new.append((*grow(plan, state, keys.v, features), after))
+    return tuple(new)
 
-  empty = _constant(plan, (width, m), 0.0), _constant(plan, (m,), 0.0)
-  none = _constant(plan, (m,), state_lib.NO_KEY)
-  (s, z), c = jax.lax.fori_loop(0, plan.chunks, step, (empty, none))
-  for i in range(plan.signs):
-    s_ref[i], z_ref[i], c_ref[i] = s[i], z[i], c[i]
+  empty = (
+    jnp.zeros((width, m), jnp.float32),
+    jnp.zeros((m,), jnp.float32),
+    jnp.full((m,), state_lib.NO_KEY, jnp.float32),
+  )
+  carry = (empty,) * plan.signs
+  carry = jax.lax.fori_loop(0, plan.chunks, step, carry)
+  for i, (s, z, c) in enumerate(carry):
+    s_ref[i], z_ref[i], c_ref[i] = s, z, c
 
 
 def summarize(
@@ -235,22 +224,21 @@ def summarize(
   return state_lib.State(*outputs)
 
 
+def _scale(u: Float[Array, 'i m'], units: tuple) -> Float[Array, 'i']:
+  """The greatest exponent of each row."""
+  tops = [
+    jnp.max(fused_math.signed(u, sign) + c[None], axis=1)
+    for sign, c in enumerate(units)
+  ]
+  return functools.reduce(jnp.maximum, tops)
+
+
 def _read(
-  plan: Plan, a: tuple, unit: tuple, state: tuple
-) -> tuple[tuple, Array, Array, Array]:
-  """Query features of rows, and what they read from a state."""
-  e = tuple(x + c[None] for x, c in zip(a, unit, strict=True))
-  scale = functools.reduce(jnp.maximum, [jnp.max(x, axis=1) for x in e])
-  features = tuple(jnp.exp(x - scale[:, None]) for x in e)
-  s, z = state
-  numerator = sum(
-    fused_math.dot(f, x, plan.dtype, contract=(1, 1))
-    for f, x in zip(features, s, strict=True)
-  )
-  denominator = sum(
-    jnp.sum(f * x[None], axis=1) for f, x in zip(features, z, strict=True)
-  )
-  return features, numerator, denominator, scale
+  plan: Plan, features: Float[Array, 'i m'], s: Array, z: Array
+) -> tuple[Float[Array, 'i v'], Float[Array, 'i']]:
+  """Numerators and denominators of one sign."""
+  numerator = fused_math.dot(features, s, plan.dtype, contract=(1, 1))
+  return numerator, jnp.sum(features * z[None], axis=1)
 
 
 def _read_kernel(
@@ -269,10 +257,15 @@ def _read_kernel(
   def step(chunk: Array, carry: tuple) -> tuple:
     inside = fused_math.rows_inside(plan, chunk, left)
     q = fused_math.load(plan, q_ref, chunk, inside)
-    a = fused_math.log_queries(plan, q, w_ref)
-    state = per_sign(plan, s_ref), per_sign(plan, z_ref)
-    rows = _read(plan, a, per_sign(plan, c_ref), state)[1:]
-    out, norm = fused_math.attended(*rows)
+    u = fused_math.project(q, w_ref)
+    scale = _scale(u, per_sign(plan, c_ref))
+    numerator, denominator = 0.0, 0.0
+    for i in range(plan.signs):
+      e = fused_math.signed(u, i) + c_ref[i][None]
+      features = jnp.exp(e - scale[:, None])
+      one, two = _read(plan, features, s_ref[i], z_ref[i])
+      numerator, denominator = numerator + one, denominator + two
+    out, norm = fused_math.attended(numerator, denominator, scale)
     fused_math.store(plan, out_ref, chunk, inside, out)
     fused_math.store(plan, norm_ref, chunk, inside, norm)
     return carry
@@ -343,35 +336,41 @@ def _causal_kernel(
 
   left = fused_math.rows_left(plan, length)
 
+  refs = k_ref, v_ref, keep_ref
+
   def step(chunk: Array, carry: tuple) -> tuple:
-    state, c = carry
     inside = fused_math.rows_inside(plan, chunk, left)
-    keep = fused_math.keys_kept(plan, keep_ref, chunk)
-    q = fused_math.load(plan, q_ref, chunk, inside)
-    k = fused_math.load(plan, k_ref, chunk, keep)
-    v = fused_math.load(plan, v_ref, chunk, keep)
-    b = fused_math.log_keys(plan, k, keep, w_ref)
-    unit = fused_math.reference(c, b, keep)
-    a = fused_math.log_queries(plan, q, w_ref)
-    queries, numerator, denominator, scale = _read(plan, a, unit, state)
-    weights = sum(
-      fused_math.dot(x, y, plan.dtype, contract=(1, 1))
-      for x, y in zip(queries, fused_math.key_features(b, unit), strict=True)
+    u = fused_math.project(fused_math.load(plan, q_ref, chunk, inside), w_ref)
+    keys = fused_math.load_keys(plan, refs, chunk, w_ref)
+    units = tuple(
+      fused_math.reference(c, keys.logs(sign), keys.keep)
+      for sign, (_, _, c) in enumerate(carry)
     )
+    scale = _scale(u, units)
+    weights, numerator, denominator, new = 0.0, 0.0, 0.0, []
+    for sign, (s, z, _) in enumerate(carry):
+      unit = units[sign]
+      e = fused_math.signed(u, sign) + unit[None]
+      queries, features = jnp.exp(e - scale[:, None]), keys.features(sign, unit)
+      weights += fused_math.dot(queries, features, plan.dtype, contract=(1, 1))
+      one, two = _read(plan, queries, s, z)
+      numerator, denominator = numerator + one, denominator + two
+      c = jnp.maximum(unit, jnp.max(keys.logs(sign), axis=0))
+      factor = jnp.exp(unit - c)
+      new.append((*grow(plan, (s, z), keys.v, features, factor), c))
+      unit_ref[chunk, sign] = unit
     weights = jnp.where(visible, weights, 0.0)
     out, norm = fused_math.attended(
-      numerator + fused_math.dot(weights, v, plan.dtype),
+      numerator + fused_math.dot(weights, keys.v, plan.dtype),
       denominator + jnp.sum(weights, axis=1),
       scale,
     )
     fused_math.store(plan, out_ref, chunk, inside, out)
     fused_math.store(plan, norm_ref, chunk, inside, norm)
-    for i in range(plan.signs):
-      unit_ref[chunk, i] = unit[i]
-    return grow(plan, state, unit, b, v)
+    return tuple(new)
 
-  state = per_sign(plan, s_ref), per_sign(plan, z_ref)
-  jax.lax.fori_loop(0, plan.chunks, step, (state, per_sign(plan, c_ref)))
+  carry = tuple((s_ref[i], z_ref[i], c_ref[i]) for i in range(plan.signs))
+  jax.lax.fori_loop(0, plan.chunks, step, carry)
 
 
 def causal(

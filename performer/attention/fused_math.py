@@ -2,15 +2,17 @@
 
 Everything here runs inside a Pallas kernel for Triton: two-dimensional
 products, no concatenation. So the features of the hyperbolic kernels, exp(u)
-and exp(-u), stay two arrays, "signs", and with them everything per feature:
-tuples of one or two arrays instead of an axis r = signs * m.
+and exp(-u), stay two arrays, "signs" 0 and 1, and with them everything per
+feature: tuples of one or two arrays instead of an axis r = signs * m. Kernels
+finish one sign before the next, because features of both would not fit into
+registers.
 
 Letters: i positions of queries, j of keys, both in one chunk; d width of a key,
 v of a value, m rows of the projection.
 """
 
 import dataclasses
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -22,28 +24,24 @@ from performer.attention import state as state_lib
 
 __all__ = [
   'NO_ROW',
+  'Keys',
   'Plan',
-  'absorb',
   'attended',
   'dot',
-  'key_features',
-  'keys_kept',
   'load',
-  'log_keys',
-  'log_queries',
+  'load_keys',
+  'project',
   'project_back',
-  'query_features',
   'reference',
   'rows_inside',
   'rows_left',
+  'signed',
   'split',
   'store',
 ]
 
 # Log-normaliser of a row that sees no key: features exp(e - NO_ROW) are 0.
 NO_ROW = 1e30
-
-Signs = tuple[Array, ...]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -120,11 +118,6 @@ def rows_inside(plan: Plan, chunk: Array, left: Array) -> Bool[Array, 'i']:
   return chunk * plan.chunk + iota < left
 
 
-def keys_kept(plan: Plan, keep_ref: Any, chunk: Array) -> Bool[Array, 'j']:
-  """Which keys of a chunk count; the mask is padded to whole groups."""
-  return keep_ref[pl.ds(chunk * plan.chunk, plan.chunk)] != 0
-
-
 def load(
   plan: Plan, ref: Any, chunk: Array, valid: Bool[Array, 'rows']
 ) -> Float[Array, 'rows *width']:
@@ -147,92 +140,85 @@ def _spread(valid: Bool[Array, 'rows'], ref: Any) -> Bool[Array, 'rows *width']:
   return jnp.broadcast_to(valid[:, None], ref.shape)
 
 
-def log_queries(plan: Plan, x: Float[Array, 'i d'], w_ref: Any) -> Signs:
-  """Log-features without -|x|^2/2, which cancels; float32, [i, m] each."""
+class Keys(NamedTuple):
+  """Keys of a chunk, in registers.
+
+  Attributes:
+    k: keys; 0 where masked.
+    v: values; 0 where masked.
+    keep: which count.
+    u: W k d^(-1/4).
+    half: half their squared norm, scaled as u.
+  """
+
+  k: Float[Array, 'j d']
+  v: Float[Array, 'j v']
+  keep: Bool[Array, 'j']
+  u: Float[Array, 'j m']
+  half: Float[Array, 'j']
+
+  def logs(self, sign: int) -> Float[Array, 'j m']:
+    """Log-features, -inf where masked."""
+    b = signed(self.u, sign) - self.half[:, None]
+    return jnp.where(self.keep[:, None], b, -jnp.inf)
+
+  def features(self, sign: int, unit: Float[Array, 'm']) -> Float[Array, 'j m']:
+    """Features divided by exp(unit)."""
+    return jnp.exp(self.logs(sign) - unit[None])
+
+
+def load_keys(
+  plan: Plan, refs: tuple[Any, Any, Any], chunk: Array, w_ref: Any
+) -> Keys:
+  """Loads a chunk of keys, values and their mask."""
+  k_ref, v_ref, keep_ref = refs
+  # The mask is padded to whole groups.
+  keep = keep_ref[pl.ds(chunk * plan.chunk, plan.chunk)] != 0
+  k, v = (load(plan, ref, chunk, keep) for ref in (k_ref, v_ref))
+  norm = jnp.sum(jnp.square(k.astype(jnp.float32)), axis=1)
+  return Keys(k, v, keep, project(k, w_ref), 0.5 * k.shape[1] ** -0.5 * norm)
+
+
+def project(x: Float[Array, 'i d'], w_ref: Any) -> Float[Array, 'i m']:
+  """W x d^(-1/4), float32: the log-features of queries, up to sign.
+
+  Their other part, -|x|^2/2, cancels.
+  """
   parts, _, width = w_ref.shape
-  u = jnp.zeros((), jnp.float32)
-  # The smallest part first.
-  for part in reversed(range(parts)):
+  u = dot(x, w_ref[parts - 1], w_ref.dtype, contract=(1, 1))
+  # From the smallest part to the greatest.
+  for part in reversed(range(parts - 1)):
     u = u + dot(x, w_ref[part], w_ref.dtype, contract=(1, 1))
-  u = u * width**-0.25
-  return (u,) if plan.signs == 1 else (u, -u)
+  return u * width**-0.25
 
 
-def log_keys(
-  plan: Plan, y: Float[Array, 'j d'], keep: Bool[Array, 'j'], w_ref: Any
-) -> Signs:
-  """Log-features of keys, -inf where masked; float32, [j, m] each."""
-  half = 0.5 * y.shape[1] ** -0.5
-  norm = half * jnp.sum(jnp.square(y.astype(jnp.float32)), axis=1)
-  return tuple(
-    jnp.where(keep[:, None], b - norm[:, None], -jnp.inf)
-    for b in log_queries(plan, y, w_ref)
-  )
-
-
-def project_back(
-  plan: Plan, du: Signs, x: Float[Array, 'i d'], w_ref: Any, *, keys: bool
-) -> Float[Array, 'i d']:
-  """Cotangents of queries or keys from those of their log-features.
+def project_back(du: Float[Array, 'i m'], w_ref: Any) -> Float[Array, 'i d']:
+  """Cotangent of x from that of `project`.
 
   The product is rounded to the dtype of the projection's parts: to that of the
   result, where bfloat16.
   """
-  total = du[0] if plan.signs == 1 else du[0] - du[1]
-  width = x.shape[1]
-  dx = dot(total, w_ref[0], w_ref.dtype) * width**-0.25
-  if not keys:
-    return dx
-  norm = sum(jnp.sum(db, axis=1) for db in du)
-  return dx - x.astype(jnp.float32) * norm[:, None] * width**-0.5
+  return dot(du, w_ref[0], w_ref.dtype) * w_ref.shape[2] ** -0.25
 
 
-def reference(c: Signs, b: Signs, keep: Bool[Array, 'j']) -> Signs:
-  """Units of a chunk's features, [m]: the history's c, or its first key.
+def signed(x: Array, sign: int) -> Array:
+  """Sign 0 is x, sign 1 is -x."""
+  return -x if sign else x
+
+
+def reference(
+  c: Float[Array, 'm'], b: Float[Array, 'j m'], keep: Bool[Array, 'j']
+) -> Float[Array, 'm']:
+  """Unit of a chunk's features: the history's c, or its first key.
 
   Without any key, NO_KEY.
   """
   size = keep.shape[0]
   index = jax.lax.broadcasted_iota(jnp.int32, (size,), 0)
   first = jnp.min(jnp.where(keep, index, size))
-  chosen = index == first
-
-  def unit(c: Array, b: Array) -> Array:
-    value = jnp.sum(jnp.where(chosen[:, None], b, 0.0), axis=0)
-    value = jnp.where(first < size, value, state_lib.NO_KEY)
-    return jnp.where(state_lib.has_key(c), c, value)
-
-  return tuple(unit(*pair) for pair in zip(c, b, strict=True))
-
-
-def query_features(a: Signs, unit: Signs, log_norm: Float[Array, 'i']) -> Signs:
-  """exp(a + unit - log_norm), float32, [i, m] each."""
-  return tuple(
-    jnp.exp(x + c[None] - log_norm[:, None])
-    for x, c in zip(a, unit, strict=True)
-  )
-
-
-def key_features(b: Signs, unit: Signs) -> Signs:
-  """exp(b - unit), float32, [j, m] each."""
-  return tuple(jnp.exp(x - c[None]) for x, c in zip(b, unit, strict=True))
-
-
-def absorb(
-  plan: Plan,
-  state: tuple[Signs, Signs],
-  features: Signs,
-  v: Float[Array, 'j v'],
-) -> tuple[Signs, Signs]:
-  """Adds keys, in the unit of the state, to S, [v, m], and z, [m]."""
-  s, z = state
-  return (
-    tuple(
-      x + dot(v, f, plan.dtype, contract=(0, 0))
-      for x, f in zip(s, features, strict=True)
-    ),
-    tuple(x + jnp.sum(f, axis=0) for x, f in zip(z, features, strict=True)),
-  )
+  value = jnp.sum(jnp.where((index == first)[:, None], b, 0.0), axis=0)
+  value = jnp.where(first < size, value, state_lib.NO_KEY)
+  return jnp.where(state_lib.has_key(c), c, value)
 
 
 def attended(
