@@ -161,3 +161,29 @@ def test_gradients_at_long_lengths(causal):
   for name, mine, other in zip('qkv', grads, slopes, strict=True):
     error = np.abs(mine - other).max() / np.abs(other).max()
     assert error < 2e-5, f'd{name}: {error=:.1e}'
+
+
+def decode(linear_form, q, k, v):
+  """One position at a time, by the chunked form and its state."""
+
+  def step(state, position):
+    out, state = linear.causal(linear_form, *position, state=state)
+    return state, out[:, 0]
+
+  positions = [jnp.moveaxis(x, 1, 0)[:, :, None] for x in (q, k, v)]
+  _, out = jax.lax.scan(step, linear_form.empty(v), positions)
+  return jnp.moveaxis(out, 0, 1)
+
+
+@pytest.mark.parametrize('name', [*FORMS, 'decode'])
+@pytest.mark.parametrize('kernel', ['softmax_pos', 'softmax_hyp', 'relu'])
+def test_mass_is_one_in_every_form_at_every_scale(kernel, name):
+  favor = cases.favor(kernel)
+  w = cases.projection(favor)
+  run = {**FORMS, 'decode': decode}[name]
+  ones = jnp.ones((2, 21, 2, 3))
+  attend = jax.jit(lambda q, k: run(form_of(favor, w), q, k, ones))
+  for scale in (0.1, 1.0, 5.0, 20.0):
+    q, k, _ = twin.inputs(11, scale=scale)
+    error = np.abs(attend(q, k) - 1).max()
+    assert error < 1e-5, f'{scale=} {error=:.1e}'
