@@ -30,14 +30,10 @@ def _visible(plan: Plan) -> Array:
 
 
 def _weight_cotangents(
-  plan: Plan, g: Array, v: Array, delta: Array
+  plan: Plan, rows: fused_backward.Rows, v: Float[Array, 'j v']
 ) -> Float[Array, 'i j']:
-  dweights = fused_math.dot(g, v, plan.dtype, contract=(1, 1))
-  return jnp.where(_visible(plan), dweights - delta[:, None], 0.0)
-
-
-def _unit(plan: Plan, ref: Any, chunk: Array) -> tuple[Array, ...]:
-  return tuple(ref[chunk, i] for i in range(plan.signs))
+  dweights = fused_math.dot(rows.g, v, plan.dtype, contract=(1, 1))
+  return jnp.where(_visible(plan), dweights - rows.delta[:, None], 0.0)
 
 
 def _rows_kernel(
@@ -57,35 +53,29 @@ def _rows_kernel(
   dq_ref: Any,
 ) -> None:
   arrays = q_ref, g_ref, delta_ref, norm_ref
-
+  refs = k_ref, v_ref, keep_ref
   left = fused_math.rows_left(plan, length)
 
-  def step(chunk: Array, state: tuple) -> tuple:
-    unit = _unit(plan, unit_ref, chunk)
-    q, g, delta, queries, inside = fused_backward.load_rows(
-      plan, chunk, left, arrays, unit, w_ref
-    )
-    keep = fused_math.keys_kept(plan, keep_ref, chunk)
-    k = fused_math.load(plan, k_ref, chunk, keep)
-    v = fused_math.load(plan, v_ref, chunk, keep)
-    b = fused_math.log_keys(plan, k, keep, w_ref)
-    dweights = _weight_cotangents(plan, g, v, delta)
-    da = tuple(
-      x
-      * (
-        fused_backward.from_state(plan, g, delta, s, z)
-        + fused_math.dot(dweights, y, plan.dtype)
-      )
-      for x, y, s, z in zip(
-        queries, fused_math.key_features(b, unit), *state, strict=True
-      )
-    )
-    dq = fused_math.project_back(plan, da, q, w_ref, keys=False)
-    fused_math.store(plan, dq_ref, chunk, inside, dq)
-    return fused_forward.grow(plan, state, unit, b, v)[0]
+  def step(chunk: Array, carry: tuple) -> tuple:
+    rows = fused_backward.load_rows(plan, arrays, chunk, left, w_ref)
+    keys = fused_math.load_keys(plan, refs, chunk, w_ref)
+    dweights = _weight_cotangents(plan, rows, keys.v)
+    du, new = 0.0, []
+    for sign, (s, z) in enumerate(carry):
+      unit = unit_ref[chunk, sign]
+      features = keys.features(sign, unit)
+      da = fused_backward.from_state(plan, rows, s, z)
+      da += fused_math.dot(dweights, features, plan.dtype)
+      du += fused_math.signed(da * rows.features(sign, unit), sign)
+      top = jnp.max(keys.logs(sign), axis=0)
+      factor = jnp.exp(unit - jnp.maximum(unit, top))
+      new.append(fused_forward.grow(plan, (s, z), keys.v, features, factor))
+    dq = fused_math.project_back(du, w_ref)
+    fused_math.store(plan, dq_ref, chunk, rows.inside, dq)
+    return tuple(new)
 
-  state = tuple(fused_forward.per_sign(plan, ref) for ref in (s_ref, z_ref))
-  jax.lax.fori_loop(0, plan.chunks, step, state)
+  carry = tuple((s_ref[i], z_ref[i]) for i in range(plan.signs))
+  jax.lax.fori_loop(0, plan.chunks, step, carry)
 
 
 def rows(
@@ -170,60 +160,38 @@ def _keys_kernel(
   dv_ref: Any,
 ) -> None:
   arrays = q_ref, g_ref, delta_ref, norm_ref
-
+  refs = k_ref, v_ref, keep_ref
   left = fused_math.rows_left(plan, length)
 
   def step(index: Array, carry: tuple) -> tuple:
-    sums, after = carry
     chunk = plan.chunks - 1 - index
-    unit = _unit(plan, unit_ref, chunk)
-    sums = fused_forward.rescale(sums, unit, after)
-    _, g, delta, queries, inside = fused_backward.load_rows(
-      plan, chunk, left, arrays, unit, w_ref
-    )
-    keep = fused_math.keys_kept(plan, keep_ref, chunk)
-    k = fused_math.load(plan, k_ref, chunk, keep)
-    v = fused_math.load(plan, v_ref, chunk, keep)
-    b = fused_math.log_keys(plan, k, keep, w_ref)
-    features = fused_math.key_features(b, unit)
-    dk, dv = _key_cotangents(
-      plan, k, v, features, queries, g, delta, sums, w_ref
-    )
-    fused_math.store(plan, dk_ref, chunk, inside, dk)
-    fused_math.store(plan, dv_ref, chunk, inside, dv)
-    return fused_backward.sum_rows(plan, sums, queries, g, delta), unit
+    rows = fused_backward.load_rows(plan, arrays, chunk, left, w_ref)
+    keys = fused_math.load_keys(plan, refs, chunk, w_ref)
+    dweights = _weight_cotangents(plan, rows, keys.v)
+    weights, du, dhalf, dv, new = 0.0, 0.0, 0.0, 0.0, []
+    for sign, (big, small, after) in enumerate(carry):
+      unit = unit_ref[chunk, sign]
+      factor = jnp.exp(unit - after)
+      big, small = big * factor[None], small * factor
+      queries, features = rows.features(sign, unit), keys.features(sign, unit)
+      weights += fused_math.dot(queries, features, plan.dtype, contract=(1, 1))
+      dv += fused_math.dot(features, big, plan.dtype, contract=(1, 1))
+      db = fused_math.dot(dweights, queries, plan.dtype, contract=(0, 0))
+      db += fused_math.dot(keys.v, big, plan.dtype) + small[None]
+      db = db * features
+      du += fused_math.signed(db, sign)
+      dhalf -= jnp.sum(db, axis=1)
+      sums = fused_backward.add_rows(plan, (big, small), rows, queries)
+      new.append((*sums, unit))
+    weights = jnp.where(_visible(plan), weights, 0.0)
+    dv += fused_math.dot(weights, rows.g, plan.dtype, contract=(0, 0))
+    dk = fused_backward.key_cotangents(keys, du, dhalf, w_ref)
+    fused_math.store(plan, dk_ref, chunk, rows.inside, dk)
+    fused_math.store(plan, dv_ref, chunk, rows.inside, dv)
+    return tuple(new)
 
-  sums = tuple(fused_forward.per_sign(plan, ref) for ref in (t_ref, sum_ref))
-  after = fused_forward.per_sign(plan, next_ref)
-  jax.lax.fori_loop(0, plan.chunks, step, (sums, after))
-
-
-def _key_cotangents(
-  plan: Plan,
-  k: Array,
-  v: Array,
-  features: tuple,
-  queries: tuple,
-  g: Array,
-  delta: Array,
-  sums: tuple,
-  w_ref: Any,
-) -> tuple[Float[Array, 'j d'], Float[Array, 'j v']]:
-  """Cotangents of a chunk, from its own rows and from the sums over later."""
-  weights = sum(
-    fused_math.dot(x, y, plan.dtype, contract=(1, 1))
-    for x, y in zip(queries, features, strict=True)
-  )
-  weights = jnp.where(_visible(plan), weights, 0.0)
-  dweights = _weight_cotangents(plan, g, v, delta)
-  dv = fused_math.dot(weights, g, plan.dtype, contract=(0, 0))
-  db = []
-  for x, y, big, small in zip(queries, features, *sums, strict=True):
-    dv = dv + fused_math.dot(y, big, plan.dtype, contract=(1, 1))
-    dfeatures = fused_math.dot(dweights, x, plan.dtype, contract=(0, 0))
-    dfeatures += fused_math.dot(v, big, plan.dtype) + small[None]
-    db.append(y * dfeatures)
-  return fused_math.project_back(plan, tuple(db), k, w_ref, keys=True), dv
+  carry = tuple((t_ref[i], sum_ref[i], next_ref[i]) for i in range(plan.signs))
+  jax.lax.fori_loop(0, plan.chunks, step, carry)
 
 
 def keys(

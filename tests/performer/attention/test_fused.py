@@ -103,11 +103,15 @@ def test_values_and_gradients(kernel, causal, masked, lk):
   pairs = zip((out, *grads[:3]), (expected, *expected_grads), strict=True)
   errors = [relative(*pair) for pair in pairs]
   assert max(errors) < 3e-6, errors
-  favor = cases.favor(kernel, features=SIGNS[kernel] * M, chunk=16)
-  other, other_grads = cases.value_and_grad(
-    favor, q, k, v, w, mask, causal=causal
-  )
-  pairs = zip((out, *grads[:3]), (other, *other_grads), strict=True)
+
+
+@pytest.mark.parametrize('causal', [False, True])
+def test_equals_the_other_form(causal):
+  arrays, w, mask = inputs(1), projection(), mask_of(2)
+  out, grads = run(*arrays, w, mask, causal=causal)
+  favor = cases.favor('softmax_hyp', features=2 * M, chunk=16)
+  other, others = cases.value_and_grad(favor, *arrays, w, mask, causal=causal)
+  pairs = zip((out, *grads[:3]), (other, *others), strict=True)
   errors = [relative(*pair) for pair in pairs]
   assert max(errors) < 3e-6, errors
 
