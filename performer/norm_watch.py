@@ -15,7 +15,7 @@ from jaxtyping import Array, Float, PyTree
 
 from performer import attention
 from performer import trainer as trainer_lib
-from performer.attention import pair_errors
+from performer.attention.analysis import pair_errors
 from performer.data import proteins
 from performer.models import transformer
 from runtime import loop as loop_lib

@@ -14,7 +14,7 @@ from absl import logging
 from jaxtyping import Array, Float, PyTree
 
 from performer import attention
-from performer.attention import diagnostics
+from performer.attention.analysis import recovery
 from performer.data import baseline, proteins
 from performer.models import transformer
 from runtime import report as report_lib
@@ -107,7 +107,7 @@ def attention_maps(
   seen = variables['intermediates']['blocks']['attention']
   return jnp.stack(
     [
-      diagnostics.recover_attention(
+      recovery.recover_attention(
         model.attention,
         seen['queries'][0][layer],
         seen['keys'][0][layer],

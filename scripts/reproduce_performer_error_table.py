@@ -16,7 +16,8 @@ import numpy as np
 import reproduce_performer_common as common
 
 from performer import attention
-from performer.attention import diagnostics, projections
+from performer.attention import projections
+from performer.attention.analysis import recovery
 from runtime import verdicts
 
 __all__ = ['SCALES', 'SIZES', 'Errors', 'Table', 'bad_picture', 'measure']
@@ -44,7 +45,7 @@ def _run(
   def one(q: Any, k: Any, v: Any, w: Any) -> Any:
     q, k, v = (x[None, :, None] for x in (q, k, v))
     out = favor(q, k, v, projection=w, causal=False)[0, :, 0]
-    bad = diagnostics.bad_denominator_fraction(
+    bad = recovery.bad_denominator_fraction(
       favor, q, k, projection=w, causal=False
     )
     return out, bad

@@ -1,11 +1,11 @@
 """Fast attention: FAVOR+ and exact attention with one signature."""
 
-from performer.attention.auto import Auto
-from performer.attention.diagnosis import diagnose
-from performer.attention.diagnostics import (
+from performer.attention.analysis.diagnosis import diagnose
+from performer.attention.analysis.recovery import (
   bad_denominator_fraction,
   recover_attention,
 )
+from performer.attention.auto import Auto
 from performer.attention.exact import Exact, exact_attention
 from performer.attention.favor import Favor, favor_attention
 from performer.attention.kernels import KERNELS

@@ -86,7 +86,7 @@ class Options:
     if kernel.signed:
       warnings.warn(
         f'kernel {self.kernel!r} has signed features: denominators can be '
-        'zero or negative; watch diagnostics.bad_denominator_fraction',
+        'zero or negative; watch attention.bad_denominator_fraction',
         stacklevel=3,
       )
 

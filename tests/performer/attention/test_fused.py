@@ -1,5 +1,6 @@
 """Fused kernels, interpreted, against float64 sums and the other form."""
 
+import dataclasses
 import functools
 
 import jax
@@ -7,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from performer.attention import fused, fused_math
+from performer.attention import fused, fused_choice, fused_math
 from tests.performer.attention import attention_cases as cases
 from tests.performer.attention import attention_twin as twin
 
@@ -269,3 +270,82 @@ def test_lowers_to_triton(causal, signs, dtype, count):
   traced = jax.jit(jax.grad(loss, (0, 1, 2))).trace(x, x, x, w, mask)
   text = traced.lower(lowering_platforms=('cuda',)).as_text()
   assert text.count('__gpu$xla.gpu.triton') == count
+
+
+def call_shapes(*, d=64, width=64, m=128, dtype='bfloat16'):
+  def shape(size):
+    return jax.ShapeDtypeStruct((2, 100, 4, size), dtype)
+
+  w = jax.ShapeDtypeStruct((m, d), jnp.float32)
+  return shape(d), shape(d), shape(width), w
+
+
+def test_supported_call():
+  favor = cases.favor(features=256, chunk=64)
+  arrays = call_shapes()
+  assert fused_choice.obstacle(favor, *arrays) is None
+  assert fused_choice.supports(favor, *arrays)
+  constants = fused_choice.plan(favor, 3000)
+  assert constants == fused.Plan(
+    2, 32, 1024, jnp.dtype('float32'), interpret=False
+  )
+  short = fused_choice.plan(favor, 10)
+  assert (short.chunk, short.group) == (32, 32)
+
+
+@pytest.mark.parametrize(
+  ('options', 'sizes', 'call', 'reason'),
+  [
+    ({}, {}, {'backend': 'cpu'}, 'backend'),
+    ({}, {}, {'segmented': True}, 'segment_ids'),
+    ({'kernel': 'softmax_trig'}, {}, {}, 'softmax_trig'),
+    ({'kernel': 'relu'}, {}, {}, 'relu'),
+    ({'stabilizer': 'reference'}, {}, {}, 'reference'),
+    ({'renormalize': False}, {}, {}, 'renormalize'),
+    ({'feature_dtype': 'float16'}, {}, {}, 'float16'),
+    ({}, {'dtype': 'float16'}, {}, 'float16'),
+    ({}, {'d': 48}, {}, '48'),
+    ({}, {'width': 256}, {}, '256'),
+    ({}, {'m': 8}, {}, 'got 8'),
+    ({'chunk': 8}, {}, {}, 'chunk'),
+  ],
+)
+def test_obstacles(options, sizes, call, reason):
+  favor = cases.favor(**{'features': 256, 'chunk': 64, **options})
+  arrays = call_shapes(**sizes)
+  assert reason in fused_choice.obstacle(favor, *arrays, **call)
+  assert not fused_choice.supports(favor, *arrays, **call)
+
+
+def test_other_projections_are_obstacles():
+  favor = cases.favor(features=256, chunk=64, per_head=True)
+  q, k, v, w = call_shapes()
+  each = jax.ShapeDtypeStruct((4, *w.shape), w.dtype)
+  assert 'per_head' in fused_choice.obstacle(favor, q, k, v, each)
+  favor = dataclasses.replace(favor, per_head=False, ortho='horf')
+  factors = cases.projection(favor, d=64)
+  assert 'horf' in fused_choice.obstacle(favor, q, k, v, factors)
+  keys = jax.ShapeDtypeStruct(k.shape, jnp.float32)
+  assert 'one dtype' in fused_choice.obstacle(favor, q, keys, v, w)
+
+
+@pytest.mark.parametrize('causal', [False, True])
+def test_attend_with_options(causal):
+  q, k, v = inputs(15)
+  favor = cases.favor('softmax_pos_reg', features=M, chunk=16)
+  w, mask = cases.projection(favor, d=D), mask_of(16)
+  out = jax.jit(
+    lambda q, k, v: fused_choice.attend(
+      favor,
+      q,
+      k,
+      v,
+      w,
+      causal=causal,
+      key_mask=mask,
+      fallback=marked,
+      interpret=True,
+    )
+  )(q, k, v)
+  expected = twin.value(q, k, v, w, mask, kernel='softmax_pos', causal=causal)
+  assert relative(out, expected) < 3e-6

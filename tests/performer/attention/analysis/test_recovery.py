@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from performer import attention
-from performer.attention import diagnostics
+from performer.attention.analysis import recovery
 from tests.performer.attention import attention_cases as cases
 from tests.performer.attention import attention_twin as twin
 
@@ -17,7 +17,7 @@ def test_recovered_rows_are_distributions(causal, exact):
   w = None if exact else cases.projection(mechanism)
   q, k, v = twin.inputs(1)
   mask = jnp.ones((2, 21), bool).at[:, 4].set(False)
-  matrix = diagnostics.recover_attention(
+  matrix = recovery.recover_attention(
     mechanism, q, k, projection=w, causal=causal, key_mask=mask
   )
   assert matrix.shape == (2, 2, 21, 21)
@@ -53,7 +53,7 @@ def test_bad_denominators_are_counted(causal):
   bad = (total.sum(-1) <= 0) & visible.any(-1)
   expected = bad.sum() / visible.any(-1).sum()
   assert 0.05 < expected < 0.95
-  measured = diagnostics.bad_denominator_fraction(
+  measured = recovery.bad_denominator_fraction(
     favor, q, k, projection=w, causal=causal, key_mask=mask
   )
   np.testing.assert_allclose(measured, expected, atol=1e-6)
@@ -62,7 +62,7 @@ def test_bad_denominators_are_counted(causal):
 def test_positive_kernels_have_none():
   favor = cases.favor()
   q, k, _ = twin.inputs(2, scale=3.0)
-  measured = diagnostics.bad_denominator_fraction(
+  measured = recovery.bad_denominator_fraction(
     favor, q, k, projection=cases.projection(favor), causal=False
   )
   assert measured == 0

@@ -23,8 +23,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Key, PyTree
 
-from performer.attention import checks, diagnostics, findings, pair_errors
+from performer.attention import checks
 from performer.attention import favor as favor_lib
+from performer.attention.analysis import findings, pair_errors, recovery
 
 __all__ = ['default_favors', 'diagnose']
 
@@ -262,7 +263,7 @@ def _measure(
     off = jnp.where(seen, out[:, sample.rows] - truth, 0.0)
     bad = jnp.float32(0)
     if favor.spec.signed and favor.stabilizer == 'online':
-      bad = diagnostics.bad_denominator_fraction(
+      bad = recovery.bad_denominator_fraction(
         favor, data.q, data.k, projection=w, **options
       )
     return jnp.square(entries), jnp.sum(jnp.square(off)), bad

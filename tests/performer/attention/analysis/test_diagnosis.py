@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from performer import attention
-from performer.attention import diagnosis, findings, pair_errors
+from performer.attention.analysis import diagnosis, findings, pair_errors
 from tests.performer.attention import attention_cases as cases
 from tests.performer.attention import attention_twin as twin
 

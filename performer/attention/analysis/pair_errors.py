@@ -16,8 +16,9 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
-from performer.attention import diagnostics, theory
 from performer.attention import favor as favor_lib
+from performer.attention import theory
+from performer.attention.analysis import recovery
 
 __all__ = [
   'SUPPORTED',
@@ -197,7 +198,7 @@ def measured_errors(
     # Of signed features: the caller has been told once.
     warnings.simplefilter('ignore', UserWarning)
     plain = dataclasses.replace(favor, renormalize=False)
-  entries = diagnostics.recover_attention(
+  entries = recovery.recover_attention(
     plain, sample.q, sample.k, projection=projection, causal=False
   )
   return entries * jnp.exp(-sample.pairs.dot) - 1.0
