@@ -25,7 +25,7 @@ import jax.numpy as jnp
 from jax.experimental import pallas as pl
 from jaxtyping import Array, Bool, Float
 
-from performer.attention import fused_forward, fused_math
+from performer.attention import fused_forward, fused_launch, fused_math
 from performer.attention import state as state_lib
 
 __all__ = [
@@ -40,7 +40,7 @@ __all__ = [
 ]
 
 Plan = fused_math.Plan
-Spec = fused_forward.Spec
+Spec = fused_launch.Spec
 Sums = tuple[Float[Array, 'b h g s v m'], Float[Array, 'b h g s m']]
 
 
@@ -195,7 +195,7 @@ def rows(
       (state.z, Spec.group(signs, m, shared=True)),
     ]
     outputs.append((q.shape, q.dtype, Spec.rows(plan, d)))
-  results = fused_forward.launch(
+  results = fused_launch.launch(
     plan,
     functools.partial(_rows_kernel, plan, length),
     lead[:3],
@@ -280,7 +280,7 @@ def keys(
   batch, length, heads, d = k.shape
   width, m = v.shape[3], w.shape[1]
   line = Spec.group(plan.signs, m, shared=True)
-  dk, dv = fused_forward.launch(
+  dk, dv = fused_launch.launch(
     plan,
     functools.partial(_keys_kernel, plan, length),
     (batch, heads, keep.shape[1] // plan.group),

@@ -15,13 +15,18 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from performer.attention import fused_backward, fused_forward, fused_math
+from performer.attention import (
+  fused_backward,
+  fused_forward,
+  fused_launch,
+  fused_math,
+)
 from performer.attention import state as state_lib
 
 __all__ = ['keys', 'rows']
 
 Plan = fused_math.Plan
-Spec = fused_forward.Spec
+Spec = fused_launch.Spec
 
 
 def _visible(plan: Plan) -> Array:
@@ -108,7 +113,7 @@ def rows(
   q, _, v, keep = inputs
   batch, length, heads, d = q.shape
   width, m = v.shape[3], w.shape[1]
-  [dq] = fused_forward.launch(
+  [dq] = fused_launch.launch(
     plan,
     functools.partial(_rows_kernel, plan, length),
     (batch, heads, keep.shape[1] // plan.group),
@@ -226,7 +231,7 @@ def keys(
   _, k, v, keep = inputs
   batch, length, heads, d = k.shape
   width, m = v.shape[3], w.shape[1]
-  dk, dv = fused_forward.launch(
+  dk, dv = fused_launch.launch(
     plan,
     functools.partial(_keys_kernel, plan, length),
     (batch, heads, keep.shape[1] // plan.group),

@@ -12,107 +12,29 @@ Reference: arXiv:2009.14794, Algorithm 1 and section B.1.
 """
 
 import functools
-from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax.experimental import pallas as pl
-from jax.experimental.pallas import triton as plgpu
 from jaxtyping import Array, Float, Int
 
-from performer.attention import fused_math
+from performer.attention import fused_launch, fused_math
 from performer.attention import state as state_lib
 
 __all__ = [
   'Keep',
-  'Spec',
   'causal',
   'grow',
-  'launch',
   'per_sign',
   'read',
   'summarize',
 ]
 
 Plan = fused_math.Plan
+Spec = fused_launch.Spec
 # Mask of keys, padded with zeros to whole groups.
 Keep = Int[Array, 'b padded']
-_WARPS = 8
-
-
-class Spec:
-  """Blocks of the arrays that the kernels share; one group of one head."""
-
-  @staticmethod
-  def rows(plan: Plan, width: int) -> pl.BlockSpec:
-    """Of [b, l, h, width]."""
-    return pl.BlockSpec(
-      (None, plan.group, None, width), lambda b, h, g: (b, g, h, 0)
-    )
-
-  @staticmethod
-  def line(plan: Plan) -> pl.BlockSpec:
-    """Of [b, h, l]."""
-    return pl.BlockSpec((None, None, plan.group), lambda b, h, g: (b, h, g))
-
-  @staticmethod
-  def keep(plan: Plan) -> pl.BlockSpec:
-    """Of the mask, [b, l]."""
-    return pl.BlockSpec((None, plan.group), lambda b, h, g: (b, g))
-
-  @staticmethod
-  def units(plan: Plan, m: int) -> pl.BlockSpec:
-    """Of [b, h, n, s, m]."""
-    return pl.BlockSpec(
-      (None, None, plan.chunks, plan.signs, m),
-      lambda b, h, g: (b, h, g, 0, 0),
-    )
-
-  @staticmethod
-  def group(*shape: int, shared: bool = False) -> pl.BlockSpec:
-    """Of [b, h, g, *shape], or of [b, h, 1, *shape] where it is shared."""
-    zeros = (0,) * len(shape)
-    return pl.BlockSpec(
-      (None, None, None, *shape),
-      lambda b, h, g: (b, h, 0 if shared else g, *zeros),
-    )
-
-  @staticmethod
-  def whole(shape: tuple[int, ...]) -> pl.BlockSpec:
-    """Of the projection."""
-    return pl.BlockSpec(shape, lambda b, h, g: (0,) * len(shape))
-
-
-def launch(
-  plan: Plan,
-  kernel: Callable[..., None],
-  grid: tuple[int, int, int],
-  inputs: tuple[tuple[Array, pl.BlockSpec], ...],
-  outputs: tuple[tuple[tuple[int, ...], Any, pl.BlockSpec], ...],
-) -> tuple[Array, ...]:
-  """Runs a kernel over (batch, heads, groups).
-
-  Args:
-    plan: constants of the kernel.
-    kernel: writes the references of the outputs, which follow the inputs'.
-    grid: sizes of batch, heads and groups.
-    inputs: arrays and their blocks.
-    outputs: shapes, dtypes and blocks.
-
-  Returns:
-    The outputs.
-  """
-  call = pl.pallas_call(
-    kernel,
-    grid=grid,
-    in_specs=[spec for _, spec in inputs],
-    out_specs=[spec for _, _, spec in outputs],
-    out_shape=[jax.ShapeDtypeStruct(s, dtype) for s, dtype, _ in outputs],
-    interpret=plan.interpret,
-    compiler_params=plgpu.CompilerParams(num_warps=_WARPS, num_stages=2),
-  )
-  return tuple(call(*(x for x, _ in inputs)))
 
 
 def per_sign(plan: Plan, ref: Any) -> tuple[Array, ...]:
@@ -205,7 +127,7 @@ def summarize(
   groups, m = keep.shape[1] // plan.group, w.shape[1]
   lead = (batch, heads, groups, plan.signs)
   line = ((*lead, m), jnp.float32, Spec.group(plan.signs, m))
-  outputs = launch(
+  outputs = fused_launch.launch(
     plan,
     functools.partial(_summarize_kernel, plan),
     (batch, heads, groups),
@@ -298,7 +220,7 @@ def read(
   batch, length, heads, d = q.shape
   width, m = state.S.shape[-2:]
   line = Spec.group(plan.signs, m, shared=True)
-  return launch(
+  return fused_launch.launch(
     plan,
     functools.partial(_read_kernel, plan, length),
     (batch, heads, pl.cdiv(length, plan.group)),
@@ -407,7 +329,7 @@ def causal(
   width, m = v.shape[3], w.shape[1]
   groups = keep.shape[1] // plan.group
   line = Spec.group(plan.signs, m)
-  return launch(
+  return fused_launch.launch(
     plan,
     functools.partial(_causal_kernel, plan, length),
     (batch, heads, groups),

@@ -272,17 +272,14 @@ def test_lowers_to_triton(causal, signs, dtype, count):
   assert text.count('__gpu$xla.gpu.triton') == count
 
 
-def call_shapes(*, d=64, width=64, m=128, dtype='bfloat16'):
-  def shape(size):
-    return jax.ShapeDtypeStruct((2, 100, 4, size), dtype)
-
-  w = jax.ShapeDtypeStruct((m, d), jnp.float32)
-  return shape(d), shape(d), shape(width), w
+def call_arrays(*, d=64, width=64, m=128, dtype='bfloat16'):
+  q, k, v = (jnp.zeros((1, 3, 4, size), dtype) for size in (d, d, width))
+  return q, k, v, jnp.zeros((m, d))
 
 
 def test_supported_call():
   favor = cases.favor(features=256, chunk=64)
-  arrays = call_shapes()
+  arrays = call_arrays()
   assert fused_choice.obstacle(favor, *arrays) is None
   assert fused_choice.supports(favor, *arrays)
   constants = fused_choice.plan(favor, 3000)
@@ -312,20 +309,20 @@ def test_supported_call():
 )
 def test_obstacles(options, sizes, call, reason):
   favor = cases.favor(**{'features': 256, 'chunk': 64, **options})
-  arrays = call_shapes(**sizes)
+  arrays = call_arrays(**sizes)
   assert reason in fused_choice.obstacle(favor, *arrays, **call)
   assert not fused_choice.supports(favor, *arrays, **call)
 
 
 def test_other_projections_are_obstacles():
   favor = cases.favor(features=256, chunk=64, per_head=True)
-  q, k, v, w = call_shapes()
-  each = jax.ShapeDtypeStruct((4, *w.shape), w.dtype)
+  q, k, v, w = call_arrays()
+  each = jnp.broadcast_to(w, (4, *w.shape))
   assert 'per_head' in fused_choice.obstacle(favor, q, k, v, each)
   favor = dataclasses.replace(favor, per_head=False, ortho='horf')
   factors = cases.projection(favor, d=64)
   assert 'horf' in fused_choice.obstacle(favor, q, k, v, factors)
-  keys = jax.ShapeDtypeStruct(k.shape, jnp.float32)
+  keys = k.astype(jnp.float32)
   assert 'one dtype' in fused_choice.obstacle(favor, q, keys, v, w)
 
 

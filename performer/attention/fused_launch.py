@@ -1,0 +1,96 @@
+"""How the fused kernels are run: grid, blocks of arrays, compiler options.
+
+Letters: b batch, h heads, l positions, m rows of the projection, s features
+per row of it, g groups, n chunks.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+from jax.experimental import pallas as pl
+from jax.experimental.pallas import triton as plgpu
+from jaxtyping import Array
+
+from performer.attention import fused_math
+
+__all__ = ['Spec', 'launch']
+
+Plan = fused_math.Plan
+# With 4 or 16, Triton spills more registers at r = 256, d = v = 64 (sm_90).
+_WARPS = 8
+_STAGES = 2
+
+
+class Spec:
+  """Blocks of the arrays that the kernels share; one group of one head."""
+
+  @staticmethod
+  def rows(plan: Plan, width: int) -> pl.BlockSpec:
+    """Of [b, l, h, width]."""
+    return pl.BlockSpec(
+      (None, plan.group, None, width), lambda b, h, g: (b, g, h, 0)
+    )
+
+  @staticmethod
+  def line(plan: Plan) -> pl.BlockSpec:
+    """Of [b, h, l]."""
+    return pl.BlockSpec((None, None, plan.group), lambda b, h, g: (b, h, g))
+
+  @staticmethod
+  def keep(plan: Plan) -> pl.BlockSpec:
+    """Of the mask, [b, l]."""
+    return pl.BlockSpec((None, plan.group), lambda b, h, g: (b, g))
+
+  @staticmethod
+  def units(plan: Plan, m: int) -> pl.BlockSpec:
+    """Of [b, h, n, s, m]."""
+    return pl.BlockSpec(
+      (None, None, plan.chunks, plan.signs, m),
+      lambda b, h, g: (b, h, g, 0, 0),
+    )
+
+  @staticmethod
+  def group(*shape: int, shared: bool = False) -> pl.BlockSpec:
+    """Of [b, h, g, *shape], or of [b, h, 1, *shape] where it is shared."""
+    zeros = (0,) * len(shape)
+    return pl.BlockSpec(
+      (None, None, None, *shape),
+      lambda b, h, g: (b, h, 0 if shared else g, *zeros),
+    )
+
+  @staticmethod
+  def whole(shape: tuple[int, ...]) -> pl.BlockSpec:
+    """Of the projection."""
+    return pl.BlockSpec(shape, lambda b, h, g: (0,) * len(shape))
+
+
+def launch(
+  plan: Plan,
+  kernel: Callable[..., None],
+  grid: tuple[int, int, int],
+  inputs: tuple[tuple[Array, pl.BlockSpec], ...],
+  outputs: tuple[tuple[tuple[int, ...], Any, pl.BlockSpec], ...],
+) -> tuple[Array, ...]:
+  """Runs a kernel over (batch, heads, groups).
+
+  Args:
+    plan: constants of the kernel.
+    kernel: writes the references of the outputs, which follow the inputs'.
+    grid: sizes of batch, heads and groups.
+    inputs: arrays and their blocks.
+    outputs: shapes, dtypes and blocks.
+
+  Returns:
+    The outputs.
+  """
+  call = pl.pallas_call(
+    kernel,
+    grid=grid,
+    in_specs=[spec for _, spec in inputs],
+    out_specs=[spec for _, _, spec in outputs],
+    out_shape=[jax.ShapeDtypeStruct(s, dtype) for s, dtype, _ in outputs],
+    interpret=plan.interpret,
+    compiler_params=plgpu.CompilerParams(num_warps=_WARPS, num_stages=_STAGES),
+  )
+  return tuple(call(*(x for x, _ in inputs)))
