@@ -21,6 +21,9 @@ _KERNELS = (
 _LEAST = 16
 _MOST_WIDTH = 128
 _MOST_ROWS = 256
+# Bytes of one matrix [m, d] or [m, v]. Beyond, what Triton keeps of it exceeds
+# the 227 KB of shared memory of sm_90; at it, at most 168 KB are taken.
+_MOST_BYTES = 32768
 CHUNK = 32
 
 
@@ -73,11 +76,14 @@ def obstacle(
       f'q and k must have one dtype of {_DTYPES} and v one of them, got '
       f'{q.dtype}, {k.dtype}, {v.dtype}'
     )
-  return _size_obstacle(favor, q.shape[3], v.shape[3], projection.shape[0])
+  item = max(q.dtype.itemsize, jnp.dtype(favor.feature_dtype).itemsize)
+  return _size_obstacle(
+    favor, q.shape[3], v.shape[3], projection.shape[0], item
+  )
 
 
 def _size_obstacle(
-  favor: options.Options, d: int, width: int, m: int
+  favor: options.Options, d: int, width: int, m: int, item: int
 ) -> str | None:
   for name, size, most in (
     ('d', d, _MOST_WIDTH),
@@ -88,6 +94,11 @@ def _size_obstacle(
       return (
         f'{name} must be a power of two between {_LEAST} and {most}, got {size}'
       )
+  if m * max(d, width) * item > _MOST_BYTES:
+    return (
+      f'm * max(d, v) must be at most {_MOST_BYTES // item} to fit into shared '
+      f'memory, got {m=} {d=} v={width}'
+    )
   if favor.chunk < _LEAST:
     return f'chunk must be at least {_LEAST}, got {favor.chunk=}'
   return None

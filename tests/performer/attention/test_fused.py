@@ -304,6 +304,8 @@ def test_supported_call():
     ({}, {'d': 48}, {}, '48'),
     ({}, {'width': 256}, {}, '256'),
     ({}, {'m': 8}, {}, 'got 8'),
+    ({}, {'m': 256}, {}, 'shared memory'),
+    ({'feature_dtype': 'bfloat16'}, {'m': 256, 'd': 128}, {}, 'm=256 d=128'),
     ({'chunk': 8}, {}, {}, 'chunk'),
   ],
 )
