@@ -16,6 +16,7 @@ from jaxtyping import Array, Bool, Float, Int, Key
 from performer.attention import (
   checks,
   features,
+  fused_choice,
   kernels,
   linear,
   oprf,
@@ -134,13 +135,18 @@ class Favor(options.Options):
       Outputs in the dtype of v. A row that sees no key is 0, with gradient 0.
 
     Raises:
-      ValueError: if ranks, shapes or dtypes disagree, or if segments meet what
-        needs all keys at once: the reference stabiliser, or the mean square
-        that softmax_oprf measures.
+      ValueError: if ranks, shapes or dtypes disagree, if segments meet what
+        needs all keys at once (the reference stabiliser, or the mean square
+        that softmax_oprf measures), or if the fused kernels are asked for and
+        cannot compute the call.
     """
     checks.check_inputs(q, k, v, causal=causal, key_mask=key_mask)
     checks.check_segments(q, k, segment_ids)
     self._check_separable(segment_ids)
+    if fused_choice.taken(
+      self, q, k, v, projection, segmented=segment_ids is not None
+    ):
+      return self._fused(q, k, v, projection, causal, key_mask)
     mean_square = None
     if self.kernel == 'softmax_oprf' and not causal:
       mean_square = oprf.mean_square(q, k, key_mask)
@@ -154,6 +160,34 @@ class Favor(options.Options):
         form, q, k, v, key_mask=key_mask, segment_ids=segment_ids
       )
     return out.astype(v.dtype)
+
+  def _fused(
+    self,
+    q: Array,
+    k: Array,
+    v: Array,
+    projection: Array,
+    causal: bool,
+    key_mask: Array | None,
+  ) -> Float[Array, 'b lq h v']:
+    self._check_projection(projection, q)
+    xla = dataclasses.replace(self, implementation='xla')
+
+    def fallback(
+      q: Array, k: Array, v: Array, projection: Array, key_mask: Array | None
+    ) -> Float[Array, 'b l h v']:
+      return xla(q, k, v, projection=projection, causal=True, key_mask=key_mask)
+
+    return fused_choice.attend(
+      self,
+      q,
+      k,
+      v,
+      projection,
+      causal=causal,
+      key_mask=key_mask,
+      fallback=fallback,
+    )
 
   def _check_separable(self, segment_ids: Array | None) -> None:
     if segment_ids is None:
@@ -309,15 +343,9 @@ class Favor(options.Options):
       renormalize=self.renormalize, signed=signed, scale=scale
     )
 
-  def _prepare(
-    self,
-    q: Array,
-    k: Array,
-    projection: structures.Projection | None,
-    key_mask: Array | None,
-    mean_square: Array | None = None,
-  ) -> tuple[Array, Array, form_lib.Form]:
-    """Returns inputs and form; the reference rule precomputes features."""
+  def _check_projection(
+    self, projection: structures.Projection | None, q: Array
+  ) -> None:
     expected = None
     if self.projection:
       expected = (q.shape[2], self.rows, q.shape[3])
@@ -327,6 +355,17 @@ class Favor(options.Options):
       structure=self.spec.structure,
       mix_rows=self.coefficient_rows,
     )
+
+  def _prepare(
+    self,
+    q: Array,
+    k: Array,
+    projection: structures.Projection | None,
+    key_mask: Array | None,
+    mean_square: Array | None = None,
+  ) -> tuple[Array, Array, form_lib.Form]:
+    """Returns inputs and form; the reference rule precomputes features."""
+    self._check_projection(projection, q)
     form = self.form(projection, head_dim=q.shape[3], mean_square=mean_square)
     if self.stabilizer == 'online':
       return q, k, form

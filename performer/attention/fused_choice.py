@@ -4,12 +4,13 @@ Letters: b batch, l positions, h heads, d width of a key, v of a value, m rows
 of the projection.
 """
 
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from performer.attention import fused, options, structures
 
-__all__ = ['CHUNK', 'attend', 'obstacle', 'plan', 'supports']
+__all__ = ['CHUNK', 'attend', 'obstacle', 'plan', 'supports', 'taken']
 
 _DTYPES = ('float32', 'bfloat16')
 _KERNELS = (
@@ -118,6 +119,47 @@ def supports(
   reason = obstacle(
     favor, q, k, v, projection, segmented=segmented, backend=backend
   )
+  return reason is None
+
+
+def taken(
+  favor: options.Options,
+  q: Float[Array, 'b lq h d'],
+  k: Float[Array, 'b lk h d'],
+  v: Float[Array, 'b lk h v'],
+  projection: structures.Projection | None,
+  *,
+  segmented: bool,
+) -> bool:
+  """Whether a call takes the fused kernels.
+
+  Args:
+    favor: the options; 'xla' never takes them, 'fused' always, and 'auto' on
+      the devices of `fused.FASTER_ON` where they can compute the call.
+    q: queries.
+    k: keys.
+    v: values.
+    projection: W.
+    segmented: whether the call has segments.
+
+  Returns:
+    Whether it does.
+
+  Raises:
+    ValueError: if it must and cannot, with the reason.
+  """
+  if favor.implementation == 'xla':
+    return False
+  backend = jax.default_backend()
+  if favor.implementation == 'auto':
+    kind = jax.local_devices()[0].device_kind
+    if kind not in fused.FASTER_ON:
+      return False
+  reason = obstacle(
+    favor, q, k, v, projection, segmented=segmented, backend=backend
+  )
+  if favor.implementation == 'fused' and reason is not None:
+    raise ValueError(f"implementation='fused': {reason}")
   return reason is None
 
 

@@ -27,7 +27,7 @@ __all__ = ['bidirectional', 'causal', 'read', 'summarize']
 
 # Chunks at a time where no row looks at another: larger products keep two cores
 # busy, and there is no chunk x chunk matrix that would grow.
-_BLOCK = 8
+_BLOCK = 4
 
 
 def _explicit(

@@ -401,9 +401,10 @@ def _exact_backward(
 
   One head at a time, because its intermediates would set the peak of memory.
   """
+  f32 = jnp.float32
   heads = jax.tree.map(
     lambda x: jnp.moveaxis(x, 1, 0)[:, :, None],
-    (kept.state, a, b, v, g.astype(jnp.float32), ds, dz),
+    (kept.state, a, b, v.astype(f32), g.astype(f32), ds, dz),
   )
 
   def head(arrays: tuple) -> tuple:

@@ -6,10 +6,11 @@ import warnings
 
 from performer.attention import checks, kernels, projections
 
-__all__ = ['DTYPES', 'STABILIZERS', 'Options']
+__all__ = ['DTYPES', 'IMPLEMENTATIONS', 'STABILIZERS', 'Options']
 
 STABILIZERS = ('online', 'reference')
 DTYPES = ('float32', 'bfloat16', 'float16')
+IMPLEMENTATIONS = ('auto', 'xla', 'fused')
 _MIX_ROWS = 4
 _UNBIASED = ('softmax_oprf', *kernels.HYBRIDS)
 
@@ -49,6 +50,10 @@ class Options:
     mix_bandwidth: g of softmax_gaussian, whose coefficient is
       1 - exp(-g^2 |x - y|^2 / 2); None means 1.
     mix_shared: whether both parts of a hybrid kernel share their rows.
+    implementation: of whole calls (states are always 'xla'): 'xla' on any
+      device; 'fused', GPU kernels, for which the projection is a constant, or
+      an error where `fused_choice.obstacle` names one; 'auto', 'fused' on the
+      devices of `fused.FASTER_ON` where it can, else 'xla'.
 
   Raises:
     ValueError: if an option is unknown, out of range or contradicts another.
@@ -70,12 +75,14 @@ class Options:
   mix_rows: int | None = None
   mix_bandwidth: float | None = None
   mix_shared: bool = True
+  implementation: str = 'auto'
 
   def __post_init__(self) -> None:
     kernel = kernels.get(self.kernel)
     checks.check_choice('ortho', self.ortho, projections.ORTHO)
     checks.check_choice('stabilizer', self.stabilizer, STABILIZERS)
     checks.check_choice('feature_dtype', self.feature_dtype, DTYPES)
+    checks.check_choice('implementation', self.implementation, IMPLEMENTATIONS)
     if self.norm is not None:
       checks.check_choice('norm', self.norm, projections.NORMS)
     _check_projection(self, kernel)

@@ -158,3 +158,23 @@ def test_shard_map_agrees_with_one_device():
     cases.attend(favor, q, k, v, w, mask, causal=True),
     atol=2e-6,
   )
+
+
+@pytest.mark.parametrize('scale', [1.0, 12.0])
+@pytest.mark.parametrize('causal', [False, True])
+def test_half_precision_gradients(causal, scale):
+  """Inputs, outputs and cotangents in bfloat16; also where rows are split."""
+  favor = cases.favor()
+  w = cases.projection(favor)
+  inputs = [x.astype(jnp.bfloat16) for x in twin.inputs(1, scale=scale)]
+  _, grads = cases.value_and_grad(favor, *inputs, w, None, causal=causal)
+  _, truth = twin.value_and_grad(
+    *(x.astype(jnp.float32) for x in inputs),
+    w,
+    kernel='softmax_hyp',
+    causal=causal,
+  )
+  for mine, other in zip(grads, truth, strict=True):
+    assert mine.dtype == jnp.bfloat16
+    error = np.abs(np.asarray(mine, np.float64) - other).max()
+    assert error < 0.03 * np.abs(other).max(), f'{error=:.1e}'

@@ -348,3 +348,49 @@ def test_attend_with_options(causal):
   )(q, k, v)
   expected = twin.value(q, k, v, w, mask, kernel='softmax_pos', causal=causal)
   assert relative(out, expected) < 3e-6
+
+
+def test_auto_takes_the_kernels_on_listed_devices_alone(monkeypatch):
+  q, k, v = inputs(17)
+  favor = cases.favor(features=2 * M, chunk=16)
+  w = cases.projection(favor, d=D)
+  assert not fused_choice.taken(favor, q, k, v, w, segmented=False)
+  kind = jax.local_devices()[0].device_kind
+  monkeypatch.setattr(fused, 'FASTER_ON', frozenset({kind}))
+  monkeypatch.setattr(jax, 'default_backend', lambda: 'gpu')
+  assert fused_choice.taken(favor, q, k, v, w, segmented=False)
+  assert not fused_choice.taken(favor, q, k, v, w, segmented=True)
+  xla = dataclasses.replace(favor, implementation='xla')
+  assert not fused_choice.taken(xla, q, k, v, w, segmented=False)
+
+
+def test_kernels_that_cannot_run_are_refused():
+  q, k, v = inputs(17)
+  favor = cases.favor(features=2 * M, chunk=16, implementation='fused')
+  w = cases.projection(favor, d=D)
+  with pytest.raises(ValueError, match='kernels need a GPU'):
+    favor(q, k, v, projection=w, causal=True)
+  with pytest.raises(ValueError, match='implementation'):
+    cases.favor(implementation='triton')
+
+
+@pytest.mark.parametrize('causal', [False, True])
+def test_the_object_takes_the_kernels(monkeypatch, causal):
+  arrays, mask = inputs(18, 3.0), mask_of(19)
+  favor = cases.favor(features=2 * M, chunk=16, implementation='fused')
+  w = cases.projection(favor, d=D)
+  attend, calls = fused_choice.attend, []
+
+  def interpreted(*args, **options):
+    calls.append(options)
+    return attend(*args, **options, interpret=True)
+
+  monkeypatch.setattr(fused_choice, 'attend', interpreted)
+  monkeypatch.setattr(jax, 'default_backend', lambda: 'gpu')
+  out = favor(*arrays, projection=w, causal=causal, key_mask=mask)
+  monkeypatch.undo()
+  assert len(calls) == 1
+  expected = twin.value(*arrays, w, mask, kernel='softmax_hyp', causal=causal)
+  assert relative(out, expected) < 1e-5
+  with pytest.raises(ValueError, match='projection'):
+    favor._fused(*arrays, w[:-1], causal, mask)
