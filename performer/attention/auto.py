@@ -21,13 +21,14 @@ from performer.attention import state as state_lib
 __all__ = ['CROSSOVER', 'CROSSOVER_FEATURES', 'Auto', 'crossover', 'use_exact']
 
 # Lengths by (backend, causal), for heads of width 64 and the features below.
-# cpu: forward + backward of this package's two mechanisms on two cores cross
-# between 512 and 1024. gpu: fused exact attention gains most from the hardware;
-# users of random features report crossings near 18 d ln(d) = 4800 tokens, and
-# the figure keeps a margin. tpu: not measured, taken as gpu.
+# cpu: benchmarks/results/attention.json, against jax.nn.dot_product_attention:
+# forward alone crosses at 390 and 500-540, with the backward pass at 256 or
+# less and at 400-425. gpu: not measured; fused exact attention gains most from
+# the hardware, users of random features report crossings near 18 d ln(d) = 4800
+# tokens, and the figure keeps a margin. tpu: not measured, taken as gpu.
 CROSSOVER = {
-  ('cpu', False): 1024,
-  ('cpu', True): 1024,
+  ('cpu', False): 384,
+  ('cpu', True): 512,
   ('gpu', False): 8192,
   ('gpu', True): 8192,
   ('tpu', False): 8192,
