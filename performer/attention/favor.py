@@ -16,7 +16,6 @@ from jaxtyping import Array, Bool, Float, Int, Key
 from performer.attention import (
   checks,
   features,
-  fused_choice,
   kernels,
   linear,
   oprf,
@@ -27,6 +26,7 @@ from performer.attention import (
 )
 from performer.attention import form as form_lib
 from performer.attention import state as state_lib
+from performer.attention.fused import choice as fused_choice
 
 __all__ = ['Favor', 'favor_attention']
 

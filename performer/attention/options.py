@@ -52,7 +52,7 @@ class Options:
     mix_shared: whether both parts of a hybrid kernel share their rows.
     implementation: of whole calls (states are always 'xla'): 'xla' on any
       device; 'fused', GPU kernels, for which the projection is a constant, or
-      an error where `fused_choice.obstacle` names one; 'auto', 'fused' on the
+      an error where `fused.choice.obstacle` names one; 'auto', 'fused' on the
       devices of `fused.FASTER_ON` where it can, else 'xla'.
 
   Raises:

@@ -8,7 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from performer.attention import fused, fused_choice, fused_math
+from performer.attention import fused
+from performer.attention.fused import choice as fused_choice
+from performer.attention.fused import maths as fused_math
 from tests.performer.attention import attention_cases as cases
 from tests.performer.attention import attention_twin as twin
 

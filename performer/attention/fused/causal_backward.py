@@ -1,11 +1,11 @@
 """Fused backward kernels of causal attention: one walk forward, one back.
 
-The formulas are those of `fused_backward`. `rows` walks the chunks of a group
+The formulas are those of `fused.backward`. `rows` walks the chunks of a group
 forward, building S and z again from the state before the group, and writes dq;
 `keys` walks them backward, carrying T and t from those of the groups after, and
 writes dk and dv. Both take the unit of every chunk from the forward pass.
 
-Letters as in `fused_forward`.
+Letters as in `fused.forward`.
 """
 
 import functools
@@ -15,13 +15,11 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from performer.attention import (
-  fused_backward,
-  fused_forward,
-  fused_launch,
-  fused_math,
-)
 from performer.attention import state as state_lib
+from performer.attention.fused import backward as fused_backward
+from performer.attention.fused import forward as fused_forward
+from performer.attention.fused import launch as fused_launch
+from performer.attention.fused import maths as fused_math
 
 __all__ = ['keys', 'rows']
 
@@ -99,7 +97,7 @@ def rows(
 
   Args:
     plan: constants.
-    inputs: queries, keys, values, and the mask of `fused_forward`.
+    inputs: queries, keys, values, and the mask of `fused.forward`.
     g: cotangents of the outputs.
     delta: D.
     norm: logarithms of the rows' normalisers.
@@ -216,7 +214,7 @@ def keys(
 
   Args:
     plan: constants.
-    inputs: queries, keys, values, and the mask of `fused_forward`.
+    inputs: queries, keys, values, and the mask of `fused.forward`.
     g: cotangents of the outputs.
     delta: D.
     norm: logarithms of the rows' normalisers.

@@ -19,8 +19,9 @@ import jax.numpy as jnp
 from jax.experimental import pallas as pl
 from jaxtyping import Array, Float, Int
 
-from performer.attention import fused_launch, fused_math
 from performer.attention import state as state_lib
+from performer.attention.fused import launch as fused_launch
+from performer.attention.fused import maths as fused_math
 
 __all__ = [
   'Keep',

@@ -35,14 +35,12 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from performer.attention import (
-  fused_backward,
-  fused_causal_backward,
-  fused_forward,
-  fused_math,
-  log_family,
-)
+from performer.attention import log_family
 from performer.attention import state as state_lib
+from performer.attention.fused import backward as fused_backward
+from performer.attention.fused import causal_backward as fused_causal_backward
+from performer.attention.fused import forward as fused_forward
+from performer.attention.fused import maths as fused_math
 
 __all__ = [
   'FASTER_ON',

@@ -12,7 +12,7 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import triton as plgpu
 from jaxtyping import Array
 
-from performer.attention import fused_math
+from performer.attention.fused import maths as fused_math
 
 __all__ = ['Spec', 'launch']
 

@@ -14,7 +14,7 @@ t_m = -sum_i Q_im D_i over later rows; sums over i, j are within a chunk. T and
 t in units of exp(u) need the same change of unit as S and z, the other way
 round: exp(u_before - u_after), which is at most 1.
 
-Letters as in `fused_forward`.
+Letters as in `fused.forward`.
 """
 
 import functools
@@ -25,8 +25,10 @@ import jax.numpy as jnp
 from jax.experimental import pallas as pl
 from jaxtyping import Array, Bool, Float
 
-from performer.attention import fused_forward, fused_launch, fused_math
 from performer.attention import state as state_lib
+from performer.attention.fused import forward as fused_forward
+from performer.attention.fused import launch as fused_launch
+from performer.attention.fused import maths as fused_math
 
 __all__ = [
   'Rows',
