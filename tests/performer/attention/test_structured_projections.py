@@ -15,6 +15,9 @@ from performer.models import transformer
 from tests.performer.attention import attention_cases as cases
 from tests.performer.attention import attention_twin as twin
 
+# Monte Carlo over many matrices: minutes on a busy machine.
+pytestmark = pytest.mark.slow
+
 
 def matrices(draw, count, *, batch=1000):
   """[count, rows, d] independent float64 matrices."""
