@@ -85,9 +85,10 @@ def dry_run_text(
     f'{_mib(tree_bytes(state, shardings))} per device',
   ]
   if activation_bytes is not None:
+    split = shares * mesh.shape['sequence']
     lines.append(
       f'activations kept for the backward pass: about {_mib(activation_bytes)}'
-      f', {_mib(activation_bytes / shares)} per device'
+      f', {_mib(activation_bytes / split)} per device'
     )
   lines.append(
     f'batch: {batch_size} examples, {batch_size // shares} per device'

@@ -111,6 +111,11 @@ class Auto:
     """As the linear mechanism."""
     return self.favor.redraw_every
 
+  @property
+  def per_head(self) -> bool:
+    """As the linear mechanism."""
+    return self.favor.per_head
+
   def choose(
     self, lq: int, lk: int, *, causal: bool
   ) -> favor_lib.Favor | exact.Exact:

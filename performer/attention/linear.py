@@ -25,9 +25,14 @@ from performer.attention import state as state_lib
 __all__ = ['bidirectional', 'causal', 'read', 'summarize']
 
 
-# Chunks at a time where no row looks at another: larger products keep two cores
-# busy, and there is no chunk x chunk matrix that would grow.
-_BLOCK = 4
+def _block(form: form_lib.Form, length: int) -> int:
+  """Positions at a time where no row looks at another.
+
+  Several chunks, because larger products keep two cores busy and there is no
+  chunk x chunk matrix that would grow; fewer where the sequence is short and
+  one block would be most of the memory.
+  """
+  return chunks.size(length, form.chunk * (8 if length >= 2048 else 4))
 
 
 def _explicit(
@@ -78,7 +83,7 @@ def summarize(
   """
   k, v = chunks.clean(k, v, key_mask)
   batch, length = k.shape[:2]
-  size = chunks.size(length, _BLOCK * form.chunk)
+  size = _block(form, length)
   mask = chunks.cut_mask(key_mask, length, size)
   keys = (chunks.cut(k, size), chunks.cut(v, size), mask)
   if form.log:
@@ -117,7 +122,7 @@ def read(
     Outputs, float32.
   """
   batch, length = q.shape[:2]
-  queries = chunks.cut(q, chunks.size(length, _BLOCK * form.chunk))
+  queries = chunks.cut(q, _block(form, length))
   if form.by_hand:
     log_queries, consts = _log_queries(form, queries, batch)
     out = log_forms.read(log_queries, form.dtype, queries, state, consts)

@@ -1,7 +1,6 @@
 """Reading, checking and building gin configurations."""
 
 import copy
-import dataclasses
 import importlib
 import pathlib
 
@@ -10,7 +9,7 @@ import jax.numpy as jnp
 import pytest
 from gin import config as gin_config
 
-from runtime import config, config_errors, config_files, config_types, context
+from runtime import config, config_files, context
 
 HEADER = 'from __gin__ import dynamic_registration\nimport toy_experiment\n'
 FAVOR = """
@@ -499,66 +498,3 @@ def test_errors_of_the_code_are_not_config_errors(toy, build, monkeypatch):
   with pytest.raises(TypeError, match='missing 1 required') as caught:
     build('toy_experiment.train.other = @toy_experiment.broken()')
   assert not isinstance(caught.value, config.ConfigError)
-
-
-@pytest.mark.parametrize(
-  ('value', 'hint', 'fits'),
-  [
-    (1, float, True),
-    (True, int, False),
-    (True, bool | int, True),
-    (None, int | None, True),
-    ((1, 'a'), tuple[int, str], True),
-    ((1, 2), tuple[int, str], False),
-    ((1, 2, 3), tuple[int, str], False),
-    ((), tuple[int, ...], True),
-    ({'a': (1, 2)}, dict[str, tuple[int, ...]], True),
-    ({'a': (1, 'b')}, dict[str, tuple[int, ...]], False),
-    ({1: (1,)}, dict[str, tuple[int, ...]], False),
-    ([[1], [2, 'x']], list[list[int]], False),
-    (len, type, False),
-  ],
-)
-def test_accepts(value, hint, fits):
-  assert config_types.accepts(value, hint) is fits
-
-
-def test_every_item_is_checked_every_time():
-  """The old recipe, one sampled item, misses a wrong one at random."""
-  from beartype import door
-
-  value = (*range(200), 'x')
-  hint = tuple[int, ...]
-  sampled = [door.is_bearable(value, hint) for _ in range(50)]
-  assert any(sampled)
-  assert not any(config_types.accepts(value, hint) for _ in range(50))
-
-
-def test_annotations_of_classes_and_unresolvable_ones(toy):
-  assert config_types.annotations(toy.Dataset)['length'] is int
-  assert config_types.annotations(toy.Encoder)['layers'] is int
-
-  def missing(x: 'NotDefinedAnywhere'):
-    return x
-
-  assert config_types.annotations(missing) == {}
-
-
-def test_nearest_names():
-  known = ['FEATURES', 'LAYERS', 'features_total']
-  assert config_errors.nearest('FEATURS', known).startswith(
-    '; did you mean FEATURES'
-  )
-  assert config_errors.nearest('zzz', ['a', 'b']) == '; known: a, b'
-  assert config_errors.nearest('zzz', ['a', 'b'], listed=1) == ''
-  assert config_errors.nearest('zzz', []) == ''
-
-
-def test_context_is_frozen_and_checked():
-  empty = context.RunContext()
-  assert empty.operative_config() == ''
-  assert empty.check_config() is None
-  with pytest.raises(dataclasses.FrozenInstanceError):
-    empty.dry_run = True
-  with pytest.raises(ValueError, match='profile_steps=-1'):
-    context.RunContext(profile_steps=-1)

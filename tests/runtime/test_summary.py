@@ -36,3 +36,23 @@ def test_residuals_grow_with_the_batch_and_shrink_with_remat():
   assert kept(loss, 64) >= 4 * 64 * 16 * 4
   assert kept(loss, 128) - kept(loss, 64) == kept(loss, 64) - kept(loss, 0)
   assert kept(jax.checkpoint(loss), 64) < kept(loss, 64) / 4
+
+
+def test_activations_are_shared_by_the_devices_that_split_them():
+  array = jax.ShapeDtypeStruct((4,), jnp.float32)
+
+  def text(**axes):
+    mesh = mesh_lib.MeshConfig(**axes).make()
+    return summary.dry_run_text(
+      config='',
+      params={'w': array},
+      state={'w': array},
+      shardings={'w': mesh_lib.replicated(mesh)},
+      mesh=mesh,
+      batch_size=8,
+      activation_bytes=2**20,
+    )
+
+  for axes in ({'data': 8}, {'data': 2, 'sequence': 4}):
+    assert 'about 1.0 MiB, 0.1 MiB per device' in text(**axes)
+  assert 'about 1.0 MiB, 0.5 MiB per device' in text(data=2, tensor=4)

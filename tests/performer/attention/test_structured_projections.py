@@ -15,9 +15,6 @@ from performer.models import transformer
 from tests.performer.attention import attention_cases as cases
 from tests.performer.attention import attention_twin as twin
 
-# Monte Carlo over many matrices: minutes on a busy machine.
-pytestmark = pytest.mark.slow
-
 
 def matrices(draw, count, *, batch=1000):
   """[count, rows, d] independent float64 matrices."""
@@ -85,6 +82,7 @@ def test_pairs_with_replacement_are_not_orthogonal():
   assert errors.max() < 1e-5
 
 
+@pytest.mark.slow  # Thousands of matrices.
 @pytest.mark.parametrize('ortho', ['horf', 'gorf'])
 def test_bias_is_small_and_falls_with_the_width(ortho):
   small, large = (
@@ -105,12 +103,14 @@ def d_name(d, name):
   return f'{d=} {name}'
 
 
+@pytest.mark.slow  # Thousands of matrices.
 def test_exact_matrices_pass_the_same_check_more_narrowly():
   for bias, error in biases(matrices(drawn('rorf', 4), 20_000)).values():
     assert abs(bias) < 4 * error
     assert abs(1.05 * (1 + bias) - 1) > 4 * error, 'no power'
 
 
+@pytest.mark.slow  # Thousands of matrices.
 def test_the_published_recipes_are_too_short():
   """One sweep of rotations, or one pair of signs and Hadamard, is biased."""
 
@@ -136,6 +136,7 @@ def test_the_published_recipes_are_too_short():
   assert abs(bias) < 0.03
 
 
+@pytest.mark.slow  # Thousands of matrices.
 @pytest.mark.parametrize('ortho', ['rorf', 'horf', 'gorf'])
 def test_orthogonal_rows_beat_independent_ones(ortho):
   """By the gap of arXiv:2009.14794, Theorem 2, for m = d."""

@@ -1,0 +1,78 @@
+"""Annotations, nearest names and the context of a run."""
+
+import dataclasses
+import importlib
+import pathlib
+
+import pytest
+
+from runtime import config_errors, config_types, context
+
+
+@pytest.fixture
+def toy(monkeypatch):
+  monkeypatch.syspath_prepend(str(pathlib.Path(__file__).parent))
+  return importlib.import_module('toy_experiment')
+
+
+@pytest.mark.parametrize(
+  ('value', 'hint', 'fits'),
+  [
+    (1, float, True),
+    (True, int, False),
+    (True, bool | int, True),
+    (None, int | None, True),
+    ((1, 'a'), tuple[int, str], True),
+    ((1, 2), tuple[int, str], False),
+    ((1, 2, 3), tuple[int, str], False),
+    ((), tuple[int, ...], True),
+    ({'a': (1, 2)}, dict[str, tuple[int, ...]], True),
+    ({'a': (1, 'b')}, dict[str, tuple[int, ...]], False),
+    ({1: (1,)}, dict[str, tuple[int, ...]], False),
+    ([[1], [2, 'x']], list[list[int]], False),
+    (len, type, False),
+  ],
+)
+def test_accepts(value, hint, fits):
+  assert config_types.accepts(value, hint) is fits
+
+
+def test_every_item_is_checked_every_time():
+  """The old recipe, one sampled item, misses a wrong one at random."""
+  from beartype import door
+
+  value = (*range(200), 'x')
+  hint = tuple[int, ...]
+  sampled = [door.is_bearable(value, hint) for _ in range(50)]
+  assert any(sampled)
+  assert not any(config_types.accepts(value, hint) for _ in range(50))
+
+
+def test_annotations_of_classes_and_unresolvable_ones(toy):
+  assert config_types.annotations(toy.Dataset)['length'] is int
+  assert config_types.annotations(toy.Encoder)['layers'] is int
+
+  def missing(x: 'NotDefinedAnywhere'):
+    return x
+
+  assert config_types.annotations(missing) == {}
+
+
+def test_nearest_names():
+  known = ['FEATURES', 'LAYERS', 'features_total']
+  assert config_errors.nearest('FEATURS', known).startswith(
+    '; did you mean FEATURES'
+  )
+  assert config_errors.nearest('zzz', ['a', 'b']) == '; known: a, b'
+  assert config_errors.nearest('zzz', ['a', 'b'], listed=1) == ''
+  assert config_errors.nearest('zzz', []) == ''
+
+
+def test_context_is_frozen_and_checked():
+  empty = context.RunContext()
+  assert empty.operative_config() == ''
+  assert empty.check_config() is None
+  with pytest.raises(dataclasses.FrozenInstanceError):
+    empty.dry_run = True
+  with pytest.raises(ValueError, match='profile_steps=-1'):
+    context.RunContext(profile_steps=-1)
