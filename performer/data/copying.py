@@ -1,0 +1,202 @@
+"""The copy task: repeat a word after having read it.
+
+A window of L tokens is `0 w 0 w`: a separator, a word of L/2 - 1 letters drawn
+uniformly from 1..V-1, and both again. A model reads all but the last token and
+predicts all but the first; only the second half of the window counts, L/2
+targets that begin with the repeated separator. The separator always stands in
+the same place, so the letters alone tell whether a model copies.
+
+Reference: arXiv:2012.11346, Section 4; the size of the published runs is a
+window of 512 tokens (`max_length` 511) over 256 symbols.
+"""
+
+import dataclasses
+import math
+from collections.abc import Iterator
+
+import grain
+import numpy as np
+
+from performer.data import batching, examples
+
+__all__ = ['Copying']
+
+_SPLITS = ('valid', 'test')
+_SEPARATOR = 0
+# First words of the random streams: training varies with the run's seed and the
+# position in the run, evaluation with the split and the index of the example.
+_TRAIN_STREAM, _EVAL_STREAM = 0, 1
+# An index that no run reaches; the positions of grain are 64-bit integers.
+_ENDLESS = 2**48
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class Copying:
+  """The copy task as a data set without files.
+
+  Batches are dicts of numpy arrays, `tokens` and `targets` int32 [b, l],
+  `weights` float32 [b, l] and `mask` bool [b, l]; l is `max_length`. `weights`
+  is 1 on the last (l + 1) / 2 targets and `mask` True everywhere.
+
+  Training examples never repeat; each is a function of the seed and its
+  position. `valid` and `test` have streams of their own, which do not depend on
+  the seed of a run.
+
+  Attributes:
+    max_length: tokens that a model reads, l = L - 1 for windows of L tokens;
+      odd, at least 3.
+    vocab_size: number of symbols with the separator, V.
+    num_eval: examples in `valid` and in `test`.
+    num_threads: threads that make training examples; 0 makes them in step.
+
+  Raises:
+    ValueError: an option is out of range.
+  """
+
+  max_length: int
+  vocab_size: int = 256
+  num_eval: int = 256
+  num_threads: int = 2
+
+  def __post_init__(self) -> None:
+    if self.max_length < 3 or self.max_length % 2 == 0:
+      raise ValueError(
+        'max_length must be odd and at least 3, one less than a window of two'
+        f' equal halves, got {self.max_length=}'
+      )
+    if self.vocab_size < 3:
+      raise ValueError(
+        'vocab_size must leave two letters beside the separator,'
+        f' got {self.vocab_size=}'
+      )
+    if self.num_eval < 1:
+      raise ValueError(f'num_eval must be at least 1, got {self.num_eval=}')
+    if self.num_threads < 0:
+      raise ValueError(f'num_threads must be >= 0, got {self.num_threads=}')
+
+  @property
+  def task(self) -> str:
+    """The kind of language model that the targets are for."""
+    return 'causal'
+
+  @property
+  def splits(self) -> tuple[str, ...]:
+    """Names of the splits other than `train`."""
+    return _SPLITS
+
+  @property
+  def chance_bits(self) -> float:
+    """Bits per target of who knows the format but does not copy.
+
+    The separator costs nothing, each of the L/2 - 1 letters log2(V - 1).
+    """
+    half = self._half
+    return (half - 1) / half * math.log2(self.vocab_size - 1)
+
+  def num_examples(self, split: str) -> int | None:
+    """Returns the number of examples of a split; None for endless training.
+
+    Raises:
+      ValueError: the split is unknown.
+    """
+    return None if split == 'train' else self._eval_size(split)
+
+  def train_iterator(
+    self,
+    *,
+    batch_size: int,
+    seed: int,
+    process_index: int = 0,
+    process_count: int = 1,
+  ) -> grain.DatasetIterator:
+    """Returns an endless iterator over training batches.
+
+    `get_state()` is a small dict that JSON can hold, the same on every process
+    and valid for any process count; `set_state()` continues bit for bit.
+
+    Args:
+      batch_size: examples per step over all processes.
+      seed: of the words, >= 0.
+      process_index: which rows of the global batch to yield.
+      process_count: number of processes; row r of the global batch belongs to
+        process r // (batch_size // process_count).
+
+    Returns:
+      A grain iterator over dicts with batch_size // process_count rows.
+
+    Raises:
+      ValueError: an argument is out of range.
+    """
+    batching.check_seed(seed)
+
+    def example(index: int) -> examples.Example:
+      return self._example((_TRAIN_STREAM, seed, int(index)))
+
+    return batching.train_iterator(
+      grain.MapDataset.range(_ENDLESS).map(example),
+      batch_size=batch_size,
+      num_threads=self.num_threads,
+      process_index=process_index,
+      process_count=process_count,
+    )
+
+  def eval_batches(
+    self,
+    split: str,
+    *,
+    batch_size: int,
+    process_index: int = 0,
+    process_count: int = 1,
+  ) -> Iterator[examples.Example]:
+    """Yields the `num_eval` examples of a split, always the same.
+
+    The last batch is filled up with copies of the last example whose `weights`
+    are 0.
+
+    Args:
+      split: name of the split.
+      batch_size: examples per step over all processes.
+      process_index: which rows of the global batch to yield.
+      process_count: number of processes.
+
+    Returns:
+      An iterator over dicts with batch_size // process_count rows; all
+      processes get the same number of batches.
+
+    Raises:
+      ValueError: an argument is out of range or the split unknown.
+    """
+    size = self._eval_size(split)
+    stream = (_EVAL_STREAM, _SPLITS.index(split))
+    return batching.eval_batches(
+      lambda index: self._example((*stream, index)),
+      size,
+      batch_size=batch_size,
+      process_index=process_index,
+      process_count=process_count,
+    )
+
+  @property
+  def _half(self) -> int:
+    """Tokens in half a window, L/2."""
+    return (self.max_length + 1) // 2
+
+  def _eval_size(self, split: str) -> int:
+    """Returns the size of an evaluation split, or raises."""
+    if split not in _SPLITS:
+      raise ValueError(f'split must be one of {[*_SPLITS]}, got {split=}')
+    return self.num_eval
+
+  def _example(self, stream: tuple[int, int, int]) -> examples.Example:
+    """Makes the example of a random stream."""
+    rng = np.random.default_rng(stream)
+    window = np.full((2, self._half), _SEPARATOR, np.int32)
+    window[:, 1:] = rng.integers(1, self.vocab_size, self._half - 1)
+    window = window.ravel()
+    second = np.arange(1, window.size) >= self._half
+    return {
+      'tokens': window[:-1],
+      'targets': window[1:],
+      'weights': second.astype(np.float32),
+      'mask': np.ones(self.max_length, np.bool_),
+    }
