@@ -17,7 +17,7 @@ from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from performer.attention import state as state_lib
 
-__all__ = ['AttentionFn', 'MultiHeadAttention', 'partitioned']
+__all__ = ['AttentionFn', 'MultiHeadAttention', 'linear_method', 'partitioned']
 
 
 @runtime_checkable
@@ -64,11 +64,16 @@ class MultiHeadAttention(nn.Module):
     attention: a mechanism such as `performer.attention.Favor`.
     causal: whether row i sees keys 0..i only.
     head_dim: width d of one head; None: width / num_heads.
-    use_bias: whether the four projections have biases.
+    use_bias: whether the projections have biases.
     dtype: of activations; parameters are float32.
+    output_projection: whether there is a fourth projection, of the heads' joint
+      outputs; without it these are the output.
+    kernel_init: of the projections' kernels, as matrices.
+    bias_init: of their biases.
 
   Raises:
-    ValueError: if the heads do not divide the width.
+    ValueError: if the heads do not divide the width, or without an output
+      projection do not make it up.
   """
 
   num_heads: int
@@ -78,35 +83,43 @@ class MultiHeadAttention(nn.Module):
   head_dim: int | None = None
   use_bias: bool = False
   dtype: Any = jnp.float32
+  output_projection: bool = True
+  kernel_init: Callable[..., Array] = nn.initializers.xavier_uniform()
+  bias_init: Callable[..., Array] = nn.initializers.zeros
 
   def setup(self) -> None:
-    """Makes the four projections."""
+    """Makes the projections."""
     if self.head_dim is None and self.width % self.num_heads:
       raise ValueError(
         'num_heads must divide width, or give head_dim, '
         f'got {self.num_heads=} {self.width=}'
       )
-    init = nn.initializers.xavier_uniform()
-    zeros = nn.initializers.zeros
+    size = self.head_dim or self.width // self.num_heads
+    if not self.output_projection and size * self.num_heads != self.width:
+      raise ValueError(
+        'without an output projection num_heads * head_dim must be width, '
+        f'got {self.num_heads=} {self.head_dim=} {self.width=}'
+      )
 
     def inward() -> nn.Module:
       return nn.DenseGeneral(
-        (self.num_heads, self.head_dim or self.width // self.num_heads),
+        (self.num_heads, size),
         use_bias=self.use_bias,
         dtype=self.dtype,
-        kernel_init=partitioned(init, 'embed', 'heads', 'kv'),
-        bias_init=partitioned(zeros, 'heads', 'kv'),
+        kernel_init=partitioned(self.kernel_init, 'embed', 'heads', 'kv'),
+        bias_init=partitioned(self.bias_init, 'heads', 'kv'),
       )
 
     self.query, self.key, self.value = inward(), inward(), inward()
-    self.out = nn.DenseGeneral(
-      self.width,
-      axis=(-2, -1),
-      use_bias=self.use_bias,
-      dtype=self.dtype,
-      kernel_init=partitioned(init, 'heads', 'kv', 'embed'),
-      bias_init=partitioned(zeros, 'embed'),
-    )
+    if self.output_projection:
+      self.out = nn.DenseGeneral(
+        self.width,
+        axis=(-2, -1),
+        use_bias=self.use_bias,
+        dtype=self.dtype,
+        kernel_init=partitioned(self.kernel_init, 'heads', 'kv', 'embed'),
+        bias_init=partitioned(self.bias_init, 'embed'),
+      )
 
   def __call__(
     self,
@@ -148,7 +161,7 @@ class MultiHeadAttention(nn.Module):
       key_mask=key_mask,
       **packed,
     )
-    return self.out(out)
+    return self._join(out)
 
   def extend(
     self,
@@ -177,11 +190,11 @@ class MultiHeadAttention(nn.Module):
     """
     if not self.causal:
       raise ValueError('only causal attention can be continued: causal=True')
-    advance = _linear_method(self.attention, 'extend')
+    advance = linear_method(self.attention, 'extend')
     out, state = advance(
       *self._inputs(x, x), projection=projection, key_mask=key_mask, state=state
     )
-    return self.out(out), state
+    return self._join(out), state
 
   def summarize(
     self,
@@ -203,7 +216,7 @@ class MultiHeadAttention(nn.Module):
     Raises:
       ValueError: if the mechanism has no state.
     """
-    absorb = _linear_method(self.attention, 'summarize')
+    absorb = linear_method(self.attention, 'summarize')
     k, v = self.key(source), self.value(source)
     return absorb(k, v, projection=projection, key_mask=key_mask)
 
@@ -227,8 +240,13 @@ class MultiHeadAttention(nn.Module):
     Raises:
       ValueError: if the mechanism has no state.
     """
-    ask = _linear_method(self.attention, 'read')
-    return self.out(ask(self.query(x), state, projection=projection))
+    ask = linear_method(self.attention, 'read')
+    return self._join(ask(self.query(x), state, projection=projection))
+
+  def _join(self, out: Float[Array, 'b l h d']) -> Float[Array, 'b l w']:
+    if self.output_projection:
+      return self.out(out)
+    return out.reshape(*out.shape[:2], -1).astype(self.dtype)
 
   def _inputs(self, x: Array, source: Array) -> tuple[Array, Array, Array]:
     q, k, v = self.query(x), self.key(source), self.value(source)
@@ -237,7 +255,19 @@ class MultiHeadAttention(nn.Module):
     return q, k, v
 
 
-def _linear_method(attention: AttentionFn, name: str) -> Callable[..., Any]:
+def linear_method(attention: AttentionFn, name: str) -> Callable[..., Any]:
+  """A method that only mechanisms with a state have.
+
+  Args:
+    attention: the mechanism.
+    name: of the method: 'extend', 'summarize', 'read' or 'empty_state'.
+
+  Returns:
+    The bound method.
+
+  Raises:
+    ValueError: if the mechanism does not have it.
+  """
   method = getattr(attention, name, None)
   if method is None:
     raise ValueError(

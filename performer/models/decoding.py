@@ -1,4 +1,4 @@
-"""Writing with a causal Transformer, at a constant cost per token.
+"""Writing with a causal language model, at a constant cost per token.
 
 The state of a layer is the sum over all keys so far, so a token costs O(r d)
 per head wherever it stands, and memory does not grow. Sequences of one batch
@@ -19,7 +19,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, Key, PyTree
 
 from performer.attention import state as state_lib
-from performer.models import transformer
+from performer.models import language_model
 
 __all__ = ['Cache', 'Generated', 'decode_step', 'generate', 'prefill']
 
@@ -62,7 +62,7 @@ class _Writing(NamedTuple):
 
 
 def prefill(
-  model: transformer.Transformer,
+  model: language_model.LanguageModel,
   params: PyTree,
   tokens: Int[Array, 'b l'],
   lengths: Int[Array, 'b'],
@@ -86,7 +86,7 @@ def prefill(
     ValueError: if a prompt is empty or too long, or the model cannot decode.
   """
   width = tokens.shape[1]
-  if width > model.max_length:
+  if model.max_length is not None and width > model.max_length:
     raise ValueError(
       'prompts must fit the positions of the model, '
       f'got {width=} {model.max_length=}'
@@ -109,7 +109,7 @@ def prefill(
 
 
 def decode_step(
-  model: transformer.Transformer,
+  model: language_model.LanguageModel,
   params: PyTree,
   token: Int[Array, 'b'],
   cache: Cache,
@@ -147,7 +147,7 @@ def decode_step(
 
 
 def generate(
-  model: transformer.Transformer,
+  model: language_model.LanguageModel,
   params: PyTree,
   prompts: Int[Array, 'b l'],
   lengths: Int[Array, 'b'],
@@ -228,13 +228,15 @@ def generate(
 
 
 def _check(
-  model: transformer.Transformer,
+  model: language_model.LanguageModel,
   width: int,
   max_new_tokens: int,
   temperature: float,
   key: Array | None,
 ) -> None:
-  if max_new_tokens < 1 or width + max_new_tokens > model.max_length:
+  limit = model.max_length
+  too_long = limit is not None and width + max_new_tokens > limit
+  if max_new_tokens < 1 or too_long:
     raise ValueError(
       'prompt and new tokens must fit the positions of the model, got '
       f'{width=} {max_new_tokens=} {model.max_length=}'
