@@ -14,17 +14,13 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from performer.attention import kernels
+from performer.attention import kernels, precision
 from performer.attention import segments as segments_lib
 from performer.attention import state as state_lib
 
 __all__ = ['PER_FEATURE', 'causal_chunk', 'read', 'summarize']
 
 PER_FEATURE = False
-
-
-def _dot(form: str, *operands: Array) -> Array:
-  return jnp.einsum(form, *operands, preferred_element_type=jnp.float32)
 
 
 def _masked(
@@ -60,8 +56,8 @@ def _summarize(
     values = values * jnp.exp(weight - c)[..., None]
   values = values.astype(dtype)
   return state_lib.State(
-    _dot('bhjv,bhjr->bhvr', v, values),
-    jnp.sum(values, axis=-2, dtype=jnp.float32),
+    precision.dot('bhjv,bhjr->bhvr', v, values),
+    jnp.sum(values, axis=-2, dtype=precision.wide(values)),
     c,
   )
 
@@ -72,8 +68,8 @@ def read(
   """Reads rows from a state; see `log_family.read`."""
   values = queries.values.astype(dtype)
   return state_lib.Readout(
-    _dot('bhir,bhvr->bhiv', values, state.S),
-    _dot('bhir,bhr->bhi', values, state.z),
+    precision.dot('bhir,bhvr->bhiv', values, state.S),
+    precision.dot('bhir,bhr->bhi', values, state.z),
     jnp.broadcast_to(state.c, values.shape[:3]),
   )
 
@@ -95,7 +91,7 @@ def causal_chunk(
   if segments is not None:
     history = state_lib.keep(history, segments.carried)
   visible = segments_lib.visible(v.shape[2], segments, inclusive=inclusive)
-  weights = _dot(
+  weights = precision.dot(
     'bhir,bhjr->bhij',
     queries.values.astype(dtype),
     keys.values.astype(dtype),
@@ -111,7 +107,9 @@ def causal_chunk(
     weights *= jnp.exp(exponent - scale[..., None])
   weights = jnp.where(visible, weights, 0.0)
   within = state_lib.Readout(
-    _dot('bhij,bhjv->bhiv', weights, v), jnp.sum(weights, axis=-1), scale
+    precision.dot('bhij,bhjv->bhiv', weights, v),
+    jnp.sum(weights, axis=-1),
+    scale,
   )
   return after, state_lib.merge_readouts(history, within)
 

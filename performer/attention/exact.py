@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, Key
 
-from performer.attention import checks, segments
+from performer.attention import checks, precision, segments
 
 __all__ = ['Exact', 'exact_attention']
 
@@ -57,9 +57,7 @@ def exact_attention(
     k, v = jnp.where(keep, k, 0), jnp.where(keep, v, 0)
     columns = key_mask[:, None, None, :]
     visible = columns if visible is None else visible & columns
-  logits = jnp.einsum(
-    'bihd,bjhd->bhij', q, k, preferred_element_type=jnp.float32
-  )
+  logits = precision.dot('bihd,bjhd->bhij', q, k)
   logits *= q.shape[-1] ** -0.5
   if visible is not None:
     logits = jnp.where(visible, logits, -jnp.inf)
@@ -70,9 +68,7 @@ def exact_attention(
   weights = jnp.exp(logits - shift)
   total = jnp.sum(weights, axis=-1, keepdims=True)
   weights /= jnp.where(total > 0, total, 1.0)
-  out = jnp.einsum(
-    'bhij,bjhv->bihv', weights, v, preferred_element_type=jnp.float32
-  )
+  out = precision.dot('bhij,bjhv->bihv', weights, v)
   return out.astype(v.dtype)
 
 

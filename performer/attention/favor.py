@@ -8,6 +8,7 @@ Reference: arXiv:2009.14794 (FAVOR+), arXiv:2006.03555 (FAVOR).
 
 import dataclasses
 import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -20,6 +21,7 @@ from performer.attention import (
   linear,
   oprf,
   options,
+  precision,
   projections,
   reference_stabilizer,
   structures,
@@ -40,6 +42,11 @@ class Favor(options.Options):
   The options, their defaults and the errors of contradictory ones are those of
   `options.Options`.
   """
+
+  @property
+  def plain_sums(self) -> bool:
+    """Whether states are plain sums, without a running maximum as unit."""
+    return self.stabilizer == 'none' or self.spec.activation is not None
 
   def draw(
     self,
@@ -301,6 +308,7 @@ class Favor(options.Options):
     *,
     head_dim: int,
     mean_square: Float[Array, 'b h'] | None = None,
+    dtype: Any = jnp.float32,
   ) -> form_lib.Form:
     """The linear form that computes this attention with the online rule.
 
@@ -309,6 +317,7 @@ class Favor(options.Options):
       head_dim: d.
       mean_square: for softmax_oprf without `oprf_mean_square`, the mean of
         |x + y|^2 over what the form will see (`oprf.mean_square`).
+      dtype: of queries and keys.
 
     Returns:
       A form for the functions of `linear` and `causal_forms`.
@@ -327,16 +336,51 @@ class Favor(options.Options):
       mean_square=mean_square,
       bandwidth=1.0 if self.mix_bandwidth is None else self.mix_bandwidth,
     )
+    plain = self.stabilizer == 'none'
+    if plain:
+      maps = features.FeatureMaps(*(features.exponentiated(m) for m in maps))
     count = self.features if self.projection else head_dim
     return form_lib.Form(
       maps.queries,
       maps.keys,
       self._finish(spec.signed, spec.scale(count)),
       features=count,
-      log=spec.log,
+      log=spec.log and not plain,
       chunk=self.chunk,
-      dtype=jnp.dtype(self.feature_dtype),
+      dtype=precision.feature_dtype(self.feature_dtype, jnp.dtype(dtype)),
     )
+
+  def empty_state(
+    self,
+    *,
+    batch: int,
+    num_heads: int,
+    head_dim: int,
+    value_dim: int | None = None,
+    dtype: Any = jnp.float32,
+  ) -> state_lib.State:
+    """The state of no keys: what `extend` means by None.
+
+    Args:
+      batch: b.
+      num_heads: h.
+      head_dim: d, width of a query or key.
+      value_dim: v, width of a value; None: d.
+      dtype: of the inputs; the state is float32, or float64 for float64.
+
+    Returns:
+      A state with sums of zero, [b, h, v, r] and [b, h, r].
+
+    Raises:
+      ValueError: with the reference stabiliser, which has no state.
+    """
+    if self.stabilizer == 'reference':
+      raise ValueError("stabilizer='reference' needs all keys: no state")
+    like = jnp.zeros((batch, num_heads, value_dim or head_dim), dtype)
+    log = self.spec.log and self.stabilizer == 'online'
+    family = form_lib.family(log=log)
+    count = self.features if self.projection else head_dim
+    return state_lib.empty(like, count, like.shape[-1], family.PER_FEATURE)
 
   def _finish(self, signed: bool, scale: float) -> form_lib.Finish:
     return form_lib.finisher(
@@ -366,8 +410,13 @@ class Favor(options.Options):
   ) -> tuple[Array, Array, form_lib.Form]:
     """Returns inputs and form; the reference rule precomputes features."""
     self._check_projection(projection, q)
-    form = self.form(projection, head_dim=q.shape[3], mean_square=mean_square)
-    if self.stabilizer == 'online':
+    form = self.form(
+      projection,
+      head_dim=q.shape[3],
+      mean_square=mean_square,
+      dtype=jnp.result_type(q, k),
+    )
+    if self.stabilizer != 'reference':
       return q, k, form
     kernel = kernels.get(self.kernel)
     q, k = reference_stabilizer.features(kernel, q, k, projection, key_mask)

@@ -19,7 +19,7 @@ from performer.attention import (
   structures,
 )
 
-__all__ = ['FeatureMaps', 'feature_maps']
+__all__ = ['FeatureMaps', 'exponentiated', 'feature_maps']
 
 FeatureMap = Callable[[Float[Array, 'b h l d']], kernels.Features]
 
@@ -91,6 +91,18 @@ def feature_maps(
     return kernels.feature_map(kernel, x, projection, epsilon=epsilon)
 
   return FeatureMaps(one_map, one_map)
+
+
+def exponentiated(log_map: FeatureMap) -> FeatureMap:
+  """The features themselves, of a map to their logarithms."""
+
+  def direct_map(x: Float[Array, 'b h l d']) -> kernels.Features:
+    values, weight = log_map(x)
+    if weight is not None:
+      values = values + weight[..., None]
+    return kernels.Features(jnp.exp(values), None)
+
+  return direct_map
 
 
 def _prepare(

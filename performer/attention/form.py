@@ -21,6 +21,7 @@ __all__ = [
   'Finish',
   'Form',
   'divide',
+  'family',
   'finisher',
   'ratio',
 ]
@@ -31,6 +32,11 @@ DENOMINATOR_DELTA = 1e-6
 
 Featurize = Callable[[Float[Array, 'b h l d']], kernels.Features]
 Finish = Callable[[state_lib.Readout, kernels.Features], Array]
+
+
+def family(*, log: bool) -> types.ModuleType:
+  """The module that sums and reads features, or their logarithms."""
+  return log_family if log else direct_family
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,7 +65,7 @@ class Form:
   @property
   def family(self) -> types.ModuleType:
     """The module that sums and reads these features."""
-    return log_family if self.log else direct_family
+    return family(log=self.log)
 
   @property
   def by_hand(self) -> bool:

@@ -15,7 +15,7 @@ Reference: arXiv:2110.04367, section 2 (general bipolar features).
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from performer.attention import kernels, structures
+from performer.attention import kernels, precision, structures
 
 __all__ = ['balance', 'invert', 'key_map', 'query_map']
 
@@ -41,7 +41,7 @@ def balance(
     The diagonals of all heads, 1 where a coordinate of either is always 0.
     (Use their geometric mean over heads where the rows are shared.)
   """
-  q, k = q.astype(jnp.float32), k.astype(jnp.float32)
+  q, k = precision.widen(q), precision.widen(k)
   if key_mask is not None:
     k = jnp.where(key_mask[:, :, None, None], k, 0.0)
   kept = k.shape[0] * k.shape[1] if key_mask is None else jnp.sum(key_mask)
@@ -54,7 +54,7 @@ def balance(
 
 def invert(projection: structures.General) -> structures.General:
   """The projection of the keys: the same rows with A^-T in the place of A."""
-  a = projection.transform.astype(jnp.float32)
+  a = precision.widen(projection.transform)
   if _is_diagonal(projection):
     return projection._replace(transform=1 / a)
   return projection._replace(transform=jnp.swapaxes(jnp.linalg.inv(a), -1, -2))
@@ -76,7 +76,7 @@ def query_map(
   Returns:
     Float32 log-features.
   """
-  x, a = x.astype(jnp.float32), projection.transform.astype(jnp.float32)
+  x, a = precision.widen(x), precision.widen(projection.transform)
   if _is_diagonal(projection):
     x = x * (a if a.ndim == 1 else a[:, None, :])
   else:

@@ -29,7 +29,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from performer.attention import kernels, projections, structures
+from performer.attention import kernels, precision, projections, structures
 
 __all__ = ['key_map', 'query_map']
 
@@ -85,14 +85,14 @@ def key_map(
 
 
 def _scaled(x: Float[Array, 'b h l d']) -> Float[Array, 'b h l d']:
-  return x.astype(jnp.float32) * x.shape[-1] ** -0.25
+  return precision.widen(x) * x.shape[-1] ** -0.25
 
 
 def _sides(u: Float[Array, 'b h l n']) -> Float[Array, 'b h l e']:
   """Which side of each row a position is on, one-hot, over sqrt(n)."""
   positive = u > 0
   both = jnp.concatenate([positive, ~positive], axis=-1)
-  return both.astype(jnp.float32) * u.shape[-1] ** -0.5
+  return both.astype(u.dtype) * u.shape[-1] ** -0.5
 
 
 def _waves(u: Float[Array, 'b h l n']) -> Float[Array, 'b h l e']:

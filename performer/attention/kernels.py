@@ -30,7 +30,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from performer.attention import checks, projections, structures
+from performer.attention import checks, precision, projections, structures
 
 __all__ = ['HYBRIDS', 'KERNELS', 'Features', 'Kernel', 'feature_map', 'get']
 
@@ -201,7 +201,7 @@ def feature_map(
     raise ValueError(
       f'kernel {kernel.name!r} needs more than a matrix: see features.feature_maps'
     )
-  x = x.astype(jnp.float32)
+  x = precision.widen(x)
   if not kernel.softmax:
     u = x if projection is None else projections.project(projection, x)
     if not kernel.log:

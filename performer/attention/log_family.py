@@ -20,7 +20,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from performer.attention import kernels
+from performer.attention import kernels, precision
 from performer.attention import segments as segments_lib
 from performer.attention import state as state_lib
 
@@ -63,10 +63,6 @@ def _maximum(b: Float[Array, '... j r']) -> Float[Array, '... r']:
   return jax.lax.stop_gradient(jnp.max(b, axis=-2, initial=state_lib.NO_KEY))
 
 
-def _dot(form: str, *operands: Array) -> Array:
-  return jnp.einsum(form, *operands, preferred_element_type=jnp.float32)
-
-
 def _query_features(
   a: Float[Array, '... i r'], c: Float[Array, '... #i r'], dtype: jnp.dtype
 ) -> tuple[Float[Array, '... i r'], Float[Array, '... i']]:
@@ -102,8 +98,8 @@ def _summarize(
   c = _maximum(b)
   features = jnp.exp(b - c[..., None, :]).astype(dtype)
   return state_lib.State(
-    _dot('bhjv,bhjr->bhvr', v, features),
-    jnp.sum(features, axis=-2, dtype=jnp.float32),
+    precision.dot('bhjv,bhjr->bhvr', v, features),
+    jnp.sum(features, axis=-2, dtype=precision.wide(features)),
     c,
   )
 
@@ -125,8 +121,8 @@ def read(
     queries.values, state.c[..., None, :], dtype
   )
   return state_lib.Readout(
-    _dot('bhir,bhvr->bhiv', features, state.S),
-    _dot('bhir,bhr->bhi', features, state.z),
+    precision.dot('bhir,bhvr->bhiv', features, state.S),
+    precision.dot('bhir,bhr->bhi', features, state.z),
     scale,
   )
 
@@ -272,14 +268,15 @@ def _chunk_rows(
   segments: segments_lib.Segments | None,
 ) -> state_lib.Readout:
   queries, scale = _query_features(a, unit, features.dtype)
-  weights = _dot('bhir,bhjr->bhij', queries, features)
+  weights = precision.dot('bhir,bhjr->bhij', queries, features)
   weights = jnp.where(visible, weights, 0.0)
   if segments is not None:
     queries = jnp.where(segments.carried[:, None, :, None], queries, 0)
   return state_lib.Readout(
-    _dot('bhij,bhjv->bhiv', weights, v)
-    + _dot('bhir,bhvr->bhiv', queries, state.S),
-    jnp.sum(weights, axis=-1) + _dot('bhir,bhr->bhi', queries, state.z),
+    precision.dot('bhij,bhjv->bhiv', weights, v)
+    + precision.dot('bhir,bhvr->bhiv', queries, state.S),
+    jnp.sum(weights, axis=-1)
+    + precision.dot('bhir,bhr->bhi', queries, state.z),
     scale,
   )
 
@@ -311,8 +308,8 @@ def _chunk_state(
   unit = unit[:, :, -1]
   after = jnp.maximum(unit, _maximum(b))
   factor = jnp.exp(unit - after)
-  total = state.S + _dot('bhjv,bhjr->bhvr', v, features)
-  z = state.z + jnp.sum(features, axis=-2, dtype=jnp.float32)
+  total = state.S + precision.dot('bhjv,bhjr->bhvr', v, features)
+  z = state.z + jnp.sum(features, axis=-2, dtype=precision.wide(features))
   return state_lib.State(total * factor[..., None, :], z * factor, after)
 
 
@@ -417,10 +414,10 @@ def _siblings(
   left = block - jnp.minimum(size, 1)
   pairs = right[:, None] & (left[:, None] == block[None, :])
   pairs = pairs & (run[:, None, :, None] == run[:, None, None, :])
-  weights = _dot('bhir,bhjr->bhij', queries, features)
+  weights = precision.dot('bhir,bhjr->bhij', queries, features)
   weights = jnp.where(pairs, weights, 0.0)
   rows = state_lib.Readout(
-    _dot('bhij,bhjv->bhiv', weights, v),
+    precision.dot('bhij,bhjv->bhiv', weights, v),
     jnp.sum(weights, axis=-1),
     # A row that reads nothing has no scale: its own would bury the others.
     jnp.where(jnp.any(pairs, axis=-1), scale, state_lib.NO_KEY),

@@ -22,7 +22,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, PyTree
 
-from performer.attention import chunks, form, log_family
+from performer.attention import chunks, form, log_family, precision
 from performer.attention import state as state_lib
 
 __all__ = ['LogMap', 'causal', 'read', 'summarize']
@@ -38,10 +38,6 @@ class _Rows(NamedTuple):
   denominator: Float[Array, 'b h i']
 
 
-def _dot(form: str, *operands: Array) -> Array:
-  return jnp.einsum(form, *operands, preferred_element_type=jnp.float32)
-
-
 def _masked(
   b: Float[Array, 'b h j r'], mask: Bool[Array, '#b j'] | None
 ) -> Float[Array, 'b h j r']:
@@ -54,7 +50,7 @@ def _row_cotangents(
   rows: _Rows,
 ) -> tuple[Float[Array, 'b h i v'], Float[Array, 'b h i']]:
   """Cotangents of numerator and denominator from that of their ratio."""
-  g = form.divide(g.astype(jnp.float32), rows.denominator)
+  g = form.divide(precision.widen(g), rows.denominator)
   seen = rows.denominator > 0
   return jnp.where(seen[..., None], g, 0.0), -jnp.sum(g * out, axis=-1)
 
@@ -95,8 +91,8 @@ def summarize(
     c = jnp.maximum(state.c, jnp.max(b, axis=2))
     decay = jnp.exp(state.c - c)
     features = jnp.exp(b - c[:, :, None]).astype(dtype)
-    sums = _dot('bhjv,bhjr->bhvr', chunks.rows(v, batch), features)
-    total = jnp.sum(features, axis=2, dtype=jnp.float32)
+    sums = precision.dot('bhjv,bhjr->bhvr', chunks.rows(v, batch), features)
+    total = jnp.sum(features, axis=2, dtype=precision.wide(features))
     new = state_lib.State(
       state.S * decay[:, :, None] + sums, state.z * decay + total, c
     )
@@ -122,8 +118,8 @@ def _summarize_backward(
     k, v, mask = chunk
     b, pull = jax.vjp(log_keys, k, *consts)
     features = jnp.exp(_masked(b, mask) - c[:, :, None])
-    dv = _dot('bhjr,bhvr->bhjv', features.astype(dtype), g.S)
-    db = _dot('bhjv,bhvr->bhjr', chunks.rows(v, batch), g.S)
+    dv = precision.dot('bhjr,bhvr->bhjv', features.astype(dtype), g.S)
+    db = precision.dot('bhjv,bhvr->bhjr', chunks.rows(v, batch), g.S)
     dk, *more = pull((db + g.z[:, :, None]) * features)
     return _add(dconsts, tuple(more)), (dk, chunks.stack(dv).astype(v.dtype))
 
@@ -164,8 +160,8 @@ def _read_forward(
     e = log_queries(q, *consts) + state.c[:, :, None]
     scale = jnp.max(e, axis=-1)
     features = jnp.exp(e - scale[..., None]).astype(dtype)
-    numerator = _dot('bhir,bhvr->bhiv', features, state.S)
-    denominator = _dot('bhir,bhr->bhi', features, state.z)
+    numerator = precision.dot('bhir,bhvr->bhiv', features, state.S)
+    denominator = precision.dot('bhir,bhr->bhi', features, state.z)
     out = chunks.stack(form.divide(numerator, denominator))
     return None, (out, _Rows(scale, denominator))
 
@@ -188,13 +184,13 @@ def _read_backward(
     features = jnp.exp(a + state.c[:, :, None] - rows.scale[..., None])
     low = features.astype(dtype)
     da = (
-      _dot('bhiv,bhvr->bhir', g, state.S)
+      precision.dot('bhiv,bhvr->bhir', g, state.S)
       + dden[..., None] * state.z[:, :, None]
     )
     dq, *more = pull(da * features)
     new = (
-      _dot('bhiv,bhir->bhvr', g, low),
-      _dot('bhi,bhir->bhr', dden, low),
+      precision.dot('bhiv,bhir->bhvr', g, low),
+      precision.dot('bhi,bhir->bhr', dden, low),
       tuple(more),
     )
     return _add(sums, new), dq
@@ -286,19 +282,20 @@ def _fast_chunk(
   scale = jnp.max(e, axis=-1)
   queries = jnp.exp(e - scale[..., None]).astype(dtype)
   features = jnp.exp(b - unit).astype(dtype)
-  weights = _dot('bhir,bhjr->bhij', queries, features)
+  weights = precision.dot('bhir,bhjr->bhij', queries, features)
   weights = jnp.where(jnp.tri(a.shape[2], dtype=bool), weights, 0.0)
   rows = state_lib.Readout(
-    _dot('bhij,bhjv->bhiv', weights, v)
-    + _dot('bhir,bhvr->bhiv', queries, state.S),
-    jnp.sum(weights, axis=-1) + _dot('bhir,bhr->bhi', queries, state.z),
+    precision.dot('bhij,bhjv->bhiv', weights, v)
+    + precision.dot('bhir,bhvr->bhiv', queries, state.S),
+    jnp.sum(weights, axis=-1)
+    + precision.dot('bhir,bhr->bhi', queries, state.z),
     scale,
   )
   unit = unit[:, :, 0]
   c = jnp.maximum(unit, top)
   factor = jnp.exp(unit - c)
-  total = state.S + _dot('bhjv,bhjr->bhvr', v, features)
-  z = state.z + jnp.sum(features, axis=2, dtype=jnp.float32)
+  total = state.S + precision.dot('bhjv,bhjr->bhvr', v, features)
+  z = state.z + jnp.sum(features, axis=2, dtype=precision.wide(features))
   return state_lib.State(total * factor[:, :, None], z * factor, c), rows
 
 
@@ -363,26 +360,30 @@ def _fast_backward(
   ds, dz = ds * factor[:, :, None], dz * factor
   g, dden = _row_cotangents(out, g, rows)
   visible = jnp.tri(a.shape[2], dtype=bool)
-  weights = jnp.where(visible, _dot('bhir,bhjr->bhij', low_q, low_k), 0.0)
-  dweights = _dot('bhiv,bhjv->bhij', g, v) + dden[..., None]
+  weights = jnp.where(
+    visible, precision.dot('bhir,bhjr->bhij', low_q, low_k), 0.0
+  )
+  dweights = precision.dot('bhiv,bhjv->bhij', g, v) + dden[..., None]
   dweights = jnp.where(visible, dweights, 0.0)
   dqueries = (
-    _dot('bhij,bhjr->bhir', dweights, low_k)
-    + _dot('bhiv,bhvr->bhir', g, state.S)
+    precision.dot('bhij,bhjr->bhir', dweights, low_k)
+    + precision.dot('bhiv,bhvr->bhir', g, state.S)
     + dden[..., None] * state.z[:, :, None]
   )
   dfeatures = (
-    _dot('bhij,bhir->bhjr', dweights, low_q)
-    + _dot('bhjv,bhvr->bhjr', v, ds)
+    precision.dot('bhij,bhir->bhjr', dweights, low_q)
+    + precision.dot('bhjv,bhvr->bhjr', v, ds)
     + dz[:, :, None]
   )
-  dv = _dot('bhij,bhiv->bhjv', weights, g) + _dot('bhjr,bhvr->bhjv', low_k, ds)
+  dv = precision.dot('bhij,bhiv->bhjv', weights, g) + precision.dot(
+    'bhjr,bhvr->bhjv', low_k, ds
+  )
   return (
     dqueries * queries,
     dfeatures * features,
     dv,
-    ds + _dot('bhiv,bhir->bhvr', g, low_q),
-    dz + _dot('bhi,bhir->bhr', dden, low_q),
+    ds + precision.dot('bhiv,bhir->bhvr', g, low_q),
+    dz + precision.dot('bhi,bhir->bhr', dden, low_q),
   )
 
 
@@ -401,10 +402,9 @@ def _exact_backward(
 
   One head at a time, because its intermediates would set the peak of memory.
   """
-  f32 = jnp.float32
   heads = jax.tree.map(
     lambda x: jnp.moveaxis(x, 1, 0)[:, :, None],
-    (kept.state, a, b, v.astype(f32), g.astype(f32), ds, dz),
+    (kept.state, a, b, precision.widen(v), precision.widen(g), ds, dz),
   )
 
   def head(arrays: tuple) -> tuple:

@@ -15,7 +15,13 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from performer.attention import kernels, projections, structures, theory
+from performer.attention import (
+  kernels,
+  precision,
+  projections,
+  structures,
+  theory,
+)
 
 __all__ = ['feature_map', 'mean_square']
 
@@ -24,12 +30,12 @@ def _moments(
   x: Float[Array, 'b l h d'], mask: Bool[Array, 'b l'] | None
 ) -> tuple[Float[Array, 'b h'], Float[Array, 'b h d']]:
   """Means of |x|^2 and of x over the kept positions; 0 over none."""
-  x = x.astype(jnp.float32) * x.shape[-1] ** -0.25
+  x = precision.widen(x) * x.shape[-1] ** -0.25
   if mask is None:
     mask = jnp.ones(x.shape[:2], bool)
   keep = mask[:, :, None, None]
   x = jnp.where(keep, x, 0.0)
-  count = jnp.maximum(jnp.sum(mask, axis=1), 1).astype(jnp.float32)
+  count = jnp.maximum(jnp.sum(mask, axis=1), 1).astype(x.dtype)
   square = jnp.sum(jnp.square(x), axis=(1, 3)) / count[:, None]
   return square, jnp.sum(x, axis=1) / count[:, None, None]
 
@@ -78,7 +84,7 @@ def feature_map(
 
   Reference: arXiv:2205.15317, section 3.
   """
-  x = x.astype(jnp.float32) * x.shape[-1] ** -0.25
+  x = precision.widen(x) * x.shape[-1] ** -0.25
   # Padded rows live in more dimensions, and the constants with them.
   size = x.shape[-1]
   if isinstance(projection, structures.Hadamard):

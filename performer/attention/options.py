@@ -8,7 +8,7 @@ from performer.attention import checks, kernels, projections
 
 __all__ = ['DTYPES', 'IMPLEMENTATIONS', 'STABILIZERS', 'Options']
 
-STABILIZERS = ('online', 'reference')
+STABILIZERS = ('online', 'reference', 'none')
 DTYPES = ('float32', 'bfloat16', 'float16')
 IMPLEMENTATIONS = ('auto', 'xla', 'fused')
 _MIX_ROWS = 4
@@ -31,9 +31,11 @@ class Options:
       kernel implies: 'sqrt_d' for *_reg, else 'chi'.
     per_head: whether each head has a matrix of its own.
     redraw_every: steps between redrawings; None keeps the first draw.
-    stabilizer: 'online', exact and causal; or 'reference', the published rule
-      with its epsilons, for comparison only: it reads the future and loses
-      attention mass at large norms.
+    stabilizer: 'online', exact and causal; 'none', features as they are, whose
+      plain sums can be taken back (`performer.slim`) and which over- and
+      underflow at large norms; or 'reference', the published rule with its epsilons, for
+      comparison only: it reads the future and loses attention mass at large
+      norms.
     renormalize: whether rows are divided by their denominators.
     kernel_epsilon: added to each feature of a generalised kernel, in units of
       the feature; None means 1e-3. Softmax kernels have none.
@@ -169,7 +171,13 @@ def _check_stabilizer(options: Options, kernel: kernels.Kernel) -> None:
       "stabilizer='reference' is defined for softmax kernels with one map of "
       f'a matrix, got {options.kernel=}'
     )
+  if options.stabilizer == 'none' and not kernel.log:
+    raise ValueError(
+      "stabilizer='none' is for kernels whose features are exponentials, got "
+      f'{options.kernel=}'
+    )
   stabilized = kernel.softmax or kernel.log
+  stabilized = stabilized and options.stabilizer != 'none'
   if options.feature_dtype == 'float16' and not stabilized:
     raise ValueError(
       'features without a stabiliser overflow float16, got '

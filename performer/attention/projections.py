@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
-from performer.attention import checks, structures
+from performer.attention import checks, precision, structures
 
 __all__ = [
   'NORMS',
@@ -268,7 +268,7 @@ def project(
     # An axis for the positions, behind that of the heads.
     lifted = structures.Hadamard(signs[..., None, :, :, :], norms[..., None, :])
     return _rotate(x, lifted)
-  weights = weights.astype(jnp.float32)
+  weights = precision.widen(weights)
   form = 'bhld,md->bhlm' if weights.ndim == 2 else 'bhld,hmd->bhlm'
   # An exponent: a rounding error of the default bfloat16 or TF32 product is a
   # relative error of the feature, hence the highest precision.
@@ -279,4 +279,4 @@ def squared_norms(projection: structures.Matrix) -> Float[Array, '... m']:
   """Squared norms of the rows (of 'horf', in its p dimensions)."""
   if isinstance(projection, structures.Hadamard):
     return jnp.square(projection.norms)
-  return jnp.sum(jnp.square(projection.astype(jnp.float32)), axis=-1)
+  return jnp.sum(jnp.square(precision.widen(projection)), axis=-1)

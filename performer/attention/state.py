@@ -17,6 +17,8 @@ from typing import NamedTuple
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
+from performer.attention import precision
+
 __all__ = [
   'NO_KEY',
   'Readout',
@@ -73,7 +75,7 @@ def empty(
   lead = like.shape[:2]
 
   def full(value: float, *shape: int) -> Array:
-    return jnp.full_like(like, value, jnp.float32, (*lead, *shape))
+    return jnp.full_like(like, value, precision.wide(like), (*lead, *shape))
 
   return State(
     full(0.0, width, features),

@@ -1,0 +1,121 @@
+"""float64 stays float64; features without a stabiliser; empty states."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from performer import attention
+from performer.attention import precision
+from tests.performer.attention import attention_cases as cases
+from tests.performer.attention import attention_twin as twin
+
+KERNELS = ('softmax_hyp', 'softmax_pos', 'exp', 'relu', 'elu1', 'square')
+
+
+@pytest.mark.parametrize('causal', [False, True])
+@pytest.mark.parametrize('kernel', KERNELS)
+def test_float64_values_are_those_of_the_dense_matrix(kernel, causal):
+  favor = cases.favor(kernel)
+  w = cases.projection(favor)
+  q, k, v = twin.inputs(3)
+  mask = twin.mask(4, 2, 21)
+  truth = twin.value(q, k, v, w, mask, kernel=kernel, causal=causal)
+  narrow = cases.attend(favor, q, k, v, w, mask, causal=causal)
+  with jax.enable_x64(True):
+    arrays = twin.double(q, k, v, w)
+    out = cases.attend(favor, *arrays, mask, causal=causal)
+    assert out.dtype == jnp.float64
+    error = np.abs(np.asarray(out) - truth).max()
+  assert error < 1e-13
+  assert np.abs(np.asarray(narrow) - truth).max() > 1e-9, 'no power'
+
+
+@pytest.mark.parametrize('kernel', ['softmax_hyp', 'elu1'])
+def test_float64_gradients_by_differences(kernel):
+  favor = cases.favor(kernel)
+  w = cases.projection(favor)
+  q, k, v = twin.inputs(5, b=1, l=11)
+  with jax.enable_x64(True):
+    q, k, v, w = map(jnp.asarray, twin.double(q, k, v, w))
+
+    @jax.jit
+    def loss(inputs):
+      return jnp.sin(favor(*inputs, projection=w, causal=True)).sum()
+
+    inputs = (q, k, v)
+    slopes = jax.jit(jax.grad(loss))(inputs)
+    step = twin.double(*twin.inputs(6, b=1, l=11))
+    ahead, behind = (
+      loss(jax.tree.map(lambda x, d, e=e: x + e * d, inputs, tuple(step)))
+      for e in (1e-5, -1e-5)
+    )
+    expected = float(ahead - behind) / 2e-5
+    found = sum(
+      float(jnp.vdot(g, d)) for g, d in zip(slopes, step, strict=True)
+    )
+  assert abs(found - expected) < 1e-8 * max(1, abs(expected))
+
+
+@pytest.mark.parametrize('kernel', ['softmax_pos', 'softmax_hyp', 'exp'])
+@pytest.mark.parametrize('causal', [False, True])
+def test_features_as_they_are(kernel, causal):
+  """The same function where nothing overflows, with a plain sum as state."""
+  online = cases.favor(kernel)
+  plain = cases.favor(kernel, stabilizer='none')
+  w = cases.projection(online)
+  q, k, v = twin.inputs(7)
+  mask = twin.mask(8, 2, 21)
+  np.testing.assert_allclose(
+    cases.attend(plain, q, k, v, w, mask, causal=causal),
+    cases.attend(online, q, k, v, w, mask, causal=causal),
+    atol=2e-5,
+  )
+  whole = plain.summarize(k, v, projection=w, key_mask=mask)
+  parts = [
+    plain.summarize(k[:, i], v[:, i], projection=w, key_mask=mask[:, i])
+    for i in (slice(0, 9), slice(9, 21))
+  ]
+  np.testing.assert_allclose(whole.z, parts[0].z + parts[1].z, rtol=1e-5)
+  np.testing.assert_array_equal(whole.c, 0)
+  # What the stabiliser is for: features that over- or underflow.
+  far, right = (
+    cases.attend(favor, 30 * q, 30 * k, v, w, causal=causal)
+    for favor in (plain, online)
+  )
+  assert np.isfinite(right).all()
+  assert not np.abs(np.asarray(far - right)).max() < 0.1
+
+
+def test_features_as_they_are_have_options_of_their_own():
+  with pytest.raises(ValueError, match=r"exponentials, got.*'relu'"):
+    attention.Favor(kernel='relu', stabilizer='none')
+  with pytest.raises(ValueError, match='overflow float16'):
+    attention.Favor(stabilizer='none', feature_dtype='float16')
+
+
+@pytest.mark.parametrize('kernel', ['softmax_hyp', 'elu1'])
+def test_an_empty_state_is_none(kernel):
+  favor = cases.favor(kernel)
+  w = cases.projection(favor)
+  q, k, v = twin.inputs(9)
+  state = favor.empty_state(batch=2, num_heads=2, head_dim=8)
+  first = favor.extend(q, k, v, projection=w)
+  again = favor.extend(q, k, v, projection=w, state=state)
+  for one, two in zip(
+    jax.tree.leaves(first), jax.tree.leaves(again), strict=True
+  ):
+    np.testing.assert_array_equal(one, two)
+  with pytest.raises(ValueError, match='no state'):
+    attention.Favor(stabilizer='reference').empty_state(
+      batch=1, num_heads=1, head_dim=4
+    )
+
+
+def test_sums_are_wide():
+  half = jnp.ones(3, jnp.bfloat16)
+  assert precision.wide(half) == jnp.float32
+  assert precision.wide(half, jnp.ones(3, jnp.float16)) == jnp.float32
+  assert precision.dot('i,i->', half, half).dtype == jnp.float32
+  with jax.enable_x64(True):
+    assert precision.wide(half, jnp.ones(3, jnp.float64)) == jnp.float64
