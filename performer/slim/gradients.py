@@ -1,0 +1,385 @@
+"""Losses of long sequences, and their exact gradients, in little memory.
+
+All strategies compute the same value and the same gradient up to rounding; they
+differ in memory beyond the inputs and the parameters' gradient, per sequence
+with activations of a bytes per position, states of s bytes, n = l / c chunks:
+
+| strategy | memory | work, in forward passes |
+|---|---|---|
+| `full` | a l | 3 |
+| `subtract` | a c + 3 s | 4 |
+| `checkpoint` | a c + s (n + 2) | 4 |
+| `checkpoint2` | a c + 2 s sqrt(n) | 5 |
+
+Reference: arXiv:2012.11346.
+"""
+
+import functools
+import math
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, PyTree
+
+from performer.slim import drift as drift_lib
+from performer.slim import problem as problem_lib
+from performer.slim import reversal, subtraction, sweeps
+
+__all__ = [
+  'STRATEGIES',
+  'Gradients',
+  'Outputs',
+  'check_request',
+  'run_length',
+  'slim_apply',
+  'slim_loss',
+  'slim_value_and_grad',
+]
+
+STRATEGIES = ('full', 'subtract', 'checkpoint', 'checkpoint2')
+
+
+class Outputs(NamedTuple):
+  """Attributes: sum of losses, state after the last position, metrics."""
+
+  loss: Float[Array, '']
+  state: PyTree
+  metrics: PyTree
+
+
+class Gradients(NamedTuple):
+  """A loss and everything that it depends on.
+
+  Attributes:
+    loss: sum over all positions, divided by the normalizer.
+    metrics: sums over all positions.
+    state: after the last position.
+    params: gradient in the parameters.
+    start: gradient in S and z of the state before the first position.
+    inputs: gradient in the floating inputs, [b, l, ...], if asked for; None in
+      the place of others.
+    drift: of `subtract`, one number per layer (`drift.message`); else None.
+  """
+
+  loss: Float[Array, '']
+  metrics: PyTree
+  state: PyTree
+  params: PyTree
+  start: PyTree
+  inputs: PyTree
+  drift: PyTree
+
+
+def run_length(length: int, size: int) -> int:
+  """Chunks per stored state of `checkpoint2`: the square root of all."""
+  return max(1, math.isqrt(-(-length // size)))
+
+
+def check_request(inputs: PyTree[Array], chunk: int, strategy: str) -> int:
+  """Checks what a sweep is asked to do.
+
+  Args:
+    inputs: [b, l, ...].
+    chunk: positions of a chunk.
+    strategy: a member of `STRATEGIES`.
+
+  Returns:
+    Positions of a chunk, at most l.
+
+  Raises:
+    ValueError: if the strategy is unknown, the chunk is not positive, or inputs
+      disagree about batch and length or are empty.
+  """
+  if strategy not in STRATEGIES:
+    raise ValueError(f'strategy must be one of {STRATEGIES}, got {strategy!r}')
+  if isinstance(chunk, bool) or not isinstance(chunk, int) or chunk < 1:
+    raise ValueError(f'chunk must be a positive integer, got {chunk=!r}')
+  shapes = {jnp.shape(x)[:2] for x in jax.tree.leaves(inputs)}
+  if len(shapes) != 1 or len(min(shapes)) != 2 or 0 in min(shapes):
+    raise ValueError(
+      'inputs must all be [b, l, ...] with the same b and l, neither of them 0, '
+      f'got {sorted(shapes)}'
+    )
+  return min(chunk, min(shapes)[1])
+
+
+def slim_apply(
+  problem: problem_lib.Problem,
+  params: PyTree,
+  inputs: PyTree[Array],
+  *,
+  chunk: int,
+  strategy: str = 'checkpoint',
+  state: PyTree | None = None,
+  constants: PyTree = None,
+  on_drift: Callable[[PyTree], None] | None = drift_lib.warn,
+) -> Outputs:
+  """A loss to be differentiated, in parameters, state and inputs.
+
+  Args:
+    problem: the model.
+    params: its parameters.
+    inputs: arrays [b, l, ...].
+    chunk: positions at a time, 1 to l (more means l); l need not be a multiple.
+    strategy: a member of `STRATEGIES`. `subtract` needs a mechanism with plain
+      sums and has first derivatives in reverse mode only.
+    state: before the first position; None for none.
+    constants: arrays that every chunk gets whole; without gradient.
+    on_drift: called on the host with the drift of each backward sweep of
+      `subtract`; None: nobody is told.
+
+  Returns:
+    The sum of losses and the state, which have gradients, and metrics, which
+    have none.
+
+  Raises:
+    ValueError: as `check_request`, or if the loss of the problem returns no
+      scalar or another state than it got.
+    NotImplementedError: for second derivatives of `subtract`.
+  """
+  size = check_request(inputs, chunk, strategy)
+  if state is None:
+    state = problem.empty_like(inputs)
+  constants = jax.lax.stop_gradient(constants)
+  if strategy == 'subtract':
+    reversal.Reversed(problem.attention)
+    outputs = _subtract(
+      problem, size, on_drift, params, constants, state, inputs
+    )
+  else:
+    totals = _plain(problem, params, constants, state, inputs, size, strategy)
+    outputs = Outputs(totals.loss, totals.state, totals.metrics)
+  return outputs._replace(metrics=jax.lax.stop_gradient(outputs.metrics))
+
+
+def _plain(
+  problem: problem_lib.Problem,
+  params: PyTree,
+  constants: PyTree,
+  state: PyTree,
+  inputs: PyTree[Array],
+  size: int,
+  strategy: str,
+) -> sweeps.Totals:
+  if strategy == 'full':
+    return sweeps.full(problem, params, constants, state, inputs)
+  run = 1
+  if strategy == 'checkpoint2':
+    run = run_length(sweeps.length_of(inputs), size)
+  return sweeps.checkpointed(
+    problem, params, constants, state, inputs, size, run=run
+  )
+
+
+def slim_loss(
+  problem: problem_lib.Problem,
+  params: PyTree,
+  inputs: PyTree[Array],
+  **options: Any,
+) -> Float[Array, '']:
+  """The sum of losses alone, for `jax.grad`; see `slim_apply`."""
+  return slim_apply(problem, params, inputs, **options).loss
+
+
+def slim_value_and_grad(
+  problem: problem_lib.Problem,
+  params: PyTree,
+  inputs: PyTree[Array],
+  *,
+  chunk: int,
+  strategy: str = 'checkpoint',
+  state: PyTree | None = None,
+  constants: PyTree = None,
+  normalizer: Float[Array, ''] | float = 1.0,
+  wrt_inputs: bool = False,
+) -> Gradients:
+  """A loss, its gradients and, for `subtract`, how exact they are.
+
+  Args:
+    problem: the model.
+    params: its parameters.
+    inputs: arrays [b, l, ...].
+    chunk: positions at a time, 1 to l (more means l); l need not be a multiple.
+    strategy: a member of `STRATEGIES`.
+    state: before the first position; None for none.
+    constants: arrays that every chunk gets whole; without gradient.
+    normalizer: the loss and its gradients are divided by it; such as the number
+      of targets, which is known before any pass.
+    wrt_inputs: whether to return the gradient in the floating inputs.
+
+  Returns:
+    Loss, metrics, last state, gradients and drift.
+
+  Raises:
+    ValueError: as `slim_apply`.
+  """
+  size = check_request(inputs, chunk, strategy)
+  if state is None:
+    state = problem.empty_like(inputs)
+  constants = jax.lax.stop_gradient(constants)
+  if strategy == 'subtract':
+    return _subtract_gradients(
+      problem, params, constants, state, inputs, size, normalizer, wrt_inputs
+    )
+  smooth, rest = _partition(inputs)
+  zero = jax.tree.map(jnp.zeros_like, subtraction.sums(state))
+
+  def loss(
+    params: PyTree, delta: PyTree, smooth: PyTree
+  ) -> tuple[Array, sweeps.Totals]:
+    totals = _plain(
+      problem,
+      params,
+      constants,
+      _moved(state, delta),
+      _combine(smooth, rest) if wrt_inputs else inputs,
+      size,
+      strategy,
+    )
+    return totals.loss / normalizer, totals
+
+  (value, totals), grads = jax.value_and_grad(loss, (0, 1, 2), has_aux=True)(
+    params, zero, smooth
+  )
+  pulled = grads[2] if wrt_inputs else None
+  return Gradients(
+    value, totals.metrics, totals.state, *grads[:2], pulled, None
+  )
+
+
+def _subtract_gradients(
+  problem: problem_lib.Problem,
+  params: PyTree,
+  constants: PyTree,
+  state: PyTree,
+  inputs: PyTree[Array],
+  size: int,
+  normalizer: Float[Array, ''] | float,
+  wrt_inputs: bool,
+) -> Gradients:
+  totals = sweeps.forward(problem, params, constants, state, inputs, size)
+  weight = jnp.ones_like(totals.loss) / normalizer
+  pull = sweeps.zeros(subtraction.sums(totals.state))
+
+  pulled = _first_order(
+    _backward(problem, size),
+    params,
+    constants,
+    state,
+    inputs,
+    totals.state,
+    weight,
+    pull,
+  )
+  return Gradients(
+    totals.loss / normalizer,
+    totals.metrics,
+    totals.state,
+    pulled.params,
+    pulled.state,
+    pulled.inputs if wrt_inputs else None,
+    pulled.drift,
+  )
+
+
+def _backward(
+  problem: problem_lib.Problem, size: int
+) -> Callable[..., subtraction.Pulled]:
+  def run(*args: Any) -> subtraction.Pulled:
+    params, constants, state, inputs, *behind = args
+    return subtraction.backward(
+      problem, params, constants, state, inputs, size, *behind
+    )
+
+  return run
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1, 2))
+def _subtract(
+  problem: problem_lib.Problem,
+  size: int,
+  on_drift: Callable[[PyTree], None] | None,
+  params: PyTree,
+  constants: PyTree,
+  state: PyTree,
+  inputs: PyTree[Array],
+) -> Outputs:
+  del on_drift
+  totals = sweeps.forward(problem, params, constants, state, inputs, size)
+  return Outputs(totals.loss, totals.state, totals.metrics)
+
+
+def _subtract_forward(
+  problem: problem_lib.Problem,
+  size: int,
+  on_drift: Any,
+  *args: PyTree,
+) -> tuple[Outputs, tuple]:
+  outputs = _subtract(problem, size, on_drift, *args)
+  return outputs, (*args, outputs.state)
+
+
+def _subtract_backward(
+  problem: problem_lib.Problem,
+  size: int,
+  on_drift: Callable[[PyTree], None] | None,
+  kept: tuple,
+  cotangents: Outputs,
+) -> tuple[PyTree, ...]:
+  pull = subtraction.sums(cotangents.state)
+  pulled = _first_order(_backward(problem, size), *kept, cotangents.loss, pull)
+  if on_drift is not None:
+    jax.debug.callback(on_drift, pulled.drift)
+  state = _moved(sweeps.zeros(kept[2]), pulled.state)
+  return pulled.params, None, state, pulled.inputs
+
+
+_subtract.defvjp(_subtract_forward, _subtract_backward)
+
+
+@functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
+def _first_order(run: Callable[..., Any], *args: PyTree) -> Any:
+  """Runs what must not be differentiated: it has cut its own paths."""
+  return run(*args)
+
+
+@_first_order.defjvp
+def _refuse(run: Callable[..., Any], primals: tuple, tangents: tuple) -> Any:
+  raise NotImplementedError(
+    "strategy='subtract' has first derivatives only; take second ones of "
+    "strategy='checkpoint'"
+  )
+
+
+def _moved(states: PyTree, deltas: PyTree) -> PyTree:
+  """States with something added to their sums."""
+
+  def one(state: Any, delta: tuple[Array, Array]) -> Any:
+    return state._replace(S=state.S + delta[0], z=state.z + delta[1])
+
+  return jax.tree.map(one, states, deltas, is_leaf=reversal.is_state)
+
+
+def _partition(inputs: PyTree[Array]) -> tuple[PyTree, PyTree]:
+  """Floating leaves and the others, None in the place of each other."""
+
+  def pick(floating: bool) -> PyTree:
+    return jax.tree.map(
+      lambda x: (
+        x if jnp.issubdtype(x.dtype, jnp.floating) == floating else None
+      ),
+      inputs,
+    )
+
+  return pick(True), pick(False)
+
+
+def _combine(smooth: PyTree, rest: PyTree) -> PyTree:
+  return jax.tree.map(
+    lambda x, y: y if x is None else x,
+    smooth,
+    rest,
+    is_leaf=lambda x: x is None,
+  )

@@ -1,0 +1,217 @@
+"""The backward sweep that needs no stored state.
+
+From the last chunk to the first, the state before a chunk is recovered from the
+one after it (`reversal`), and the gradient in the latter becomes the gradient in
+the former: memory does not grow with the number of chunks. Errors of what is
+recovered pass on to all chunks before; the first one's state is known, so it
+tells how large they have become.
+
+Reference: arXiv:2012.11346, section 3.
+"""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int, PyTree
+
+from performer.slim import problem as problem_lib
+from performer.slim import reversal, sweeps
+
+__all__ = ['Backward', 'Pulled', 'backward', 'begin', 'end', 'step', 'sums']
+
+
+class Backward(NamedTuple):
+  """What the sweep carries from a chunk to the one before it.
+
+  Attributes:
+    state: before the chunks done so far, as recovered.
+    pull: gradient in its sums.
+    grads: gradient in the parameters, of the chunks done so far.
+    scale: largest entry of S after the last chunk done, per layer.
+  """
+
+  state: PyTree
+  pull: PyTree
+  grads: PyTree
+  scale: PyTree
+
+
+class Pulled(NamedTuple):
+  """Gradients, and how well the sweep went.
+
+  Attributes:
+    params: gradient in the parameters, in their dtypes.
+    state: in S and z of the state before the first position.
+    inputs: in the floating inputs, [b, l, ...]; None in the place of others.
+    drift: per layer, in the structure of the states: how far the S
+      before the first chunk, recovered, is from what it was, in units of the
+      largest entry of S after that chunk.
+  """
+
+  params: PyTree
+  state: PyTree
+  inputs: PyTree
+  drift: PyTree
+
+
+def sums(states: PyTree) -> PyTree:
+  """S and z of every state of a tree."""
+  return _map(lambda x: (x.S, x.z), states)
+
+
+def _map(f: Any, states: PyTree, *rest: PyTree) -> PyTree:
+  return jax.tree.map(f, states, *rest, is_leaf=reversal.is_state)
+
+
+def begin(params: PyTree, state: PyTree, pull: PyTree) -> Backward:
+  """The carry behind the last chunk: its state, and the gradient in it."""
+  scale = _map(lambda x: jnp.zeros(x.S.shape[:-4], x.S.dtype), state)
+  return Backward(state, pull, sweeps.zeros(sweeps.widened(params)), scale)
+
+
+def step(
+  problem: problem_lib.Problem,
+  params: PyTree,
+  constants: PyTree,
+  start: PyTree,
+  carry: Backward,
+  index: Int[Array, ''] | int,
+  inputs: PyTree[Array],
+  length: int,
+  weight: Float[Array, ''],
+) -> tuple[Backward, PyTree]:
+  """Takes one chunk back.
+
+  Args:
+    problem: the model.
+    params: its parameters.
+    constants: of every chunk.
+    start: the state before the first chunk.
+    carry: from the chunk after this one.
+    index: of this chunk.
+    inputs: of this chunk, [b, c, ...].
+    length: l.
+    weight: gradient in the loss.
+
+  Returns:
+    The carry for the chunk before, and the gradient in the floating inputs.
+  """
+  chunk = sweeps.chunk_of(inputs, constants, index, length)
+  leaves, tree = jax.tree.flatten(inputs)
+  floating = [jnp.issubdtype(x.dtype, jnp.floating) for x in leaves]
+
+  def run(params: PyTree, deltas: PyTree, smooth: list) -> tuple:
+    smooth = iter(smooth)
+    mixed = [
+      next(smooth) if f else x for x, f in zip(leaves, floating, strict=True)
+    ]
+    read = chunk._replace(inputs=tree.unflatten(mixed))
+    endings = _endings(carry.state, deltas, start, index)
+    mechanism = reversal.Reversed(problem.attention)
+    loss, ends, _ = problem.loss(mechanism, params, endings, read)
+    after, before = _split(ends, carry.state)
+    return (loss, sums(after)), before
+
+  smooth = [x for x, f in zip(leaves, floating, strict=True) if f]
+  primals = (params, sweeps.zeros(sums(carry.state)), smooth)
+  (loss, _), pull, before = jax.vjp(run, *primals, has_aux=True)
+  grads, delta, smooth = pull((weight.astype(loss.dtype), carry.pull))
+  smooth = iter(smooth)
+  inputs = tree.unflatten([next(smooth) if f else None for f in floating])
+  return (
+    Backward(
+      before,
+      delta,
+      jax.tree.map(lambda total, g: total + g, carry.grads, grads),
+      _map(lambda x: _largest(x.S), carry.state),
+    ),
+    inputs,
+  )
+
+
+def _endings(
+  states: PyTree, deltas: PyTree, start: PyTree, index: Int[Array, ''] | int
+) -> PyTree:
+  def one(state: Any, delta: tuple, start: Any) -> reversal.Ending:
+    first = jnp.broadcast_to(jnp.equal(index, 0), state.S.shape[:-4])
+    return reversal.Ending(state, delta, start, first)
+
+  return _map(one, states, deltas, start)
+
+
+def _split(ends: PyTree, states: PyTree) -> tuple[PyTree, PyTree]:
+  """States after and before the chunk."""
+
+  def recovered(x: Any) -> bool:
+    return isinstance(x, reversal.Recovered)
+
+  found = [recovered(x) for x in jax.tree.leaves(ends, is_leaf=recovered)]
+  expected = len(jax.tree.leaves(states, is_leaf=reversal.is_state))
+  if found != [True] * expected:
+    raise ValueError(
+      'every state must pass through `mechanism.extend` once, and be returned '
+      f'as it comes from there; {expected} states went in, '
+      f'{sum(found)} of {len(found)} came out'
+    )
+  return (
+    jax.tree.map(lambda x: x.after, ends, is_leaf=recovered),
+    jax.tree.map(lambda x: x.before, ends, is_leaf=recovered),
+  )
+
+
+def _largest(x: Float[Array, '... b h v r']) -> Float[Array, '...']:
+  return jnp.max(jnp.abs(x), axis=(-4, -3, -2, -1))
+
+
+def end(
+  params: PyTree, start: PyTree, carry: Backward
+) -> tuple[PyTree, PyTree, PyTree]:
+  """Gradients in parameters and first state, and the drift."""
+
+  def drift(found: Any, known: Any, scale: Array) -> Array:
+    apart = _largest(found.S - known.S)
+    return apart / jnp.where(scale > 0, scale, 1.0)
+
+  grads = sweeps.like(carry.grads, params)
+  return grads, carry.pull, _map(drift, carry.state, start, carry.scale)
+
+
+def backward(
+  problem: problem_lib.Problem,
+  params: PyTree,
+  constants: PyTree,
+  start: PyTree,
+  inputs: PyTree[Array],
+  size: int,
+  last: PyTree,
+  weight: Float[Array, ''],
+  pull: PyTree,
+) -> Pulled:
+  """The whole sweep.
+
+  Args:
+    problem: the model.
+    params: its parameters.
+    constants: of every chunk.
+    start: the state before the first position.
+    inputs: [b, l, ...].
+    size: positions of a chunk.
+    last: the state after the last position.
+    weight: gradient in the loss.
+    pull: gradient in the sums of the last state.
+
+  Returns:
+    The gradients.
+  """
+  length = sweeps.length_of(inputs)
+  chunks = sweeps.cut(inputs, size)
+  indices = jnp.arange(-(-length // size))
+
+  def one(carry: Backward, x: tuple) -> tuple[Backward, PyTree]:
+    return step(problem, params, constants, start, carry, *x, length, weight)
+
+  first = begin(params, last, pull)
+  carry, pulled = jax.lax.scan(one, first, (indices, chunks), reverse=True)
+  grads, state, drift = end(params, start, carry)
+  return Pulled(grads, state, sweeps.join(pulled, length), drift)

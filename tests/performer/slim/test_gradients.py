@@ -1,0 +1,332 @@
+"""All strategies give the value and the gradients of the dense model."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from performer import slim
+from tests.performer.slim import slim_cases as cases
+
+SAFE = ('full', 'checkpoint', 'checkpoint2')
+KERNELS = {
+  'elu1': {},
+  'square': {},
+  'relu': {},
+  'softmax_pos': {'stabilizer': 'none'},
+}
+
+
+@functools.partial(
+  jax.jit, static_argnames=('kernel', 'options', 'chunk', 'strategy', 'dtype')
+)
+def _gradients(params, inputs, w, *, kernel, options, chunk, strategy, dtype):
+  mechanism = cases.favor(kernel, **dict(options))
+  return slim.slim_value_and_grad(
+    cases.problem(mechanism, dtype),
+    params,
+    inputs,
+    chunk=chunk,
+    strategy=strategy,
+    constants=w,
+    normalizer=normalizer(inputs),
+    wrt_inputs=True,
+  )
+
+
+def normalizer(inputs):
+  return inputs['weights'].sum()
+
+
+def gradients(
+  kernel, chunk, strategy, *, wide, params=None, inputs=None, **options
+):
+  options = {**KERNELS.get(kernel, {}), **options}
+  mechanism = cases.favor(kernel, **options)
+  params = cases.params() if params is None else params
+  inputs = cases.inputs() if inputs is None else inputs
+  w = cases.projections(mechanism)
+  if wide:
+    params, inputs, w = cases.double((params, inputs, w))
+  return _gradients(
+    params,
+    inputs,
+    w,
+    kernel=kernel,
+    options=tuple(options.items()),
+    chunk=chunk,
+    strategy=strategy,
+    dtype=jnp.float64 if wide else jnp.float32,
+  )
+
+
+def dense(kernel):
+  """Loss and gradients of the quadratic twin, float64."""
+  w = cases.projections(cases.favor(kernel, **KERNELS.get(kernel, {})))
+  params, inputs, w = cases.double((cases.params(), cases.inputs(), w))
+
+  def loss(params, weights):
+    batch = {**inputs, 'weights': weights}
+    total = cases.dense_loss(params, batch, w, kernel)
+    return total / normalizer(inputs)
+
+  return jax.jit(jax.value_and_grad(loss, (0, 1)))(params, inputs['weights'])
+
+
+@pytest.mark.parametrize(
+  'kernel',
+  [
+    'elu1',
+    'softmax_pos',
+    pytest.param('square', marks=pytest.mark.slow),
+    pytest.param('relu', marks=pytest.mark.slow),
+  ],
+)
+def test_equal_to_the_dense_model_in_float64(kernel):
+  with jax.enable_x64(True):
+    value, (grads, weights) = dense(kernel)
+    for chunk, strategy in (
+      (21, 'full'),
+      (5, 'subtract'),
+      (5, 'checkpoint'),
+      (5, 'checkpoint2'),
+    ):
+      ours = gradients(kernel, chunk, strategy, wide=True)
+      case = f'{chunk=} {strategy=}'
+      np.testing.assert_allclose(ours.loss, value, rtol=1e-13, err_msg=case)
+      assert cases.apart(ours.params, grads) < 1e-12, case
+      assert cases.apart(ours.inputs['weights'], weights) < 1e-12, case
+      assert ours.inputs['tokens'] is None
+    assert max(jax.tree.leaves(jax.tree.map(np.max, ours.drift)) or [0]) < 1e-12
+
+
+@pytest.mark.parametrize('chunk', [1, 64])
+def test_any_chunk(chunk):
+  """Also larger than the sequence; the same state at its end."""
+  with jax.enable_x64(True):
+    full = gradients('elu1', 21, 'full', wide=True)
+    for strategy in ('subtract', 'checkpoint'):
+      ours = gradients('elu1', chunk, strategy, wide=True)
+      assert cases.apart(ours.params, full.params) < 1e-12
+      assert cases.apart(ours.start, full.start) < 1e-12
+      assert (
+        cases.apart([ours.state.S, ours.state.z], [full.state.S, full.state.z])
+        < 1e-13
+      )
+      assert cases.apart(ours.metrics, full.metrics) < 1e-13
+
+
+@pytest.mark.parametrize('strategy', ['checkpoint', 'checkpoint2'])
+def test_stabilised_features_by_stored_states(strategy):
+  with jax.enable_x64(True):
+    full = gradients('softmax_hyp', 21, 'full', wide=True)
+    ours = gradients('softmax_hyp', 5, strategy, wide=True)
+    assert cases.apart(ours.params, full.params) < 1e-12
+  narrow = gradients('softmax_hyp', 5, strategy, wide=False)
+  assert cases.apart(narrow.params, full.params) < 1e-5
+
+
+@pytest.mark.parametrize('strategy', slim.STRATEGIES)
+def test_float32(strategy):
+  with jax.enable_x64(True):
+    truth = gradients('elu1', 21, 'full', wide=True)
+  ours = gradients('elu1', 5, strategy, wide=False)
+  assert cases.apart(ours.params, truth.params) < 1e-5
+  assert ours.loss.dtype == jnp.float32
+
+
+@pytest.mark.parametrize('strategy', slim.STRATEGIES)
+def test_gradient_in_the_first_state_by_differences(strategy):
+  """The start is not empty, and the loss also looks at the last state."""
+  mechanism = cases.favor('elu1')
+  with jax.enable_x64(True):
+    problem = cases.problem(mechanism, jnp.float64)
+    params, inputs = cases.double((cases.params(), cases.inputs()))
+    before = cases.double(cases.inputs(5, length=9))
+    state = slim.slim_apply(problem, params, before, chunk=9).state
+
+    @jax.jit
+    def loss(params, sums):
+      start = state._replace(S=sums[0], z=sums[1])
+      out = slim.slim_apply(
+        problem,
+        params,
+        inputs,
+        chunk=8,
+        strategy=strategy,
+        state=start,
+        on_drift=None,
+      )
+      return out.loss + jnp.sin(out.state.S).sum() + jnp.cos(out.state.z).sum()
+
+    point = (params, (state.S, state.z))
+    slopes = jax.jit(jax.grad(loss, (0, 1)))(*point)
+    rng = np.random.default_rng(3)
+    way = jax.tree.map(
+      lambda x: jnp.asarray(rng.standard_normal(x.shape)), point
+    )
+    ahead, behind = (
+      loss(*jax.tree.map(lambda x, d, e=e: x + e * d, point, way))
+      for e in (1e-6, -1e-6)
+    )
+    found = sum(
+      float(jnp.vdot(g, d))
+      for g, d in zip(
+        jax.tree.leaves(slopes), jax.tree.leaves(way), strict=True
+      )
+    )
+    expected = float(ahead - behind) / 2e-6
+  assert abs(found - expected) < 1e-6 * abs(expected)
+
+
+def test_losses_of_a_sequence_do_not_depend_on_later_tokens():
+  inputs = cases.inputs()
+  later = jnp.arange(21) >= 10
+
+  @functools.partial(jax.jit, static_argnames='strategy')
+  def early(params, strategy):
+    weights = jnp.where(later, 0.0, inputs['weights'])
+    mixed = {**inputs, 'weights': weights}
+    problem = cases.problem(cases.favor())
+    moved = {**mixed, 'tokens': jnp.where(later, 3, mixed['tokens'])}
+    options = {'chunk': 4, 'strategy': strategy, 'on_drift': None}
+    grad = jax.grad(slim.slim_loss, argnums=1)
+    return [grad(problem, params, x, **options) for x in (mixed, moved)]
+
+  for strategy in slim.STRATEGIES:
+    one, two = early(cases.params(), strategy)
+    assert cases.apart(one['layers'], two['layers']) < 1e-6
+    np.testing.assert_array_equal(one['out'], two['out'])
+
+
+def test_second_derivatives():
+  """Of `checkpoint`, by differences; `subtract` refuses."""
+  with jax.enable_x64(True):
+    params, inputs = cases.double((cases.params(), cases.inputs(length=9)))
+    problem = cases.problem(cases.favor(), jnp.float64)
+
+    def loss(scale, strategy):
+      moved = jax.tree.map(lambda x: x * scale, params)
+      return slim.slim_loss(
+        problem, moved, inputs, chunk=4, strategy=strategy, on_drift=None
+      )
+
+    slope = jax.jit(jax.grad(loss), static_argnames='strategy')
+    second = jax.jit(jax.grad(jax.grad(loss)), static_argnames='strategy')
+    expected = (
+      slope(1.0 + 1e-5, 'checkpoint') - slope(1.0 - 1e-5, 'checkpoint')
+    ) / 2e-5
+    np.testing.assert_allclose(second(1.0, 'checkpoint'), expected, rtol=1e-7)
+    forward = jax.jvp(lambda s: loss(s, 'checkpoint2'), (1.0,), (1.0,))[1]
+    np.testing.assert_allclose(forward, slope(1.0, 'subtract'), rtol=1e-9)
+    with pytest.raises(NotImplementedError, match='first derivatives only'):
+      second(1.0, 'subtract')
+    with pytest.raises(TypeError, match='forward-mode'):
+      jax.jvp(lambda s: loss(s, 'subtract'), (1.0,), (1.0,))
+
+
+def test_differentiating_through_the_subtraction_would_be_wrong():
+  """Why the recovered state is a value: the old recipe fails this check."""
+  mechanism = cases.favor()
+  q, k, v = jax.random.normal(jax.random.key(0), (3, 1, 6, 2, 4))
+
+  def end(k, recovered):
+    state = mechanism.empty_state(batch=1, num_heads=2, head_dim=4)
+    for i in (slice(0, 3), slice(3, 6)):
+      out, state = mechanism.extend(
+        q[:, i], k[:, i], v[:, i], projection=None, state=state
+      )
+    if recovered:
+      added = mechanism.summarize(k[:, 3:], v[:, 3:], projection=None)
+      start = state._replace(S=state.S - added.S, z=state.z - added.z)
+      out, _ = mechanism.extend(
+        q[:, 3:], k[:, 3:], v[:, 3:], projection=None, state=start
+      )
+    return out
+
+  np.testing.assert_allclose(end(k, True), end(k, False), atol=1e-5)
+
+  def cut(k):
+    return jax.lax.stop_gradient(k)
+
+  # The path through the state is gone if the state after the chunk is cut.
+  slope = jax.grad(lambda k: jnp.sin(end(k, False)).sum())(k)
+  lost = jax.grad(
+    lambda k: jnp.sin(
+      end(jnp.concatenate([cut(k[:, :3]), k[:, 3:]], 1), True)
+    ).sum()
+  )(k)
+  assert np.abs(slope[:, :3]).max() > 1e-3
+  assert np.abs(lost[:, :3]).max() < 1e-6
+
+
+@pytest.mark.parametrize('strategy', slim.STRATEGIES)
+def test_narrow_parameters_have_wide_sums(strategy):
+  params = cases.params()
+  narrow = jax.tree.map(lambda x: x.astype(jnp.bfloat16), params)
+  rounded = jax.tree.map(lambda x: x.astype(jnp.float32), narrow)
+  inputs = cases.inputs(length=61)
+  truth = gradients(
+    'elu1', 64, 'full', wide=False, params=rounded, inputs=inputs
+  )
+  ours = gradients(
+    'elu1', 4, strategy, wide=False, params=narrow, inputs=inputs
+  )
+  dtypes = {x.dtype for x in jax.tree.leaves(ours.params)}
+  assert dtypes == {jnp.dtype(jnp.bfloat16)}
+  assert ours.state.S.dtype == jnp.float32
+  assert cases.apart(ours.params, truth.params) < 0.05
+
+
+@pytest.mark.parametrize(
+  ('options', 'message'),
+  [
+    ({'chunk': 0}, 'chunk must be a positive integer, got chunk=0'),
+    ({'chunk': 4, 'strategy': 'magic'}, "one of .*'checkpoint2'.*'magic'"),
+  ],
+)
+def test_bad_requests(options, message):
+  problem = cases.problem(cases.favor())
+  with pytest.raises(ValueError, match=message):
+    slim.slim_loss(problem, cases.params(), cases.inputs(), **options)
+
+
+def test_bad_problems():
+  inputs = cases.inputs()
+  params = cases.params()
+  problem = cases.problem(cases.favor())
+  ragged = {**inputs, 'mask': inputs['mask'][:, :-1]}
+  with pytest.raises(ValueError, match=r'same b and l.*\(2, 20\), \(2, 21\)'):
+    slim.slim_loss(problem, params, ragged, chunk=4)
+
+  online = cases.problem(cases.favor('softmax_hyp'))
+  with pytest.raises(
+    ValueError, match=r"plain sums.*got.*'softmax_hyp'.*'online'"
+  ):
+    slim.slim_loss(online, params, inputs, chunk=4, strategy='subtract')
+
+  def vector(mechanism, params, state, chunk):
+    loss, state, metrics = cases.chunk_loss(mechanism, params, state, chunk)
+    return loss[None], state, metrics
+
+  with pytest.raises(
+    ValueError, match=r'must be a sum, a scalar; got shape \(1,\)'
+  ):
+    slim.slim_loss(
+      cases.problem(cases.favor(), loss=vector), params, inputs, chunk=4
+    )
+
+  def drops(mechanism, params, state, chunk):
+    loss, _, metrics = cases.chunk_loss(mechanism, params, state, chunk)
+    return loss, jax.tree.map(lambda x: x + 0, state), metrics
+
+  with pytest.raises(ValueError, match='must pass through'):
+    slim.slim_value_and_grad(
+      cases.problem(cases.favor(), loss=drops),
+      params,
+      inputs,
+      chunk=4,
+      strategy='subtract',
+    )
