@@ -14,6 +14,7 @@ def take(iterator, steps):
 
 def windows(batches):
   """The windows that batches were made from, [n, L]."""
+  batches = list(batches)
   first = np.concatenate([batch['tokens'][:, :1] for batch in batches])
   rest = np.concatenate([batch['targets'] for batch in batches])
   return np.concatenate([first, rest], axis=1)

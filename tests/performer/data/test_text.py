@@ -176,7 +176,7 @@ def test_unigram_bits_by_hand(tmp_path):
   found = data.unigram_bits('valid', pseudocount=0.5)
   assert found == pytest.approx((a + b + other + b) / 4, abs=1e-12)
   with pytest.raises(ValueError, match='pseudocount must be > 0'):
-    data.unigram_bits('valid', pseudocount=0)
+    data.unigram_bits('valid', pseudocount=0.0)
 
 
 def test_unigram_bits_are_those_of_the_batches():
