@@ -13,9 +13,9 @@ __all__ = ['token_losses', 'token_metrics', 'weighted_mean']
 def token_losses(
   logits: Float[Array, 'b l vocab'], targets: Int[Array, 'b l']
 ) -> Float[Array, 'b l']:
-  """Negative log-likelihood of each target, in nats, float32."""
+  """Negative log-likelihood of each target, in nats, at least float32."""
   return optax.softmax_cross_entropy_with_integer_labels(
-    logits.astype(jnp.float32), targets
+    logits.astype(jnp.promote_types(logits.dtype, jnp.float32)), targets
   )
 
 
