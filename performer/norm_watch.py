@@ -16,7 +16,7 @@ from jaxtyping import Array, Float, PyTree
 from performer import attention
 from performer import trainer as trainer_lib
 from performer.attention.analysis import pair_errors
-from performer.data import proteins
+from performer.data import dataset
 from performer.models import transformer
 from runtime import loop as loop_lib
 from runtime import mesh as mesh_lib
@@ -91,7 +91,7 @@ def predicted_errors(
 def watch(
   evaluator: loop_lib.Evaluator,
   trainer: trainer_lib.Trainer,
-  data: proteins.Proteins,
+  data: dataset.DataSet,
   split: str,
   *,
   mesh: jax.sharding.Mesh,

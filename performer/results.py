@@ -1,5 +1,6 @@
 """What a finished run leaves for a reader: a table, curves, one picture."""
 
+import math
 import os
 import pathlib
 import shlex
@@ -15,7 +16,7 @@ from jaxtyping import Array, Float, PyTree
 
 from performer import attention
 from performer.attention.analysis import recovery
-from performer.data import baseline, proteins
+from performer.data import dataset
 from performer.models import transformer
 from runtime import report as report_lib
 
@@ -29,7 +30,7 @@ _PICTURE_PANELS = 8
 
 
 def score_rows(
-  data: proteins.Proteins, scores: Mapping[str, Scores], *, batch_size: int
+  data: dataset.DataSet, scores: Mapping[str, Scores], *, batch_size: int
 ) -> list[dict[str, Any]]:
   """The final table: a model beside the baselines, on every split.
 
@@ -40,10 +41,11 @@ def score_rows(
       depend on it.
 
   Returns:
-    One row per predictor; accuracies in percent.
+    One row per predictor; accuracies in percent, and bits per token where those
+    are the unit of the data.
   """
   predictors: dict[str, Mapping[str, Scores]] = {'model': scores}
-  for name, fitted in baseline.all_baselines(data).items():
+  for name, fitted in data.baselines().items():
     predictors[name] = {
       split: vars(
         fitted.evaluate(data.eval_batches(split, batch_size=batch_size))
@@ -53,15 +55,20 @@ def score_rows(
   return [
     {'predictor': name}
     | {
-      f'{split} {column}': factor * found[split][metric]
+      f'{split} {column}': value
       for split in scores
-      for column, metric, factor in (
-        ('acc. %', 'accuracy', 100),
-        ('perpl.', 'perplexity', 1),
-      )
+      for column, value in _columns(found[split], data.unit).items()
     }
     for name, found in predictors.items()
   ]
+
+
+def _columns(scores: Scores, unit: str) -> dict[str, float]:
+  """What a table shows of the scores of one split."""
+  shown = {'acc. %': 100 * scores['accuracy'], 'perpl.': scores['perplexity']}
+  if unit == 'bits':
+    shown['bits'] = math.log2(scores['perplexity'])
+  return shown
 
 
 def attention_maps(
@@ -124,7 +131,7 @@ def report(
   workdir: str | os.PathLike[str],
   *,
   model: transformer.Transformer,
-  data: proteins.Proteins,
+  data: dataset.DataSet,
   params: PyTree,
   projections: PyTree,
   scores: Mapping[str, Scores],
@@ -173,7 +180,7 @@ def _python() -> str:
 def _draw_attention(
   folder: pathlib.Path,
   model: transformer.Transformer,
-  data: proteins.Proteins,
+  data: dataset.DataSet,
   params: PyTree,
   projections: PyTree,
 ) -> None:

@@ -1,27 +1,28 @@
 """Baselines that look at no context.
 
-The empirical baseline of the published tables predicts every residue from its
-overall frequency. It is fitted on what a model has to predict and nothing else
-(residues, and end symbols where a causal model predicts them; never padding or
-masks), and scored on the very targets and weights that a model is scored on.
+A baseline predicts from a table: one distribution over the vocabulary for every
+target (`Unigram`), for every input token (`TokenWise`) or for every position
+(`PositionWise`). It is scored on the very targets and weights that a model is
+scored on.
 
-Masked language models have a second one, which is harder to beat: BERT's recipe
-leaves a tenth of the targets in sight, and who copies what stands there gains
-nine points of accuracy without any knowledge of proteins. `TokenWise` is the
-best prediction from the input token alone.
-
-Reference: arXiv:2009.14794, Table 2 and Appendix C.3.
+The empirical baseline of the published tables is `unigram` of what a model has
+to predict, counted over the training split (arXiv:2009.14794, Table 2 and
+Appendix C.3). Which baselines make sense for a data set, the set itself knows:
+`performer.data.dataset.DataSet.baselines`.
 """
 
 import dataclasses
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Int, Real
 
-from performer.data import examples, masking, proteins, vocabulary
+from performer.data import examples
 
-__all__ = ['Scores', 'TokenWise', 'Unigram', 'all_baselines', 'fit']
+__all__ = ['PositionWise', 'Scores', 'TokenWise', 'Unigram', 'unigram']
+
+# What a target must be, where nobody has said it better.
+_POSSIBLE = 'ids of positive probability'
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,17 +47,18 @@ class Unigram:
   """A constant distribution over token ids.
 
   Attributes:
-    probabilities: float64 [29], sum 1; 0 for ids that are never targets.
+    probabilities: float64 [vocab], sum 1; 0 for ids that are never targets.
+    targets: what a target must be, in words, for the error if one is not.
   """
 
-  probabilities: Float[np.ndarray, '29']
+  probabilities: Float[np.ndarray, 'vocab']
+  targets: str = _POSSIBLE
 
   def evaluate(self, batches: Iterable[examples.Example]) -> Scores:
     """Scores the baseline on the targets of evaluation batches.
 
     Args:
-      batches: dicts with `tokens` and `targets` int32 [b, l] and `weights`
-        float32 [b, l].
+      batches: dicts with `targets` int32 [b, l] and `weights` float32 [b, l].
 
     Returns:
       Means over all batches, weighted by `weights`.
@@ -65,8 +67,12 @@ class Unigram:
       ValueError: the weights sum to zero, or a weighted target is an id the
         baseline gives no probability (padding, for one).
     """
-    table = np.broadcast_to(self.probabilities, (vocabulary.SIZE,) * 2)
-    return _evaluate(table, batches)
+    return _evaluate(
+      self.probabilities[None],
+      lambda batch: np.zeros_like(batch['targets']),
+      batches,
+      self.targets,
+    )
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -74,58 +80,94 @@ class TokenWise:
   """A distribution over token ids for each input token.
 
   Attributes:
-    probabilities: float64 [29, 29]; row s is the distribution of the target
-      where the input is s.
+    probabilities: float64 [vocab, vocab]; row s is the distribution of the
+      target where the input is s.
+    targets: what a target must be, in words, for the error if one is not.
   """
 
-  probabilities: Float[np.ndarray, '29 29']
-
-  @classmethod
-  def of_masking(cls, unigram: Unigram, how: masking.Preset) -> 'TokenWise':
-    """The posterior of a masked residue given what stands in its place.
-
-    Args:
-      unigram: frequencies of the residues.
-      how: what masking puts in their place.
-    """
-    prior = unigram.probabilities
-    joint = np.zeros((vocabulary.SIZE, vocabulary.SIZE))
-    joint[vocabulary.MASK] = how.mask * prior
-    joint[: vocabulary.NUM_STANDARD] = (
-      how.random * prior / vocabulary.NUM_STANDARD
-    )
-    keep = 1 - how.mask - how.random
-    joint[np.diag_indices(vocabulary.SIZE)] += keep * prior
-    # Inputs that never stand for a residue keep the prior, as a formality.
-    seen = joint.sum(axis=1, keepdims=True)
-    return cls(np.where(seen > 0, joint, prior) / np.where(seen > 0, seen, 1))
+  probabilities: Float[np.ndarray, 'vocab vocab']
+  targets: str = _POSSIBLE
 
   def evaluate(self, batches: Iterable[examples.Example]) -> Scores:
-    """As `Unigram.evaluate`; the batches must hold `tokens` too."""
-    return _evaluate(self.probabilities, batches)
+    """As `Unigram.evaluate`; the batches must hold `tokens` [b, l] too."""
+    return _evaluate(
+      self.probabilities, lambda batch: batch['tokens'], batches, self.targets
+    )
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class PositionWise:
+  """A distribution over token ids for each position.
+
+  Attributes:
+    probabilities: float64 [l, vocab]; row i is the distribution of target i.
+    targets: what a target must be, in words, for the error if one is not.
+  """
+
+  probabilities: Float[np.ndarray, 'l vocab']
+  targets: str = _POSSIBLE
+
+  def evaluate(self, batches: Iterable[examples.Example]) -> Scores:
+    """As `Unigram.evaluate`; targets must not be longer than the table."""
+
+    def positions(batch: examples.Example) -> Int[np.ndarray, 'b l']:
+      shape = batch['targets'].shape
+      return np.broadcast_to(np.arange(shape[1]), shape)
+
+    return _evaluate(self.probabilities, positions, batches, self.targets)
+
+
+def unigram(
+  counts: Real[np.ndarray, 'vocab'], *, pseudocount: float = 1.0
+) -> Unigram:
+  """The frequencies of tokens that have been counted.
+
+  Args:
+    counts: of each token id, [vocab], >= 0.
+    pseudocount: added to each count, so that a token absent from a small
+      training set has a finite loss elsewhere.
+
+  Returns:
+    The fitted baseline.
+
+  Raises:
+    ValueError: the pseudocount is negative, or there is nothing to divide by.
+  """
+  if pseudocount < 0:
+    raise ValueError(f'pseudocount must be >= 0, got {pseudocount=}')
+  smoothed = counts + float(pseudocount)
+  total = smoothed.sum()
+  if not total > 0:
+    raise ValueError(f'counts must have a positive sum, got {total=}')
+  return Unigram(smoothed / total)
 
 
 def _evaluate(
-  table: Float[np.ndarray, '29 29'], batches: Iterable[examples.Example]
+  table: Float[np.ndarray, 'rows vocab'],
+  rows_of: Callable[[examples.Example], np.ndarray],
+  batches: Iterable[examples.Example],
+  possible: str,
 ) -> Scores:
-  """Scores predictions that depend on the input token alone."""
-  size = vocabulary.SIZE
-  weights = np.zeros(size * size)
+  """Scores a table of predictions; `rows_of` a batch are rows of it [b, l]."""
+  weights = np.zeros(table.size)
   for batch in batches:
-    pairs = batch['tokens'].ravel() * size + batch['targets'].ravel()
+    ids = rows_of(batch), batch['targets']
+    _check_ids(table.shape, *ids)
     weights += np.bincount(
-      pairs, batch['weights'].ravel().astype(np.float64), minlength=size * size
+      np.ravel_multi_index(ids, table.shape).ravel(),
+      batch['weights'].ravel().astype(np.float64),
+      minlength=table.size,
     )
-  weights = weights.reshape(size, size)
+  weights = weights.reshape(table.shape)
   used = weights > 0
   if not used.any():
     raise ValueError('the batches must hold a target of weight > 0, got none')
   if not table[used].all():
     impossible = np.unique(np.nonzero(used & (table == 0))[1]).tolist()
-    raise ValueError(f'targets must be residues, got ids {impossible}')
+    raise ValueError(f'targets must be {possible}, got ids {impossible}')
   total = weights.sum()
   loss = -weights[used] @ np.log(table[used]) / total
-  hits = weights[np.arange(size), table.argmax(axis=1)].sum()
+  hits = weights[np.arange(len(table)), table.argmax(axis=1)].sum()
   return Scores(
     accuracy=float(hits / total),
     loss=float(loss),
@@ -134,37 +176,13 @@ def _evaluate(
   )
 
 
-def all_baselines(
-  data: proteins.Proteins,
-) -> dict[str, Unigram | TokenWise]:
-  """The baselines that make sense for the task of a data set, by name."""
-  unigram = fit(data)
-  found = {'empirical baseline': unigram}
-  if data.task == 'mlm':
-    how = masking.preset(data.masking or 'bert')
-    found['empirical, copying'] = TokenWise.of_masking(unigram, how)
-  return found
-
-
-def fit(data: proteins.Proteins, *, pseudocount: float = 1.0) -> Unigram:
-  """Counts the tokens of the training split.
-
-  Args:
-    data: the data set; of it all training residues count, also those that
-      cropping hides from a model.
-    pseudocount: added to each count, so that a residue absent from a small
-      training set (`O` occurs in few proteins) has a finite loss elsewhere.
-
-  Returns:
-    The fitted baseline.
-
-  Raises:
-    FileNotFoundError: the training file does not exist.
-    ValueError: the pseudocount is negative or the training file malformed.
-  """
-  if pseudocount < 0:
-    raise ValueError(f'pseudocount must be >= 0, got {pseudocount=}')
-  possible = np.arange(vocabulary.SIZE) < vocabulary.NUM_RESIDUES
-  possible[vocabulary.EOS] = data.concatenate and data.task == 'causal'
-  counts = np.where(possible, data.token_counts('train') + pseudocount, 0.0)
-  return Unigram(counts / counts.sum())
+def _check_ids(
+  shape: tuple[int, int], rows: np.ndarray, targets: np.ndarray
+) -> None:
+  """Raises unless a table of that shape has a cell for every target."""
+  worst = tuple(int(ids.max(initial=0)) for ids in (rows, targets))
+  if worst[0] >= shape[0] or worst[1] >= shape[1]:
+    raise ValueError(
+      'the batches must fit the table of the baseline,'
+      f' got {shape=} for (row, target) up to {worst}'
+    )

@@ -17,12 +17,13 @@ from collections.abc import Iterator
 import grain
 import numpy as np
 
-from performer.data import batching, examples
+from performer.data import baseline, batching, examples
 
 __all__ = ['Copying']
 
 _SPLITS = ('valid', 'test')
 _SEPARATOR = 0
+_CHANCE = 'knows the format'  # Name of the baseline.
 # First words of the random streams: training varies with the run's seed and the
 # position in the run, evaluation with the split and the index of the example.
 _TRAIN_STREAM, _EVAL_STREAM = 0, 1
@@ -80,6 +81,11 @@ class Copying:
     return 'causal'
 
   @property
+  def unit(self) -> str:
+    """What losses are quoted in: bits per target."""
+    return 'bits'
+
+  @property
   def splits(self) -> tuple[str, ...]:
     """Names of the splits other than `train`."""
     return _SPLITS
@@ -90,8 +96,9 @@ class Copying:
 
     The separator costs nothing, each of the L/2 - 1 letters log2(V - 1).
     """
-    half = self._half
-    return (half - 1) / half * math.log2(self.vocab_size - 1)
+    # All words are equally likely, so any one example gives the mean.
+    batch = next(self.eval_batches(_SPLITS[0], batch_size=1))
+    return self.baselines()[_CHANCE].evaluate([batch]).loss / math.log(2)
 
   def num_examples(self, split: str) -> int | None:
     """Returns the number of examples of a split; None for endless training.
@@ -175,6 +182,18 @@ class Copying:
       process_index=process_index,
       process_count=process_count,
     )
+
+  def baselines(self) -> dict[str, baseline.PositionWise]:
+    """Returns `knows the format`: the best prediction without memory of w.
+
+    It is certain where the separator stands and undecided between the letters
+    elsewhere. No table over input tokens does as well: the letter before the
+    repeated separator is like any other.
+    """
+    table = np.zeros((self.max_length, self.vocab_size))
+    table[:, _SEPARATOR + 1 :] = 1 / (self.vocab_size - 1)
+    table[self._half - 1] = np.eye(self.vocab_size)[_SEPARATOR]
+    return {_CHANCE: baseline.PositionWise(table)}
 
   @property
   def _half(self) -> int:

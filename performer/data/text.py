@@ -25,7 +25,7 @@ import grain
 import numpy as np
 from jaxtyping import Int, UInt8
 
-from performer.data import batching, examples
+from performer.data import baseline, batching, examples
 
 __all__ = ['SAMPLE_SPLITS', 'Text', 'sample_file']
 
@@ -105,6 +105,11 @@ class Text:
     return _VOCAB_SIZE
 
   @property
+  def unit(self) -> str:
+    """What losses are quoted in: bits per byte."""
+    return 'bits'
+
+  @property
   def splits(self) -> tuple[str, ...]:
     """Names of the splits other than `train`."""
     return tuple(name for name in self._paths if name != _TRAIN)
@@ -151,8 +156,10 @@ class Text:
     """
     if pseudocount <= 0:
       raise ValueError(f'pseudocount must be > 0, got {pseudocount=}')
-    counts = self.token_counts(_TRAIN) + pseudocount
-    bits = -np.log2(counts / counts.sum())
+    fitted = baseline.unigram(
+      self.token_counts(_TRAIN), pseudocount=pseudocount
+    )
+    bits = -np.log2(fitted.probabilities)
     windows = self._windows(split)
     targets = _counts(windows.ravel()) - _counts(windows[:, 0])
     return float(targets @ bits / targets.sum())
@@ -235,6 +242,18 @@ class Text:
       process_index=process_index,
       process_count=process_count,
     )
+
+  def baselines(self) -> dict[str, baseline.Unigram]:
+    """Returns the empirical baseline: who knows frequencies only.
+
+    Frequencies are those of all bytes of the training split, with a pseudocount
+    of 1.
+
+    Raises:
+      FileNotFoundError: the training file does not exist.
+      ValueError: the training file is unusable.
+    """
+    return {'empirical baseline': baseline.unigram(self.token_counts(_TRAIN))}
 
   @functools.cached_property
   def _paths(self) -> Mapping[str, str]:

@@ -1,9 +1,10 @@
 import itertools
+import math
 
 import numpy as np
 import pytest
 
-from performer.data import copying
+from performer.data import baseline, copying
 
 LENGTH, SYMBOLS = 31, 16  # A window of 32: the small setting of the paper.
 
@@ -131,6 +132,32 @@ def test_chance_is_what_the_format_alone_gives(length, symbols):
   # Published as the chance level of the letters: 7.994 bits at 256 symbols.
   letters = data.chance_bits * half / (half - 1)
   assert letters == pytest.approx({16: 3.907, 256: 7.994, 3: 1}[symbols], 1e-3)
+
+
+def test_the_baseline_knows_the_format_and_nothing_else():
+  data = copying.Copying(max_length=LENGTH, vocab_size=SYMBOLS, num_eval=500)
+  [(name, predictor)] = data.baselines().items()
+  assert name == 'knows the format'
+  scores = predictor.evaluate(data.eval_batches('test', batch_size=100))
+  half = (LENGTH + 1) // 2
+  assert scores.weight == 500 * half
+  assert math.log2(scores.perplexity) == pytest.approx(data.chance_bits)
+  # Sure of the separator; of the letters one in V - 1 is right by luck.
+  expected = (1 + (half - 1) / (SYMBOLS - 1)) / half
+  assert scores.accuracy == pytest.approx(expected, abs=0.01)
+
+
+def test_the_best_table_over_input_tokens_does_not_know_the_format():
+  """So the baseline has to look at positions: the price is about half a bit."""
+  data = copying.Copying(max_length=LENGTH, vocab_size=SYMBOLS, num_eval=2000)
+  batches = list(data.eval_batches('test', batch_size=500))
+  counts = np.zeros((SYMBOLS, SYMBOLS))
+  for batch in batches:
+    used = batch['weights'] > 0
+    np.add.at(counts, (batch['tokens'][used], batch['targets'][used]), 1)
+  table = baseline.TokenWise(counts / counts.sum(axis=1, keepdims=True))
+  bits = math.log2(table.evaluate(batches).perplexity)
+  assert bits > data.chance_bits + 0.2
 
 
 def test_training_has_no_end():

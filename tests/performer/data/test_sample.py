@@ -7,7 +7,7 @@ import shutil
 import numpy as np
 import pytest
 
-from performer.data import baseline, fasta, proteins, vocabulary
+from performer.data import fasta, proteins, vocabulary
 
 FOLDER = pathlib.Path(proteins.sample_file('train')).parent
 SCRIPT = pathlib.Path(__file__).parents[3] / 'scripts/prepare_protein_sample.py'
@@ -68,7 +68,7 @@ def test_is_the_default_data_set(records, task):
 def test_baseline_is_near_the_published_one():
   """TrEMBL: 9.92 % / 17.80 on test, 9.07 % / 17.93 on held-out families."""
   data = proteins.Proteins(task='causal', max_length=512)
-  fitted = baseline.fit(data)
+  fitted = data.baselines()['empirical baseline']
   for split in data.splits:
     scores = fitted.evaluate(data.eval_batches(split, batch_size=64))
     assert 0.08 < scores.accuracy < 0.11

@@ -191,6 +191,17 @@ def test_unigram_bits_are_those_of_the_batches():
   assert data.unigram_bits('valid') == pytest.approx(total / weight, rel=1e-6)
 
 
+def test_the_empirical_baseline_is_unigram_bits():
+  data = text.Text(max_length=100)
+  [(name, predictor)] = data.baselines().items()
+  assert name == 'empirical baseline'
+  scores = predictor.evaluate(data.eval_batches('valid', batch_size=64))
+  assert np.log2(scores.perplexity) == pytest.approx(data.unigram_bits('valid'))
+  # Of English, about a sixth of all characters are spaces.
+  assert predictor.probabilities.argmax() == ord(' ')
+  assert 0.1 < scores.accuracy < 0.2
+
+
 def write(folder, name, content):
   (folder / name).write_bytes(content)
   return str(folder / name)
