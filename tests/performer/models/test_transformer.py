@@ -102,6 +102,17 @@ def test_agrees_with_a_plain_transformer(causal):
   np.testing.assert_allclose(found, expected, atol=2e-5)
 
 
+def test_float64_agrees_with_a_plain_transformer_to_rounding():
+  params, _ = init(make(attention.Exact(), causal=True))
+  tokens, mask = inputs(3)
+  with jax.enable_x64(True):
+    model = make(attention.Exact(), causal=True, dtype=jnp.float64)
+    wide = jax.tree.map(lambda x: jnp.asarray(x, jnp.float64), params)
+    found = np.asarray(run(model, wide, tokens, mask, None))
+  expected = numpy_transformer(params, np.asarray(tokens), causal=True)
+  np.testing.assert_allclose(found, expected, atol=1e-12)
+
+
 def test_exact_and_fast_attention_share_one_parameter_tree():
   exact, _ = init(make(attention.Exact(), causal=True))
   fast, projections = init(make(FAVOR, causal=True))
