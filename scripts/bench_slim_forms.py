@@ -1,0 +1,302 @@
+"""Ways to compute the gradient of a language model's loss.
+
+Ours are the strategies of `performer.slim`. The peers are what a user would
+write without it:
+
+- `autodiff`: `jax.value_and_grad` of the model's call on the whole sequence;
+- `layer remat`: the same, each layer under `jax.checkpoint`;
+- `chunk remat`: a scan over chunks whose body is under `jax.checkpoint`. This
+  is the idea of our strategy `checkpoint`, written out for one model: only
+  chunks that divide the length, no drift, no budget.
+
+All return the mean loss and its gradient in the parameters.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import linen as nn
+from jaxtyping import Array, Float, PyTree
+
+from performer import attention, objective, slim
+from performer.attention import state as state_lib
+from performer.slim import language
+from performer.slim import model as model_lib
+
+__all__ = [
+  'OURS',
+  'PEERS',
+  'Form',
+  'Sizes',
+  'apart',
+  'build',
+  'defined',
+  'gradient',
+  'inputs',
+  'parameters',
+  'problem',
+  'state_bytes',
+]
+
+OURS = slim.STRATEGIES
+PEERS = ('autodiff', 'layer remat', 'chunk remat')
+_WHOLE = ('full', 'autodiff', 'layer remat')
+
+# (parameters, inputs, projections) -> (mean loss, its gradient, drift or None).
+Gradient = Callable[..., tuple[Array, PyTree, PyTree]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Sizes:
+  """Of a model.
+
+  Attributes:
+    width: d.
+    heads: h.
+    layers: s.
+    inner: f, of the MLP.
+    vocab: number of symbols.
+    kernel: of the attention.
+    norm: where LayerNorm stands.
+    dtype: of activations.
+    random: M over the width of a head, for kernels with random features.
+  """
+
+  width: int = 128
+  heads: int = 4
+  layers: int = 3
+  inner: int = 512
+  vocab: int = 256
+  kernel: str = 'square'
+  norm: str = 'post_branch'
+  dtype: str = 'float32'
+  random: int = 2
+
+
+@dataclasses.dataclass(frozen=True)
+class Form:
+  """A way to compute the gradient.
+
+  Attributes:
+    kind: a member of `OURS` or `PEERS`.
+    chunk: positions of a chunk; None for those without chunks.
+  """
+
+  kind: str
+  chunk: int | None = None
+
+  def __post_init__(self) -> None:
+    if self.kind not in (*OURS, *PEERS):
+      raise ValueError(
+        f'kind must be one of {(*OURS, *PEERS)}, got {self.kind!r}'
+      )
+    if self.whole != (self.chunk is None):
+      raise ValueError(f'{self.kind!r} and {self.chunk=} do not go together')
+
+  @property
+  def whole(self) -> bool:
+    """Whether all positions are computed at once."""
+    return self.kind in _WHOLE
+
+  @property
+  def ours(self) -> bool:
+    """Whether the library computes it."""
+    return self.kind in OURS
+
+  @property
+  def name(self) -> str:
+    """For tables."""
+    return self.kind if self.whole else f'{self.kind} C={self.chunk}'
+
+
+def build(sizes: Sizes, **options: Any) -> model_lib.SlimTransformer:
+  """The model of these sizes; options replace its attributes."""
+  if sizes.kernel.startswith('softmax'):
+    features = sizes.random * sizes.width // sizes.heads
+    mechanism = attention.Favor(
+      kernel=sizes.kernel, features=features, stabilizer='none'
+    )
+  else:
+    mechanism = attention.Favor(
+      kernel=sizes.kernel,
+      projection=False,
+      features=None,
+      kernel_epsilon=1e-6,
+    )
+  fields = {'attention': mechanism, 'dtype': jnp.dtype(sizes.dtype), **options}
+  return model_lib.SlimTransformer(
+    vocab_size=sizes.vocab,
+    num_layers=sizes.layers,
+    num_heads=sizes.heads,
+    d_model=sizes.width,
+    d_ff=sizes.inner,
+    norm=sizes.norm,
+    **fields,
+  )
+
+
+def parameters(
+  model: model_lib.SlimTransformer, seed: int
+) -> tuple[PyTree, PyTree]:
+  """Parameters of a seed, and the random matrices."""
+  drawn, start = jax.random.split(jax.random.key(seed))
+  w = model.draw_projections(drawn, 0)
+  token = jnp.zeros((1, 1), jnp.int32)
+
+  @jax.jit
+  def init(key: Array) -> PyTree:
+    return model.init(key, token, mask=token == 0, projections=w)
+
+  return nn.unbox(init(start))['params'], w
+
+
+def inputs(
+  vocab: int, length: int, *, seed: int, batch: int = 1
+) -> dict[str, np.ndarray]:
+  """Uniform tokens, all of which count."""
+  tokens = np.random.default_rng(seed).integers(0, vocab, (batch, length + 1))
+  return {
+    'tokens': tokens[:, :-1].astype(np.int32),
+    'targets': tokens[:, 1:].astype(np.int32),
+    'weights': np.ones((batch, length), np.float32),
+    'mask': np.ones((batch, length), bool),
+  }
+
+
+def problem(model: model_lib.SlimTransformer) -> slim.Problem:
+  """The model as SLiM sees it."""
+  return language.problem(model)
+
+
+def state_bytes(model: model_lib.SlimTransformer, batch: int = 1) -> int:
+  """Bytes of S and z of all layers, sigma."""
+  state = jax.eval_shape(lambda: model.empty_state(batch))
+  return state.S.size * 4 + state.z.size * 4
+
+
+def gradient(form: Form, model: model_lib.SlimTransformer) -> Gradient:
+  """The function that a form stands for; see `Gradient`."""
+  if form.ours:
+    return functools.partial(_ours, form, model)
+  if form.kind == 'chunk remat':
+    return functools.partial(_by_value, _chunk_loss(model, form.chunk))
+  model = model.clone(remat=form.kind == 'layer remat')
+  return functools.partial(_by_value, functools.partial(_whole_loss, model))
+
+
+def _ours(
+  form: Form,
+  model: model_lib.SlimTransformer,
+  params: PyTree,
+  batch: dict[str, Array],
+  projections: PyTree,
+) -> tuple[Array, PyTree, PyTree]:
+  found = slim.slim_value_and_grad(
+    problem(model),
+    params,
+    batch,
+    chunk=form.chunk or batch['tokens'].shape[1],
+    strategy=form.kind,
+    constants=language.Constants(projections),
+    normalizer=batch['weights'].sum(),
+  )
+  return found.loss, found.params, found.drift
+
+
+def _by_value(
+  loss: Callable[..., Array],
+  params: PyTree,
+  batch: dict[str, Array],
+  projections: PyTree,
+) -> tuple[Array, PyTree, None]:
+  def mean(params: PyTree) -> Array:
+    return loss(params, batch, projections) / batch['weights'].sum()
+
+  return *jax.value_and_grad(mean)(params), None
+
+
+def _whole_loss(
+  model: model_lib.SlimTransformer,
+  params: PyTree,
+  batch: dict[str, Array],
+  projections: PyTree,
+) -> Float[Array, '']:
+  logits = model.apply(
+    {'params': params},
+    batch['tokens'],
+    mask=batch['mask'],
+    projections=projections,
+  )
+  losses = objective.token_losses(logits, batch['targets'])
+  return jnp.sum(losses * batch['weights'])
+
+
+def _chunk_loss(
+  model: model_lib.SlimTransformer, chunk: int
+) -> Callable[..., Array]:
+  def loss(
+    params: PyTree, batch: dict[str, Array], projections: PyTree
+  ) -> Float[Array, '']:
+    rows, length = batch['tokens'].shape
+    size = min(chunk, length)
+    pieces = jax.tree.map(
+      lambda x: x.reshape(rows, -1, size).swapaxes(0, 1), batch
+    )
+
+    @functools.partial(jax.checkpoint, prevent_cse=False)
+    def body(
+      carry: tuple[state_lib.State, Array], x: tuple[Array, dict[str, Array]]
+    ) -> tuple[tuple[state_lib.State, Array], None]:
+      (state, total), (index, piece) = carry, x
+      positions = index * size + jnp.arange(size)
+      logits, state = model.apply(
+        {'params': params},
+        piece['tokens'],
+        positions=jnp.broadcast_to(positions, (rows, size)),
+        mask=piece['mask'],
+        projections=projections,
+        state=state,
+        method='extend',
+      )
+      losses = objective.token_losses(logits, piece['targets'])
+      return (state, total + jnp.sum(losses * piece['weights'])), None
+
+    start = (model.empty_state(rows), jnp.zeros((), jnp.float32))
+    indices = jnp.arange(length // size)
+    return jax.lax.scan(body, start, (indices, pieces))[0][1]
+
+  return loss
+
+
+def defined(
+  model: model_lib.SlimTransformer,
+  params: PyTree,
+  batch: dict[str, np.ndarray],
+  projections: PyTree,
+) -> tuple[float, PyTree]:
+  """Loss and gradient of the whole sequence, all of it in float64."""
+  with jax.enable_x64(True):
+    wide = model.clone(dtype=jnp.float64)
+    arrays = jax.tree.map(_double, (params, batch, projections))
+    loss, grads, _ = jax.jit(gradient(Form('autodiff'), wide))(*arrays)
+    return float(loss), jax.tree.map(np.asarray, grads)
+
+
+def _double(x: Any) -> np.ndarray:
+  x = np.asarray(x)
+  return x.astype(np.float64) if np.issubdtype(x.dtype, np.floating) else x
+
+
+def apart(found: PyTree, expected: PyTree) -> float:
+  """Distance of two gradients, relative to the second; all leaves as one."""
+  squares = np.zeros(2)
+  pairs = zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True)
+  for one, two in pairs:
+    one, two = _double(one), _double(two)
+    squares += ((one - two) ** 2).sum(), (two**2).sum()
+  return float(np.sqrt(squares[0] / squares[1]))

@@ -1,0 +1,139 @@
+r"""Reproduces the experiments of "Sub-Linear Memory: How to Make Performers SLiM".
+
+    python scripts/reproduce_slim.py memory --scale tiny
+    python scripts/reproduce_slim.py text --scale paper --corpus ptb \
+      --train_file ptb.train.txt --valid_file ptb.valid.txt
+    python scripts/reproduce_slim.py text --scale paper --corpus enwik8 \
+      --train_file enwik8
+
+memory: memory, time and FLOPs against L and C. precision: errors of gradients
+in chunks. copying, text: FULL, chunks and FINE-TUNE on the copy task and on
+bytes. constant: a sequence of 131072 positions. switch: from whole sequences to
+chunks half way. Writes rows of the ledger with pictures. `--scale paper` has the
+published sizes, for accelerators, and files of text by path.
+"""
+
+import argparse
+import functools
+import os
+import pathlib
+import platform
+import shlex
+import sys
+import time
+from collections.abc import Callable, Sequence
+
+import jax
+import reproduce_performer_common as common
+import reproduce_slim_constant as constant
+import reproduce_slim_curves as curves
+import reproduce_slim_memory as memory
+import reproduce_slim_precision as precision
+
+from runtime import ledger, provenance
+
+__all__ = ['ROWS', 'main', 'write']
+
+PAPER = '2012.11346'
+Experiment = Callable[[str, Sequence[int]], list[common.Finding]]
+ROWS: dict[str, Experiment] = {
+  'memory': memory.memory_rows,
+  'precision': precision.precision_rows,
+  'copying': curves.copying_rows,
+  'text': curves.text_rows,
+  'constant': constant.constant_rows,
+  'switch': curves.switch_rows,
+}
+
+
+def _hardware() -> str:
+  device = jax.devices()[0]
+  if device.platform == 'cpu':
+    return f'{platform.machine()} CPU, {os.cpu_count()} cores'
+  return device.device_kind
+
+
+def write(
+  experiment: Experiment,
+  scale: str,
+  *,
+  seeds: Sequence[int],
+  root: str | os.PathLike[str],
+  command: str,
+) -> list[ledger.Row]:
+  """Runs an experiment and writes its rows.
+
+  Args:
+    experiment: maps scale and seeds to findings.
+    scale: 'tiny' or 'paper'.
+    seeds: of the runs.
+    root: folder of the ledger.
+    command: that the rows name.
+
+  Returns:
+    The rows.
+
+  Raises:
+    ValueError: outside a checkout, as rows name the commit.
+  """
+  start = time.monotonic()
+  revision, dirty = provenance.commit()
+  if revision is None:
+    raise ValueError('rows name the commit: run this in a checkout')
+  findings = experiment(scale, seeds)
+  written = []
+  for finding in findings:
+    row = ledger.Row(
+      **finding.fields,
+      paper=PAPER,
+      scale=scale,
+      hardware=_hardware(),
+      seeds=tuple(seeds),
+      command=command,
+      commit=f'{revision[:12]}{"-dirty" if dirty else ""}',
+      minutes=(time.monotonic() - start) / 60,
+    )
+    path, _ = ledger.write(row, root)
+    finding.draw(path.with_suffix('.png'))
+    print(f'{row.id}: {row.verdict}', flush=True)
+    written.append(row)
+  return written
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+  """Runs one experiment."""
+  parser = argparse.ArgumentParser(
+    description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+  )
+  parser.add_argument('row', choices=tuple(ROWS))
+  parser.add_argument('--scale', choices=('tiny', 'paper'), default='tiny')
+  parser.add_argument('--seeds', type=int, default=3)
+  parser.add_argument('--root', type=pathlib.Path, default='docs/results')
+  group = parser.add_argument_group('text')
+  group.add_argument('--corpus', choices=('sample', 'ptb', 'enwik8'))
+  group.add_argument('--train_file')
+  group.add_argument('--valid_file')
+  args = parser.parse_args(arguments)
+  experiment = ROWS[args.row]
+  if args.row == 'text':
+    name = args.corpus or 'sample'
+    if (name == 'sample') != (args.scale == 'tiny'):
+      parser.error('the sample is for --scale tiny, ptb and enwik8 for paper')
+    corpus = curves.Corpus(name, args.train_file, args.valid_file)
+    experiment = functools.partial(experiment, corpus=corpus)
+  elif args.corpus or args.train_file or args.valid_file:
+    parser.error(f'files are for the row text, got {args.row}')
+  write(
+    experiment,
+    args.scale,
+    seeds=tuple(range(args.seeds)),
+    root=args.root,
+    command=shlex.join(
+      ['python', 'scripts/reproduce_slim.py', *(arguments or sys.argv[1:])]
+    ),
+  )
+  print(f'wrote {ledger.write_page(args.root)}')
+
+
+if __name__ == '__main__':
+  main()
