@@ -24,7 +24,9 @@ class PositionalDropout(nn.Module):
 
   A site is a module and a call of it, and layers of `nn.scan` whose rngs are
   split are sites of their own. Cut a batch along its positions in any way: the
-  pieces get the masks of the whole. The gradient is masked alike.
+  pieces get the masks of the whole. The gradient is masked alike. Rows are
+  counted in the array given: inside `jax.shard_map`, where that is one device's
+  share, fold the device into the rng.
 
   Attributes:
     rate: probability of 0, in [0, 1); rounded to a multiple of 2^-16.
