@@ -17,7 +17,7 @@ from performer import attention
 from performer import trainer as trainer_lib
 from performer.attention.analysis import pair_errors
 from performer.data import dataset
-from performer.models import transformer
+from performer.models import language_model
 from runtime import loop as loop_lib
 from runtime import mesh as mesh_lib
 
@@ -27,7 +27,7 @@ __all__ = ['estimator', 'predicted_errors', 'watch']
 _SAMPLE = 32
 
 
-def estimator(model: transformer.Transformer) -> attention.Favor | None:
+def estimator(model: language_model.LanguageModel) -> attention.Favor | None:
   """The mechanism whose errors can be predicted, if the model uses one.
 
   Args:
@@ -40,6 +40,8 @@ def estimator(model: transformer.Transformer) -> attention.Favor | None:
   mechanism = model.attention
   if isinstance(mechanism, attention.Auto):
     length = model.max_length
+    if length is None:
+      return mechanism.favor
     mechanism = mechanism.choose(length, length, causal=model.causal)
   if not isinstance(mechanism, attention.Favor):
     return None
@@ -47,7 +49,7 @@ def estimator(model: transformer.Transformer) -> attention.Favor | None:
 
 
 def predicted_errors(
-  model: transformer.Transformer,
+  model: language_model.LanguageModel,
   favor: attention.Favor,
   params: PyTree,
   projections: PyTree,

@@ -17,7 +17,7 @@ from jaxtyping import Array, Float, PyTree
 from performer import attention
 from performer.attention.analysis import recovery
 from performer.data import dataset
-from performer.models import transformer
+from performer.models import language_model
 from runtime import report as report_lib
 
 __all__ = ['attention_maps', 'report', 'score_rows']
@@ -72,7 +72,7 @@ def _columns(scores: Scores, unit: str) -> dict[str, float]:
 
 
 def attention_maps(
-  model: transformer.Transformer,
+  model: language_model.LanguageModel,
   params: PyTree,
   projections: PyTree,
   batch: Mapping[str, np.ndarray],
@@ -130,7 +130,7 @@ def attention_maps(
 def report(
   workdir: str | os.PathLike[str],
   *,
-  model: transformer.Transformer,
+  model: language_model.LanguageModel,
   data: dataset.DataSet,
   params: PyTree,
   projections: PyTree,
@@ -179,7 +179,7 @@ def _python() -> str:
 
 def _draw_attention(
   folder: pathlib.Path,
-  model: transformer.Transformer,
+  model: language_model.LanguageModel,
   data: dataset.DataSet,
   params: PyTree,
   projections: PyTree,

@@ -1,19 +1,24 @@
 """Trains a Transformer language model; the root of the configurations."""
 
+import dataclasses
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from absl import logging
 from clu import metrics as clu_metrics
 from jaxtyping import PyTree
 
 from performer import attention, norm_watch, results
 from performer import trainer as trainer_lib
-from performer.data import proteins
-from performer.models import transformer
+from performer.data import dataset
+from performer.models import language_model
+from performer.slim import drift as drift_lib
+from performer.slim import options as slim_options
+from performer.slim import training as slim_training
 from runtime import context as context_lib
 from runtime import loop as loop_lib
 from runtime import mesh as mesh_lib
@@ -24,7 +29,7 @@ __all__ = ['build', 'evaluate', 'train']
 
 def evaluate(
   trainer: trainer_lib.Trainer,
-  data: proteins.Proteins,
+  data: dataset.DataSet,
   split: str,
   *,
   mesh: jax.sharding.Mesh,
@@ -48,7 +53,7 @@ def evaluate(
   def eval_step(
     params: PyTree, projections: PyTree, batch: trainer_lib.Batch
   ) -> dict[str, clu_metrics.Metric]:
-    return trainer.loss(params, projections, batch, None)[1]
+    return trainer.metrics(params, projections, batch)
 
   def run(state: trainer_lib.TrainState) -> dict[str, float]:
     total = None
@@ -72,14 +77,15 @@ def _merge(
 
 def build(
   *,
-  model: transformer.Transformer,
-  data: proteins.Proteins,
+  model: language_model.LanguageModel,
+  data: dataset.DataSet,
   optimizer: optax.GradientTransformation,
   batch_size: int,
   seed: int,
   mesh: mesh_lib.MeshConfig,
   eval_splits: tuple[str, ...],
   eval_batch_size: int | None,
+  slim: slim_options.Slim | None = None,
   devices: Sequence[jax.Device] | None = None,
 ) -> tuple[trainer_lib.Trainer, loop_lib.Experiment[trainer_lib.TrainState]]:
   """Assembles model, data and optimiser for the loop.
@@ -96,6 +102,8 @@ def build(
   grid = mesh.make(devices)
   trainer = trainer_lib.Trainer(model, optimizer, seed, grid)
   index, count = mesh_lib.process_slice(grid, batch_size)
+  if slim is not None:
+    trainer = _chunked(trainer, slim, batch_size, data.max_length)
   evaluators = {
     split: evaluate(
       trainer,
@@ -129,17 +137,60 @@ def build(
     batch_size=batch_size,
     num_examples=data.num_examples('train'),
     evaluators=evaluators,
-    activation_bytes=lambda: _activation_bytes(trainer, batch_size),
+    activation_bytes=lambda: _activation_bytes(
+      trainer, batch_size, data.max_length
+    ),
     params=lambda state: state.params,
     refresh=trainer.redraw,
     refresh_every=model.attention.redraw_every,
+    on_metrics=None if slim is None else _drift_watch(slim.drift_threshold),
   )
   return trainer, experiment
 
 
+def _chunked(
+  trainer: trainer_lib.Trainer,
+  slim: slim_options.Slim,
+  batch_size: int,
+  length: int,
+) -> trainer_lib.Trainer:
+  """The trainer, with gradients by chunks; says which."""
+  state = jax.eval_shape(trainer.init)
+  chunked = slim_training.make(
+    trainer.model,
+    slim,
+    params=state.params,
+    projections=state.projections,
+    batch=_batch_shapes(batch_size, length),
+    mesh=trainer.mesh,
+    batch_axes=mesh_lib.BATCH_AXES,
+  )
+  logging.info('gradients by chunks: %s', chunked.plan.describe())
+  return dataclasses.replace(trainer, chunked=chunked)
+
+
+def _drift_watch(
+  threshold: float,
+) -> Callable[[Mapping[str, float]], None]:
+  """Warns, once, if subtraction loses the states of a layer."""
+  warned = False
+
+  def watch(metrics: Mapping[str, float]) -> None:
+    nonlocal warned
+    names = [n for n in metrics if n.startswith(trainer_lib.DRIFT)]
+    names.sort(key=lambda n: int(n.removeprefix(trainer_lib.DRIFT)))
+    values = np.array([metrics[n] for n in names])
+    text = drift_lib.message(values, threshold) if names else None
+    if text is not None and not warned:
+      warned = True
+      logging.warning('%s', text)
+
+  return watch
+
+
 def _check(
-  model: transformer.Transformer,
-  data: proteins.Proteins,
+  model: language_model.LanguageModel,
+  data: dataset.DataSet,
   eval_splits: tuple[str, ...],
 ) -> None:
   if model.vocab_size != data.vocab_size:
@@ -147,7 +198,7 @@ def _check(
       'the model must have the vocabulary of the data, '
       f'got {model.vocab_size=} {data.vocab_size=}'
     )
-  if model.max_length < data.max_length:
+  if model.max_length is not None and model.max_length < data.max_length:
     raise ValueError(
       'the model must have a position for every token of the data, '
       f'got {model.max_length=} {data.max_length=}'
@@ -164,25 +215,39 @@ def _check(
     )
 
 
-def _activation_bytes(trainer: trainer_lib.Trainer, batch_size: int) -> int:
-  state = jax.eval_shape(trainer.init)
-  shape = (batch_size, trainer.model.max_length)
-  batch = {
+def _batch_shapes(
+  batch_size: int, length: int
+) -> dict[str, jax.ShapeDtypeStruct]:
+  shape = (batch_size, length)
+  return {
     'tokens': jax.ShapeDtypeStruct(shape, jnp.int32),
     'targets': jax.ShapeDtypeStruct(shape, jnp.int32),
     'weights': jax.ShapeDtypeStruct(shape, jnp.float32),
     'mask': jax.ShapeDtypeStruct(shape, jnp.bool_),
   }
+
+
+def _activation_bytes(
+  trainer: trainer_lib.Trainer, batch_size: int, length: int
+) -> int:
+  if trainer.chunked is not None:
+    shares = trainer.mesh.size
+    return trainer.chunked.plan.temporary_bytes * shares
+  state = jax.eval_shape(trainer.init)
   return summary.residual_bytes(
-    trainer.loss, state.params, state.projections, batch, state.key
+    trainer.loss,
+    state.params,
+    state.projections,
+    _batch_shapes(batch_size, length),
+    state.key,
   )
 
 
 def train(
   *,
   workdir: str,
-  model: transformer.Transformer,
-  data: proteins.Proteins,
+  model: language_model.LanguageModel,
+  data: dataset.DataSet,
   optimizer: optax.GradientTransformation,
   loop: loop_lib.LoopConfig,
   batch_size: int,
@@ -190,6 +255,7 @@ def train(
   mesh: mesh_lib.MeshConfig = mesh_lib.MeshConfig(),
   eval_splits: tuple[str, ...] = ('valid',),
   eval_batch_size: int | None = None,
+  slim: slim_options.Slim | None = None,
   context: context_lib.RunContext = context_lib.RunContext(),
 ) -> loop_lib.Result[trainer_lib.TrainState]:
   """Trains a language model, or continues to, and reports what it learnt.
@@ -205,6 +271,8 @@ def train(
     mesh: how devices share the work.
     eval_splits: splits judged at the evaluation interval; all are at the end.
     eval_batch_size: sequences per evaluation step; None: as in training.
+    slim: gradients by chunks, in memory that does not grow with the length;
+      None: whole sequences.
     context: what the launcher knows.
 
   Returns:
@@ -222,6 +290,7 @@ def train(
     mesh=mesh,
     eval_splits=eval_splits,
     eval_batch_size=eval_batch_size,
+    slim=slim,
   )
   result = loop_lib.run(
     experiment, loop, workdir=workdir, seed=seed, context=context

@@ -13,13 +13,17 @@ from flax import linen as nn
 from jaxtyping import Array, Float, PyTree
 
 from performer import attention, objective
-from performer.models import parallel, transformer
+from performer.models import language_model, parallel
+from performer.slim import training as slim_training
 from runtime import mesh as mesh_lib
 from runtime import metrics as metrics_lib
 
-__all__ = ['Batch', 'TrainState', 'Trainer']
+__all__ = ['DRIFT', 'Batch', 'TrainState', 'Trainer']
 
 Batch = Mapping[str, Any]
+
+# Metrics of subtraction, by layer: see `performer.slim.drift`.
+DRIFT = 'drift_layer'
 
 
 @flax.struct.dataclass
@@ -53,12 +57,14 @@ class Trainer:
     optimizer: from optax.
     seed: of parameters, dropout and random matrices.
     mesh: devices that share sequences and heads of the attention; None: one.
+    chunked: computes gradients by chunks; None: the sequence at once.
   """
 
-  model: transformer.Transformer
+  model: language_model.LanguageModel
   optimizer: optax.GradientTransformation
   seed: int
   mesh: jax.sharding.Mesh | None = None
+  chunked: slim_training.ChunkedLoss | None = None
 
   def init_boxed(self) -> PyTree:
     """Parameters that carry the names of their logical axes."""
@@ -102,7 +108,7 @@ class Trainer:
     )
 
   @property
-  def spread_model(self) -> transformer.Transformer:
+  def spread_model(self) -> language_model.LanguageModel:
     """The model as the mesh runs it; its batch must divide by the mesh."""
     # One device needs no partition, and is spared its compile time.
     if self.mesh is None or self.mesh.size == 1:
@@ -136,16 +142,41 @@ class Trainer:
     )
     return objective.weighted_mean(losses, batch['weights']), metrics
 
+  def metrics(
+    self, params: PyTree, projections: PyTree, batch: Batch
+  ) -> dict[str, clu_metrics.Metric]:
+    """Metrics of a batch, without dropout."""
+    if self.chunked is not None:
+      return self.chunked.metrics(params, projections, batch)
+    return self.loss(params, projections, batch, None)[1]
+
+  def gradients(
+    self,
+    params: PyTree,
+    projections: PyTree,
+    batch: Batch,
+    dropout_key: Array,
+  ) -> tuple[PyTree, dict[str, clu_metrics.Metric]]:
+    """Gradients of the loss, and metrics."""
+    if self.chunked is None:
+      (_, metrics), grads = jax.value_and_grad(self.loss, has_aux=True)(
+        params, projections, batch, dropout_key
+      )
+      return grads, metrics
+    grads, metrics, drift = self.chunked.value_and_grad(
+      params, projections, batch, dropout_key
+    )
+    for layer, value in enumerate(() if drift is None else drift):
+      metrics[f'{DRIFT}{layer}'] = metrics_lib.Average.of(value)
+    return grads, metrics
+
   def step(
     self, state: TrainState, batch: Batch
   ) -> tuple[TrainState, clu_metrics.Collection]:
     """One optimiser step; metrics are those before the update."""
-    dropout_key = _keys(state.key)[1]
-    (_, metrics), grads = jax.value_and_grad(self.loss, has_aux=True)(
-      state.params,
-      state.projections,
-      batch,
-      jax.random.fold_in(dropout_key, state.step),
+    dropout_key = jax.random.fold_in(_keys(state.key)[1], state.step)
+    grads, metrics = self.gradients(
+      state.params, state.projections, batch, dropout_key
     )
     updates, opt_state = self.optimizer.update(
       grads, state.opt_state, state.params

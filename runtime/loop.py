@@ -75,6 +75,7 @@ class Experiment(Generic[State]):
       `refresh_every`-th step but the first; for what changes rarely and would
       weigh on the program of the step. Traced, so pure.
     refresh_every: interval of `refresh` in steps; None: never.
+    on_metrics: told the training metrics of every row that is written.
   """
 
   init: Callable[[], State]
@@ -89,6 +90,7 @@ class Experiment(Generic[State]):
   params: Callable[[State], Any] = lambda state: state
   refresh: Callable[[State], State] | None = None
   refresh_every: int | None = None
+  on_metrics: Callable[[Mapping[str, float]], None] | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -365,6 +367,8 @@ class _Loop(Generic[State]):
       row['time/examples_per_s'] = self._experiment.batch_size / step_s
     row |= profiling.memory_metrics()
     self._writer.write(self._step, row)
+    if self._experiment.on_metrics is not None:
+      self._experiment.on_metrics(values)
     shown = {k: values[k] for k in self._config.progress if k in values}
     self._progress.show(self._step, step_s or 0.0, shown)
 

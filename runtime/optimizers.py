@@ -15,6 +15,8 @@ def adamw(
   clip_norm: float | None = None,
   warmup_steps: int = 0,
   decay_steps: int | None = None,
+  drop_step: int | None = None,
+  drop_factor: float = 0.1,
 ) -> optax.GradientTransformation:
   """Adam with decoupled weight decay, after clipping by the global norm.
 
@@ -28,10 +30,19 @@ def adamw(
     warmup_steps: steps of linear growth from 0 to the peak.
     decay_steps: steps, warm-up included, after which a cosine has taken the
       rate to 0; None: it stays at the peak.
+    drop_step: steps after which the rate is multiplied by `drop_factor`; None:
+      never. Excludes the other schedules.
+    drop_factor: see `drop_step`.
 
   Raises:
-    ValueError: if the decay would end before the warm-up.
+    ValueError: if the decay would end before the warm-up, or schedules are
+      combined.
   """
+  if drop_step is not None and (warmup_steps or decay_steps is not None):
+    raise ValueError(
+      'drop_step excludes warm-up and decay, '
+      f'got {drop_step=} {warmup_steps=} {decay_steps=}'
+    )
   if decay_steps is not None and decay_steps <= warmup_steps:
     raise ValueError(
       'decay_steps counts the warm-up and must exceed it, '
@@ -40,6 +51,10 @@ def adamw(
   if decay_steps is not None:
     rate = optax.warmup_cosine_decay_schedule(
       0.0, learning_rate, warmup_steps, decay_steps
+    )
+  elif drop_step is not None:
+    rate = optax.piecewise_constant_schedule(
+      learning_rate, {drop_step: drop_factor}
     )
   elif warmup_steps:
     rate = optax.linear_schedule(0.0, learning_rate, warmup_steps)

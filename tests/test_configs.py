@@ -10,7 +10,10 @@ from performer import train_lib
 from runtime import config, config_errors, config_files, context
 
 # Fragments that others include; they leave required values open.
-FRAGMENTS = {'configs/performer/base.gin', 'configs/performer/trembl.gin'}
+FRAGMENTS = {
+  f'configs/performer/{name}.gin'
+  for name in ('base', 'trembl', 'slim', 'slim_base', 'slim_text')
+}
 ROOTS = {'performer': train_lib.train}
 FILE_MACROS = ('TRAIN_FILE', 'VALID_FILE', 'TEST_FILE', 'OOD_FILE')
 
@@ -26,6 +29,12 @@ PUBLISHED = {
   'trembl_6layer_mlm': (6, 2048, 512, 1024),
   'trembl_6layer_causal': (6, 2048, 512, 1024),
   'trembl_concat_8192': (6, 2048, 512, 8192),
+}
+# Parameters, from the layout in arXiv:2012.11346 and its published settings.
+PUBLISHED_SLIM = {
+  'slim_copy': 822_528,
+  'slim_ptb': 8_866_048,
+  'slim_enwik8': 35_033_344,
 }
 
 
@@ -62,7 +71,10 @@ def data_params(tmp_path_factory):
 
 
 def params_of(name, data_params):
-  return data_params if stem(name).startswith('trembl') else []
+  needed = {'slim_ptb': 2, 'slim_enwik8': 1}.get(stem(name), 0)
+  return (
+    data_params if stem(name).startswith('trembl') else data_params[:needed]
+  )
 
 
 def dry_run(name, params):
@@ -85,7 +97,7 @@ def dry_run(name, params):
 def test_every_folder_has_a_root_and_every_published_setting_a_file():
   assert {name.split('/')[1] for name in CONFIGS} == set(ROOTS)
   assert set(CONFIGS) > FRAGMENTS
-  assert {stem(name) for name in COMPLETE} >= set(PUBLISHED)
+  assert {stem(name) for name in COMPLETE} >= {*PUBLISHED, *PUBLISHED_SLIM}
 
 
 @pytest.mark.parametrize('name', COMPLETE)
@@ -102,6 +114,8 @@ def test_builds_without_allocating_and_uses_every_binding(
   if stem(name) in PUBLISHED:
     count = int(re.search(r'parameters: ([\d,]+)', text)[1].replace(',', ''))
     assert count == parameter_count(*PUBLISHED[stem(name)])
+  if stem(name) in PUBLISHED_SLIM:
+    assert f'parameters: {PUBLISHED_SLIM[stem(name)]:,} ' in text
   # What a run leaves behind can be read again and says the same.
   (tmp_path / 'again.gin').write_text(operative)
   with config.session(root_of(name), [tmp_path / 'again.gin']) as parsed:
@@ -114,7 +128,7 @@ def test_builds_without_allocating_and_uses_every_binding(
 @pytest.mark.parametrize('name', sorted(FRAGMENTS))
 def test_fragments_say_what_they_lack(name):
   with (
-    pytest.raises(config_errors.ConfigError, match=r'D_FF|TASK'),
+    pytest.raises(config_errors.ConfigError, match=r'D_FF|TASK|D_MODEL|model'),
     config.session(root_of(name), [name], []),
   ):
     pass

@@ -380,7 +380,11 @@ class Favor(options.Options):
     log = self.spec.log and self.stabilizer == 'online'
     family = form_lib.family(log=log)
     count = self.features if self.projection else head_dim
-    return state_lib.empty(like, count, like.shape[-1], family.PER_FEATURE)
+    state = state_lib.empty(like, count, like.shape[-1], family.PER_FEATURE)
+    if not self.plain_sums:
+      return state
+    # In the unit that all its keys will have, so that it has a gradient.
+    return state._replace(c=jnp.zeros_like(state.c))
 
   def _finish(self, signed: bool, scale: float) -> form_lib.Finish:
     return form_lib.finisher(

@@ -169,8 +169,8 @@ class MultiHeadAttention(nn.Module):
     *,
     projection: PyTree,
     key_mask: Bool[Array, 'b l'] | None = None,
-    state: state_lib.State | None = None,
-  ) -> tuple[Float[Array, 'b l w'], state_lib.State]:
+    state: PyTree = None,
+  ) -> tuple[Float[Array, 'b l w'], PyTree]:
     """Continues causal self-attention: prefill, or one step of decoding.
 
     Calls on consecutive pieces give what one call on the whole gives.

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from performer.attention import exact
-from performer.models import transformer
+from performer.models import language_model
 
 __all__ = ['LayerErrors', 'layer_errors']
 
@@ -42,7 +42,7 @@ class LayerErrors(NamedTuple):
 
 
 def layer_errors(
-  model: transformer.Transformer,
+  model: language_model.LanguageModel,
   params: PyTree,
   tokens: Int[Array, 'b l'],
   *,
@@ -88,7 +88,7 @@ def _layer(projections: PyTree, index: int) -> PyTree:
 
 
 def _run(
-  model: transformer.Transformer,
+  model: language_model.LanguageModel,
   params: PyTree,
   tokens: Array,
   mask: Array,

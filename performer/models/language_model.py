@@ -138,10 +138,10 @@ class LanguageModel(nn.Module):
     positions: Int[Array, 'b l'],
     mask: Bool[Array, 'b l'],
     projections: PyTree,
-    state: state_lib.State | None = None,
+    state: PyTree = None,
     at: Int[Array, 'b'] | None = None,
     train: bool = False,
-  ) -> tuple[Float[Array, 'b n vocab'], state_lib.State]:
+  ) -> tuple[Float[Array, 'b n vocab'], PyTree]:
     """Continues sequences: decoding, or training on one piece after another.
 
     Pieces of any lengths, in order, give what one call on the whole gives.
@@ -181,10 +181,10 @@ class LanguageModel(nn.Module):
     piece: layers.Piece,
     projections: PyTree,
     *,
-    state: state_lib.State | None = None,
+    state: PyTree = None,
     at: Array | None = None,
     train: bool = False,
-  ) -> tuple[Array, state_lib.State | None]:
+  ) -> tuple[Array, PyTree]:
     x = self._embed(tokens, piece.positions, train=train)
     x, state = self._blocks(train=train)(x, piece, projections, state)
     if at is not None:

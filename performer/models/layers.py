@@ -11,7 +11,6 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
-from performer.attention import state as state_lib
 from performer.models import attention as attention_lib
 
 __all__ = ['Piece', 'attend', 'dense', 'gelu', 'layer_norm', 'stacked', 'wide']
@@ -86,8 +85,8 @@ def attend(
   x: Float[Array, 'b l e'],
   piece: Piece,
   projection: PyTree,
-  state: state_lib.State | None,
-) -> tuple[Float[Array, 'b l w'], state_lib.State | None]:
+  state: PyTree,
+) -> tuple[Float[Array, 'b l w'], PyTree]:
   """Self-attention of whole sequences, or of a piece that continues them.
 
   Args:

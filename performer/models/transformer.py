@@ -18,7 +18,6 @@ import numpy as np
 from flax import linen as nn
 from jaxtyping import Array, Float, Int, PyTree
 
-from performer.attention import state as state_lib
 from performer.models import attention as attention_lib
 from performer.models import dropout as dropout_lib
 from performer.models import language_model, layers
@@ -63,8 +62,8 @@ class Block(nn.Module):
     x: Float[Array, 'b l e'],
     piece: layers.Piece,
     projection: PyTree,
-    state: state_lib.State | None,
-  ) -> tuple[Float[Array, 'b l e'], state_lib.State | None]:
+    state: PyTree,
+  ) -> tuple[Float[Array, 'b l e'], PyTree]:
     """The form that `layers.stacked` asks for."""
     drop = dropout_lib.make(
       self.dropout, train=self.train, positions=piece.positions

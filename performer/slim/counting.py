@@ -23,17 +23,26 @@ def tree_bytes(tree: PyTree) -> int:
   return sum(math.prod(x.shape) * x.dtype.itemsize for x in leaves)
 
 
-def residual_bytes(function: Callable[..., Any], *args: PyTree) -> int:
+def residual_bytes(
+  function: Callable[..., Any],
+  args: tuple[PyTree, ...],
+  fixed: tuple[PyTree, ...] = (),
+) -> int:
   """Bytes that reverse-mode differentiation keeps, less the arguments.
 
   Counts what JAX stores before the compiler improves on it.
 
   Args:
     function: of floating trees, to floating trees.
-    *args: arrays or their shapes.
+    args: arrays or their shapes; it is differentiated in these.
+    fixed: arguments behind them, of any dtype.
   """
-  pull = jax.eval_shape(lambda *x: jax.vjp(function, *x)[1], *args)
-  return max(tree_bytes(pull) - tree_bytes(args), 0)
+
+  def pull(args: tuple, fixed: tuple) -> Any:
+    return jax.vjp(lambda *x: function(*x, *fixed), *args)[1]
+
+  kept = jax.eval_shape(pull, args, fixed)
+  return max(tree_bytes(kept) - tree_bytes(args), 0)
 
 
 def matmul_flops(function: Callable[..., Any], *args: PyTree) -> int:

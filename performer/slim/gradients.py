@@ -77,7 +77,7 @@ def run_length(length: int, size: int) -> int:
   return max(1, math.isqrt(-(-length // size)))
 
 
-def check_request(inputs: PyTree[Array], chunk: int, strategy: str) -> int:
+def check_request(inputs: PyTree, chunk: int, strategy: str) -> int:
   """Checks what a sweep is asked to do.
 
   Args:
@@ -108,7 +108,7 @@ def check_request(inputs: PyTree[Array], chunk: int, strategy: str) -> int:
 def slim_apply(
   problem: problem_lib.Problem,
   params: PyTree,
-  inputs: PyTree[Array],
+  inputs: PyTree,
   *,
   chunk: int,
   strategy: str = 'checkpoint',
@@ -159,7 +159,7 @@ def _plain(
   params: PyTree,
   constants: PyTree,
   state: PyTree,
-  inputs: PyTree[Array],
+  inputs: PyTree,
   size: int,
   strategy: str,
 ) -> sweeps.Totals:
@@ -176,7 +176,7 @@ def _plain(
 def slim_loss(
   problem: problem_lib.Problem,
   params: PyTree,
-  inputs: PyTree[Array],
+  inputs: PyTree,
   **options: Any,
 ) -> Float[Array, '']:
   """The sum of losses alone, for `jax.grad`; see `slim_apply`."""
@@ -186,7 +186,7 @@ def slim_loss(
 def slim_value_and_grad(
   problem: problem_lib.Problem,
   params: PyTree,
-  inputs: PyTree[Array],
+  inputs: PyTree,
   *,
   chunk: int,
   strategy: str = 'checkpoint',
@@ -233,7 +233,7 @@ def slim_value_and_grad(
       problem,
       params,
       constants,
-      _moved(state, delta),
+      subtraction.moved(state, delta),
       _combine(smooth, rest) if wrt_inputs else inputs,
       size,
       strategy,
@@ -254,7 +254,7 @@ def _subtract_gradients(
   params: PyTree,
   constants: PyTree,
   state: PyTree,
-  inputs: PyTree[Array],
+  inputs: PyTree,
   size: int,
   normalizer: Float[Array, ''] | float,
   wrt_inputs: bool,
@@ -304,7 +304,7 @@ def _subtract(
   params: PyTree,
   constants: PyTree,
   state: PyTree,
-  inputs: PyTree[Array],
+  inputs: PyTree,
 ) -> Outputs:
   del on_drift
   totals = sweeps.forward(problem, params, constants, state, inputs, size)
@@ -332,7 +332,7 @@ def _subtract_backward(
   pulled = _first_order(_backward(problem, size), *kept, cotangents.loss, pull)
   if on_drift is not None:
     jax.debug.callback(on_drift, pulled.drift)
-  state = _moved(sweeps.zeros(kept[2]), pulled.state)
+  state = subtraction.moved(sweeps.zeros(kept[2]), pulled.state)
   return pulled.params, None, state, pulled.inputs
 
 
@@ -353,16 +353,7 @@ def _refuse(run: Callable[..., Any], primals: tuple, tangents: tuple) -> Any:
   )
 
 
-def _moved(states: PyTree, deltas: PyTree) -> PyTree:
-  """States with something added to their sums."""
-
-  def one(state: Any, delta: tuple[Array, Array]) -> Any:
-    return state._replace(S=state.S + delta[0], z=state.z + delta[1])
-
-  return jax.tree.map(one, states, deltas, is_leaf=reversal.is_state)
-
-
-def _partition(inputs: PyTree[Array]) -> tuple[PyTree, PyTree]:
+def _partition(inputs: PyTree) -> tuple[PyTree, PyTree]:
   """Floating leaves and the others, None in the place of each other."""
 
   def pick(floating: bool) -> PyTree:

@@ -12,7 +12,6 @@ from jaxtyping import Array, Float, Key, PyTree
 
 from performer import attention as attention_lib
 from performer import objective
-from performer.attention import state as state_lib
 from performer.models import language_model
 from performer.slim import problem as problem_lib
 
@@ -55,13 +54,11 @@ def problem(model: language_model.LanguageModel) -> problem_lib.Problem:
     )
 
   def loss(
-    mechanism: attention_lib.Favor,
+    mechanism: problem_lib.Mechanism,
     params: PyTree,
-    state: state_lib.State,
+    state: PyTree,
     chunk: problem_lib.Chunk,
-  ) -> tuple[
-    Float[Array, ''], state_lib.State, Mapping[str, clu_metrics.Metric]
-  ]:
+  ) -> tuple[Float[Array, ''], PyTree, Mapping[str, clu_metrics.Metric]]:
     batch, constants = chunk.inputs, chunk.constants
     dropout = constants.dropout
     logits, state = model.clone(attention=mechanism).apply(

@@ -24,7 +24,6 @@ import numpy as np
 from flax import linen as nn
 from jaxtyping import Array, Float, Int, PyTree
 
-from performer.attention import state as state_lib
 from performer.models import attention as attention_lib
 from performer.models import language_model, layers
 
@@ -98,8 +97,8 @@ class SlimBlock(nn.Module):
     x: Float[Array, 'b l e'],
     piece: layers.Piece,
     projection: PyTree,
-    state: state_lib.State | None,
-  ) -> tuple[Float[Array, 'b l e'], state_lib.State | None]:
+    state: PyTree,
+  ) -> tuple[Float[Array, 'b l e'], PyTree]:
     """The form that `layers.stacked` asks for."""
     width = x.shape[-1]
     attention = attention_lib.MultiHeadAttention(
@@ -115,7 +114,7 @@ class SlimBlock(nn.Module):
       name='attention',
     )
 
-    def attend(h: Array) -> tuple[Array, state_lib.State | None]:
+    def attend(h: Array) -> tuple[Array, PyTree]:
       return layers.attend(attention, h, piece, projection, state)
 
     def mlp(h: Array) -> tuple[Array, None]:

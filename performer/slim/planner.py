@@ -16,10 +16,9 @@ import functools
 from typing import NamedTuple
 
 import jax
-import jax.numpy as jnp
-from jaxtyping import Array, PyTree
+from jaxtyping import PyTree
 
-from performer.slim import counting, gradients, sweeps
+from performer.slim import counting, gradients, reversal, sweeps
 from performer.slim import problem as problem_lib
 
 __all__ = ['MIN_CHUNK', 'Candidate', 'Plan', 'plan']
@@ -73,9 +72,9 @@ class _Costs(NamedTuple):
 def plan(
   problem: problem_lib.Problem,
   params: PyTree,
-  inputs: PyTree[Array],
+  inputs: PyTree,
   *,
-  memory_budget: float | None = None,
+  memory_budget: float | int | None = None,
   strategy: str = 'auto',
   chunk: int | None = None,
   state: PyTree | None = None,
@@ -111,6 +110,8 @@ def plan(
   gradients.check_request(inputs, chunk or 1, known)
   if memory_budget is not None and not memory_budget > 0:
     raise ValueError(f'memory_budget must be positive, got {memory_budget=}')
+  if strategy == 'subtract':
+    reversal.Reversed(problem.attention)
   if state is None:
     state = jax.eval_shape(lambda: problem.empty_like(inputs))
   costs = _costs(problem, params, inputs, state, constants)
@@ -148,7 +149,7 @@ def _sizes(name: str, chunk: int | None, length: int) -> tuple[int, ...]:
 def _costs(
   problem: problem_lib.Problem,
   params: PyTree,
-  inputs: PyTree[Array],
+  inputs: PyTree,
   state: PyTree,
   constants: PyTree,
 ) -> _Costs:
@@ -161,17 +162,16 @@ def _costs(
       inputs,
     )
 
-    def loss(params: PyTree, state: PyTree, piece: PyTree) -> PyTree:
+    def loss(
+      params: PyTree, state: PyTree, piece: PyTree, constants: PyTree
+    ) -> PyTree:
       totals = sweeps.full(problem, params, constants, state, piece)
       return totals.loss, totals.state
 
-    def differentiated(params: PyTree, state: PyTree) -> PyTree:
-      blank = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), piece)
-      return loss(params, state, blank)
-
+    fixed = (piece, constants)
     return (
-      counting.residual_bytes(differentiated, params, state),
-      counting.matmul_flops(loss, params, state, piece),
+      counting.residual_bytes(loss, (params, state), fixed),
+      counting.matmul_flops(loss, params, state, *fixed),
     )
 
   one, two = MIN_CHUNK, 2 * MIN_CHUNK
@@ -204,7 +204,7 @@ def _candidate(
 
 
 def _choose(
-  candidates: tuple[Candidate, ...], budget: float | None, strategy: str
+  candidates: tuple[Candidate, ...], budget: float | int | None, strategy: str
 ) -> Candidate:
   if budget is None:
     if strategy == 'auto':

@@ -16,14 +16,14 @@ Reference: arXiv:2012.11346.
 
 import dataclasses
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import jax
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from performer import attention as attention_lib
 
-__all__ = ['Chunk', 'ChunkLoss', 'Problem']
+__all__ = ['Chunk', 'ChunkLoss', 'Mechanism', 'Problem']
 
 
 class Chunk(NamedTuple):
@@ -39,15 +39,32 @@ class Chunk(NamedTuple):
       such as random matrices or keys.
   """
 
-  inputs: PyTree[Array]
+  inputs: PyTree
   positions: Int[Array, 'c']
   valid: Bool[Array, 'c']
   constants: PyTree
 
 
+@runtime_checkable
+class Mechanism(Protocol):
+  """What a model may ask of attention: `performer.attention.Favor.extend`."""
+
+  def extend(
+    self,
+    q: Float[Array, 'b c h d'],
+    k: Float[Array, 'b c h d'],
+    v: Float[Array, 'b c h v'],
+    *,
+    projection: PyTree,
+    key_mask: Bool[Array, 'b c'] | None = None,
+    state: PyTree,
+  ) -> tuple[Float[Array, 'b c h v'], PyTree]:
+    """Attends to the keys of the state and of the chunk; the state after."""
+
+
 # (mechanism, parameters, state, chunk) -> (loss, state, metrics).
 ChunkLoss = Callable[
-  [attention_lib.Favor, PyTree, PyTree, Chunk],
+  [Mechanism, PyTree, PyTree, Chunk],
   tuple[Float[Array, ''], PyTree, PyTree],
 ]
 
@@ -71,6 +88,6 @@ class Problem:
   attention: attention_lib.Favor
   empty: Callable[[int], PyTree]
 
-  def empty_like(self, inputs: PyTree[Array]) -> PyTree:
+  def empty_like(self, inputs: PyTree) -> PyTree:
     """The state before the first position of these inputs."""
     return self.empty(jax.tree.leaves(inputs)[0].shape[0])

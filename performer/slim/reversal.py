@@ -11,7 +11,7 @@ Reference: arXiv:2012.11346, section 3.
 """
 
 import dataclasses
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -78,6 +78,21 @@ class Reversed:
         f"strategy='checkpoint'. Got {self.attention.kernel=} "
         f'{self.attention.stabilizer=}'
       )
+
+  @property
+  def redraw_every(self) -> int | None:
+    """As the mechanism."""
+    return self.attention.redraw_every
+
+  def draw(self, key: Array, **kwargs: int | Array) -> PyTree:
+    """As the mechanism."""
+    return self.attention.draw(key, **kwargs)
+
+  def __call__(
+    self, q: Array, k: Array, v: Array, **kwargs: Any
+  ) -> Float[Array, 'b l h v']:
+    """As the mechanism: without a state there is nothing to take back."""
+    return self.attention(q, k, v, **kwargs)
 
   def extend(
     self,

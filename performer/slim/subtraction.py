@@ -18,7 +18,16 @@ from jaxtyping import Array, Float, Int, PyTree
 from performer.slim import problem as problem_lib
 from performer.slim import reversal, sweeps
 
-__all__ = ['Backward', 'Pulled', 'backward', 'begin', 'end', 'step', 'sums']
+__all__ = [
+  'Backward',
+  'Pulled',
+  'backward',
+  'begin',
+  'end',
+  'moved',
+  'step',
+  'sums',
+]
 
 
 class Backward(NamedTuple):
@@ -64,6 +73,15 @@ def _map(f: Any, states: PyTree, *rest: PyTree) -> PyTree:
   return jax.tree.map(f, states, *rest, is_leaf=reversal.is_state)
 
 
+def moved(states: PyTree, deltas: PyTree) -> PyTree:
+  """States with something added to their S and z."""
+
+  def one(state: Any, delta: tuple[Array, Array]) -> Any:
+    return state._replace(S=state.S + delta[0], z=state.z + delta[1])
+
+  return _map(one, states, deltas)
+
+
 def begin(params: PyTree, state: PyTree, pull: PyTree) -> Backward:
   """The carry behind the last chunk: its state, and the gradient in it."""
   scale = _map(lambda x: jnp.zeros(x.S.shape[:-4], x.S.dtype), state)
@@ -77,8 +95,8 @@ def step(
   start: PyTree,
   carry: Backward,
   index: Int[Array, ''] | int,
-  inputs: PyTree[Array],
-  length: int,
+  inputs: PyTree,
+  length: int | Int[Array, ''],
   weight: Float[Array, ''],
 ) -> tuple[Backward, PyTree]:
   """Takes one chunk back.
@@ -182,7 +200,7 @@ def backward(
   params: PyTree,
   constants: PyTree,
   start: PyTree,
-  inputs: PyTree[Array],
+  inputs: PyTree,
   size: int,
   last: PyTree,
   weight: Float[Array, ''],

@@ -51,12 +51,12 @@ class Totals(NamedTuple):
   metrics: PyTree
 
 
-def length_of(inputs: PyTree[Array]) -> int:
+def length_of(inputs: PyTree) -> int:
   """l, the same for all inputs."""
   return jax.tree.leaves(inputs)[0].shape[1]
 
 
-def cut(inputs: PyTree[Array], size: int) -> PyTree[Array]:
+def cut(inputs: PyTree, size: int) -> PyTree:
   """[b, l, ...] to chunks [n, b, c, ...], the last filled up with zeros."""
 
   def one(x: Array) -> Array:
@@ -67,7 +67,7 @@ def cut(inputs: PyTree[Array], size: int) -> PyTree[Array]:
   return jax.tree.map(one, inputs)
 
 
-def join(chunks: PyTree[Array], length: int) -> PyTree[Array]:
+def join(chunks: PyTree, length: int) -> PyTree:
   """Undoes `cut`."""
 
   def one(x: Array) -> Array:
@@ -78,10 +78,10 @@ def join(chunks: PyTree[Array], length: int) -> PyTree[Array]:
 
 
 def chunk_of(
-  inputs: PyTree[Array],
+  inputs: PyTree,
   constants: PyTree,
   index: Int[Array, ''] | int,
-  length: int,
+  length: Int[Array, ''] | int,
 ) -> problem_lib.Chunk:
   """Chunk `index` of a sequence, with inputs [b, c, ...]."""
   size = length_of(inputs)
@@ -96,8 +96,8 @@ def forward_chunk(
   constants: PyTree,
   totals: Totals,
   index: Int[Array, ''] | int,
-  inputs: PyTree[Array],
-  length: int,
+  inputs: PyTree,
+  length: Int[Array, ''] | int,
 ) -> Totals:
   """Adds one chunk: inputs [b, c, ...] of the positions from index * c on."""
   chunk = chunk_of(inputs, constants, index, length)
@@ -113,7 +113,7 @@ def start(
   params: PyTree,
   constants: PyTree,
   state: PyTree,
-  inputs: PyTree[Array],
+  inputs: PyTree,
   length: int,
 ) -> Totals:
   """The totals of no chunk, for chunks like `inputs`, [b, c, ...]."""
@@ -148,7 +148,7 @@ def full(
   params: PyTree,
   constants: PyTree,
   state: PyTree,
-  inputs: PyTree[Array],
+  inputs: PyTree,
 ) -> Totals:
   """All positions at once."""
   length = length_of(inputs)
@@ -161,7 +161,7 @@ def forward(
   params: PyTree,
   constants: PyTree,
   state: PyTree,
-  inputs: PyTree[Array],
+  inputs: PyTree,
   size: int,
 ) -> Totals:
   """One chunk after the other; nothing is kept but the totals."""
@@ -179,7 +179,7 @@ def checkpointed(
   params: PyTree,
   constants: PyTree,
   state: PyTree,
-  inputs: PyTree[Array],
+  inputs: PyTree,
   size: int,
   *,
   run: int = 1,
@@ -214,9 +214,9 @@ def _begin(
   params: PyTree,
   constants: PyTree,
   state: PyTree,
-  inputs: PyTree[Array],
+  inputs: PyTree,
   size: int,
-) -> tuple[Totals, tuple[Int[Array, 'n'], PyTree[Array]]]:
+) -> tuple[Totals, tuple[Int[Array, 'n'], PyTree]]:
   """The totals of no chunk, and the chunks with their numbers."""
   chunks = cut(inputs, size)
   first = jax.tree.map(lambda x: x[0], chunks)
@@ -226,8 +226,8 @@ def _begin(
 
 
 def _grouped(
-  chunks: tuple[Int[Array, 'n'], PyTree[Array]], run: int
-) -> tuple[Int[Array, 'm run'], PyTree[Array]]:
+  chunks: tuple[Int[Array, 'n'], PyTree], run: int
+) -> tuple[Int[Array, 'm run'], PyTree]:
   """Runs of chunks; the last is filled up with chunks behind the end."""
   indices, arrays = chunks
   missing = -len(indices) % run
