@@ -34,7 +34,6 @@ __all__ = ['document', 'main']
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 _PACKAGES = ('jax', 'jaxlib', 'flax', 'numpy')
-_CHUNKED = ('subtract', 'checkpoint', 'checkpoint2', 'chunk remat')
 _SWEPT = ('subtract', 'checkpoint')
 
 
@@ -102,6 +101,8 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
   powers = [2**n for n in range(10, 17)]
   add('--lengths', type=int, nargs='+', default=powers)
   add('--chunks', type=int, nargs='+', default=[64, 256])
+  kinds = (*forms.OURS, *forms.PEERS)
+  add('--kinds', nargs='+', choices=kinds, default=list(kinds))
   add('--sweep', type=int, nargs='*', default=[2**n for n in range(4, 12)],
       help='chunks at --sweep_length')  # fmt: skip
   add('--sweep_length', type=int, default=16384)
@@ -140,10 +141,12 @@ def _accept(
   return accepted, refused
 
 
-def _forms(chunks: Sequence[int]) -> list[forms.Form]:
-  whole = [forms.Form(kind) for kind in ('full', 'autodiff', 'layer remat')]
-  return whole + [
-    forms.Form(kind, chunk) for chunk in chunks for kind in _CHUNKED
+def _forms(kinds: Sequence[str], chunks: Sequence[int]) -> list[forms.Form]:
+  return [
+    forms.Form(kind, chunk)
+    for chunk in (None, *chunks)
+    for kind in kinds
+    if (kind in forms.WHOLE) == (chunk is None)
   ]
 
 
@@ -154,11 +157,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
   sizes = forms.Sizes(**{name: getattr(args, name) for name in names})
   before = os.getloadavg()[0]
   revision, dirty = provenance.commit()
-  chosen = _forms(args.chunks)
+  chosen = _forms(args.kinds, args.chunks)
   swept = [
     form
-    for form in (forms.Form(k, c) for c in args.sweep for k in _SWEPT)
-    if form not in chosen
+    for form in _forms([k for k in _SWEPT if k in args.kinds], args.sweep)
+    if form not in chosen and args.sweep_length in args.lengths
   ]
   accepted, refused = _accept([*chosen, *swept], sizes)
   bench = runs.Bench(

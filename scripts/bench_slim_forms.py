@@ -31,6 +31,7 @@ from performer.slim import model as model_lib
 __all__ = [
   'OURS',
   'PEERS',
+  'WHOLE',
   'Form',
   'Sizes',
   'apart',
@@ -45,7 +46,7 @@ __all__ = [
 
 OURS = slim.STRATEGIES
 PEERS = ('autodiff', 'layer remat', 'chunk remat')
-_WHOLE = ('full', 'autodiff', 'layer remat')
+WHOLE = ('full', 'autodiff', 'layer remat')
 
 # (parameters, inputs, projections) -> (mean loss, its gradient, drift or None).
 Gradient = Callable[..., tuple[Array, PyTree, PyTree]]
@@ -101,7 +102,7 @@ class Form:
   @property
   def whole(self) -> bool:
     """Whether all positions are computed at once."""
-    return self.kind in _WHOLE
+    return self.kind in WHOLE
 
   @property
   def ours(self) -> bool:
