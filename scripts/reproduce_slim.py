@@ -19,7 +19,6 @@ import os
 import pathlib
 import platform
 import shlex
-import sys
 import time
 from collections.abc import Callable, Sequence
 
@@ -29,6 +28,7 @@ import reproduce_slim_constant as constant
 import reproduce_slim_curves as curves
 import reproduce_slim_memory as memory
 import reproduce_slim_precision as precision
+import reproduce_slim_switch as switch
 
 from runtime import ledger, provenance
 
@@ -42,7 +42,7 @@ ROWS: dict[str, Experiment] = {
   'copying': curves.copying_rows,
   'text': curves.text_rows,
   'constant': constant.constant_rows,
-  'switch': curves.switch_rows,
+  'switch': switch.switch_rows,
 }
 
 
@@ -100,6 +100,15 @@ def write(
   return written
 
 
+def _command(args: argparse.Namespace) -> str:
+  """What reproduces the rows, wherever they are written."""
+  words = ['python', 'scripts/reproduce_slim.py', args.row]
+  for name in ('scale', 'seeds', 'corpus', 'train_file', 'valid_file'):
+    if getattr(args, name) is not None:
+      words += [f'--{name}', str(getattr(args, name))]
+  return shlex.join(words)
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
   """Runs one experiment."""
   parser = argparse.ArgumentParser(
@@ -128,9 +137,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     args.scale,
     seeds=tuple(range(args.seeds)),
     root=args.root,
-    command=shlex.join(
-      ['python', 'scripts/reproduce_slim.py', *(arguments or sys.argv[1:])]
-    ),
+    command=_command(args),
   )
   print(f'wrote {ledger.write_page(args.root)}')
 

@@ -26,17 +26,19 @@ from performer.data import copying as copying_lib
 from performer.data import text as text_lib
 
 __all__ = [
+  'CONTROL',
   'FULL',
   'Curve',
   'Setting',
   'State',
   'begin',
+  'nudged',
   'regimes',
   'resume',
   'train',
 ]
 
-FULL = 'FULL'
+FULL, CONTROL = 'FULL', 'CONTROL'
 _NAT = 1 / math.log(2)  # In bits.
 Data = copying_lib.Copying | text_lib.Text
 
@@ -108,7 +110,7 @@ class Curve:
 def regimes(
   setting: Setting, seed: int, *, log: Callable[[str], None] = print
 ) -> dict[str, Curve]:
-  """Trains in all regimes.
+  """Trains in all regimes, in the precision of the setting's sizes.
 
   Args:
     setting: the experiment.
@@ -116,8 +118,15 @@ def regimes(
     log: told what is done.
 
   Returns:
-    Curves by regime: 'FULL', 'C=8', 'FINE-TUNE C=8', ...
+    Curves by regime: 'FULL', 'C=8', 'FINE-TUNE C=8', ..., 'CONTROL'.
   """
+  with jax.enable_x64(setting.sizes.dtype == 'float64'):
+    return _regimes(setting, seed, log)
+
+
+def _regimes(
+  setting: Setting, seed: int, log: Callable[[str], None]
+) -> dict[str, Curve]:
   half = setting.steps // 2
   full = forms.Form('full')
   start = begin(setting, seed)
@@ -130,6 +139,8 @@ def regimes(
     curves[f'C={chunk}'] = curve
     _, curve = train(setting, form, middle, seed, (half, setting.steps))
     curves[f'FINE-TUNE C={chunk}'] = first.joined(curve)
+  start = nudged(start, seed)
+  _, curves[CONTROL] = train(setting, full, start, seed, (0, setting.steps))
   for name, curve in curves.items():
     log(f'seed {seed}, {name}: {curve.valid[-1]:.4f} bits')
   return curves
@@ -138,7 +149,20 @@ def regimes(
 def begin(setting: Setting, seed: int) -> State:
   """The state before the first step."""
   params, _ = forms.parameters(_model(setting), seed)
+  dtype = jnp.promote_types(setting.sizes.dtype, jnp.float32)
+  params = jax.tree.map(lambda x: x.astype(dtype), params)
   return State(params, setting.optimizer.init(params))
+
+
+def nudged(state: State, seed: int) -> State:
+  """A state whose parameters are changed by about a rounding error."""
+  rng = np.random.default_rng(seed)
+
+  def nudge(x: Array) -> Array:
+    signs = rng.choice((-1.0, 1.0), x.shape)
+    return (x * (1 + np.finfo(x.dtype).eps * signs)).astype(x.dtype)
+
+  return state._replace(params=jax.tree.map(nudge, state.params))
 
 
 def train(
