@@ -18,13 +18,12 @@ EPSILON = 1e-3
 
 def favor(kernel='elu1', **options):
   if kernel.startswith('softmax'):
-    return attention.Favor(kernel=kernel, features=16, chunk=8, **options)
+    return attention.Favor(kernel=kernel, features=16, **options)
   return attention.Favor(
     kernel=kernel,
     projection=False,
     features=None,
     kernel_epsilon=EPSILON,
-    chunk=8,
     **options,
   )
 

@@ -10,7 +10,13 @@ import pytest
 from performer import slim
 from tests.performer.slim import slim_cases as cases
 
-SAFE = ('full', 'checkpoint', 'checkpoint2')
+# Two in CI; the others are like one of them.
+SOME = [
+  'subtract',
+  'checkpoint2',
+  pytest.param('full', marks=pytest.mark.slow),
+  pytest.param('checkpoint', marks=pytest.mark.slow),
+]
 KERNELS = {
   'elu1': {},
   'square': {},
@@ -102,12 +108,11 @@ def test_equal_to_the_dense_model_in_float64(kernel):
     assert max(jax.tree.leaves(jax.tree.map(np.max, ours.drift)) or [0]) < 1e-12
 
 
-@pytest.mark.parametrize('chunk', [1, 64])
-def test_any_chunk(chunk):
+def test_any_chunk():
   """Also larger than the sequence; the same state at its end."""
   with jax.enable_x64(True):
     full = gradients('elu1', 21, 'full', wide=True)
-    for strategy in ('subtract', 'checkpoint'):
+    for chunk, strategy in ((1, 'subtract'), (64, 'checkpoint')):
       ours = gradients('elu1', chunk, strategy, wide=True)
       assert cases.apart(ours.params, full.params) < 1e-12
       assert cases.apart(ours.start, full.start) < 1e-12
@@ -118,7 +123,10 @@ def test_any_chunk(chunk):
       assert cases.apart(ours.metrics, full.metrics) < 1e-13
 
 
-@pytest.mark.parametrize('strategy', ['checkpoint', 'checkpoint2'])
+@pytest.mark.parametrize(
+  'strategy',
+  ['checkpoint2', pytest.param('checkpoint', marks=pytest.mark.slow)],
+)
 def test_stabilised_features_by_stored_states(strategy):
   with jax.enable_x64(True):
     full = gradients('softmax_hyp', 21, 'full', wide=True)
@@ -128,7 +136,7 @@ def test_stabilised_features_by_stored_states(strategy):
   assert cases.apart(narrow.params, full.params) < 1e-5
 
 
-@pytest.mark.parametrize('strategy', slim.STRATEGIES)
+@pytest.mark.parametrize('strategy', SOME)
 def test_float32(strategy):
   with jax.enable_x64(True):
     truth = gradients('elu1', 21, 'full', wide=True)
@@ -137,7 +145,7 @@ def test_float32(strategy):
   assert ours.loss.dtype == jnp.float32
 
 
-@pytest.mark.parametrize('strategy', slim.STRATEGIES)
+@pytest.mark.parametrize('strategy', SOME)
 def test_gradient_in_the_first_state_by_differences(strategy):
   """The start is not empty, and the loss also looks at the last state."""
   mechanism = cases.favor('elu1')
@@ -195,10 +203,10 @@ def test_losses_of_a_sequence_do_not_depend_on_later_tokens():
     grad = jax.grad(slim.slim_loss, argnums=1)
     return [grad(problem, params, x, **options) for x in (mixed, moved)]
 
-  for strategy in slim.STRATEGIES:
+  for strategy in ('subtract', 'checkpoint2'):
     one, two = early(cases.params(), strategy)
     assert cases.apart(one['layers'], two['layers']) < 1e-6
-    np.testing.assert_array_equal(one['out'], two['out'])
+    assert cases.apart(one['out'], two['out']) < 1e-6
 
 
 def test_second_derivatives():
@@ -215,12 +223,13 @@ def test_second_derivatives():
 
     slope = jax.jit(jax.grad(loss), static_argnames='strategy')
     second = jax.jit(jax.grad(jax.grad(loss)), static_argnames='strategy')
-    expected = (
-      slope(1.0 + 1e-5, 'checkpoint') - slope(1.0 - 1e-5, 'checkpoint')
-    ) / 2e-5
+    ahead, behind = (slope(1.0 + e, 'checkpoint') for e in (1e-5, -1e-5))
+    expected = (ahead - behind) / 2e-5
     np.testing.assert_allclose(second(1.0, 'checkpoint'), expected, rtol=1e-7)
-    forward = jax.jvp(lambda s: loss(s, 'checkpoint2'), (1.0,), (1.0,))[1]
-    np.testing.assert_allclose(forward, slope(1.0, 'subtract'), rtol=1e-9)
+    forward = jax.jit(
+      lambda s: jax.jvp(lambda s: loss(s, 'checkpoint'), (s,), (1.0,))[1]
+    )(1.0)
+    np.testing.assert_allclose(forward, slope(1.0, 'checkpoint'), rtol=1e-9)
     with pytest.raises(NotImplementedError, match='first derivatives only'):
       second(1.0, 'subtract')
     with pytest.raises(TypeError, match='forward-mode'):
@@ -252,17 +261,19 @@ def test_differentiating_through_the_subtraction_would_be_wrong():
     return jax.lax.stop_gradient(k)
 
   # The path through the state is gone if the state after the chunk is cut.
-  slope = jax.grad(lambda k: jnp.sin(end(k, False)).sum())(k)
-  lost = jax.grad(
-    lambda k: jnp.sin(
-      end(jnp.concatenate([cut(k[:, :3]), k[:, 3:]], 1), True)
-    ).sum()
+  slope = jax.jit(jax.grad(lambda k: jnp.sin(end(k, False)).sum()))(k)
+  lost = jax.jit(
+    jax.grad(
+      lambda k: jnp.sin(
+        end(jnp.concatenate([cut(k[:, :3]), k[:, 3:]], 1), True)
+      ).sum()
+    )
   )(k)
   assert np.abs(slope[:, :3]).max() > 1e-3
   assert np.abs(lost[:, :3]).max() < 1e-6
 
 
-@pytest.mark.parametrize('strategy', slim.STRATEGIES)
+@pytest.mark.parametrize('strategy', SOME)
 def test_narrow_parameters_have_wide_sums(strategy):
   params = cases.params()
   narrow = jax.tree.map(lambda x: x.astype(jnp.bfloat16), params)
@@ -303,7 +314,7 @@ def test_bad_problems():
 
   online = cases.problem(cases.favor('softmax_hyp'))
   with pytest.raises(
-    ValueError, match=r"plain sums.*got.*'softmax_hyp'.*'online'"
+    ValueError, match=r"plain sums.*Got.*'softmax_hyp'.*'online'"
   ):
     slim.slim_loss(online, params, inputs, chunk=4, strategy='subtract')
 

@@ -16,7 +16,11 @@ def on_host(inputs):
 
 @pytest.mark.parametrize(
   ('strategy', 'kernel'),
-  [('subtract', 'elu1'), ('checkpoint', 'softmax_hyp')],
+  [
+    ('subtract', 'elu1'),
+    ('checkpoint', 'elu1'),
+    pytest.param('checkpoint', 'softmax_hyp', marks=pytest.mark.slow),
+  ],
 )
 def test_equal_to_one_program(strategy, kernel):
   mechanism = cases.favor(kernel)
