@@ -1,21 +1,29 @@
-"""Every python block of the README runs as it stands."""
+"""Every python block of the READMEs runs as it stands."""
 
 import pathlib
 import re
 
 import performer
 
-TEXT = (pathlib.Path(performer.__file__).parent / 'README.md').read_text()
-BLOCKS = dict(
-  re.findall(
-    r'^## ([^\n]+)\n(?:(?!^## ).)*?^```python\n(.*?)^```', TEXT, re.M | re.S
+FOLDER = pathlib.Path(performer.__file__).parent
+TEXT = (FOLDER / 'README.md').read_text()
+SLIM_TEXT = (FOLDER / 'slim' / 'README.md').read_text()
+
+
+def blocks(text):
+  return dict(
+    re.findall(
+      r'^## ([^\n]+)\n(?:(?!^## ).)*?^```python\n(.*?)^```', text, re.M | re.S
+    )
   )
-)
 
 
-def run(title, capsys):
+BLOCKS = blocks(TEXT)
+
+
+def run(title, capsys, found=BLOCKS):
   namespace = {}
-  exec(compile(BLOCKS[title], title, 'exec'), namespace)
+  exec(compile(found[title], title, 'exec'), namespace)
   return namespace, capsys.readouterr().out
 
 
@@ -50,3 +58,10 @@ def test_norms(capsys):
   assert '|x+y|^2' in printed
   for word in ('softmax_hyp', 'softmax_pos', 'recommended'):
     assert word in printed
+
+
+def test_slim(capsys):
+  found = blocks(SLIM_TEXT)
+  assert SLIM_TEXT.count('```python') == len(found) == 1
+  names, _ = run('In your own code', capsys, found)
+  assert names['found'].drift.max() < 1e-4
