@@ -211,11 +211,20 @@ def write(folder, name, content):
   ('content', 'message'),
   [
     (b'', r'bad: the file must hold text, but is empty'),
-    (gzip.compress(b'', mtime=0), r'bad: the file must hold text, but is empty'),
+    (
+      gzip.compress(b'', mtime=0),
+      r'bad: the file must hold text, but is empty',
+    ),
     (b'abc', r"bad: the split 'train' .* of 4 bytes .* but has 3"),
     (b'PK\x03\x04rest', r'bad: the file must be plain or gzip, got a zip'),
-    (gzip.compress(ALPHABET, mtime=0)[:-9], r'bad: the gzip file must be whole'),
-    (gzip.compress(ALPHABET, mtime=0)[:-8] + b'8bytes!!', 'the gzip file must be whole'),
+    (
+      gzip.compress(ALPHABET, mtime=0)[:-9],
+      r'bad: the gzip file must be whole',
+    ),
+    (
+      gzip.compress(ALPHABET, mtime=0)[:-8] + b'8bytes!!',
+      'the gzip file must be whole',
+    ),
     (b'\x1f\x8b not gzip', r'bad: the gzip file must be whole'),
   ],
 )
