@@ -224,6 +224,7 @@ def _bars_picture(
     axis.hlines(
       expected[name], i - 0.35, i + 0.35, color=common.COLORS[1], label=label
     )
+  axis.set_ylim(0, 2.2)  # Room for the legend.
   axis.set_ylabel('FLOPs over those of full')
   axis.legend(frameon=False, fontsize='small')
   common.save(fig, path)
