@@ -1,0 +1,1 @@
+"""Reinforcement learning: environments, evolution strategies and learners."""
