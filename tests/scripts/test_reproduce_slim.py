@@ -281,6 +281,7 @@ def test_a_stress_changes_what_it_says(load):
   assert np.argwhere(batch['targets'] == 6).tolist() == [[0, 11]]
 
 
+@pytest.mark.slow
 def test_errors_are_those_of_the_gradient(load, monkeypatch, quick_compiler):
   forms, lib = load('bench_slim_forms'), load('reproduce_slim_errors')
   case = lib.Case(forms.Sizes(8, 2, 1, 8, 7), 16)
@@ -366,6 +367,7 @@ def small(load, **options):
   return dataclasses.replace(setting, sizes=sizes, **fields)
 
 
+@pytest.mark.slow
 def test_copying_runs_in_all_regimes(load, tmp_path, quick_compiler):
   lib = load('reproduce_slim_curves')
   findings = lib.copying_rows('paper', (0, 1), setting=small(load))
