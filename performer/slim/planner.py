@@ -4,10 +4,12 @@ Memory beyond inputs, parameters and their gradient, for activations of a c
 bytes per chunk, states of s bytes, parameters of p bytes and n = l / c chunks:
 
   full a l,  checkpoint a c + s (n + 2) + p,
-  checkpoint2 a c + s (sqrt(n) + n / sqrt(n) + 2) + p,  subtract a c + 3 s + p
+  checkpoint2 a c + s (sqrt(n) + n / sqrt(n) + 2) + 2 p,  subtract a c + 3 s + p
 
-a is what JAX keeps of one position for the backward pass, before the compiler
-improves on it; `benchmarks/results/slim.json` has what it makes of it.
+and, but for `full`, a copy of the inputs in the order of the chunks. a is what
+JAX keeps of one position for the backward pass, and a quarter more for what
+passes: an estimate, which the compiler was seen to miss by up to a fifth either
+way (`benchmarks/results/slim.json`). Leave room for that.
 
 Reference: arXiv:2012.11346; the table of costs in `gradients`.
 """
@@ -25,6 +27,8 @@ __all__ = ['MIN_CHUNK', 'Candidate', 'Plan', 'plan']
 
 # Below, a chunk is mostly overhead: `auto` does not go there by itself.
 MIN_CHUNK = 64
+# Cotangents and intermediates alive beside what is kept.
+_PASSING = 1.25
 _PASSES = {'full': 3, 'subtract': 4, 'checkpoint': 4, 'checkpoint2': 5}
 
 
@@ -60,12 +64,13 @@ class Plan(NamedTuple):
 
 
 class _Costs(NamedTuple):
-  """Of one sequence batch: bytes per position, fixed bytes, FLOPs forward."""
+  """Of one batch: bytes per position, fixed bytes, FLOPs forward."""
 
   per_position: float
   fixed: float
   state: int
   params: int
+  inputs: int
   flops_per_position: float
 
 
@@ -182,6 +187,7 @@ def _costs(
     max(low - slope * one, 0.0),
     counting.tree_bytes(state),
     counting.tree_bytes(params),
+    counting.tree_bytes(inputs),
     (high_flops - low_flops) / (two - one),
   )
 
@@ -197,8 +203,10 @@ def _candidate(
     'checkpoint2': run + -(-count // run) + 2,
     'subtract': 3,
   }[strategy]
-  sums = 0 if strategy == 'full' else costs.params
-  total = costs.fixed + costs.per_position * size + costs.state * stored + sums
+  sums = {'full': 0, 'checkpoint2': 2}.get(strategy, 1) * costs.params
+  copied = 0 if strategy == 'full' else costs.inputs
+  activations = _PASSING * (costs.fixed + costs.per_position * size)
+  total = activations + costs.state * stored + sums + copied
   flops = _PASSES[strategy] * costs.flops_per_position * length
   return Candidate(strategy, size, round(total), round(flops))
 

@@ -105,7 +105,7 @@ def test_what_is_given_stays():
 
 @pytest.mark.parametrize('strategy', gradients.STRATEGIES)
 def test_predictions_against_the_compiler(strategy):
-  """Within a factor of two and a half, for every strategy."""
+  """Within a factor of two, at a small size and for every strategy."""
   lm = small(num_layers=3, d_model=64, d_ff=256)
   params, inputs, constants = shapes(lm, length=2048)
   problem = language.problem(lm)
@@ -132,7 +132,7 @@ def test_predictions_against_the_compiler(strategy):
 
   compiled = jax.jit(step).lower(params, inputs, constants).compile()
   actual = compiled.memory_analysis().temp_size_in_bytes
-  assert 0.4 < chosen.temporary_bytes / actual < 2.5, (chosen, actual)
+  assert 0.5 < chosen.temporary_bytes / actual < 2, (chosen, actual)
 
 
 def test_flops_are_those_of_the_products():
