@@ -1,0 +1,290 @@
+"""Rollouts of JAX environments: all episodes of a generation in one program.
+
+Letters: n pairs (or thetas), b of them in a block, e episodes of a member,
+s sides of a pair (2 if mirrored), m = s b lanes.
+
+Blocks, and episodes in them, are computed one after the other (`lax.map`),
+members of a block together (`vmap`), so that a block's parameters stay in the
+cache and no more of the population ever exists. Over a mesh each device takes its blocks, and
+regenerates their directions itself: only returns and statistics are gathered.
+
+Statistics are merged as one binary tree over the pairs. Blocks are powers of
+two, hence subtrees of it, and the result does not depend on their size.
+"""
+
+import dataclasses
+import functools
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Key, PyTree
+
+from rl.envs import protocol
+from rl.es import evaluator as evaluator_lib
+from rl.es import normalizer as normalizer_lib
+from rl.es import policies
+
+__all__ = ['JaxEvaluator']
+
+
+def _automatic(mesh: jax.sharding.Mesh) -> jax.sharding.Mesh:
+  """The same devices; arguments of any sharding may go in."""
+  types = (jax.sharding.AxisType.Auto,) * len(mesh.axis_names)
+  return jax.sharding.Mesh(mesh.devices, mesh.axis_names, axis_types=types)
+
+
+class _Carry(NamedTuple):
+  """Of m episodes; all but `time` with an axis of lanes."""
+
+  time: Array
+  state: PyTree
+  observation: Array
+  memory: PyTree
+  alive: Array
+  returns: Array
+  lengths: Array
+  statistics: normalizer_lib.Statistics | None
+
+
+@dataclasses.dataclass(frozen=True)
+class JaxEvaluator:
+  """An `evaluator.Evaluator` for environments in JAX.
+
+  Its result does not depend on the mesh or the block size: bit by bit as long
+  as the policy's and the environment's operations round alike for every number
+  of lanes, as those of `policies.MLP` do (tested on CPUs).
+
+  Attributes:
+    env: the environment.
+    policy: what acts in it.
+    episodes: e, per member; each has a key of its own.
+    max_steps: where episodes are cut; None: the environment's own limit.
+    clip: bound of normalised observations; None: no bound.
+    mesh: devices to spread blocks over, along all its axes; None: one device.
+    block: b, a power of two; None: as many as fit `cache_bytes`, and no more
+      than give work to every device.
+    cache_bytes: size of a block's parameters.
+
+  Raises:
+    ValueError: if a number is not positive or b is not a power of two.
+  """
+
+  env: protocol.Environment
+  policy: policies.Policy
+  episodes: int = 1
+  max_steps: int | None = None
+  clip: float | None = None
+  mesh: jax.sharding.Mesh | None = None
+  block: int | None = None
+  cache_bytes: int = evaluator_lib.CACHE_BYTES
+  pure = True
+
+  def __post_init__(self) -> None:
+    for name in ('episodes', 'max_steps', 'clip', 'block', 'cache_bytes'):
+      value = getattr(self, name)
+      if value is not None and value <= 0:
+        raise ValueError(f'{name} must be positive, got {value}')
+    if self.block and self.block & (self.block - 1):
+      raise ValueError(f'block must be a power of two, got {self.block}')
+
+  @property
+  def observation_shape(self) -> tuple[int, ...]:
+    """See `evaluator.Evaluator`."""
+    return self.env.observation_space.shape
+
+  @functools.partial(jax.jit, static_argnums=0)
+  def evaluate(
+    self,
+    candidates: evaluator_lib.Perturbations | Float[Array, 'n d'],
+    keys: Key[Array, ' n'],
+    normalizer: normalizer_lib.Statistics | None,
+  ) -> evaluator_lib.Evaluation:
+    """See `evaluator.Evaluator.evaluate`; every member is valid.
+
+    A return that is not finite is returned as it is, and makes the update NaN.
+
+    Raises:
+      ValueError: if the number of parameters is not the policy's, or there are
+        more or fewer keys than thetas.
+    """
+    count = keys.shape[0]
+    self._check(candidates, count)
+    block, blocks = self._blocks(candidates, count)
+    # Blocks that fill up the last ones repeat the last key and are cut off.
+    slots = jnp.arange(block * blocks)
+    repeated = jnp.minimum(slots, count - 1)
+    starts = jnp.arange(0, block * blocks, block)
+    parts = (starts, keys[repeated].reshape(blocks, block), None)
+    if not isinstance(candidates, evaluator_lib.Perturbations):
+      thetas = candidates[repeated].reshape(blocks, block, -1)
+      candidates, parts = None, (*parts[:2], thetas)
+    run = functools.partial(self._run, count=count)
+    if self.mesh is not None:
+      spec = jax.sharding.PartitionSpec
+      mesh = _automatic(self.mesh)
+      split = spec(mesh.axis_names)
+      # The loop's initial values are equal on all devices, its results not.
+      run = jax.shard_map(
+        run,
+        mesh=mesh,
+        in_specs=(spec(), spec(), split),
+        out_specs=split,
+        check_vma=False,
+      )
+    returns, lengths, statistics = run(candidates, normalizer, parts)
+    flat = lambda x: jnp.moveaxis(x, 1, 0).reshape(x.shape[1], -1)[:, :count]
+    returns, lengths = flat(returns).reshape(-1), flat(lengths).reshape(-1)
+    if statistics is not None:
+      statistics = normalizer_lib.merge_all(statistics)
+    valid = jnp.ones(returns.shape, bool)
+    return evaluator_lib.Evaluation(returns, lengths, statistics, valid)
+
+  def _check(self, candidates: Any, count: int) -> None:
+    thetas = candidates
+    if isinstance(candidates, evaluator_lib.Perturbations):
+      thetas = candidates.theta[None]
+    elif thetas.shape[0] != count:
+      raise ValueError(
+        f'there must be a key per theta, got {count} keys for {thetas.shape}'
+      )
+    if thetas.shape[1] != self.policy.size:
+      raise ValueError(
+        f'the policy has {self.policy.size} parameters, got {thetas.shape[1]}'
+      )
+
+  def _blocks(self, candidates: Any, count: int) -> tuple[int, int]:
+    """Size and number of blocks; the number divides by the devices."""
+    devices = 1 if self.mesh is None else self.mesh.size
+    sides, least = 1, 1
+    if isinstance(candidates, evaluator_lib.Perturbations):
+      sides = 1 + candidates.mirrored
+      least = candidates.directions.rows_per_block(self.policy.size)
+    block = self.block
+    if block is None:
+      fits = evaluator_lib.rows_in_cache(
+        sides * self.policy.size, self.cache_bytes
+      )
+      share = 1 << (-(-count // devices) - 1).bit_length()
+      block = min(max(fits, least), share)
+    return block, -(-count // (block * devices)) * devices
+
+  def _run(
+    self,
+    population: evaluator_lib.Perturbations | None,
+    normalizer: normalizer_lib.Statistics | None,
+    parts: tuple[Array, Array, Array | None],
+    *,
+    count: int,
+  ) -> tuple[Array, Array, normalizer_lib.Statistics | None]:
+    """Maps over the blocks: [blocks, s, b] twice, and [blocks] statistics."""
+
+    def one(part: tuple) -> tuple:
+      start, keys, thetas = part
+      size = keys.shape[0]
+      if thetas is None:
+        thetas = evaluator_lib.members(population, start, count=size)
+      else:
+        thetas = thetas[None]
+      included = start + jnp.arange(size) < count
+      return self._block(thetas, keys, included, normalizer)
+
+    return jax.lax.map(one, parts)
+
+  def _block(
+    self,
+    thetas: Float[Array, 's b d'],
+    keys: Key[Array, ' b'],
+    included: Bool[Array, ' b'],
+    normalizer: normalizer_lib.Statistics | None,
+  ) -> tuple[Array, Array, normalizer_lib.Statistics | None]:
+    """Episodes of one block; those not included end before they start."""
+    sides, size, _ = thetas.shape
+    params = jax.vmap(self.policy.unravel)(thetas.reshape(sides * size, -1))
+    limit = self.env.max_steps if self.max_steps is None else self.max_steps
+
+    def episode(index: Array) -> tuple:
+      first, step_keys = self._start(keys, index, included, sides, normalizer)
+      last = jax.lax.while_loop(
+        lambda carry: (carry.time < limit) & jnp.any(carry.alive),
+        lambda carry: self._advance(params, step_keys, normalizer, carry),
+        first,
+      )
+      return last.returns, last.lengths, last.statistics
+
+    found = jax.lax.map(episode, jnp.arange(self.episodes))
+    returns, lengths, statistics = found
+    # Added one by one: the order of a sum could depend on the block's size.
+    mean = functools.reduce(jnp.add, list(returns)) / self.episodes
+    lengths = jnp.sum(lengths, axis=0)
+    if statistics is not None:
+      statistics = normalizer_lib.merge_all(statistics)
+      axes = lambda x: x.reshape(sides, size, *x.shape[1:])
+      statistics = normalizer_lib.merge_all(jax.tree.map(axes, statistics))
+      statistics = normalizer_lib.merge_all(statistics)
+    return mean.reshape(sides, size), lengths.reshape(sides, size), statistics
+
+  def _start(
+    self,
+    keys: Key[Array, ' b'],
+    episode: Array,
+    included: Bool[Array, ' b'],
+    sides: int,
+    normalizer: normalizer_lib.Statistics | None,
+  ) -> tuple[_Carry, Key[Array, ' m']]:
+    """First states, the same for both members of a pair."""
+    draw = lambda key: jax.random.split(jax.random.fold_in(key, episode))
+    both = jax.vmap(draw)(keys)
+    state, observation = jax.vmap(self.env.reset)(both[:, 0])
+    copy = lambda x: jnp.concatenate([x] * sides)
+    state, observation, step_keys, alive = jax.tree.map(
+      copy, (state, observation, both[:, 1], included)
+    )
+    lanes = alive.shape
+    memory = jax.tree.map(
+      lambda x: jnp.broadcast_to(x, (*lanes, *jnp.shape(x))),
+      self.policy.initial_memory(),
+    )
+    statistics = None
+    if normalizer is not None:
+      none = normalizer_lib.empty(self.observation_shape, lanes)
+      statistics = normalizer_lib.add(none, observation, alive)
+    carry = _Carry(
+      time=jnp.zeros((), jnp.int32),
+      state=state,
+      observation=observation,
+      memory=memory,
+      alive=alive,
+      returns=jnp.zeros(lanes),
+      lengths=jnp.zeros(lanes, jnp.int32),
+      statistics=statistics,
+    )
+    return carry, step_keys
+
+  def _advance(
+    self,
+    params: PyTree,
+    step_keys: Key[Array, ' m'],
+    normalizer: normalizer_lib.Statistics | None,
+    carry: _Carry,
+  ) -> _Carry:
+    """One step of all lanes; those that ended go on and do not count."""
+    seen = carry.observation
+    if normalizer is not None:
+      seen = normalizer_lib.normalize(normalizer, seen, clip=self.clip)
+    memory, action = jax.vmap(self.policy.act)(params, carry.memory, seen)
+    fold = jax.vmap(lambda key: jax.random.fold_in(key, carry.time))
+    state, step = jax.vmap(self.env.step)(carry.state, action, fold(step_keys))
+    statistics = carry.statistics
+    if statistics is not None:
+      statistics = normalizer_lib.add(statistics, step.observation, carry.alive)
+    return _Carry(
+      time=carry.time + 1,
+      state=state,
+      observation=step.observation,
+      memory=memory,
+      alive=carry.alive & ~step.terminated,
+      returns=carry.returns + jnp.where(carry.alive, step.reward, 0),
+      lengths=carry.lengths + carry.alive,
+      statistics=statistics,
+    )

@@ -1,0 +1,162 @@
+"""Running mean and deviation of observations, mergeable in any grouping.
+
+Kept as count, mean and sum of squared deviations (M2): sums of squares would
+cancel where the mean is large. One population uses fixed statistics; those of
+what it visited are merged afterwards.
+
+Reference: Chan, Golub and LeVeque, "Updating formulae and a pairwise algorithm
+for computing sample variances", 1979.
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float
+
+__all__ = [
+  'Statistics',
+  'add',
+  'empty',
+  'merge',
+  'merge_all',
+  'normalize',
+  'of',
+  'std',
+]
+
+
+class Statistics(NamedTuple):
+  """Of observations of one shape; all may have axes in front.
+
+  Attributes:
+    count: how many.
+    mean: their mean.
+    m2: sum of (x - mean)^2.
+  """
+
+  count: Float[Array, '...']
+  mean: Float[Array, '...']
+  m2: Float[Array, '...']
+
+
+def empty(shape: tuple[int, ...], batch: tuple[int, ...] = ()) -> Statistics:
+  """Of no observation, float32.
+
+  Args:
+    shape: of an observation.
+    batch: axes in front.
+
+  Returns:
+    Zeros; the identity of `merge`.
+  """
+  zeros = jnp.zeros((*batch, *shape))
+  return Statistics(jnp.zeros(batch), zeros, zeros)
+
+
+def of(observations: Float[Array, 'n ...']) -> Statistics:
+  """Of n >= 1 observations."""
+  mean = observations.mean(0)
+  count = jnp.asarray(observations.shape[0], mean.dtype)
+  return Statistics(count, mean, jnp.sum((observations - mean) ** 2, 0))
+
+
+def _beside(count: Array, like: Array) -> Array:
+  """Gives a count the trailing axes of an observation."""
+  return count.reshape(count.shape + (1,) * (like.ndim - count.ndim))
+
+
+def add(
+  statistics: Statistics,
+  observation: Float[Array, '...'],
+  included: Bool[Array, '...'],
+) -> Statistics:
+  """Adds one observation to each of a batch of statistics.
+
+  Args:
+    statistics: any axes in front.
+    observation: the same axes, then those of an observation.
+    included: the axes in front; where False nothing changes.
+
+  Returns:
+    The new statistics (Welford's update).
+  """
+  count = statistics.count + included
+  # What is left out may be anything, infinite too.
+  difference = jnp.where(
+    _beside(included, observation), observation - statistics.mean, 0
+  )
+  share = _beside(included / jnp.maximum(count, 1), difference)
+  step = share * difference
+  mean = statistics.mean + step
+  rest = _beside(count - included, difference)
+  return Statistics(count, mean, statistics.m2 + rest * step * difference)
+
+
+def merge(a: Statistics, b: Statistics) -> Statistics:
+  """Of the observations of both: associative and commutative up to rounding.
+
+  Args:
+    a: statistics.
+    b: statistics with the same axes.
+
+  Returns:
+    Those of the concatenation.
+  """
+  count = a.count + b.count
+  difference = b.mean - a.mean
+  share = _beside(b.count / jnp.maximum(count, 1), difference)
+  mean = a.mean + share * difference
+  between = _beside(a.count, difference) * share * difference**2
+  return Statistics(count, mean, a.m2 + b.m2 + between)
+
+
+def merge_all(statistics: Statistics) -> Statistics:
+  """Merges along the leading axis, as a binary tree over neighbours.
+
+  So the result for 2^a members may be computed for aligned groups of 2^b first:
+  the additions are the same ones.
+
+  Args:
+    statistics: with a leading axis of at least 1.
+
+  Returns:
+    Statistics without it.
+  """
+  while (size := statistics.count.shape[0]) > 1:
+    if size % 2:
+      statistics = jax.tree.map(
+        lambda x: jnp.pad(x, [(0, 1)] + [(0, 0)] * (x.ndim - 1)), statistics
+      )
+    statistics = merge(
+      jax.tree.map(lambda x: x[0::2], statistics),
+      jax.tree.map(lambda x: x[1::2], statistics),
+    )
+  return jax.tree.map(lambda x: x[0], statistics)
+
+
+def std(statistics: Statistics) -> Float[Array, '...']:
+  """Population standard deviation; 1 where it is 0 or nothing was seen."""
+  count = _beside(jnp.maximum(statistics.count, 1), statistics.m2)
+  variance = statistics.m2 / count
+  return jnp.where(variance > 0, jnp.sqrt(variance), 1)
+
+
+def normalize(
+  statistics: Statistics,
+  observation: Float[Array, '...'],
+  *,
+  clip: float | None = None,
+) -> Float[Array, '...']:
+  """(x - mean) / std.
+
+  Args:
+    statistics: of one observation shape.
+    observation: any axes in front.
+    clip: bound on the absolute value of the result; None: no bound.
+
+  Returns:
+    An array of the shape of `observation`.
+  """
+  scaled = (observation - statistics.mean) / std(statistics)
+  return scaled if clip is None else jnp.clip(scaled, -clip, clip)

@@ -1,0 +1,294 @@
+"""One iteration of an evolution strategy: ask, evaluate, tell.
+
+theta <- theta + update(sum_i w_i g_i), with an estimator's weights w_i and an
+optax update. Nothing is random but what is drawn from the state's key folded
+with the generation, so a resumed run goes on as the uninterrupted one.
+
+  state, metrics = jax.jit(functools.partial(es.step, evaluator=evaluator))(
+    state)
+
+may be jitted and scanned if the evaluator is pure. Otherwise `step` runs as it
+is, or `ask` and `tell` around any other way to get returns.
+"""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import flax
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Float, Int, Key
+
+from rl.es import directions as directions_lib
+from rl.es import estimators
+from rl.es import evaluator as evaluator_lib
+from rl.es import normalizer as normalizer_lib
+
+__all__ = ['ESConfig', 'Request', 'State', 'Strategy']
+
+
+@dataclasses.dataclass(frozen=True)
+class ESConfig:
+  """What an iteration does.
+
+  Attributes:
+    num_pairs: n, the directions per generation. The population is 2 n with a
+      mirrored estimator, else n.
+    sigma: scale of the perturbations, or a function of the generation (an
+      optax schedule).
+    estimator: how returns become weights, with their shaping.
+    directions: how perturbations are distributed.
+    center_evaluations: how often theta itself is evaluated, with keys of its
+      own: for reports, and for estimators that use the mean of the returns.
+    normalize: whether observations are normalised by running statistics.
+
+  Raises:
+    ValueError: if a number is out of range, or the estimator needs the return
+      at theta and `center_evaluations` is 0.
+  """
+
+  num_pairs: int
+  sigma: float | Callable[[Array], Array] = 0.1
+  estimator: estimators.Estimator = dataclasses.field(
+    default_factory=estimators.Antithetic
+  )
+  directions: directions_lib.Directions = dataclasses.field(
+    default_factory=directions_lib.Directions
+  )
+  center_evaluations: int = 0
+  normalize: bool = True
+
+  def __post_init__(self) -> None:
+    if self.num_pairs < 1 or self.center_evaluations < 0:
+      raise ValueError(
+        'num_pairs must be positive and center_evaluations not negative, got '
+        f'{self.num_pairs=} {self.center_evaluations=}'
+      )
+    if not callable(self.sigma) and self.sigma <= 0:
+      raise ValueError(f'sigma must be positive, got {self.sigma}')
+    if self.estimator.needs_center and not self.center_evaluations:
+      raise ValueError(
+        f'{self.estimator} needs the return at theta: center_evaluations >= 1'
+      )
+
+
+@flax.struct.dataclass
+class State:
+  """All that changes; what a checkpoint holds.
+
+  Attributes:
+    theta: parameters, float32 [d].
+    opt_state: of the optimiser.
+    normalizer: statistics of all observations so far; None if not normalised.
+    key: never changes; generations fold their number into it.
+    generation: how many there were, int32.
+  """
+
+  theta: Float[Array, ' d']
+  opt_state: Any
+  normalizer: normalizer_lib.Statistics | None
+  key: Key[Array, '']
+  generation: Int[Array, '']
+
+
+@flax.struct.dataclass
+class Request:
+  """What is to be evaluated.
+
+  Attributes:
+    population: the perturbed members.
+    keys: of their environments, one per direction; new in each generation.
+    center_keys: of evaluations of theta; may be none.
+  """
+
+  population: evaluator_lib.Perturbations
+  keys: Key[Array, ' n']
+  center_keys: Key[Array, ' c']
+
+
+def _keys(key: Key[Array, ''], count: int) -> Key[Array, ' n']:
+  """The i-th depends on i, not on the count."""
+  return jax.vmap(lambda i: jax.random.fold_in(key, i))(jnp.arange(count))
+
+
+@dataclasses.dataclass(frozen=True)
+class Strategy:
+  """An evolution strategy with any optimiser.
+
+  Attributes:
+    config: what an iteration does.
+    optimizer: gets minus the estimate, since returns are maximised. Weight
+      decay, momentum, clipping and learning-rate schedules are optax's.
+  """
+
+  config: ESConfig
+  optimizer: optax.GradientTransformation
+
+  def init(
+    self,
+    theta: Float[Array, ' d'],
+    key: Key[Array, ''],
+    observation_shape: tuple[int, ...] | None = None,
+  ) -> State:
+    """The state before the first generation.
+
+    Args:
+      theta: first parameters.
+      key: of the whole run.
+      observation_shape: `Evaluator.observation_shape`; needed to normalise.
+
+    Raises:
+      ValueError: if observations are to be normalised and their shape is
+        missing.
+    """
+    if self.config.normalize and observation_shape is None:
+      raise ValueError('normalize=True needs observation_shape, got None')
+    theta = jnp.asarray(theta, jnp.float32)
+    return State(
+      theta=theta,
+      opt_state=self.optimizer.init(theta),
+      normalizer=(
+        normalizer_lib.empty(observation_shape)
+        if self.config.normalize
+        else None
+      ),
+      key=key,
+      generation=jnp.zeros((), jnp.int32),
+    )
+
+  def ask(
+    self, state: State, basis: Float[Array, 'd k'] | None = None
+  ) -> Request:
+    """What this generation evaluates.
+
+    Args:
+      state: before the generation.
+      basis: for guided directions, of `directions.orthonormal_basis`.
+
+    Returns:
+      Seeds, not perturbations.
+    """
+    config = self.config
+    key = jax.random.fold_in(state.key, state.generation)
+    key_directions, key_pairs, key_center = jax.random.split(key, 3)
+    sigma = config.sigma
+    population = evaluator_lib.Perturbations(
+      theta=state.theta,
+      sigma=jnp.float32(sigma(state.generation) if callable(sigma) else sigma),
+      key=key_directions,
+      basis=basis,
+      directions=config.directions,
+      mirrored=config.estimator.mirrored,
+    )
+    return Request(
+      population,
+      _keys(key_pairs, config.num_pairs),
+      _keys(key_center, config.center_evaluations),
+    )
+
+  def tell(
+    self,
+    state: State,
+    request: Request,
+    evaluation: evaluator_lib.Evaluation,
+    center: evaluator_lib.Evaluation | None = None,
+  ) -> tuple[State, dict[str, Array]]:
+    """Updates with what came back.
+
+    Args:
+      state: what `ask` was given.
+      request: what it returned.
+      evaluation: of `request.population`.
+      center: of theta, once per center key; None if there are none.
+
+    Returns:
+      The new state and metrics, scalars by name.
+    """
+    population = request.population
+    weights = self.config.estimator.weights(
+      evaluation.returns,
+      evaluation.valid,
+      sigma=population.sigma,
+      center=None if center is None else _mean(center),
+    )
+    gradient = directions_lib.weighted_sum(
+      population.directions,
+      population.key,
+      weights,
+      size=state.theta.shape[0],
+      basis=population.basis,
+      block=evaluator_lib.rows_in_cache(state.theta.shape[0]),
+    )
+    updates, opt_state = self.optimizer.update(
+      -gradient, state.opt_state, state.theta
+    )
+    normalizer = state.normalizer
+    for part in (evaluation, center):
+      if normalizer is not None and part is not None:
+        normalizer = normalizer_lib.merge(normalizer, part.statistics)
+    metrics = _metrics(evaluation, center) | {
+      'gradient_norm': jnp.linalg.norm(gradient),
+      'update_norm': jnp.linalg.norm(updates),
+      'sigma': population.sigma,
+    }
+    return state.replace(
+      theta=optax.apply_updates(state.theta, updates),
+      opt_state=opt_state,
+      normalizer=normalizer,
+      generation=state.generation + 1,
+    ), metrics
+
+  def step(
+    self,
+    state: State,
+    evaluator: evaluator_lib.Evaluator,
+    basis: Float[Array, 'd k'] | None = None,
+  ) -> tuple[State, dict[str, Array]]:
+    """One generation.
+
+    Args:
+      state: before it.
+      evaluator: runs the rollouts.
+      basis: as in `ask`.
+
+    Returns:
+      As `tell`.
+    """
+    request = self.ask(state, basis)
+    evaluation = evaluator.evaluate(
+      request.population, request.keys, state.normalizer
+    )
+    center = None
+    if count := self.config.center_evaluations:
+      thetas = jnp.broadcast_to(state.theta, (count, *state.theta.shape))
+      center = evaluator.evaluate(thetas, request.center_keys, state.normalizer)
+    return self.tell(state, request, evaluation, center)
+
+
+def _mean(evaluation: evaluator_lib.Evaluation) -> Array:
+  """Over the valid members; NaN if there are none."""
+  valid = evaluation.valid
+  total = jnp.sum(jnp.where(valid, evaluation.returns, 0))
+  return total / jnp.sum(valid)
+
+
+def _metrics(
+  evaluation: evaluator_lib.Evaluation,
+  center: evaluator_lib.Evaluation | None,
+) -> dict[str, Array]:
+  """Of the valid returns: NaN where all were lost."""
+  returns = jnp.where(evaluation.valid, evaluation.returns, jnp.nan)
+  steps = jnp.sum(evaluation.lengths)
+  metrics = {
+    'return/mean': _mean(evaluation),
+    'return/median': jnp.nanmedian(returns),
+    'return/max': jnp.nanmax(returns),
+    'return/min': jnp.nanmin(returns),
+    'valid_fraction': jnp.mean(evaluation.valid),
+  }
+  if center is not None:
+    metrics['return/center'] = _mean(center)
+    steps += jnp.sum(center.lengths)
+  return metrics | {'environment_steps': steps}

@@ -1,0 +1,100 @@
+"""Statistics: the algebra of merging, in float64, against concatenation."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from rl.es import normalizer
+
+
+@pytest.fixture(autouse=True)
+def double():
+  with jax.enable_x64(True):
+    yield
+
+
+def data(*sizes):
+  rng = np.random.default_rng(0)
+  return [rng.normal(1000.0, 3.0, size=(n, 2, 3)) for n in sizes]
+
+
+def stats(x):
+  return normalizer.of(jnp.asarray(x))
+
+
+def close(a, b, rtol=1e-10):
+  for x, y in zip(a, b, strict=True):
+    np.testing.assert_allclose(x, y, rtol=rtol)
+
+
+def test_merge_is_a_commutative_monoid():
+  a, b, c = (stats(x) for x in data(5, 1, 17))
+  close(normalizer.merge(a, b), normalizer.merge(b, a))
+  left = normalizer.merge(normalizer.merge(a, b), c)
+  close(left, normalizer.merge(a, normalizer.merge(b, c)))
+  close(left, stats(np.concatenate(data(5, 1, 17))))
+  none = normalizer.empty((2, 3))
+  for merged in (normalizer.merge(a, none), normalizer.merge(none, a)):
+    for x, y in zip(merged, a, strict=True):
+      np.testing.assert_array_equal(x, y)
+
+
+@pytest.mark.parametrize('groups', [1, 2, 5, 8])
+def test_tree_equals_concatenation(groups):
+  parts = data(*range(1, groups + 1))
+  stacked = jax.tree.map(lambda *x: jnp.stack(x), *map(stats, parts))
+  close(normalizer.merge_all(stacked), stats(np.concatenate(parts)))
+
+
+def test_tree_of_aligned_groups_is_the_same_bit_for_bit():
+  parts = jax.tree.map(lambda *x: jnp.stack(x), *map(stats, data(*[3] * 13)))
+  whole = normalizer.merge_all(parts)
+  padded = jax.tree.map(
+    lambda x: jnp.pad(x, [(0, 3)] + [(0, 0)] * (x.ndim - 1)), parts
+  )
+  groups = jax.tree.map(lambda x: x.reshape(4, 4, *x.shape[1:]), padded)
+  inner = [
+    normalizer.merge_all(jax.tree.map(lambda x, i=i: x[i], groups))
+    for i in range(4)
+  ]
+  outer = normalizer.merge_all(jax.tree.map(lambda *x: jnp.stack(x), *inner))
+  for x, y in zip(outer, whole, strict=True):
+    np.testing.assert_array_equal(x, y)
+
+
+def test_adding_one_by_one_with_some_left_out():
+  x = data(9)[0]
+  included = np.array([1, 0, 1, 1, 0, 1, 1, 1, 0], bool)
+  bad = np.where(included[:, None, None], x, np.nan)
+  running = normalizer.empty((2, 3), (1,))
+  for row, keep in zip(bad, included, strict=True):
+    running = normalizer.add(
+      running, jnp.asarray(row)[None], jnp.asarray([keep])
+    )
+  close(jax.tree.map(lambda v: v[0], running), stats(x[included]))
+
+
+def test_normalize_against_numpy_and_constants():
+  x = data(50)[0]
+  x[:, 0, 0] = 4.0
+  out = normalizer.normalize(stats(x), jnp.asarray(x))
+  std = x.std(0)
+  std[0, 0] = 1
+  np.testing.assert_allclose(out, (x - x.mean(0)) / std, atol=1e-10)
+  clipped = normalizer.normalize(stats(x), jnp.asarray(x), clip=0.5)
+  np.testing.assert_allclose(clipped, np.clip(out, -0.5, 0.5))
+  none = normalizer.empty((2, 3))
+  np.testing.assert_array_equal(normalizer.normalize(none, jnp.asarray(x)), x)
+
+
+def test_sums_of_squares_would_not_do():
+  """The recipe with sums loses the variance in float32; this one does not."""
+  x = (np.random.default_rng(1).normal(1000, 0.1, (4000, 1))).astype(np.float32)
+  total, squares = x.sum(0), (x**2).sum(0)
+  naive = squares / len(x) - (total / len(x)) ** 2
+  parts = jnp.asarray(x).reshape(40, 100, 1)
+  merged = normalizer.merge_all(jax.vmap(normalizer.of)(parts))
+  expected = x.astype(np.float64).std()
+  assert abs(float(normalizer.std(merged)[0]) - expected) < 1e-3 * expected
+  assert abs(np.sqrt(abs(naive[0])) - expected) > 0.05 * expected
