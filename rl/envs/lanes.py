@@ -6,7 +6,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, Int, Key, PyTree, Shaped
+from jaxtyping import Array, Bool, Float, Int, Key, PyTree, Shaped, UInt
 
 from rl.envs import checks, protocol, spaces
 
@@ -37,7 +37,8 @@ class LanesState(NamedTuple):
   Attributes:
     env: the environment's states.
     observation: what the lanes show now.
-    keys: from which steps and resets draw.
+    keys: from which steps and resets draw, folded with the clock.
+    clock: steps since the lanes' reset, over all episodes.
     done: whether the lane's episode is over and it waits; never with
       auto-reset.
     terminated: whether it was the task that ended, not the time.
@@ -47,6 +48,7 @@ class LanesState(NamedTuple):
   env: PyTree
   observation: Shaped[Array, 'n ...']
   keys: Key[Array, ' n']
+  clock: UInt[Array, ' n']
   done: Bool[Array, ' n']
   terminated: Bool[Array, ' n']
   stats: EpisodeStats
@@ -120,13 +122,14 @@ class Lanes:
       ValueError: if the keys are not one per lane.
     """
     checks.check_keys(keys, self.num_lanes)
-    keys, first = _split(keys, 2)
-    env, observation = jax.vmap(self.env.reset)(first)
+    clock = jnp.zeros(self.num_lanes, jnp.uint32)
+    env, observation = jax.vmap(self.env.reset)(_reset_keys(keys, clock))
     no = jnp.zeros(self.num_lanes, bool)
     zeros = jnp.zeros(self.num_lanes, jnp.int32)
     none = jnp.zeros(self.num_lanes, jnp.float32)
     stats = EpisodeStats(none, zeros, none, zeros, zeros)
-    return LanesState(env, observation, keys, no, no, stats), observation
+    state = LanesState(env, observation, keys, clock, no, no, stats)
+    return state, observation
 
   def step(
     self, state: LanesState, action: Shaped[Array | np.ndarray, 'n ...']
@@ -145,7 +148,8 @@ class Lanes:
     """
     checks.check_action(self.action_space, action, num_lanes=self.num_lanes)
     action = checks.sanitize_action(self.action_space, jnp.asarray(action))
-    keys, step_keys, reset_keys = _split(state.keys, 3)
+    step_keys = _step_keys(state.keys, state.clock)
+    clock = state.clock + 1
     env, step = jax.vmap(self.env.step)(state.env, action, step_keys)
     acted = ~state.done
     if not self.auto_reset:
@@ -158,7 +162,7 @@ class Lanes:
     stats = _count(state.stats, reward, acted, done)
     observation = final
     if self.auto_reset:
-      env, observation = self._restart(done, reset_keys, env, final)
+      env, observation = self._restart(done, state.keys, clock, env, final)
     transition = protocol.Transition(
       observation,
       reward,
@@ -169,22 +173,23 @@ class Lanes:
       step.info,
     )
     waits = done & (not self.auto_reset)
-    return (
-      LanesState(env, observation, keys, waits, terminated & waits, stats),
-      transition,
-    )
+    ended = terminated & waits
+    state = LanesState(env, observation, state.keys, clock, waits, ended, stats)
+    return state, transition
 
   def _restart(
     self,
     done: Bool[Array, ' n'],
     keys: Key[Array, ' n'],
+    clock: UInt[Array, ' n'],
     env: PyTree,
     observation: Shaped[Array, 'n ...'],
   ) -> tuple[PyTree, Shaped[Array, 'n ...']]:
     """New episodes where the old ones ended; drawn only if any did."""
 
     def some() -> tuple[PyTree, Shaped[Array, 'n ...']]:
-      return _select(done, jax.vmap(self.env.reset)(keys), (env, observation))
+      fresh = jax.vmap(self.env.reset)(_reset_keys(keys, clock))
+      return _select(done, fresh, (env, observation))
 
     return jax.lax.cond(jnp.any(done), some, lambda: (env, observation))
 
@@ -192,9 +197,18 @@ class Lanes:
     """Does nothing: JAX frees the arrays."""
 
 
-def _split(keys: Key[Array, ' n'], count: int) -> tuple[Key[Array, ' n'], ...]:
-  split = jax.vmap(lambda key: jax.random.split(key, count))(keys)
-  return tuple(split[:, i] for i in range(count))
+# Counters instead of splitting: what an environment does not draw is not
+# computed, and even and odd counts keep resets and steps apart.
+def _reset_keys(
+  keys: Key[Array, ' n'], clock: UInt[Array, ' n']
+) -> Key[Array, ' n']:
+  return jax.vmap(jax.random.fold_in)(keys, 2 * clock)
+
+
+def _step_keys(
+  keys: Key[Array, ' n'], clock: UInt[Array, ' n']
+) -> Key[Array, ' n']:
+  return jax.vmap(jax.random.fold_in)(keys, 2 * clock + 1)
 
 
 def _select(where: Bool[Array, ' n'], new: PyTree, old: PyTree) -> PyTree:

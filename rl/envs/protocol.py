@@ -37,7 +37,8 @@ class Transition(NamedTuple):
 
   Attributes:
     observation: of the state after the step, [n, ...]; where an episode ended
-      and the lanes reset themselves, of the new episode's first state.
+      and the lanes reset themselves, of the new episode's first state (or, if
+      that takes them the next step, which then is not `valid`, of the last).
     reward: float32 [n].
     terminated: bool [n]; the task ended: the value after it is zero.
     truncated: bool [n]; only the time was up: the value after it is that of

@@ -48,7 +48,7 @@ def _twin(env, limit, first, moves, actions):
   return rows
 
 
-@pytest.mark.parametrize(('length', 'limit'), [(3, 5), (0, 4), (4, 4), (1, 1)])
+@pytest.mark.parametrize(('length', 'limit'), [(3, 5), (0, 4), (4, 4)])
 def test_auto_reset_keeps_every_number(length, limit):
   env = env_cases.Scripted(length=length, max_steps=limit)
   vector = lanes.Lanes(env, 3)
@@ -136,8 +136,9 @@ def test_lanes_are_independent_and_reproducible():
   # One lane alone does as it does among four.
   one = lanes.Lanes(env, 1)
   state, _ = one.reset(jax.random.split(key, 4)[2:3])
+  step = jax.jit(one.step)
   for t in range(6):
-    state, move = one.step(state, actions[t, 2:3])
+    state, move = step(state, actions[t, 2:3])
     np.testing.assert_array_equal(move.observation[0], moves.observation[t, 2])
 
 

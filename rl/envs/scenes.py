@@ -1,0 +1,147 @@
+"""Pictures from geometry, in pure JAX: no loop over pixels or objects.
+
+The image plane is the square [-1, 1]^2, x to the right and y up. A scene says
+how much of each material covers each point of a grid; composing it is one
+matrix product. Because an environment is asked for its scene at given points,
+a camera is a change of the points and a new background is a new ground.
+"""
+
+from typing import Any, NamedTuple, Protocol, runtime_checkable
+
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Key, PyTree, UInt8
+
+from rl.envs import protocol, spaces
+
+__all__ = [
+  'PixelEnvironment',
+  'Scene',
+  'check_size',
+  'compose',
+  'cover',
+  'grid',
+  'picture',
+  'pixel_width',
+  'segment_distance',
+]
+
+
+class Scene(NamedTuple):
+  """What there is to see; colours are red, green, blue in [0, 1].
+
+  Attributes:
+    ground: behind everything, [h, w, 3], or [1, 1, 3] if of one colour.
+    coverage: of each pixel by each of m materials, in [0, 1]; later ones lie
+      over earlier ones.
+    palette: their colours.
+  """
+
+  ground: Float[Array, '... 3']
+  coverage: Float[Array, 'm h w']
+  palette: Float[Array, 'm 3']
+
+
+@runtime_checkable
+class PixelEnvironment(Protocol):
+  """An `protocol.Environment` that observes pictures of its scene.
+
+  The observation is `picture(self, state)`.
+  """
+
+  @property
+  def size(self) -> int:
+    """Pixels along each side."""
+    ...
+
+  @property
+  def observation_space(self) -> spaces.Space:
+    """Square pictures."""
+    ...
+
+  @property
+  def action_space(self) -> spaces.Space:
+    """What one action looks like."""
+    ...
+
+  @property
+  def max_steps(self) -> int:
+    """Steps after which lanes truncate an episode."""
+    ...
+
+  def reset(self, key: Key[Array, '']) -> tuple[PyTree, UInt8[Array, 's s 3']]:
+    """Draws a first state and its picture."""
+    ...
+
+  def step(
+    self, state: PyTree, action: Any, key: Key[Array, '']
+  ) -> tuple[PyTree, protocol.Step]:
+    """Advances by one step."""
+    ...
+
+  def scene(self, state: PyTree, points: Float[Array, 'h w 2']) -> Scene:
+    """What the state shows at points of the image plane."""
+    ...
+
+
+def check_size(size: int) -> None:
+  """Rejects a side that is too short to see anything.
+
+  Raises:
+    ValueError: naming it.
+  """
+  if size < 8:
+    raise ValueError(f'size must be at least 8 pixels, got {size=}')
+
+
+def grid(size: int) -> Float[Array, 's s 2']:
+  """Centres of the pixels in the image plane, row 0 at the top."""
+  axis = (np.arange(size, dtype=np.float32) + 0.5) * 2 / size - 1
+  return jnp.asarray(np.stack(np.meshgrid(axis, -axis), axis=-1))
+
+
+def pixel_width(points: Float[Array, 'h w 2']) -> Float[Array, '']:
+  """Distance between neighbouring points."""
+  return jnp.sqrt(jnp.sum((points[0, 1] - points[0, 0]) ** 2))
+
+
+def cover(
+  distance: Float[Array, '...'], width: Float[Array, '']
+) -> Float[Array, '...']:
+  """Coverage of pixels whose centres have a signed distance from a shape.
+
+  Args:
+    distance: to the shape's edge, negative inside.
+    width: of a pixel; edges are as soft as one.
+  """
+  return jnp.clip(0.5 - distance / width, 0.0, 1.0)
+
+
+def segment_distance(
+  points: Float[Array, 'h w 2'],
+  start: Float[Array, '*n 2'],
+  end: Float[Array, '*n 2'],
+) -> Float[Array, '*n h w']:
+  """Distances of points from line segments, or from dots where ends meet."""
+  start, end = start[..., None, None, :], end[..., None, None, :]
+  along = end - start
+  away = points - start
+  length = jnp.maximum(jnp.sum(along**2, axis=-1), 1e-12)
+  share = jnp.clip(jnp.sum(away * along, axis=-1) / length, 0.0, 1.0)
+  return jnp.sqrt(jnp.sum((away - share[..., None] * along) ** 2, axis=-1))
+
+
+def compose(scene: Scene) -> UInt8[Array, 'h w 3']:
+  """Paints the materials over the ground, in order."""
+  clear = 1 - scene.coverage[::-1]
+  seen = jnp.cumprod(clear, axis=0)
+  through = jnp.concatenate([jnp.ones_like(seen[:1]), seen[:-1]])
+  weight = scene.coverage * through[::-1]
+  image = jnp.einsum('mhw,mc->hwc', weight, scene.palette)
+  image = image + seen[-1][..., None] * scene.ground
+  return jnp.round(255 * jnp.clip(image, 0.0, 1.0)).astype(jnp.uint8)
+
+
+def picture(env: PixelEnvironment, state: PyTree) -> UInt8[Array, 's s 3']:
+  """What the environment observes in a state."""
+  return compose(env.scene(state, grid(env.size)))
