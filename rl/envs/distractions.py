@@ -249,7 +249,8 @@ def _waves(
   wave = jnp.pi * (0.5 + 2.5 * cycles)
   wave = wave * jnp.stack([jnp.cos(angle), jnp.sin(angle)])
   shift = 2 * jnp.pi * phase + time * (0.05 + 0.15 * drift)
-  height = jnp.cos(points @ wave + shift)
+  x, y = points[..., 0, None], points[..., 1, None]
+  height = jnp.cos(x * wave[0] + y * wave[1] + shift)
   color = jax.random.uniform(tint, (_WAVES, 3), minval=-1.0)
   return jnp.clip(0.5 + 0.3 * (height @ color), 0.0, 1.0)
 
@@ -261,9 +262,9 @@ def _blobs(
   place, tint, base = jax.random.split(key, 3)
   x, y, phase, turn, radius = jax.random.uniform(place, (5, _BLOBS))
   angle = 2 * jnp.pi * phase + time * (0.02 + 0.06 * turn)
-  centre = jnp.stack([2 * x - 1, 2 * y - 1], axis=1)
-  centre += 0.4 * jnp.stack([jnp.cos(angle), jnp.sin(angle)], axis=1)
-  away = jnp.sum((points[:, :, None] - centre) ** 2, axis=-1)
+  x = points[..., 0, None] - (2 * x - 1 + 0.4 * jnp.cos(angle))
+  y = points[..., 1, None] - (2 * y - 1 + 0.4 * jnp.sin(angle))
+  away = x**2 + y**2
   height = jnp.exp(-away / (2 * (0.15 + 0.3 * radius) ** 2))
   color = jax.random.uniform(tint, (_BLOBS, 3), minval=-0.8, maxval=0.8)
   common = jax.random.uniform(base, (3,), minval=0.2, maxval=0.8)

@@ -109,10 +109,9 @@ class Dodge:
     """Objects and player before a wall and a floor."""
     width = scenes.pixel_width(points)
     floor = points[..., 1] - (PLAYER_HEIGHT - RADIUS)
-    away = points - state.objects[:, None, None, :]
-    fall = jnp.sqrt(jnp.min(jnp.sum(away**2, axis=-1), axis=0)) - RADIUS
+    fall = jnp.min(scenes.distance(points, state.objects), axis=0) - RADIUS
     centre = jnp.stack([state.player, jnp.float32(PLAYER_HEIGHT)])
-    player = jnp.sqrt(jnp.sum((points - centre) ** 2, axis=-1)) - RADIUS
+    player = scenes.distance(points, centre) - RADIUS
     coverage = scenes.cover(jnp.stack([floor, fall, player]), width)
     palette = jnp.array([[0.35, 0.3, 0.25], [0.95, 0.45, 0.1], [0.2, 0.5, 0.9]])
     return scenes.Scene(jnp.full((1, 1, 3), 0.12), coverage, palette)

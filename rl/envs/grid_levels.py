@@ -140,16 +140,15 @@ class GridLevels:
     """Cells and the agent; beyond the border there is wall."""
     column = (points[..., 0] + 1) * self.cells / 2
     row = (1 - points[..., 1]) * self.cells / 2
-    where = jnp.stack([row, column])
-    index = jnp.floor(where).astype(jnp.int32)
-    inside = jnp.all((index >= 0) & (index < self.cells), axis=0)
-    index = jnp.clip(index, 0, self.cells - 1)
-    code = jnp.where(inside, state.cells[tuple(index)], WALL)
+    i, j = (jnp.floor(x).astype(jnp.int32) for x in (row, column))
+    inside = (jnp.minimum(i, j) >= 0) & (jnp.maximum(i, j) < self.cells)
+    i, j = (jnp.clip(x, 0, self.cells - 1) for x in (i, j))
+    code = jnp.where(inside, state.cells[i, j], WALL)
     width = scenes.pixel_width(points) * self.cells / 2
-    local = where - index - 0.5
-    disc = scenes.cover(jnp.sqrt(jnp.sum(local**2, axis=0)) - 0.3, width)
-    away = where - (state.agent[:, None, None] + 0.5)
-    agent = scenes.cover(jnp.sqrt(jnp.sum(away**2, axis=0)) - 0.4, width)
+    disc = jnp.sqrt((row - i - 0.5) ** 2 + (column - j - 0.5) ** 2)
+    disc = scenes.cover(disc - 0.3, width)
+    down, right = row - state.agent[0] - 0.5, column - state.agent[1] - 0.5
+    agent = scenes.cover(jnp.sqrt(down**2 + right**2) - 0.4, width)
     codes = code == jnp.array([WALL, COIN, HAZARD, GOAL])[:, None, None]
     shape = jnp.where(code == COIN, disc, 1.0)
     coverage = jnp.concatenate([codes * shape, agent[None]])

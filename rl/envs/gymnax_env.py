@@ -1,8 +1,10 @@
 """Environments of gymnax (1.0 and later)."""
 
 import dataclasses
+import functools
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Key, PyTree, Shaped
 
@@ -37,15 +39,17 @@ class GymnaxEnvironment:
         'env must keep truncation apart from termination (gymnax 1.0 or '
         f'later), got {self.env!r}'
       )
-    foreign_spaces.convert(self.env.observation_space(self.params))
-    foreign_spaces.convert(self.env.action_space(self.params))
+    # Here and once: gymnax makes bounds by JAX, which are tracers under jit.
+    with jax.ensure_compile_time_eval():
+      for name in ('observation_space', 'action_space'):
+        getattr(self, name)
 
-  @property
+  @functools.cached_property
   def observation_space(self) -> spaces.Space:
     """Of gymnax, converted."""
     return foreign_spaces.convert(self.env.observation_space(self.params))
 
-  @property
+  @functools.cached_property
   def action_space(self) -> spaces.Space:
     """Of gymnax, converted."""
     return foreign_spaces.convert(self.env.action_space(self.params))

@@ -93,7 +93,7 @@ class LaneFollowing:
     waves = (0.5 / order**2 * draw[0])[:, None] * waves
     angle = jax.random.uniform(place, maxval=2 * math.pi)
     point = jnp.stack([jnp.cos(angle), jnp.sin(angle)])
-    radius, slope = _radius(point, waves)
+    radius, slope = _radius(*point, waves)
     heading = angle + jnp.pi / 2 - jnp.arctan2(slope, radius)
     state = LaneState(radius * point, heading, waves, level)
     return state, scenes.picture(self, state)
@@ -120,18 +120,17 @@ class LaneFollowing:
     self, state: LaneState, points: Float[Array, 'h w 2']
   ) -> scenes.Scene:
     """Road, its centre line and the car, on grass of two greens."""
-    ahead = points - jnp.array(CAR)
+    right, up = points[..., 0] - CAR[0], points[..., 1] - CAR[1]
     cos, sin = jnp.cos(state.heading), jnp.sin(state.heading)
-    forward, right = jnp.stack([cos, sin]), jnp.stack([sin, -cos])
-    world = ahead[..., :1] * right + ahead[..., 1:] * forward
-    world = state.position + VIEW * world
-    offset = jnp.abs(road_offset(world, state.waves))
+    x = state.position[0] + VIEW * (right * sin + up * cos)
+    y = state.position[1] + VIEW * (up * sin - right * cos)
+    offset = jnp.abs(_offset(x, y, state.waves))
     width = VIEW * scenes.pixel_width(points)
     road = scenes.cover(offset - HALF_WIDTH, width)
     line = scenes.cover(offset - 0.01, width)
-    car = jnp.abs(ahead) - jnp.array([0.07, 0.12])
-    car = scenes.cover(jnp.max(car, axis=-1), width / VIEW)
-    tiles = jnp.prod(jnp.sin(12 * world), axis=-1, keepdims=True) > 0
+    car = jnp.maximum(jnp.abs(right) - 0.07, jnp.abs(up) - 0.12)
+    car = scenes.cover(car, width / VIEW)
+    tiles = (jnp.sin(12 * x) * jnp.sin(12 * y) > 0)[..., None]
     grass = jnp.where(
       tiles, jnp.array([0.3, 0.65, 0.25]), jnp.array([0.35, 0.75, 0.3])
     )
@@ -140,13 +139,12 @@ class LaneFollowing:
 
 
 def _radius(
-  unit: Float[Array, '*n 2'], waves: Float[Array, 'k 2']
+  x: Float[Array, '*n'], y: Float[Array, '*n'], waves: Float[Array, 'k 2']
 ) -> tuple[Float[Array, '*n'], Float[Array, '*n']]:
-  """Centre line's radius and its derivative by the angle.
+  """Centre line's radius and its derivative by the angle, on the unit circle.
 
-  Powers of cos f + i sin f give all harmonics without another cosine.
+  Powers of x + i y give all harmonics without another cosine.
   """
-  x, y = unit[..., 0], unit[..., 1]
   radius, slope = jnp.ones_like(x), jnp.zeros_like(x)
   cos, sin = x, y
   for k in range(2, 2 + HARMONICS):
@@ -157,10 +155,16 @@ def _radius(
   return radius, slope
 
 
+def _offset(
+  x: Float[Array, '*n'], y: Float[Array, '*n'], waves: Float[Array, 'k 2']
+) -> Float[Array, '*n']:
+  rho = jnp.maximum(jnp.sqrt(x**2 + y**2), 0.05)
+  radius, slope = _radius(x / rho, y / rho, waves)
+  return (rho - radius) / jnp.sqrt(1 + (slope / rho) ** 2)
+
+
 def road_offset(
   points: Float[Array, '*n 2'], waves: Float[Array, 'k 2']
 ) -> Float[Array, '*n']:
   """Signed distance from the centre line, to first order, outside positive."""
-  rho = jnp.maximum(jnp.sqrt(jnp.sum(points**2, axis=-1)), 0.05)
-  radius, slope = _radius(points / rho[..., None], waves)
-  return (rho - radius) / jnp.sqrt(1 + (slope / rho) ** 2)
+  return _offset(points[..., 0], points[..., 1], waves)

@@ -98,8 +98,9 @@ def _cart_scene(
   hinge = jnp.stack([x, jnp.zeros_like(x)])
   tip = hinge + 0.36 * jnp.stack([jnp.sin(lean), jnp.cos(lean)])
   pole = scenes.segment_distance(points, hinge, tip) - 0.05
-  cart = jnp.max(jnp.abs(points - hinge) - jnp.array([0.16, 0.08]), axis=-1)
-  rail = jnp.max(jnp.abs(points) - jnp.array([0.8, 0.02]), axis=-1)
+  across, height = points[..., 0], jnp.abs(points[..., 1])
+  cart = jnp.maximum(jnp.abs(across - x) - 0.16, height - 0.08)
+  rail = jnp.maximum(jnp.abs(across) - 0.8, height - 0.02)
   coverage = scenes.cover(jnp.stack([rail, cart, pole]), width)
   palette = jnp.array([[0.5, 0.5, 0.5], [0.2, 0.45, 0.8], [0.9, 0.7, 0.2]])
   return scenes.Scene(jnp.full((1, 1, 3), 0.15), coverage, palette)
@@ -113,9 +114,8 @@ def arm_scene(
   ends = 0.9 * reacher.joints(state.angles)
   starts = jnp.stack([jnp.zeros(2), ends[0]])
   arm = jnp.min(scenes.segment_distance(points, starts, ends), axis=0) - 0.06
-  away = points - 0.9 * state.target
-  target = jnp.sqrt(jnp.sum(away**2, axis=-1)) - 0.09
-  hand = jnp.sqrt(jnp.sum((points - ends[1]) ** 2, axis=-1)) - 0.06
+  target = scenes.distance(points, 0.9 * state.target) - 0.09
+  hand = scenes.distance(points, ends[1]) - 0.06
   coverage = scenes.cover(jnp.stack([target, arm, hand]), width)
   palette = jnp.array([[0.85, 0.2, 0.2], [0.4, 0.6, 0.75], [0.95, 0.9, 0.5]])
   return scenes.Scene(jnp.full((1, 1, 3), 0.15), coverage, palette)

@@ -20,6 +20,7 @@ __all__ = [
   'check_size',
   'compose',
   'cover',
+  'distance',
   'grid',
   'picture',
   'pixel_width',
@@ -123,22 +124,36 @@ def segment_distance(
   end: Float[Array, '*n 2'],
 ) -> Float[Array, '*n h w']:
   """Distances of points from line segments, or from dots where ends meet."""
+  x, y = points[..., 0], points[..., 1]
   start, end = start[..., None, None, :], end[..., None, None, :]
-  along = end - start
-  away = points - start
-  length = jnp.maximum(jnp.sum(along**2, axis=-1), 1e-12)
-  share = jnp.clip(jnp.sum(away * along, axis=-1) / length, 0.0, 1.0)
-  return jnp.sqrt(jnp.sum((away - share[..., None] * along) ** 2, axis=-1))
+  x, y = x - start[..., 0], y - start[..., 1]
+  along_x, along_y = end[..., 0] - start[..., 0], end[..., 1] - start[..., 1]
+  length = jnp.maximum(along_x**2 + along_y**2, 1e-12)
+  share = jnp.clip((x * along_x + y * along_y) / length, 0.0, 1.0)
+  x, y = x - share * along_x, y - share * along_y
+  return jnp.sqrt(x**2 + y**2)
+
+
+def distance(
+  points: Float[Array, 'h w 2'], centre: Float[Array, '*n 2']
+) -> Float[Array, '*n h w']:
+  """Distances of points from centres."""
+  centre = centre[..., None, None, :]
+  x, y = points[..., 0] - centre[..., 0], points[..., 1] - centre[..., 1]
+  return jnp.sqrt(x**2 + y**2)
 
 
 def compose(scene: Scene) -> UInt8[Array, 'h w 3']:
   """Paints the materials over the ground, in order."""
-  clear = 1 - scene.coverage[::-1]
-  seen = jnp.cumprod(clear, axis=0)
-  through = jnp.concatenate([jnp.ones_like(seen[:1]), seen[:-1]])
-  weight = scene.coverage * through[::-1]
-  image = jnp.einsum('mhw,mc->hwc', weight, scene.palette)
-  image = image + seen[-1][..., None] * scene.ground
+  # A loop over the few materials fuses; products and sums along them do not.
+  channels = []
+  for channel in range(3):
+    image = scene.ground[..., channel]
+    for index in range(scene.coverage.shape[0]):
+      color = scene.palette[index, channel]
+      image = image + scene.coverage[index] * (color - image)
+    channels.append(image)
+  image = jnp.stack(channels, axis=-1)
   return jnp.round(255 * jnp.clip(image, 0.0, 1.0)).astype(jnp.uint8)
 
 

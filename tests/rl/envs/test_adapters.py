@@ -226,7 +226,8 @@ class FakeGymnax:
   """A counter with gymnax's functions; terminates after three steps."""
 
   def observation_space(self, params):
-    return FakeBox(0.0, 9.0, (1,), np.float32)
+    # A bound made by JAX, as gymnax has them: a tracer if made under jit.
+    return FakeBox(jnp.zeros(1), jnp.full(1, 9.0) + 0, (1,), np.float32)
 
   def action_space(self, params):
     return FakeDiscrete(2)

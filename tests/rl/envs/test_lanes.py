@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from rl.envs import checks, lanes, protocol
+from rl.envs import checks, lanes, pendulum, protocol
 from tests.rl.envs import env_cases
 
 KEY = jax.random.key(3)
@@ -175,3 +175,17 @@ def test_protocols_and_refusals():
     vector.reset(jax.random.split(KEY, 3))
   with pytest.raises(ValueError, match='keys must be'):
     checks.check_keys(jax.random.key_data(jax.random.split(KEY, 2)), 2)
+
+
+def test_randomness_that_nobody_draws_costs_nothing():
+  """The compiled step of a deterministic task has no random bits in it."""
+
+  def program(env):
+    vector = lanes.Lanes(env, 2, auto_reset=False)
+    keys = jax.random.split(KEY, 2)
+    state = jax.eval_shape(vector.reset, keys)[0]
+    actions = jnp.zeros((2, *env.action_space.shape))
+    return jax.jit(vector.step).lower(state, actions).compile().as_text()
+
+  assert ' xor(' in program(env_cases.Scripted())
+  assert ' xor(' not in program(pendulum.Pendulum())
