@@ -54,6 +54,7 @@ def test_what_does_not_exist_is_named(which):
     pictures.compare_attention(q, k, {}, causal=False, **which)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('exact_below', [16, 17])
 def test_maps_of_a_crop_are_those_of_the_mechanism_at_full_length(exact_below):
   def make(mechanism):

@@ -383,6 +383,7 @@ def test_copying_runs_in_all_regimes(load, tmp_path, quick_compiler):
   assert learnt['verdict'] != 'holds'
 
 
+@pytest.mark.slow
 def test_a_run_that_continues_is_the_run(load, quick_compiler):
   """Two halves from the state between them are the whole, bit for bit."""
   training, forms = load('reproduce_slim_training'), load('bench_slim_forms')

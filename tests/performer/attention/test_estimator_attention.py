@@ -119,6 +119,7 @@ def test_gradients_are_finite_differences(name):
     np.testing.assert_allclose(slope, norm, rtol=0.02, err_msg='qkv'[i])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   ('name', 'causal'),
   [*((name, False) for name in MECHANISMS), ('angular', True), ('oprf', True)],
@@ -135,6 +136,7 @@ def test_nothing_overflows(name, causal):
   assert (x**2).sum(-1).max() / 2 > np.log(np.finfo(np.float32).max)
 
 
+@pytest.mark.slow
 def test_mean_square_is_that_of_the_kept_pairs():
   q, _, _ = twin.inputs(6, l=5)
   _, k, _ = twin.inputs(7, l=21)
@@ -202,6 +204,7 @@ def test_extending_piece_by_piece_is_the_whole():
   assert_close(jnp.concatenate([one, two], 1), np.asarray(whole))
 
 
+@pytest.mark.slow
 def test_votes_of_an_unnormalised_policy():
   """r_j = phi_K(k_j) . sum_i phi_Q(q_i), without a matrix of pairs."""
   favor = GAUSSIAN

@@ -108,6 +108,7 @@ def is_unbiased(estimates, mean):
   return np.abs(estimates.mean(0) - mean) < 4 * error + 2e-6
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('ortho', ['iid', 'rorf'])
 @pytest.mark.parametrize('name', CASES)
 def test_means(name, ortho):
@@ -169,6 +170,7 @@ def hybrid_estimate(x, y, *, swap=False):
   return ((one.values * keys).sum(-1) * weight / D)[0, 0]
 
 
+@pytest.mark.slow
 def test_angular_hybrid_is_exact_at_both_ends():
   """In every draw, not in the mean; exchanged coefficients are wrong there."""
   x = np.asarray(twin.normal(5, 20, D)) * 0.7
@@ -217,6 +219,7 @@ def test_tails_of_orthogonal_regularized_features_are_lighter():
   assert tails['rorf'] < 0.5 * tails['iid'] - 4 * error, tails
 
 
+@pytest.mark.slow
 def test_largest_error_falls_with_rows_and_hardly_grows_with_length():
   """The trend of arXiv:2009.14794, Theorem 4: m^-1/2, and log L at most."""
   d, length = 8, 512

@@ -47,6 +47,7 @@ def test_four_causal_forms_agree(kernel, scale):
     assert error < tolerance, f'{name}: {error=:.1e} {tolerance=:.1e}'
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('name', ['split', 'prefix'])
 def test_their_gradients_agree(name):
   favor = cases.favor()
@@ -106,6 +107,7 @@ def test_hand_written_gradient_is_the_automatic_one(causal):
     np.testing.assert_allclose(mine, other, atol=1e-5 * np.abs(other).max())
 
 
+@pytest.mark.slow
 def test_quotients_of_large_denominators_have_a_gradient(monkeypatch):
   """Denominators of e^60: their square, in a plain quotient, is infinite."""
   favor = cases.favor()
@@ -150,6 +152,7 @@ def test_a_source_is_summed_once(kernel):
     np.testing.assert_allclose(out, whole, atol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('causal', [False, True])
 def test_gradients_at_long_lengths(causal):
   """Many chunks, several blocks, key norms that fall from 12 to 0."""

@@ -124,6 +124,7 @@ def test_projection_is_a_constant():
   assert not np.any(grads[3])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('causal', [False, True])
 def test_bfloat16(causal):
   arrays = [x.astype(jnp.bfloat16) for x in inputs(3)]
@@ -167,6 +168,7 @@ def test_mass_is_conserved(scale, causal):
   assert all(np.all(np.isfinite(x)) for x in grads)
 
 
+@pytest.mark.slow
 def test_fallback_is_taken_where_exponents_exceed():
   w, mask = projection(), mask_of(2)
   call = jax.jit(
@@ -330,6 +332,7 @@ def test_other_projections_are_obstacles():
   assert 'one dtype' in fused_choice.obstacle(favor, q, keys, v, w)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('causal', [False, True])
 def test_attend_with_options(causal):
   q, k, v = inputs(15)
@@ -376,6 +379,7 @@ def test_kernels_that_cannot_run_are_refused():
     cases.favor(implementation='triton')
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('causal', [False, True])
 def test_the_object_takes_the_kernels(monkeypatch, causal):
   arrays, mask = inputs(18, 3.0), mask_of(19)

@@ -12,7 +12,6 @@ from performer.attention import checks
 from tests.performer.attention import attention_cases as cases
 from tests.performer.attention import attention_twin as twin
 
-KERNELS = ('softmax_hyp', 'softmax_trig', 'relu', 'exp')
 # Segments of one position, within a chunk, over chunks, from border to border.
 CUTS = (0, 1, 3, 8, 11, 16, 35, 37)
 LENGTH = 37
@@ -66,7 +65,16 @@ def attend(mechanism, w, *, causal, segment_ids, mask=None):
 
 
 @pytest.mark.parametrize('causal', [False, True])
-@pytest.mark.parametrize('kernel', [*KERNELS, 'exact'])
+@pytest.mark.parametrize(
+  'kernel',
+  [
+    'softmax_hyp',
+    'relu',
+    'exact',
+    pytest.param('softmax_trig', marks=pytest.mark.slow),
+    pytest.param('exp', marks=pytest.mark.slow),
+  ],
+)
 def test_segments_are_as_if_alone(kernel, causal):
   if kernel == 'exact':
     mechanism, w = attention.Exact(), None

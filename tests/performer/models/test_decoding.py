@@ -169,6 +169,7 @@ def test_greedy_writing_is_the_slow_way(stop):
   )
 
 
+@pytest.mark.slow
 def test_samples_have_the_probabilities_of_the_model():
   model = make()
   params, w = init(model)
@@ -202,6 +203,7 @@ def test_samples_have_the_probabilities_of_the_model():
   assert not np.array_equal(draw(1), draw(2))
 
 
+@pytest.mark.slow
 def test_gradients_pass_through_the_cache():
   """Through prefill and a step as through the whole sequence."""
   model = make()

@@ -60,6 +60,7 @@ def plan(lm, **arguments):
   )
 
 
+@pytest.mark.slow
 def test_less_memory_costs_more_work():
   lm = small()
   free = plan(lm)
@@ -103,7 +104,15 @@ def test_what_is_given_stays():
     plan(lm, strategy='other')
 
 
-@pytest.mark.parametrize('strategy', gradients.STRATEGIES)
+@pytest.mark.parametrize(
+  'strategy',
+  [
+    'full',
+    'subtract',
+    pytest.param('checkpoint', marks=pytest.mark.slow),
+    pytest.param('checkpoint2', marks=pytest.mark.slow),
+  ],
+)
 def test_predictions_against_the_compiler(strategy):
   """Within a factor of two, at a small size and for every strategy."""
   lm = small(num_layers=3, d_model=64, d_ff=256)

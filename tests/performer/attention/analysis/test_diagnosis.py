@@ -163,6 +163,7 @@ def diagnose_defaults(scale, **kwargs):
   )
 
 
+@pytest.mark.slow
 def test_defaults_tell_the_regimes_apart():
   low, high = diagnose_defaults(0.4), diagnose_defaults(3.0)
   by_kernel = {e.favor.kernel: e for e in low.errors}
