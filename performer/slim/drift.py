@@ -9,7 +9,8 @@ from jaxtyping import PyTree
 __all__ = ['THRESHOLD', 'message', 'warn']
 
 # Relative to the state after the first chunk. Rounding alone gives 1e-7 to
-# 1e-5; gradients were seen to be off by a percent or more from 1e-3 on.
+# 1e-5. A hint: docs/results/2012.11346/precision-audit.json counts what it
+# misses and where it is wrong.
 THRESHOLD = 1e-3
 
 
@@ -33,7 +34,7 @@ def message(drift: PyTree, threshold: float = THRESHOLD) -> str | None:
   return (
     f'subtraction has lost the states of layer {layer}: what it recovers at the '
     f'start of the sequence is off by {values[layer]:.1e} (limit '
-    f'{threshold:.0e}), so gradients are wrong; use '
+    f'{threshold:.0e}), so gradients may be wrong; use '
     "strategy='checkpoint'"
   )
 
