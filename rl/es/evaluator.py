@@ -6,11 +6,11 @@ a key and how directions are drawn. A worker draws the rows it is asked for
 """
 
 import math
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import flax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int, Key
+from jaxtyping import Array, Float, Int, Key
 
 from rl.es import directions as directions_lib
 from rl.es import normalizer as normalizer_lib
@@ -35,7 +35,7 @@ class Perturbations:
 
   Attributes:
     theta: parameters, float32 [d].
-    sigma: scale of the perturbations.
+    sigma: scale of the perturbations, float32 scalar.
     key: from which all directions are regenerated.
     basis: U [d, k] for guided directions, else None.
     directions: their distribution.
@@ -43,10 +43,11 @@ class Perturbations:
       only the first.
   """
 
-  theta: Float[Array, ' d']
-  sigma: Float[Array, '']
-  key: Key[Array, '']
-  basis: Float[Array, 'd k'] | None = None
+  # Not annotated by shape: transformations put other things into the leaves.
+  theta: Any
+  sigma: Any
+  key: Any
+  basis: Any = None
   directions: directions_lib.Directions = flax.struct.field(
     pytree_node=False, default=directions_lib.Directions()
   )
@@ -67,10 +68,10 @@ class Evaluation:
     valid: bool [p]; False for members that were lost.
   """
 
-  returns: Float[Array, ' p']
-  lengths: Int[Array, ' p']
-  statistics: normalizer_lib.Statistics | None
-  valid: Bool[Array, ' p']
+  returns: Any
+  lengths: Any
+  statistics: Any
+  valid: Any
 
 
 @runtime_checkable

@@ -8,12 +8,14 @@ members of a block together (`vmap`), so that a block's parameters stay in the
 cache and no more of the population ever exists. Over a mesh each device takes its blocks, and
 regenerates their directions itself: only returns and statistics are gathered.
 
-Statistics are merged as one binary tree over the pairs. Blocks are powers of
-two, hence subtrees of it, and the result does not depend on their size.
+Statistics are gathered for each episode and merged in one place, in the order
+of the members: merged inside blocks, their last digits would depend on blocks.
+That holds 2 p e observations at once, p members.
 """
 
 import dataclasses
 import functools
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -32,6 +34,21 @@ def _automatic(mesh: jax.sharding.Mesh) -> jax.sharding.Mesh:
   """The same devices; arguments of any sharding may go in."""
   types = (jax.sharding.AxisType.Auto,) * len(mesh.axis_names)
   return jax.sharding.Mesh(mesh.devices, mesh.axis_names, axis_types=types)
+
+
+def _gathered(
+  run: Callable[..., PyTree], axes: tuple[str, ...], *arguments: PyTree
+) -> PyTree:
+  """Results of all devices on each, so that sums of them have one order."""
+  gather = lambda x: jax.lax.all_gather(x, axes, tiled=True)
+  return jax.tree.map(gather, run(*arguments))
+
+
+def _flat(x: Array, *, count: int) -> Array:
+  """[blocks, e, s, b, ...] to [e, s count, ...], members in order."""
+  blocks, episodes, sides, size, *rest = x.shape
+  x = jnp.moveaxis(x, 0, 2).reshape(episodes, sides, blocks * size, *rest)
+  return x[:, :, :count].reshape(episodes, sides * count, *rest)
 
 
 class _Carry(NamedTuple):
@@ -97,7 +114,7 @@ class JaxEvaluator:
   def evaluate(
     self,
     candidates: evaluator_lib.Perturbations | Float[Array, 'n d'],
-    keys: Key[Array, ' n'],
+    keys: Key[Array, ' keys'],
     normalizer: normalizer_lib.Statistics | None,
   ) -> evaluator_lib.Evaluation:
     """See `evaluator.Evaluator.evaluate`; every member is valid.
@@ -124,19 +141,26 @@ class JaxEvaluator:
       spec = jax.sharding.PartitionSpec
       mesh = _automatic(self.mesh)
       split = spec(mesh.axis_names)
+      run = functools.partial(_gathered, run, mesh.axis_names)
       # The loop's initial values are equal on all devices, its results not.
       run = jax.shard_map(
         run,
         mesh=mesh,
         in_specs=(spec(), spec(), split),
-        out_specs=split,
+        out_specs=spec(),
         check_vma=False,
       )
     returns, lengths, statistics = run(candidates, normalizer, parts)
-    flat = lambda x: jnp.moveaxis(x, 1, 0).reshape(x.shape[1], -1)[:, :count]
-    returns, lengths = flat(returns).reshape(-1), flat(lengths).reshape(-1)
+    # [blocks, e, s, b] to [e, s n].
+    flat = functools.partial(_flat, count=count)
+    returns, lengths = flat(returns), flat(lengths)
+    # Added one by one: the order of a sum could depend on the number of lanes.
+    returns = functools.reduce(jnp.add, list(returns)) / self.episodes
+    lengths = jnp.sum(lengths, axis=0)
     if statistics is not None:
-      statistics = normalizer_lib.merge_all(statistics)
+      statistics = jax.tree.map(flat, statistics)
+      for _ in range(2):
+        statistics = normalizer_lib.merge_all(statistics)
     valid = jnp.ones(returns.shape, bool)
     return evaluator_lib.Evaluation(returns, lengths, statistics, valid)
 
@@ -177,7 +201,7 @@ class JaxEvaluator:
     *,
     count: int,
   ) -> tuple[Array, Array, normalizer_lib.Statistics | None]:
-    """Maps over the blocks: [blocks, s, b] twice, and [blocks] statistics."""
+    """Returns, lengths, statistics of all episodes, [blocks, e, s, b]."""
 
     def one(part: tuple) -> tuple:
       start, keys, thetas = part
@@ -198,7 +222,7 @@ class JaxEvaluator:
     included: Bool[Array, ' b'],
     normalizer: normalizer_lib.Statistics | None,
   ) -> tuple[Array, Array, normalizer_lib.Statistics | None]:
-    """Episodes of one block; those not included end before they start."""
+    """Of one block, [e, s, b]; those not included end before they start."""
     sides, size, _ = thetas.shape
     params = jax.vmap(self.policy.unravel)(thetas.reshape(sides * size, -1))
     limit = self.env.max_steps if self.max_steps is None else self.max_steps
@@ -213,16 +237,8 @@ class JaxEvaluator:
       return last.returns, last.lengths, last.statistics
 
     found = jax.lax.map(episode, jnp.arange(self.episodes))
-    returns, lengths, statistics = found
-    # Added one by one: the order of a sum could depend on the block's size.
-    mean = functools.reduce(jnp.add, list(returns)) / self.episodes
-    lengths = jnp.sum(lengths, axis=0)
-    if statistics is not None:
-      statistics = normalizer_lib.merge_all(statistics)
-      axes = lambda x: x.reshape(sides, size, *x.shape[1:])
-      statistics = normalizer_lib.merge_all(jax.tree.map(axes, statistics))
-      statistics = normalizer_lib.merge_all(statistics)
-    return mean.reshape(sides, size), lengths.reshape(sides, size), statistics
+    axes = lambda x: x.reshape(x.shape[0], sides, size, *x.shape[2:])
+    return jax.tree.map(axes, found)
 
   def _start(
     self,

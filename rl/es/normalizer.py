@@ -114,9 +114,6 @@ def merge(a: Statistics, b: Statistics) -> Statistics:
 def merge_all(statistics: Statistics) -> Statistics:
   """Merges along the leading axis, as a binary tree over neighbours.
 
-  So the result for 2^a members may be computed for aligned groups of 2^b first:
-  the additions are the same ones.
-
   Args:
     statistics: with a leading axis of at least 1.
 

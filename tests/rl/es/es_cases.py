@@ -42,7 +42,9 @@ class Drift:
     new = DriftState(position, state.step + 1)
     ended = jnp.abs(position) > self.bound
     # Whoever goes on after the end meets infinity.
-    position = jnp.where(jnp.abs(state.position) > self.bound, jnp.inf, position)
+    position = jnp.where(
+      jnp.abs(state.position) > self.bound, jnp.inf, position
+    )
     new = new._replace(position=position)
     return new, protocol.Step(self._observe(new), -(position**2), ended, {})
 

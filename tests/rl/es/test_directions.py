@@ -18,7 +18,7 @@ SPECS = {
   'orthogonal sqrt_d': directions.Directions('orthogonal', 'sqrt_d', block=4),
   'hadamard': directions.Directions('hadamard', block=4),
 }
-DRAWS = 12_000
+DRAWS = 16_000
 
 
 @functools.lru_cache
@@ -54,9 +54,9 @@ def test_rows_have_mean_zero_and_covariance_identity(name):
 def test_fourth_moment_says_which_smoothing(name):
   """E g_1^4: 3 (Gaussian), 3 d / (d + 2) (sphere), 1 (signs)."""
   expected = {'orthogonal sqrt_d': 3 * D / (D + 2), 'hadamard': 1.0}
-  fourth = drawn(name)[:, :, :1].reshape(-1) ** 4 + 1e-6 * np.random.default_rng(
-    1
-  ).normal(size=4 * DRAWS)
+  fourth = drawn(name)[:, :, :1].reshape(
+    -1
+  ) ** 4 + 1e-6 * np.random.default_rng(1).normal(size=4 * DRAWS)
   score = worst_score(fourth[:, None], expected.get(name, 3.0))
   assert score < 4.5, (fourth.mean(), score)
   if name == 'orthogonal sqrt_d':

@@ -47,22 +47,6 @@ def test_tree_equals_concatenation(groups):
   close(normalizer.merge_all(stacked), stats(np.concatenate(parts)))
 
 
-def test_tree_of_aligned_groups_is_the_same_bit_for_bit():
-  parts = jax.tree.map(lambda *x: jnp.stack(x), *map(stats, data(*[3] * 13)))
-  whole = normalizer.merge_all(parts)
-  padded = jax.tree.map(
-    lambda x: jnp.pad(x, [(0, 3)] + [(0, 0)] * (x.ndim - 1)), parts
-  )
-  groups = jax.tree.map(lambda x: x.reshape(4, 4, *x.shape[1:]), padded)
-  inner = [
-    normalizer.merge_all(jax.tree.map(lambda x, i=i: x[i], groups))
-    for i in range(4)
-  ]
-  outer = normalizer.merge_all(jax.tree.map(lambda *x: jnp.stack(x), *inner))
-  for x, y in zip(outer, whole, strict=True):
-    np.testing.assert_array_equal(x, y)
-
-
 def test_adding_one_by_one_with_some_left_out():
   x = data(9)[0]
   included = np.array([1, 0, 1, 1, 0, 1, 1, 1, 0], bool)

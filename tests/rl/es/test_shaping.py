@@ -69,7 +69,7 @@ def test_invariances():
   assert float(jnp.min(ranks)) == -0.5
 
 
-@pytest.mark.parametrize('shape', (*SHAPINGS, shaping.unshaped))
+@pytest.mark.parametrize('shape', [*SHAPINGS, shaping.unshaped])
 def test_nan_is_not_hidden(shape):
   assert bool(jnp.any(jnp.isnan(shape(RETURNS.at[3].set(jnp.nan), ALL))))
 

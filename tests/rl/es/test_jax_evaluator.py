@@ -1,0 +1,163 @@
+"""Rollouts: against a loop in Python, and the same for any blocks, devices."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from rl.es import directions, evaluator, jax_evaluator, normalizer, policies
+from tests.rl.es import es_cases
+
+ENV = es_cases.Drift()
+POLICY = policies.MLP(ENV.observation_space, ENV.action_space, hidden=(4,))
+PAIRS = 5
+STATS = normalizer.Statistics(
+  jnp.float32(20.0), jnp.array([0.1, 7.0]), jnp.array([30.0, 90.0])
+)
+
+
+def population(kind='gaussian', mirrored=True):
+  return evaluator.Perturbations(
+    theta=POLICY.init(jax.random.key(0)),
+    sigma=jnp.float32(0.5),
+    key=jax.random.key(1),
+    directions=directions.Directions(kind, block=4),
+    mirrored=mirrored,
+  )
+
+
+KEYS = jax.random.split(jax.random.key(2), PAIRS)
+
+
+def rollout(theta, key, stats, max_steps, clip):
+  """One episode, step by step: return, length, observations."""
+  key_reset, key_steps = jax.random.split(key)
+  state, observation = ENV.reset(key_reset)
+  seen, total = [np.asarray(observation, np.float64)], 0.0
+  for time in range(max_steps):
+    x = observation
+    if stats is not None:
+      x = (x - stats.mean) / np.sqrt(stats.m2 / stats.count)
+      x = np.clip(x, -clip, clip)
+    _, action = POLICY.act(POLICY.unravel(theta), (), jnp.asarray(x))
+    state, step = ENV.step(state, action, jax.random.fold_in(key_steps, time))
+    observation = step.observation
+    total += float(step.reward)
+    seen.append(np.asarray(observation, np.float64))
+    if step.terminated:
+      break
+  return total, len(seen) - 1, np.stack(seen)
+
+
+@pytest.mark.parametrize('stats', [None, STATS], ids=['raw', 'normalised'])
+def test_against_a_loop(stats):
+  episodes, pop = 2, population()
+  run = jax_evaluator.JaxEvaluator(ENV, POLICY, episodes, max_steps=6, clip=2.0)
+  found = run.evaluate(pop, KEYS, stats)
+  thetas = evaluator.members(pop, 0, count=8)[:, :PAIRS].reshape(10, -1)
+  visited, lengths = [], []
+  for i, theta in enumerate(thetas):
+    runs = [
+      rollout(theta, jax.random.fold_in(KEYS[i % PAIRS], e), stats, 6, 2.0)
+      for e in range(episodes)
+    ]
+    returns, steps, seen = zip(*runs, strict=True)
+    np.testing.assert_allclose(found.returns[i], np.mean(returns), rtol=1e-4)
+    assert found.lengths[i] == sum(steps)
+    visited += seen
+    lengths += steps
+  assert len(set(lengths)) > 2, 'episodes must end at different times'
+  assert bool(jnp.all(found.valid))
+  if stats is None:
+    assert found.statistics is None
+    return
+  x = np.concatenate(visited)
+  assert float(found.statistics.count) == len(x) == sum(lengths) + 20
+  np.testing.assert_allclose(found.statistics.mean, x.mean(0), rtol=1e-4)
+  m2 = ((x - x.mean(0)) ** 2).sum(0)
+  np.testing.assert_allclose(found.statistics.m2, m2, rtol=1e-3)
+
+
+def same(a, b):
+  for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True):
+    np.testing.assert_array_equal(x, y)
+
+
+@pytest.mark.parametrize('kind', ['gaussian', 'orthogonal'])
+def test_blocks_and_devices_change_no_bit(kind):
+  run = jax_evaluator.JaxEvaluator(ENV, POLICY, episodes=2)
+  pop = population(kind)
+  one = run.evaluate(pop, KEYS, STATS)
+  for block in (1, 2, 8):
+    other = dataclasses.replace(run, block=block)
+    same(other.evaluate(pop, KEYS, STATS), one)
+  for devices in (3, 8):
+    mesh = jax.make_mesh((devices,), ('data',), devices=jax.devices()[:devices])
+    other = dataclasses.replace(run, mesh=mesh)
+    same(other.evaluate(pop, KEYS, STATS), one)
+
+
+def test_thetas_are_evaluated_as_members_are():
+  run = jax_evaluator.JaxEvaluator(ENV, POLICY)
+  pop = population(mirrored=False)
+  thetas = evaluator.members(pop, 0, count=8)[0, :PAIRS]
+  same(
+    run.evaluate(pop, KEYS, STATS).returns,
+    run.evaluate(thetas, KEYS, STATS).returns,
+  )
+  mesh = jax.make_mesh((2, 2), ('a', 'b'), devices=jax.devices()[:4])
+  spread = dataclasses.replace(run, mesh=mesh)
+  same(spread.evaluate(thetas, KEYS, STATS), run.evaluate(thetas, KEYS, STATS))
+
+
+def test_pairs_share_their_environment():
+  """Without a perturbation both members see the same; others do not."""
+  run = jax_evaluator.JaxEvaluator(ENV, POLICY)
+  pop = population().replace(sigma=jnp.float32(0.0))
+  plus, minus = jnp.split(run.evaluate(pop, KEYS, None).returns, 2)
+  np.testing.assert_array_equal(plus, minus)
+  assert len(np.unique(plus)) == PAIRS
+
+
+def test_a_broken_return_is_not_hidden():
+  run = jax_evaluator.JaxEvaluator(ENV, POLICY)
+  thetas = jnp.tile(population().theta, (2, 1)).at[1].set(jnp.nan)
+  found = run.evaluate(thetas, KEYS[:2], None)
+  assert bool(jnp.isfinite(found.returns[0]))
+  assert not bool(jnp.isfinite(found.returns[1]))
+
+
+def test_memory_does_not_hold_the_population():
+  policy = dataclasses.replace(POLICY, hidden=(512,))
+  run = jax_evaluator.JaxEvaluator(ENV, policy, cache_bytes=2**14)
+  pop = population().replace(theta=jnp.zeros(policy.size))
+  sizes = {}
+  for count in (64, 128):
+    keys = jax.random.split(jax.random.key(2), count)
+    compiled = jax_evaluator.JaxEvaluator.evaluate.lower(run, pop, keys, None)
+    memory = compiled.compile().memory_analysis()
+    sizes[count] = memory.temp_size_in_bytes
+  stored = 4 * 2 * 128 * policy.size
+  assert sizes[128] < 1.2 * sizes[64] + 65536, sizes
+  assert sizes[128] < stored / 8, (sizes, stored)
+
+
+@pytest.mark.parametrize(
+  'make',
+  [
+    lambda: jax_evaluator.JaxEvaluator(ENV, POLICY, episodes=0),
+    lambda: jax_evaluator.JaxEvaluator(ENV, POLICY, block=6),
+    lambda: jax_evaluator.JaxEvaluator(ENV, POLICY, clip=-1.0),
+    lambda: jax_evaluator.JaxEvaluator(ENV, POLICY).evaluate(
+      jnp.zeros((2, POLICY.size)), KEYS, None
+    ),
+    lambda: jax_evaluator.JaxEvaluator(ENV, POLICY).evaluate(
+      jnp.zeros((PAIRS, 3)), KEYS, None
+    ),
+  ],
+)
+def test_rejects(make):
+  with pytest.raises(ValueError, match='got'):
+    make()

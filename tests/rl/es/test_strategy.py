@@ -1,0 +1,173 @@
+"""The update: exact zeros, invariances, schedules, resuming, learning."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from rl.envs import cartpole
+from rl.es import (
+  directions,
+  estimators,
+  jax_evaluator,
+  policies,
+  shaping,
+  strategy,
+)
+from tests.rl.es import es_cases
+
+THETA = jnp.array([1.0, -2.0, 0.5])
+KEY = jax.random.key(0)
+SPHERE = lambda x: -jnp.sum(x**2)
+
+
+def make(**settings):
+  config = strategy.ESConfig(8, 0.1, normalize=False, **settings)
+  return strategy.Strategy(config, optax.sgd(0.05))
+
+
+def one_step(es, function, lost=None, key=KEY):
+  evaluator = es_cases.Function(function, lost)
+  step = functools.partial(es.step, evaluator=evaluator)
+  return jax.jit(step)(es.init(THETA, key))
+
+
+@pytest.mark.parametrize(
+  'settings',
+  [
+    {},
+    {'estimator': estimators.Antithetic(shaping.centered_ranks)},
+    {'estimator': estimators.TopPairs(0.5)},
+    {'estimator': estimators.Forward(), 'center_evaluations': 2},
+  ],
+)
+def test_equal_returns_change_nothing(settings):
+  state, metrics = one_step(make(**settings), lambda x: 0.1 + 0 * x[0])
+  np.testing.assert_array_equal(state.theta, THETA)
+  assert float(metrics['gradient_norm']) == 0
+  assert int(state.generation) == 1
+
+
+def test_affine_maps_of_the_return_change_nothing():
+  plain, _ = one_step(make(), SPHERE)
+  scaled, _ = one_step(make(), lambda x: 40 * SPHERE(x) + 3)
+  np.testing.assert_allclose(scaled.theta, plain.theta, atol=1e-4)
+  ranked = make(estimator=estimators.Antithetic(shaping.centered_ranks))
+  plain, _ = one_step(ranked, SPHERE)
+  mapped, _ = one_step(ranked, lambda x: jnp.exp(SPHERE(x)))
+  np.testing.assert_array_equal(mapped.theta, plain.theta)
+  assert not np.allclose(plain.theta, THETA)
+
+
+def test_lost_members_do_not_make_nan():
+  lost = lambda keys, returns: jnp.arange(returns.shape[0]) % 5 == 0
+  state, metrics = one_step(make(), SPHERE, lost)
+  assert bool(jnp.all(jnp.isfinite(state.theta)))
+  assert float(metrics['valid_fraction']) == 0.75
+  everything = lambda keys, returns: jnp.ones(returns.shape, bool)
+  state, metrics = one_step(make(), SPHERE, everything)
+  np.testing.assert_array_equal(state.theta, THETA)
+  assert bool(jnp.isnan(metrics['return/mean']))
+
+
+def test_the_step_ascends_by_the_estimate():
+  es = make(estimator=estimators.Antithetic(shaping.unshaped))
+  state = es.init(THETA, KEY)
+  request = es.ask(state)
+  rows = directions.rows(
+    request.population.directions, request.population.key, 0, count=8, size=3
+  )
+  rows = np.asarray(rows, np.float64)
+  theta = np.asarray(THETA, np.float64)
+  plus, minus = (-((theta + sign * 0.1 * rows) ** 2).sum(1) for sign in (1, -1))
+  gradient = (plus - minus) @ rows / (2 * 0.1 * 8)
+  new, metrics = es.step(state, es_cases.Function(SPHERE))
+  np.testing.assert_allclose(new.theta, theta + 0.05 * gradient, rtol=1e-4)
+  norm = np.linalg.norm(gradient)
+  np.testing.assert_allclose(metrics['gradient_norm'], norm, rtol=1e-4)
+
+
+def test_generations_draw_anew_and_sigma_follows_its_schedule():
+  config = strategy.ESConfig(
+    4, optax.linear_schedule(0.2, 0.1, 2), normalize=False, center_evaluations=1
+  )
+  es = strategy.Strategy(config, optax.sgd(0.1))
+  state = es.init(THETA, KEY)
+  requests = [es.ask(state.replace(generation=jnp.int32(i))) for i in range(3)]
+  np.testing.assert_allclose(
+    [r.population.sigma for r in requests], [0.2, 0.15, 0.1], rtol=1e-6
+  )
+  data = [
+    jax.random.key_data(k)
+    for r in requests
+    for k in (r.population.key[None], r.keys, r.center_keys)
+  ]
+  data = np.concatenate(data)
+  assert len(np.unique(data, axis=0)) == len(data) == 3 * 6
+
+
+def test_scanning_equals_steps_and_resuming():
+  es = make(center_evaluations=1)
+  step = functools.partial(es.step, evaluator=es_cases.Function(SPHERE))
+  state = es.init(THETA, KEY)
+  scanned, metrics = jax.lax.scan(lambda s, _: step(s), state, length=12)
+  jitted = jax.jit(step)
+  for _ in range(12):
+    state, last = jitted(state)
+  np.testing.assert_allclose(scanned.theta, state.theta, rtol=1e-5)
+  assert metrics['return/center'].shape == (12,)
+  assert float(SPHERE(state.theta)) > 0.5 * float(SPHERE(THETA))
+  assert float(last['environment_steps']) == 17
+
+
+def test_guided_by_the_gradient_needs_few_directions():
+  """One direction in a subspace that holds the gradient always ascends."""
+  spec = directions.Directions(guide=0.0)
+  config = strategy.ESConfig(
+    1, 0.01, estimators.Antithetic(shaping.unshaped), spec, normalize=False
+  )
+  es = strategy.Strategy(config, optax.sgd(0.01))
+  basis = directions.orthonormal_basis(-2 * THETA[None])
+  step = functools.partial(es.step, evaluator=es_cases.Function(SPHERE))
+  state, _ = jax.jit(step)(es.init(THETA, KEY), basis=basis)
+  change = state.theta - THETA
+  cosine = change @ -THETA / jnp.linalg.norm(change) / jnp.linalg.norm(THETA)
+  assert float(cosine) > 0.999
+
+
+@pytest.mark.parametrize(
+  'build',
+  [
+    lambda: strategy.ESConfig(0),
+    lambda: strategy.ESConfig(4, -0.1),
+    lambda: strategy.ESConfig(4, center_evaluations=-1),
+    lambda: strategy.ESConfig(4, estimator=estimators.Forward()),
+    lambda: strategy.Strategy(strategy.ESConfig(4), optax.sgd(1.0)).init(
+      THETA, KEY
+    ),
+  ],
+)
+def test_rejects(build):
+  with pytest.raises(ValueError, match=r'got|needs'):
+    build()
+
+
+def test_learns_cart_pole_from_every_seed():
+  env = cartpole.CartPoleBalance(max_steps=100)
+  policy = policies.MLP(env.observation_space, env.action_space, hidden=())
+  evaluator = jax_evaluator.JaxEvaluator(env, policy)
+  config = strategy.ESConfig(16, 0.2, center_evaluations=16)
+  es = strategy.Strategy(config, optax.adam(0.1))
+  step = jax.jit(functools.partial(es.step, evaluator=evaluator))
+  for seed in range(3):
+    state = es.init(jnp.zeros(policy.size), jax.random.key(seed), (4,))
+    curve = []
+    for _ in range(15):
+      state, metrics = step(state)
+      curve.append(float(metrics['return/center']))
+    assert curve[0] < 30, curve
+    assert curve[-1] > 60, curve
+    assert float(state.normalizer.count) > 15 * 48
