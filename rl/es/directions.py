@@ -133,15 +133,16 @@ def _orthogonal(
   key: Key[Array, ''], block: Array, size: int, width: int, norm: str
 ) -> Array:
   """One block, [b, d]."""
-  key_q, key_norms = jax.random.split(jax.random.fold_in(key, block))
-  q, r = jnp.linalg.qr(jax.random.normal(key_q, (size, width)))
+  gaussian = jax.random.normal(jax.random.fold_in(key, block), (size, width))
+  q, r = jnp.linalg.qr(gaussian)
   # QR fixes the signs of R, so a raw Q prefers a direction. jnp.sign would
   # erase a row where R has a zero.
   q = (q * jnp.where(jnp.diagonal(r) < 0, -1.0, 1.0)).T
   if norm == 'sqrt_d':
     return q * size**0.5
-  squares = jax.random.chisquare(key_norms, size, (width, 1))
-  return q * jnp.sqrt(squares)
+  # Q does not change when columns are scaled, and the norm of a Gaussian vector
+  # is independent of its direction: these norms are independent of Q.
+  return q * jnp.linalg.norm(gaussian, axis=0)[:, None]
 
 
 def _orthogonal_rows(
