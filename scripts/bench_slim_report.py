@@ -111,12 +111,13 @@ def picture(
   """
   from matplotlib import figure
 
-  fig = figure.Figure(figsize=(13.5, 4.2), layout='constrained')
+  fig = figure.Figure(figsize=(16, 4.2), layout='constrained')
   panels = fig.subplots(1, 3)
   _over_length(panels[0], records)
   at = [r for r in records if r.length == sweep_length]
   _over_chunk(panels[1], at, lambda r: r.temporary_bytes / 2**20)
   panels[1].set_title(f'temporary memory (MiB), L = {sweep_length}')
+  panels[1].set_yscale('log')
   timed = [r for r in at if r.samples]
   _over_chunk(panels[2], timed, lambda r: 1e3 * r.median('wall'))
   panels[2].set_title(f'time of a step (ms), L = {sweep_length}')
@@ -124,7 +125,12 @@ def picture(
   for axis in panels:
     axis.grid(alpha=0.25)
     axis.spines[['top', 'right']].set_visible(False)
-    axis.legend(frameon=False, fontsize='x-small')
+    axis.legend(
+      frameon=False,
+      fontsize='x-small',
+      loc='upper left',
+      bbox_to_anchor=(1.0, 1.0),
+    )
   fig.suptitle(title, fontsize='medium')
   path = pathlib.Path(path)
   path.parent.mkdir(parents=True, exist_ok=True)
