@@ -117,6 +117,7 @@ def test_devices_share_sequences():
     assert found[name] == pytest.approx(metrics[name], rel=1e-5)
 
 
+@pytest.mark.slow
 def test_dropout_does_not_depend_on_the_cut():
   model = make_transformer(SQUARE, dropout=0.3)
   full, loss = first_gradients(options.Slim('full'), model=model)

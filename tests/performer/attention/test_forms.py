@@ -79,6 +79,7 @@ def test_any_chunk_and_tail(chunk, length, causal):
   np.testing.assert_allclose(out, truth, atol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   'causal', [pytest.param(False, marks=pytest.mark.slow), True]
 )

@@ -189,6 +189,7 @@ def test_gradient_in_the_first_state_by_differences(strategy):
   assert abs(found - expected) < 1e-6 * abs(expected)
 
 
+@pytest.mark.slow
 def test_losses_of_a_sequence_do_not_depend_on_later_tokens():
   inputs = cases.inputs()
   later = jnp.arange(21) >= 10

@@ -104,6 +104,7 @@ def test_what_is_given_stays():
     plan(lm, strategy='other')
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   'strategy',
   [

@@ -21,6 +21,9 @@ SIZE = 16
 VIEW = pixels.PixelView(cartpole.CartPoleSwingUp(), pixels.swing_up_scene, SIZE)
 KEY = jax.random.key(33)
 
+# Each environment is compiled with and without distractions.
+pytestmark = pytest.mark.slow
+
 
 def _roll(env, count=4, steps=6, key=KEY):
   vector = lanes.Lanes(env, count, max_steps=4)

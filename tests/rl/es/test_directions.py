@@ -93,6 +93,7 @@ def test_hadamard_cosines_where_the_block_does_not_divide():
   assert 0 < cosines.max() <= 8 / (2 * 13)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('name', SPECS)
 def test_a_row_depends_on_key_and_index_only(name):
   spec = SPECS[name]
