@@ -5,8 +5,8 @@ iterator of batches and evaluators. The loop owns time. It compiles the step
 once, saves state and iterator together, and continues a run that was stopped
 at any moment with the numbers that an unstopped one has.
 
-Order within a step, which resumption relies on: refresh, draw batch, step, row
-of metrics, evaluate, save.
+Order within a step, which resumption relies on: refresh, observe, draw batch,
+step, row of metrics, evaluate, save.
 """
 
 import dataclasses
@@ -76,6 +76,9 @@ class Experiment(Generic[State]):
       weigh on the program of the step. Traced, so pure.
     refresh_every: interval of `refresh` in steps; None: never.
     on_metrics: told the training metrics of every row that is written.
+    observe: told the state before each batch is drawn, for batches that depend
+      on it, such as what an actor with these parameters did. The step takes
+      over the state's buffers: keep copies.
   """
 
   init: Callable[[], State]
@@ -91,6 +94,7 @@ class Experiment(Generic[State]):
   refresh: Callable[[State], State] | None = None
   refresh_every: int | None = None
   on_metrics: Callable[[Mapping[str, float]], None] | None = None
+  observe: Callable[[State], None] | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -324,10 +328,12 @@ class _Loop(Generic[State]):
     return Result(self._state, self._step, finished, seconds)
 
   def _one_step(self, *, timed: bool) -> None:
-    """Refresh, draw batch, step, row, evaluate, save: the order matters."""
+    """Refresh, observe, draw, step, row, evaluate, save: the order matters."""
     interval = self._experiment.refresh_every
     if interval and self._step and self._step % interval == 0:
       self._state = self._refresh_fn(self._state)
+    if self._experiment.observe is not None:
+      self._experiment.observe(self._state)
     batch = mesh_lib.place_batch(
       self._experiment.mesh, next(self._experiment.batches)
     )

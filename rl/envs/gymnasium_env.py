@@ -56,6 +56,7 @@ class GymnasiumVector:
     self._count = 0
     self.num_lanes = int(env.num_envs)
     self.pure = False
+    self.resets_at_once = self._mode == 'SameStep'
     self.observation_space: spaces.Space = foreign_spaces.convert(
       env.single_observation_space
     )

@@ -107,6 +107,11 @@ class Lanes:
     """True: reset and step may be traced."""
     return True
 
+  @property
+  def resets_at_once(self) -> bool:
+    """True: no step is spent on resetting."""
+    return True
+
   def reset(
     self, keys: Key[Array, ' n']
   ) -> tuple[LanesState, Shaped[Array, 'n ...']]:

@@ -98,7 +98,8 @@ class VectorEnvironment(Protocol):
   """Many lanes, stepped at once; the spaces are those of one lane.
 
   Where `pure` is False, reset and step run on the host, and the state is a
-  token: pass on the newest one and no other.
+  token: pass on the newest one and no other. Every state has a field `stats`,
+  a `lanes.EpisodeStats`.
   """
 
   @property
@@ -119,6 +120,14 @@ class VectorEnvironment(Protocol):
   @property
   def pure(self) -> bool:
     """Whether reset and step may be traced."""
+    ...
+
+  @property
+  def resets_at_once(self) -> bool:
+    """Whether the step that ends an episode shows the next one's first state.
+
+    Otherwise the step after it does, and is not `valid`.
+    """
     ...
 
   def reset(

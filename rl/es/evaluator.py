@@ -12,8 +12,8 @@ import flax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key
 
+from rl import normalizer as normalizer_lib
 from rl.es import directions as directions_lib
-from rl.es import normalizer as normalizer_lib
 
 __all__ = [
   'CACHE_BYTES',

@@ -22,9 +22,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Key, PyTree
 
+from rl import normalizer as normalizer_lib
 from rl.envs import protocol
 from rl.es import evaluator as evaluator_lib
-from rl.es import normalizer as normalizer_lib
 from rl.es import policies
 
 __all__ = ['JaxEvaluator']

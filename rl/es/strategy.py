@@ -21,10 +21,10 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, Key
 
+from rl import normalizer as normalizer_lib
 from rl.es import directions as directions_lib
 from rl.es import estimators
 from rl.es import evaluator as evaluator_lib
-from rl.es import normalizer as normalizer_lib
 
 __all__ = ['ESConfig', 'Request', 'State', 'Strategy']
 

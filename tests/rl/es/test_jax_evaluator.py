@@ -7,7 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from rl.es import directions, evaluator, jax_evaluator, normalizer, policies
+from rl import normalizer
+from rl.es import directions, evaluator, jax_evaluator, policies
 from tests.rl.es import es_cases
 
 ENV = es_cases.Drift()

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from rl.es import normalizer
+from rl import normalizer
 
 
 @pytest.fixture(autouse=True)
