@@ -6,8 +6,9 @@ INSTALL := $(VENV)/bin/pip install --disable-pip-version-check -c requirements.t
 CONFIG ?= configs/performer/protein_mlm_tiny.gin
 WORKDIR ?= runs/$(basename $(notdir $(CONFIG)))
 
-# Debian packages that some tests use.
-SYSTEM_PACKAGES := mmseqs2
+# Debian packages that some tests use: proteins, Qt 5 for Procgen in EnvPool,
+# OSMesa for pictures of MuJoCo without a display.
+SYSTEM_PACKAGES := mmseqs2 libqt5core5a libqt5gui5 libosmesa6
 
 .PHONY: train test system clean help
 

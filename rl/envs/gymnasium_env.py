@@ -1,33 +1,18 @@
 """Vector environments of Gymnasium, stepped on the host."""
 
-from typing import Any, NamedTuple
+from typing import Any
 
-import jax
 import numpy as np
-from jaxtyping import Array, Key, Shaped
+from jaxtyping import Shaped
 
-from rl.envs import checks, foreign_spaces, lanes, optional, protocol, spaces
+from rl.envs import foreign_spaces, host_vector, optional
 
-__all__ = ['GymnasiumState', 'GymnasiumVector', 'make']
+__all__ = ['GymnasiumVector', 'make']
 
 MODES = ('NextStep', 'SameStep')
 
 
-class GymnasiumState(NamedTuple):
-  """A token of where the simulators are; only the newest one is good.
-
-  Attributes:
-    count: steps and resets so far.
-    waits: bool [n]; whether the next step only resets the lane.
-    stats: episode statistics, as of `lanes.Lanes`, in NumPy.
-  """
-
-  count: int
-  waits: Shaped[np.ndarray, ' n']
-  stats: lanes.EpisodeStats
-
-
-class GymnasiumVector:
+class GymnasiumVector(host_vector.HostVector):
   """A Gymnasium vector environment as a `protocol.VectorEnvironment`.
 
   With autoreset 'NextStep' the step after an end ignores its action and shows
@@ -53,102 +38,33 @@ class GymnasiumVector:
         f'got {mode!r}'
       )
     self._env = env
-    self._count = 0
-    self.num_lanes = int(env.num_envs)
-    self.pure = False
-    self.resets_at_once = self._mode == 'SameStep'
-    self.observation_space: spaces.Space = foreign_spaces.convert(
-      env.single_observation_space
-    )
-    self.action_space: spaces.Space = foreign_spaces.convert(
-      env.single_action_space
+    super().__init__(
+      num_lanes=int(env.num_envs),
+      observation_space=foreign_spaces.convert(env.single_observation_space),
+      action_space=foreign_spaces.convert(env.single_action_space),
+      resets_at_once=self._mode == 'SameStep',
     )
 
-  def reset(
-    self, keys: Key[Array, ' n']
-  ) -> tuple[GymnasiumState, Shaped[np.ndarray, 'n ...']]:
-    """Starts new episodes; each lane's seed is drawn from its key.
+  def _reset(self, seeds: list[int]) -> Any:
+    return self._env.reset(seed=seeds)[0]
 
-    Raises:
-      ValueError: if the keys are not one per lane.
-    """
-    checks.check_keys(keys, self.num_lanes)
-    bits = np.asarray(jax.vmap(jax.random.bits)(keys))
-    observation, _ = self._env.reset(seed=[int(x) >> 1 for x in bits])
-    n = self.num_lanes
-    zeros, none = np.zeros(n, np.int32), np.zeros(n, np.float32)
-    stats = lanes.EpisodeStats(none, zeros, none, zeros, zeros)
-    return self._token(np.zeros(n, bool), stats), self._seen(observation)
-
-  def step(
-    self, state: GymnasiumState, action: Shaped[Array | np.ndarray, 'n ...']
-  ) -> tuple[GymnasiumState, protocol.Transition]:
-    """Steps the simulators.
-
-    Raises:
-      ValueError: if the state is not the newest one, or as
-        `checks.check_action`.
-    """
-    if state.count != self._count:
-      raise ValueError(
-        'state must be what the last reset or step returned, '
-        f'got {state.count=}, the newest is {self._count}'
-      )
-    checks.check_action(self.action_space, action, num_lanes=self.num_lanes)
+  def _step(self, action: Shaped[np.ndarray, 'n ...']) -> host_vector.Seen:
+    dtype = self._env.single_action_space.dtype
     observation, reward, terminated, truncated, info = self._env.step(
-      self._native(action)
+      action.astype(dtype)
     )
-    observation = self._seen(observation)
-    terminated = np.array(terminated, bool)
-    truncated = np.array(truncated, bool) & ~terminated
-    ended, valid = terminated | truncated, ~state.waits
-    final = observation
-    if self._mode == 'SameStep' and ended.any():
-      final = observation.copy()
+    final = None
+    ended = np.asarray(terminated) | np.asarray(truncated)
+    if self.resets_at_once and ended.any():
+      final = np.array(observation)
       final[ended] = np.stack(list(info['final_obs'][ended]))
-    reward = np.where(valid, reward, 0).astype(np.float32)
-    stats = _count(state.stats, reward, valid, ended)
-    waits = ended & (self._mode == 'NextStep')
-    return self._token(waits, stats), protocol.Transition(
-      observation, reward, terminated, truncated, final, valid, {}
+    return host_vector.Seen(
+      observation, reward, terminated, truncated, {}, final
     )
 
   def close(self) -> None:
     """Closes the simulators."""
     self._env.close()
-
-  def _token(
-    self, waits: np.ndarray, stats: lanes.EpisodeStats
-  ) -> GymnasiumState:
-    self._count += 1
-    return GymnasiumState(self._count, waits, stats)
-
-  def _seen(self, observation: Any) -> np.ndarray:
-    return np.array(observation, self.observation_space.dtype)
-
-  def _native(self, action: Any) -> np.ndarray:
-    """Within bounds, in the simulators' own dtype."""
-    action = np.asarray(action)
-    if isinstance(self.action_space, spaces.Box):
-      action = np.clip(action, *self.action_space.bounds)
-    return action.astype(self._env.single_action_space.dtype)
-
-
-def _count(
-  stats: lanes.EpisodeStats,
-  reward: np.ndarray,
-  valid: np.ndarray,
-  ended: np.ndarray,
-) -> lanes.EpisodeStats:
-  total = stats.running_return + reward
-  length = stats.running_length + valid.astype(np.int32)
-  return lanes.EpisodeStats(
-    running_return=np.where(ended, np.float32(0), total),
-    running_length=np.where(ended, np.int32(0), length),
-    last_return=np.where(ended, total, stats.last_return),
-    last_length=np.where(ended, length, stats.last_length),
-    episodes=stats.episodes + ended.astype(np.int32),
-  )
 
 
 def make(name: str, num_lanes: int, **options: Any) -> GymnasiumVector:
