@@ -1,0 +1,1 @@
+"""Rainbow: value distributions learnt from prioritised replay."""

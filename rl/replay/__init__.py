@@ -1,0 +1,1 @@
+"""Replay in JAX: a ring of steps per lane, sampled by priority."""
