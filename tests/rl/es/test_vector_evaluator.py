@@ -1,0 +1,222 @@
+"""Rollouts in simulators: against a loop, and the same for any lanes."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from rl import normalizer
+from rl.envs import envpool_env, gymnasium_env, host_vector, spaces
+from rl.es import directions, evaluator, policies, vector_evaluator
+
+PAIRS = 5
+KEYS = jax.random.split(jax.random.key(2), PAIRS)
+members = jax.jit(evaluator.members, static_argnames='count')
+
+
+def cart(num_lanes):
+  pytest.importorskip('envpool')
+  return envpool_env.EnvPoolVector('CartPole-v1', num_lanes, num_threads=1)
+
+
+def swimmer(num_lanes):
+  pytest.importorskip('envpool')
+  return envpool_env.EnvPoolVector('Swimmer-v4', num_lanes, num_threads=1)
+
+
+def runner(env, **options):
+  policy = policies.MLP(env.observation_space, env.action_space, hidden=(3,))
+  return vector_evaluator.VectorEvaluator(env, policy, **options)
+
+
+def population(policy, kind='gaussian', mirrored=True):
+  return evaluator.Perturbations(
+    theta=policy.init(jax.random.key(0)),
+    sigma=jnp.float32(0.5),
+    key=jax.random.key(1),
+    directions=directions.Directions(kind, block=4),
+    mirrored=mirrored,
+  )
+
+
+def stats(size):
+  mean = np.linspace(-0.3, 0.3, size, dtype=np.float32)
+  m2 = np.full(size, 5.0, np.float32)
+  return jax.tree.map(
+    jnp.asarray, normalizer.Statistics(np.float32(20), mean, m2)
+  )
+
+
+def act(theta, x):
+  """The policy, in NumPy: two layers and the larger output."""
+  theta = np.asarray(theta, np.float64)
+  w, b, v, c = np.split(theta, np.cumsum([12, 3, 6]))
+  hidden = x @ w.reshape(4, 3) + b
+  return np.argmax(np.tanh(hidden) @ v.reshape(3, 2) + c)
+
+
+def episode(theta, key, normal, limit):
+  """One episode of EnvPool, step by step: return, observations."""
+  import envpool
+
+  (seed,) = host_vector.seeds(key[None])
+  pool = envpool.make_gymnasium('CartPole-v1', num_envs=1, seed=[seed])
+  x = np.asarray(pool.reset()[0][0], np.float64)
+  seen, total = [x], 0.0
+  while len(seen) <= limit:
+    if normal is not None:
+      x = (x - np.asarray(normal.mean)) / np.sqrt(normal.m2 / normal.count)
+      x = np.clip(x, -2.0, 2.0)
+    x, reward, ended, late, _ = pool.step(np.array([act(theta, x)], np.int32))
+    x = np.asarray(x[0], np.float64)
+    seen.append(x)
+    total += float(reward[0])
+    if ended[0] or late[0]:
+      break
+  return total, np.stack(seen)
+
+
+@pytest.mark.parametrize('normal', [None, stats(4)], ids=['raw', 'normalised'])
+def test_against_a_loop(normal):
+  env = cart(3)
+  run = runner(env, episodes=2, max_steps=40, clip=2.0)
+  pop = population(run.policy)
+  found = run.evaluate(pop, KEYS, normal)
+  thetas = members(pop, 0, count=8)[:, :PAIRS].reshape(10, -1)
+  visited, lengths = [], []
+  for i, theta in enumerate(thetas):
+    runs = [
+      episode(theta, jax.random.fold_in(KEYS[i % PAIRS], e), normal, 40)
+      for e in range(2)
+    ]
+    returns, seen = zip(*runs, strict=True)
+    assert found.returns[i] == pytest.approx(np.mean(returns), rel=1e-6)
+    steps = [len(x) - 1 for x in seen]
+    assert found.lengths[i] == sum(steps)
+    visited += seen
+    lengths += steps
+  assert len(set(lengths)) > 2, 'episodes must end at different times'
+  assert bool(jnp.all(found.valid))
+  env.close()
+  if normal is None:
+    assert found.statistics is None
+    return
+  x = np.concatenate(visited)
+  # All observations of the members, those at resets and ends included.
+  assert float(found.statistics.count) == len(x) == sum(lengths) + 20
+  np.testing.assert_allclose(
+    found.statistics.mean, x.mean(0), rtol=1e-4, atol=1e-5
+  )
+  m2 = ((x - x.mean(0)) ** 2).sum(0)
+  np.testing.assert_allclose(found.statistics.m2, m2, rtol=1e-3)
+
+
+def same(a, b):
+  for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True):
+    np.testing.assert_array_equal(x, y)
+
+
+@pytest.mark.parametrize(
+  ('kind', 'sizes'), [('gaussian', (1, 3, 20)), ('orthogonal', (3, 20))]
+)
+def test_lanes_change_no_bit(kind, sizes):
+  found = []
+  for lanes in sizes:
+    env = swimmer(lanes)
+    run = runner(env, episodes=2, max_steps=12)
+    found.append(run.evaluate(population(run.policy, kind), KEYS, stats(8)))
+    env.close()
+  for other in found[1:]:
+    same(other, found[0])
+  assert len(np.unique(found[0].returns)) == 2 * PAIRS
+
+
+def test_parts_of_a_population():
+  """What a worker runs is what the whole run gives for these directions."""
+  env = swimmer(4)
+  run = runner(env, max_steps=8)
+  pop = population(run.policy)
+  whole = run.rollouts(pop, KEYS, stats(8))
+  part = run.rollouts(pop, KEYS[3:], stats(8), start=3)
+  same(part, jax.tree.map(lambda x: x[:, :, 3:], whole))
+  thetas = members(pop, 0, count=8)[0, :PAIRS]
+  found = run.evaluate(thetas, KEYS, None)
+  same(found.returns, run.evaluate(pop, KEYS, None).returns[:PAIRS])
+  env.close()
+
+
+def test_both_ways_of_resetting_agree():
+  gymnasium = pytest.importorskip('gymnasium')
+  found = []
+  for mode in ('NextStep', 'SameStep'):
+    env = gymnasium.make_vec(
+      'CartPole-v1',
+      num_envs=3,
+      vectorization_mode='sync',
+      vector_kwargs={'autoreset_mode': mode},
+    )
+    env = gymnasium_env.GymnasiumVector(env)
+    run = runner(env, max_steps=60)
+    found.append(run.evaluate(population(run.policy), KEYS, stats(4)))
+    env.close()
+  same(*found)
+  assert found[0].lengths.min() < 60
+
+
+def test_pairs_share_their_environment():
+  env = swimmer(4)
+  run = runner(env, max_steps=6)
+  pop = population(run.policy).replace(sigma=jnp.float32(0.0))
+  plus, minus = jnp.split(run.evaluate(pop, KEYS, None).returns, 2)
+  np.testing.assert_array_equal(plus, minus)
+  assert len(np.unique(plus)) == PAIRS
+  env.close()
+
+
+class Watchful(host_vector.HostVector):
+  """Counts to its limit, and refuses actions that are not finite."""
+
+  def __init__(self):
+    box = spaces.Box((1,), -1.0, 1.0)
+    super().__init__(
+      num_lanes=2, observation_space=box, action_space=box, resets_at_once=False
+    )
+
+  def _reset(self, seeds):
+    return np.ones((2, 1))
+
+  def _step(self, action):
+    assert np.isfinite(action).all()
+    no = np.zeros(2, bool)
+    return host_vector.Seen(np.ones((2, 1)), np.ones(2), no, no, {})
+
+  def close(self):
+    pass
+
+
+def test_a_broken_policy_is_not_hidden():
+  run = runner(Watchful(), max_steps=4)
+  thetas = jnp.ones((3, run.policy.size)).at[1].set(jnp.nan)
+  found = run.evaluate(thetas, KEYS[:3], stats(1))
+  np.testing.assert_array_equal(found.returns, [4.0, np.nan, 4.0])
+  np.testing.assert_array_equal(found.lengths, [4, 0, 4])
+  assert float(found.statistics.count) == 5 + 1 + 5
+
+
+@pytest.mark.parametrize(
+  'call',
+  [
+    lambda run: dataclasses.replace(run, episodes=0),
+    lambda run: dataclasses.replace(run, max_steps=0),
+    lambda run: run.evaluate(jnp.zeros((2, run.policy.size)), KEYS, None),
+    lambda run: run.evaluate(jnp.zeros((PAIRS, 3)), KEYS, None),
+    lambda run: run.evaluate(
+      population(run.policy).replace(theta=jnp.zeros(3)), KEYS, None
+    ),
+  ],
+)
+def test_rejects(call):
+  with pytest.raises(ValueError, match='got'):
+    call(runner(Watchful()))
