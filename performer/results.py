@@ -3,8 +3,6 @@
 import math
 import os
 import pathlib
-import shlex
-import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -164,17 +162,7 @@ def report(
     logging.warning('no pictures: they need the extra `report` (matplotlib)')
   print(f'Curves and tables: {folder}')
   if argv:
-    again = shlex.join([_python(), '-m', 'performer.train', *argv[1:]])
-    print(
-      'To train longer, give it more STEPS:\n  '
-      f"{again} --gin_param='STEPS = ...' --allow_config_change"
-    )
-
-
-def _python() -> str:
-  """The interpreter as a user types it from here."""
-  path = os.path.relpath(sys.executable)
-  return 'python' if path.startswith('..') else path
+    print(report_lib.how_to_continue('performer.train', argv))
 
 
 def _draw_attention(

@@ -11,7 +11,7 @@ from jaxtyping import Array, Bool, Key, PyTree, Shaped
 from rl import learner as learner_lib
 from rl.envs import protocol
 
-__all__ = ['HostActor', 'Stage', 'collect', 'start']
+__all__ = ['HostActor', 'Stage', 'begins', 'collect', 'start']
 
 
 class Stage(NamedTuple):
@@ -106,7 +106,7 @@ def collect(
         seen.final_observation,
       )
     row = _row(stage, chosen, seen, final, state.stats)
-    first = _first(env, seen)
+    first = begins(env, seen)
     return Stage(state, seen.observation, first, chosen.memory), row
 
   keys = jax.random.split(key, learner.unroll_length)
@@ -114,17 +114,22 @@ def collect(
   return end, _trajectory(stage, rows, end)
 
 
-def _keep(where: Array, values: PyTree) -> PyTree:
+def _keep(where: Array | np.ndarray, values: PyTree) -> PyTree:
   """Zeros elsewhere."""
   return jax.tree.map(
     lambda x: jnp.where(where.reshape(-1, *[1] * (x.ndim - 1)), x, 0), values
   )
 
 
-def _first(
+def begins(
   env: protocol.VectorEnvironment, seen: protocol.Transition
 ) -> Shaped[Array | np.ndarray, ' n']:
-  """Whether the new observations begin an episode."""
+  """Whether the new observations begin an episode, bool [n].
+
+  Args:
+    env: the lanes.
+    seen: what their step gave.
+  """
   if env.resets_at_once:
     return seen.terminated | seen.truncated
   return ~seen.valid
@@ -196,7 +201,7 @@ class HostActor:
       state, seen = self._env.step(stage.env, np.asarray(chosen.action))
       final = self._judged(acting, chosen, seen)
       rows.append(jax.device_get(_row(stage, chosen, seen, final, state.stats)))
-      first = _first(self._env, seen)
+      first = begins(self._env, seen)
       stage = Stage(state, seen.observation, first, chosen.memory)
     stacked = jax.tree.map(lambda *leaves: np.stack(leaves), *rows)
     return stage, jax.device_get(_trajectory(begin, stacked, stage))

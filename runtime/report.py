@@ -11,6 +11,8 @@ Pictures need matplotlib, which the extra `report` installs; tables do not.
 import importlib.util
 import os
 import pathlib
+import shlex
+import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -24,7 +26,9 @@ __all__ = [
   'can_draw',
   'curves',
   'heatmaps',
+  'how_to_continue',
   'metric_names',
+  'quartiles',
   'run_report',
   'series',
   'summary_rows',
@@ -232,6 +236,71 @@ def _draw_metric(
           alpha=0.18,
           linewidth=0,
         )
+
+
+def quartiles(
+  lines: Mapping[str, tuple[npt.ArrayLike, npt.ArrayLike]],
+  path: str | os.PathLike[str],
+  *,
+  axes_labels: tuple[str, str],
+) -> pathlib.Path:
+  """Draws medians over repetitions, with bands from quartile to quartile.
+
+  Args:
+    lines: by label, positions [n] and values [repetitions, n]; NaN are left
+      out.
+    path: PNG file to write; folders are made.
+    axes_labels: texts of the horizontal and the vertical axis.
+
+  Returns:
+    The path.
+
+  Raises:
+    ValueError: if there are no lines, or values do not fit their positions.
+    ImportError: without matplotlib.
+  """
+  if not lines:
+    raise ValueError('there must be lines to draw, got none')
+  figure = _new_figure(1, 1, _PANEL)
+  axes = figure.add_subplot()
+  for index, (label, (x, values)) in enumerate(lines.items()):
+    x, values = np.asarray(x, np.float64), np.asarray(values, np.float64)
+    if values.shape[1:] != x.shape:
+      raise ValueError(
+        f'{label!r} must have a value per position, got {values.shape=} '
+        f'{x.shape=}'
+      )
+    known = np.isfinite(values).any(0)
+    x, values = x[known], values[:, known]
+    low, middle, high = np.nanpercentile(values, (25, 50, 75), axis=0)
+    color = _COLORS[index % len(_COLORS)]
+    axes.plot(x, middle, color=color, label=f'{label} ({len(values)})')
+    axes.fill_between(x, low, high, color=color, alpha=0.18, linewidth=0)
+  axes.set(xlabel=axes_labels[0], ylabel=axes_labels[1])
+  axes.grid(alpha=0.25)
+  axes.spines[['top', 'right']].set_visible(False)
+  axes.legend(frameon=False, fontsize='small')
+  return _save(figure, path)
+
+
+def how_to_continue(module: str, argv: Sequence[str]) -> str:
+  """Tells how to train a finished run for longer.
+
+  Args:
+    module: of the binary, such as 'performer.train'.
+    argv: its command line.
+
+  Returns:
+    Two lines for the terminal.
+  """
+  path = os.path.relpath(sys.executable)
+  # As a user types it from here.
+  python = 'python' if path.startswith('..') else path
+  again = shlex.join([python, '-m', module, *argv[1:]])
+  return (
+    'To train longer, give it more STEPS:\n  '
+    f"{again} --gin_param='STEPS = ...' --allow_config_change"
+  )
 
 
 def heatmaps(

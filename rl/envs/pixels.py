@@ -7,9 +7,15 @@ from typing import Any
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Key, PyTree, UInt8
 
-from rl.envs import cartpole, protocol, reacher, scenes, spaces
+from rl.envs import cartpole, pendulum, protocol, reacher, scenes, spaces
 
-__all__ = ['PixelView', 'arm_scene', 'balance_scene', 'swing_up_scene']
+__all__ = [
+  'PixelView',
+  'arm_scene',
+  'balance_scene',
+  'pendulum_scene',
+  'swing_up_scene',
+]
 
 Draw = Callable[[Any, Any], scenes.Scene]
 
@@ -67,6 +73,21 @@ class PixelView:
   def scene(self, state: PyTree, points: Float[Array, 'h w 2']) -> scenes.Scene:
     """As `draw` paints it."""
     return self.draw(state, points)
+
+
+def pendulum_scene(
+  state: pendulum.PendulumState, points: Float[Array, 'h w 2']
+) -> scenes.Scene:
+  """Rod and hinge of `pendulum.Pendulum`; a metre is 0.8 of the picture."""
+  width = scenes.pixel_width(points)
+  # Angles count counterclockwise from upright.
+  tip = 0.8 * jnp.stack([-jnp.sin(state.angle), jnp.cos(state.angle)])
+  hinge = jnp.zeros(2)
+  rod = scenes.segment_distance(points, hinge, tip) - 0.08
+  pin = scenes.distance(points, hinge) - 0.05
+  coverage = scenes.cover(jnp.stack([rod, pin]), width)
+  palette = jnp.array([[0.8, 0.3, 0.3], [0.1, 0.1, 0.1]])
+  return scenes.Scene(jnp.full((1, 1, 3), 0.9), coverage, palette)
 
 
 def swing_up_scene(

@@ -26,7 +26,7 @@ from rl.es import directions as directions_lib
 from rl.es import estimators
 from rl.es import evaluator as evaluator_lib
 
-__all__ = ['ESConfig', 'Request', 'State', 'Strategy']
+__all__ = ['ESConfig', 'Request', 'State', 'Strategy', 'evaluate_theta']
 
 
 @dataclasses.dataclass(frozen=True)
@@ -258,14 +258,55 @@ class Strategy:
       As `tell`.
     """
     request = self.ask(state, basis)
-    evaluation = evaluator.evaluate(
-      request.population, request.keys, state.normalizer
-    )
-    center = None
-    if count := self.config.center_evaluations:
-      thetas = jnp.broadcast_to(state.theta, (count, *state.theta.shape))
-      center = evaluator.evaluate(thetas, request.center_keys, state.normalizer)
+    evaluation, center = self.run(request, state.normalizer, evaluator)
     return self.tell(state, request, evaluation, center)
+
+  def run(
+    self,
+    request: Request,
+    normalizer: normalizer_lib.Statistics | None,
+    evaluator: evaluator_lib.Evaluator,
+  ) -> tuple[evaluator_lib.Evaluation, evaluator_lib.Evaluation | None]:
+    """Evaluates what `ask` returned.
+
+    Args:
+      request: of `ask`.
+      normalizer: of its state.
+      evaluator: runs the rollouts.
+
+    Returns:
+      Evaluations of the population, and of theta; None if there are none.
+    """
+    evaluation = evaluator.evaluate(
+      request.population, request.keys, normalizer
+    )
+    if not self.config.center_evaluations:
+      return evaluation, None
+    theta = request.population.theta
+    return evaluation, evaluate_theta(
+      evaluator, theta, request.center_keys, normalizer
+    )
+
+
+def evaluate_theta(
+  evaluator: evaluator_lib.Evaluator,
+  theta: Float[Array, ' d'],
+  keys: Key[Array, ' n'],
+  normalizer: normalizer_lib.Statistics | None,
+) -> evaluator_lib.Evaluation:
+  """Evaluates the same parameters once per key.
+
+  Args:
+    evaluator: runs the rollouts.
+    theta: parameters.
+    keys: of the environments.
+    normalizer: as `Evaluator.evaluate` takes it.
+
+  Returns:
+    One return per key.
+  """
+  thetas = jnp.broadcast_to(theta, (keys.shape[0], *theta.shape))
+  return evaluator.evaluate(thetas, keys, normalizer)
 
 
 def _mean(evaluation: evaluator_lib.Evaluation) -> Array:
@@ -283,13 +324,13 @@ def _metrics(
   returns = jnp.where(evaluation.valid, evaluation.returns, jnp.nan)
   steps = jnp.sum(evaluation.lengths)
   metrics = {
-    'return/mean': _mean(evaluation),
-    'return/median': jnp.nanmedian(returns),
-    'return/max': jnp.nanmax(returns),
-    'return/min': jnp.nanmin(returns),
+    'episode_return': _mean(evaluation),
+    'episode_return_median': jnp.nanmedian(returns),
+    'episode_return_max': jnp.nanmax(returns),
+    'episode_return_min': jnp.nanmin(returns),
     'valid_fraction': jnp.mean(evaluation.valid),
   }
   if center is not None:
-    metrics['return/center'] = _mean(center)
+    metrics['episode_return_center'] = _mean(center)
     steps += jnp.sum(center.lengths)
   return metrics | {'environment_steps': steps}

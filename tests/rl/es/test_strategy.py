@@ -70,7 +70,7 @@ def test_lost_members_do_not_make_nan():
   everything = lambda keys, returns: jnp.ones(returns.shape, bool)
   state, metrics = one_step(make(), SPHERE, everything)
   np.testing.assert_array_equal(state.theta, THETA)
-  assert bool(jnp.isnan(metrics['return/mean']))
+  assert bool(jnp.isnan(metrics['episode_return']))
 
 
 def test_the_step_ascends_by_the_estimate():
@@ -118,7 +118,7 @@ def test_scanning_equals_steps_and_resuming():
   for _ in range(12):
     state, last = jitted(state)
   np.testing.assert_allclose(scanned.theta, state.theta, rtol=1e-5)
-  assert metrics['return/center'].shape == (12,)
+  assert metrics['episode_return_center'].shape == (12,)
   assert float(SPHERE(state.theta)) > 0.5 * float(SPHERE(THETA))
   assert float(last['environment_steps']) == 17
 
@@ -167,7 +167,7 @@ def test_learns_cart_pole_from_every_seed():
     curve = []
     for _ in range(15):
       state, metrics = step(state)
-      curve.append(float(metrics['return/center']))
+      curve.append(float(metrics['episode_return_center']))
     assert curve[0] < 30, curve
     assert curve[-1] > 60, curve
     assert float(state.normalizer.count) > 15 * 48

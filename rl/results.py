@@ -1,0 +1,143 @@
+"""What a finished run leaves for a reader: curves, a table, a film."""
+
+import os
+import pathlib
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from absl import logging
+from jaxtyping import Float
+
+from rl import film as film_lib
+from rl import training
+from runtime import loop as loop_lib
+from runtime import report as report_lib
+from runtime import writers
+
+__all__ = ['draw_returns', 'report', 'returns', 'score_rows']
+
+Row = report_lib.Row
+
+
+def returns(
+  rows: Sequence[Row], name: str
+) -> tuple[Float[np.ndarray, ' t'], Float[np.ndarray, 'agents t']]:
+  """The returns of every agent over the steps of a run.
+
+  Args:
+    rows: of `metrics.jsonl`.
+    name: of the returns' mean, such as 'eval/test/episode_return'.
+
+  Returns:
+    Steps, and returns: one row per agent, or only one.
+  """
+  steps, mean = report_lib.series(rows, name)
+  agents = []
+  while any(training.agent_name(name, len(agents)) in row for row in rows):
+    column = training.agent_name(name, len(agents))
+    agents.append(report_lib.series(rows, column)[1])
+  return steps, np.stack(agents or [mean])
+
+
+def score_rows(rows: Sequence[Row]) -> list[dict[str, Any]]:
+  """The final table: the last returns, in training and in every evaluation.
+
+  Args:
+    rows: of `metrics.jsonl`.
+
+  Returns:
+    One row per set: median, quartiles and mean over agents, or over the
+    evaluation's only one.
+  """
+  table = []
+  for name in _return_names(rows):
+    steps, values = returns(rows, name)
+    last = values[:, -1]
+    low, middle, high = np.nanpercentile(last, (25, 50, 75))
+    line = {
+      'returns': name.removesuffix('/episode_return'),
+      'step': int(steps[-1]),
+      'agents': len(last),
+      'median': middle,
+      'lower quartile': low,
+      'upper quartile': high,
+      'mean': np.nanmean(last),
+    }
+    table.append(line)
+  return table
+
+
+def draw_returns(
+  rows: Sequence[Row],
+  path: str | os.PathLike[str],
+  *,
+  steps_per_iteration: int,
+) -> pathlib.Path:
+  """Draws returns over the steps of one agent: median and quartiles of agents.
+
+  Args:
+    rows: of `metrics.jsonl`.
+    path: PNG file to write.
+    steps_per_iteration: examples per step of the loop.
+
+  Returns:
+    The path.
+  """
+  lines = {}
+  for name in _return_names(rows):
+    steps, values = returns(rows, name)
+    lines[name.removesuffix('/episode_return')] = (
+      steps * steps_per_iteration,
+      values,
+    )
+  labels = ('steps of an agent, or members', 'return')
+  return report_lib.quartiles(lines, path, axes_labels=labels)
+
+
+def _return_names(rows: Sequence[Row]) -> list[str]:
+  names = dict.fromkeys(name for row in rows for name in row)
+  return [name for name in names if name.endswith('/episode_return')]
+
+
+def report(
+  workdir: str | os.PathLike[str],
+  *,
+  experiment: loop_lib.Experiment,
+  film: film_lib.Film | None,
+  player: film_lib.Player | None,
+  argv: Sequence[str] = (),
+) -> None:
+  """Prints the final table and writes `workdir/report/`; on process 0 only.
+
+  Args:
+    workdir: folder of the run.
+    experiment: that ran.
+    film: what to film; None: nothing.
+    player: who acts in it.
+    argv: the command line, to show how to continue.
+  """
+  if jax.process_index() != 0:
+    return
+  folder = pathlib.Path(workdir) / 'report'
+  rows = writers.read_metrics(workdir)
+  scores = score_rows(rows)
+  report_lib.write_table(scores, folder / 'scores')
+  print(f'\n{report_lib.table(scores)}')
+  pictures = report_lib.can_draw()
+  report_lib.run_report(workdir, pictures=pictures)
+  if pictures:
+    draw_returns(
+      rows,
+      folder / 'returns.png',
+      steps_per_iteration=experiment.batch_size,
+    )
+    if film is not None:
+      frames = film.shoot(player, jax.random.key(0))
+      film_lib.write_gif(frames, folder / 'film.gif', frame_s=film.frame_s)
+  else:
+    logging.warning('no pictures: they need the extra `report` (matplotlib)')
+  print(f'Curves and tables: {folder}')
+  if argv:
+    print(report_lib.how_to_continue('rl.train', argv))

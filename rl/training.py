@@ -1,0 +1,366 @@
+"""Agents in the training loop: states, shardings, actors, evaluators.
+
+With JAX environments the lanes are a part of the state, one program acts and
+learns, and a resumed run continues as the uninterrupted one. Several agents,
+each with its own seed, can be trained by that program at once. Simulators run
+on the host, beside the learner.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Mapping
+from typing import Any, NamedTuple, Protocol, runtime_checkable
+
+import flax
+import jax
+import jax.numpy as jnp
+import numpy as np
+from clu import metrics as clu_metrics
+from jaxtyping import Array, Key, PyTree
+
+from rl import actors, evaluation, rollout
+from rl import film as film_lib
+from rl import learner as learner_lib
+from rl.envs import protocol
+from runtime import loop as loop_lib
+from runtime import mesh as mesh_lib
+from runtime import metrics as metrics_lib
+
+__all__ = ['AgentTrainer', 'TrainState', 'Trainer', 'agent_name']
+
+
+@flax.struct.dataclass
+class TrainState:
+  """All that training changes; with several agents, each has its own.
+
+  Attributes:
+    step: iterations so far, int32 scalar.
+    learner: state of the algorithm.
+    stage: the lanes, for JAX environments; None for simulators.
+    key: never changes; iterations fold their number into it.
+  """
+
+  step: Any
+  learner: Any
+  stage: Any
+  key: Any
+
+
+@runtime_checkable
+class Trainer(Protocol):
+  """What `train_lib.train` runs: an agent, or an evolution strategy."""
+
+  def experiment(
+    self, *, seed: int, mesh: jax.sharding.Mesh
+  ) -> loop_lib.Experiment:
+    """What the loop needs.
+
+    Raises:
+      ValueError: if the parts do not fit each other.
+    """
+    ...
+
+  def player(self, state: Any) -> film_lib.Player:
+    """Acts as a state of the experiment has learnt to."""
+    ...
+
+  def close(self) -> None:
+    """Frees simulators and workers."""
+    ...
+
+
+def agent_name(metric: str, agent: int) -> str:
+  """The metric of one of several agents, such as 'loss_agent03'."""
+  return f'{metric}_agent{agent:02d}'
+
+
+def _keys(key: Key[Array, '']) -> tuple[Key[Array, ''], ...]:
+  """Keys of parameters, lanes, acting, learning and evaluation."""
+  return tuple(jax.random.fold_in(key, i) for i in range(5))
+
+
+@dataclasses.dataclass(frozen=True)
+class AgentTrainer:
+  """Trains an agent.
+
+  Attributes:
+    algorithm: its settings.
+    env: the lanes to learn in; they reset themselves.
+    eval_envs: name -> lanes to evaluate in; none: no evaluation.
+    eval_episodes: finished episodes per lane and evaluation.
+    num_agents: how many are trained at once, each with its own seed; more than
+      one needs JAX environments.
+    iterations_per_step: iterations that one step of the loop compiles into one
+      program; JAX environments only.
+    pipelined: for simulators: whether actors go on while the learner learns.
+      They then act with the parameters of the iteration before, always.
+
+  Raises:
+    ValueError: if a number is not positive, or simulators are asked for what
+      needs JAX environments.
+  """
+
+  algorithm: learner_lib.Algorithm
+  env: protocol.VectorEnvironment
+  eval_envs: Mapping[str, protocol.VectorEnvironment] = dataclasses.field(
+    default_factory=dict
+  )
+  eval_episodes: int = 1
+  num_agents: int = 1
+  iterations_per_step: int = 1
+  pipelined: bool = True
+  _actors: list[actors.Actor] = dataclasses.field(
+    default_factory=list, init=False, repr=False, compare=False
+  )
+
+  def __post_init__(self) -> None:
+    for name in ('eval_episodes', 'num_agents', 'iterations_per_step'):
+      if getattr(self, name) < 1:
+        raise ValueError(f'{name} must be positive, got {getattr(self, name)}')
+    batched = self.num_agents > 1 or self.iterations_per_step > 1
+    hosts = [n for n, e in self._all_envs().items() if not e.pure]
+    if batched and hosts:
+      raise ValueError(
+        'only JAX environments can be trained in by several agents or for '
+        f'several iterations per step, got {self.num_agents=} '
+        f'{self.iterations_per_step=} with the simulators of {hosts}'
+      )
+
+  def _all_envs(self) -> dict[str, protocol.VectorEnvironment]:
+    return {'training': self.env, **self.eval_envs}
+
+  @functools.cached_property
+  def learner(self) -> learner_lib.Learner:
+    """The algorithm, fitted to the task."""
+    env = self.env
+    learner = self.algorithm.learner(
+      env.observation_space, env.action_space, env.num_lanes
+    )
+    for name, other in self.eval_envs.items():
+      for kind in ('observation_space', 'action_space'):
+        ours, theirs = getattr(env, kind), getattr(other, kind)
+        if ours != theirs:
+          raise ValueError(
+            f'eval_envs must have the spaces of env, got {kind} {theirs} '
+            f'of {name!r} for {ours}'
+          )
+    return learner
+
+  def experiment(
+    self, *, seed: int, mesh: jax.sharding.Mesh
+  ) -> loop_lib.Experiment[TrainState]:
+    """See `Trainer`; an example is one step of one lane of an agent."""
+    init = functools.partial(self._init, seed)
+    steps = self.learner.unroll_length * self.env.num_lanes
+    common = {
+      'init': init,
+      'shardings': self._shardings(jax.eval_shape(init), mesh),
+      'mesh': mesh,
+      'batch_size': steps * self.iterations_per_step,
+      'evaluators': self._evaluators(),
+      'params': lambda state: self.learner.params(state.learner),
+    }
+    if self.env.pure:
+      batches = actors.NoBatches()
+      return loop_lib.Experiment(step=self._step, batches=batches, **common)
+    if jax.process_count() > 1:
+      raise ValueError(
+        'simulators are stepped by one process, got '
+        f'{jax.process_count()}; use a JAX environment or one process'
+      )
+    actor = actors.Actor(
+      rollout.HostActor(self.env, self.learner),
+      key=_keys(jax.random.key(seed))[1],
+      pipelined=self.pipelined,
+    )
+    self._actors.append(actor)
+    watch = jax.jit(lambda state: self.learner.acting(state.learner))
+    return loop_lib.Experiment(
+      step=self._learn,
+      batches=actor,
+      # Results of a program of their own: the step may take the state's buffers.
+      observe=lambda state: actor.observe(watch(state)),
+      **common,
+    )
+
+  def player(self, state: TrainState) -> film_lib.Player:
+    """The first agent, as in evaluation."""
+    one = state.learner
+    if self.num_agents > 1:
+      one = jax.tree.map(lambda x: x[0], one)
+    return _Player(self.learner, self.learner.acting(one))
+
+  def close(self) -> None:
+    """Stops the actors, then closes all environments."""
+    for actor in self._actors:
+      actor.close()
+    for env in self._all_envs().values():
+      env.close()
+
+  def _init(self, seed: int) -> TrainState:
+    keys = jax.random.key(seed)
+    step = jnp.zeros((), jnp.int32)
+    if self.num_agents == 1:
+      return TrainState(step, *self._fresh(keys), keys)
+    keys = jax.vmap(lambda i: jax.random.fold_in(keys, i))(
+      jnp.arange(self.num_agents)
+    )
+    return TrainState(step, *jax.vmap(self._fresh)(keys), keys)
+
+  def _fresh(self, key: Key[Array, '']) -> tuple[PyTree, PyTree]:
+    """Learner and lanes of one agent."""
+    init_key, lanes_key, *_ = _keys(key)
+    stage = None
+    if self.env.pure:
+      stage = rollout.start(self.env, self.learner, lanes_key)
+    return self.learner.init(init_key), stage
+
+  def _shardings(self, state: TrainState, mesh: jax.sharding.Mesh) -> PyTree:
+    """Agents are split over devices; of one agent, the lanes are."""
+    whole, split = mesh_lib.replicated(mesh), mesh_lib.batch_sharding(mesh)
+    shards = np.prod([mesh.shape[axis] for axis in mesh_lib.BATCH_AXES])
+    count = self.num_agents if self.num_agents > 1 else self.env.num_lanes
+    if count % shards:
+      raise ValueError(
+        'agents, or the lanes of one, must divide by the mesh axes data x '
+        f'fsdp, got {self.num_agents=} {self.env.num_lanes=} for {shards}'
+      )
+    everywhere = functools.partial(jax.tree.map, lambda leaf: whole)
+    apart = functools.partial(jax.tree.map, lambda leaf: split)
+    if self.num_agents == 1:
+      return everywhere(state).replace(stage=apart(state.stage))
+    return apart(state).replace(step=whole)
+
+  def _iterate(
+    self, learner: PyTree, stage: PyTree, key: Key[Array, ''], step: Array
+  ) -> tuple[PyTree, PyTree, dict[str, clu_metrics.Metric]]:
+    """Acts, then learns: one iteration of one agent."""
+    *_, act_key, learn_key, _ = (
+      jax.random.fold_in(k, step) for k in _keys(key)
+    )
+    acting = self.learner.acting(learner)
+    stage, trajectory = rollout.collect(
+      self.env, self.learner, acting, stage, act_key
+    )
+    learner, values = self.learner.learn(learner, trajectory, learn_key)
+    return learner, stage, _metrics(values, trajectory)
+
+  def _step(
+    self, state: TrainState, batch: Mapping[str, Any]
+  ) -> tuple[TrainState, clu_metrics.Collection]:
+    """Some iterations of all agents."""
+    del batch
+    iterate = self._iterate
+    if self.num_agents > 1:
+      iterate = jax.vmap(iterate, in_axes=(0, 0, 0, None))
+
+    def body(carry: tuple, step: Array) -> tuple[tuple, PyTree]:
+      *carry, metrics = iterate(*carry, state.key, step)
+      return tuple(carry), metrics
+
+    steps = state.step + jnp.arange(self.iterations_per_step)
+    (learner, stage), metrics = jax.lax.scan(
+      body, (state.learner, state.stage), steps
+    )
+    metrics = _pooled(metrics, self.num_agents)
+    state = state.replace(step=steps[-1] + 1, learner=learner, stage=stage)
+    return state, clu_metrics.Collection.create_collection(**metrics)
+
+  def _learn(
+    self, state: TrainState, batch: Mapping[str, Any]
+  ) -> tuple[TrainState, clu_metrics.Collection]:
+    """Learns from what an actor did."""
+    trajectory = actors.time_major(batch)
+    key = jax.random.fold_in(_keys(state.key)[3], state.step)
+    learner, values = self.learner.learn(state.learner, trajectory, key)
+    metrics = _metrics(values, trajectory)
+    state = state.replace(step=state.step + 1, learner=learner)
+    return state, clu_metrics.Collection.create_collection(**metrics)
+
+  def _evaluators(self) -> dict[str, loop_lib.Evaluator]:
+    return {
+      name: self._evaluator(env, index)
+      for index, (name, env) in enumerate(self.eval_envs.items())
+    }
+
+  def _evaluator(
+    self, env: protocol.VectorEnvironment, index: int
+  ) -> loop_lib.Evaluator:
+    def episodes(
+      learner: PyTree, key: Key[Array, ''], step: Array
+    ) -> evaluation.Episodes:
+      key = jax.random.fold_in(jax.random.fold_in(_keys(key)[4], index), step)
+      acting = self.learner.acting(learner)
+      run = evaluation.evaluate if env.pure else evaluation.evaluate_on_host
+      return run(env, self.learner, acting, key, episodes=self.eval_episodes)
+
+    several = self.num_agents > 1
+    if several:
+      episodes = jax.vmap(episodes, in_axes=(0, 0, None))
+    if env.pure:
+      episodes = jax.jit(episodes)
+
+    def run(state: TrainState) -> dict[str, float]:
+      found = episodes(state.learner, state.key, state.step)
+      return _scores(jax.device_get(found), several)
+
+    return run
+
+
+class _Player(NamedTuple):
+  """A learner and what it acts with."""
+
+  learner: learner_lib.Learner
+  acting: PyTree
+
+  def initial_memory(self, num_lanes: int) -> PyTree:
+    """Of the learner."""
+    return self.learner.initial_memory(num_lanes)
+
+  def act(
+    self, memory: PyTree, observation: Any, first: Any, key: Key[Array, '']
+  ) -> tuple[PyTree, Any]:
+    """As in evaluation."""
+    chosen = self.learner.greedy(self.acting, memory, observation, first, key)
+    return chosen.memory, chosen.action
+
+
+def _metrics(
+  values: Mapping[str, Array], trajectory: learner_lib.Trajectory
+) -> dict[str, clu_metrics.Metric]:
+  """Of the learner, and returns and lengths of episodes that ended."""
+  ended = trajectory.terminated | trajectory.truncated
+  ended = (ended & trajectory.valid).astype(jnp.float32)
+  average = metrics_lib.Average.of
+  metrics = {name: average(value) for name, value in values.items()}
+  metrics['episode_return'] = average(trajectory.episode_return, ended)
+  length = trajectory.episode_length.astype(jnp.float32)
+  metrics['episode_length'] = average(length, ended)
+  return metrics
+
+
+def _pooled(
+  metrics: Mapping[str, clu_metrics.Metric], num_agents: int
+) -> dict[str, clu_metrics.Metric]:
+  """Over iterations, the leading axis, and over agents, if there are several."""
+  total = {
+    name: jax.tree.map(jnp.sum, metric) for name, metric in metrics.items()
+  }
+  if num_agents > 1:
+    for agent in range(num_agents):
+      one = jax.tree.map(
+        lambda x, i=agent: x[:, i].sum(), metrics['episode_return']
+      )
+      total[agent_name('episode_return', agent)] = one
+  return total
+
+
+def _scores(found: evaluation.Episodes, several: bool) -> dict[str, float]:
+  returns, lengths = (np.asarray(x, np.float64) for x in found)
+  scores = {'episode_return': returns.mean(), 'episode_length': lengths.mean()}
+  if several:
+    for agent, values in enumerate(returns):
+      scores[agent_name('episode_return', agent)] = values.mean()
+  else:
+    scores['episode_return_std'] = returns.std()
+  return scores

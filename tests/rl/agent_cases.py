@@ -1,0 +1,139 @@
+"""A tiny learner whose every number can be foretold, and simulators."""
+
+import dataclasses
+from typing import Any, NamedTuple
+
+import flax
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from rl import learner as learner_lib
+from rl.envs import lanes, protocol
+
+
+@flax.struct.dataclass
+class CounterState:
+  bias: Any
+  seen: Any
+
+
+@dataclasses.dataclass(frozen=True)
+class CountingLearner:
+  """Remembers how many steps an episode has; its bias moves with rewards."""
+
+  unroll_length: int = 5
+  action_size: int | None = None
+  noise: float = 0.0
+
+  def init(self, key):
+    return CounterState(jax.random.normal(key), jnp.zeros((), jnp.int32))
+
+  def params(self, state):
+    return {'bias': state.bias}
+
+  def acting(self, state):
+    return state.bias
+
+  def initial_memory(self, num_lanes):
+    return jnp.zeros(num_lanes, jnp.int32)
+
+  def act(self, acting, memory, observation, first, key):
+    memory = jnp.where(first, 0, memory) + 1
+    value = acting + memory + observation.reshape(len(first), -1).sum(-1)
+    value += self.noise * jax.random.normal(key, value.shape)
+    action = jnp.tanh(0.1 * value)
+    if self.action_size is not None:
+      action = jnp.broadcast_to(action[:, None], (len(first), self.action_size))
+    return learner_lib.Action(memory, action, {'value': value})
+
+  def greedy(self, acting, memory, observation, first, key):
+    return self.act(acting, memory, observation, first, key)
+
+  def final(self, acting, memory, observation):
+    return acting + memory + 100 * observation.reshape(len(memory), -1).sum(-1)
+
+  def learn(self, state, trajectory, key):
+    reward = jnp.sum(trajectory.reward * trajectory.valid)
+    final = jnp.sum(trajectory.final)
+    nudge = 0.01 * jnp.tanh(reward) + 1e-3 * jax.random.normal(key)
+    bias = state.bias + nudge + 1e-4 * jnp.tanh(final)
+    seen = state.seen + jnp.sum(trajectory.valid)
+    return CounterState(bias, seen), {'bias': bias}
+
+
+@dataclasses.dataclass(frozen=True)
+class Counting:
+  """Settings of `CountingLearner`."""
+
+  unroll_length: int = 5
+  noise: float = 0.0
+
+  def learner(self, observation_space, action_space, num_lanes):
+    del observation_space, num_lanes
+    size = action_space.shape[0] if action_space.shape else None
+    return CountingLearner(self.unroll_length, size, self.noise)
+
+
+class HostState(NamedTuple):
+  inner: Any
+  waits: Any
+  stats: lanes.EpisodeStats
+
+
+class Host:
+  """Lanes as a simulator; resets at once, or in a step of its own."""
+
+  pure = False
+
+  def __init__(self, inner: lanes.Lanes, *, resets_at_once: bool = True):
+    self._inner = inner
+    self.resets_at_once = resets_at_once
+    self.num_lanes = inner.num_lanes
+    self.observation_space = inner.observation_space
+    self.action_space = inner.action_space
+    self.closed = False
+
+  def reset(self, keys):
+    state, shown = self._inner.reset(keys)
+    shown = np.asarray(shown)
+    waits = np.zeros(self.num_lanes, bool)
+    return HostState(state, waits, jax.device_get(state.stats)), shown
+
+  def step(self, state, action):
+    assert not self.closed
+    assert isinstance(action, np.ndarray)
+    inner, seen = self._inner.step(state.inner, action)
+    seen = jax.device_get(seen)
+    if self.resets_at_once:
+      stats = jax.device_get(inner.stats)
+      return HostState(inner, state.waits, stats), seen
+    return self._spend_a_step(state, inner, seen)
+
+  def _spend_a_step(self, state, inner, seen):
+    """Lanes that wait stay where they are and show their first observation."""
+    pick = lambda new, old: jnp.where(
+      state.waits.reshape(-1, *[1] * (new.ndim - 1)), old, new
+    )
+    unkeyed = lambda s: s._replace(keys=None)
+    kept = jax.tree.map(pick, unkeyed(inner), unkeyed(state.inner))
+    kept = kept._replace(keys=inner.keys)
+    ended = (seen.terminated | seen.truncated) & ~state.waits
+    shown = np.where(ended[:, None], seen.final_observation, seen.observation)
+    now = np.asarray(state.inner.observation)
+    shown = np.where(state.waits[:, None], now, shown)
+    valid = ~state.waits
+    transition = protocol.Transition(
+      shown,
+      np.where(valid, seen.reward, 0).astype(np.float32),
+      seen.terminated & valid,
+      seen.truncated & valid,
+      shown,
+      valid,
+      {},
+    )
+    stats = jax.device_get(kept.stats)
+    return HostState(kept, ended, stats), transition
+
+  def close(self):
+    self.closed = True
