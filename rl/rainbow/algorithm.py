@@ -69,7 +69,7 @@ class Rainbow(settings.Settings):
     )
 
 
-def procgen(encoder: nn.Module, **changes: Any) -> Rainbow:
+def procgen(encoder: nn.Module | None, **changes: Any) -> Rainbow:
   """The published settings for Procgen, 25 M steps in 4 lanes.
 
   Divide rewards by the game's largest return (`reward_scale`): the support is

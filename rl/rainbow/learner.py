@@ -244,7 +244,7 @@ class RainbowLearner:
     change, opt_state = self._optimizer.update(
       grads, state.opt_state, state.params
     )
-    metrics['grad_norm'] = optax.global_norm(grads)
+    metrics['grad_norm'] = optax.tree.norm(grads)
     state = state.replace(
       params=optax.apply_updates(state.params, change),
       target=target,
