@@ -1,0 +1,290 @@
+"""Rollouts on Ray: many machines, sent seeds and theta, never perturbations.
+
+A task is some directions of the generation: their number, where they start and
+their keys, beside theta and the statistics, which each machine gets once a
+generation. The worker regenerates its members. Episodes come back one by one
+and are put together here in their order, so that neither the number of workers
+nor the order of arrival changes a bit.
+"""
+
+import time
+from collections import deque
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from jaxtyping import Array, Bool, Float, Key
+
+from rl import normalizer as normalizer_lib
+from rl.envs import optional
+from rl.es import evaluator as evaluator_lib
+from rl.es import vector_evaluator
+
+__all__ = ['RayEvaluator']
+
+Make = Callable[[], vector_evaluator.VectorEvaluator]
+
+
+class _Generation(NamedTuple):
+  """What all tasks of a generation share, in NumPy: JAX keys do not pickle.
+
+  Attributes:
+    population: with the data of its key; None if thetas are evaluated.
+    normalizer: of observations.
+    impl: how keys are made of their data.
+  """
+
+  population: Any
+  normalizer: Any
+  impl: str
+
+
+class _Task(NamedTuple):
+  """Attributes: first direction, data of keys, thetas unless regenerated."""
+
+  start: int
+  keys: np.ndarray
+  thetas: np.ndarray | None
+
+
+class _Job(NamedTuple):
+  """What a worker is doing.
+
+  Attributes:
+    worker: its number.
+    start: first direction of its task; None: it only gives a sign of life.
+    again: whether it replaces one that gave none.
+    since: when it was sent, seconds.
+  """
+
+  worker: int
+  start: int | None
+  again: bool
+  since: float
+
+
+class _Worker:
+  """Holds an evaluator where Ray has put it."""
+
+  def __init__(self, make: Make) -> None:
+    self._evaluator = make()
+
+  def observation_shape(self) -> tuple[int, ...]:
+    return self._evaluator.observation_shape
+
+  def run(
+    self, generation: _Generation, task: _Task
+  ) -> vector_evaluator.Rollouts:
+    wrap = lambda data: jax.random.wrap_key_data(data, impl=generation.impl)
+    candidates = task.thetas
+    if candidates is None:
+      population = generation.population
+      candidates = population.replace(key=wrap(population.key))
+    return self._evaluator.rollouts(
+      candidates, wrap(task.keys), generation.normalizer, start=task.start
+    )
+
+
+class RayEvaluator:
+  """An `evaluator.Evaluator` whose workers are Ray actors.
+
+  A worker that dies, or takes too long, loses the directions it was working on:
+  both members of these pairs are not `valid`. It is replaced, and all others
+  count. A worker that cannot start, twice in a row, is left out until the next
+  evaluation. An exception in a worker is no loss but an error here.
+
+  Workers start at the first evaluation. Ray is started on this machine if it
+  runs nowhere in this process; to use a cluster, call `ray.init` before.
+
+  Args:
+    make: builds a worker's evaluator there; pickled by Ray.
+    num_workers: how many actors.
+    directions_per_task: what is lost with a worker, at most.
+    timeout: seconds after which a task's worker is given up, compilation of its
+      first task included; None: never.
+    cpus: of one worker, for Ray's scheduling.
+
+  Raises:
+    ValueError: if a number is not positive.
+  """
+
+  pure = False
+
+  def __init__(
+    self,
+    make: Make,
+    *,
+    num_workers: int = 2,
+    directions_per_task: int = 8,
+    timeout: float | None = None,
+    cpus: float = 1,
+  ) -> None:
+    self._make, self._num_workers = make, num_workers
+    self._per_task, self._timeout = directions_per_task, timeout
+    self._cpus = cpus
+    for name, value in (
+      ('num_workers', num_workers),
+      ('directions_per_task', directions_per_task),
+      ('timeout', timeout),
+      ('cpus', cpus),
+    ):
+      if value is not None and value <= 0:
+        raise ValueError(f'{name} must be positive, got {value}')
+    self._workers: list[Any] = []
+    self._started_ray = False
+    self._shape: tuple[int, ...] | None = None
+
+  @property
+  def observation_shape(self) -> tuple[int, ...]:
+    """See `evaluator.Evaluator`; asks a worker the first time."""
+    if self._shape is None:
+      ray = self._started()
+      self._shape = tuple(ray.get(self._workers[0].observation_shape.remote()))
+    return self._shape
+
+  def evaluate(
+    self,
+    candidates: evaluator_lib.Perturbations | Float[Array, 'n d'],
+    keys: Key[Array, ' keys'],
+    normalizer: normalizer_lib.Statistics | None,
+  ) -> evaluator_lib.Evaluation:
+    """See `evaluator.Evaluator.evaluate`.
+
+    Raises:
+      RuntimeError: if every task was lost.
+      ValueError: of a worker, if the candidates do not fit.
+    """
+    ray = self._started()
+    generation, tasks = self._packed(candidates, keys, normalizer)
+    parts, error = self._run(ray, ray.put(generation), tasks)
+    if not parts:
+      raise RuntimeError(
+        f'all {self._num_workers} workers were lost with all they did'
+      ) from error
+    return vector_evaluator.summarized(*_assembled(tasks, parts))
+
+  def _packed(
+    self,
+    candidates: Any,
+    keys: Key[Array, ' keys'],
+    normalizer: normalizer_lib.Statistics | None,
+  ) -> tuple[_Generation, list[_Task]]:
+    key_data = np.asarray(jax.random.key_data(keys))
+    population, thetas = None, None
+    if isinstance(candidates, evaluator_lib.Perturbations):
+      data = jax.random.key_data(candidates.key)
+      population = jax.device_get(candidates.replace(key=data))
+    else:
+      thetas = np.asarray(candidates)
+      if len(thetas) != len(key_data):
+        raise ValueError(
+          'there must be a key per theta, got '
+          f'{len(key_data)} keys for {thetas.shape}'
+        )
+    tasks = []
+    for start in range(0, len(key_data), self._per_task):
+      part = slice(start, start + self._per_task)
+      rows = None if thetas is None else thetas[part]
+      tasks.append(_Task(start, key_data[part], rows))
+    normalizer = jax.device_get(normalizer)
+    impl = str(jax.random.key_impl(keys))
+    return _Generation(population, normalizer, impl), tasks
+
+  def _run(
+    self, ray: Any, generation: Any, tasks: list[_Task]
+  ) -> tuple[dict[int, vector_evaluator.Rollouts], Exception | None]:
+    """What came back, by first direction, and why the rest did not."""
+    waiting, error = deque(tasks), None
+    parts: dict[int, vector_evaluator.Rollouts] = {}
+    # Workers are asked for a sign of life first: starting one takes no task's
+    # time, and one that died while idle costs nothing.
+    running = dict(self._greeted(i) for i in range(len(self._workers)))
+    while waiting or any(job.start is not None for job in running.values()):
+      if not running:
+        break
+      reference = self._next(ray, running)
+      job = running.pop(reference)
+      try:
+        found = ray.get(reference, timeout=0)
+      except ray.exceptions.RayTaskError:
+        raise
+      except ray.exceptions.RayError as lost:
+        error = lost
+        ray.kill(self._workers[job.worker])
+        self._workers[job.worker] = self._new_worker(ray)
+        if job.start is not None or not job.again:
+          again = job.start is None
+          running.update([self._greeted(job.worker, again=again)])
+        continue
+      if job.start is not None:
+        parts[job.start] = found
+      if waiting:
+        running.update([self._sent(job.worker, generation, waiting.popleft())])
+    return parts, error
+
+  def _greeted(self, worker: int, *, again: bool = False) -> tuple[Any, _Job]:
+    reference = self._workers[worker].observation_shape.remote()
+    return reference, _Job(worker, None, again, time.monotonic())
+
+  def _sent(
+    self, worker: int, generation: Any, task: _Task
+  ) -> tuple[Any, _Job]:
+    reference = self._workers[worker].run.remote(generation, task)
+    return reference, _Job(worker, task.start, False, time.monotonic())
+
+  def _next(self, ray: Any, running: dict[Any, _Job]) -> Any:
+    """What is done, or the task that has had its time."""
+    left, oldest = None, None
+    if self._timeout is not None:
+      tasks = {r: j for r, j in running.items() if j.start is not None}
+      if tasks:
+        oldest = min(tasks, key=lambda r: tasks[r].since)
+        age = time.monotonic() - tasks[oldest].since
+        left = max(0.0, self._timeout - age)
+    done, _ = ray.wait(list(running), num_returns=1, timeout=left)
+    return done[0] if done else oldest
+
+  def _started(self) -> Any:
+    """Ray, with all workers."""
+    ray = optional.load('ray', extra='ray')
+    if not ray.is_initialized():
+      ray.init(
+        address='local', include_dashboard=False, configure_logging=False
+      )
+      self._started_ray = True
+    while len(self._workers) < self._num_workers:
+      self._workers.append(self._new_worker(ray))
+    return ray
+
+  def _new_worker(self, ray: Any) -> Any:
+    return ray.remote(_Worker).options(num_cpus=self._cpus).remote(self._make)
+
+  def close(self) -> None:
+    """Ends the workers, and Ray if it was started here."""
+    if not self._workers:
+      return
+    ray = optional.load('ray', extra='ray')
+    for worker in self._workers:
+      ray.kill(worker)
+    self._workers = []
+    if self._started_ray:
+      ray.shutdown()
+      self._started_ray = False
+
+
+def _assembled(
+  tasks: list[_Task], parts: dict[int, vector_evaluator.Rollouts]
+) -> tuple[vector_evaluator.Rollouts, Bool[np.ndarray, ' n']]:
+  """All episodes in the order of directions, and which ones came back."""
+  like = next(iter(parts.values()))
+
+  def empty(task: _Task) -> vector_evaluator.Rollouts:
+    size = len(task.keys)
+    zeros = lambda x: np.zeros((*x.shape[:2], size, *x.shape[3:]), x.dtype)
+    return jax.tree.map(zeros, like)
+
+  found = [parts.get(t.start) or empty(t) for t in tasks]
+  joined = jax.tree.map(lambda *x: np.concatenate(x, axis=2), *found)
+  valid = [np.full(len(t.keys), t.start in parts) for t in tasks]
+  return joined, np.concatenate(valid)

@@ -1,0 +1,156 @@
+"""Ray's workers: the bits of one process, and what the death of one costs."""
+
+import functools
+import os
+import pathlib
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from rl import normalizer
+from rl.es import directions, estimators, evaluator, ray_evaluator, strategy
+from tests.rl.es import ray_cases
+
+ray = pytest.importorskip('ray')
+
+ROOT = pathlib.Path(__file__).parents[3]
+PAIRS = 8
+KEYS = jax.random.split(jax.random.key(2), PAIRS)
+LOCAL = ray_cases.runner()
+NORMAL = normalizer.Statistics(*map(jnp.asarray, ray_cases.normal()))
+
+
+@pytest.fixture(scope='module', autouse=True)
+def cluster():
+  # Otherwise Ray writes a token into the home folder.
+  os.environ.setdefault('RAY_AUTH_MODE', 'disabled')
+  os.environ.setdefault('RAY_USAGE_STATS_ENABLED', '0')
+  os.environ['PYTHONPATH'] = str(ROOT)
+  ray.init(
+    address='local', num_cpus=2, include_dashboard=False, log_to_driver=False
+  )
+  yield
+  ray.shutdown()
+
+
+def population(kind='gaussian'):
+  return evaluator.Perturbations(
+    theta=LOCAL.policy.init(jax.random.key(0)),
+    sigma=jnp.float32(0.5),
+    key=jax.random.key(1),
+    directions=directions.Directions(kind, block=4),
+  )
+
+
+def same(a, b):
+  for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True):
+    np.testing.assert_array_equal(x, y)
+
+
+def test_training_is_that_of_one_process():
+  """Parameters and statistics after two generations, to the last bit."""
+  config = strategy.ESConfig(num_pairs=PAIRS, sigma=0.3)
+  algorithm = strategy.Strategy(config, optax.adam(0.05))
+  workers = ray_evaluator.RayEvaluator(
+    ray_cases.slow_at_the_start, num_workers=2, directions_per_task=4
+  )
+  assert workers.observation_shape == LOCAL.observation_shape
+  ask, tell = jax.jit(algorithm.ask), jax.jit(algorithm.tell)
+  states = []
+  for who in (LOCAL, workers):
+    state = algorithm.init(
+      LOCAL.policy.init(jax.random.key(0)), jax.random.key(5), (2,)
+    )
+    for _ in range(2):
+      request = ask(state)
+      found = who.evaluate(request.population, request.keys, state.normalizer)
+      state, metrics = tell(state, request, found)
+    states.append(
+      jax.device_get((state.theta, state.opt_state, state.normalizer, metrics))
+    )
+  same(*states)
+  assert np.abs(states[0][0] - LOCAL.policy.init(jax.random.key(0))).max() > 0
+  pop = population('orthogonal')
+  same(workers.evaluate(pop, KEYS, NORMAL), LOCAL.evaluate(pop, KEYS, NORMAL))
+  with pytest.raises(ValueError, match='parameters'):
+    workers.evaluate(jnp.zeros((PAIRS, 3)), KEYS, None)
+  workers.close()
+
+
+@pytest.mark.parametrize(
+  'how', ['die', pytest.param('hang', marks=pytest.mark.slow)]
+)
+def test_a_lost_worker_costs_its_pairs(how, tmp_path):
+  mark = tmp_path / 'mark'
+  make = functools.partial(ray_cases.fragile, mark=str(mark), at=4, how=how)
+  timeout = 25.0 if how == 'hang' else None
+  workers = ray_evaluator.RayEvaluator(
+    make, num_workers=2, directions_per_task=2, timeout=timeout
+  )
+  pop = population()
+  whole = LOCAL.evaluate(pop, KEYS, NORMAL)
+  # All workers are up and have compiled before one is lost.
+  same(workers.evaluate(pop, KEYS, NORMAL), whole)
+  mark.touch()
+  found = workers.evaluate(pop, KEYS, NORMAL)
+  kept = ~np.isin(np.arange(PAIRS), [4, 5])
+  np.testing.assert_array_equal(found.valid, np.tile(kept, 2))
+  both = np.tile(kept, 2)
+  np.testing.assert_array_equal(found.returns[both], whole.returns[both])
+  np.testing.assert_array_equal(found.lengths, np.where(both, whole.lengths, 0))
+  # 2 episodes of 7 observations for each member that is left.
+  assert float(found.statistics.count) == both.sum() * 2 * 7
+  unbiased(found, whole, kept)
+  # The worker was replaced.
+  assert not mark.exists()
+  same(workers.evaluate(pop, KEYS, NORMAL), whole)
+  workers.close()
+
+
+def unbiased(found, whole, kept):
+  """The estimate is that of a generation without the lost pairs."""
+  estimate = estimators.Antithetic(shaping=lambda x, valid: x)
+  weights = estimate.weights(found.returns, found.valid, sigma=0.5)
+  plus, minus = jnp.split(whole.returns, 2)
+  expected = np.where(kept, plus - minus, 0) / (2 * 0.5 * kept.sum())
+  np.testing.assert_allclose(weights, expected, rtol=1e-5)
+  # Zero for what was lost, over all pairs, would shrink it.
+  wrong = np.where(kept, plus - minus, 0) / (2 * 0.5 * PAIRS)
+  assert np.abs(weights - wrong).max() > 0.1 * np.abs(expected).max()
+
+
+def test_bugs_are_errors_and_not_losses(tmp_path):
+  mark = tmp_path / 'mark'
+  mark.touch()
+  make = functools.partial(ray_cases.fragile, mark=str(mark), at=0, how='fail')
+  workers = ray_evaluator.RayEvaluator(make, num_workers=1)
+  with pytest.raises(KeyError, match='a bug'):
+    workers.evaluate(population(), KEYS, NORMAL)
+  workers.close()
+  workers = ray_evaluator.RayEvaluator(ray_cases.broken, num_workers=1)
+  with pytest.raises(RuntimeError, match='workers were lost'):
+    workers.evaluate(population(), KEYS, NORMAL)
+  workers.close()
+
+
+def test_tasks_are_seeds():
+  """Bytes of a task do not grow with the parameters."""
+  workers = ray_evaluator.RayEvaluator(ray_cases.runner)
+  sizes = []
+  for size in (10, 100_000):
+    pop = population().replace(theta=jnp.zeros(size))
+    _, tasks = workers._packed(pop, KEYS, None)
+    sizes.append(len(ray.cloudpickle.dumps(tasks)))
+  assert sizes[0] == sizes[1] < 2000
+
+
+@pytest.mark.parametrize(
+  'options',
+  [{'num_workers': 0}, {'directions_per_task': 0}, {'timeout': 0.0}],
+)
+def test_rejects(options):
+  with pytest.raises(ValueError, match='positive'):
+    ray_evaluator.RayEvaluator(ray_cases.runner, **options)
