@@ -23,7 +23,8 @@ class Settings:
       from, not the target network.
     dueling: whether there are two streams.
     noisy: whether the streams have learnt noise; the lanes share its draw.
-    prioritized: whether cross-entropies are priorities; otherwise uniform.
+    prioritized: whether cross-entropies are priorities; otherwise all steps
+      are drawn alike, and the exponents below change nothing.
     priority_exponent: alpha.
     weight_exponent: beta, of the importance weights, at first.
     weight_exponent_last: beta after `weight_steps`; None: as at first.
@@ -41,7 +42,8 @@ class Settings:
     learning_rate: of Adam.
     adam_eps: its epsilon, a gradient's size.
     max_grad_norm: bound on the global norm; None: none.
-    epsilon: how often lanes act at random while training.
+    epsilon: how often lanes act at random while training, with noise too: set
+      it to zero where the noise is to explore alone.
     greedy_epsilon: alike in evaluation.
     unroll_length: T, steps per lane and iteration.
 
@@ -93,6 +95,11 @@ class Settings:
       raise ValueError(
         'prioritized needs a positive priority_exponent, got '
         f'{self.priority_exponent}'
+      )
+    if self.initial_priority is not None and not self.prioritized:
+      raise ValueError(
+        'initial_priority needs prioritized, got '
+        f'{self.initial_priority=} {self.prioritized=}'
       )
     if self.reward_clip is not None and self.reward_clip <= 0:
       raise ValueError(f'reward_clip must be positive, got {self.reward_clip}')

@@ -213,11 +213,8 @@ class Replay:
     index = rows[:, None] * self.num_lanes + jnp.arange(self.num_lanes)
     before = sum_tree.priorities(state.tree, index)
     kept = jnp.where((ages < 0)[:, None], before, 0)
-    first = (
-      state.peak
-      if self.initial_priority is None
-      else (jnp.float32(self.initial_priority))
-    )
+    given = self.initial_priority
+    first = state.peak if given is None else jnp.float32(given)
     value = jnp.where(kept > 0, kept, first**self.exponent)
     value = jnp.where(may, value, 0)
     change = jnp.sum(value > 0) - jnp.sum(before > 0)

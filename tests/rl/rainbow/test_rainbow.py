@@ -252,6 +252,7 @@ def test_balances_a_pole():
     ({'greedy_epsilon': 1.5}, 'greedy_epsilon'),
     ({'priority_exponent': 0.0}, 'priority_exponent'),
     ({'reward_clip': -1.0}, 'reward_clip'),
+    ({'initial_priority': 1.0, 'prioritized': False}, 'initial_priority'),
   ],
 )
 def test_rejects_settings(changes, message):
