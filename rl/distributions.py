@@ -1,0 +1,77 @@
+"""Distributions of actions; the leading axes are a batch."""
+
+import math
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int, Key
+
+__all__ = ['Categorical', 'DiagonalGaussian', 'Distribution']
+
+
+class Categorical(NamedTuple):
+  """Of one of k choices.
+
+  Attributes:
+    logits: unnormalised log-probabilities.
+  """
+
+  logits: Float[Array, '*b k']
+
+  def sample(self, key: Key[Array, '']) -> Int[Array, '*b']:
+    """Draws one choice each, int32."""
+    drawn = jax.random.categorical(key, self.logits)
+    return drawn.astype(jnp.int32)
+
+  def mode(self) -> Int[Array, '*b']:
+    """The most probable choice, the first of equals, int32."""
+    return jnp.argmax(self.logits, -1).astype(jnp.int32)
+
+  def log_prob(self, action: Int[Array, '*b']) -> Float[Array, '*b']:
+    """Log-probability, nats, of choices in 0..k-1."""
+    # A sum instead of indexing: its gradient needs no scatter.
+    chosen = jnp.arange(self.logits.shape[-1]) == action[..., None]
+    return jnp.sum(jnp.where(chosen, jax.nn.log_softmax(self.logits), 0), -1)
+
+  def entropy(self) -> Float[Array, '*b']:
+    """Nats."""
+    log_p = jax.nn.log_softmax(self.logits)
+    # A choice with probability 0 adds 0, not 0 * -inf.
+    finite = jnp.maximum(log_p, jnp.finfo(log_p.dtype).min)
+    return -jnp.sum(jnp.exp(log_p) * finite, -1)
+
+
+class DiagonalGaussian(NamedTuple):
+  """Of d independent numbers.
+
+  Attributes:
+    mean: of each.
+    log_std: of each; it broadcasts to `mean`.
+  """
+
+  mean: Float[Array, '*b d']
+  log_std: Float[Array, '#*b d']
+
+  def sample(self, key: Key[Array, '']) -> Float[Array, '*b d']:
+    """Draws once each."""
+    noise = jax.random.normal(key, self.mean.shape, self.mean.dtype)
+    return self.mean + jnp.exp(self.log_std) * noise
+
+  def mode(self) -> Float[Array, '*b d']:
+    """The mean."""
+    return self.mean
+
+  def log_prob(self, action: Float[Array, '*b d']) -> Float[Array, '*b']:
+    """Log-density, nats."""
+    z = (action - self.mean) * jnp.exp(-self.log_std)
+    each = -0.5 * (z**2 + math.log(2 * math.pi)) - self.log_std
+    return jnp.sum(each, -1)
+
+  def entropy(self) -> Float[Array, '*b']:
+    """Differential, nats."""
+    each = self.log_std + 0.5 * (1 + math.log(2 * math.pi))
+    return jnp.sum(jnp.broadcast_to(each, self.mean.shape), -1)
+
+
+Distribution = Categorical | DiagonalGaussian
