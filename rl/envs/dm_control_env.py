@@ -133,6 +133,8 @@ class DmControlPixels(host_vector.HostVector):
   def close(self) -> None:
     """Closes simulators and threads."""
     self._spread(lambda env: env.close())
+    # Contexts that outlive their threads complain when Python ends.
+    self._envs = []
     for thread in self._threads:
       thread.shutdown()
 

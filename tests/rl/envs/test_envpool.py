@@ -252,7 +252,6 @@ def test_car_racing():
     envpool_env.car_racing(2, size=40)
 
 
-@pytest.mark.slow
 def test_take_cover_pays_for_tics():
   env = envpool_env.take_cover(2, size=32, num_threads=1)
   assert env.observation_space == spaces.pixels(32)
