@@ -1,5 +1,6 @@
 """Eight CPU devices for every test, and a compilation cache that persists."""
 
+import importlib.metadata
 import os
 import pathlib
 
@@ -14,11 +15,14 @@ os.environ.setdefault('JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS', '0.3')
 # threads, XLA's CPU client waits for ever and aborts the process.
 os.environ.setdefault('PJRT_NPROC', '64')
 # Compilation is most of the time of a test; it is twice as fast unoptimised.
-_QUICK = '--xla_backend_optimization_level=0'
+_QUICK = ['--xla_backend_optimization_level=0']
+# And twice again without MLIR. XLA aborts at flags that it does not know.
+if importlib.metadata.version('jaxlib').startswith('0.10.'):
+  _QUICK.append('--xla_cpu_use_fusion_emitters=false')
 os.environ['XLA_FLAGS'] = ' '.join(
   [
     os.environ.get('XLA_FLAGS', ''),
-    _QUICK,
+    *_QUICK,
     '--xla_force_host_platform_device_count=8',
   ]
 )
