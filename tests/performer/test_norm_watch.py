@@ -140,6 +140,7 @@ def test_prediction_is_the_closed_form(data):
   np.testing.assert_allclose(found[0], expected, rtol=1e-3)
 
 
+@pytest.mark.slow
 def test_run_says_it_in_training(data, tmp_path, warnings_seen):
   _, experiment = build(data)
   evaluations = []

@@ -3,6 +3,8 @@
 import pathlib
 import re
 
+import pytest
+
 import performer
 
 FOLDER = pathlib.Path(performer.__file__).parent
@@ -42,6 +44,7 @@ def test_plug_in(capsys):
   assert names['y'].shape == (2, 200, 64)
 
 
+@pytest.mark.slow
 def test_layer_errors(capsys):
   _, printed = run('Loading pretrained weights', capsys)
   assert 'attention' in printed
@@ -53,6 +56,7 @@ def test_decoding(capsys):
   assert printed.count('[') == 3  # Two rows of tokens.
 
 
+@pytest.mark.slow
 def test_norms(capsys):
   _, printed = run('How large are your norms?', capsys)
   assert '|x+y|^2' in printed

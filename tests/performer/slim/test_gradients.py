@@ -210,6 +210,7 @@ def test_losses_of_a_sequence_do_not_depend_on_later_tokens():
     assert cases.apart(one['out'], two['out']) < 1e-6
 
 
+@pytest.mark.slow
 def test_second_derivatives():
   """Of `checkpoint`, by differences; `subtract` refuses."""
   with jax.enable_x64(True):
