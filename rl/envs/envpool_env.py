@@ -153,6 +153,9 @@ def take_cover(
   where EnvPool's default rewards health; its last step counts in full.
   EnvPool's time limit of 525 steps of 4 tics is the published 2100 tics.
 
+  The first reset starts ViZDoom, which leaves `_vizdoom.ini` in the working
+  folder, and was seen to hang in a process where dm_control had rendered.
+
   Args:
     num_lanes: n.
     size: pixels along each side.

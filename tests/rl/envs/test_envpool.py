@@ -252,7 +252,11 @@ def test_car_racing():
     envpool_env.car_racing(2, size=40)
 
 
-def test_take_cover_pays_for_tics():
+def test_take_cover_pays_for_tics(tmp_path, monkeypatch):
+  if 'dm_control.mujoco' in sys.modules:
+    pytest.skip('ViZDoom does not start beside dm_control in one process')
+  # ViZDoom leaves a file where it runs.
+  monkeypatch.chdir(tmp_path)
   env = envpool_env.take_cover(2, size=32, num_threads=1)
   assert env.observation_space == spaces.pixels(32)
   assert env.action_space == spaces.Discrete(3)
