@@ -17,7 +17,7 @@ from rl import film as film_lib
 from rl import normalizer as normalizer_lib
 from rl.envs import protocol, spaces
 from rl.es import evaluator as evaluator_lib
-from rl.es import jax_evaluator, policies, strategy
+from rl.es import jax_evaluator, policies, ray_evaluator, strategy
 from runtime import loop as loop_lib
 from runtime import mesh as mesh_lib
 from runtime import metrics as metrics_lib
@@ -88,6 +88,9 @@ class ESTrainer:
   evaluator: Callable[..., evaluator_lib.Evaluator] = jax_evaluator.JaxEvaluator
   eval_episodes: int = 32
   clip: float | None = None
+  _evaluators_made: list[evaluator_lib.Evaluator] = dataclasses.field(
+    default_factory=list, init=False, repr=False, compare=False
+  )
 
   def __post_init__(self) -> None:
     if self.eval_episodes < 0:
@@ -111,6 +114,7 @@ class ESTrainer:
     evaluator = self.evaluator(
       env=self.env, policy=self.fitted_policy, mesh=mesh, clip=self.clip
     )
+    self._evaluators_made.append(evaluator)
     if not evaluator.pure:
       # The update is small, whoever runs the rollouts.
       mesh = mesh_lib.MeshConfig(data=1).make(list(mesh.devices.flat[:1]))
@@ -142,7 +146,10 @@ class ESTrainer:
     return _Player(self.fitted_policy, params, state.normalizer, self.clip)
 
   def close(self) -> None:
-    """Closes lanes."""
+    """Closes workers and lanes."""
+    for evaluator in self._evaluators_made:
+      if isinstance(evaluator, ray_evaluator.RayEvaluator):
+        evaluator.close()
     if isinstance(self.env, protocol.VectorEnvironment):
       self.env.close()
 

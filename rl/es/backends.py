@@ -1,0 +1,85 @@
+"""What runs an evolution strategy's rollouts: factories for `ESTrainer`.
+
+Each is called as `make(env=..., policy=..., mesh=..., clip=...)`. JAX
+environments take `jax_evaluator.JaxEvaluator` itself; here are those of
+simulators, whose rollouts need no mesh.
+"""
+
+import dataclasses
+import functools
+
+import jax
+
+from rl.envs import protocol
+from rl.es import policies, ray_evaluator, vector_evaluator
+
+__all__ = ['Lanes', 'Ray']
+
+
+@dataclasses.dataclass(frozen=True)
+class Lanes:
+  """Rollouts in this process.
+
+  Attributes:
+    episodes: per member.
+    max_steps: where episodes are cut; None: only where the lanes end them.
+  """
+
+  episodes: int = 1
+  max_steps: int | None = None
+
+  def __call__(
+    self,
+    *,
+    env: protocol.VectorEnvironment,
+    policy: policies.Policy,
+    mesh: jax.sharding.Mesh | None,
+    clip: float | None,
+  ) -> vector_evaluator.VectorEvaluator:
+    """Makes the evaluator."""
+    del mesh
+    return vector_evaluator.VectorEvaluator(
+      env, policy, episodes=self.episodes, max_steps=self.max_steps, clip=clip
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class Ray:
+  """Rollouts of Ray's workers, each with lanes of its own.
+
+  The lanes are pickled, so they must be of a simulator that can be built anew.
+
+  Attributes:
+    lanes: what each worker does.
+    num_workers: see `ray_evaluator.RayEvaluator`, as the next three.
+    directions_per_task: what is lost with a worker, at most.
+    timeout: seconds.
+    cpus: of one worker.
+  """
+
+  lanes: Lanes = Lanes()
+  num_workers: int = 2
+  directions_per_task: int = 8
+  timeout: float | None = None
+  cpus: float = 1
+
+  def __call__(
+    self,
+    *,
+    env: protocol.VectorEnvironment,
+    policy: policies.Policy,
+    mesh: jax.sharding.Mesh | None,
+    clip: float | None,
+  ) -> ray_evaluator.RayEvaluator:
+    """Makes the evaluator; workers start when it is first asked."""
+    del mesh
+    make = functools.partial(
+      self.lanes, env=env, policy=policy, mesh=None, clip=clip
+    )
+    return ray_evaluator.RayEvaluator(
+      make,
+      num_workers=self.num_workers,
+      directions_per_task=self.directions_per_task,
+      timeout=self.timeout,
+      cpus=self.cpus,
+    )
