@@ -16,6 +16,7 @@ from jaxtyping import Array, Bool, Float, Key, Shaped
 __all__ = [
   'GRU',
   'MLP',
+  'SMALL',
   'ImpalaCNN',
   'NatureCNN',
   'symmetric_uniform',
@@ -24,6 +25,8 @@ __all__ = [
 
 Activation = Callable[[Array], Array]
 # Module-level: modules with the same settings are then equal and hash alike.
+# SMALL is for the last layer of a policy, which at first is nearly uniform.
+SMALL = nn.initializers.orthogonal(0.01)
 _ORTHOGONAL = nn.initializers.orthogonal(math.sqrt(2))
 _LECUN = nn.initializers.lecun_normal()
 

@@ -1,0 +1,195 @@
+"""Advantages against hand-worked episodes and a sum over all later steps."""
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from rl.ppo import advantages
+
+NO = np.zeros((4, 1), bool)
+YES = np.ones((4, 1), bool)
+
+
+def _at(*times):
+  where = NO.copy()
+  where[list(times)] = True
+  return where
+
+
+def _estimate(case):
+  arrays = {k: jnp.asarray(v) for k, v in case['arrays'].items()}
+  masks = {k: jnp.asarray(v) for k, v in case['masks'].items()}
+  return advantages.estimate(
+    *arrays.values(), **masks, discount=case['discount'], trace=case['trace']
+  )
+
+
+def _case(rng, length=23, lanes=5, discount=0.9, trace=0.8):
+  """Random episodes; after some ends, a step that only resets."""
+  numbers = lambda *shape: rng.normal(size=shape).astype(np.float32)
+  shape = (length, lanes)
+  ended = rng.random(shape) < 0.25
+  terminated = ended & (rng.random(shape) < 0.5)
+  valid = np.ones(shape, bool)
+  spends = rng.random(lanes) < 0.5
+  for lane in np.flatnonzero(spends):
+    for t in range(1, length):
+      if ended[t - 1, lane] and valid[t - 1, lane]:
+        valid[t, lane] = ended[t, lane] = terminated[t, lane] = False
+  assert (~valid).any()
+  assert valid[:, ~spends].all()
+  arrays = {
+    'reward': np.where(valid, numbers(*shape), 0),
+    'value': numbers(*shape),
+    'last_value': numbers(lanes),
+    'final_value': numbers(*shape),
+  }
+  masks = {
+    'terminated': terminated,
+    'truncated': ended & ~terminated,
+    'valid': valid,
+  }
+  return {
+    'arrays': arrays,
+    'masks': masks,
+    'discount': discount,
+    'trace': trace,
+  }
+
+
+def _reference(case):
+  """Weighted n-step returns of each step, to the end of its episode."""
+  arrays = {k: np.float64(v) for k, v in case['arrays'].items()}
+  terminated, truncated, valid = case['masks'].values()
+  gamma, trace = case['discount'], case['trace']
+  length, lanes = valid.shape
+  advantage = np.zeros((length, lanes))
+  for lane in range(lanes):
+    for start in range(length):
+      if not valid[start, lane]:
+        continue
+      returns, total, weight = [], 0.0, 1.0
+      for t in range(start, length):
+        total += weight * arrays['reward'][t, lane]
+        weight *= gamma
+        if terminated[t, lane]:
+          after = 0.0
+        elif truncated[t, lane]:
+          after = arrays['final_value'][t, lane]
+        elif t + 1 < length:
+          after = arrays['value'][t + 1, lane]
+        else:
+          after = arrays['last_value'][lane]
+        returns.append(total + weight * after)
+        if terminated[t, lane] or truncated[t, lane]:
+          break
+      # (1 - trace) * sum of trace^k R_k, the last one with all that is left.
+      powers = trace ** np.arange(len(returns))
+      shares = np.append((1 - trace) * powers[:-1], powers[-1])
+      advantage[start, lane] = shares @ returns - arrays['value'][start, lane]
+  return advantage
+
+
+@pytest.mark.parametrize('trace', [0.0, 0.8, 1.0])
+def test_against_all_n_step_returns(trace):
+  case = _case(np.random.default_rng(3), trace=trace)
+  got = _estimate(case)
+  want = _reference(case)
+  np.testing.assert_allclose(got.advantages, want, rtol=1e-4, atol=1e-5)
+  targets = want + case['arrays']['value']
+  np.testing.assert_allclose(got.targets, targets, rtol=1e-4, atol=1e-5)
+
+
+def test_by_hand():
+  """discount 1/2, trace 1/2: two steps to a terminal one, then two more."""
+  column = lambda *x: np.float32(x)[:, None]
+  case = {
+    'arrays': {
+      'reward': column(1, 4, 2, 8),
+      'value': column(2, 6, 4, 2),
+      'last_value': np.float32([16]),
+      'final_value': column(0, 0, 0, 0),
+    },
+    'masks': {'terminated': _at(1), 'truncated': NO, 'valid': YES},
+    'discount': 0.5,
+    'trace': 0.5,
+  }
+  # The surprises are 2, -2, -1 and 14.
+  want = column(2 - 0.25 * 2, -2, -1 + 0.25 * 14, 14)
+  got = _estimate(case)
+  np.testing.assert_allclose(got.advantages, want)
+  np.testing.assert_allclose(got.targets, want + case['arrays']['value'])
+
+
+def _changed(case, **masks):
+  return {**case, 'masks': {**case['masks'], **masks}}
+
+
+def _as_terminated(case):
+  masks = case['masks']
+  ended = masks['terminated'] | masks['truncated']
+  return _changed(case, terminated=ended, truncated=np.zeros_like(ended))
+
+
+def _from_next_episode(case):
+  """A truncated step judged by the first value of the episode after it."""
+  arrays = case['arrays']
+  after = np.concatenate([arrays['value'][1:], arrays['last_value'][None]])
+  return {**case, 'arrays': {**arrays, 'final_value': after}}
+
+
+def _resets_counted(case):
+  return _changed(case, valid=np.ones_like(case['masks']['valid']))
+
+
+def _not_cut(case):
+  none = np.zeros_like(case['masks']['terminated'])
+  return _changed(case, terminated=none)
+
+
+def _next_reward_dropped(case):
+  """The step after an end becomes a first step, and its reward is lost."""
+  arrays, masks = case['arrays'], case['masks']
+  ended = masks['terminated'] | masks['truncated']
+  reward = arrays['reward'].copy()
+  reward[1:][ended[:-1]] = 0
+  return {**case, 'arrays': {**arrays, 'reward': reward}}
+
+
+def _terminal_reward_dropped(case):
+  arrays, masks = case['arrays'], case['masks']
+  reward = np.where(masks['terminated'], 0, arrays['reward'])
+  return {**case, 'arrays': {**arrays, 'reward': reward}}
+
+
+@pytest.mark.parametrize(
+  'wrong',
+  [
+    _as_terminated,
+    _from_next_episode,
+    _resets_counted,
+    _not_cut,
+    _next_reward_dropped,
+    _terminal_reward_dropped,
+  ],
+)
+def test_known_errors_would_be_noticed(wrong):
+  case = _case(np.random.default_rng(3))
+  got = _estimate(wrong(case)).advantages
+  assert np.abs(got - _reference(case)).max() > 0.1
+
+
+def test_what_is_not_read_may_be_anything():
+  case = _case(np.random.default_rng(4))
+  want = _estimate(case)
+  arrays, masks = case['arrays'], case['masks']
+  final = np.where(masks['truncated'], arrays['final_value'], np.nan)
+  reward = np.where(masks['valid'], arrays['reward'], np.inf)
+  poisoned = {**arrays, 'final_value': final, 'reward': reward}
+  got = _estimate({**case, 'arrays': poisoned})
+  np.testing.assert_array_equal(got.advantages, want.advantages)
+  np.testing.assert_array_equal(got.targets, want.targets)
+  # Read where it should be: the same poison shows.
+  shown = np.where(masks['truncated'], np.nan, arrays['final_value'])
+  got = _estimate({**case, 'arrays': {**arrays, 'final_value': shown}})
+  assert np.isnan(got.advantages).any()

@@ -1,0 +1,89 @@
+"""Terms of the loss against their definitions, step by step, in float64."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from rl.ppo import losses, masked
+
+RNG = np.random.default_rng(11)
+
+
+def _numbers(*shape):
+  return RNG.normal(size=shape).astype(np.float32)
+
+
+def test_policy_loss():
+  log_ratio, advantage = 0.4 * _numbers(50), _numbers(50)
+  got = losses.policy_loss(jnp.asarray(log_ratio), jnp.asarray(advantage), 0.2)
+  want = []
+  for r, a in zip(np.exp(np.float64(log_ratio)), advantage, strict=True):
+    if a > 0:
+      want.append(-a * min(r, 1.2))
+    else:
+      want.append(-a * max(r, 0.8))
+  np.testing.assert_allclose(got, want, rtol=1e-5)
+
+
+def test_policy_loss_has_no_gradient_where_it_went_far_enough():
+  ratios = np.log([1.3, 1.3, 0.7, 0.7, 1.1])
+  advantage = jnp.array([1.0, -1.0, 1.0, -1.0, 1.0])
+  total = lambda x: losses.policy_loss(x, advantage, 0.2).sum()
+  got = jax.grad(total)(jnp.float32(ratios))
+  np.testing.assert_allclose(got, [0, 1.3, -0.7, 0, -1.1], rtol=1e-5)
+
+
+def test_value_loss():
+  value, old, target = _numbers(3, 40)
+  arrays = [jnp.asarray(x) for x in (value, old, target)]
+  near = np.clip(np.float64(value), old - 0.3, old + 0.3)
+  want = np.maximum((value - target) ** 2, (near - target) ** 2)
+  np.testing.assert_allclose(losses.value_loss(*arrays, 0.3), want, rtol=1e-4)
+  free = losses.value_loss(*arrays, None)
+  np.testing.assert_allclose(free, (value - target) ** 2, rtol=1e-5)
+  assert np.abs(free - want).max() > 0.1
+
+
+def test_kl_and_outside():
+  log_ratio = jnp.log(jnp.array([1.0, 1.19, 1.21, 0.81, 0.79]))
+  np.testing.assert_array_equal(losses.outside(log_ratio, 0.2), [0, 0, 1, 0, 1])
+  p, q = np.array([0.2, 0.5, 0.3]), np.array([0.25, 0.35, 0.4])
+  estimate = p @ np.asarray(losses.kl(jnp.asarray(np.log(q / p))))
+  np.testing.assert_allclose(estimate, p @ np.log(p / q), rtol=1e-4)
+
+
+def test_masked():
+  x, weight = _numbers(6, 7), np.float32(RNG.random((6, 7)) < 0.6)
+  kept = np.float64(x[weight > 0])
+  some = jnp.asarray(x), jnp.asarray(weight)
+  np.testing.assert_allclose(masked.mean(*some), kept.mean(), rtol=1e-5)
+  got = np.asarray(masked.standardize(*some))[weight > 0]
+  want = (kept - kept.mean()) / kept.std()
+  np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-5)
+  none = jnp.zeros((6, 7))
+  assert masked.mean(some[0], none) == 0
+  seen = masked.statistics(jnp.asarray(x[..., None] * [1, 2.0]), some[1])
+  np.testing.assert_allclose(seen.count, len(kept))
+  np.testing.assert_allclose(
+    seen.mean, [kept.mean(), 2 * kept.mean()], rtol=1e-4
+  )
+  np.testing.assert_allclose(
+    seen.m2 / seen.count, [kept.var(), 4 * kept.var()], rtol=1e-4
+  )
+
+
+def test_explained_variance():
+  target, weight = _numbers(300), np.ones(300, np.float32)
+  value = 0.5 * target + 3
+  arrays = [jnp.asarray(x) for x in (value, target, weight)]
+  np.testing.assert_allclose(
+    losses.explained_variance(*arrays), 0.75, rtol=1e-4
+  )
+  flat = losses.explained_variance(arrays[0], jnp.ones(300), arrays[2])
+  assert flat == 0
+  weight[:100] = 0
+  value[:100] = 1e6
+  got = losses.explained_variance(
+    jnp.asarray(value), arrays[1], jnp.asarray(weight)
+  )
+  np.testing.assert_allclose(got, 0.75, rtol=1e-4)

@@ -1,0 +1,80 @@
+"""Scaled rewards against a float64 loop over every step."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from rl.ppo import rewards
+
+SCALE = jax.jit(rewards.scale, static_argnames=('discount', 'clip'))
+
+
+def _steps(rng, length=31, lanes=3):
+  reward = rng.normal(1, 3, (length, lanes)).astype(np.float32)
+  ended = rng.random((length, lanes)) < 0.2
+  valid = np.ones_like(ended)
+  valid[1:, 0] = ~ended[:-1, 0]
+  ended &= valid
+  return np.where(valid, reward, 0), ended, valid
+
+
+def _reference(reward, ended, valid, discount, clip, seen=None, running=None):
+  """Scaled rewards; `seen` and `running` are changed."""
+  reward = np.float64(reward)
+  running = np.zeros(reward.shape[1]) if running is None else running
+  seen = [] if seen is None else seen
+  for t in range(len(reward)):
+    for lane in range(reward.shape[1]):
+      if valid[t, lane]:
+        running[lane] = discount * running[lane] + reward[t, lane]
+        seen.append(running[lane])
+      if ended[t, lane]:
+        running[lane] = 0
+  return np.clip(reward / np.std(seen), -clip, clip)
+
+
+def _scaled(state, steps, discount=0.97, clip=1.5):
+  reward, ended, valid = map(jnp.asarray, steps)
+  return SCALE(
+    state, reward, ended=ended, valid=valid, discount=discount, clip=clip
+  )
+
+
+def test_two_trajectories_continue_each_other():
+  rng = np.random.default_rng(5)
+  state, seen, running = rewards.init(3), [], np.zeros(3)
+  for _ in range(2):
+    steps = _steps(rng)
+    state, got = _scaled(state, steps)
+    want = _reference(*steps, 0.97, 1.5, seen, running)
+    np.testing.assert_allclose(got, want, rtol=1e-4)
+    np.testing.assert_allclose(state.running, running, rtol=1e-4, atol=1e-4)
+  assert state.statistics.count == len(seen)
+  assert np.abs(got).max() == np.float32(1.5)
+
+
+@pytest.mark.parametrize('wrong', ['discount', 'ends', 'resets'])
+def test_known_errors_would_be_noticed(wrong):
+  reward, ended, valid = _steps(np.random.default_rng(6), length=120)
+  want = _reference(reward, ended, valid, 0.999, 1e9)
+  discount = 0.999
+  if wrong == 'discount':
+    # The published code's own, whatever the agent's is.
+    discount = 0.99
+  elif wrong == 'ends':
+    ended = np.zeros_like(ended)
+  else:
+    valid = np.ones_like(valid)
+  _, got = _scaled(rewards.init(3), (reward, ended, valid), discount, 1e9)
+  ratio = np.asarray(got)[reward != 0] / want[reward != 0]
+  assert np.abs(ratio - 1).max() > 0.005
+
+
+def test_nothing_but_zeros_stays_zero():
+  zeros = np.zeros((5, 3))
+  state, got = _scaled(
+    rewards.init(3), (np.float32(zeros), zeros > 0, zeros == 0)
+  )
+  np.testing.assert_array_equal(got, zeros)
+  assert np.isfinite(jax.tree.leaves(state)[0]).all()
