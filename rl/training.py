@@ -158,7 +158,9 @@ class AgentTrainer:
       'mesh': mesh,
       'batch_size': steps * self.iterations_per_step,
       'evaluators': self._evaluators(),
-      'params': lambda state: self.learner.params(state.learner),
+      'params': lambda state: flax.serialization.to_state_dict(
+        self.learner.params(state.learner)
+      ),
     }
     if self.env.pure:
       batches = actors.NoBatches()

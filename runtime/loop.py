@@ -365,7 +365,12 @@ class _Loop(Generic[State]):
     self._timer.restart()
 
   def _write_row(self) -> None:
-    values = self._metrics.pop()
+    # What nothing was averaged for, such as episodes that none ended.
+    values = {
+      name: value
+      for name, value in self._metrics.pop().items()
+      if not np.isnan(value)
+    }
     step_s = self._timer.lap()
     row = {f'train/{name}': value for name, value in values.items()}
     if step_s is not None:

@@ -1,1 +1,5 @@
-"""Soft actor-critic: continuous actions, off policy."""
+"""SAC: soft actor-critic for continuous control (arXiv:1812.05905)."""
+
+from rl.sac.algorithm import SAC
+
+__all__ = ['SAC']
