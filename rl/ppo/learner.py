@@ -17,7 +17,7 @@ from jaxtyping import Array, Bool, Float, Key, PyTree, Shaped
 from rl import learner as learner_lib
 from rl import normalizer
 from rl.envs import spaces
-from rl.ppo import advantages, losses, masked, networks, rewards
+from rl.ppo import advantages, losses, masked, networks, rewards, shuffle
 from rl.ppo import settings as settings_lib
 
 __all__ = ['Acting', 'PPOLearner', 'PPOState']
@@ -321,8 +321,7 @@ class PPOLearner:
 
   def _indices(self, key: Key[Array, ''], count: int) -> Array:
     """Of the members of every minibatch, [updates, count // minibatches]."""
-    keys = jax.random.split(key, self.settings.num_epochs)
-    order = jax.vmap(lambda k: jax.random.permutation(k, count))(keys)
+    order = shuffle.permutations(key, self.settings.num_epochs, count)
     return order.reshape(-1, count // self.settings.num_minibatches)
 
   def _loss(

@@ -1,0 +1,199 @@
+"""What PPO's learner computes: ratios, masks, updates, refusals."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from rl import networks, rollout
+from rl.envs import lanes, spaces
+from rl.ppo import advantages, algorithm, losses
+from tests.rl.ppo import ppo_cases
+
+KEY = jax.random.key(4)
+COMMON = {
+  'encoder': networks.MLP((8,)),
+  'unroll_length': 8,
+  'num_minibatches': 2,
+  'num_epochs': 1,
+  'normalize_rewards': False,
+}
+
+
+def _setting(env, **changes):
+  settings = algorithm.PPO(**{**COMMON, **changes})
+  vector = lanes.Lanes(env, 4, max_steps=3)
+  learner = settings.learner(
+    vector.observation_space, vector.action_space, vector.num_lanes
+  )
+  state = learner.init(KEY)
+  _, trajectory = jax.jit(
+    lambda acting, stage: rollout.collect(vector, learner, acting, stage, KEY)
+  )(learner.acting(state), rollout.start(vector, learner, KEY))
+  return learner, state, trajectory
+
+
+@pytest.mark.parametrize(
+  'changes',
+  [
+    {},
+    {'separate': True, 'core': networks.GRU(4)},
+    {'normalize_observations': True},
+    {'core': networks.GRU(4), 'normalize_observations': True},
+  ],
+)
+@pytest.mark.parametrize('continuous', [False, True])
+def test_ratios_are_one_before_anything_is_learnt(changes, continuous):
+  env = ppo_cases.Recall(4, continuous)
+  big = jax.nn.initializers.normal(1.0)
+  learner, state, trajectory = _setting(
+    env, learning_rate=0.0, policy_init=big, **changes
+  )
+  learn = jax.jit(learner.learn)
+  _, metrics = learn(state, trajectory, KEY)
+  assert abs(metrics['kl']) < 1e-6
+  assert metrics['clip_fraction'] == 0
+  if 'core' in changes:
+    # Without the starts of episodes the memory is another one.
+    wrong = trajectory._replace(first=jnp.zeros_like(trajectory.first))
+    assert learn(state, wrong, KEY)[1]['kl'] > 1e-5
+
+
+def test_actions_span_the_box_and_are_judged_before_the_bounds():
+  env = ppo_cases.Recall(4, continuous=True)
+  learner, state, found = _setting(env, log_std=1.0)
+  drawn = np.float64(found.extras['drawn'])
+  assert (np.abs(drawn) > 1).any()
+  np.testing.assert_allclose(
+    found.action, 2 + 2 * np.clip(drawn, -1, 1), rtol=1e-5
+  )
+  acting = learner.acting(state)
+  out = learner.network.apply(acting.params, (), found.observation, found.first)
+  z = (drawn - np.float64(out.policy.mean)) / np.e
+  want = (-0.5 * z**2 - 1 - 0.5 * np.log(2 * np.pi)).sum(-1)
+  np.testing.assert_allclose(found.extras['log_prob'], want, rtol=1e-4)
+
+
+def test_greedy_is_an_option():
+  env = ppo_cases.Recall(4, continuous=True)
+  for greedy in (False, True):
+    learner, state, found = _setting(env, greedy=greedy)
+    arguments = (found.observation[0], found.first[0])
+    actions = [
+      learner.greedy(
+        learner.acting(state), (), *arguments, jax.random.key(i)
+      ).action
+      for i in range(2)
+    ]
+    assert (np.asarray(actions[0] == actions[1]).all()) == greedy
+
+
+def test_steps_that_reset_change_nothing():
+  changes = {'normalize_rewards': True, 'normalize_observations': True}
+  learner, state, found = _setting(ppo_cases.Recall(4), **changes)
+  ended = np.asarray(found.terminated | found.truncated)
+  valid = np.ones_like(ended)
+  valid[1:] = ~ended[:-1]
+  assert not valid.all()
+  found = found._replace(
+    valid=jnp.asarray(valid), truncated=found.truncated & valid
+  )
+  poison = lambda x, other: jnp.where(
+    valid.reshape(valid.shape + (1,) * (x.ndim - 2)), x, other
+  )
+  other = found._replace(
+    observation=poison(found.observation, 9.0),
+    action=poison(found.action, 0),
+    extras=jax.tree.map(lambda x: poison(x, -0.5), found.extras),
+  )
+  learn = jax.jit(learner.learn)
+  want, metrics = learn(state, found, KEY)
+  got, _ = learn(state, other, KEY)
+  for a, b in zip(jax.tree.leaves(got), jax.tree.leaves(want), strict=True):
+    np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
+  assert metrics['grad_norm'] > 0
+  # Were they counted, the same poison would show.
+  counted = other._replace(valid=jnp.ones_like(found.valid))
+  wrong, _ = learn(state, counted, KEY)
+  assert np.abs(wrong.observations.mean - want.observations.mean).max() > 0.1
+
+
+def test_one_update_is_the_gradient_of_the_written_out_loss():
+  changes = {'num_minibatches': 1, 'max_grad_norm': 0.05}
+  learner, state, found = _setting(ppo_cases.Recall(4), **changes)
+  assert found.truncated.any()
+  got, metrics = jax.jit(learner.learn)(state, found, KEY)
+  chosen = learner.settings
+  apply = lambda params, *x: learner.network.apply(params, (), *x)
+  last = apply(
+    state.params, found.last_observation[None], found.last_first[None]
+  )
+  judged = advantages.estimate(
+    found.reward,
+    found.extras['value'],
+    last.value[0],
+    found.final,
+    terminated=found.terminated,
+    truncated=found.truncated,
+    valid=found.valid,
+    discount=chosen.discount,
+    trace=chosen.trace,
+  )
+  scaled = (judged.advantages - judged.advantages.mean()) / (
+    judged.advantages.std() + 1e-8
+  )
+
+  def loss(params):
+    out = apply(params, found.observation, found.first)
+    log_p = jax.nn.log_softmax(out.policy.logits)
+    taken = jnp.take_along_axis(log_p, found.action[..., None], -1)[..., 0]
+    surrogate = losses.policy_loss(
+      taken - found.extras['log_prob'], scaled, 0.2
+    ).mean()
+    errors = losses.value_loss(
+      out.value, found.extras['value'], judged.targets, 0.2
+    ).mean()
+    entropy = -(jnp.exp(log_p) * log_p).sum(-1).mean()
+    return surrogate + 0.5 * errors - 0.01 * entropy
+
+  grads = jax.grad(loss)(state.params)
+  norm = optax.global_norm(grads)
+  assert norm > 0.05
+  np.testing.assert_allclose(metrics['grad_norm'], norm, rtol=1e-4)
+  # Adam's first step, by its definition.
+  want = jax.tree.map(
+    lambda p, g: p - 5e-4 * (c := g * 0.05 / norm) / (jnp.abs(c) + 1e-5),
+    state.params,
+    grads,
+  )
+  for a, b in zip(
+    jax.tree.leaves(got.params), jax.tree.leaves(want), strict=True
+  ):
+    np.testing.assert_allclose(a, b, rtol=1e-4, atol=2e-6)
+
+
+@pytest.mark.parametrize(
+  ('settings', 'message'),
+  [
+    ({'num_minibatches': 3}, 'must divide the steps'),
+    ({'core': networks.GRU(2), 'num_minibatches': 8}, 'must divide the lanes'),
+    ({'discount': 1.5}, 'discount must be in'),
+    ({'clip_ratio': 0.0}, 'clip_ratio must be positive'),
+    ({'reward_discount': 0.9}, 'reward_discount is read only'),
+  ],
+)
+def test_refusals(settings, message):
+  box = spaces.Box((2,), -1.0, 1.0)
+  with pytest.raises(ValueError, match=message):
+    algorithm.PPO(**{**COMMON, **settings}).learner(box, spaces.Discrete(2), 4)
+
+
+def test_refused_spaces():
+  whole = spaces.Box((2,), 0, 9, 'int32')
+  box = spaces.Box((2,), -1.0, 1.0)
+  with pytest.raises(ValueError, match='box of floats'):
+    algorithm.PPO(**COMMON).learner(box, whole, 4)
+  settings = algorithm.PPO(**COMMON, normalize_observations=True)
+  with pytest.raises(ValueError, match='normalize_observations'):
+    settings.learner(spaces.pixels(8), spaces.Discrete(2), 4)
