@@ -15,6 +15,7 @@ import flax
 import jax
 import jax.numpy as jnp
 import numpy as np
+from absl import logging
 from clu import metrics as clu_metrics
 from jaxtyping import Array, Key, PyTree
 
@@ -223,10 +224,14 @@ class AgentTrainer:
     shards = np.prod([mesh.shape[axis] for axis in mesh_lib.BATCH_AXES])
     count = self.num_agents if self.num_agents > 1 else self.env.num_lanes
     if count % shards:
-      raise ValueError(
-        'agents, or the lanes of one, must divide by the mesh axes data x '
-        f'fsdp, got {self.num_agents=} {self.env.num_lanes=} for {shards}'
+      logging.warning(
+        'every device does all the work: agents, or the lanes of one, do not '
+        'divide by the mesh axes data x fsdp, num_agents=%d num_lanes=%d for %d',
+        self.num_agents,
+        self.env.num_lanes,
+        shards,
       )
+      split = whole
     everywhere = functools.partial(jax.tree.map, lambda leaf: whole)
     apart = functools.partial(jax.tree.map, lambda leaf: split)
     if self.num_agents == 1:

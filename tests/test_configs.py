@@ -7,14 +7,15 @@ import numpy as np
 import pytest
 
 from performer import train_lib
+from rl import train_lib as rl_train_lib
 from runtime import config, config_errors, config_files, context
 
 # Fragments that others include; they leave required values open.
 FRAGMENTS = {
   f'configs/performer/{name}.gin'
   for name in ('base', 'trembl', 'slim', 'slim_base', 'slim_text')
-}
-ROOTS = {'performer': train_lib.train}
+} | {f'configs/rl/{name}.gin' for name in ('base', 'ray')}
+ROOTS = {'performer': train_lib.train, 'rl': rl_train_lib.train}
 FILE_MACROS = ('TRAIN_FILE', 'VALID_FILE', 'TEST_FILE', 'OOD_FILE')
 
 CONFIGS = sorted(
@@ -138,8 +139,9 @@ def test_builds_without_allocating_and_uses_every_binding(
   )
 
 
-# It has no open macros: what it lacks is the experiment.
+# They have no open macros: what they lack is the experiment.
 OVERLAY = 'configs/performer/slim.gin'
+RAY = 'configs/rl/ray.gin'
 
 
 def test_any_causal_experiment_by_chunks(capsys):
@@ -152,10 +154,21 @@ def test_any_causal_experiment_by_chunks(capsys):
   assert 'activations kept' in capsys.readouterr().out
 
 
-@pytest.mark.parametrize('name', sorted(FRAGMENTS - {OVERLAY}))
+def test_any_strategy_in_simulators_on_many_machines():
+  files = ['configs/rl/es_swimmer.gin', RAY]
+  with config.session(rl_train_lib.train, files, ['NUM_WORKERS = 3']) as parsed:
+    parsed.build(
+      workdir='unused', seed=0, context=context.RunContext(dry_run=True)
+    )
+    parsed.check()
+    assert 'Ray.num_workers = %NUM_WORKERS' in parsed.operative()
+
+
+@pytest.mark.parametrize('name', sorted(FRAGMENTS - {OVERLAY, RAY}))
 def test_fragments_say_what_they_lack(name):
+  lacks = r'D_FF|TASK|D_MODEL|model|STEPS|TRAINER'
   with (
-    pytest.raises(config_errors.ConfigError, match=r'D_FF|TASK|D_MODEL|model'),
+    pytest.raises(config_errors.ConfigError, match=lacks),
     config.session(root_of(name), [name], []),
   ):
     pass
@@ -163,9 +176,9 @@ def test_fragments_say_what_they_lack(name):
 
 @pytest.mark.parametrize('name', COMPLETE)
 def test_misspelt_macro_is_refused(name, data_params):
-  params = [*params_of(name, data_params), 'NUM_LAYER = 1']
+  params = [*params_of(name, data_params), 'EVAL_EVER = 1']
   with (
-    pytest.raises(config_errors.ConfigError, match=r'NUM_LAYER\b.*NUM_LAYERS'),
+    pytest.raises(config_errors.ConfigError, match=r'EVAL_EVER\b.*EVAL_EVERY'),
     config.session(root_of(name), [name], params),
   ):
     pass

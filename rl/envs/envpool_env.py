@@ -1,6 +1,7 @@
 """Simulators of EnvPool, stepped by its own threads."""
 
 import difflib
+import functools
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -26,7 +27,8 @@ class EnvPoolVector(host_vector.HostVector):
 
   EnvPool takes seeds only when it is built, so that every reset builds it
   anew: about three milliseconds a lane of MuJoCo, less elsewhere, and seconds the
-  first time where a task has assets to load. A lane is a function of its key and its actions.
+  first time where a task has assets to load. A lane is a function of its key
+  and its actions. A pickle is of the arguments, not of running simulators.
 
   Args:
     task: an id of EnvPool, such as 'HalfCheetah-v4' or 'CheetahRun-v1'.
@@ -77,6 +79,12 @@ class EnvPoolVector(host_vector.HostVector):
       action_space=foreign_spaces.convert(spec.gymnasium_action_space),
       resets_at_once=False,
     )
+
+  def __reduce__(self) -> tuple:
+    """Pickled as its arguments: other processes build their own."""
+    settings = {'step_reward': self._step_reward, 'info': self._info}
+    make = functools.partial(EnvPoolVector, **settings, **self._options)
+    return make, (self._task, self.num_lanes)
 
   def _reset(self, seeds: list[int]) -> Any:
     self.close()

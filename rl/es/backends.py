@@ -6,7 +6,6 @@ simulators, whose rollouts need no mesh.
 """
 
 import dataclasses
-import functools
 
 import jax
 
@@ -44,6 +43,21 @@ class Lanes:
 
 
 @dataclasses.dataclass(frozen=True)
+class _Make:
+  """Makes a worker's evaluator, there."""
+
+  lanes: Lanes
+  env: protocol.VectorEnvironment
+  policy: policies.Policy
+  clip: float | None
+
+  def __call__(self) -> vector_evaluator.VectorEvaluator:
+    return self.lanes(
+      env=self.env, policy=self.policy, mesh=None, clip=self.clip
+    )
+
+
+@dataclasses.dataclass(frozen=True)
 class Ray:
   """Rollouts of Ray's workers, each with lanes of its own.
 
@@ -61,7 +75,7 @@ class Ray:
   num_workers: int = 2
   directions_per_task: int = 8
   timeout: float | None = None
-  cpus: float = 1
+  cpus: float = 1.0
 
   def __call__(
     self,
@@ -73,13 +87,11 @@ class Ray:
   ) -> ray_evaluator.RayEvaluator:
     """Makes the evaluator; workers start when it is first asked."""
     del mesh
-    make = functools.partial(
-      self.lanes, env=env, policy=policy, mesh=None, clip=clip
-    )
     return ray_evaluator.RayEvaluator(
-      make,
+      _Make(self.lanes, env, policy, clip),
       num_workers=self.num_workers,
       directions_per_task=self.directions_per_task,
       timeout=self.timeout,
       cpus=self.cpus,
+      observation_shape=env.observation_space.shape,
     )

@@ -104,6 +104,7 @@ class RayEvaluator:
     timeout: seconds after which a task's worker is given up, compilation of its
       first task included; None: never.
     cpus: of one worker, for Ray's scheduling.
+    observation_shape: if it is known beforehand; None: a worker is asked.
 
   Raises:
     ValueError: if a number is not positive.
@@ -118,7 +119,8 @@ class RayEvaluator:
     num_workers: int = 2,
     directions_per_task: int = 8,
     timeout: float | None = None,
-    cpus: float = 1,
+    cpus: float = 1.0,
+    observation_shape: tuple[int, ...] | None = None,
   ) -> None:
     self._make, self._num_workers = make, num_workers
     self._per_task, self._timeout = directions_per_task, timeout
@@ -133,7 +135,7 @@ class RayEvaluator:
         raise ValueError(f'{name} must be positive, got {value}')
     self._workers: list[Any] = []
     self._started_ray = False
-    self._shape: tuple[int, ...] | None = None
+    self._shape = observation_shape
 
   @property
   def observation_shape(self) -> tuple[int, ...]:

@@ -51,7 +51,9 @@ class Evaluations:
     """What came back of the observed state's generation."""
     request, normalizer = self._state
     evaluation, center = self._run(request, normalizer)
-    return {'evaluation': evaluation, 'center': center}
+    # The loop wants a leading axis, over examples; this is one.
+    batch = {'evaluation': evaluation, 'center': center}
+    return jax.tree.map(lambda leaf: jnp.asarray(leaf)[None], batch)
 
   def get_state(self) -> dict[str, Any]:
     """Nothing: what is asked depends on the state alone."""
@@ -173,8 +175,9 @@ class ESTrainer:
     """The update, after a host evaluated the generation."""
     algorithm = self._strategy
     request = algorithm.ask(state)
+    found = jax.tree.map(lambda leaf: leaf[0], batch)
     return _collected(
-      *algorithm.tell(state, request, batch['evaluation'], batch['center'])
+      *algorithm.tell(state, request, found['evaluation'], found['center'])
     )
 
   def _evaluators(

@@ -108,6 +108,14 @@ def test_devices_share_the_work(tmp_path, num_agents):
   assert not split.is_fully_replicated
 
 
+def test_what_cannot_be_shared_is_done_everywhere(caplog):
+  mesh = mesh_lib.MeshConfig().make(jax.devices()[:3])
+  experiment = _trainer(2).experiment(seed=0, mesh=mesh)
+  assert 'num_agents=2 num_lanes=8 for 3' in caplog.text
+  shardings = jax.tree.leaves(experiment.shardings)
+  assert all(s.is_fully_replicated for s in shardings)
+
+
 @pytest.mark.parametrize('pipelined', [False, True])
 def test_simulators_learn_from_the_parameters_they_should(tmp_path, pipelined):
   vector = agent_cases.Host(lanes.Lanes(ENV, 4))
@@ -154,9 +162,6 @@ def test_what_does_not_fit_is_refused():
     _trainer(2, host=True)
   with pytest.raises(ValueError, match='eval_episodes must be positive'):
     _trainer(eval_episodes=0)
-  mesh = mesh_lib.MeshConfig().make(jax.devices()[:3])
-  with pytest.raises(ValueError, match=r'num_agents=2'):
-    _trainer(2).experiment(seed=0, mesh=mesh)
   other = lanes.Lanes(pendulum.Pendulum(), 2)
   trainer = training.AgentTrainer(
     agent_cases.Counting(), lanes.Lanes(ENV, 2), {'test': other}

@@ -1,0 +1,91 @@
+"""Evolution strategies in the training loop, with either kind of evaluator."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from rl.envs import pendulum
+from rl.es import backends, policies, strategy, training
+from runtime import durations, loop
+from runtime import mesh as mesh_lib
+from tests.rl.es import ray_cases
+
+POLICY = functools.partial(policies.MLP, hidden=(4,))
+
+
+def _trainer(host=False, **settings):
+  task = pendulum.Pendulum(max_steps=6)
+  if host:
+    task, settings['evaluator'] = ray_cases.Walk(5), backends.Lanes()
+  config = strategy.ESConfig(num_pairs=6, center_evaluations=2)
+  return training.ESTrainer(
+    task, POLICY, config, optax.adam(0.1), eval_episodes=3, **settings
+  )
+
+
+def _run(trainer, workdir, steps, *, devices=1):
+  mesh = mesh_lib.MeshConfig().make(jax.devices()[:devices])
+  every = durations.Duration(steps=2)
+  config = loop.LoopConfig(
+    durations.Duration(steps=steps), 2, eval_every=every, checkpoint_every=every
+  )
+  experiment = trainer.experiment(seed=3, mesh=mesh)
+  return loop.run(experiment, config, workdir=workdir, seed=3).state
+
+
+@pytest.mark.parametrize('host', [False, True])
+def test_a_resumed_run_is_the_uninterrupted_one(tmp_path, host):
+  whole = _run(_trainer(host), tmp_path / 'whole', 5)
+  _run(_trainer(host), tmp_path / 'parts', 2)
+  parts = _run(_trainer(host), tmp_path / 'parts', 5)
+  for name in ('theta', 'opt_state', 'normalizer', 'generation'):
+    a, b = getattr(whole, name), getattr(parts, name)
+    jax.tree.map(np.testing.assert_array_equal, a, b)
+  first = _run(_trainer(host), tmp_path / 'first', 0).theta
+  assert np.abs(whole.theta - first).max() > 0.1
+
+
+def test_the_loop_changes_no_generation(tmp_path):
+  trainer = _trainer(host=True)
+  looped = _run(trainer, tmp_path, 3)
+  evaluator = backends.Lanes()(
+    env=ray_cases.Walk(3), policy=trainer.fitted_policy, mesh=None, clip=None
+  )
+  algorithm = strategy.Strategy(trainer.config, trainer.optimizer)
+  policy_key, key = jax.random.split(jax.random.key(3))
+  theta = trainer.fitted_policy.init(policy_key)
+  state = algorithm.init(theta, key, evaluator.observation_shape)
+  for _ in range(3):
+    state, _ = algorithm.step(state, evaluator)
+  np.testing.assert_allclose(looped.theta, state.theta, rtol=1e-5, atol=1e-6)
+
+
+def test_players_normalise_as_rollouts_do(tmp_path):
+  trainer = _trainer(clip=0.5)
+  state = _run(trainer, tmp_path, 3)
+  player = trainer.player(state)
+  seen = jnp.array([[0.3, -2.0, 9.0], [0.1, 0.2, 0.3]])
+  first = jnp.ones(2, bool)
+  _, action = player.act(player.initial_memory(2), seen, first, None)
+  stats = state.normalizer
+  std = np.sqrt(np.asarray(stats.m2) / np.asarray(stats.count))
+  scaled = np.clip((seen - np.asarray(stats.mean)) / std, -0.5, 0.5)
+  params = trainer.fitted_policy.unravel(state.theta)
+  act = functools.partial(trainer.fitted_policy.act, params, ())
+  expected = [act(jnp.asarray(row))[1] for row in scaled]
+  np.testing.assert_allclose(action, expected, rtol=1e-4)
+
+
+def test_negative_episodes_are_refused():
+  with pytest.raises(ValueError, match='eval_episodes must not be negative'):
+    training.ESTrainer(
+      pendulum.Pendulum(),
+      POLICY,
+      strategy.ESConfig(num_pairs=2),
+      optax.sgd(1.0),
+      eval_episodes=-1,
+    )
