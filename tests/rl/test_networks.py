@@ -87,6 +87,29 @@ def test_impala_blocks_add_their_input():
   )
 
 
+def test_orthogonal_in_many_agents_at_once():
+  init = networks.orthogonal(3.0)
+  keys = jax.random.split(KEY, 300)
+  draw = jax.jit(
+    jax.vmap(lambda key: (init(key, (5, 4)), init(key, (1, 3, 7))))
+  )
+  tall, wide = (np.float64(x) for x in draw(keys))
+  grams = np.einsum('nij,nik->njk', tall, tall)
+  np.testing.assert_allclose(
+    grams, np.tile(9 * np.eye(4), (300, 1, 1)), atol=1e-4
+  )
+  wide = wide.reshape(300, 3, 7)
+  grams = np.einsum('nij,nkj->nik', wide, wide)
+  np.testing.assert_allclose(
+    grams, np.tile(9 * np.eye(3), (300, 1, 1)), atol=1e-4
+  )
+  # Uniform: every entry has mean 0 and second moment gain^2 / rows.
+  for x, size in ((tall, 5), (wide, 7)):
+    assert np.abs(x.mean(0)).max() < 4.5 * 3 / np.sqrt(size * 300)
+    spread = (x**2).std(0) / np.sqrt(300)
+    assert (np.abs((x**2).mean(0) - 9 / size) < 4.5 * spread).all()
+
+
 def test_symmetric_uniform():
   draw = networks.symmetric_uniform(0.03)(KEY, (20_000,))
   # A mean within four standard errors, and both ends reached.

@@ -1,6 +1,5 @@
 """PPO learns: toy tasks in seconds, cart-pole on every seed."""
 
-import jax
 import numpy as np
 import optax
 import pytest
@@ -51,7 +50,7 @@ def test_cart_pole_on_ten_of_ten_seeds():
   settings = algorithm.PPO(
     encoder=networks.MLP(),
     separate=True,
-    value_init=jax.nn.initializers.orthogonal(1.0),
+    value_init=networks.orthogonal(1.0),
     unroll_length=128,
     num_minibatches=4,
     num_epochs=4,
