@@ -3,6 +3,7 @@
 Taking the first episodes that end among all lanes would favour short ones.
 """
 
+import dataclasses
 import functools
 from typing import Any, NamedTuple
 
@@ -13,9 +14,9 @@ from jaxtyping import Array, Float, Int, Key, PyTree
 
 from rl import learner as learner_lib
 from rl import rollout
-from rl.envs import protocol
+from rl.envs import protocol, spaces
 
-__all__ = ['Episodes', 'evaluate', 'evaluate_on_host']
+__all__ = ['Episodes', 'RandomPlayer', 'evaluate', 'evaluate_on_host']
 
 
 class Episodes(NamedTuple):
@@ -30,6 +31,34 @@ class Episodes(NamedTuple):
   lengths: Int[Array | np.ndarray, 'n e']
 
 
+@dataclasses.dataclass(frozen=True)
+class RandomPlayer:
+  """Acts uniformly at random: what any agent should surpass.
+
+  It has what `evaluate` needs of a learner; `acting` may be anything.
+
+  Attributes:
+    action_space: discrete, or a bounded box.
+  """
+
+  action_space: spaces.Space
+
+  def initial_memory(self, num_lanes: int) -> PyTree:
+    """None."""
+    del num_lanes
+    return ()
+
+  def greedy(
+    self, acting: Any, memory: Any, observation: Any, first: Any, key: Array
+  ) -> learner_lib.Action:
+    """One draw per lane."""
+    del acting, observation
+    keys = jax.random.split(key, len(first))
+    return learner_lib.Action(
+      memory, jax.vmap(self.action_space.sample)(keys), ()
+    )
+
+
 class _Carry(NamedTuple):
   stage: rollout.Stage
   time: Any
@@ -39,7 +68,7 @@ class _Carry(NamedTuple):
 
 def evaluate(
   env: protocol.VectorEnvironment,
-  learner: learner_lib.Learner,
+  learner: learner_lib.Learner | RandomPlayer,
   acting: PyTree,
   key: Key[Array, ''],
   *,
@@ -94,7 +123,7 @@ def _check(episodes: int) -> None:
 
 
 def _chosen(
-  learner: learner_lib.Learner,
+  learner: learner_lib.Learner | RandomPlayer,
   acting: PyTree,
   stage: PyTree,
   key: Key[Array, ''],
@@ -120,7 +149,7 @@ def _step(
 
 def evaluate_on_host(
   env: protocol.VectorEnvironment,
-  learner: learner_lib.Learner,
+  learner: learner_lib.Learner | RandomPlayer,
   acting: PyTree,
   key: Key[Array, ''],
   *,
@@ -150,6 +179,6 @@ def evaluate_on_host(
 
 
 @functools.lru_cache(maxsize=8)
-def _jitted(learner: learner_lib.Learner) -> Any:
+def _jitted(learner: learner_lib.Learner | RandomPlayer) -> Any:
   """One program per learner, however often it is evaluated."""
   return jax.jit(functools.partial(_chosen, learner))

@@ -2,7 +2,7 @@
 
 import os
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -12,7 +12,6 @@ from jaxtyping import Float
 
 from rl import film as film_lib
 from rl import training
-from runtime import loop as loop_lib
 from runtime import report as report_lib
 from runtime import writers
 
@@ -41,32 +40,46 @@ def returns(
   return steps, np.stack(agents or [mean])
 
 
-def score_rows(rows: Sequence[Row]) -> list[dict[str, Any]]:
-  """The final table: the last returns, in training and in every evaluation.
+def score_rows(
+  rows: Sequence[Row], random: Mapping[str, Float[np.ndarray, ' e']]
+) -> list[dict[str, Any]]:
+  """The final table: the last returns, beside those of random actions.
 
   Args:
     rows: of `metrics.jsonl`.
+    random: returns of random actions, by the name of the evaluation.
 
   Returns:
-    One row per set: median, quartiles and mean over agents, or over the
-    evaluation's only one.
+    One row per set: mean and its standard error, median and quartiles, over
+    agents if there are several; of one agent's evaluation, over its episodes.
   """
   table = []
   for name in _return_names(rows):
     steps, values = returns(rows, name)
     last = values[:, -1]
-    low, middle, high = np.nanpercentile(last, (25, 50, 75))
-    line = {
-      'returns': name.removesuffix('/episode_return'),
-      'step': int(steps[-1]),
-      'agents': len(last),
-      'median': middle,
-      'lower quartile': low,
-      'upper quartile': high,
-      'mean': np.nanmean(last),
-    }
+    line = {'returns': name.removesuffix('/episode_return')}
+    line |= {'step': int(steps[-1]), 'over': f'{len(last)} agents'}
+    line |= _summary(last)
+    if len(last) == 1:
+      error = report_lib.series(rows, f'{name}_error')[1]
+      line['over'] = 'episodes'
+      line['error'] = error[-1] if error.size else None
     table.append(line)
+  for name, values in random.items():
+    line = {'returns': f'random actions, {name}', 'step': None}
+    table.append(line | {'over': 'episodes'} | _summary(values))
   return table
+
+
+def _summary(values: Float[np.ndarray, ' n']) -> dict[str, float]:
+  low, middle, high = np.nanpercentile(values, (25, 50, 75))
+  return {
+    'mean': np.nanmean(values),
+    'error': np.nanstd(values) / np.sqrt(len(values)),
+    'lower quartile': low,
+    'median': middle,
+    'upper quartile': high,
+  }
 
 
 def draw_returns(
@@ -104,25 +117,29 @@ def _return_names(rows: Sequence[Row]) -> list[str]:
 def report(
   workdir: str | os.PathLike[str],
   *,
-  experiment: loop_lib.Experiment,
+  trainer: training.Trainer,
+  state: Any,
+  seed: int,
+  steps_per_iteration: int,
   film: film_lib.Film | None,
-  player: film_lib.Player | None,
   argv: Sequence[str] = (),
 ) -> None:
   """Prints the final table and writes `workdir/report/`; on process 0 only.
 
   Args:
     workdir: folder of the run.
-    experiment: that ran.
+    trainer: that ran.
+    state: the last one.
+    seed: of the run.
+    steps_per_iteration: examples per step of the loop.
     film: what to film; None: nothing.
-    player: who acts in it.
     argv: the command line, to show how to continue.
   """
   if jax.process_index() != 0:
     return
   folder = pathlib.Path(workdir) / 'report'
   rows = writers.read_metrics(workdir)
-  scores = score_rows(rows)
+  scores = score_rows(rows, trainer.random_returns(seed))
   report_lib.write_table(scores, folder / 'scores')
   print(f'\n{report_lib.table(scores)}')
   pictures = report_lib.can_draw()
@@ -131,10 +148,10 @@ def report(
     draw_returns(
       rows,
       folder / 'returns.png',
-      steps_per_iteration=experiment.batch_size,
+      steps_per_iteration=steps_per_iteration,
     )
     if film is not None:
-      frames = film.shoot(player, jax.random.key(0))
+      frames = film.shoot(trainer.player(state), jax.random.key(seed))
       film_lib.write_gif(frames, folder / 'film.gif', frame_s=film.frame_s)
   else:
     logging.warning('no pictures: they need the extra `report` (matplotlib)')

@@ -1,7 +1,7 @@
 """Acting in lanes for T steps, traced in JAX or with simulators on the host."""
 
 import functools
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -48,14 +48,15 @@ class _Row(NamedTuple):
 
 def start(
   env: protocol.VectorEnvironment,
-  learner: learner_lib.Learner,
+  learner: Any,
   key: Key[Array, ''],
 ) -> Stage:
   """Starts an episode in every lane.
 
   Args:
     env: the lanes.
-    learner: whose memory goes along.
+    learner: whose memory goes along: a `learner.Learner`, or another that has
+      `initial_memory`.
     key: of all lanes.
 
   Returns:

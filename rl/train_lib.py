@@ -47,9 +47,11 @@ def train(
     if result.finished:
       results.report(
         workdir,
-        experiment=experiment,
+        trainer=trainer,
+        state=result.state,
+        seed=seed,
+        steps_per_iteration=experiment.batch_size,
         film=film,
-        player=trainer.player(result.state),
         argv=context.argv,
       )
     return result

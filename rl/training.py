@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 from absl import logging
 from clu import metrics as clu_metrics
-from jaxtyping import Array, Key, PyTree
+from jaxtyping import Array, Float, Key, PyTree
 
 from rl import actors, evaluation, rollout
 from rl import film as film_lib
@@ -27,7 +27,13 @@ from runtime import loop as loop_lib
 from runtime import mesh as mesh_lib
 from runtime import metrics as metrics_lib
 
-__all__ = ['AgentTrainer', 'TrainState', 'Trainer', 'agent_name']
+__all__ = [
+  'AgentTrainer',
+  'TrainState',
+  'Trainer',
+  'agent_name',
+  'random_returns',
+]
 
 
 @flax.struct.dataclass
@@ -63,6 +69,10 @@ class Trainer(Protocol):
 
   def player(self, state: Any) -> film_lib.Player:
     """Acts as a state of the experiment has learnt to."""
+    ...
+
+  def random_returns(self, seed: int) -> Mapping[str, Float[np.ndarray, ' e']]:
+    """Returns of random actions, by the name of the evaluation."""
     ...
 
   def close(self) -> None:
@@ -193,6 +203,13 @@ class AgentTrainer:
       one = jax.tree.map(lambda x: x[0], one)
     return _Player(self.learner, self.learner.acting(one))
 
+  def random_returns(self, seed: int) -> dict[str, Float[np.ndarray, ' e']]:
+    """In every evaluation's lanes, as many episodes as an evaluation has."""
+    return {
+      name: random_returns(env, seed, episodes=self.eval_episodes)
+      for name, env in self.eval_envs.items()
+    }
+
   def close(self) -> None:
     """Stops the actors, then closes all environments."""
     for actor in self._actors:
@@ -314,6 +331,26 @@ class AgentTrainer:
     return run
 
 
+def random_returns(
+  env: protocol.VectorEnvironment, seed: int, *, episodes: int
+) -> Float[np.ndarray, ' e']:
+  """Returns of random actions.
+
+  Args:
+    env: the lanes; actions must be discrete or in a bounded box.
+    seed: of lanes and actions.
+    episodes: of each lane.
+  """
+  player = evaluation.RandomPlayer(env.action_space)
+  run = evaluation.evaluate_on_host
+  if env.pure:
+    run = jax.jit(
+      evaluation.evaluate, static_argnums=(0, 1), static_argnames='episodes'
+    )
+  found = run(env, player, (), jax.random.key(seed), episodes=episodes)
+  return np.asarray(found.returns, np.float64).reshape(-1)
+
+
 class _Player(NamedTuple):
   """A learner and what it acts with."""
 
@@ -369,5 +406,5 @@ def _scores(found: evaluation.Episodes, several: bool) -> dict[str, float]:
     for agent, values in enumerate(returns):
       scores[agent_name('episode_return', agent)] = values.mean()
   else:
-    scores['episode_return_std'] = returns.std()
+    scores['episode_return_error'] = returns.std() / np.sqrt(returns.size)
   return scores

@@ -113,6 +113,8 @@ class MLP:
     hidden: widths of the hidden layers; () is a linear policy.
     activation: of hidden units.
     bias: whether layers have biases.
+    init_scale: factor on the first weights; 0 starts at zero, as augmented
+      random search does (arXiv:1803.07055).
 
   Raises:
     ValueError: if a width is not positive or a space is not supported.
@@ -123,6 +125,7 @@ class MLP:
   hidden: tuple[int, ...] = (32, 32)
   activation: Callable[[Array], Array] = jnp.tanh
   bias: bool = True
+  init_scale: float = 1.0
 
   def __post_init__(self) -> None:
     space = self.observation_space
@@ -148,12 +151,13 @@ class MLP:
     return sum((rows + self.bias) * columns for rows, columns in self.shapes)
 
   def init(self, key: Key[Array, '']) -> Float[Array, ' d']:
-    """Weights from N(0, 1 / fan in), biases 0."""
+    """Weights from N(0, init_scale^2 / fan in), biases 0."""
     parts = []
     for i, (rows, columns) in enumerate(self.shapes):
       layer_key = jax.random.fold_in(key, i)
       weights = jax.random.normal(layer_key, (rows * columns,))
-      parts += [weights * rows**-0.5, jnp.zeros(columns * self.bias)]
+      scale = self.init_scale * rows**-0.5
+      parts += [weights * scale, jnp.zeros(columns * self.bias)]
     return jnp.concatenate(parts)
 
   def unravel(self, theta: Float[Array, ' d']) -> PyTree:

@@ -10,12 +10,12 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from clu import metrics as clu_metrics
-from jaxtyping import PyTree
+from jaxtyping import Float, PyTree
 
-from rl import actors
+from rl import actors, training
 from rl import film as film_lib
 from rl import normalizer as normalizer_lib
-from rl.envs import protocol, spaces
+from rl.envs import lanes, protocol, spaces
 from rl.es import evaluator as evaluator_lib
 from rl.es import jax_evaluator, policies, ray_evaluator, strategy
 from runtime import loop as loop_lib
@@ -147,6 +147,17 @@ class ESTrainer:
     params = self.fitted_policy.unravel(state.theta)
     return _Player(self.fitted_policy, params, state.normalizer, self.clip)
 
+  def random_returns(self, seed: int) -> dict[str, Float[np.ndarray, ' e']]:
+    """Of about as many episodes as an evaluation has."""
+    if not self.eval_episodes:
+      return {}
+    env, episodes = self.env, 1
+    if isinstance(env, protocol.VectorEnvironment):
+      episodes = -(-self.eval_episodes // env.num_lanes)
+    else:
+      env = lanes.Lanes(env, self.eval_episodes)
+    return {'center': training.random_returns(env, seed, episodes=episodes)}
+
   def close(self) -> None:
     """Closes workers and lanes."""
     for evaluator in self._evaluators_made:
@@ -203,7 +214,7 @@ class ESTrainer:
       lengths = np.asarray(found.lengths, np.float64)[np.asarray(found.valid)]
       return {
         'episode_return': returns.mean(),
-        'episode_return_std': returns.std(),
+        'episode_return_error': returns.std() / np.sqrt(returns.size),
         'episode_length': lengths.mean(),
       }
 

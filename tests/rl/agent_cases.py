@@ -11,6 +11,8 @@ import numpy as np
 from rl import learner as learner_lib
 from rl.envs import lanes, protocol
 
+KEY = jax.random.key(12)
+
 
 @flax.struct.dataclass
 class CounterState:
