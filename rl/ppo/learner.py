@@ -307,12 +307,14 @@ class PPOLearner:
         steps.action[:, chosen],
         numbers,
       )
+      # Else the gathering is fused into each layer that reads it, and repeated.
+      some = jax.lax.optimization_barrier(some)
       grads, metrics = jax.grad(self._loss, has_aux=True)(params, some)
       # As one vector: the optimiser's price is the number of its operations.
       vector, unravel = flatten_util.ravel_pytree(grads)
       change, opt_state = self._optimizer.update(vector, opt_state)
       params = optax.apply_updates(params, unravel(change))
-      norm = optax.global_norm(vector)
+      norm = optax.tree.norm(vector)
       return (params, opt_state), {**metrics, 'grad_norm': norm}
 
     carry = (state.params, state.opt_state)

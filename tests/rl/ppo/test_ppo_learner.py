@@ -156,7 +156,7 @@ def test_one_update_is_the_gradient_of_the_written_out_loss():
     return surrogate + 0.5 * errors - 0.01 * entropy
 
   grads = jax.grad(loss)(state.params)
-  norm = optax.global_norm(grads)
+  norm = optax.tree.norm(grads)
   assert norm > 0.05
   np.testing.assert_allclose(metrics['grad_norm'], norm, rtol=1e-4)
   # Adam's first step, by its definition.

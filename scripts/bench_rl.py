@@ -1,0 +1,226 @@
+"""Steps per second of PPO in one compiled program, beside purejaxrl.
+
+  python scripts/bench_rl.py --purejaxrl=PATH
+
+Cart-pole with the recipe purejaxrl publishes: 4 lanes of 128 steps, 4 epochs of
+4 minibatches, MLPs 64-64 with tanh, Adam with a rate annealed from 2.5e-4. PATH
+is a checkout whose `purejaxrl/ppo.py` is imported; without it ours is measured
+alone. Both sides run in one process, in turns; steps are environment steps, per
+second of the CPU (all threads) and per second of the clock, medians, and ratios
+medians over turns. Then 64 agents by `vmap` beside one. Prints a table; writes
+`benchmarks/results/rl.json`.
+"""
+
+import argparse
+import dataclasses
+import json
+import os
+import pathlib
+import platform
+import statistics
+import sys
+import time
+from collections.abc import Callable, Sequence
+from importlib import metadata
+from typing import Any
+
+import jax
+import optax
+
+from rl import networks, rollout
+from rl.envs import cartpole, lanes
+from rl.ppo import algorithm
+from runtime import provenance, tables
+
+__all__ = ['main', 'measure', 'ours']
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+_PACKAGES = ('jax', 'jaxlib', 'numpy', 'optax', 'flax', 'gymnax', 'distrax')
+_LANES, _LENGTH, _MINIBATCHES, _EPOCHS, _RATE = 4, 128, 4, 4, 2.5e-4
+_STEPS = _LANES * _LENGTH
+# Environment steps of the published run, over which the rate is annealed.
+_PUBLISHED_STEPS = 500_000
+
+
+@dataclasses.dataclass(frozen=True)
+class Side:
+  """One program.
+
+  Attributes:
+    run: trains.
+    steps: environment steps it takes.
+  """
+
+  run: Callable[[], Any]
+  steps: int
+
+
+def ours(iterations: int, agents: int = 1) -> Side:
+  """Our program.
+
+  Args:
+    iterations: of acting and learning.
+    agents: trained at once, each from its own key.
+  """
+  vector = lanes.Lanes(cartpole.CartPoleBalance(), _LANES)
+  updates = _PUBLISHED_STEPS // _STEPS * _MINIBATCHES * _EPOCHS
+  settings = algorithm.PPO(
+    encoder=networks.MLP((64, 64)),
+    separate=True,
+    value_init=networks.orthogonal(1.0),
+    unroll_length=_LENGTH,
+    num_minibatches=_MINIBATCHES,
+    num_epochs=_EPOCHS,
+    learning_rate=optax.linear_schedule(_RATE, 0.0, updates),
+    # The peer halves the squared error, and weighs it by 1/2.
+    value_cost=0.25,
+    discount=0.99,
+    normalize_rewards=False,
+  )
+  learner = settings.learner(
+    vector.observation_space, vector.action_space, _LANES
+  )
+
+  def iterate(carry: tuple, key: jax.Array) -> tuple[tuple, Any]:
+    state, stage = carry
+    act_key, learn_key = jax.random.split(key)
+    stage, trajectory = rollout.collect(
+      vector, learner, learner.acting(state), stage, act_key
+    )
+    state, metrics = learner.learn(state, trajectory, learn_key)
+    return (state, stage), (metrics, trajectory.episode_return)
+
+  def train(key: jax.Array) -> Any:
+    init_key, lanes_key, key = jax.random.split(key, 3)
+    carry = learner.init(init_key), rollout.start(vector, learner, lanes_key)
+    return jax.lax.scan(iterate, carry, jax.random.split(key, iterations))
+
+  train = jax.jit(jax.vmap(train))
+  keys = jax.random.split(jax.random.key(0), agents)
+  return Side(lambda: train(keys), agents * iterations * _STEPS)
+
+
+def _peer(path: pathlib.Path, iterations: int) -> Side:
+  """The published program; the same number of steps."""
+  sys.path.insert(0, str(path))
+  try:
+    ppo = __import__('purejaxrl.ppo', fromlist=['_'])
+  finally:
+    sys.path.remove(str(path))
+  config = {
+    'LR': _RATE,
+    'NUM_ENVS': _LANES,
+    'NUM_STEPS': _LENGTH,
+    'TOTAL_TIMESTEPS': iterations * _STEPS,
+    'UPDATE_EPOCHS': _EPOCHS,
+    'NUM_MINIBATCHES': _MINIBATCHES,
+    'GAMMA': 0.99,
+    'GAE_LAMBDA': 0.95,
+    'CLIP_EPS': 0.2,
+    'ENT_COEF': 0.01,
+    'VF_COEF': 0.5,
+    'MAX_GRAD_NORM': 0.5,
+    'ACTIVATION': 'tanh',
+    'ENV_NAME': 'CartPole-v1',
+    'ANNEAL_LR': True,
+  }
+  train = jax.jit(ppo.make_train(config))
+  key = jax.random.PRNGKey(0)
+  return Side(lambda: train(key), iterations * _STEPS)
+
+
+def measure(
+  side: Side, other: Side | None, rounds: int
+) -> list[dict[str, float | str | None]]:
+  """Steps per second of both, in turns.
+
+  Args:
+    side: measured.
+    other: beside it; None: there is none.
+    rounds: turns.
+
+  Returns:
+    A row per clock: medians, and the median of the ratios side / other.
+  """
+  sides = [s for s in (side, other) if s is not None]
+  for one in sides:
+    jax.block_until_ready(one.run())
+  clocks = {'CPU': time.process_time, 'wall': time.perf_counter}
+  speeds: dict[str, list[list[float]]] = {c: [[], []] for c in clocks}
+  for _ in range(rounds):
+    for index, one in enumerate(sides):
+      begin = {name: clock() for name, clock in clocks.items()}
+      jax.block_until_ready(one.run())
+      for name, clock in clocks.items():
+        speeds[name][index].append(one.steps / (clock() - begin[name]))
+  return [_row(name, *found) for name, found in speeds.items()]
+
+
+def _row(
+  clock: str, found: list[float], others: list[float]
+) -> dict[str, float | str | None]:
+  row = {'clock': clock, 'steps/s': statistics.median(found)}
+  row |= {'other steps/s': None, 'ratio': None}
+  if others:
+    row['other steps/s'] = statistics.median(others)
+    ratios = [a / b for a, b in zip(found, others, strict=True)]
+    row['ratio'] = statistics.median(ratios)
+  return row
+
+
+def _versions() -> dict[str, str | None]:
+  found = {}
+  for name in _PACKAGES:
+    try:
+      found[name] = metadata.version(name)
+    except metadata.PackageNotFoundError:
+      found[name] = None
+  return found | {'python': platform.python_version()}
+
+
+def _arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
+  parser = argparse.ArgumentParser(
+    description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+  )
+  parser.add_argument('--purejaxrl', type=pathlib.Path)
+  parser.add_argument('--peer_note', default='', help='what was changed in it')
+  parser.add_argument('--rounds', type=int, default=9)
+  parser.add_argument('--iterations', type=int, default=100)
+  parser.add_argument('--agents', type=int, default=64)
+  out = ROOT / 'benchmarks' / 'results' / 'rl.json'
+  parser.add_argument('--out', type=pathlib.Path, default=out)
+  return parser.parse_args(arguments)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+  """Measures, prints and writes."""
+  args = _arguments(arguments)
+  before = os.getloadavg()[0]
+  revision, dirty = provenance.commit()
+  one = ours(args.iterations)
+  peer, note = None, 'peer left out: no --purejaxrl'
+  if args.purejaxrl is not None:
+    peer, note = _peer(args.purejaxrl, args.iterations), args.peer_note
+  cases = [('one agent, beside purejaxrl', measure(one, peer, args.rounds))]
+  # As many iterations as keep a call short.
+  many = ours(max(args.iterations // args.agents, 4), args.agents)
+  name = f'{args.agents} agents, beside one'
+  cases.append((name, measure(many, one, args.rounds)))
+  rows = [{'case': case, **row} for case, found in cases for row in found]
+  result = {
+    'name': 'rl',
+    'device': f'{platform.machine()}, {len(os.sched_getaffinity(0))} cores',
+    'versions': _versions(),
+    'commit': revision and revision[:12] + ('-dirty' if dirty else ''),
+    'load': {'before': before, 'after': os.getloadavg()[0]},
+    'sizes': {k: getattr(args, k) for k in ('rounds', 'iterations', 'agents')},
+    'notes': note,
+    'rows': rows,
+  }
+  args.out.parent.mkdir(parents=True, exist_ok=True)
+  args.out.write_text(json.dumps(result, indent=2) + '\n')
+  print(tables.table(rows))
+
+
+if __name__ == '__main__':
+  main()
