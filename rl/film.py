@@ -46,7 +46,8 @@ class Film:
     draw: the scene of a JAX environment that shows no pictures, as of
       `pixels.PixelView`; None otherwise.
     num_frames: length of the film.
-    size: pixels along each side of a lane, for scenes that are drawn.
+    size: pixels along each side of a lane; observations are enlarged by the
+      largest factor that stays within it.
     every: steps per frame.
     frame_s: seconds per frame.
 
@@ -106,7 +107,10 @@ class Film:
       pictures = _drawn(self, state.env)
     pictures = np.asarray(pictures)
     # Stacked frames: the newest is last.
-    pictures = np.pad(pictures, ((0, 0), (1, 1), (1, 1), (0, 0)))[..., -3:]
+    pictures = pictures[..., -3:]
+    factor = max(1, self.size // pictures.shape[1])
+    pictures = pictures.repeat(factor, axis=1).repeat(factor, axis=2)
+    pictures = np.pad(pictures, ((0, 0), (1, 1), (1, 1), (0, 0)))
     return np.concatenate(list(pictures), axis=1)
 
 

@@ -77,15 +77,16 @@ def test_a_run_leaves_a_table_curves_and_a_film(tmp_path, capsys):
 
 def test_frames_are_what_the_lanes_showed():
   env = lanes.Lanes(lane_following.LaneFollowing(size=16), 2)
-  shot = film.Film(env, num_frames=3, every=2)
+  shot = film.Film(env, num_frames=3, every=2, size=40)
   player = _Constant(env.action_space)
   frames = shot.shoot(player, agent_cases.KEY)
-  assert frames.shape == (3, 18, 36, 3)
+  assert frames.shape == (3, 34, 68, 3)
   assert frames.dtype == np.uint8
   assert (frames[0] != frames[2]).any()
   # A frame of black around each lane.
   assert not frames[:, 0].any()
-  assert not frames[:, :, 18].any()
+  assert not frames[:, :, 34].any()
+  np.testing.assert_array_equal(frames[:, 1:33:2], frames[:, 2:33:2])
 
 
 class _Constant(evaluation.RandomPlayer):
