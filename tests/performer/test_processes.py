@@ -259,14 +259,15 @@ def free_port():
     return probe.getsockname()[1]
 
 
-def start_two(site, workdir):
+def start_two(site, workdir, *args):
   hosts = [
     f'--coordinator_address=localhost:{free_port()}',
     '--num_processes=2',
     f'--gin_param=STEPS = {STEPS_OF_TWO}',
   ]
   return [
-    site.start(workdir, *hosts, f'--process_id={index}') for index in range(2)
+    site.start(workdir, *hosts, f'--process_id={index}', *args)
+    for index in range(2)
   ]
 
 
@@ -290,6 +291,31 @@ def test_two_processes_train_stop_and_resume_as_one(site, reference):
   assert final.keys() > {'eval/valid/loss'}
   theirs = [row for row in rows(reference) if row['step'] <= STEPS_OF_TWO]
   assert [row.keys() for row in ours] == [row.keys() for row in theirs]
+  for mine, other in zip(ours, theirs, strict=True):
+    np.testing.assert_allclose([*mine.values()], [*other.values()], rtol=1e-4)
+
+
+@pytest.mark.slow
+def test_two_processes_train_by_chunks_as_one(site):
+  extra = ['--gin_file=configs/performer/slim.gin']
+  for statement in (
+    "TASK = 'causal'",
+    'CAUSAL = True',
+    "STRATEGY = 'checkpoint'",
+    'CHUNK = 8',
+    "attention.Favor.kernel = 'relu'",
+    'STEPS = 12',
+    'DROPOUT = 0.0',
+  ):
+    extra.append(f'--gin_param={statement}')
+  one, two = site.folder / 'chunks_one', site.folder / 'chunks_two'
+  ends = [site.finish(site.start(one, *extra))]
+  ends += [site.finish(p) for p in start_two(site, two, *extra)]
+  assert [code for code, _, _ in ends] == [0, 0, 0], ends
+  assert 'gradients by chunks' in ends[1][2]
+  ours, theirs = rows(two), rows(one)
+  assert [row.keys() for row in ours] == [row.keys() for row in theirs]
+  assert len(ours) > 4
   for mine, other in zip(ours, theirs, strict=True):
     np.testing.assert_allclose([*mine.values()], [*other.values()], rtol=1e-4)
 
