@@ -4,6 +4,8 @@ import importlib.metadata
 import os
 import pathlib
 
+import pytest
+
 ROOT = pathlib.Path(__file__).parent.parent
 _CACHE = ROOT / '.cache' / 'jax'
 
@@ -18,7 +20,10 @@ os.environ.setdefault('PJRT_NPROC', '64')
 _QUICK = ['--xla_backend_optimization_level=0']
 # And twice again without MLIR. XLA aborts at flags that it does not know.
 if importlib.metadata.version('jaxlib').startswith('0.10.'):
-  _QUICK.append('--xla_cpu_use_fusion_emitters=false')
+  _QUICK += [
+    '--xla_cpu_use_fusion_emitters=false',
+    '--xla_cpu_parallel_codegen_split_count=1',
+  ]
 os.environ['XLA_FLAGS'] = ' '.join(
   [
     os.environ.get('XLA_FLAGS', ''),
@@ -26,3 +31,13 @@ os.environ['XLA_FLAGS'] = ' '.join(
     '--xla_force_host_platform_device_count=8',
   ]
 )
+
+
+@pytest.fixture(scope='module', autouse=True)
+def _forget_programs():
+  """Drops what a file compiled: thousands of programs exhaust the memory maps."""
+  yield
+  # Only here: the settings above come before JAX.
+  import jax
+
+  jax.clear_caches()

@@ -1,5 +1,6 @@
 """Training over eight devices gives what training on one device gives."""
 
+import functools
 import shutil
 
 import jax
@@ -29,6 +30,11 @@ CASES = {
   'data4_tensor2': ('mlm', FAVOR),
   'data2_sequence4': ('causal', FAVOR),
 }
+LONG = 'data4_fsdp2', 'data4_tensor2'
+NAMES = [
+  pytest.param(name, marks=[pytest.mark.slow] * (name in LONG))
+  for name in CASES
+]
 
 
 @pytest.fixture(scope='module')
@@ -95,24 +101,28 @@ def train(experiment, workdir, steps=STEPS):
 
 @pytest.fixture(scope='module')
 def one_device(files, tmp_path_factory):
-  """(task, mechanism) -> (workdir, last state) of training on one device."""
-  found = {}
-  for task, mechanism in set(CASES.values()):
+  """(task, mechanism) -> workdir of training on one device."""
+
+  @functools.cache
+  def run(task, mechanism):
     workdir = tmp_path_factory.mktemp('one')
-    state = train(build(files, task, mechanism), workdir)
-    found[task, mechanism] = workdir, state
-  return found
+    train(build(files, task, mechanism), workdir)
+    return workdir
+
+  return run
 
 
 @pytest.fixture(scope='module')
 def eight_devices(files, tmp_path_factory):
   """Name of a case -> (workdir, last state) of training on its mesh."""
-  found = {}
-  for name, (task, mechanism) in CASES.items():
+
+  @functools.cache
+  def run(name):
     workdir = tmp_path_factory.mktemp(name)
-    state = train(build(files, task, mechanism, MESHES[name]), workdir)
-    found[name] = workdir, state
-  return found
+    state = train(build(files, *CASES[name], MESHES[name]), workdir)
+    return workdir, state
+
+  return run
 
 
 def rows(workdir):
@@ -129,27 +139,26 @@ def check_same_rows(found, expected):
     np.testing.assert_allclose([*mine.values()], [*other.values()], rtol=1e-4)
 
 
-@pytest.mark.parametrize('name', CASES)
+@pytest.mark.parametrize('name', NAMES)
 def test_eight_devices_give_the_losses_of_one(name, one_device, eight_devices):
-  expected = rows(one_device[CASES[name]][0])
+  expected = rows(one_device(*CASES[name]))
   assert len(expected) == STEPS
-  check_same_rows(rows(eight_devices[name][0]), expected)
+  check_same_rows(rows(eight_devices(name)[0]), expected)
 
 
 def test_tolerance_tells_one_step_from_the_next(one_device):
-  for workdir, _ in one_device.values():
-    first, second = rows(workdir)[:2]
-    with pytest.raises(AssertionError, match='Not equal to tolerance'):
-      check_same_rows([first | {'step': 2}], [second])
+  first, second = rows(one_device(*CASES['data2_fsdp2_tensor2']))[:2]
+  with pytest.raises(AssertionError, match='Not equal to tolerance'):
+    check_same_rows([first | {'step': 2}], [second])
 
 
 def test_checkpoint_continues_on_another_mesh(
   files, one_device, eight_devices, tmp_path
 ):
   case = CASES['data2_fsdp2_tensor2']
-  stayed = shutil.copytree(one_device[case][0], tmp_path / 'stayed')
+  stayed = shutil.copytree(one_device(*case), tmp_path / 'stayed')
   train(build(files, *case), stayed, STEPS + 2)
-  moved = eight_devices['data2_fsdp2_tensor2'][0]
+  moved = eight_devices('data2_fsdp2_tensor2')[0]
   moved = shutil.copytree(moved, tmp_path / 'moved')
   state = train(build(files, *case, MESHES['data4_tensor2']), moved, STEPS + 2)
   check_same_rows(rows(moved), rows(stayed))
@@ -188,9 +197,9 @@ SHARDS = {
 }
 
 
-@pytest.mark.parametrize('name', MESHES)
+@pytest.mark.parametrize('name', NAMES)
 def test_parameters_and_moments_lie_in_shards(name, eight_devices):
-  state = eight_devices[name][1]
+  state = eight_devices(name)[1]
   moments = state.opt_state[0].mu
   for path, shape in SHARDS[name].items():
     for tree in (state.params, moments):

@@ -209,6 +209,7 @@ def test_comparison_sees_every_part_of_the_state(reference):
   assert len(unchanged) == 1
 
 
+@pytest.mark.slow
 def test_sigkill_at_random_moments_is_bit_exact(site, reference):
   workdir = site.folder / 'killed'
   # Checkpoints come every 8 steps: somewhere in the first two thirds.
@@ -236,6 +237,7 @@ def test_sigterm_saves_and_the_same_command_is_bit_exact(
   check_same_end(again, reference)
 
 
+@pytest.mark.slow
 def test_truncated_newest_checkpoint_is_survived(
   site, stopped, reference, tmp_path
 ):

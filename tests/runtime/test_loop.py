@@ -126,7 +126,9 @@ def test_crash_between_checkpoints_is_bit_exact(unbroken, regression, tmp_path):
   assert rows(tmp_path) == rows(unbroken[0])
 
 
-@pytest.mark.parametrize('step', [7, 8, 9])
+@pytest.mark.parametrize(
+  'step', [7, *(pytest.param(s, marks=pytest.mark.slow) for s in (8, 9))]
+)
 def test_refresh_keeps_its_schedule_over_a_stop(step, regression, tmp_path):
   def refreshed():
     experiment = regression()

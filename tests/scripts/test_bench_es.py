@@ -43,6 +43,7 @@ def test_turns_are_per_generation_and_paired(script, monkeypatch):
   assert alone == {'ours': 3000.0, 'peer': None, 'ratio': None}
 
 
+@pytest.mark.slow
 def test_missing_peers_are_said(script, monkeypatch, tmp_path):
   def absent(name):
     raise script.Refused(f'not installed: {name}')

@@ -69,7 +69,7 @@ def attend(mechanism, w, *, causal, segment_ids, mask=None):
   'kernel',
   [
     'softmax_hyp',
-    'relu',
+    pytest.param('relu', marks=pytest.mark.slow),
     'exact',
     pytest.param('softmax_trig', marks=pytest.mark.slow),
     pytest.param('exp', marks=pytest.mark.slow),
@@ -94,8 +94,15 @@ def test_segments_are_as_if_alone(kernel, causal):
   assert np.abs(whole - expected).max() > 0.1
 
 
-@pytest.mark.parametrize('causal', [False, True])
-@pytest.mark.parametrize('scale', [1.0, 12.0])
+@pytest.mark.parametrize(
+  ('scale', 'causal'),
+  [
+    (12.0, True),
+    pytest.param(12.0, False, marks=pytest.mark.slow),
+    pytest.param(1.0, True, marks=pytest.mark.slow),
+    pytest.param(1.0, False, marks=pytest.mark.slow),
+  ],
+)
 def test_gradients(scale, causal):
   """Against float64 autodiff of the dense matrix; also where rows split."""
   favor = cases.favor('softmax_hyp')

@@ -252,6 +252,7 @@ def test_car_racing():
     envpool_env.car_racing(2, size=40)
 
 
+@pytest.mark.slow  # And to be run alone: see `take_cover` on dm_control.
 def test_take_cover_pays_for_tics(tmp_path, monkeypatch):
   if 'dm_control.mujoco' in sys.modules:
     pytest.skip('ViZDoom does not start beside dm_control in one process')

@@ -37,7 +37,9 @@ def _run(trainer, workdir, steps, *, devices=1):
   return loop.run(experiment, config, workdir=workdir, seed=3).state
 
 
-@pytest.mark.parametrize('host', [False, True])
+@pytest.mark.parametrize(
+  'host', [pytest.param(False, marks=pytest.mark.slow), True]
+)
 def test_a_resumed_run_is_the_uninterrupted_one(tmp_path, host):
   whole = _run(_trainer(host), tmp_path / 'whole', 5)
   _run(_trainer(host), tmp_path / 'parts', 2)

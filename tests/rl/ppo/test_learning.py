@@ -35,6 +35,7 @@ def test_what_is_shown_is_learnt(continuous):
   assert (scores > 0.95).all(), scores
 
 
+@pytest.mark.slow
 def test_only_a_memory_recalls():
   env = ppo_cases.Recall(2)
   forgetful = _scores(env)

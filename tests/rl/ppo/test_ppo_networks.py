@@ -58,6 +58,7 @@ def test_trunks_of_vectors():
   assert any((policy[k] & value[k]).any() for k in trunk)
 
 
+@pytest.mark.slow
 def test_trunks_of_pictures():
   encoder = networks.ImpalaCNN((2,), 3)
   network = _network(True, networks.GRU(4), encoder)
@@ -72,7 +73,9 @@ def test_trunks_of_pictures():
   assert out.memory.shape == memory.shape == (2, 2, 4)
 
 
-@pytest.mark.parametrize('separate', [False, True])
+@pytest.mark.parametrize(
+  'separate', [pytest.param(False, marks=pytest.mark.slow), True]
+)
 def test_step_by_step_is_the_whole(separate):
   network = _network(separate, networks.GRU(4))
   observation, first = _inputs()

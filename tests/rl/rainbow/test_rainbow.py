@@ -209,6 +209,7 @@ def test_learns_the_chain():
   assert len(traces) == 1
 
 
+@pytest.mark.slow
 def test_agents_of_the_other_kind_learn_it_together():
   changed = dataclasses.replace(
     SMALL,

@@ -19,7 +19,9 @@ def test_log_det_is_right_everywhere():
   found = distribution.log_det(far)
   # 1 - tanh^2 u -> 4 exp(-2 |u|).
   np.testing.assert_allclose(found, np.log(4) - 2 * np.abs(far), rtol=1e-6)
-  assert not np.isfinite(jnp.log(1 - jnp.tanh(far) ** 2)).any()
+  # The formula as written fails where tanh rounds to one.
+  naive = jnp.log(1 - jnp.tanh(far[jnp.array([0, 3])]) ** 2)
+  assert not np.isfinite(naive).any()
 
 
 @pytest.mark.parametrize(('mean', 'log_std'), [(0.3, -0.5), (-1.5, 0.4)])
