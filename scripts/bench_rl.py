@@ -1,14 +1,14 @@
-"""Steps per second of PPO in one compiled program, beside purejaxrl.
+"""Time per step of PPO in one compiled program, beside purejaxrl.
 
   python scripts/bench_rl.py --purejaxrl=PATH
 
 Cart-pole with the recipe purejaxrl publishes: 4 lanes of 128 steps, 4 epochs of
 4 minibatches, MLPs 64-64 with tanh, Adam with a rate annealed from 2.5e-4. PATH
 is a checkout whose `purejaxrl/ppo.py` is imported; without it ours is measured
-alone. Both sides run in one process, in turns; steps are environment steps, per
-second of the CPU (all threads) and per second of the clock, medians, and ratios
-medians over turns. Then 64 agents by `vmap` beside one. Prints a table; writes
-`benchmarks/results/rl.json`.
+alone. Both sides run in one process, in turns; times are microseconds of the CPU
+(all threads) and of the clock per environment step, medians, and ratios medians
+over turns. Then 64 agents by `vmap` beside one, per step of any agent. Prints a
+table; writes `benchmarks/results/rl.json`.
 """
 
 import argparse
@@ -95,8 +95,11 @@ def ours(iterations: int, agents: int = 1) -> Side:
     carry = learner.init(init_key), rollout.start(vector, learner, lanes_key)
     return jax.lax.scan(iterate, carry, jax.random.split(key, iterations))
 
-  train = jax.jit(jax.vmap(train))
-  keys = jax.random.split(jax.random.key(0), agents)
+  keys = jax.random.key(0)
+  if agents > 1:
+    # Not for one: mapped conditions are selections, which compute both sides.
+    keys, train = jax.random.split(keys, agents), jax.vmap(train)
+  train = jax.jit(train)
   return Side(lambda: train(keys), agents * iterations * _STEPS)
 
 
@@ -136,7 +139,7 @@ def measure(
 
   Args:
     side: measured.
-    other: beside it; None: there is none.
+    other: the peer; None: there is none.
     rounds: turns.
 
   Returns:
@@ -146,23 +149,24 @@ def measure(
   for one in sides:
     jax.block_until_ready(one.run())
   clocks = {'CPU': time.process_time, 'wall': time.perf_counter}
-  speeds: dict[str, list[list[float]]] = {c: [[], []] for c in clocks}
+  times: dict[str, list[list[float]]] = {c: [[], []] for c in clocks}
   for _ in range(rounds):
     for index, one in enumerate(sides):
       begin = {name: clock() for name, clock in clocks.items()}
       jax.block_until_ready(one.run())
       for name, clock in clocks.items():
-        speeds[name][index].append(one.steps / (clock() - begin[name]))
-  return [_row(name, *found) for name, found in speeds.items()]
+        taken = 1e6 * (clock() - begin[name])
+        times[name][index].append(taken / one.steps)
+  return [_row(name, *found) for name, found in times.items()]
 
 
 def _row(
   clock: str, found: list[float], others: list[float]
 ) -> dict[str, float | str | None]:
-  row = {'clock': clock, 'steps/s': statistics.median(found)}
-  row |= {'other steps/s': None, 'ratio': None}
+  row = {'clock': clock, 'ours': statistics.median(found)}
+  row |= {'peer': None, 'ratio': None}
   if others:
-    row['other steps/s'] = statistics.median(others)
+    row['peer'] = statistics.median(others)
     ratios = [a / b for a, b in zip(found, others, strict=True)]
     row['ratio'] = statistics.median(ratios)
   return row
@@ -201,10 +205,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
   peer, note = None, 'peer left out: no --purejaxrl'
   if args.purejaxrl is not None:
     peer, note = _peer(args.purejaxrl, args.iterations), args.peer_note
-  cases = [('one agent, beside purejaxrl', measure(one, peer, args.rounds))]
+  cases = [
+    (
+      'one agent, beside purejaxrl, us per step',
+      measure(one, peer, args.rounds),
+    )
+  ]
   # As many iterations as keep a call short.
   many = ours(max(args.iterations // args.agents, 4), args.agents)
-  name = f'{args.agents} agents, beside one'
+  name = f'{args.agents} agents, beside one, us per step'
   cases.append((name, measure(many, one, args.rounds)))
   rows = [{'case': case, **row} for case, found in cases for row in found]
   result = {

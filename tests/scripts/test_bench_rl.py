@@ -32,9 +32,9 @@ def test_turns_are_per_step_and_paired(script, monkeypatch):
   rows = script.measure(side(2.0, 600), side(4.0, 400), rounds=3)
   assert [row['clock'] for row in rows] == ['CPU', 'wall']
   for row in rows:
-    assert row['steps/s'] == 300
-    assert row['other steps/s'] == 100
-    assert row['ratio'] == 3
+    assert row['ours'] == pytest.approx(1e4 / 3)
+    assert row['peer'] == pytest.approx(1e4)
+    assert row['ratio'] == pytest.approx(1 / 3)
   alone = script.measure(side(2.0, 600), None, rounds=3)
   assert all(row['ratio'] is None for row in alone)
 

@@ -1,0 +1,56 @@
+"""Every kind of agent, as it ships: a run that was stopped is the whole run."""
+
+import json
+
+import jax
+import numpy as np
+import pytest
+
+from rl import train_lib
+from runtime import config
+
+
+def _train(name, steps, workdir):
+  params = [f'STEPS = {steps}', 'EVAL_EVERY = 2', 'train_lib.train.film = None']
+  with config.session(
+    train_lib.train, [f'configs/rl/{name}.gin'], params
+  ) as parsed:
+    return parsed.build(workdir=str(workdir), seed=3).state
+
+
+def _rows(workdir):
+  lines = (workdir / 'metrics.jsonl').read_text().splitlines()
+  return [
+    {k: v for k, v in json.loads(line).items() if not k.startswith('time/')}
+    for line in lines
+  ]
+
+
+def _bits(leaf):
+  if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+    leaf = jax.random.key_data(leaf)
+  return np.asarray(leaf)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+  'name',
+  [
+    'es_pendulum_tiny',
+    'ppo_cartpole_tiny',
+    'rainbow_cartpole_tiny',
+    'sac_pendulum_tiny',
+  ],
+)
+def test_bit_by_bit(name, tmp_path):
+  whole = _train(name, 4, tmp_path / 'whole')
+  _train(name, 2, tmp_path / 'parts')
+  parts = _train(name, 4, tmp_path / 'parts')
+  leaves, others = jax.tree.leaves(whole), jax.tree.leaves(parts)
+  assert len(leaves) == len(others) > 5
+  for one, two in zip(leaves, others, strict=True):
+    np.testing.assert_array_equal(_bits(one), _bits(two))
+  late = lambda rows: [row for row in rows if row['step'] > 2]
+  expected = late(_rows(tmp_path / 'whole'))
+  assert any('eval/' in ' '.join(row) for row in expected)
+  assert late(_rows(tmp_path / 'parts')) == expected
