@@ -355,7 +355,7 @@ def _cartpole_row(sizes: Sizes, rounds: int) -> dict[str, Any]:
     n_evaluations=1,
     policy_net=net,
     train_vec_task=task,
-    test_vec_task=task,
+    valid_vec_task=task,
   )
   run, state = _ours(evaluator, sizes.cartpole_population, 1)
 
