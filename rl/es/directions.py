@@ -33,6 +33,7 @@ __all__ = [
   'KINDS',
   'NORMS',
   'Directions',
+  'keep',
   'orthonormal_basis',
   'rows',
   'weighted_sum',
@@ -226,6 +227,35 @@ def rows(
   return _guided(spec, key, drawn, indices, basis)
 
 
+def keep(
+  spec: Directions,
+  key: Key[Array, ''],
+  count: int,
+  *,
+  size: int,
+  block: int,
+  basis: Float[Array, 'd k'] | None = None,
+) -> Float[Array, 'k d'] | None:
+  """Rows 0, ..., count - 1 if they fit a block; None if they do not.
+
+  Args:
+    spec: the distribution of the rows.
+    key: of the generation.
+    count: number of rows that are needed.
+    size: d.
+    block: rows in memory at once, a power of two.
+    basis: as in `rows`.
+
+  Returns:
+    At least `count` rows, as many as `weighted_sum` would draw at once.
+  """
+  rounded = 1 << (count - 1).bit_length()
+  if rounded > block:
+    return None
+  rounded = max(rounded, spec.rows_per_block(size))
+  return rows(spec, key, 0, count=rounded, size=size, basis=basis)
+
+
 def weighted_sum(
   spec: Directions,
   key: Key[Array, ''],
@@ -234,6 +264,7 @@ def weighted_sum(
   size: int,
   basis: Float[Array, 'd k'] | None = None,
   block: int = 32,
+  kept: Float[Array, 'k d'] | None = None,
 ) -> Float[Array, ' d']:
   """sum_i weights_i g_i, regenerating `block` rows at a time.
 
@@ -245,12 +276,17 @@ def weighted_sum(
     size: d.
     basis: as in `rows`.
     block: rows in memory at once, a power of two.
+    kept: what `keep` returned for as many; it is not drawn again.
 
   Returns:
     Float32; rounding depends on `block`.
   """
-  block = max(block, spec.rows_per_block(size))
   count = weights.shape[0]
+  if kept is None:
+    kept = keep(spec, key, count, size=size, block=block, basis=basis)
+  if kept is not None:
+    return jnp.pad(weights, (0, kept.shape[0] - count)) @ kept
+  block = max(block, spec.rows_per_block(size))
   blocks = -(-count // block)
   padded = jnp.pad(weights, (0, blocks * block - count))
 

@@ -41,6 +41,8 @@ class Perturbations:
     directions: their distribution.
     mirrored: whether members are theta + sigma g_i and theta - sigma g_i, or
       only the first.
+    kept: the directions, of `directions.keep`, inside of one program; None:
+      they are regenerated. Never to be sent.
   """
 
   # Not annotated by shape: transformations put other things into the leaves.
@@ -48,6 +50,7 @@ class Perturbations:
   sigma: Any
   key: Any
   basis: Any = None
+  kept: Any = None
   directions: directions_lib.Directions = flax.struct.field(
     pytree_node=False, default=directions_lib.Directions()
   )
@@ -126,14 +129,18 @@ def members(
   Returns:
     theta + sigma g_i; if mirrored, then theta - sigma g_i.
   """
-  drawn = directions_lib.rows(
-    population.directions,
-    population.key,
-    start,
-    count=count,
-    size=population.theta.shape[0],
-    basis=population.basis,
-  )
+  if population.kept is None:
+    drawn = directions_lib.rows(
+      population.directions,
+      population.key,
+      start,
+      count=count,
+      size=population.theta.shape[0],
+      basis=population.basis,
+    )
+  else:
+    # Indices past the end, which fill up the last block, repeat the last row.
+    drawn = population.kept.at[start + jnp.arange(count)].get(mode='clip')
   step = population.sigma * drawn
   sides = [population.theta + step]
   if population.mirrored:

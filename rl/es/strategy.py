@@ -221,6 +221,7 @@ class Strategy:
       size=state.theta.shape[0],
       basis=population.basis,
       block=evaluator_lib.rows_in_cache(state.theta.shape[0]),
+      kept=population.kept,
     )
     updates, opt_state = self.optimizer.update(
       -gradient, state.opt_state, state.theta
@@ -258,8 +259,24 @@ class Strategy:
       As `tell`.
     """
     request = self.ask(state, basis)
+    if evaluator.pure:
+      request = self._kept(request)
     evaluation, center = self.run(request, state.normalizer, evaluator)
     return self.tell(state, request, evaluation, center)
+
+  def _kept(self, request: Request) -> Request:
+    """With directions, if they are few enough not to be drawn twice."""
+    population = request.population
+    size = population.theta.shape[0]
+    kept = directions_lib.keep(
+      population.directions,
+      population.key,
+      self.config.num_pairs,
+      size=size,
+      block=evaluator_lib.rows_in_cache(size),
+      basis=population.basis,
+    )
+    return request.replace(population=population.replace(kept=kept))
 
   def run(
     self,

@@ -126,6 +126,14 @@ def test_weighted_sum_is_the_product_with_all_rows(name):
   for block in (1, 4, 32):
     total = directions.weighted_sum(spec, KEY, weights, size=D, block=block)
     np.testing.assert_allclose(total, expected, atol=1e-5)
+  assert directions.keep(spec, KEY, 11, size=D, block=8) is None
+  kept = directions.keep(spec, KEY, 11, size=D, block=16)
+  np.testing.assert_array_equal(kept[:11], rows)
+  total = directions.weighted_sum(spec, KEY, weights, size=D, kept=kept)
+  np.testing.assert_allclose(total, expected, atol=1e-5)
+  # It is the kept ones that are summed.
+  total = directions.weighted_sum(spec, KEY, weights, size=D, kept=2 * kept)
+  np.testing.assert_allclose(total, 2 * expected, atol=2e-5)
 
 
 def test_guided_rows_have_the_published_covariance():

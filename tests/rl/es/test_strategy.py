@@ -123,6 +123,29 @@ def test_scanning_equals_steps_and_resuming():
   assert float(last['environment_steps']) == 17
 
 
+@pytest.mark.parametrize('pairs', [8, 5])
+def test_directions_drawn_once_are_those_drawn_twice(pairs, monkeypatch):
+  es = strategy.Strategy(
+    strategy.ESConfig(pairs, 0.1, normalize=False), optax.sgd(0.05)
+  )
+  state, evaluator = es.init(THETA, KEY), es_cases.Function(SPHERE)
+  drawn, rows = [], directions.rows
+
+  def counted(*args, **kwargs):
+    drawn.append(1)
+    return rows(*args, **kwargs)
+
+  monkeypatch.setattr(directions, 'rows', counted)
+  once, _ = es.step(state, evaluator)
+  assert len(drawn) == 1
+  request = es.ask(state)
+  assert request.population.kept is None
+  found, _ = es.run(request, None, evaluator)
+  twice, _ = es.tell(state, request, found)
+  assert len(drawn) == 3
+  np.testing.assert_array_equal(once.theta, twice.theta)
+
+
 def test_guided_by_the_gradient_needs_few_directions():
   """One direction in a subspace that holds the gradient always ascends."""
   spec = directions.Directions(guide=0.0)
