@@ -11,7 +11,12 @@ from runtime import config
 
 
 def _train(name, steps, workdir):
-  params = [f'STEPS = {steps}', 'EVAL_EVERY = 2', 'train_lib.train.film = None']
+  params = [
+    f'STEPS = {steps}',
+    'LOG_EVERY = 2',  # Rows are means since the last: no interval may be cut.
+    'EVAL_EVERY = 2',
+    'train_lib.train.film = None',
+  ]
   with config.session(
     train_lib.train, [f'configs/rl/{name}.gin'], params
   ) as parsed:
