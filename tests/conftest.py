@@ -18,7 +18,8 @@ os.environ.setdefault('JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS', '0.3')
 os.environ.setdefault('PJRT_NPROC', '64')
 # Compilation is most of the time of a test; it is twice as fast unoptimised.
 _QUICK = ['--xla_backend_optimization_level=0']
-# And twice again without MLIR. XLA aborts at flags that it does not know.
+# And twice again without MLIR; a fifth less as one module of LLVM. XLA aborts at
+# flags that it does not know.
 if importlib.metadata.version('jaxlib').startswith('0.10.'):
   _QUICK += [
     '--xla_cpu_use_fusion_emitters=false',
@@ -31,6 +32,13 @@ os.environ['XLA_FLAGS'] = ' '.join(
     '--xla_force_host_platform_device_count=8',
   ]
 )
+
+
+def pytest_collection_modifyitems(items):
+  """Lets slow tests take longer than the limit for the others."""
+  for item in items:
+    if item.get_closest_marker('slow'):
+      item.add_marker(pytest.mark.timeout(3600))
 
 
 @pytest.fixture(scope='module', autouse=True)

@@ -213,9 +213,6 @@ class JaxEvaluator:
       included = start + jnp.arange(size) < count
       return self._block(thetas, keys, included, normalizer)
 
-    if parts[0].shape[0] == 1:
-      alone = one(jax.tree.map(lambda x: x[0], parts))
-      return jax.tree.map(lambda x: x[None], alone)
     return jax.lax.map(one, parts)
 
   def _block(
