@@ -195,27 +195,23 @@ class HostActor:
     self, acting: PyTree, stage: Stage, key: Key[Array, '']
   ) -> tuple[Stage, learner_lib.Trajectory]:
     """As `rollout.collect`; the trajectory's leaves are NumPy arrays."""
-    begin, rows = stage, []
+    begin, rows, none = stage, [], None
     for time in range(self._learner.unroll_length):
       seen_before = (stage.observation, stage.first, stage.memory)
       chosen = self._act(acting, seen_before, key, time)
       state, seen = self._env.step(stage.env, np.asarray(chosen.action))
-      final = self._judged(acting, chosen, seen)
+      judged = (acting, chosen.memory, seen.final_observation)
+      if none is None:
+        none = _zeros(jax.eval_shape(self._final, *judged))
+      final = none
+      if seen.truncated.any():
+        final = _keep(seen.truncated, self._final(*judged))
       rows.append(jax.device_get(_row(stage, chosen, seen, final, state.stats)))
       first = begins(self._env, seen)
       stage = Stage(state, seen.observation, first, chosen.memory)
     stacked = jax.tree.map(lambda *leaves: np.stack(leaves), *rows)
     return stage, jax.device_get(_trajectory(begin, stacked, stage))
 
-  def _judged(
-    self,
-    acting: PyTree,
-    chosen: learner_lib.Action,
-    seen: protocol.Transition,
-  ) -> PyTree:
-    """`Learner.final` where truncated."""
-    arguments = (acting, chosen.memory, seen.final_observation)
-    if not seen.truncated.any():
-      shapes = jax.eval_shape(self._final, *arguments)
-      return jax.tree.map(lambda s: np.zeros(s.shape, s.dtype), shapes)
-    return jax.device_get(_keep(seen.truncated, self._final(*arguments)))
+
+def _zeros(shapes: PyTree) -> PyTree:
+  return jax.tree.map(lambda s: np.zeros(s.shape, s.dtype), shapes)

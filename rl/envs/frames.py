@@ -83,7 +83,9 @@ class Downscaled(_Wrapper):
   def _smaller(self, pictures: Arrays) -> Arrays:
     """Sums of whole rows first: NumPy's sum over short axes is slow."""
     f = self.factor
-    rows = sum(pictures[:, i::f].astype('uint32') for i in range(f))
+    # Sums of up to 16 x 16 bytes fit in 16 bits, which take half the time.
+    wide = 'uint16' if f <= 16 else 'uint32'
+    rows = sum(pictures[:, i::f].astype(wide) for i in range(f))
     total = sum(rows[:, :, i::f] for i in range(f))
     return ((total + f * f // 2) // (f * f)).astype('uint8')
 
