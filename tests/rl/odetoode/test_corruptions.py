@@ -293,6 +293,21 @@ def test_canny_edges_are_the_outline():
   np.testing.assert_array_equal(corrupt(empty, 'canny_edges'), empty)
 
 
+@pytest.mark.parametrize(
+  ('down', 'across'), [(0, 1), (1, 1), (1, 0), (1, -1), (-1, -1), (-1, 1)]
+)
+def test_canny_edges_are_thin_in_all_directions(down, across):
+  rows, columns = np.mgrid[-14:15, -14:15]
+  far = (down * rows + across * columns + 0.3) / np.hypot(down, across)
+  slope = np.clip(0.5 + far / 8 - far**3 / 1000, 0, 1)
+  [edges] = corrupt(slope[None].astype(np.float32), 'canny_edges')
+  inner, far = edges[8:21, 8:21], far[8:21, 8:21]
+  # Pixels nearer to the steepest line than their neighbours down the slope; a
+  # diagonal one has them further away, and is a staircase.
+  assert np.abs(far[inner == 1]).max() < 0.5 * np.hypot(down, across)
+  assert inner.sum() == (25 if down and across else 13)
+
+
 def test_takes_no_pictures():
   empty = np.zeros((0, 8, 8), np.float32)
   for name in corruptions.NAMES:
