@@ -19,8 +19,7 @@ import bench_slim_targets as targets
 import jax
 import reproduce_performer_common as common
 
-from performer.slim import counting
-from runtime import verdicts
+from runtime import counting, verdicts
 
 __all__ = [
   'flops_finding',

@@ -20,8 +20,9 @@ from typing import NamedTuple
 import jax
 from jaxtyping import PyTree
 
-from performer.slim import counting, gradients, reversal, sweeps
+from performer.slim import gradients, reversal, sweeps
 from performer.slim import problem as problem_lib
+from runtime import counting
 
 __all__ = ['MIN_CHUNK', 'Candidate', 'Plan', 'plan']
 
