@@ -14,6 +14,7 @@ from jaxtyping import Array, Float, Int, Key
 
 from rl import normalizer as normalizer_lib
 from rl.es import directions as directions_lib
+from rl.es import geometry as geometry_lib
 
 __all__ = [
   'CACHE_BYTES',
@@ -41,6 +42,7 @@ class Perturbations:
     directions: their distribution.
     mirrored: whether members are theta + sigma g_i and theta - sigma g_i, or
       only the first.
+    geometry: what it means to perturb theta.
     kept: the directions, of `directions.keep`, inside of one program; None:
       they are regenerated. Never to be sent.
   """
@@ -55,6 +57,14 @@ class Perturbations:
     pytree_node=False, default=directions_lib.Directions()
   )
   mirrored: bool = flax.struct.field(pytree_node=False, default=True)
+  geometry: geometry_lib.Geometry = flax.struct.field(
+    pytree_node=False, default=geometry_lib.EUCLIDEAN
+  )
+
+  @property
+  def size(self) -> int:
+    """Coordinates of a direction."""
+    return self.geometry.size(self.theta.shape[0])
 
 
 @flax.struct.dataclass
@@ -127,7 +137,8 @@ def members(
     count: as in `directions.rows`.
 
   Returns:
-    theta + sigma g_i; if mirrored, then theta - sigma g_i.
+    theta + sigma g_i, in the sense of the geometry; if mirrored, then
+    theta - sigma g_i.
   """
   if population.kept is None:
     drawn = directions_lib.rows(
@@ -135,16 +146,17 @@ def members(
       population.key,
       start,
       count=count,
-      size=population.theta.shape[0],
+      size=population.size,
       basis=population.basis,
     )
   else:
     # Indices past the end, which fill up the last block, repeat the last row.
     drawn = population.kept.at[start + jnp.arange(count)].get(mode='clip')
   step = population.sigma * drawn
-  sides = [population.theta + step]
+  perturb = population.geometry.perturb
+  sides = [perturb(population.theta, step)]
   if population.mirrored:
-    sides.append(population.theta - step)
+    sides.append(perturb(population.theta, -step))
   return jnp.stack(sides)
 
 

@@ -183,7 +183,7 @@ class JaxEvaluator:
     sides, least = 1, 1
     if isinstance(candidates, evaluator_lib.Perturbations):
       sides = 1 + candidates.mirrored
-      least = candidates.directions.rows_per_block(self.policy.size)
+      least = candidates.directions.rows_per_block(candidates.size)
     block = self.block
     if block is None:
       fits = evaluator_lib.rows_in_cache(

@@ -19,7 +19,14 @@ from jaxtyping import Array, Float, Key, PyTree, Shaped
 
 from rl.envs import spaces
 
-__all__ = ['MLP', 'FlaxPolicy', 'Policy', 'num_outputs', 'to_action']
+__all__ = [
+  'MLP',
+  'FlaxPolicy',
+  'Policy',
+  'check_observations',
+  'num_outputs',
+  'to_action',
+]
 
 
 @runtime_checkable
@@ -52,6 +59,18 @@ class Policy(Protocol):
   ) -> tuple[PyTree, Shaped[Array, '...']]:
     """The memory after, and the action on, one observation."""
     ...
+
+
+def check_observations(space: spaces.Space) -> None:
+  """Rejects all but a box of floats.
+
+  Raises:
+    ValueError: naming the space.
+  """
+  if not (
+    isinstance(space, spaces.Box) and jnp.issubdtype(space.dtype, jnp.floating)
+  ):
+    raise ValueError(f'observations must be a box of floats, got {space}')
 
 
 def num_outputs(space: spaces.Space) -> int:
@@ -128,12 +147,7 @@ class MLP:
   init_scale: float = 1.0
 
   def __post_init__(self) -> None:
-    space = self.observation_space
-    if not (
-      isinstance(space, spaces.Box)
-      and jnp.issubdtype(space.dtype, jnp.floating)
-    ):
-      raise ValueError(f'observations must be a box of floats, got {space}')
+    check_observations(self.observation_space)
     num_outputs(self.action_space)
     if any(width < 1 for width in self.hidden):
       raise ValueError(f'widths must be positive, got {self.hidden}')

@@ -1,6 +1,6 @@
 """One iteration of an evolution strategy: ask, evaluate, tell.
 
-theta <- theta + update(sum_i w_i g_i), with an estimator's weights w_i and an
+theta <- theta + update(sum_i w_i g_i), in its geometry, with an estimator's weights w_i and an
 optax update. Nothing is random but what is drawn from the state's key folded
 with the generation, so a resumed run goes on as the uninterrupted one.
 
@@ -25,6 +25,7 @@ from rl import normalizer as normalizer_lib
 from rl.es import directions as directions_lib
 from rl.es import estimators
 from rl.es import evaluator as evaluator_lib
+from rl.es import geometry as geometry_lib
 
 __all__ = ['ESConfig', 'Request', 'State', 'Strategy', 'evaluate_theta']
 
@@ -122,10 +123,12 @@ class Strategy:
     config: what an iteration does.
     optimizer: gets minus the estimate, since returns are maximised. Weight
       decay, momentum, clipping and learning-rate schedules are optax's.
+    geometry: where theta lives; see `geometry.of` for a policy's.
   """
 
   config: ESConfig
   optimizer: optax.GradientTransformation
+  geometry: geometry_lib.Geometry = geometry_lib.EUCLIDEAN
 
   def init(
     self,
@@ -149,7 +152,7 @@ class Strategy:
     theta = jnp.asarray(theta, jnp.float32)
     return State(
       theta=theta,
-      opt_state=self.optimizer.init(theta),
+      opt_state=self.optimizer.init(self.geometry.coordinates(theta)),
       normalizer=(
         normalizer_lib.empty(observation_shape)
         if self.config.normalize
@@ -182,6 +185,7 @@ class Strategy:
       basis=basis,
       directions=config.directions,
       mirrored=config.estimator.mirrored,
+      geometry=self.geometry,
     )
     return Request(
       population,
@@ -218,13 +222,13 @@ class Strategy:
       population.directions,
       population.key,
       weights,
-      size=state.theta.shape[0],
+      size=population.size,
       basis=population.basis,
-      block=evaluator_lib.rows_in_cache(state.theta.shape[0]),
+      block=evaluator_lib.rows_in_cache(population.size),
       kept=population.kept,
     )
     updates, opt_state = self.optimizer.update(
-      -gradient, state.opt_state, state.theta
+      -gradient, state.opt_state, self.geometry.coordinates(state.theta)
     )
     normalizer = state.normalizer
     for part in (evaluation, center):
@@ -236,7 +240,7 @@ class Strategy:
       'sigma': population.sigma,
     }
     return state.replace(
-      theta=optax.apply_updates(state.theta, updates),
+      theta=self.geometry.step(state.theta, updates),
       opt_state=opt_state,
       normalizer=normalizer,
       generation=state.generation + 1,
@@ -267,7 +271,7 @@ class Strategy:
   def _kept(self, request: Request) -> Request:
     """With directions, if they are few enough not to be drawn twice."""
     population = request.population
-    size = population.theta.shape[0]
+    size = population.size
     kept = directions_lib.keep(
       population.directions,
       population.key,

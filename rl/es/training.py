@@ -17,7 +17,7 @@ from rl import film as film_lib
 from rl import normalizer as normalizer_lib
 from rl.envs import lanes, protocol, spaces
 from rl.es import evaluator as evaluator_lib
-from rl.es import jax_evaluator, policies, ray_evaluator, strategy
+from rl.es import geometry, jax_evaluator, policies, ray_evaluator, strategy
 from runtime import loop as loop_lib
 from runtime import mesh as mesh_lib
 from runtime import metrics as metrics_lib
@@ -107,7 +107,9 @@ class ESTrainer:
 
   @property
   def _strategy(self) -> strategy.Strategy:
-    return strategy.Strategy(self.config, self.optimizer)
+    return strategy.Strategy(
+      self.config, self.optimizer, geometry.of(self.fitted_policy)
+    )
 
   def experiment(
     self, *, seed: int, mesh: jax.sharding.Mesh

@@ -186,7 +186,7 @@ class VectorEvaluator:
       return self._unraveled(jnp.asarray(candidates)[what.direction])
     directions = start + what.direction
     # Aligned to what is drawn together, and as many rows in every round.
-    block = candidates.directions.rows_per_block(self.policy.size)
+    block = candidates.directions.rows_per_block(candidates.size)
     each = _sides(candidates) * self.episodes
     most = (self.env.num_lanes - 1) // each + 2
     rows = -(-(most + block - 1) // block) * block
