@@ -12,7 +12,7 @@ import zipfile
 import numpy as np
 import pytest
 
-from rl.odetoode import data
+from rl.odetoode.images import data
 
 SCRIPT = pathlib.Path(__file__).parents[2] / 'scripts/prepare_mnist.py'
 

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import scipy.stats
 
-from rl.odetoode import corruptions
+from rl.odetoode.images import corruptions
 
 # Those whose outcome is the same for every seed.
 FIXED = {'identity', 'scale', 'brightness', 'stripe', 'canny_edges'}

@@ -7,7 +7,7 @@ import jaxtyping
 import numpy as np
 import pytest
 
-from rl.odetoode import data
+from rl.odetoode.images import data
 
 
 def stored(count, seed=0, side=28):

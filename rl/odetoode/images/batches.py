@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Int
 
-from rl.odetoode import data
+from rl.odetoode.images import data
 
 __all__ = ['Batches']
 

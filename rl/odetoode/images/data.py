@@ -24,7 +24,7 @@ import types
 import numpy as np
 from jaxtyping import Float, Integer, Shaped, UInt8
 
-from rl.odetoode import corruptions
+from rl.odetoode.images import corruptions
 
 __all__ = [
   'ImageSet',

@@ -3,7 +3,7 @@ import json
 import numpy as np
 import pytest
 
-from rl.odetoode import batches, data
+from rl.odetoode.images import batches, data
 
 
 @pytest.fixture

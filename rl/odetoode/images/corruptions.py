@@ -50,9 +50,9 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from rl.odetoode import corruptions_draw as draw
-from rl.odetoode import corruptions_light as light
-from rl.odetoode import corruptions_warp as warp
+from rl.odetoode.images import corruptions_draw as draw
+from rl.odetoode.images import corruptions_light as light
+from rl.odetoode.images import corruptions_warp as warp
 
 __all__ = ['NAMES', 'SEVERITIES', 'corrupt']
 

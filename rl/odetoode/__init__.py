@@ -1,0 +1,1 @@
+"""ODEtoODE: neural ODEs driven by flows on the orthogonal group."""

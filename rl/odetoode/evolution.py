@@ -1,0 +1,54 @@
+"""Gradients of a smoothed function on manifolds, from evaluations only.
+
+`rl.es` trains policies with them; here is the bare estimate, for any function.
+"""
+
+from collections.abc import Callable
+
+import jax
+from jaxtyping import Array, Float, Key
+
+from rl.es import directions, estimators, evaluator, shaping
+from rl.es import geometry as geometry_lib
+
+__all__ = ['es_gradient']
+
+
+def es_gradient(
+  objective: Callable[[Float[Array, ' d']], Float[Array, '']],
+  theta: Float[Array, ' d'],
+  key: Key[Array, ''],
+  *,
+  num_pairs: int,
+  sigma: float | Float[Array, ''],
+  geometry: geometry_lib.Geometry = geometry_lib.EUCLIDEAN,
+) -> Float[Array, ' k']:
+  """Estimates the gradient of the smoothed objective in tangent coordinates.
+
+  sum_i (F(theta + sigma g_i) - F(theta - sigma g_i)) g_i / (2 sigma n), where the
+  sums with theta are moves on its manifold.
+
+  Args:
+    objective: F, of one vector; it is vmapped.
+    theta: where.
+    key: of the directions.
+    num_pairs: n; F is evaluated 2 n times.
+    sigma: scale of the perturbations.
+    geometry: where theta lives, `geometry.Manifold` or Euclidean space; its mode
+      decides whether evaluated points are on the manifold. `geometry.step` moves
+      theta along learning rate times the estimate.
+
+  Returns:
+    Float32; unbiased for the smoothed objective's gradient.
+  """
+  population = evaluator.Perturbations(
+    theta, sigma, key, geometry=geometry, mirrored=True
+  )
+  members = evaluator.members(population, 0, count=num_pairs)
+  returns = jax.vmap(objective)(members.reshape(-1, theta.shape[0]))
+  weights = estimators.Antithetic(shaping.unshaped).weights(
+    returns, jax.numpy.ones(returns.shape, bool), sigma=sigma
+  )
+  return directions.weighted_sum(
+    population.directions, key, weights, size=population.size
+  )

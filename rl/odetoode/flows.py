@@ -1,0 +1,273 @@
+"""Flows on the orthogonal group, and the flow of states that they drive.
+
+Letters: d width, B examples, N steps of size eta = T / N; W_n in O(d).
+
+  matrix flow   W' = W b(t, W),  b skew-symmetric     W_{n+1} = W_n U(eta b_n)
+  main flow     x' = f(W x)                           x_{n+1} = x_n + eta f(W_n x_n)
+
+W does not depend on x, so its flow is computed once for a vector of parameters
+and serves all examples, and all steps of a rollout. |f'| <= 1 bounds gradients:
+
+  (1 - eta)^(N - n) |g_N| <= |g_n| <= (1 + eta)^(N - n) |g_N|,  g_n = dL/dx_n.
+
+Source: arXiv:2006.11421, Sections 3 and 4.1.
+"""
+
+import functools
+import math
+from collections.abc import Callable
+
+import flax
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from rl.odetoode import generators, retractions
+
+__all__ = ['MatrixFlow', 'gradient_band', 'main_flow', 'matrix_flow', 'states']
+
+Activation = Callable[[Array], Array]
+
+
+@flax.struct.dataclass
+class MatrixFlow:
+  """A discretised matrix flow.
+
+  Attributes:
+    matrices: W_0, ..., W_{N-1}, float [N, d, d].
+    last: W_N, [d, d].
+    generator_norm: the largest |b_n| (1-norm) that was seen.
+    step_norm: eta times that, what a retraction's accuracy depends on.
+  """
+
+  matrices: Float[Array, 'N d d']
+  last: Float[Array, 'd d']
+  generator_norm: Float[Array, '']
+  step_norm: Float[Array, '']
+
+
+def _check(n_steps: int, time: float) -> None:
+  if n_steps < 1 or time <= 0:
+    raise ValueError(
+      f'n_steps and time must be positive, got {n_steps=} {time=}'
+    )
+
+
+def matrix_flow(
+  w0: Float[Array, 'd d'],
+  generator: generators.Generator,
+  *,
+  n_steps: int,
+  time: float = 1.0,
+  retraction: retractions.Retraction = retractions.Guarded(),
+  order: int = 1,
+  clean_every: int = 0,
+  remat: bool = True,
+) -> MatrixFlow:
+  """Integrates W' = W b(t, W) on the orthogonal group.
+
+  Args:
+    w0: W_0, orthogonal; computed in its dtype, at least float32.
+    generator: b, from (t, W) to a skew-symmetric matrix.
+    n_steps: N.
+    time: T.
+    retraction: U.
+    order: 1 is Lie-Euler, b at the left end, the paper's; 2 the Lie midpoint
+      rule; 4 the Runge-Kutta-Munthe-Kaas method.
+    clean_every: a Newton-Schulz step after so many steps; 0: never.
+    remat: whether the steps are computed again in backpropagation, which then
+      stores one matrix a step.
+
+  Returns:
+    The matrices and norms of the generator.
+
+  Raises:
+    ValueError: if w0 is not square, there is no such order, or a number is out
+      of range.
+  """
+  _check(n_steps, time)
+  if order not in _STEPS:
+    raise ValueError(f'order must be one of {tuple(_STEPS)}, got {order}')
+  if w0.ndim != 2 or w0.shape[0] != w0.shape[1]:
+    raise ValueError(f'w0 must be square, got shape {w0.shape}')
+  if clean_every < 0:
+    raise ValueError(f'clean_every must not be negative, got {clean_every}')
+  w0 = w0.astype(jnp.promote_types(w0.dtype, jnp.float32))
+  eta = time / n_steps
+  # Rounding leaves b skew-symmetric in the last digit only.
+  clean = lambda t, w: retractions.skew(generator(t, w))
+
+  def step(w: Array, n: Array) -> tuple[Array, tuple[Array, Array]]:
+    omega, b = _STEPS[order](clean, retraction, w, n * eta, eta)
+    new = retractions.product(w, retraction(omega))
+    if clean_every:
+      due = (n + 1) % clean_every == 0
+      new = jax.lax.cond(due, retractions.newton_schulz, lambda x: x, new)
+    return new, (w, retractions.one_norm(b))
+
+  step = jax.checkpoint(step) if remat else step
+  last, (matrices, norms) = jax.lax.scan(step, w0, jnp.arange(n_steps))
+  norm = jnp.max(norms)
+  return MatrixFlow(matrices, last, norm, eta * norm)
+
+
+Field = Callable[[Array, Array], Array]
+
+
+def _euler(
+  b: Field,
+  retraction: retractions.Retraction,
+  w: Array,
+  t: Array,
+  eta: float,
+) -> tuple[Array, Array]:
+  """The exponent of a step, and b at its beginning."""
+  del retraction
+  first = b(t, w)
+  return eta * first, first
+
+
+def _midpoint(
+  b: Field,
+  retraction: retractions.Retraction,
+  w: Array,
+  t: Array,
+  eta: float,
+) -> tuple[Array, Array]:
+  first = b(t, w)
+  half = retractions.product(w, retraction(eta / 2 * first))
+  return eta * b(t + eta / 2, half), first
+
+
+def _runge_kutta(
+  b: Field,
+  retraction: retractions.Retraction,
+  w: Array,
+  t: Array,
+  eta: float,
+) -> tuple[Array, Array]:
+  """The classical method for X of W = W_n U(X), with X(0) = 0."""
+
+  def slope(x: Array, share: float) -> Array:
+    there = retractions.product(w, retraction(x))
+    found = b(t + share * eta, there)
+    return eta * retraction.inverse_differential(x, found)
+
+  first = b(t, w)
+  k1 = eta * first
+  k2 = slope(k1 / 2, 0.5)
+  k3 = slope(k2 / 2, 0.5)
+  k4 = slope(k3, 1.0)
+  return (k1 + 2 * k2 + 2 * k3 + k4) / 6, first
+
+
+_STEPS = {1: _euler, 2: _midpoint, 4: _runge_kutta}
+
+
+def _advance(
+  x: Array,
+  w: Array,
+  bias: Array | None,
+  f: Activation,
+  eta: float,
+) -> Array:
+  """One step; W in the dtype of x."""
+  z = x @ w.astype(x.dtype).T
+  z = z if bias is None else z + bias.astype(x.dtype)
+  return x + jnp.asarray(eta, x.dtype) * f(z)
+
+
+def main_flow(
+  x0: Float[Array, '*B d'],
+  matrices: Float[Array, 'N d d'],
+  *,
+  f: Activation = jnp.abs,
+  time: float = 1.0,
+  bias: Float[Array, ' d'] | None = None,
+  remat: bool = True,
+) -> Float[Array, '*B d']:
+  """Integrates x' = f(W_t x) with given matrices.
+
+  Args:
+    x0: states, any number of leading axes; computed in their dtype.
+    matrices: W_0, ..., W_{N-1}.
+    f: elementwise, |f'| <= 1.
+    time: T.
+    bias: added to W x; None: none.
+    remat: whether steps are computed again in backpropagation.
+
+  Returns:
+    x_N.
+
+  Raises:
+    ValueError: if the widths of states and matrices differ.
+  """
+  step = _step(x0, matrices, f, time, bias)
+  step = jax.checkpoint(step) if remat else step
+  return jax.lax.scan(lambda x, w: (step(x, w), None), x0, matrices)[0]
+
+
+def states(
+  x0: Float[Array, '*B d'],
+  matrices: Float[Array, 'N d d'],
+  *,
+  f: Activation = jnp.abs,
+  time: float = 1.0,
+  bias: Float[Array, ' d'] | None = None,
+  nudges: Float[Array, 'N1 *B d'] | None = None,
+) -> Float[Array, 'N1 *B d']:
+  """x_0, ..., x_N of the main flow.
+
+  Args:
+    x0: as in `main_flow`, like the next four.
+    matrices: W_0, ..., W_{N-1}.
+    f: elementwise.
+    time: T.
+    bias: added to W x.
+    nudges: added to x_n, N + 1 of them; a gradient with respect to zeros here
+      is dL/dx_n.
+  """
+  step = _step(x0, matrices, f, time, bias)
+  if nudges is None:
+    nudges = jnp.zeros((matrices.shape[0] + 1, *x0.shape), x0.dtype)
+  first = x0 + nudges[0]
+
+  def move(x: Array, item: tuple[Array, Array]) -> tuple[Array, Array]:
+    w, nudge = item
+    x = step(x, w) + nudge
+    return x, x
+
+  rest = jax.lax.scan(move, first, (matrices, nudges[1:]))[1]
+  return jnp.concatenate([first[None], rest])
+
+
+def _step(
+  x0: Array,
+  matrices: Array,
+  f: Activation,
+  time: float,
+  bias: Array | None,
+) -> Callable[[Array, Array], Array]:
+  _check(matrices.shape[0], time)
+  if matrices.ndim != 3 or matrices.shape[1:] != (x0.shape[-1],) * 2:
+    raise ValueError(
+      f'matrices must be [N, d, d] for states [..., d], got {matrices.shape} '
+      f'and {x0.shape}'
+    )
+  eta = time / matrices.shape[0]
+  return functools.partial(_advance, bias=bias, f=f, eta=eta)
+
+
+def gradient_band(n_steps: int, time: float = 1.0) -> tuple[float, float]:
+  """Bounds of |dL/dx_0| / |dL/dx_N|, for any W_n in O(d) and |f'| = 1.
+
+  Args:
+    n_steps: N.
+    time: T.
+
+  Returns:
+    (1 - eta)^N, 0 if eta > 1, and (1 + eta)^N; they tend to e^-T and e^T.
+  """
+  _check(n_steps, time)
+  eta = time / n_steps
+  return max(1 - eta, 0.0) ** n_steps, math.pow(1 + eta, n_steps)

@@ -1,0 +1,113 @@
+"""Generators of matrix flows: skew-symmetric functions of (t, W).
+
+Source: arXiv:2006.11421, Section 3.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+
+import flax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from rl.odetoode import retractions
+
+__all__ = [
+  'GatedParams',
+  'Generator',
+  'lyapunov',
+  'skew_gated',
+  'skew_iso',
+  'symmetric',
+]
+
+Generator = Callable[
+  [Float[Array, ''], Float[Array, 'd d']], Float[Array, 'd d']
+]
+
+
+def symmetric(x: Float[Array, '... d d']) -> Float[Array, '... d d']:
+  """(X + X^T) / 2."""
+  return (x + jnp.swapaxes(x, -1, -2)) / 2
+
+
+def skew_iso(q: Float[Array, 'd d'], n: Float[Array, 'd d']) -> Generator:
+  """ISO: b(W) = [H, N] with H = W^T Q W, the double bracket flow of H.
+
+  H keeps its spectrum, moves by H' = [H, [H, N]], and tr(H N) grows.
+
+  Args:
+    q: Q, by its symmetric part.
+    n: N, by its symmetric part.
+
+  Returns:
+    b, which ignores the time.
+  """
+  q, n = symmetric(q), symmetric(n)
+
+  def b(t: Array, w: Array) -> Array:
+    del t
+    h = retractions.product(retractions.product(w.T, q), w)
+    # N H is the transpose of H N.
+    return 2 * retractions.skew(retractions.product(h, n))
+
+  return b
+
+
+def lyapunov(
+  w: Float[Array, '... d d'], q: Float[Array, 'd d'], n: Float[Array, 'd d']
+) -> Float[Array, '...']:
+  """tr(H N) of the ISO flow: it never falls along the flow.
+
+  Args:
+    w: W.
+    q: as in `skew_iso`.
+    n: as in `skew_iso`.
+  """
+  moved = retractions.product(symmetric(q), w)
+  return jnp.sum(moved * retractions.product(w, symmetric(n)), axis=(-2, -1))
+
+
+@flax.struct.dataclass
+class GatedParams:
+  """K networks on vec(W) / sqrt(d) and the time, and their gates.
+
+  Attributes:
+    gates: a, [K].
+    weights: [K, fan in, fan out] of each layer; the first fan in is d^2 + 1, the
+      last fan out d^2.
+    biases: [K, fan out] of each layer.
+  """
+
+  gates: Float[Array, ' K']
+  weights: Sequence[Float[Array, 'K i o']]
+  biases: Sequence[Float[Array, 'K o']]
+
+
+def skew_gated(params: GatedParams) -> Generator:
+  """Gated: b(t, W) = sum_k a_k (F_k - F_k^T), F_k a tanh network of (W, t).
+
+  W is divided by sqrt(d) first, since its entries are of order d^-1/2 while
+  vec(W) has the norm sqrt(d).
+
+  Args:
+    params: of the networks.
+
+  Returns:
+    b.
+  """
+
+  def b(t: Array, w: Array) -> Array:
+    d = w.shape[-1]
+    inputs = jnp.append(w.reshape(-1) / math.sqrt(d), t.astype(w.dtype))
+    hidden = jnp.broadcast_to(inputs, (params.gates.shape[0], d * d + 1))
+    for weights, biases in zip(
+      params.weights[:-1], params.biases[:-1], strict=True
+    ):
+      hidden = jnp.tanh(jnp.einsum('ki,kio->ko', hidden, weights) + biases)
+    # Gated before the last layer: one sum over networks and hidden units.
+    out = jnp.einsum('k,ki,kio->o', params.gates, hidden, params.weights[-1])
+    out += params.gates @ params.biases[-1]
+    return 2 * retractions.skew(out.reshape(d, d))
+
+  return b

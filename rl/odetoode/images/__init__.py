@@ -1,0 +1,1 @@
+"""Pictures for classifiers: data sets, corruptions, batches."""

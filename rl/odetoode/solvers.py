@@ -1,0 +1,153 @@
+"""Ordinary differential equations x' = f(t, x) from 0 to T.
+
+Fixed steps are one `scan`; what backpropagation stores is x at every step. Steps
+of a size that follows the error are diffrax's.
+"""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Protocol, runtime_checkable
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, PyTree
+
+from rl.envs import optional
+
+__all__ = ['METHODS', 'Adaptive', 'Field', 'Fixed', 'Solver', 'integrate']
+
+Field = Callable[[Float[Array, ''], PyTree], PyTree]
+
+
+@runtime_checkable
+class Solver(Protocol):
+  """Integrates a field; hashable."""
+
+  def __call__(self, field: Field, x0: PyTree, *, time: float) -> PyTree:
+    """x(T) of x' = field(t, x), x(0) = x0."""
+    ...
+
+
+def _plus(x: PyTree, scale: float, slope: PyTree) -> PyTree:
+  add = lambda a, b: a + jnp.asarray(scale, a.dtype) * b
+  return jax.tree.map(add, x, slope)
+
+
+def _euler(field: Field, t: Array, x: PyTree, h: float) -> PyTree:
+  return _plus(x, h, field(t, x))
+
+
+def _midpoint(field: Field, t: Array, x: PyTree, h: float) -> PyTree:
+  half = _plus(x, h / 2, field(t, x))
+  return _plus(x, h, field(t + h / 2, half))
+
+
+def _rk4(field: Field, t: Array, x: PyTree, h: float) -> PyTree:
+  k1 = field(t, x)
+  k2 = field(t + h / 2, _plus(x, h / 2, k1))
+  k3 = field(t + h / 2, _plus(x, h / 2, k2))
+  k4 = field(t + h, _plus(x, h, k3))
+  mean = jax.tree.map(
+    lambda a, b, c, d: (a + 2 * (b + c) + d) / 6, k1, k2, k3, k4
+  )
+  return _plus(x, h, mean)
+
+
+METHODS = {'euler': _euler, 'midpoint': _midpoint, 'rk4': _rk4}
+
+
+def integrate(
+  field: Field,
+  x0: PyTree,
+  *,
+  n_steps: int,
+  time: float = 1.0,
+  method: str = 'euler',
+  remat: bool = True,
+) -> PyTree:
+  """x(T) by steps of equal size.
+
+  Args:
+    field: f of (t, x), of the structure of x.
+    x0: x(0), any tree of floats.
+    n_steps: steps.
+    time: T.
+    method: one of METHODS, of first, second and fourth order.
+    remat: whether backpropagation computes a step again instead of storing what
+      is inside of it.
+
+  Raises:
+    ValueError: if there is no such method or a number is not positive.
+  """
+  if method not in METHODS:
+    raise ValueError(f'method must be one of {tuple(METHODS)}, got {method!r}')
+  if n_steps < 1 or time <= 0:
+    raise ValueError(
+      f'n_steps and time must be positive, got {n_steps=} {time=}'
+    )
+  h = time / n_steps
+  step = lambda t, x: METHODS[method](field, t, x, h)
+  step = jax.checkpoint(step) if remat else step
+  times = h * jnp.arange(n_steps)
+  return jax.lax.scan(lambda x, t: (step(t, x), None), x0, times)[0]
+
+
+@dataclasses.dataclass(frozen=True)
+class Fixed:
+  """Steps of equal size; see `integrate`.
+
+  Attributes:
+    n_steps: steps.
+    method: one of METHODS.
+    remat: see `integrate`.
+  """
+
+  n_steps: int = 25
+  method: str = 'euler'
+  remat: bool = True
+
+  def __call__(self, field: Field, x0: PyTree, *, time: float) -> PyTree:
+    """See `Solver`."""
+    settings = dataclasses.asdict(self)
+    return integrate(field, x0, time=time, **settings)
+
+
+@dataclasses.dataclass(frozen=True)
+class Adaptive:
+  """Tsitouras' method of order 5 with steps controlled by the error (diffrax).
+
+  Attributes:
+    rtol: tolerance relative to x.
+    atol: absolute tolerance.
+    max_steps: beyond which the solution is given up with an error.
+
+  Raises:
+    ValueError: if a number is not positive.
+  """
+
+  rtol: float = 1e-3
+  atol: float = 1e-6
+  max_steps: int = 4096
+
+  def __post_init__(self) -> None:
+    if min(self.rtol, self.atol, self.max_steps) <= 0:
+      raise ValueError(f'tolerances and max_steps must be positive, got {self}')
+
+  def __call__(self, field: Field, x0: PyTree, *, time: float) -> PyTree:
+    """See `Solver`.
+
+    Raises:
+      ImportError: if diffrax is not installed, naming the extra.
+    """
+    diffrax = optional.load('diffrax')
+    solution = diffrax.diffeqsolve(
+      diffrax.ODETerm(lambda t, x, _: field(t, x)),
+      diffrax.Tsit5(),
+      t0=0.0,
+      t1=time,
+      dt0=None,
+      y0=x0,
+      stepsize_controller=diffrax.PIDController(rtol=self.rtol, atol=self.atol),
+      max_steps=self.max_steps,
+    )
+    return jax.tree.map(lambda x: x[-1], solution.ys)
