@@ -14,7 +14,10 @@ from runtime import config, config_errors, config_files, context
 FRAGMENTS = {
   f'configs/performer/{name}.gin'
   for name in ('base', 'trembl', 'slim', 'slim_base', 'slim_text')
-} | {f'configs/rl/{name}.gin' for name in ('base', 'procgen_base', 'ray')}
+} | {
+  f'configs/rl/{name}.gin'
+  for name in ('base', 'odetoode_base', 'procgen_base', 'ray')
+}
 ROOTS = {'performer': train_lib.train, 'rl': rl_train_lib.train}
 FILE_MACROS = ('TRAIN_FILE', 'VALID_FILE', 'TEST_FILE', 'OOD_FILE')
 

@@ -54,7 +54,7 @@ def _check(n_steps: int, time: float) -> None:
 
 
 def matrix_flow(
-  w0: Float[Array, 'd d'],
+  w0: Float[Array, 'd _'],
   generator: generators.Generator,
   *,
   n_steps: int,
@@ -179,7 +179,7 @@ def _advance(
 
 def main_flow(
   x0: Float[Array, '*B d'],
-  matrices: Float[Array, 'N d d'],
+  matrices: Float[Array, 'N _ _'],
   *,
   f: Activation = jnp.abs,
   time: float = 1.0,
@@ -209,7 +209,7 @@ def main_flow(
 
 def states(
   x0: Float[Array, '*B d'],
-  matrices: Float[Array, 'N d d'],
+  matrices: Float[Array, 'N _ _'],
   *,
   f: Activation = jnp.abs,
   time: float = 1.0,

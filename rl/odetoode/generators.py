@@ -80,8 +80,8 @@ class GatedParams:
   """
 
   gates: Float[Array, ' K']
-  weights: Sequence[Float[Array, 'K i o']]
-  biases: Sequence[Float[Array, 'K o']]
+  weights: Sequence[Float[Array, 'K _ _']]
+  biases: Sequence[Float[Array, 'K _']]
 
 
 def skew_gated(params: GatedParams) -> Generator:

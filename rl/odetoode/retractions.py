@@ -74,7 +74,7 @@ def one_norm(x: Matrix) -> Float[Array, '...']:
   return jnp.max(jnp.sum(jnp.abs(x), axis=-2), axis=-1)
 
 
-def newton_schulz(w: Matrix) -> Matrix:
+def newton_schulz(w: Float[Array, '... n k']) -> Float[Array, '... n k']:
   """W (3 I - W^T W) / 2: nearer to the nearest orthogonal matrix.
 
   A defect e = |W^T W - I| < 1 becomes one of about 3 e^2 / 4. Columns of a tall

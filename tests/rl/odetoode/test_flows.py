@@ -1,0 +1,293 @@
+"""Flows on the orthogonal group: closed forms, invariants, orders."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import scipy.linalg
+from jax import test_util
+
+from rl.odetoode import flows, generators, manifolds, retractions
+
+EXACT = [retractions.Exp(), retractions.Cayley(), retractions.Taylor(12)]
+EULER = retractions.Euler()
+
+
+@pytest.fixture(autouse=True)
+def _float64():
+  with jax.enable_x64(True):
+    yield
+
+
+@pytest.fixture
+def rng():
+  return np.random.default_rng(np.random.SeedSequence().entropy)
+
+
+def orthogonal(rng, d):
+  return jnp.asarray(np.linalg.qr(rng.normal(size=(d, d)))[0])
+
+
+def problem(rng, d):
+  q, n = (rng.normal(size=(d, d)) / np.sqrt(d) for _ in range(2))
+  return jnp.asarray(q), jnp.asarray(n), orthogonal(rng, d)
+
+
+def everything(flow):
+  return jnp.concatenate([flow.matrices, flow.last[None]])
+
+
+def rotation(angle):
+  c, s = np.cos(angle), np.sin(angle)
+  return np.array([[c, -s], [s, c]])
+
+
+PLANE = generators.skew_iso(
+  jnp.array([[0.0, 1.0], [1.0, 0.0]]), jnp.diag(jnp.array([1.0, 0.0]))
+)
+
+
+@pytest.mark.parametrize('retraction', [*EXACT, EULER])
+def test_matrices_stay_orthogonal(rng, retraction):
+  q, n, w0 = problem(rng, 16)
+  flow = flows.matrix_flow(
+    w0, generators.skew_iso(q, n), n_steps=100, retraction=retraction
+  )
+  defect = manifolds.orthogonality_defect(everything(flow)).max()
+  determinants = np.linalg.det(everything(flow))
+  if retraction == EULER:
+    assert defect > 1e-3
+    return
+  assert defect < 1e-13
+  np.testing.assert_allclose(determinants, determinants[0], rtol=1e-12)
+
+
+def test_float32_stays_orthogonal_with_the_default(rng):
+  q, n, w0 = (x.astype(jnp.float32) for x in problem(rng, 64))
+  for steps, bound in ((25, 1e-5), (100, 5e-5)):
+    flow = flows.matrix_flow(w0, generators.skew_iso(q, n), n_steps=steps)
+    assert flow.last.dtype == jnp.float32
+    assert manifolds.orthogonality_defect(everything(flow)).max() < bound
+
+
+def test_defect_of_euler_in_the_plane():
+  turn = jnp.array([[0.0, -1.0], [1.0, 0.0]])
+  flow = flows.matrix_flow(
+    jnp.eye(2), lambda t, w: turn, n_steps=25, retraction=EULER
+  )
+  np.testing.assert_allclose(
+    flow.last.T @ flow.last, 1.0407775 * np.eye(2), atol=1e-7
+  )
+
+
+@pytest.mark.parametrize('n_steps', [1, 7])
+def test_constant_generators_give_the_exponential(rng, n_steps):
+  b = retractions.skew(jnp.asarray(rng.normal(size=(5, 5))))
+  w0 = orthogonal(rng, 5)
+  flow = flows.matrix_flow(
+    w0, lambda t, w: b, n_steps=n_steps, time=1.5, retraction=EXACT[0]
+  )
+  np.testing.assert_allclose(
+    flow.last, w0 @ scipy.linalg.expm(1.5 * np.asarray(b)), atol=1e-12
+  )
+
+
+@pytest.mark.parametrize('retraction', EXACT[:2])
+@pytest.mark.parametrize('order', [1, 2, 4])
+def test_orders_in_the_plane(retraction, order):
+  """Against the closed form: the rotation by atan(tanh(Delta t))."""
+  exact = rotation(np.arctan(np.tanh(1.0)))
+  errors = [
+    np.abs(
+      flows.matrix_flow(
+        jnp.eye(2), PLANE, n_steps=n, retraction=retraction, order=order
+      ).last
+      - exact
+    ).max()
+    for n in (25, 50)
+  ]
+  assert errors[0] / errors[1] == pytest.approx(2**order, rel=0.1)
+  if order == 1:
+    known = {retractions.Exp(): 5.67e-3, retractions.Cayley(): 5.65e-3}
+    assert errors[0] == pytest.approx(known[retraction], rel=2e-3)
+
+
+@pytest.mark.parametrize('retraction', EXACT[:2])
+@pytest.mark.parametrize('order', [1, 2, 4])
+def test_orders_where_nothing_commutes(rng, retraction, order):
+  q, n, w0 = problem(rng, 5)
+  b = generators.skew_iso(q, n)
+  run = lambda steps, order: (
+    flows.matrix_flow(
+      w0, b, n_steps=steps, retraction=retraction, order=order, time=0.5
+    ).last
+  )
+  exact = run(800, 4)
+  errors = [np.abs(run(steps, order) - exact).max() for steps in (20, 40)]
+  assert errors[0] / errors[1] == pytest.approx(2**order, rel=0.3)
+
+
+def test_order_depends_on_time_where_generators_do(rng):
+  a, b = (retractions.skew(jnp.asarray(rng.normal(size=(4, 4)))) for _ in 'ab')
+  field = lambda t, w: jnp.cos(3 * t) * a + t * b
+  run = lambda steps, order: (
+    flows.matrix_flow(
+      jnp.eye(4), field, n_steps=steps, order=order, retraction=EXACT[0]
+    ).last
+  )
+  errors = [np.abs(run(n, 4) - run(400, 4)).max() for n in (10, 20)]
+  assert errors[0] / errors[1] == pytest.approx(16, rel=0.35)
+
+
+def test_iso_is_the_double_bracket_flow(rng):
+  """H tends to the sorted eigenvalues of Q, which a left product would miss."""
+  d = 6
+  values = np.array([0.3, 1.4, 2.2, 3.1, 4.3, 5.0])
+  basis = orthogonal(rng, d)
+  q = basis @ jnp.diag(values) @ basis.T
+  n = jnp.diag(jnp.arange(1.0, d + 1))
+  flow = flows.matrix_flow(
+    orthogonal(rng, d),
+    generators.skew_iso(q, n),
+    n_steps=6000,
+    time=60.0,
+    retraction=retractions.Taylor(10),
+  )
+  h = flow.last.T @ q @ flow.last
+  np.testing.assert_allclose(h, np.diag(values), atol=1e-6)
+  gains = np.diff(generators.lyapunov(flow.matrices, q, n))
+  assert gains.min() > -1e-9
+
+
+def test_slope_of_the_trace_is_the_squared_bracket(rng):
+  q, n, w0 = problem(rng, 5)
+  flow = flows.matrix_flow(
+    w0, generators.skew_iso(q, n), n_steps=2, time=2e-6, retraction=EXACT[0]
+  )
+  ends = generators.lyapunov(jnp.stack([w0, flow.last]), q, n)
+  b = generators.skew_iso(q, n)(jnp.zeros(()), w0)
+  np.testing.assert_allclose(
+    (ends[1] - ends[0]) / 2e-6, (b**2).sum(), rtol=1e-4
+  )
+
+
+def test_equivariance_and_fixed_point(rng):
+  q, n, w0 = problem(rng, 5)
+  p = orthogonal(rng, 5)
+  run = lambda w, q, n: (
+    flows.matrix_flow(w, generators.skew_iso(q, n), n_steps=20).last
+  )
+  last = run(w0, q, n)
+  np.testing.assert_allclose(run(w0 @ p, q, p.T @ n @ p), last @ p, atol=1e-10)
+  np.testing.assert_allclose(run(p @ w0, p @ q @ p.T, n), p @ last, atol=1e-10)
+  np.testing.assert_allclose(run(jnp.eye(5), q, q), np.eye(5), atol=1e-12)
+  assert np.abs(last - w0).max() > 1e-2
+
+
+def test_gated_generator_is_the_sum_over_its_gates(rng):
+  d, k, h = 3, 2, 4
+  draw = lambda *shape: jnp.asarray(rng.normal(size=shape))
+  weights = (draw(k, d * d + 1, h), draw(k, h, d * d))
+  biases = (draw(k, h), draw(k, d * d))
+  params = generators.GatedParams(draw(k), weights, biases)
+  w, t = orthogonal(rng, d), 0.3
+  expected = np.zeros((d, d))
+  for i in range(k):
+    inputs = np.append(np.asarray(w).ravel() / np.sqrt(d), t)
+    hidden = np.tanh(inputs @ weights[0][i] + biases[0][i])
+    f = (hidden @ weights[1][i] + biases[1][i]).reshape(d, d)
+    expected += params.gates[i] * (f - f.T)
+  found = generators.skew_gated(params)(jnp.asarray(t), w)
+  np.testing.assert_allclose(found, expected, atol=1e-12)
+
+
+@pytest.mark.parametrize(
+  ('n_steps', 'time'), [(10, 1.0), (1000, 1.0), (50, 4.0)]
+)
+@pytest.mark.parametrize('d', [1, 4, 16])
+def test_gradients_stay_in_the_band(rng, d, n_steps, time):
+  q, n, w0 = problem(rng, d)
+  flow = flows.matrix_flow(
+    w0, generators.skew_iso(q, n), n_steps=n_steps, time=time
+  )
+  x0, c = (jnp.asarray(rng.normal(size=(8, d))) for _ in range(2))
+
+  @jax.jit
+  def gradients(matrices):
+    loss = lambda nudges: jnp.sum(
+      c * flows.states(x0, matrices, time=time, nudges=nudges)[-1]
+    )
+    return jax.grad(loss)(jnp.zeros((n_steps + 1, 8, d)))
+
+  def ratios(matrices):
+    norms = np.linalg.norm(gradients(matrices), axis=-1)
+    left = np.arange(n_steps, -1, -1)[:, None]
+    low = max(1 - time / n_steps, 0) ** left
+    high = (1 + time / n_steps) ** left
+    return norms / norms[-1] / low, norms / norms[-1] / high
+
+  above, below = ratios(flow.matrices)
+  assert above.min() > 1 - 1e-9
+  assert below.max() < 1 + 1e-9
+  if d == 16 and time > 1:
+    free = jnp.asarray(rng.normal(size=(d, d))) * 2 / np.sqrt(d)
+    _, outside = ratios(jnp.broadcast_to(free, flow.matrices.shape))
+    assert outside.max() > 1
+
+
+def test_ends_of_the_band_are_attained():
+  matrices = jnp.ones((25, 1, 1))
+  end = jax.vmap(jax.grad(lambda x: flows.main_flow(x, matrices)[0]))(
+    jnp.array([[1.0], [-1.0]])
+  )
+  low, high = flows.gradient_band(25)
+  np.testing.assert_allclose(end[:, 0], [high, low], rtol=1e-12)
+  assert (low, high) == pytest.approx((0.36040, 2.66584), abs=1e-5)
+
+
+def test_states_of_the_modulus(rng):
+  matrices = jnp.stack([orthogonal(rng, 6) for _ in range(10)])
+  x0 = jnp.asarray(rng.normal(size=(4, 6)))
+  x = flows.states(x0, matrices)
+  assert np.diff(x, axis=0).min() >= 0
+  longest = np.linalg.norm(x0, axis=-1) * 1.1**10
+  assert (np.linalg.norm(x[-1], axis=-1) <= longest).all()
+  np.testing.assert_allclose(
+    flows.main_flow(3 * x0, matrices), 3 * x[-1], rtol=1e-12
+  )
+  naive = np.asarray(x0)
+  for w in np.asarray(matrices):
+    naive = naive + 0.1 * np.abs(naive @ w.T)
+  np.testing.assert_allclose(x[-1], naive, rtol=1e-12)
+
+
+def test_backpropagation_is_that_of_finite_differences(rng):
+  q, n, w0 = problem(rng, 4)
+  x0 = jnp.asarray(rng.normal(size=(3, 4)))
+
+  def loss(q, n, w0, remat=True):
+    flow = flows.matrix_flow(
+      w0, generators.skew_iso(q, n), n_steps=5, remat=remat
+    )
+    x = flows.main_flow(x0, flow.matrices, f=jnp.sin, remat=remat)
+    return jnp.sum(x**2)
+
+  test_util.check_grads(jax.jit(loss), (q, n, w0), order=1, modes=['rev'])
+  plain = jax.grad(lambda q: loss(q, n, w0, remat=False))(q)
+  np.testing.assert_allclose(jax.grad(loss)(q, n, w0), plain, rtol=1e-10)
+
+
+def test_bad_settings_are_named():
+  b = lambda t, w: jnp.zeros_like(w)
+  for kwargs, word in (
+    ({'n_steps': 0}, 'n_steps'),
+    ({'n_steps': 3, 'order': 3}, 'order'),
+    ({'n_steps': 3, 'time': -1.0}, 'time'),
+    ({'n_steps': 3, 'clean_every': -1}, 'clean_every'),
+  ):
+    with pytest.raises(ValueError, match=word):
+      flows.matrix_flow(jnp.eye(2), b, **kwargs)
+  with pytest.raises(ValueError, match='square'):
+    flows.matrix_flow(jnp.ones((2, 3)), b, n_steps=2)
+  with pytest.raises(ValueError, match='matrices'):
+    flows.main_flow(jnp.ones((2, 3)), jnp.ones((5, 4, 4)))

@@ -1,0 +1,202 @@
+"""Retractions, orthogonal parameters and what moves them."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+import scipy.linalg
+
+from rl.odetoode import manifolds, retractions, trivialization
+
+SERIES = [
+  (retractions.Taylor(8), scipy.linalg.expm, 1e-8),
+  (retractions.Taylor(3), scipy.linalg.expm, 5e-3),
+  (retractions.Taylor(8, squarings=6), scipy.linalg.expm, 1e-12),
+  (
+    retractions.CayleyNeumann(8),
+    lambda x: np.linalg.solve(np.eye(len(x)) - x / 2, np.eye(len(x)) + x / 2),
+    1e-5,
+  ),
+]
+
+
+@pytest.fixture
+def rng():
+  return np.random.default_rng(np.random.SeedSequence().entropy)
+
+
+def skew(rng, d, norm):
+  x = rng.normal(size=(d, d))
+  x = x - x.T
+  return x * norm / np.abs(x).sum(axis=0).max()
+
+
+@pytest.mark.parametrize(('series', 'exact', 'bound'), SERIES)
+def test_series_are_their_limits(rng, series, exact, bound):
+  x = skew(rng, 7, 0.5)
+  with jax.enable_x64(True):
+    found = series(jnp.asarray(x))
+    batched = series(jnp.stack([jnp.asarray(x), jnp.asarray(-x)]))
+  error = np.abs(found - exact(x)).max()
+  assert error < bound
+  if series == retractions.Taylor(3):
+    assert error > 1e-6
+  np.testing.assert_allclose(batched[0], found, rtol=1e-12)
+
+
+@pytest.mark.parametrize('form', [retractions.Exp(), retractions.Cayley()])
+def test_inverse_differential(rng, form):
+  """Of a curve X(s): the logarithmic derivative of U(X) gives back X'."""
+  with jax.enable_x64(True):
+    x, slope = (jnp.asarray(skew(rng, 5, norm)) for norm in (0.1, 1.0))
+    u, du = jax.jvp(form, (x,), (slope,))
+    found = form.inverse_differential(x, u.T @ du)
+  bound = 1e-12 if form == retractions.Cayley() else 1e-6
+  np.testing.assert_allclose(found, slope, atol=bound)
+
+
+def test_guard_takes_the_exact_form_only_beyond_its_limit(rng):
+  guarded = retractions.Guarded(
+    retractions.Taylor(2), retractions.Exp(), limit=0.5
+  )
+  small, large = (
+    jnp.asarray(skew(rng, 5, norm), jnp.float32) for norm in (0.4, 3.0)
+  )
+  np.testing.assert_array_equal(guarded(small), retractions.Taylor(2)(small))
+  exact = retractions.Exp()
+  np.testing.assert_allclose(guarded(large), exact(large), atol=1e-6)
+  both = jnp.stack([small, large])
+  np.testing.assert_allclose(
+    jax.vmap(guarded)(both), jax.vmap(exact)(both), atol=1e-6
+  )
+  # One comparison for all: no branch is computed in vain.
+  text = str(jax.make_jaxpr(jax.vmap(guarded))(both))
+  assert 'cond[' in text
+  loss = lambda x: jnp.sum(guarded(x) ** 3)
+  slopes = jax.vmap(jax.grad(loss))(both)
+  expected = jax.vmap(jax.grad(lambda x: jnp.sum(exact(x) ** 3)))(both)
+  np.testing.assert_allclose(slopes, expected, rtol=1e-3, atol=1e-4)
+
+
+def test_draws_are_uniform_on_their_manifolds():
+  keys = jax.random.split(jax.random.key(3), 64)
+  for shape in ((4, 4), (6, 3), (3, 6)):
+    draws = jnp.stack([manifolds.stiefel(key, shape) for key in keys])
+    assert manifolds.orthogonality_defect(draws).max() < 1e-5
+    # Raw QR has a sign of its own: the first entries would be all negative.
+    assert 16 < (draws[:, 0, 0] > 0).sum() < 48
+    if shape == (4, 4):
+      assert 16 < (jnp.linalg.det(draws) > 0).sum() < 48
+
+
+@pytest.mark.parametrize('shape', [(7, 3), (3, 7), (4, 4)])
+def test_stiefel_moves(rng, shape):
+  with jax.enable_x64(True):
+    p = manifolds.stiefel(jax.random.key(rng.integers(1 << 30)), shape)
+    p = retractions.newton_schulz(p if shape[0] >= shape[1] else p.T)
+    p = p if shape[0] >= shape[1] else p.T
+    g = jnp.asarray(rng.normal(size=shape))
+    delta = manifolds.stiefel_gradient(p, g)
+    move = lambda s: manifolds.move_stiefel(p, s * delta)
+    slope = jax.jvp(move, (0.0,), (1.0,))[1]
+    np.testing.assert_allclose(slope, delta, atol=1e-10)
+    assert manifolds.orthogonality_defect(move(1.0)) < 1e-12
+    # A projection, and orthogonal to every tangent.
+    again = manifolds.stiefel_gradient(p, delta)
+    np.testing.assert_allclose(again, delta, atol=1e-10)
+    other = manifolds.stiefel_noise(p, jnp.asarray(rng.normal(size=shape)))
+    assert abs(jnp.sum((g - delta) * other)) < 1e-10
+    if shape == (4, 4):
+      omega = manifolds.riemannian_gradient(p, g)
+      np.testing.assert_allclose(delta, p @ omega, atol=1e-10)
+      direct = manifolds.riemannian_update(p, g, 0.1)
+      curved = manifolds.stiefel_update(p, g, 0.1)
+      np.testing.assert_allclose(direct, curved, atol=1e-3)
+
+
+def test_phi(rng):
+  with jax.enable_x64(True):
+    m = jnp.asarray(rng.normal(size=(5, 5)))
+    found = m @ retractions.phi(m) + jnp.eye(5)
+  np.testing.assert_allclose(found, scipy.linalg.expm(np.asarray(m)), rtol=1e-9)
+
+
+def test_coordinates(rng):
+  z = jnp.asarray(rng.normal(size=(2, 6)), jnp.float32)
+  x = manifolds.from_coordinates(z, 4)
+  np.testing.assert_array_equal(x, -jnp.swapaxes(x, 1, 2))
+  np.testing.assert_array_equal(x[1][np.triu_indices(4, 1)], z[1])
+
+
+def test_thousand_updates_stay_on_the_manifold(rng):
+  w = manifolds.haar(jax.random.key(1), 6)
+  p = manifolds.stiefel(jax.random.key(2), (8, 3))
+  target = jnp.asarray(rng.normal(size=(6, 6)), jnp.float32)
+
+  def step(points, key):
+    w, p = points
+    noise = jax.random.normal(key, p.shape)
+    w = manifolds.riemannian_update(w, -target + w @ target.T, 0.1)
+    return (w, manifolds.stiefel_update(p, noise, 0.1)), None
+
+  keys = jax.random.split(jax.random.key(0), 1000)
+  (w, p), _ = jax.jit(lambda x: jax.lax.scan(step, x, keys))((w, p))
+  assert manifolds.orthogonality_defect(w) < 2e-6
+  assert manifolds.orthogonality_defect(p) < 2e-6
+
+
+def test_trivialised_descent_is_riemannian_descent(rng):
+  w = manifolds.haar(jax.random.key(5), 4)
+  params = {'flow': {'w0': w}, 'free': jnp.ones(3)}
+  g = jnp.asarray(rng.normal(size=(4, 4)), jnp.float32)
+  optimizer = trivialization.trivialize(optax.sgd(0.1))
+  gradients = {'flow': {'w0': g}, 'free': jnp.full(3, 2.0)}
+  updates, _ = optimizer.update(gradients, optimizer.init(params), params)
+  new = optax.apply_updates(params, updates)
+  expected = manifolds.riemannian_update(w, g, 0.1)
+  np.testing.assert_allclose(new['flow']['w0'], expected, atol=1e-6)
+  np.testing.assert_allclose(new['free'], 0.8, rtol=1e-6)
+
+
+@pytest.mark.parametrize('every', [1, 7])
+def test_trivialised_adam_finds_the_nearest_rotation(every):
+  """min |W - A|^2 over O(d) is the polar factor, by the SVD."""
+  d = 4
+  w0 = manifolds.haar(jax.random.key(8), d)
+  a = (
+    w0
+    @ jax.scipy.linalg.expm(
+      0.7 * retractions.skew(jax.random.normal(jax.random.key(9), (d, d)))
+    )
+    * jnp.linspace(0.5, 1.5, d)
+  )
+  optimizer = trivialization.trivialize(optax.adam(0.03), every=every)
+  params = {'w0': w0}
+
+  def step(carry, _):
+    params, state = carry
+    gradients = jax.grad(lambda p: jnp.sum((p['w0'] - a) ** 2))(params)
+    updates, state = optimizer.update(gradients, state, params)
+    return (optax.apply_updates(params, updates), state), None
+
+  carry = (params, optimizer.init(params))
+  (params, _), _ = jax.jit(lambda c: jax.lax.scan(step, c, None, length=400))(
+    carry
+  )
+  u, _, v = np.linalg.svd(a)
+  np.testing.assert_allclose(params['w0'], u @ v, atol=2e-3)
+  assert manifolds.orthogonality_defect(params['w0']) < 2e-6
+
+
+def test_bad_settings_are_named():
+  with pytest.raises(ValueError, match='order'):
+    retractions.Taylor(0)
+  with pytest.raises(ValueError, match='squarings'):
+    retractions.Taylor(squarings=-1)
+  with pytest.raises(ValueError, match='limit'):
+    retractions.Guarded(limit=0.0)
+  with pytest.raises(ValueError, match='own exact form'):
+    retractions.Guarded(retractions.Taylor(), retractions.Cayley())
+  with pytest.raises(ValueError, match='every'):
+    trivialization.trivialize(optax.sgd(1.0), every=0)

@@ -1,0 +1,254 @@
+"""Bodies, heads, and parameters that evolution strategies move on manifolds."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from rl.envs import pendulum, spaces
+from rl.es import estimators, jax_evaluator, policies, shaping, strategy
+from rl.odetoode import (
+  baselines,
+  bodies,
+  evolution,
+  geometry,
+  heads,
+  manifolds,
+  solvers,
+)
+
+D = 6
+BODIES = {
+  'iso': bodies.ODEtoODE(D),
+  'gated': bodies.ODEtoODE(D, kind='gated', gates=2, hidden=(3,)),
+  'static': bodies.ODEtoODE(D, kind='static', bias=True),
+  'fixed': bodies.ODEtoODE(D, train_w0=False),
+  'free': bodies.ODEtoODE(D, orthogonal=False),
+  'dense': baselines.Dense(D, depth=3),
+  'residual': baselines.Dense(D, depth=3, residual=True),
+  'node': baselines.NODE(D),
+  'base_ode': baselines.NODE(D, hidden=(D, D)),
+  'nanode': baselines.NANODE(D),
+  'hyper': baselines.HyperODE(D),
+}
+# Flow parameters, heads excluded, by the formulas of the specification.
+SIZES = {
+  'iso': 3 * D * D,
+  'gated': D * D + 2 + 2 * ((D * D + 2) * 3 + 4 * D * D),
+  'static': D * D + D,
+  'fixed': 2 * D * D,
+  'free': 3 * D * D,
+  'dense': 3 * (D * D + D),
+  'residual': 3 * (D * D + D),
+  'node': D * D + D,
+  'base_ode': 3 * (D * D + D),
+  'nanode': 11 * D * D,
+  'hyper': (D * D + 1) * 16 + 272 + 17 * D * D,
+}
+
+
+@pytest.fixture
+def rng():
+  return np.random.default_rng(np.random.SeedSequence().entropy)
+
+
+@pytest.mark.parametrize('name', BODIES)
+def test_bodies(name, rng):
+  body = BODIES[name]
+  x = jnp.asarray(rng.normal(size=(3, D)), jnp.float32)
+  variables = body.init(jax.random.key(0), x)
+  assert (
+    sum(p.size for p in jax.tree.leaves(variables['params'])) == SIZES[name]
+  )
+  found, aux = jax.jit(body.apply)(variables, x)
+  weights, _ = body.apply(variables, method='weights')
+  for i in range(3):
+    alone = body.apply(variables, weights, x[i], method='advance')
+    np.testing.assert_allclose(found[i], alone, rtol=1e-4, atol=1e-5)
+  assert jnp.abs(found - x).max() > 1e-2
+  if name in ('iso', 'gated', 'static', 'fixed'):
+    assert aux['orthogonality_defect'] < 1e-5
+  if name == 'iso':
+    assert aux['lyapunov_gain'] > 0
+
+
+def test_gated_flows_start_small():
+  body = bodies.ODEtoODE(16, kind='gated')
+  variables = body.init(jax.random.key(1), jnp.zeros(16))
+  bound = body.bind(variables)
+  bound.weights()
+  b = bound.generator()(jnp.zeros(()), bound.w0)
+  assert 0.1 < np.linalg.norm(b, 2) < 1
+
+
+def test_nanode_is_its_polynomial(rng):
+  body = baselines.NANODE(2, degree=2, n_steps=4, time=2.0)
+  variables = body.init(jax.random.key(0), jnp.zeros(2))
+  matrices, _ = body.apply(variables, method='weights')
+  c = variables['params']['coefficients']
+  t = 1.5
+  expected = c[0]
+  for j in (1, 2):
+    angle = 2 * np.pi * j * t / 2.0
+    expected = expected + np.cos(angle) * c[j] + np.sin(angle) * c[2 + j]
+  np.testing.assert_allclose(matrices[3], expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize('kind', ['nanode', 'hyper', 'node'])
+def test_adaptive_solutions_are_limits_of_fixed_ones(kind, rng):
+  pytest.importorskip('diffrax')
+  make = {
+    'nanode': lambda **k: baselines.NANODE(3, degree=1, f=jnp.tanh, **k),
+    'hyper': lambda **k: baselines.HyperODE(3, f=jnp.tanh, **k),
+    'node': lambda n_steps=None, adaptive=None: baselines.NODE(
+      3, solver=adaptive or solvers.Fixed(n_steps)
+    ),
+  }[kind]
+  x = jnp.asarray(rng.normal(size=(2, 3)), jnp.float32)
+  fixed = make(n_steps=4000)
+  variables = fixed.init(jax.random.key(0), x)
+  exact = make(adaptive=solvers.Adaptive(1e-5, 1e-7)).apply(variables, x)[0]
+  np.testing.assert_allclose(fixed.apply(variables, x)[0], exact, atol=2e-3)
+
+
+@pytest.mark.parametrize(
+  ('method', 'order'), [('euler', 1), ('midpoint', 2), ('rk4', 4)]
+)
+def test_orders_of_fixed_steps(method, order):
+  field = lambda t, x: {'a': x['a'] * jnp.cos(t)}
+  with jax.enable_x64(True):
+    run = lambda n: solvers.integrate(
+      field, {'a': jnp.ones(())}, n_steps=n, time=1.0, method=method
+    )['a']
+    errors = [abs(run(n) - np.exp(np.sin(1.0))) for n in (16, 32)]
+  assert errors[0] / errors[1] == pytest.approx(2**order, rel=0.2)
+
+
+def test_classifier_drops_states_only():
+  model = heads.Classifier(BODIES['iso'], num_classes=3, dropout=0.5)
+  s = jnp.ones((4, 2, 2))
+  variables = model.init(jax.random.key(0), s)
+  logits, aux = model.apply(variables, s)
+  assert logits.shape == (4, 3)
+  run = lambda seed: model.apply(
+    variables, s, train=True, rngs={'dropout': jax.random.key(seed)}
+  )
+  (first, aux_1), (second, aux_2) = run(1), run(2)
+  assert jnp.abs(first - second).max() > 1e-3
+  assert aux_1 == aux_2 == aux
+
+
+SPACES = spaces.Box((3,), -1.0, 1.0), spaces.Box((2,), -0.5, 0.5)
+
+
+def make_policy(**kwargs):
+  return heads.Policy(*SPACES, BODIES['iso'], **kwargs)
+
+
+def test_policy_is_its_formula(rng):
+  policy = make_policy()
+  theta = policy.init(jax.random.key(4))
+  assert theta.shape == (policy.size,)
+  params = policy.params(theta)
+  assert manifolds.orthogonality_defect(params['input']) < 1e-5
+  assert manifolds.orthogonality_defect(params['readout']) < 1e-5
+  s = jnp.asarray(rng.normal(size=3), jnp.float32)
+  _, action = policy.act(policy.unravel(theta), (), s)
+  x, _ = BODIES['iso'].apply({'params': params['body']}, params['input'] @ s)
+  expected = np.clip(params['readout'] @ x, -0.5, 0.5)
+  np.testing.assert_allclose(action, expected, rtol=1e-4, atol=1e-6)
+  assert isinstance(policy, policies.Policy)
+  counts = {b.kind: b.dimension for b in policy.geometry.blocks}
+  assert counts['orthogonal'] == D * (D - 1) // 2
+
+
+@pytest.mark.parametrize('perturb', geometry.PERTURBATIONS)
+def test_members_and_updates(perturb, rng):
+  """Members are on the manifold if tangent; theta stays there either way."""
+  policy = make_policy(perturb=perturb)
+  theta = policy.init(jax.random.key(4))
+  where = policy.geometry
+  tangents = jnp.asarray(
+    0.3 * rng.normal(size=(5, where.size(theta.size))), jnp.float32
+  )
+  members = jax.jit(where.perturb)(theta, tangents)
+  moved = jax.jit(where.step)(theta, tangents[0])
+  for name in ('input', 'readout', 'w0'):
+    pick = lambda t, name=name: (policy.params(t) | policy.params(t)['body'])[
+      name
+    ]
+    defects = [manifolds.orthogonality_defect(pick(t)) for t in members]
+    assert (max(defects) < 1e-5) == (perturb == 'tangent')
+    assert manifolds.orthogonality_defect(pick(moved)) < 1e-5
+    assert jnp.abs(pick(moved) - pick(theta)).max() > 1e-3
+
+
+@pytest.mark.parametrize('perturb', geometry.PERTURBATIONS)
+def test_estimates_tend_to_the_riemannian_gradient(perturb, rng):
+  key = jax.random.key(int(rng.integers(1 << 30)))
+  w, p = manifolds.haar(key, 3), manifolds.stiefel(key, (4, 2))
+  c = jax.random.normal(key, (2,))
+  gw, gp = (
+    jnp.asarray(rng.normal(size=shape), jnp.float32)
+    for shape in ((3, 3), (4, 2))
+  )
+  params = {'c': c, 'p': p, 'w0': w}
+  where = geometry.Manifold.of(
+    params, {'w0': 'orthogonal', 'p': 'stiefel'}, perturb=perturb
+  )
+  theta = jnp.concatenate([x.reshape(-1) for x in jax.tree.leaves(params)])
+
+  def objective(theta):
+    q = geometry.unflatten(params, theta)
+    return jnp.sum(q['w0'] * gw) + jnp.sum(q['p'] * gp) + jnp.sum(q['c'] ** 2)
+
+  gradient = jax.jit(
+    lambda key: evolution.es_gradient(
+      objective, theta, key, num_pairs=16384, sigma=0.01, geometry=where
+    )
+  )(key)
+  rate = 1e-3
+  new = geometry.unflatten(params, where.step(theta, rate * gradient))
+  slope = lambda name: (new[name] - params[name]) / rate
+  scale = 6 * jnp.linalg.norm(gradient) / 128
+  omega = manifolds.riemannian_gradient(w, gw)
+  np.testing.assert_allclose(slope('w0'), w @ omega, atol=scale)
+  expected = manifolds.stiefel_gradient(p, gp)
+  np.testing.assert_allclose(slope('p'), expected, atol=scale)
+  np.testing.assert_allclose(slope('c'), 2 * c, atol=scale)
+
+
+def test_strategy_keeps_theta_on_its_manifold():
+  env = pendulum.Pendulum(max_steps=10)
+  policy = heads.Policy(env.observation_space, env.action_space, BODIES['iso'])
+  config = strategy.ESConfig(
+    num_pairs=4, estimator=estimators.Antithetic(shaping.z_score)
+  )
+  algorithm = strategy.Strategy(config, optax.adam(0.1), policy.geometry)
+  evaluator = jax_evaluator.JaxEvaluator(env, policy)
+  theta = policy.init(jax.random.key(0))
+  state = algorithm.init(theta, jax.random.key(1), (3,))
+  step = jax.jit(lambda s: algorithm.step(s, evaluator))
+  for _ in range(5):
+    state, metrics = step(state)
+  assert np.isfinite(metrics['episode_return'])
+  params = policy.params(state.theta)
+  assert manifolds.orthogonality_defect(params['body']['w0']) < 1e-5
+  assert manifolds.orthogonality_defect(params['input']) < 1e-5
+  assert jnp.abs(state.theta - theta).max() > 0.05
+
+
+def test_bad_settings_are_named():
+  with pytest.raises(ValueError, match='kind'):
+    bodies.ODEtoODE(D, kind='isometric').init(jax.random.key(0), jnp.zeros(D))
+  with pytest.raises(ValueError, match='squash'):
+    make_policy(squash='sigmoid')
+  with pytest.raises(ValueError, match='perturb'):
+    make_policy(perturb='sideways')
+  with pytest.raises(ValueError, match='method'):
+    solvers.integrate(lambda t, x: x, jnp.ones(1), n_steps=1, method='rk5')
+  with pytest.raises(ValueError, match='tolerances'):
+    solvers.Adaptive(rtol=-1.0)
+  with pytest.raises(ValueError, match='square'):
+    geometry.Block('orthogonal', (2, 3))
