@@ -11,7 +11,13 @@ from typing import Any
 import numpy as np
 from jaxtyping import Shaped
 
-from rl.envs import foreign_spaces, host_vector, optional, spaces
+from rl.envs import (
+  foreign_spaces,
+  host_vector,
+  mujoco_distractions,
+  optional,
+  spaces,
+)
 
 __all__ = ['DmControlPixels']
 
@@ -39,11 +45,14 @@ class DmControlPixels(host_vector.HostVector):
     camera: its number.
     action_repeat: simulator steps per step, whose rewards are summed.
     fast: see above.
+    distractions: changes of colours, background and camera, which advance with
+      every simulator step; None: none.
     num_threads: over which lanes are spread; None: one per core.
 
   Raises:
     ImportError: if dm_control is not installed, naming the extra.
-    ValueError: if a number is not positive.
+    ValueError: if a number is not positive, or the model has nothing that
+      could be distracted.
   """
 
   def __init__(
@@ -56,6 +65,7 @@ class DmControlPixels(host_vector.HostVector):
     camera: int = 0,
     action_repeat: int = 1,
     fast: bool = True,
+    distractions: mujoco_distractions.Distractions | None = None,
     num_threads: int | None = None,
   ) -> None:
     threads = num_threads or min(num_lanes, os.cpu_count() or 1)
@@ -70,11 +80,16 @@ class DmControlPixels(host_vector.HostVector):
     if 'DISPLAY' not in os.environ:
       os.environ.setdefault('MUJOCO_GL', 'osmesa')
     suite = optional.load('dm_control.suite')
-    self._repeat, self._camera = action_repeat, camera
+    self._repeat = action_repeat
     self._envs = [suite.load(domain, task) for _ in range(num_lanes)]
     if fast:
       for env in self._envs:
         _draw_fast(env.physics.model, size)
+    distractions = distractions or mujoco_distractions.Distractions()
+    self._painters = [
+      mujoco_distractions.Painter(env, distractions, size=size, camera=camera)
+      for env in self._envs
+    ]
     # A GL context belongs to the thread that made it.
     self._threads = [
       concurrent.futures.ThreadPoolExecutor(1) for _ in range(threads)
@@ -90,9 +105,9 @@ class DmControlPixels(host_vector.HostVector):
   def _spread(self, run: Any, *arguments: Any) -> list[Any]:
     """Calls in all lanes, each in its thread."""
     jobs = [
-      self._threads[i % len(self._threads)].submit(run, env, *values)
-      for i, (env, *values) in enumerate(
-        zip(self._envs, *arguments, strict=True)
+      self._threads[i % len(self._threads)].submit(run, *values)
+      for i, values in enumerate(
+        zip(self._envs, self._painters, *arguments, strict=True)
       )
     ]
     return [job.result() for job in jobs]
@@ -100,14 +115,14 @@ class DmControlPixels(host_vector.HostVector):
   def _reset(self, seeds: list[int]) -> Any:
     return np.stack(self._spread(self._begin, seeds))
 
-  def _begin(self, env: Any, seed: int) -> np.ndarray:
+  def _begin(
+    self, env: Any, painter: mujoco_distractions.Painter, seed: int
+  ) -> np.ndarray:
     env.task.random.seed(seed)
     env.reset()
-    return self._picture(env)
-
-  def _picture(self, env: Any) -> np.ndarray:
-    size = self.observation_space.shape[0]
-    return env.physics.render(size, size, camera_id=self._camera)
+    painter.seed(seed)
+    painter.begin()
+    return painter.picture()
 
   def _step(self, action: Shaped[np.ndarray, 'n ...']) -> host_vector.Seen:
     rows = self._spread(self._advance, action.astype(np.float64))
@@ -119,22 +134,31 @@ class DmControlPixels(host_vector.HostVector):
       observation, reward, terminated, ended & ~terminated, {}
     )
 
-  def _advance(self, env: Any, action: np.ndarray) -> tuple[Any, ...]:
+  def _advance(
+    self,
+    env: Any,
+    painter: mujoco_distractions.Painter,
+    action: np.ndarray,
+  ) -> tuple[Any, ...]:
     total = 0.0
     for _ in range(self._repeat):
       now = env.step(action)
       # None where the step resets.
       total += now.reward or 0.0
+      if now.first():
+        painter.begin()
+      else:
+        painter.advance()
       if now.first() or now.last():
         break
     discount = 1.0 if now.discount is None else now.discount
-    return self._picture(env), total, now.last(), discount
+    return painter.picture(), total, now.last(), discount
 
   def close(self) -> None:
     """Closes simulators and threads."""
-    self._spread(lambda env: env.close())
+    self._spread(lambda env, painter: env.close())
     # Contexts that outlive their threads complain when Python ends.
-    self._envs = []
+    self._envs, self._painters = [], []
     for thread in self._threads:
       thread.shutdown()
 

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Int, Key
 
-__all__ = ['check_levels', 'draw_level', 'level_key']
+__all__ = ['check_levels', 'draw_level', 'draw_on_host', 'level_key']
 
 _LAST = np.iinfo(np.int32).max
 
@@ -34,6 +34,14 @@ def draw_level(
   """
   last = start_level + num_levels if num_levels else _LAST
   return jax.random.randint(key, (), start_level, last, jnp.int32)
+
+
+def draw_on_host(
+  random: np.random.Generator, num_levels: int, start_level: int
+) -> int:
+  """As `draw_level`, by NumPy."""
+  last = start_level + num_levels if num_levels else _LAST
+  return int(random.integers(start_level, last))
 
 
 def level_key(level: Int[Array, ''], purpose: int) -> Key[Array, '']:
