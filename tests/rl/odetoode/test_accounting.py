@@ -1,0 +1,44 @@
+"""Counts of parameters against the formulas, of products against a sum."""
+
+import pytest
+
+from rl.odetoode import accounting, baselines, bodies
+
+
+def gated(d):
+  return bodies.ODEtoODE(d, kind='gated', gates=1)
+
+
+@pytest.mark.parametrize(
+  ('body', 'params'),
+  [
+    (bodies.ODEtoODE(16), 392),
+    (bodies.ODEtoODE(64), 6176),
+    (baselines.NANODE(16), 2816),
+    (baselines.NANODE(64), 45_056),
+    (baselines.NODE(16, hidden=(16, 16)), 816),
+    (baselines.NODE(64, hidden=(64, 64)), 12_480),
+    (gated(16), 8752 + 1 + 120),
+    (gated(64), 135_472 + 1 + 2016),
+    (baselines.HyperODE(16), 8736),
+    (baselines.HyperODE(64), 135_456),
+    (baselines.Dense(16), 25 * 272),
+  ],
+)
+def test_parameters(body, params):
+  assert accounting.count_params(body) == params
+
+
+def test_stored_matrices_are_counted_in_full():
+  assert accounting.count_params(bodies.ODEtoODE(16), intrinsic=False) == 768
+
+
+def test_products():
+  d, steps = 8, 5
+  found = accounting.cost(bodies.ODEtoODE(d, n_steps=steps))
+  assert found.state_flops == 2 * steps * d * d
+  # In a step: two for H, one for H N, four of the series, one to move W.
+  certificates = (steps + 1) * 2 * d**3 + 4 * 2 * 2 * d**3 / 2
+  assert found.weights_flops >= steps * 8 * 2 * d**3
+  assert found.weights_flops <= steps * 8 * 2 * d**3 + 2 * certificates
+  assert accounting.cost(baselines.NODE(d)).state_flops == 25 * 2 * d * d
