@@ -193,6 +193,8 @@ def car_racing(
 ) -> EnvPoolVector | frames.Downscaled:
   """Box2D's CarRacing with continuous actions: steer, gas, brake.
 
+  `cutoffs.CutOff` ends its episodes early, as in published training.
+
   Args:
     num_lanes: n.
     size: pixels along each side; a divisor of 96.

@@ -9,7 +9,7 @@ from jaxtyping import Array, Key, Shaped
 
 from rl.envs import checks, lanes, protocol, spaces
 
-__all__ = ['HostState', 'HostVector', 'Seen', 'seeds']
+__all__ = ['HostState', 'HostVector', 'Seen', 'count_steps', 'seeds']
 
 
 class HostState(NamedTuple):
@@ -139,7 +139,7 @@ class HostVector(abc.ABC):
     truncated = np.array(seen.truncated, bool) & valid & ~terminated
     ended = terminated | truncated
     reward = np.where(valid, seen.reward, 0).astype(np.float32)
-    stats = _count(state.stats, reward, valid, ended)
+    stats = count_steps(state.stats, reward, valid, ended)
     waits = ended & (not self.resets_at_once)
     return self._token(waits, stats), protocol.Transition(
       observation, reward, terminated, truncated, final, valid, seen.info
@@ -158,12 +158,20 @@ class HostVector(abc.ABC):
     return action
 
 
-def _count(
+def count_steps(
   stats: lanes.EpisodeStats,
   reward: np.ndarray,
   valid: np.ndarray,
   ended: np.ndarray,
 ) -> lanes.EpisodeStats:
+  """Statistics of episodes, one step later.
+
+  Args:
+    stats: before it, [n] each.
+    reward: float32 [n]; 0 where not valid.
+    valid: bool [n]; which lanes acted.
+    ended: bool [n]; where an episode ended.
+  """
   total = stats.running_return + reward
   length = stats.running_length + valid.astype(np.int32)
   return lanes.EpisodeStats(
