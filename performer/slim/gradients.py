@@ -11,11 +11,12 @@ with activations of a bytes per position, states of s bytes, n = l / c chunks:
 | `checkpoint` | a c + s (n + 2) | 4 |
 | `checkpoint2` | a c + 2 s sqrt(n) | 5 |
 
+`auto` is the one of these that `planner.plan` takes for a budget.
+
 Reference: arXiv:2012.11346.
 """
 
 import functools
-import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -24,21 +25,17 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
 from performer.slim import drift as drift_lib
+from performer.slim import planner, reversal, strategies, subtraction, sweeps
 from performer.slim import problem as problem_lib
-from performer.slim import reversal, subtraction, sweeps
 
 __all__ = [
-  'STRATEGIES',
   'Gradients',
   'Outputs',
-  'check_request',
-  'run_length',
   'slim_apply',
   'slim_loss',
   'slim_value_and_grad',
 ]
-
-STRATEGIES = ('full', 'subtract', 'checkpoint', 'checkpoint2')
+OnPlan = Callable[[planner.Candidate], None]
 
 
 class Outputs(NamedTuple):
@@ -72,48 +69,17 @@ class Gradients(NamedTuple):
   drift: PyTree
 
 
-def run_length(length: int, size: int) -> int:
-  """Chunks per stored state of `checkpoint2`: the square root of all."""
-  return max(1, math.isqrt(-(-length // size)))
-
-
-def check_request(inputs: PyTree, chunk: int, strategy: str) -> int:
-  """Checks what a sweep is asked to do.
-
-  Args:
-    inputs: [b, l, ...].
-    chunk: positions of a chunk.
-    strategy: a member of `STRATEGIES`.
-
-  Returns:
-    Positions of a chunk, at most l.
-
-  Raises:
-    ValueError: if the strategy is unknown, the chunk is not positive, or inputs
-      disagree about batch and length or are empty.
-  """
-  if strategy not in STRATEGIES:
-    raise ValueError(f'strategy must be one of {STRATEGIES}, got {strategy!r}')
-  if isinstance(chunk, bool) or not isinstance(chunk, int) or chunk < 1:
-    raise ValueError(f'chunk must be a positive integer, got {chunk=!r}')
-  shapes = {jnp.shape(x)[:2] for x in jax.tree.leaves(inputs)}
-  if len(shapes) != 1 or len(min(shapes)) != 2 or 0 in min(shapes):
-    raise ValueError(
-      'inputs must all be [b, l, ...] with the same b and l, neither of them 0, '
-      f'got {sorted(shapes)}'
-    )
-  return min(chunk, min(shapes)[1])
-
-
 def slim_apply(
   problem: problem_lib.Problem,
   params: PyTree,
   inputs: PyTree,
   *,
-  chunk: int,
+  chunk: int | None = None,
   strategy: str = 'checkpoint',
+  memory_budget: float | None = None,
   state: PyTree | None = None,
   constants: PyTree = None,
+  on_plan: OnPlan | None = None,
   on_drift: Callable[[PyTree], None] | None = drift_lib.warn,
 ) -> Outputs:
   """A loss to be differentiated, in parameters, state and inputs.
@@ -123,10 +89,15 @@ def slim_apply(
     params: its parameters.
     inputs: arrays [b, l, ...].
     chunk: positions at a time, 1 to l (more means l); l need not be a multiple.
-    strategy: a member of `STRATEGIES`. `subtract` needs a mechanism with plain
-      sums and has first derivatives in reverse mode only.
+      None: planned.
+    strategy: a member of `strategies.STRATEGIES`, or 'auto': planned.
+      `subtract` needs a mechanism with plain sums and has first derivatives in
+      reverse mode only.
+    memory_budget: bytes beyond inputs, parameters and gradient that a plan must
+      keep to; None: no limit.
     state: before the first position; None for none.
     constants: arrays that every chunk gets whole; without gradient.
+    on_plan: told what was planned, at trace time, before anything runs.
     on_drift: called on the host with the drift of each backward sweep of
       `subtract`; None: nobody is told.
 
@@ -135,13 +106,23 @@ def slim_apply(
     have none.
 
   Raises:
-    ValueError: as `check_request`, or if the loss of the problem returns no
-      scalar or another state than it got.
+    ValueError: as `strategies.check_request` and `planner.plan`, or if the loss
+      of the problem returns no scalar or another state than it got.
     NotImplementedError: for second derivatives of `subtract`.
   """
-  size = check_request(inputs, chunk, strategy)
   if state is None:
     state = problem.empty_like(inputs)
+  strategy, size = _settle(
+    problem,
+    params,
+    inputs,
+    chunk=chunk,
+    strategy=strategy,
+    memory_budget=memory_budget,
+    state=state,
+    constants=constants,
+    on_plan=on_plan,
+  )
   constants = jax.lax.stop_gradient(constants)
   if strategy == 'subtract':
     reversal.Reversed(problem.attention)
@@ -152,6 +133,36 @@ def slim_apply(
     totals = _plain(problem, params, constants, state, inputs, size, strategy)
     outputs = Outputs(totals.loss, totals.state, totals.metrics)
   return outputs._replace(metrics=jax.lax.stop_gradient(outputs.metrics))
+
+
+def _settle(
+  problem: problem_lib.Problem,
+  params: PyTree,
+  inputs: PyTree,
+  *,
+  chunk: int | None,
+  strategy: str,
+  memory_budget: float | None,
+  on_plan: OnPlan | None,
+  **rest: PyTree,
+) -> tuple[str, int]:
+  """The strategy and the chunk: as given, or planned from shapes."""
+  if strategy != 'auto' and chunk is not None and memory_budget is None:
+    return strategy, strategies.check_request(inputs, chunk, strategy)
+  # Shapes, because this may run inside other transformations.
+  params, inputs, rest = jax.eval_shape(lambda *x: x, params, inputs, rest)
+  chosen = planner.plan(
+    problem,
+    params,
+    inputs,
+    memory_budget=memory_budget,
+    strategy=strategy,
+    chunk=chunk,
+    **rest,
+  ).chosen
+  if on_plan is not None:
+    on_plan(chosen)
+  return chosen.strategy, chosen.chunk
 
 
 def _plain(
@@ -167,7 +178,7 @@ def _plain(
     return sweeps.full(problem, params, constants, state, inputs)
   run = 1
   if strategy == 'checkpoint2':
-    run = run_length(sweeps.length_of(inputs), size)
+    run = strategies.run_length(sweeps.length_of(inputs), size)
   return sweeps.checkpointed(
     problem, params, constants, state, inputs, size, run=run
   )
@@ -188,10 +199,12 @@ def slim_value_and_grad(
   params: PyTree,
   inputs: PyTree,
   *,
-  chunk: int,
+  chunk: int | None = None,
   strategy: str = 'checkpoint',
+  memory_budget: float | None = None,
   state: PyTree | None = None,
   constants: PyTree = None,
+  on_plan: OnPlan | None = None,
   normalizer: Float[Array, ''] | float = 1.0,
   wrt_inputs: bool = False,
 ) -> Gradients:
@@ -201,10 +214,12 @@ def slim_value_and_grad(
     problem: the model.
     params: its parameters.
     inputs: arrays [b, l, ...].
-    chunk: positions at a time, 1 to l (more means l); l need not be a multiple.
-    strategy: a member of `STRATEGIES`.
+    chunk: as of `slim_apply`, like the next five.
+    strategy: see there.
+    memory_budget: see there.
     state: before the first position; None for none.
     constants: arrays that every chunk gets whole; without gradient.
+    on_plan: see there.
     normalizer: the loss and its gradients are divided by it; such as the number
       of targets, which is known before any pass.
     wrt_inputs: whether to return the gradient in the floating inputs.
@@ -215,9 +230,19 @@ def slim_value_and_grad(
   Raises:
     ValueError: as `slim_apply`.
   """
-  size = check_request(inputs, chunk, strategy)
   if state is None:
     state = problem.empty_like(inputs)
+  strategy, size = _settle(
+    problem,
+    params,
+    inputs,
+    chunk=chunk,
+    strategy=strategy,
+    memory_budget=memory_budget,
+    state=state,
+    constants=constants,
+    on_plan=on_plan,
+  )
   constants = jax.lax.stop_gradient(constants)
   if strategy == 'subtract':
     return _subtract_gradients(

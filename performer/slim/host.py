@@ -17,7 +17,13 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PyTree
 
-from performer.slim import gradients, reversal, subtraction, sweeps
+from performer.slim import (
+  gradients,
+  reversal,
+  strategies,
+  subtraction,
+  sweeps,
+)
 from performer.slim import problem as problem_lib
 
 __all__ = ['STRATEGIES', 'HostFed']
@@ -77,9 +83,9 @@ class HostFed:
       Loss, metrics, last state, gradients and drift.
 
     Raises:
-      ValueError: as `gradients.check_request`.
+      ValueError: as `strategies.check_request`.
     """
-    gradients.check_request(inputs, self.chunk, self.strategy)
+    strategies.check_request(inputs, self.chunk, self.strategy)
     if state is None:
       state = self.problem.empty_like(inputs)
     length = sweeps.length_of(inputs)

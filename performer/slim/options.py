@@ -2,7 +2,7 @@
 
 import dataclasses
 
-from performer.slim import drift, gradients
+from performer.slim import drift, strategies
 
 __all__ = ['Slim']
 
@@ -15,7 +15,7 @@ class Slim:
   run may continue under other ones.
 
   Attributes:
-    strategy: a member of `gradients.STRATEGIES`, or 'auto': see `planner.plan`.
+    strategy: a member of `strategies.STRATEGIES`, or 'auto': see `planner.plan`.
     chunk: positions of a chunk; None: chosen with the strategy.
     memory_budget_gb: 10^9 bytes per device for what a step needs beside
       parameters, their gradient, the optimiser and the batch; None: no limit.
@@ -33,7 +33,7 @@ class Slim:
   drift_threshold: float = drift.THRESHOLD
 
   def __post_init__(self) -> None:
-    known = ('auto', *gradients.STRATEGIES)
+    known = ('auto', *strategies.STRATEGIES)
     if self.strategy not in known:
       raise ValueError(
         f'strategy must be one of {known}, got {self.strategy!r}'

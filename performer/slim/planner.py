@@ -20,8 +20,8 @@ from typing import NamedTuple
 import jax
 from jaxtyping import PyTree
 
-from performer.slim import gradients, reversal, sweeps
 from performer.slim import problem as problem_lib
+from performer.slim import reversal, strategies, sweeps
 from runtime import counting
 
 __all__ = ['MIN_CHUNK', 'Candidate', 'Plan', 'plan']
@@ -37,7 +37,7 @@ class Candidate(NamedTuple):
   """A way to compute the gradient.
 
   Attributes:
-    strategy: a member of `gradients.STRATEGIES`.
+    strategy: a member of `strategies.STRATEGIES`.
     chunk: positions of a chunk.
     temporary_bytes: predicted, beyond inputs, parameters and gradient.
     flops: predicted, of matrix products.
@@ -99,7 +99,7 @@ def plan(
     params: its parameters.
     inputs: arrays [b, l, ...].
     memory_budget: bytes, beyond inputs, parameters and gradient; None: none.
-    strategy: 'auto' or a member of `gradients.STRATEGIES`, to choose only a
+    strategy: 'auto' or a member of `strategies.STRATEGIES`, to choose only a
       chunk for it.
     chunk: positions of a chunk; None: to be chosen.
     state: before the first position; None for none.
@@ -110,10 +110,10 @@ def plan(
 
   Raises:
     ValueError: if nothing fits, with what would come nearest, or as
-      `gradients.check_request`.
+      `strategies.check_request`.
   """
   known = strategy if strategy != 'auto' else 'full'
-  gradients.check_request(inputs, chunk or 1, known)
+  strategies.check_request(inputs, 1 if chunk is None else chunk, known)
   if memory_budget is not None and not memory_budget > 0:
     raise ValueError(f'memory_budget must be positive, got {memory_budget=}')
   if strategy == 'subtract':
@@ -197,7 +197,7 @@ def _candidate(
   costs: _Costs, strategy: str, size: int, length: int
 ) -> Candidate:
   count = -(-length // size)
-  run = gradients.run_length(length, size)
+  run = strategies.run_length(length, size)
   stored = {
     'full': 0,
     'checkpoint': count + 2,

@@ -326,3 +326,33 @@ def test_bad_problems():
       chunk=4,
       strategy='subtract',
     )
+
+
+def test_auto_is_the_plan_for_the_budget():
+  problem = cases.problem(cases.favor())
+  params, inputs = cases.params(), cases.inputs(batch=1, length=300)
+  plans = []
+
+  @functools.partial(jax.jit, static_argnames=('options',))
+  def gradient(params, options):
+    loss = functools.partial(
+      slim.slim_loss, problem, inputs=inputs, on_plan=plans.append
+    )
+    return jax.grad(lambda p: loss(p, **dict(options)))(params)
+
+  known = gradient(params, (('strategy', 'full'), ('chunk', 300)))
+  assert not plans
+  considered = slim.plan(problem, params, inputs).candidates
+  budget = 0.6 * next(
+    c.temporary_bytes for c in considered if c.strategy == 'full'
+  )
+  found = gradient(params, (('strategy', 'auto'), ('memory_budget', budget)))
+  (chosen,) = plans
+  assert chosen == slim.plan(problem, params, inputs, memory_budget=budget)[0]
+  assert chosen.strategy == 'checkpoint'
+  assert chosen.temporary_bytes <= budget
+  assert cases.apart(found, known) < 1e-5
+  with pytest.raises(ValueError, match='nothing fits memory_budget'):
+    gradient(params, (('strategy', 'auto'), ('memory_budget', 1.0)))
+  with pytest.raises(ValueError, match='chunk must be a positive integer'):
+    gradient(params, (('strategy', 'auto'), ('chunk', 0)))
