@@ -87,6 +87,8 @@ def test_arrows():
     ('performer.train_lib', 'from runtime import loop', False),
     ('rl.ppo.models', 'from performer.attention import favor', False),
     ('rl.ppo.models', 'from performer import models', True),
+    ('rl.ppo.models', 'from hpo import ufom', True),
+    ('hpo.ufom.train_lib', 'from rl import actors', False),
   ],
 )
 def test_arrows_catch_a_planted_import(module, line, caught):
@@ -134,7 +136,7 @@ def test_imports_need_neither_gin_nor_a_device():
   """jax.distributed must be first to touch a backend; imports come before."""
   modules = [
     _module(path)
-    for path in _sources('runtime', 'performer')
+    for path in _sources('runtime', 'performer', 'hpo')
     if not path.name.startswith('config')
   ]
   code = (

@@ -1,0 +1,1 @@
+"""Hyperparameter optimisation and automated reinforcement learning."""
