@@ -1,13 +1,18 @@
-"""What the experiments of `reproduce_performer.py` share."""
+"""What the scripts that write rows of the ledger share."""
 
 import dataclasses
+import os
 import pathlib
+import platform
+import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from runtime import verdicts
+import jax
 
-__all__ = ['COLORS', 'Finding', 'combine', 'new_axes', 'save']
+from runtime import ledger, provenance, verdicts
+
+__all__ = ['COLORS', 'Finding', 'combine', 'new_axes', 'save', 'write']
 
 # Okabe and Ito's palette: distinct with every kind of colour vision.
 COLORS = (
@@ -28,6 +33,62 @@ class Finding:
 
   fields: dict[str, Any]
   draw: Callable[[pathlib.Path], None]
+
+
+def _hardware() -> str:
+  device = jax.devices()[0]
+  if device.platform == 'cpu':
+    return f'{platform.machine()} CPU, {os.cpu_count()} cores'
+  return device.device_kind
+
+
+def write(
+  experiment: Callable[[str, Sequence[int]], list[Finding]],
+  scale: str,
+  *,
+  paper: str,
+  seeds: Sequence[int],
+  root: str | os.PathLike[str],
+  command: str,
+) -> list[ledger.Row]:
+  """Runs an experiment and writes its rows.
+
+  Args:
+    experiment: maps scale and seeds to findings.
+    scale: 'tiny' or 'paper'.
+    paper: whose rows they are; the name of its folder.
+    seeds: of the runs.
+    root: folder of the ledger.
+    command: that the rows name.
+
+  Returns:
+    The rows.
+
+  Raises:
+    ValueError: outside a checkout, as rows name the commit.
+  """
+  start = time.monotonic()
+  revision, dirty = provenance.commit()
+  if revision is None:
+    raise ValueError('rows name the commit: run this in a checkout')
+  findings = experiment(scale, seeds)
+  written = []
+  for finding in findings:
+    row = ledger.Row(
+      **finding.fields,
+      paper=paper,
+      scale=scale,
+      hardware=_hardware(),
+      seeds=tuple(seeds),
+      command=command,
+      commit=f'{revision[:12]}{"-dirty" if dirty else ""}',
+      minutes=(time.monotonic() - start) / 60,
+    )
+    path, _ = ledger.write(row, root)
+    finding.draw(path.with_suffix('.png'))
+    print(f'{row.id}: {row.verdict}', flush=True)
+    written.append(row)
+  return written
 
 
 def combine(found: Sequence[verdicts.Verdict]) -> verdicts.Verdict:

@@ -15,14 +15,10 @@ published sizes, for accelerators, and files of text by path.
 
 import argparse
 import functools
-import os
 import pathlib
-import platform
 import shlex
-import time
 from collections.abc import Callable, Sequence
 
-import jax
 import reproduce_performer_common as common
 import reproduce_slim_constant as constant
 import reproduce_slim_curves as curves
@@ -30,7 +26,7 @@ import reproduce_slim_memory as memory
 import reproduce_slim_precision as precision
 import reproduce_slim_switch as switch
 
-from runtime import ledger, provenance
+from runtime import ledger
 
 __all__ = ['ROWS', 'main', 'write']
 
@@ -46,58 +42,7 @@ ROWS: dict[str, Experiment] = {
 }
 
 
-def _hardware() -> str:
-  device = jax.devices()[0]
-  if device.platform == 'cpu':
-    return f'{platform.machine()} CPU, {os.cpu_count()} cores'
-  return device.device_kind
-
-
-def write(
-  experiment: Experiment,
-  scale: str,
-  *,
-  seeds: Sequence[int],
-  root: str | os.PathLike[str],
-  command: str,
-) -> list[ledger.Row]:
-  """Runs an experiment and writes its rows.
-
-  Args:
-    experiment: maps scale and seeds to findings.
-    scale: 'tiny' or 'paper'.
-    seeds: of the runs.
-    root: folder of the ledger.
-    command: that the rows name.
-
-  Returns:
-    The rows.
-
-  Raises:
-    ValueError: outside a checkout, as rows name the commit.
-  """
-  start = time.monotonic()
-  revision, dirty = provenance.commit()
-  if revision is None:
-    raise ValueError('rows name the commit: run this in a checkout')
-  findings = experiment(scale, seeds)
-  written = []
-  for finding in findings:
-    row = ledger.Row(
-      **finding.fields,
-      paper=PAPER,
-      scale=scale,
-      hardware=_hardware(),
-      seeds=tuple(seeds),
-      command=command,
-      commit=f'{revision[:12]}{"-dirty" if dirty else ""}',
-      minutes=(time.monotonic() - start) / 60,
-    )
-    path, _ = ledger.write(row, root)
-    finding.draw(path.with_suffix('.png'))
-    print(f'{row.id}: {row.verdict}', flush=True)
-    written.append(row)
-  return written
+write = functools.partial(common.write, paper=PAPER)
 
 
 def _command(args: argparse.Namespace) -> str:
