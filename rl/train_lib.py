@@ -1,4 +1,4 @@
-"""Trains agents and evolution strategies; the root of the configurations."""
+"""Trains agents, strategies and studies; the root of the configurations."""
 
 from typing import Any
 
@@ -14,7 +14,7 @@ __all__ = ['train']
 def train(
   *,
   workdir: str,
-  trainer: training.Trainer,
+  trainer: training.Trainer | training.Study,
   loop: loop_lib.LoopConfig,
   seed: int = 0,
   mesh: mesh_lib.MeshConfig = mesh_lib.MeshConfig(),
@@ -25,12 +25,12 @@ def train(
 
   Args:
     workdir: folder of the run.
-    trainer: what learns, and in which environments.
-    loop: duration and intervals; an example is a step of a lane for agents and
-      a member of the population for evolution strategies.
+    trainer: what learns, and in which environments or from which data.
+    loop: duration and intervals; an example is a step of a lane for agents, a
+      member of the population for evolution strategies.
     seed: of parameters, environments and exploration.
     mesh: how devices share the work.
-    film: makes a film of what was learnt; None: none.
+    film: makes a film of what was learnt; None: none. Studies have none.
     context: what the launcher knows.
 
   Returns:
@@ -39,12 +39,16 @@ def train(
   Raises:
     ValueError: if parts do not fit each other; names the values and the rule.
   """
+  if film is not None and not isinstance(trainer, training.Trainer):
+    raise ValueError(f'nobody acts in {type(trainer).__name__}: film = None')
   try:
     experiment = trainer.experiment(seed=seed, mesh=mesh.make())
     result = loop_lib.run(
       experiment, loop, workdir=workdir, seed=seed, context=context
     )
-    if result.finished:
+    if result.finished and isinstance(trainer, training.Study):
+      trainer.report(workdir, result.state, argv=context.argv)
+    elif result.finished:
       results.report(
         workdir,
         trainer=trainer,

@@ -8,7 +8,8 @@ on the host, beside the learner.
 
 import dataclasses
 import functools
-from collections.abc import Mapping
+import os
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import flax
@@ -29,6 +30,7 @@ from runtime import metrics as metrics_lib
 
 __all__ = [
   'AgentTrainer',
+  'Study',
   'TrainState',
   'Trainer',
   'agent_name',
@@ -77,6 +79,37 @@ class Trainer(Protocol):
 
   def close(self) -> None:
     """Frees simulators and workers."""
+    ...
+
+
+@runtime_checkable
+class Study(Protocol):
+  """What `train_lib.train` runs where nobody acts, such as a classifier."""
+
+  def experiment(
+    self, *, seed: int, mesh: jax.sharding.Mesh
+  ) -> loop_lib.Experiment:
+    """See `Trainer`."""
+    ...
+
+  def report(
+    self,
+    workdir: str | os.PathLike[str],
+    state: Any,
+    *,
+    argv: Sequence[str] = (),
+  ) -> None:
+    """Prints the final table and writes `workdir/report/`.
+
+    Args:
+      workdir: folder of the run.
+      state: the last one.
+      argv: the command line, to show how to continue.
+    """
+    ...
+
+  def close(self) -> None:
+    """See `Trainer`."""
     ...
 
 

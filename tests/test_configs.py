@@ -16,7 +16,11 @@ FRAGMENTS = {
   for name in ('base', 'trembl', 'slim', 'slim_base', 'slim_text')
 } | {
   f'configs/rl/{name}.gin'
-  for name in ('base', 'odetoode_base', 'procgen_base', 'ray')
+  for name in (
+    *('base', 'odetoode_base', 'odetoode_images_base', 'procgen_base', 'ray'),
+    *('odetoode_dense', 'odetoode_node', 'odetoode_nanode'),
+    'odetoode_hyperode',
+  )
 }
 ROOTS = {'performer': train_lib.train, 'rl': rl_train_lib.train}
 FILE_MACROS = ('TRAIN_FILE', 'VALID_FILE', 'TEST_FILE', 'OOD_FILE')
@@ -81,7 +85,18 @@ def data_params(tmp_path_factory):
     'trembl': [*files, f"CACHE_DIR = '{folder / 'cache'}'"],
     'slim_ptb': [files[0], f"VALID_FILE = '{copy}'"],
     'slim_enwik8': [f"TRAIN_FILE = '{large}'"],
+    'odetoode_mnist': [f"MNIST_DIR = '{_mnist(folder)}'"],
   }
+
+
+def _mnist(folder):
+  """A few pictures as `scripts/prepare_mnist.py` writes them."""
+  arrays = {}
+  for split in ('train', 'valid', 'test'):
+    arrays[f'{split}_images'] = np.zeros((100, 28, 28), np.uint8)
+    arrays[f'{split}_labels'] = np.zeros(100, np.uint8)
+  np.savez(folder / 'mnist.npz', **arrays)
+  return folder
 
 
 def params_of(name, data_params):
@@ -145,6 +160,10 @@ def test_builds_without_allocating_and_uses_every_binding(
 # They have no open macros: what they lack is the experiment.
 OVERLAY = 'configs/performer/slim.gin'
 RAY = 'configs/rl/ray.gin'
+BASELINES = [
+  f'configs/rl/odetoode_{name}.gin'
+  for name in ('dense', 'node', 'nanode', 'hyperode')
+]
 
 
 def test_any_causal_experiment_by_chunks(capsys):
@@ -167,9 +186,21 @@ def test_any_strategy_in_simulators_on_many_machines():
     assert 'Ray.num_workers = %NUM_WORKERS' in parsed.operative()
 
 
-@pytest.mark.parametrize('name', sorted(FRAGMENTS - {OVERLAY, RAY}))
+@pytest.mark.parametrize('overlay', BASELINES)
+@pytest.mark.parametrize('task', ['digits_tiny', 'pendulum_tiny'])
+def test_any_baseline_in_the_place_of_odetoode(task, overlay):
+  files = [f'configs/rl/odetoode_{task}.gin', overlay]
+  with config.session(rl_train_lib.train, files, ['WIDTH = 8']) as parsed:
+    parsed.build(
+      workdir='unused', seed=0, context=context.RunContext(dry_run=True)
+    )
+    parsed.check()
+    assert 'baselines' in parsed.operative()
+
+
+@pytest.mark.parametrize('name', sorted(FRAGMENTS - {OVERLAY, RAY, *BASELINES}))
 def test_fragments_say_what_they_lack(name):
-  lacks = r'D_FF|TASK|D_MODEL|model|STEPS|TRAINER'
+  lacks = r'D_FF|TASK|D_MODEL|model|STEPS|TRAINER|DATA'
   with (
     pytest.raises(config_errors.ConfigError, match=lacks),
     config.session(root_of(name), [name], []),

@@ -58,17 +58,22 @@ class Dense(bodies.Body):
     """See `Body.weights`."""
     return (self.kernels, self.biases), {}
 
+  def layers(self, weights: PyTree) -> tuple[flows.Step, PyTree]:
+    """See `Body.layers`."""
+
+    def layer(x: Array, params: tuple[Array, Array]) -> Array:
+      kernel, bias = params
+      out = self.f(x @ kernel + bias)
+      return x + out if self.residual else out
+
+    return layer, weights
+
   def advance(
     self, weights: PyTree, x: Float[Array, '*B d']
   ) -> Float[Array, '*B d']:
     """See `Body.advance`."""
-
-    def layer(x: Array, params: tuple[Array, Array]) -> tuple[Array, None]:
-      kernel, bias = params
-      out = self.f(x @ kernel + bias)
-      return (x + out if self.residual else out), None
-
-    return jax.lax.scan(layer, x, weights)[0]
+    layer, params = self.layers(weights)
+    return jax.lax.scan(lambda x, p: (layer(x, p), None), x, params)[0]
 
 
 def _layers(
@@ -117,17 +122,30 @@ class NODE(bodies.Body):
     """See `Body.weights`."""
     return self.layers, {}
 
-  def advance(
-    self, weights: PyTree, x: Float[Array, '*B d']
-  ) -> Float[Array, '*B d']:
-    """See `Body.advance`."""
-
+  def _field(self, weights: PyTree) -> solvers.Field:
     def field(t: Array, x: Array) -> Array:
       del t
       out = _mlp(weights, self.f, x)
       return out if self.hidden else self.f(out)
 
-    return self.solver(field, x, time=self.time)
+    return field
+
+  @property
+  def layered(self) -> bool:
+    """See `Body.layered`."""
+    return isinstance(self.solver, solvers.Fixed)
+
+  def layers(self, weights: PyTree) -> tuple[flows.Step, PyTree]:
+    """See `Body.layers`."""
+    if not self.layered:
+      raise ValueError(f'the steps of {self.solver} depend on x')
+    return self.solver.steps(self._field(weights), time=self.time)
+
+  def advance(
+    self, weights: PyTree, x: Float[Array, '*B d']
+  ) -> Float[Array, '*B d']:
+    """See `Body.advance`."""
+    return self.solver(self._field(weights), x, time=self.time)
 
 
 def trigonometric(
@@ -145,7 +163,25 @@ def trigonometric(
   return jnp.concatenate([ones, jnp.cos(angles), jnp.sin(angles)], axis=-1)
 
 
-class NANODE(bodies.Body):
+class _Driven(bodies.Body):
+  """x' = f(W_t x) with matrices at the beginning of every step."""
+
+  @property
+  def layered(self) -> bool:
+    """See `Body.layered`."""
+    return self.adaptive is None
+
+  def layers(
+    self, weights: Float[Array, 'N d d'] | None
+  ) -> tuple[flows.Step, Float[Array, 'N d d']]:
+    """See `Body.layers`."""
+    if not self.layered:
+      raise ValueError(f'the steps of {self.adaptive} depend on x')
+    step = flows.main_step(self.width, weights, f=self.f, time=self.time)
+    return step, weights
+
+
+class NANODE(_Driven):
   """x' = f(W_t x), W_t a trigonometric polynomial, (2 m + 1) d^2 coefficients.
 
   Attributes:
@@ -194,7 +230,7 @@ class NANODE(bodies.Body):
     return self.adaptive(field, x, time=self.time)
 
 
-class HyperODE(bodies.Body):
+class HyperODE(_Driven):
   """x' = f(W_t x) with vec(W)' = MLP(vec(W)), tanh inside, no constraint.
 
   Attributes:

@@ -14,7 +14,7 @@ Source: arXiv:2006.11421, Section 3.
 import abc
 import itertools
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import ClassVar
 
 import jax
@@ -29,7 +29,7 @@ __all__ = ['KINDS', 'Body', 'ODEtoODE']
 KINDS = ('iso', 'gated', 'static')
 
 Aux = dict[str, Float[Array, '']]
-Activation = Callable[[Array], Array]
+Activation = flows.Activation
 
 
 class Body(nn.Module):
@@ -55,6 +55,29 @@ class Body(nn.Module):
     self, weights: PyTree, x: Float[Array, '*B d']
   ) -> Float[Array, '*B d']:
     """x_N of x_0."""
+
+  @property
+  def layered(self) -> bool:
+    """Whether the steps are the same for every x."""
+    return True
+
+  @abc.abstractmethod
+  def layers(self, weights: PyTree) -> tuple[flows.Step, PyTree]:
+    """One step, and what belongs to each; see `flows.path`.
+
+    Raises:
+      ValueError: if the body is not `layered`.
+    """
+
+  def states(
+    self,
+    weights: PyTree,
+    x: Float[Array, '*B d'],
+    nudges: Float[Array, 'N1 *B d'] | None = None,
+  ) -> Float[Array, 'N1 *B d']:
+    """x_0, ..., x_N; see `flows.states`."""
+    step, items = self.layers(weights)
+    return flows.path(step, x, items, nudges)
 
   def __call__(
     self, x: Float[Array, '*B d']
@@ -211,3 +234,13 @@ class ODEtoODE(Body):
       bias=self.offset if self.bias else None,
       remat=self.remat,
     )
+
+  def layers(
+    self, weights: Float[Array, 'N d d']
+  ) -> tuple[flows.Step, Float[Array, 'N d d']]:
+    """See `Body.layers`."""
+    bias = self.offset if self.bias else None
+    step = flows.main_step(
+      self.width, weights, f=self.f, time=self.time, bias=bias
+    )
+    return step, weights

@@ -20,13 +20,25 @@ from collections.abc import Callable
 import flax
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, PyTree
 
 from rl.odetoode import generators, retractions
 
-__all__ = ['MatrixFlow', 'gradient_band', 'main_flow', 'matrix_flow', 'states']
+__all__ = [
+  'Activation',
+  'MatrixFlow',
+  'Step',
+  'gradient_band',
+  'main_flow',
+  'main_step',
+  'matrix_flow',
+  'path',
+  'states',
+]
 
 Activation = Callable[[Array], Array]
+# From a state and what belongs to the step, such as W_n, to the next state.
+Step = Callable[[Array, PyTree], Array]
 
 
 @flax.struct.dataclass
@@ -202,7 +214,7 @@ def main_flow(
   Raises:
     ValueError: if the widths of states and matrices differ.
   """
-  step = _step(x0, matrices, f, time, bias)
+  step = main_step(x0.shape[-1], matrices, f=f, time=time, bias=bias)
   step = jax.checkpoint(step) if remat else step
   return jax.lax.scan(lambda x, w: (step(x, w), None), x0, matrices)[0]
 
@@ -227,32 +239,62 @@ def states(
     nudges: added to x_n, N + 1 of them; a gradient with respect to zeros here
       is dL/dx_n.
   """
-  step = _step(x0, matrices, f, time, bias)
+  step = main_step(x0.shape[-1], matrices, f=f, time=time, bias=bias)
+  return path(step, x0, matrices, nudges)
+
+
+def path(
+  step: Step,
+  x0: Float[Array, '*B d'],
+  items: PyTree,
+  nudges: Float[Array, 'N1 *B d'] | None = None,
+) -> Float[Array, 'N1 *B d']:
+  """x_0, ..., x_N of x_{n+1} = step(x_n, item_n).
+
+  Args:
+    step: one step.
+    x0: states.
+    items: of all steps, N along the leading axis.
+    nudges: see `states`.
+  """
   if nudges is None:
-    nudges = jnp.zeros((matrices.shape[0] + 1, *x0.shape), x0.dtype)
+    length = jax.tree.leaves(items)[0].shape[0]
+    nudges = jnp.zeros((length + 1, *x0.shape), x0.dtype)
   first = x0 + nudges[0]
 
-  def move(x: Array, item: tuple[Array, Array]) -> tuple[Array, Array]:
-    w, nudge = item
-    x = step(x, w) + nudge
+  def move(x: Array, item: tuple[PyTree, Array]) -> tuple[Array, Array]:
+    x = step(x, item[0]) + item[1]
     return x, x
 
-  rest = jax.lax.scan(move, first, (matrices, nudges[1:]))[1]
+  rest = jax.lax.scan(move, first, (items, nudges[1:]))[1]
   return jnp.concatenate([first[None], rest])
 
 
-def _step(
-  x0: Array,
-  matrices: Array,
-  f: Activation,
-  time: float,
-  bias: Array | None,
-) -> Callable[[Array, Array], Array]:
+def main_step(
+  width: int,
+  matrices: Float[Array, 'N _ _'],
+  *,
+  f: Activation = jnp.abs,
+  time: float = 1.0,
+  bias: Float[Array, ' d'] | None = None,
+) -> Step:
+  """(x_n, W_n) -> x_{n+1}.
+
+  Args:
+    width: d.
+    matrices: of all steps, for their number.
+    f: as in `main_flow`, like the next two.
+    time: T.
+    bias: added to W x.
+
+  Raises:
+    ValueError: if the widths of states and matrices differ.
+  """
   _check(matrices.shape[0], time)
-  if matrices.ndim != 3 or matrices.shape[1:] != (x0.shape[-1],) * 2:
+  if matrices.ndim != 3 or matrices.shape[1:] != (width, width):
     raise ValueError(
-      f'matrices must be [N, d, d] for states [..., d], got {matrices.shape} '
-      f'and {x0.shape}'
+      'matrices must be [N, d, d] for states [..., d], got '
+      f'{matrices.shape} and d = {width}'
     )
   eta = time / matrices.shape[0]
   return functools.partial(_advance, bias=bias, f=f, eta=eta)

@@ -38,7 +38,12 @@ class Classifier(nn.Module):
   num_classes: int
   dropout: float = 0.0
 
-  @nn.compact
+  def setup(self) -> None:
+    """Declares the parameters."""
+    self.input = nn.Dense(self.body.width)
+    self.readout = nn.Dense(self.num_classes)
+    self.drop = nn.Dropout(self.dropout)
+
   def __call__(
     self, s: Float[Array, 'B *inputs'], *, train: bool = False
   ) -> tuple[Float[Array, 'B n_out'], dict[str, Float[Array, '']]]:
@@ -48,11 +53,22 @@ class Classifier(nn.Module):
       s: flattened after the first axis.
       train: whether dropout acts; it needs the key `dropout`.
     """
-    drop = nn.Dropout(self.dropout, deterministic=not train)
-    s = s.reshape(s.shape[0], -1)
-    x = drop(nn.Dense(self.body.width, name='input')(s))
+    x = self.drop(self._embed(s), deterministic=not train)
     x, aux = self.body(x)
-    return nn.Dense(self.num_classes, name='readout')(drop(x)), aux
+    return self.readout(self.drop(x, deterministic=not train)), aux
+
+  def states(
+    self,
+    s: Float[Array, 'B *inputs'],
+    nudges: Float[Array, 'N1 B d'] | None = None,
+  ) -> tuple[Float[Array, 'N1 B d'], Float[Array, 'B n_out']]:
+    """x_0, ..., x_N without dropout, and logits; see `flows.states`."""
+    weights, _ = self.body.weights()
+    x = self.body.states(weights, self._embed(s), nudges)
+    return x, self.readout(x[-1])
+
+  def _embed(self, s: Float[Array, 'B *inputs']) -> Float[Array, 'B d']:
+    return self.input(s.reshape(s.shape[0], -1))
 
 
 @dataclasses.dataclass(frozen=True)

@@ -79,6 +79,14 @@ def integrate(
   Raises:
     ValueError: if there is no such method or a number is not positive.
   """
+  step, times = _steps(field, n_steps, time, method)
+  step = jax.checkpoint(step) if remat else step
+  return jax.lax.scan(lambda x, t: (step(x, t), None), x0, times)[0]
+
+
+def _steps(
+  field: Field, n_steps: int, time: float, method: str
+) -> tuple[Callable[[PyTree, Array], PyTree], Array]:
   if method not in METHODS:
     raise ValueError(f'method must be one of {tuple(METHODS)}, got {method!r}')
   if n_steps < 1 or time <= 0:
@@ -86,10 +94,8 @@ def integrate(
       f'n_steps and time must be positive, got {n_steps=} {time=}'
     )
   h = time / n_steps
-  step = lambda t, x: METHODS[method](field, t, x, h)
-  step = jax.checkpoint(step) if remat else step
-  times = h * jnp.arange(n_steps)
-  return jax.lax.scan(lambda x, t: (step(t, x), None), x0, times)[0]
+  step = lambda x, t: METHODS[method](field, t, x, h)
+  return step, h * jnp.arange(n_steps)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -110,6 +116,12 @@ class Fixed:
     """See `Solver`."""
     settings = dataclasses.asdict(self)
     return integrate(field, x0, time=time, **settings)
+
+  def steps(
+    self, field: Field, *, time: float
+  ) -> tuple[Callable[[PyTree, Array], PyTree], Float[Array, ' n']]:
+    """(x, t) -> x one step later, and the times of all steps."""
+    return _steps(field, self.n_steps, time, self.method)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -80,7 +80,10 @@ def trivialize(
   def init(params: PyTree) -> TrivializedState:
     paths, treedef = jax.tree_util.tree_flatten_with_path(params)
     leaves = [leaf for _, leaf in paths]
-    bases = tuple(p if is_orthogonal(path, p) else None for path, p in paths)
+    # Copies, so that parameters and state can be donated to one program.
+    bases = tuple(
+      jnp.copy(p) if is_orthogonal(path, p) else None for path, p in paths
+    )
     starts = _each(bases, leaves, lambda b, p: jnp.zeros_like(b), _nothing)
     seen = _each(starts, leaves, lambda s, p: s, lambda p: p)
     inner = optimizer.init(treedef.unflatten(seen))

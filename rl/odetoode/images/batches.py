@@ -1,5 +1,6 @@
 """Batches of pictures, in an order that can be taken up again."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -7,7 +8,7 @@ from jaxtyping import Int
 
 from rl.odetoode.images import data
 
-__all__ = ['Batches']
+__all__ = ['Batches', 'SideBySide']
 
 
 class Batches:
@@ -80,3 +81,50 @@ class Batches:
       rng = np.random.default_rng([self._seed, epoch])
       self._epoch, self._order = epoch, rng.permutation(len(self._set))
     return self._order
+
+
+class SideBySide:
+  """Batches for several models, each in an order of its own.
+
+  Args:
+    image_set: n pictures.
+    batch_size: pictures in a batch of one model.
+    seeds: of the orders, one for each model.
+    share: (i, n): gives the i-th of n equal parts of every batch.
+
+  Raises:
+    ValueError: as `Batches`, or there is no seed.
+  """
+
+  def __init__(
+    self,
+    image_set: data.ImageSet,
+    *,
+    batch_size: int,
+    seeds: Sequence[int],
+    share: tuple[int, int] = (0, 1),
+  ) -> None:
+    if not seeds:
+      raise ValueError('there must be a seed, got none')
+    self._all = [
+      Batches(image_set, batch_size=batch_size, seed=seed) for seed in seeds
+    ]
+    size = batch_size // share[1]
+    self._rows = slice(share[0] * size, (share[0] + 1) * size)
+
+  def __next__(self) -> dict[str, np.ndarray]:
+    """Returns `images` float32 [b, m, h, w] and `labels` int32 [b, m]."""
+    parts = [next(batches) for batches in self._all]
+    return {
+      name: np.stack([part[name][self._rows] for part in parts], axis=1)
+      for name in parts[0]
+    }
+
+  def get_state(self) -> dict[str, Any]:
+    """Returns the position, fit for JSON."""
+    return self._all[0].get_state()
+
+  def set_state(self, state: dict[str, Any]) -> None:
+    """Goes to a saved position; raises ValueError as `Batches`."""
+    for batches in self._all:
+      batches.set_state(state)

@@ -13,6 +13,7 @@ SERIES = [
   (retractions.Taylor(8), scipy.linalg.expm, 1e-8),
   (retractions.Taylor(3), scipy.linalg.expm, 5e-3),
   (retractions.Taylor(8, squarings=6), scipy.linalg.expm, 1e-12),
+  (retractions.Guarded(), scipy.linalg.expm, 1e-8),
   (
     retractions.CayleyNeumann(8),
     lambda x: np.linalg.solve(np.eye(len(x)) - x / 2, np.eye(len(x)) + x / 2),
@@ -77,6 +78,23 @@ def test_guard_takes_the_exact_form_only_beyond_its_limit(rng):
   slopes = jax.vmap(jax.grad(loss))(both)
   expected = jax.vmap(jax.grad(lambda x: jnp.sum(exact(x) ** 3)))(both)
   np.testing.assert_allclose(slopes, expected, rtol=1e-3, atol=1e-4)
+
+
+def test_large_steps_by_default(rng):
+  """Squaring alone would leave the group by more than 1e-5."""
+  x = skew(rng, 24, 30.0)
+  u = retractions.retract(jnp.asarray(x, jnp.float32))
+  np.testing.assert_allclose(u, scipy.linalg.expm(x), atol=1e-4)
+  assert manifolds.orthogonality_defect(u) < 2e-6
+
+
+def test_retractions_by_name(rng):
+  x = jnp.asarray(skew(rng, 4, 0.3), jnp.float32)
+  for name, bound in (('exp', 1e-6), ('cayley', 1e-2), ('euler', 0.1)):
+    found = retractions.retract(x, name)
+    np.testing.assert_allclose(found, scipy.linalg.expm(x), atol=bound)
+  with pytest.raises(ValueError, match='method'):
+    retractions.retract(x, 'log')
 
 
 def test_draws_are_uniform_on_their_manifolds():
@@ -187,6 +205,19 @@ def test_trivialised_adam_finds_the_nearest_rotation(every):
   u, _, v = np.linalg.svd(a)
   np.testing.assert_allclose(params['w0'], u @ v, atol=2e-3)
   assert manifolds.orthogonality_defect(params['w0']) < 2e-6
+
+
+def test_state_and_parameters_can_be_donated_together():
+  params = {'w0': manifolds.haar(jax.random.key(1), 3)}
+  optimizer = trivialization.trivialize(optax.sgd(0.1))
+
+  def step(params, state):
+    updates, state = optimizer.update(params, state, params)
+    return optax.apply_updates(params, updates), state
+
+  step = jax.jit(step, donate_argnums=(0, 1))
+  params, _ = step(params, optimizer.init(params))
+  assert jnp.isfinite(params['w0']).all()
 
 
 def test_bad_settings_are_named():

@@ -67,6 +67,9 @@ def test_bodies(name, rng):
     alone = body.apply(variables, weights, x[i], method='advance')
     np.testing.assert_allclose(found[i], alone, rtol=1e-4, atol=1e-5)
   assert jnp.abs(found - x).max() > 1e-2
+  path = body.apply(variables, weights, x, method='states')
+  np.testing.assert_array_equal(path[0], x)
+  np.testing.assert_allclose(path[-1], found, rtol=1e-4, atol=1e-5)
   if name in ('iso', 'gated', 'static', 'fixed'):
     assert aux['orthogonality_defect'] < 1e-5
   if name == 'iso':
@@ -110,6 +113,11 @@ def test_adaptive_solutions_are_limits_of_fixed_ones(kind, rng):
   variables = fixed.init(jax.random.key(0), x)
   exact = make(adaptive=solvers.Adaptive(1e-5, 1e-7)).apply(variables, x)[0]
   np.testing.assert_allclose(fixed.apply(variables, x)[0], exact, atol=2e-3)
+  adaptive = make(adaptive=solvers.Adaptive())
+  assert fixed.layered
+  assert not adaptive.layered
+  with pytest.raises(ValueError, match='depend on x'):
+    adaptive.apply(variables, None, x, method='states')
 
 
 @pytest.mark.parametrize(

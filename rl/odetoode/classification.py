@@ -1,0 +1,311 @@
+"""Classifiers of pictures in the training loop.
+
+Several models can be trained at once, by one program: model i of a run with
+seed s draws parameters, dropout and the order of pictures as the only model of
+a run with seed s * num_models + i.
+
+Source: arXiv:2006.11421, Section 5.
+"""
+
+import dataclasses
+import functools
+import os
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import flax
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from clu import metrics as clu_metrics
+from jaxtyping import Array, Float, Key, PyTree
+
+from rl.odetoode import bodies, certificates, class_results, heads
+from rl.odetoode.images import batches as batches_lib
+from rl.odetoode.images import corrupted as corrupted_lib
+from rl.odetoode.images import data as data_lib
+from runtime import loop as loop_lib
+from runtime import mesh as mesh_lib
+from runtime import metrics as metrics_lib
+
+__all__ = ['ClassifierTrainer', 'TrainState']
+
+_PROBE = 64  # Pictures of the test set whose gradients are followed.
+
+
+@flax.struct.dataclass
+class TrainState:
+  """All that training changes; models lie along the leading axis.
+
+  Attributes:
+    step: steps so far, int32 scalar.
+    params: parameters.
+    constants: what is drawn and not learnt, such as a fixed W_0.
+    opt_state: of the optimiser.
+    key: never changes; steps fold their number into it.
+  """
+
+  step: Any
+  params: Any
+  constants: Any
+  opt_state: Any
+  key: Any
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class ClassifierTrainer:
+  """Trains a classifier of pictures; a `rl.training.Study`.
+
+  Attributes:
+    data: clean pictures to learn from and to be judged on.
+    body: from x_0 to x_N.
+    optimizer: from optax; `trivialization.trivialize` where the body has
+      orthogonal parameters.
+    batch_size: pictures in a step.
+    dropout: rate of x_0 and of x_N.
+    corrupted: makes the corrupted test sets.
+    num_models: how many are trained at once, each with its own seed.
+    eval_batch_size: pictures of a test set at a time.
+
+  Raises:
+    ValueError: if a number is out of range.
+  """
+
+  data: data_lib.Images
+  body: bodies.Body
+  optimizer: optax.GradientTransformation
+  batch_size: int
+  dropout: float = 0.0
+  corrupted: corrupted_lib.Corrupted = dataclasses.field(
+    default_factory=corrupted_lib.Remade
+  )
+  num_models: int = 1
+  eval_batch_size: int = 500
+
+  def __post_init__(self) -> None:
+    for name in ('batch_size', 'num_models', 'eval_batch_size'):
+      if getattr(self, name) < 1:
+        raise ValueError(f'{name} must be positive, got {getattr(self, name)}')
+    if not 0 <= self.dropout < 1:
+      raise ValueError(f'dropout must be in [0, 1), got {self.dropout}')
+
+  @functools.cached_property
+  def model(self) -> heads.Classifier:
+    """The classifier."""
+    return heads.Classifier(self.body, self.data.num_classes, self.dropout)
+
+  @functools.cached_property
+  def test_sets(self) -> dict[str, data_lib.ImageSet]:
+    """Clean pictures, as 'test', and corrupted ones, made when first asked."""
+    return {'test': self.data.test} | self.corrupted(self.data)
+
+  def experiment(
+    self, *, seed: int, mesh: jax.sharding.Mesh
+  ) -> loop_lib.Experiment[TrainState]:
+    """See `Study`; an example is a picture, of each model."""
+    seeds = range(seed * self.num_models, (seed + 1) * self.num_models)
+    init = functools.partial(self._init, seeds)
+    whole = mesh_lib.replicated(mesh)
+    return loop_lib.Experiment(
+      init=init,
+      step=self._step,
+      shardings=jax.tree.map(lambda _: whole, jax.eval_shape(init)),
+      batches=batches_lib.SideBySide(
+        self.data.train,
+        batch_size=self.batch_size,
+        seeds=seeds,
+        share=mesh_lib.process_slice(mesh, self.batch_size),
+      ),
+      mesh=mesh,
+      batch_size=self.batch_size,
+      num_examples=len(self.data.train),
+      evaluators=self._evaluators(),
+      params=lambda state: _first_model(state.params),
+    )
+
+  def report(
+    self,
+    workdir: str | os.PathLike[str],
+    state: TrainState,
+    *,
+    argv: Sequence[str] = (),
+  ) -> None:
+    """Prints the final table and writes `workdir/report/`."""
+    class_results.report(
+      workdir,
+      scores={
+        name: self.scores(state, image_set)
+        for name, image_set in self.test_sets.items()
+      },
+      norms=self.gradient_norms(state),
+      sheet={name: s.images[0] for name, s in self.test_sets.items()},
+      argv=argv,
+    )
+
+  def close(self) -> None:
+    """Does nothing."""
+
+  def scores(
+    self, state: TrainState, image_set: data_lib.ImageSet
+  ) -> dict[str, Float[np.ndarray, ' m']]:
+    """Mean loss and accuracy of every model on a set of pictures."""
+    sums, size = np.zeros((2, self.num_models)), self.eval_batch_size
+    for start in range(0, len(image_set), size):
+      rows = slice(start, start + size)
+      images, labels = image_set.images[rows], image_set.labels[rows]
+      # The last batch is filled up, so that one program serves all.
+      short = size - len(labels)
+      images = np.pad(images, ((0, short), (0, 0), (0, 0)))
+      labels = np.pad(labels, (0, short), constant_values=-1)
+      found = self._score(state.params, state.constants, images, labels)
+      sums += np.asarray(jax.device_get(found), np.float64)
+    loss, accuracy = sums / len(image_set)
+    return {'loss': loss, 'accuracy': accuracy}
+
+  def gradient_norms(
+    self, state: TrainState
+  ) -> Float[np.ndarray, 'm N1 b'] | None:
+    """|g_n| / |g_N| of every model on some clean test pictures.
+
+    Returns:
+      None where the steps of the body depend on x.
+    """
+    if not self.body.layered:
+      return None
+    images = self.data.test.images[:_PROBE]
+    labels = self.data.test.labels[:_PROBE]
+    found = self._probe(state.params, state.constants, images, labels)
+    return np.asarray(jax.device_get(found), np.float64)
+
+  def _init(self, seeds: Sequence[int]) -> TrainState:
+    keys = jnp.stack([jax.random.key(seed) for seed in seeds])
+    params, constants, opt_state = jax.vmap(self._fresh)(keys)
+    return TrainState(jnp.int32(0), params, constants, opt_state, keys)
+
+  def _fresh(self, key: Key[Array, '']) -> tuple[PyTree, PyTree, PyTree]:
+    shape = self.data.train.images.shape[1:]
+    variables = self.model.init(_keys(key)[0], jnp.zeros((1, *shape)))
+    params = variables.pop('params')
+    return params, variables, self.optimizer.init(params)
+
+  def _loss(
+    self,
+    params: PyTree,
+    constants: PyTree,
+    batch: Mapping[str, Array],
+    key: Key[Array, ''],
+  ) -> tuple[Float[Array, ''], dict[str, Array]]:
+    logits, aux = self.model.apply(
+      {'params': params, **constants},
+      batch['images'],
+      train=True,
+      rngs={'dropout': key},
+    )
+    loss = optax.softmax_cross_entropy_with_integer_labels(
+      logits, batch['labels']
+    ).mean()
+    hits = jnp.argmax(logits, axis=-1) == batch['labels']
+    return loss, {'loss': loss, 'accuracy': hits.mean(), **aux}
+
+  def _step_one(
+    self,
+    params: PyTree,
+    constants: PyTree,
+    opt_state: PyTree,
+    key: Key[Array, ''],
+    batch: Mapping[str, Array],
+    step: Array,
+  ) -> tuple[PyTree, PyTree, dict[str, Array]]:
+    """One optimiser step of one model; metrics are those before it."""
+    key = jax.random.fold_in(_keys(key)[1], step)
+    gradients, metrics = jax.grad(self._loss, has_aux=True)(
+      params, constants, batch, key
+    )
+    updates, opt_state = self.optimizer.update(gradients, opt_state, params)
+    metrics['grad_norm'] = optax.tree.norm(gradients)
+    return optax.apply_updates(params, updates), opt_state, metrics
+
+  def _step(
+    self, state: TrainState, batch: Mapping[str, Array]
+  ) -> tuple[TrainState, clu_metrics.Collection]:
+    step = jax.vmap(self._step_one, in_axes=(0, 0, 0, 0, 1, None))
+    params, opt_state, values = step(
+      state.params,
+      state.constants,
+      state.opt_state,
+      state.key,
+      batch,
+      state.step,
+    )
+    metrics = {k: metrics_lib.Average.of(v) for k, v in values.items()}
+    state = state.replace(
+      step=state.step + 1, params=params, opt_state=opt_state
+    )
+    return state, clu_metrics.Collection.create_collection(**metrics)
+
+  @functools.cached_property
+  def _score(self) -> Any:
+    """Sums of losses and hits of every model; label -1 does not count."""
+
+    def score(
+      params: PyTree, constants: PyTree, images: Array, labels: Array
+    ) -> Array:
+      variables = {'params': params, **constants}
+      logits, _ = self.model.apply(variables, images)
+      counts = labels >= 0
+      losses = optax.softmax_cross_entropy_with_integer_labels(
+        logits, jnp.where(counts, labels, 0)
+      )
+      hits = jnp.argmax(logits, axis=-1) == labels
+      return jnp.stack([jnp.sum(losses * counts), jnp.sum(hits)])
+
+    over_models = jax.vmap(score, in_axes=(0, 0, None, None), out_axes=1)
+    return jax.jit(over_models)
+
+  @functools.cached_property
+  def _probe(self) -> Any:
+    def probe(
+      params: PyTree, constants: PyTree, images: Array, labels: Array
+    ) -> Array:
+      norms = certificates.gradient_norms(
+        self.model, {'params': params, **constants}, images, labels
+      )
+      return certificates.relative_norms(norms)
+
+    return jax.jit(jax.vmap(probe, in_axes=(0, 0, None, None)))
+
+  def _evaluators(self) -> dict[str, loop_lib.Evaluator]:
+    def test(state: TrainState) -> dict[str, float]:
+      scores = self.scores(state, self.data.test)
+      return {name: values.mean() for name, values in scores.items()}
+
+    def corrupted(state: TrainState) -> dict[str, float]:
+      found = {
+        name: self.scores(state, image_set)['accuracy'].mean()
+        for name, image_set in self.test_sets.items()
+        if name != 'test'
+      }
+      mean = {'accuracy': np.mean(list(found.values()))} if found else {}
+      return mean | found
+
+    def depth(state: TrainState) -> dict[str, float]:
+      norms = self.gradient_norms(state)
+      if norms is None:
+        return {}
+      return {
+        'gradient_first': np.nanmean(norms[:, 0]),
+        'gradient_least': np.nanmin(norms),
+        'gradient_greatest': np.nanmax(norms),
+      }
+
+    return {'test': test, 'corrupted': corrupted, 'depth': depth}
+
+
+def _keys(key: Key[Array, '']) -> tuple[Key[Array, ''], Key[Array, '']]:
+  """Of parameters and of dropout."""
+  return jax.random.fold_in(key, 0), jax.random.fold_in(key, 1)
+
+
+def _first_model(tree: PyTree) -> PyTree:
+  return jax.eval_shape(lambda tree: jax.tree.map(lambda x: x[0], tree), tree)

@@ -1,0 +1,91 @@
+r"""Reproduces the experiments of "An Ode to an ODE" (ODEtoODE).
+
+    python scripts/reproduce_odetoode.py digits --scale tiny --seeds 5
+    python scripts/reproduce_odetoode.py mnist --scale paper --mnist data/mnist
+
+band: gradients along the depth (Lemma 4.1). retractions: orders and defects.
+params: parameters of the flows. digits: pictures with fifteen corruptions, all
+models and ablations. mnist: the same on MNIST, `tiny` at reduced width and
+length. pendulum, swimmer: returns of policies by evolution strategies. Writes
+rows of the ledger with pictures. `--scale paper` has the published sizes, for
+accelerators.
+"""
+
+import argparse
+import dataclasses
+import functools
+import pathlib
+import shlex
+from collections.abc import Sequence
+
+import reproduce_odetoode_digits as digits
+import reproduce_odetoode_rl as rl
+import reproduce_odetoode_theory as theory
+import reproduce_slim as slim
+
+from rl.odetoode.images import data
+from runtime import ledger
+
+__all__ = ['ROWS', 'main']
+
+PAPER = '2006.11421'
+ROWS: dict[str, slim.Experiment] = {
+  'band': theory.band_rows,
+  'retractions': theory.retraction_rows,
+  'params': theory.params_rows,
+  'digits': digits.digits_rows,
+  'mnist': digits.digits_rows,
+  'pendulum': rl.pendulum_rows,
+  'swimmer': rl.swimmer_rows,
+}
+# The published width, depth and epochs, and what a laptop can do of them.
+_MNIST = {
+  'paper': digits.Setting(
+    'mnist', data.mnist, 128, 100, 50_000, batch=100, rate=1e-3
+  ),
+  'tiny': digits.Setting(
+    'mnist', data.mnist, 32, 10, 1_000, batch=100, names=digits.SHORT
+  ),
+}
+
+
+def _command(args: argparse.Namespace) -> str:
+  """What reproduces the rows, wherever they are written."""
+  words = ['python', 'scripts/reproduce_odetoode.py', args.row]
+  for name in ('scale', 'seeds', 'mnist'):
+    if getattr(args, name) is not None:
+      words += [f'--{name}', str(getattr(args, name))]
+  return shlex.join(words)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+  """Runs one experiment."""
+  parser = argparse.ArgumentParser(
+    description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+  )
+  parser.add_argument('row', choices=tuple(ROWS))
+  parser.add_argument('--scale', choices=('tiny', 'paper'), default='tiny')
+  parser.add_argument('--seeds', type=int, default=3)
+  parser.add_argument('--root', type=pathlib.Path, default='docs/results')
+  parser.add_argument('--mnist', help='folder of prepare_mnist.py')
+  args = parser.parse_args(arguments)
+  experiment = ROWS[args.row]
+  if (args.row == 'mnist') != (args.mnist is not None):
+    parser.error('the row mnist, and no other, needs --mnist')
+  if args.row == 'mnist':
+    load = functools.partial(data.mnist, args.mnist)
+    setting = dataclasses.replace(_MNIST[args.scale], load=load)
+    experiment = functools.partial(experiment, setting=setting)
+  slim.write(
+    experiment,
+    args.scale,
+    seeds=tuple(range(args.seeds)),
+    root=args.root,
+    command=_command(args),
+    paper=PAPER,
+  )
+  print(f'wrote {ledger.write_page(args.root)}')
+
+
+if __name__ == '__main__':
+  main()

@@ -1,0 +1,279 @@
+"""Classifiers in the training loop, and what they leave behind."""
+
+import json
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import time
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from rl import film, train_lib
+from rl.envs import cartpole, lanes
+from rl.odetoode import (
+  bodies,
+  certificates,
+  class_results,
+  classification,
+  flows,
+  heads,
+  manifolds,
+  retractions,
+  trivialization,
+)
+from rl.odetoode.images import corrupted, data
+from runtime import config, context, durations, loop
+from runtime import mesh as mesh_lib
+
+ROOT = pathlib.Path(__file__).parents[3]
+# Few instructions, so that little is compiled.
+BODY = bodies.ODEtoODE(
+  5, n_steps=4, retraction=retractions.Taylor(3), remat=False
+)
+HARMS = corrupted.Remade(('brightness', 'stripe'))
+
+
+def draw(rng, count):
+  """Pictures whose class is the row with ink."""
+  labels = rng.integers(0, 3, count).astype(np.int32)
+  images = 0.3 * rng.random((count, 3, 4), np.float32)
+  images[np.arange(count), labels] += 0.6
+  return data.ImageSet(images=images, labels=labels)
+
+
+@pytest.fixture(scope='module')
+def pictures():
+  rng = np.random.default_rng(np.random.SeedSequence().entropy)
+  return data.Images(train=draw(rng, 90), test=draw(rng, 25), num_classes=3)
+
+
+def make(pictures, **kwargs):
+  settings = {'batch_size': 8, 'corrupted': HARMS, 'eval_batch_size': 20}
+  return classification.ClassifierTrainer(
+    data=pictures,
+    body=BODY,
+    optimizer=trivialization.trivialize(
+      optax.adam(0.03), retraction=retractions.Taylor(3)
+    ),
+    **(settings | kwargs),
+  )
+
+
+def run(trainer, steps, workdir, seed=0):
+  config = loop.LoopConfig(
+    durations.Duration(steps=steps),
+    log_every=2,
+    eval_every=durations.Duration(steps=4),
+    checkpoint_every=durations.Duration(steps=2),
+  )
+  return train_lib.train(
+    workdir=str(workdir), trainer=trainer, loop=config, seed=seed
+  ).state
+
+
+def rows(workdir):
+  lines = (workdir / 'metrics.jsonl').read_text().splitlines()
+  return [
+    {k: v for k, v in json.loads(line).items() if not k.startswith('time/')}
+    for line in lines
+  ]
+
+
+def bits(leaf):
+  if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+    leaf = jax.random.key_data(leaf)
+  return np.asarray(leaf)
+
+
+@pytest.fixture(scope='module')
+def finished(pictures, tmp_path_factory):
+  """Two models, trained at once without a stop: trainer, state, workdir."""
+  trainer = make(pictures, num_models=2, dropout=0.1)
+  workdir = tmp_path_factory.mktemp('whole')
+  return trainer, run(trainer, 60, workdir), workdir
+
+
+def test_models_learn_and_stay_on_the_group(finished, pictures):
+  trainer, state, workdir = finished
+  scores = trainer.scores(state, pictures.test)
+  assert scores['accuracy'].min() > 0.8
+  w0 = state.params['body']['w0']
+  assert manifolds.orthogonality_defect(w0).max() < 1e-5
+  assert jnp.abs(w0[0] - w0[1]).max() > 0.1
+  last = rows(workdir)[-2]
+  certified = ('orthogonality_defect', 'generator_norm', 'step_norm')
+  for name in (*certified, 'lyapunov', 'lyapunov_gain', 'grad_norm', 'loss'):
+    assert np.isfinite(last[f'train/{name}'])
+  judged = rows(workdir)[-1]
+  for name in ('corrupted/brightness', 'corrupted/accuracy', 'test/loss'):
+    assert f'eval/{name}' in judged
+  low, high = flows.gradient_band(4)
+  assert judged['eval/depth/gradient_least'] > low
+  assert judged['eval/depth/gradient_greatest'] < high
+
+
+def test_scores_are_those_of_the_logits(finished, pictures):
+  """25 pictures by 20: the rest of the second batch must not count."""
+  trainer, state, _ = finished
+  found = trainer.scores(state, pictures.test)
+  for index in range(2):
+    params = jax.tree.map(lambda x, i=index: x[i], state.params)
+    images, labels = pictures.test.images, pictures.test.labels
+    applied = trainer.model.apply({'params': params}, jnp.asarray(images))
+    logits = np.asarray(applied[0])
+    hits = logits.argmax(1) == labels
+    np.testing.assert_allclose(found['accuracy'][index], hits.mean())
+    shifted = np.exp(logits - logits.max(1, keepdims=True))
+    right = shifted[np.arange(25), labels] / shifted.sum(1)
+    loss = -np.log(right).mean()
+    np.testing.assert_allclose(found['loss'][index], loss, rtol=1e-4)
+
+
+def test_a_run_that_was_stopped_is_the_whole_run(finished, pictures, tmp_path):
+  _, whole, workdir = finished
+  trainer = make(pictures, num_models=2, dropout=0.1)
+  run(trainer, 14, tmp_path)
+  # A new trainer, as in a new process.
+  again = make(pictures, num_models=2, dropout=0.1)
+  parts = run(again, 60, tmp_path)
+  leaves, others = jax.tree.leaves(whole), jax.tree.leaves(parts)
+  assert len(leaves) == len(others) > 10
+  for one, two in zip(leaves, others, strict=True):
+    np.testing.assert_array_equal(bits(one), bits(two))
+  late = lambda found: [row for row in found if row['step'] > 14]
+  assert late(rows(tmp_path)) == late(rows(workdir))
+
+
+def test_models_of_one_run_are_runs_of_their_seeds(
+  finished, pictures, tmp_path
+):
+  """Model 1 of 2 with seed 0 is the only one of seed 1, until it rounds."""
+  trainer, _, _ = finished
+  alone = make(pictures, dropout=0.1)
+  states = []
+  for one, seed in ((trainer, 0), (alone, 1)):
+    grid = mesh_lib.MeshConfig().make()
+    experiment = one.experiment(seed=seed, mesh=grid)
+    state, step = experiment.init(), jax.jit(experiment.step)
+    for _ in range(3):
+      state, _ = step(state, next(experiment.batches))
+    states.append(state)
+  both, single = states
+  for one, two in zip(
+    jax.tree.leaves(both.params), jax.tree.leaves(single.params), strict=True
+  ):
+    np.testing.assert_allclose(one[1], two[0], rtol=1e-3, atol=1e-5)
+    assert jnp.abs(one[0] - two[0]).max() > 1e-3
+
+
+def test_gradients_along_the_depth(pictures):
+  """Ends against the readout's formula and the gradient of the input's bias."""
+  model = heads.Classifier(BODY, 3)
+  one = slice(0, 1)
+  images = jnp.asarray(pictures.test.images[one])
+  labels = jnp.asarray(pictures.test.labels[one])
+  variables = model.init(jax.random.key(3), images)
+  norms = certificates.gradient_norms(model, variables, images, labels)
+  assert norms.shape == (5, 1)
+
+  def loss(params):
+    logits, _ = model.apply({'params': params}, images)
+    return optax.softmax_cross_entropy_with_integer_labels(logits, labels)[0]
+
+  params = variables['params']
+  first = jnp.linalg.norm(jax.grad(loss)(params)['input']['bias'])
+  np.testing.assert_allclose(norms[0, 0], first, rtol=1e-5)
+  logits, _ = model.apply(variables, images)
+  slope = jax.nn.softmax(logits[0]) - jax.nn.one_hot(labels[0], 3)
+  last = jnp.linalg.norm(params['readout']['kernel'] @ slope)
+  np.testing.assert_allclose(norms[-1, 0], last, rtol=1e-5)
+  relative = certificates.relative_norms(jnp.array([[2.0, 1.0], [4.0, 0.0]]))
+  np.testing.assert_array_equal(relative, [[0.5, np.nan], [1.0, np.nan]])
+
+
+def test_the_final_table():
+  found = {
+    'test': {'accuracy': np.array([0.5, 0.7]), 'loss': np.array([1.0, 2.0])},
+    'fog': {'accuracy': np.array([0.1, 0.3]), 'loss': np.array([3.0, 3.0])},
+    'stripe': {'accuracy': np.array([0.3, 0.3]), 'loss': np.array([5.0, 5.0])},
+  }
+  table = {r['pictures']: r for r in class_results.score_rows(found)}
+  assert table['test']['accuracy %'] == pytest.approx(60)
+  assert table['test']['error'] == pytest.approx(10)
+  mean = table[class_results.MEAN]
+  assert (mean['accuracy %'], mean['loss']) == (pytest.approx(25), 4.0)
+  assert mean['error'] == pytest.approx(5)
+  del found['fog'], found['stripe']
+  assert len(class_results.score_rows(found)) == 1
+
+
+def test_a_run_leaves_a_report(finished):
+  folder = finished[2] / 'report'
+  text = (folder / 'accuracy.md').read_text()
+  assert 'stripe' in text
+  assert class_results.MEAN in text
+  for name in ('curves', 'corruptions', 'gradients'):
+    assert (folder / f'{name}.png').stat().st_size > 5_000
+
+
+def test_bad_settings_are_named(pictures):
+  with pytest.raises(ValueError, match='dropout'):
+    make(pictures, dropout=1.0)
+  with pytest.raises(ValueError, match='num_models'):
+    make(pictures, num_models=0)
+  balance = lanes.Lanes(cartpole.CartPoleBalance(), 2)
+  shown = film.Film(balance, lambda state, size: None)
+  with pytest.raises(ValueError, match='nobody acts'):
+    train_lib.train(
+      workdir='unused',
+      trainer=make(pictures),
+      loop=loop.LoopConfig(durations.Duration(steps=1)),
+      film=shown,
+      context=context.RunContext(dry_run=True),
+    )
+
+
+def command(workdir, *params):
+  return [
+    *(sys.executable, '-m', 'rl.odetoode.main', f'--workdir={workdir}'),
+    '--gin_file=configs/rl/odetoode_digits_tiny.gin',
+    *(f'--gin_param={p}' for p in ('NUM_MODELS = 2', *params)),
+  ]
+
+
+@pytest.mark.slow
+def test_a_killed_process_goes_on_bit_by_bit(tmp_path):
+  params = ['STEPS = 40', 'LOG_EVERY = 5', 'EVAL_EVERY = 20']
+  params.append('CHECKPOINT_EVERY = 10')
+  environment = {**os.environ, 'JAX_PLATFORMS': 'cpu'}
+  options = {'cwd': ROOT, 'env': environment}
+  whole, parts = tmp_path / 'whole', tmp_path / 'parts'
+  subprocess.run(command(whole, *params), check=True, **options)
+  process = subprocess.Popen(command(parts, *params), **options)
+  deadline = time.monotonic() + 600
+  while not (parts / 'checkpoints' / '10').exists():
+    assert time.monotonic() < deadline
+    time.sleep(0.02)
+  process.send_signal(signal.SIGKILL)
+  process.wait()
+  subprocess.run(command(parts, *params), check=True, **options)
+  assert rows(parts) == rows(whole)
+  same = lambda folder: (folder / 'report' / 'accuracy.csv').read_text()
+  assert same(parts) == same(whole)
+
+
+def test_launch_errors_are_short():
+  files = ['configs/rl/odetoode_digits_tiny.gin']
+  params = ["corrupted.Remade.names = ('rain',)"]
+  with config.session(train_lib.train, files, params) as parsed:
+    with pytest.raises(ValueError, match='names') as error:
+      parsed.build(workdir='unused', seed=0)
+    text = config.tell(error.value, root='train')
+  assert "got ['rain']" in text
+  assert len(text.splitlines()) == 1
