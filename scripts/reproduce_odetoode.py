@@ -16,12 +16,12 @@ import dataclasses
 import functools
 import pathlib
 import shlex
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import reproduce_odetoode_digits as digits
 import reproduce_odetoode_rl as rl
 import reproduce_odetoode_theory as theory
-import reproduce_slim as slim
+import reproduce_performer_common as common
 
 from rl.odetoode.images import data
 from runtime import ledger
@@ -29,7 +29,8 @@ from runtime import ledger
 __all__ = ['ROWS', 'main']
 
 PAPER = '2006.11421'
-ROWS: dict[str, slim.Experiment] = {
+Experiment = Callable[[str, Sequence[int]], list[common.Finding]]
+ROWS: dict[str, Experiment] = {
   'band': theory.band_rows,
   'retractions': theory.retraction_rows,
   'params': theory.params_rows,
@@ -76,7 +77,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     load = functools.partial(data.mnist, args.mnist)
     setting = dataclasses.replace(_MNIST[args.scale], load=load)
     experiment = functools.partial(experiment, setting=setting)
-  slim.write(
+  common.write(
     experiment,
     args.scale,
     seeds=tuple(range(args.seeds)),
