@@ -1,12 +1,11 @@
 """Parameters and operations of bodies, for comparisons at equal budgets."""
 
-import math
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-from rl.odetoode import bodies, manifolds, retractions
+from rl.odetoode import bodies, geometry, heads, retractions
 from runtime import counting
 
 __all__ = ['Cost', 'cost', 'count_params']
@@ -27,26 +26,32 @@ class Cost(NamedTuple):
   state_flops: int
 
 
-def count_params(body: bodies.Body, *, intrinsic: bool = True) -> int:
-  """Parameters of a body, heads excluded.
+def count_params(
+  model: bodies.Body | heads.Policy, *, intrinsic: bool = True
+) -> int:
+  """Parameters of a body, or of a policy with its heads.
 
   Args:
-    body: to be counted.
-    intrinsic: whether a symmetric matrix counts d (d + 1) / 2 and an orthogonal
-      one d (d - 1) / 2, or d^2 as it is stored.
+    model: to be counted.
+    intrinsic: whether a symmetric matrix counts d (d + 1) / 2, an orthogonal one
+      d (d - 1) / 2 and k orthonormal columns of n n k - k (k + 1) / 2, or all
+      count as they are stored.
   """
-  variables = jax.eval_shape(
-    body.init, jax.random.key(0), jnp.zeros(body.width)
-  )
+  if isinstance(model, heads.Policy):
+    shapes = model.shapes
+  else:
+    zeros = jnp.zeros(model.width)
+    variables = jax.eval_shape(model.init, jax.random.key(0), zeros)
+    shapes = variables.get('params', {})
   total = 0
-  for path, leaf in jax.tree_util.tree_flatten_with_path(
-    variables.get('params', {})
-  )[0]:
-    kind = body.constraints.get(path[-1].key)
-    free = manifolds.num_coordinates(body.width)
-    sizes = {'orthogonal': free, 'symmetric': free + body.width}
-    full = math.prod(leaf.shape)
-    total += sizes.get(kind, full) if intrinsic else full
+  for path, leaf in jax.tree_util.tree_flatten_with_path(shapes)[0]:
+    kind = model.constraints.get(path[-1].key, 'free')
+    if kind == 'symmetric' and intrinsic:
+      total += leaf.shape[0] * (leaf.shape[0] + 1) // 2
+      continue
+    kind = 'free' if kind == 'symmetric' else kind
+    block = geometry.Block(kind, tuple(leaf.shape))
+    total += block.dimension if intrinsic else block.size
   return total
 
 

@@ -136,16 +136,25 @@ class Policy:
   @functools.cached_property
   def geometry(self) -> geometry.Manifold:
     """Where the parameters live, for `rl.es`."""
-    shapes, _ = self._layout()
-    kinds = dict(self.body.constraints)
-    if self.constrain_io:
-      kinds |= {'input': 'stiefel', 'readout': 'stiefel'}
-    return geometry.Manifold.of(shapes, kinds, perturb=self.perturb)
+    return geometry.Manifold.of(
+      self.shapes, self.constraints, perturb=self.perturb
+    )
+
+  @property
+  def shapes(self) -> PyTree:
+    """Shapes of the parameters, by name."""
+    return self._layout()[0]
+
+  @property
+  def constraints(self) -> dict[str, str]:
+    """Kinds of parameters by name, as of `bodies.Body`; and 'stiefel'."""
+    heads = ('input', 'readout') if self.constrain_io else ()
+    return dict(self.body.constraints) | dict.fromkeys(heads, 'stiefel')
 
   @property
   def size(self) -> int:
     """Number of parameters, matrices counted in full."""
-    return sum(x.size for x in jax.tree.leaves(self._layout()[0]))
+    return sum(x.size for x in jax.tree.leaves(self.shapes))
 
   def init(self, key: Key[Array, '']) -> Float[Array, ' n']:
     """P, R and W_0 uniform on their manifolds, the body's own draws."""
@@ -153,7 +162,7 @@ class Policy:
 
   def params(self, theta: Float[Array, ' n']) -> PyTree:
     """The parameters by name."""
-    return geometry.unflatten(self._layout()[0], theta)
+    return geometry.unflatten(self.shapes, theta)
 
   def unravel(self, theta: Float[Array, ' n']) -> PyTree:
     """P, R, and what the body makes of its parameters before any step."""

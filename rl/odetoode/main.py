@@ -1,4 +1,4 @@
-"""Trains policies: `python -m rl.odetoode.main --gin_file=...`."""
+"""Trains policies and classifiers: `python -m rl.odetoode.main --gin_file=...`."""
 
 from rl import main
 

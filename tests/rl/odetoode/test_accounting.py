@@ -2,7 +2,8 @@
 
 import pytest
 
-from rl.odetoode import accounting, baselines, bodies
+from rl.envs import spaces
+from rl.odetoode import accounting, baselines, bodies, heads
 
 
 def gated(d):
@@ -31,6 +32,22 @@ def test_parameters(body, params):
 
 def test_stored_matrices_are_counted_in_full():
   assert accounting.count_params(bodies.ODEtoODE(16), intrinsic=False) == 768
+
+
+@pytest.mark.parametrize(
+  ('constrain_io', 'heads_size'),
+  [(True, 16 * 8 - 36 + 2 * 16 - 3), (False, 160)],
+)
+def test_policies_have_heads_too(constrain_io, heads_size):
+  """Swimmer's: 8 observations, 2 actions."""
+  policy = heads.Policy(
+    spaces.Box((8,), -1.0, 1.0),
+    spaces.Box((2,), -1.0, 1.0),
+    bodies.ODEtoODE(16),
+    constrain_io,
+  )
+  assert accounting.count_params(policy) == 392 + heads_size
+  assert accounting.count_params(policy, intrinsic=False) == policy.size
 
 
 def test_products():
