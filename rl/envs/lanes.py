@@ -156,14 +156,19 @@ class Lanes:
     step_keys = _step_keys(state.keys, state.clock)
     clock = state.clock + 1
     env, step = jax.vmap(self.env.step)(state.env, action, step_keys)
-    acted = ~state.done
-    if not self.auto_reset:
-      env = _select(acted, env, state.env)
-    final = _select(acted, step.observation, state.observation)
-    reward = jnp.where(acted, step.reward, 0).astype(jnp.float32)
-    terminated = jnp.where(acted, step.terminated, state.terminated)
     late = state.stats.running_length + 1 >= self.limit
-    done = state.done | terminated | late
+    if self.auto_reset:
+      # Nobody waits: known when this is compiled, it costs no operations.
+      acted = jnp.ones(self.num_lanes, bool)
+      final, terminated = step.observation, step.terminated
+      done = terminated | late
+    else:
+      acted = ~state.done
+      env = _select(acted, env, state.env)
+      final = _select(acted, step.observation, state.observation)
+      terminated = jnp.where(acted, step.terminated, state.terminated)
+      done = state.done | terminated | late
+    reward = jnp.where(acted, step.reward, 0).astype(jnp.float32)
     stats = _count(state.stats, reward, acted, done)
     observation = final
     if self.auto_reset:

@@ -16,7 +16,9 @@ z-scored returns, so equal steps need learning rates in the ratio that
 
 A pair counts if both its members are valid; n counts those. As long as losing
 a pair does not depend on its returns, the estimate stays unbiased, which it
-does not if a lost return is taken for 0.
+does not if a lost return is taken for 0. Returns that are not finite are lost
+too, and do depend on themselves: what is estimated then is the gradient where
+both members of a pair have a return.
 
 Reference: arXiv:1703.03864 (antithetic); arXiv:1803.07055 (top pairs).
 """

@@ -78,7 +78,9 @@ class Evaluation:
     lengths: steps spent on the member, int32 [p], summed over its episodes.
     statistics: of all observations of the valid members, those at resets and
       at ends included; None if observations are not normalised.
-    valid: bool [p]; False for members that were lost.
+    valid: bool [p]; False for members that were lost, or whose return is not
+      finite: a simulation that broke says nothing, and must not break the
+      others' update.
   """
 
   returns: Any

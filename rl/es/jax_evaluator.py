@@ -51,6 +51,11 @@ def _flat(x: Array, *, count: int) -> Array:
   return x[:, :, :count].reshape(episodes, sides * count, *rest)
 
 
+def _kept(valid: Bool[Array, ' p'], x: Array) -> Array:
+  """[e, p, ...], with 0 for the members that are not valid."""
+  return jnp.where(valid.reshape(-1, *[1] * (x.ndim - 2)), x, 0)
+
+
 class _Carry(NamedTuple):
   """Of m episodes; all but `time` with an axis of lanes."""
 
@@ -117,9 +122,7 @@ class JaxEvaluator:
     keys: Key[Array, ' keys'],
     normalizer: normalizer_lib.Statistics | None,
   ) -> evaluator_lib.Evaluation:
-    """See `evaluator.Evaluator.evaluate`; every member is valid.
-
-    A return that is not finite is returned as it is, and makes the update NaN.
+    """See `evaluator.Evaluator.evaluate`; what is finite is valid.
 
     Raises:
       ValueError: if the number of parameters is not the policy's, or there are
@@ -157,11 +160,12 @@ class JaxEvaluator:
     # Added one by one: the order of a sum could depend on the number of lanes.
     returns = functools.reduce(jnp.add, list(returns)) / self.episodes
     lengths = jnp.sum(lengths, axis=0)
+    valid = jnp.isfinite(returns)
     if statistics is not None:
       statistics = jax.tree.map(flat, statistics)
+      statistics = jax.tree.map(functools.partial(_kept, valid), statistics)
       for _ in range(2):
         statistics = normalizer_lib.merge_all(statistics)
-    valid = jnp.ones(returns.shape, bool)
     return evaluator_lib.Evaluation(returns, lengths, statistics, valid)
 
   def _check(self, candidates: Any, count: int) -> None:

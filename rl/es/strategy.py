@@ -1,7 +1,7 @@
 """One iteration of an evolution strategy: ask, evaluate, tell.
 
-theta <- theta + update(sum_i w_i g_i), in its geometry, with an estimator's weights w_i and an
-optax update. Nothing is random but what is drawn from the state's key folded
+theta <- theta + update(sum_i w_i g_i), in its geometry, with an estimator's
+weights w_i and an optax update. Nothing is random but what is drawn from the state's key folded
 with the generation, so a resumed run goes on as the uninterrupted one.
 
   state, metrics = jax.jit(functools.partial(es.step, evaluator=evaluator))(
@@ -9,6 +9,10 @@ with the generation, so a resumed run goes on as the uninterrupted one.
 
 may be jitted and scanned if the evaluator is pure. Otherwise `step` runs as it
 is, or `ask` and `tell` around any other way to get returns.
+
+A pair is dropped where a return is not finite, as if its worker had been lost;
+`valid_fraction` shows how many are left. Where none is, the return's mean is
+NaN, at which the training loop stops.
 """
 
 import dataclasses
@@ -205,13 +209,15 @@ class Strategy:
     Args:
       state: what `ask` was given.
       request: what it returned.
-      evaluation: of `request.population`.
+      evaluation: of `request.population`; returns that are not finite count
+        as lost, each with its pair.
       center: of theta, once per center key; None if there are none.
 
     Returns:
       The new state and metrics, scalars by name.
     """
     population = request.population
+    evaluation, center = _finite(evaluation), _finite(center)
     weights = self.config.estimator.weights(
       evaluation.returns,
       evaluation.valid,
@@ -262,11 +268,13 @@ class Strategy:
     Returns:
       As `tell`.
     """
-    request = self.ask(state, basis)
     if evaluator.pure:
-      request = self._kept(request)
+      request = self._kept(self.ask(state, basis))
+      evaluation, center = self.run(request, state.normalizer, evaluator)
+      return self.tell(state, request, evaluation, center)
+    request = _ask(self, state, basis)
     evaluation, center = self.run(request, state.normalizer, evaluator)
-    return self.tell(state, request, evaluation, center)
+    return _tell(self, state, request, evaluation, center)
 
   def _kept(self, request: Request) -> Request:
     """With directions, if they are few enough not to be drawn twice."""
@@ -309,6 +317,11 @@ class Strategy:
     )
 
 
+# Between rollouts on the host: compiled once, whoever calls `step`.
+_ask = jax.jit(Strategy.ask, static_argnums=0)
+_tell = jax.jit(Strategy.tell, static_argnums=0)
+
+
 def evaluate_theta(
   evaluator: evaluator_lib.Evaluator,
   theta: Float[Array, ' d'],
@@ -328,6 +341,16 @@ def evaluate_theta(
   """
   thetas = jnp.broadcast_to(theta, (keys.shape[0], *theta.shape))
   return evaluator.evaluate(thetas, keys, normalizer)
+
+
+def _finite(
+  evaluation: evaluator_lib.Evaluation | None,
+) -> evaluator_lib.Evaluation | None:
+  """Without the returns that are not."""
+  if evaluation is None:
+    return None
+  valid = evaluation.valid & jnp.isfinite(evaluation.returns)
+  return evaluation.replace(valid=valid)
 
 
 def _mean(evaluation: evaluator_lib.Evaluation) -> Array:

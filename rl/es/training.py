@@ -212,8 +212,11 @@ class ESTrainer:
 
     def run(state: strategy.State) -> dict[str, float]:
       found = jax.device_get(evaluate(state))
-      returns = np.asarray(found.returns, np.float64)[np.asarray(found.valid)]
-      lengths = np.asarray(found.lengths, np.float64)[np.asarray(found.valid)]
+      returns = np.asarray(found.returns, np.float64)
+      # What broke shows as NaN: theta's mean is not that of its luck.
+      came = np.asarray(found.valid) | ~np.isfinite(returns)
+      returns = returns[came]
+      lengths = np.asarray(found.lengths, np.float64)[came]
       return {
         'episode_return': returns.mean(),
         'episode_return_error': returns.std() / np.sqrt(returns.size),

@@ -47,24 +47,25 @@ def summarized(
     valid: which directions came back; None: all.
 
   Returns:
-    The evaluation, in the order of members.
+    The evaluation, in the order of members. Valid are those that came back
+    with a finite return.
   """
   episodes, sides, count = rollouts.returns.shape
   valid = np.ones(count, bool) if valid is None else valid
   flat = lambda x: x.reshape(episodes, sides * count, *x.shape[3:])
   total = functools.reduce(np.add, flat(rollouts.returns)) / episodes
+  whole = np.tile(valid, sides) & np.isfinite(total)
   statistics = rollouts.statistics
   if statistics is not None:
-    lost = ~np.tile(valid, sides)
     statistics = jax.tree.map(lambda x: np.array(flat(x)), statistics)
     for leaf in statistics:
-      leaf[:, lost] = 0
+      leaf[:, ~whole] = 0
     statistics = _merged(statistics)
   return evaluator_lib.Evaluation(
     jnp.asarray(total, jnp.float32),
     jnp.asarray(np.where(valid, rollouts.lengths, 0).sum(0).reshape(-1)),
     statistics,
-    jnp.asarray(np.tile(valid, sides)),
+    jnp.asarray(whole),
   )
 
 
@@ -96,7 +97,7 @@ class VectorEvaluator:
   count as `evaluator.Evaluation` says.
 
   Where a policy's action is not finite its episode ends, unseen by the
-  simulator, with a return of NaN, which makes the update NaN.
+  simulator, with a return of NaN: the member is not valid.
 
   Attributes:
     env: the lanes.
@@ -133,7 +134,7 @@ class VectorEvaluator:
     keys: Key[Array, ' keys'],
     normalizer: normalizer_lib.Statistics | None,
   ) -> evaluator_lib.Evaluation:
-    """See `evaluator.Evaluator.evaluate`; every member is valid.
+    """See `evaluator.Evaluator.evaluate`; what is finite is valid.
 
     Raises:
       ValueError: if the number of parameters is not the policy's, or there are

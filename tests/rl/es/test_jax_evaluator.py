@@ -127,12 +127,18 @@ def test_pairs_share_their_environment():
   assert len(np.unique(plus)) == PAIRS
 
 
-def test_a_broken_return_is_not_hidden():
+def test_a_broken_return_is_left_out():
   run = jax_evaluator.JaxEvaluator(ENV, POLICY)
-  thetas = jnp.tile(population().theta, (2, 1)).at[1].set(jnp.nan)
-  found = run.evaluate(thetas, KEYS[:2], None)
-  assert bool(jnp.isfinite(found.returns[0]))
-  assert not bool(jnp.isfinite(found.returns[1]))
+  none = normalizer.empty(run.observation_shape)
+  thetas = jnp.tile(population().theta, (2, 1))
+  alone = run.evaluate(thetas[:1], KEYS[:1], none)
+  broken = run.evaluate(thetas.at[1].set(jnp.nan), KEYS[:2], none)
+  np.testing.assert_array_equal(broken.valid, [True, False])
+  assert not bool(jnp.isfinite(broken.returns[1]))
+  np.testing.assert_array_equal(broken.returns[0], alone.returns[0])
+  jax.tree.map(
+    np.testing.assert_array_equal, broken.statistics, alone.statistics
+  )
 
 
 def test_memory_does_not_hold_the_population():

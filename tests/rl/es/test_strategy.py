@@ -1,5 +1,6 @@
 """The update: exact zeros, invariances, schedules, resuming, learning."""
 
+import dataclasses
 import functools
 
 import jax
@@ -71,6 +72,37 @@ def test_lost_members_do_not_make_nan():
   state, metrics = one_step(make(), SPHERE, everything)
   np.testing.assert_array_equal(state.theta, THETA)
   assert bool(jnp.isnan(metrics['episode_return']))
+
+
+def test_returns_that_are_not_finite_are_lost():
+  """Exactly as if their workers had died, and not as if they were 0."""
+  broken = lambda x: jnp.where(x[0] > THETA[0], jnp.nan, SPHERE(x))
+  infinite = lambda x: jnp.where(x[0] > THETA[0], jnp.inf, SPHERE(x))
+  lost = lambda keys, returns: ~jnp.isfinite(returns)
+  expected, _ = one_step(make(), broken, lost)
+  for function in (broken, infinite):
+    state, metrics = one_step(make(), function)
+    np.testing.assert_array_equal(state.theta, expected.theta)
+    assert float(metrics['valid_fraction']) == 0.5
+    assert bool(jnp.isfinite(metrics['episode_return']))
+
+
+class OnHost(es_cases.Function):
+  """The same function, not to be traced."""
+
+  pure = False
+
+
+def test_a_step_on_the_host_is_compiled_once(caplog):
+  es = make(estimator=estimators.Antithetic(shaping.unshaped))
+  one, _ = es.step(es.init(THETA, KEY), es_cases.Function(SPHERE))
+  state, _ = es.step(es.init(THETA, KEY), OnHost(SPHERE))
+  jax.tree.map(np.testing.assert_allclose, state.theta, one.theta)
+  with jax.log_compiles(), caplog.at_level('WARNING'):
+    # A strategy of the same settings is the same one.
+    dataclasses.replace(es).step(state, OnHost(SPHERE))
+  compiled = [r.message for r in caplog.records if 'Compiling' in r.message]
+  assert not [line for line in compiled if '_tell' in line or 'tell' in line]
 
 
 def test_the_step_ascends_by_the_estimate():

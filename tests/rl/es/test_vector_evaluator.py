@@ -196,13 +196,14 @@ class Watchful(host_vector.HostVector):
     pass
 
 
-def test_a_broken_policy_is_not_hidden():
+def test_a_broken_policy_is_left_out():
   run = runner(Watchful(), max_steps=4)
   thetas = jnp.ones((3, run.policy.size)).at[1].set(jnp.nan)
   found = run.evaluate(thetas, KEYS[:3], stats(1))
   np.testing.assert_array_equal(found.returns, [4.0, np.nan, 4.0])
   np.testing.assert_array_equal(found.lengths, [4, 0, 4])
-  assert float(found.statistics.count) == 5 + 1 + 5
+  np.testing.assert_array_equal(found.valid, [True, False, True])
+  assert float(found.statistics.count) == 5 + 5
 
 
 @pytest.mark.parametrize(
