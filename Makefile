@@ -6,6 +6,9 @@ INSTALL := $(VENV)/bin/pip install --disable-pip-version-check -c requirements.t
 CONFIG ?= configs/performer/protein_mlm_tiny.gin
 WORKDIR ?= runs/$(basename $(notdir $(CONFIG)))
 
+# A worker that died is not replaced: files in its queue would then wait for ever.
+WORKERS := -n 2 --dist loadfile --max-worker-restart=0
+
 # Debian packages that some tests use: proteins, Qt 5 for Procgen in EnvPool,
 # OSMesa for pictures of MuJoCo without a display.
 SYSTEM_PACKAGES := mmseqs2 libqt5core5a libqt5gui5 libosmesa6
@@ -26,7 +29,7 @@ test: $(VENV)/.dev system
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 	@echo '== tests'
-	$(RUN) -m pytest -rs -n 2 --dist loadfile
+	$(RUN) -m pytest -rs $(WORKERS)
 
 $(VENV)/bin/python:
 	@test -n '$(PYTHON)' || { echo 'error: Python 3.11 to 3.13 is needed and none was found'; exit 1; }
