@@ -13,7 +13,8 @@ from runtime import durations, loop
 from runtime import mesh as mesh_lib
 
 LENGTH = 16
-FAVOR = attention.Favor(features=8, redraw_every=3, chunk=8)
+# The kernel that compiles fastest: what is tested here is around it.
+FAVOR = attention.Favor(kernel='elu1', features=8, redraw_every=3, chunk=8)
 
 
 @pytest.fixture(scope='module')
