@@ -34,9 +34,14 @@ os.environ['XLA_FLAGS'] = ' '.join(
 )
 
 
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items):
-  """Lets slow tests take longer than the limit for the others."""
+  """Marks what `slow.txt` lists, and lets slow tests take longer than others."""
+  lines = (ROOT / 'tests' / 'slow.txt').read_text().splitlines()
+  listed = {line for line in lines if not line.startswith('#')}
   for item in items:
+    if item.nodeid in listed:
+      item.add_marker(pytest.mark.slow)
     if item.get_closest_marker('slow'):
       item.add_marker(pytest.mark.timeout(3600))
 

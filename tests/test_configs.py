@@ -6,23 +6,36 @@ import jax
 import numpy as np
 import pytest
 
+from hpo.ufom import train_lib as ufom_train_lib
 from performer import train_lib
 from rl import train_lib as rl_train_lib
 from runtime import config, config_errors, config_files, context
+from tests.hpo.ufom.tasks import class_cases
 
 # Fragments that others include; they leave required values open.
-FRAGMENTS = {
-  f'configs/performer/{name}.gin'
-  for name in ('base', 'trembl', 'slim', 'slim_base', 'slim_text')
-} | {
-  f'configs/rl/{name}.gin'
-  for name in (
-    *('base', 'odetoode_base', 'odetoode_images_base', 'procgen_base', 'ray'),
-    *('odetoode_dense', 'odetoode_node', 'odetoode_nanode'),
-    'odetoode_hyperode',
-  )
+FRAGMENTS = (
+  {
+    f'configs/performer/{name}.gin'
+    for name in ('base', 'trembl', 'slim', 'slim_base', 'slim_text')
+  }
+  | {
+    f'configs/rl/{name}.gin'
+    for name in (
+      *('base', 'odetoode_base', 'odetoode_images_base', 'procgen_base', 'ray'),
+      *('odetoode_dense', 'odetoode_node', 'odetoode_nanode'),
+      'odetoode_hyperode',
+    )
+  }
+  | {
+    f'configs/hpo/{name}.gin'
+    for name in ('base', 'ufom_adaptive', 'ufom_fewshot_base', 'ufom_published')
+  }
+)
+ROOTS = {
+  'hpo': ufom_train_lib.train,
+  'performer': train_lib.train,
+  'rl': rl_train_lib.train,
 }
-ROOTS = {'performer': train_lib.train, 'rl': rl_train_lib.train}
 FILE_MACROS = ('TRAIN_FILE', 'VALID_FILE', 'TEST_FILE', 'OOD_FILE')
 
 CONFIGS = sorted(
@@ -86,7 +99,24 @@ def data_params(tmp_path_factory):
     'slim_ptb': [files[0], f"VALID_FILE = '{copy}'"],
     'slim_enwik8': [f"TRAIN_FILE = '{large}'"],
     'odetoode_mnist': [f"MNIST_DIR = '{_mnist(folder)}'"],
+    **_pictures(folder),
   }
+
+
+def _pictures(folder):
+  """Statements for the few-shot sets, of fake releases."""
+  made = {}
+  for name, make, options in (
+    ('omniglot', class_cases.omniglot, {'characters': 20}),
+    ('cifar100', class_cases.cifar100, {}),
+    ('mini_imagenet', class_cases.mini_imagenet, {}),
+  ):
+    inside = folder / name
+    inside.mkdir()
+    made[f'ufom_{name}'] = [f"FOLDER = '{make(inside, **options)}'"]
+  made['ufom_omniglot'] += ['NUM_TEST = 40']
+  made['ufom_glyphs'] = [f"GLYPHS = '{class_cases.glyphs(folder)}'"]
+  return made
 
 
 def _mnist(folder):
@@ -103,7 +133,7 @@ def params_of(name, data_params):
   given = []
   for prefix, files in data_params.items():
     if stem(name).startswith(prefix):
-      given = files
+      given = [*given, *files]
   # Published runs had one sequence per step; here are eight devices.
   batch = ['BATCH_SIZE = 8'] if stem(name) in PUBLISHED_SLIM else []
   return given + batch
@@ -160,6 +190,7 @@ def test_builds_without_allocating_and_uses_every_binding(
 # They have no open macros: what they lack is the experiment.
 OVERLAY = 'configs/performer/slim.gin'
 RAY = 'configs/rl/ray.gin'
+ADAPTIVE = 'configs/hpo/ufom_adaptive.gin'
 BASELINES = [
   f'configs/rl/odetoode_{name}.gin'
   for name in ('dense', 'node', 'nanode', 'hyperode')
@@ -198,7 +229,19 @@ def test_any_baseline_in_the_place_of_odetoode(task, overlay):
     assert 'baselines' in parsed.operative()
 
 
-@pytest.mark.parametrize('name', sorted(FRAGMENTS - {OVERLAY, RAY, *BASELINES}))
+def test_any_bi_level_problem_with_an_adaptive_q():
+  files = ['configs/hpo/ufom_toy_tiny.gin', ADAPTIVE]
+  with config.session(ufom_train_lib.train, files) as parsed:
+    parsed.build(
+      workdir='unused', seed=0, context=context.RunContext(dry_run=True)
+    )
+    parsed.check()
+    assert 'AdaptiveRule.r = %INNER_STEPS' in parsed.operative()
+
+
+@pytest.mark.parametrize(
+  'name', sorted(FRAGMENTS - {OVERLAY, RAY, ADAPTIVE, *BASELINES})
+)
 def test_fragments_say_what_they_lack(name):
   lacks = r'D_FF|TASK|D_MODEL|model|STEPS|TRAINER|DATA'
   with (

@@ -218,8 +218,8 @@ def slopes(q, *, steps, runs):
     step=10.0,
     starts=(-10.0, 30.0),
   )
-  values = [abs(tasks.gradients(end).mean()) for end in ends.tolist()]
-  return np.array(values), tasks.predicted(q, 10.0, steps)
+  values = np.abs(tasks.gradients(ends[-1]).mean(-1))
+  return values, tasks.predicted(q, 10.0, steps)
 
 
 def test_first_order_descent_ends_elsewhere():
