@@ -14,7 +14,7 @@ from typing import Any
 
 import flax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Integer
+from jaxtyping import Array, Float
 
 from hpo.ufom import costs, estimator, optimal
 
@@ -31,9 +31,9 @@ class AdaptiveQ:
     n: updates so far, int32.
   """
 
-  D_s: Float[Array, '']
-  V_s: Float[Array, '']
-  n: Integer[Array, '']
+  D_s: Any
+  V_s: Any
+  n: Any
 
   def means(self, beta: float) -> tuple[Float[Array, ''], Float[Array, '']]:
     """D and V, corrected for the start; 0 before the first update."""

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import flax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Integer
+import numpy as np
 
 from hpo.ufom import exact
 
@@ -62,8 +62,8 @@ class Telemetry:
     exact: of those, with an exact gradient, for c_rnd more.
   """
 
-  first_order: Integer[Array, '']
-  exact: Integer[Array, '']
+  first_order: Any
+  exact: Any
 
   @classmethod
   def zero(cls) -> 'Telemetry':
@@ -74,7 +74,7 @@ class Telemetry:
     """After a batch of tasks with these xi, bool [b]."""
     return type(self)(self.first_order + xi.size, self.exact + xi.sum())
 
-  def gradients(self, price: Cost) -> Float[Array, '']:
+  def gradients(self, price: Cost) -> Any:
     """Gradient evaluations in all, float32."""
-    det = self.first_order.astype(jnp.float32) * price.det
-    return det + self.exact.astype(jnp.float32) * price.rnd
+    det = self.first_order.astype(np.float32) * price.det
+    return det + self.exact.astype(np.float32) * price.rnd

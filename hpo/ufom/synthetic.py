@@ -89,10 +89,11 @@ class Tasks:
     return (1 - self.alpha * np.array(self.a)) ** self.r
 
   def gradients(
-    self, theta: float, *, first_order: bool = False
-  ) -> Float[np.ndarray, ' 2']:
+    self, theta: Any, *, first_order: bool = False
+  ) -> Float[np.ndarray, '*n 2']:
     """Both tasks' grad M, or g_FO, float64; where the loss is quadratic."""
     power = 1 if first_order else 2
+    theta = np.asarray(theta, np.float64)[..., None]
     return self.rho**power * (np.array(self.a) * theta - np.array(self.b))
 
   def value(self, theta: float) -> float:
@@ -184,7 +185,8 @@ def descend(
   steps: int,
   step: float,
   starts: tuple[float, float],
-) -> Float[Array, ' runs']:
+  every: int | None = None,
+) -> Float[Array, 'records runs']:
   """Runs of outer SGD with step sizes step / (k + 1), many at once.
 
   Args:
@@ -195,27 +197,40 @@ def descend(
     steps: of each.
     step: size of the first step.
     starts: ends of the interval from which theta_0 is drawn.
+    every: steps from one record to the next; None: only the end.
 
   Returns:
-    The last theta of each.
+    Theta of each run after each `every` steps.
+
+  Raises:
+    ValueError: every does not divide steps.
   """
+  every = every or steps
+  if steps % every:
+    raise ValueError(f'every must divide steps, got {every=} {steps=}')
+  first = jax.random.uniform(
+    jax.random.fold_in(key, 0), (runs,), minval=starts[0], maxval=starts[1]
+  )
+  # The program knows neither alpha nor q, so that studies compile it once.
+  shape = dataclasses.replace(tasks, alpha=min(0.5 / a for a in tasks.a))
+  scalars = (tasks.alpha, q, step)
   return _descend(
-    tasks, jnp.float32(q), key, (runs, steps), jnp.float32(step), starts
+    shape, tuple(map(jnp.float32, scalars)), key, first, (steps // every, every)
   )
 
 
-@functools.partial(jax.jit, static_argnums=(0, 3, 5))
+@functools.partial(jax.jit, static_argnums=(0, 4))
 def _descend(
   tasks: Tasks,
-  q: Float[Array, ''],
+  scalars: tuple[Any, Any, Any],
   key: Key[Array, ''],
+  first: Float[Array, ' runs'],
   sizes: tuple[int, int],
-  step: Float[Array, ''],
-  starts: tuple[float, float],
-) -> Float[Array, ' runs']:
-  runs, steps = sizes
-  inner = estimator.Inner(tasks.r, tasks.alpha, mode='store')
-  start_key, task_key, xi_key = jax.random.split(key, 3)
+) -> Float[Array, 'records runs']:
+  alpha, q, step = scalars
+  records, every = sizes
+  inner = estimator.Inner(tasks.r, alpha, mode='store')
+  task_key, xi_key = jax.random.split(jax.random.fold_in(key, 1))
 
   def gradient(
     theta: Float[Array, ''], task: Integer[Array, ''], key: Key[Array, '']
@@ -225,12 +240,13 @@ def _descend(
 
   def body(k: Integer[Array, ''], theta: Any) -> Any:
     of_step = lambda key: jax.random.fold_in(key, k)
-    drawn = jax.random.bernoulli(of_step(task_key), shape=(runs,))
-    keys = jax.random.split(of_step(xi_key), runs)
+    drawn = jax.random.bernoulli(of_step(task_key), shape=theta.shape)
+    keys = jax.random.split(of_step(xi_key), len(theta))
     slopes = jax.vmap(gradient)(theta, drawn.astype(jnp.int32), keys)
     return theta - step / (k + 1) * slopes
 
-  first = jax.random.uniform(
-    start_key, (runs,), minval=starts[0], maxval=starts[1]
-  )
-  return jax.lax.fori_loop(0, steps, body, first)
+  def record(theta: Any, i: Integer[Array, '']) -> tuple[Any, Any]:
+    theta = jax.lax.fori_loop(i * every, (i + 1) * every, body, theta)
+    return theta, theta
+
+  return jax.lax.scan(record, first, jnp.arange(records))[1]

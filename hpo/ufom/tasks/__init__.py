@@ -1,0 +1,1 @@
+"""Families of tasks: synthetic, hyper-cleaning, few-shot, a small Performer."""

@@ -1,0 +1,81 @@
+r"""Reproduces "UFOM: unbiased first-order methods" (arXiv:2106.02487).
+
+    python scripts/reproduce_ufom.py divergence --scale tiny
+    python scripts/reproduce_ufom.py hypercleaning --scale paper --mnist DIR
+
+divergence: first order does not converge on the counter-example. q: D2, V2 and
+the best q against the inner rate. hypercleaning: wrong labels, and adaptive q.
+fewshot: accuracy at equal cost on digits, or on characters with --glyphs.
+memory: what the compiler plans against r. Writes rows of the ledger with
+pictures. `--scale paper` has the published sizes.
+"""
+
+import argparse
+import functools
+import pathlib
+import shlex
+from collections.abc import Callable, Sequence
+
+import reproduce_performer_common as common
+import reproduce_ufom_fewshot as fewshot
+import reproduce_ufom_hypercleaning as hypercleaning
+import reproduce_ufom_memory as memory
+import reproduce_ufom_synthetic as synthetic
+
+from runtime import ledger
+
+__all__ = ['ROWS', 'main']
+
+PAPER = '2106.02487'
+Experiment = Callable[[str, Sequence[int]], list[common.Finding]]
+ROWS: dict[str, Experiment] = {
+  'divergence': synthetic.divergence_rows,
+  'q': synthetic.q_rows,
+  'hypercleaning': hypercleaning.hypercleaning_rows,
+  'fewshot': fewshot.fewshot_rows,
+  'memory': memory.memory_rows,
+}
+_FOLDERS = {'mnist': 'hypercleaning', 'glyphs': 'fewshot'}
+
+
+def _command(args: argparse.Namespace) -> str:
+  """What reproduces the rows, wherever they are written."""
+  words = ['python', 'scripts/reproduce_ufom.py', args.row]
+  for name in ('scale', 'seeds', *_FOLDERS):
+    if getattr(args, name) is not None:
+      words += [f'--{name}', str(getattr(args, name))]
+  return shlex.join(words)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+  """Runs one experiment."""
+  parser = argparse.ArgumentParser(
+    description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+  )
+  parser.add_argument('row', choices=tuple(ROWS))
+  parser.add_argument('--scale', choices=('tiny', 'paper'), default='tiny')
+  parser.add_argument('--seeds', type=int, default=3)
+  parser.add_argument('--root', type=pathlib.Path, default='docs/results')
+  parser.add_argument('--mnist', help='folder of scripts/prepare_mnist.py')
+  parser.add_argument('--glyphs', help='file of scripts/prepare_glyphs.py')
+  args = parser.parse_args(arguments)
+  experiment = ROWS[args.row]
+  for name, row in _FOLDERS.items():
+    path = getattr(args, name)
+    if path is not None and args.row != row:
+      parser.error(f'--{name} is for the row {row}, got {args.row}')
+    if path is not None:
+      experiment = functools.partial(experiment, **{name: path})
+  common.write(
+    experiment,
+    args.scale,
+    paper=PAPER,
+    seeds=tuple(range(args.seeds)),
+    root=args.root,
+    command=_command(args),
+  )
+  print(f'wrote {ledger.write_page(args.root)}')
+
+
+if __name__ == '__main__':
+  main()
