@@ -112,7 +112,8 @@ class Pendulum:
   def returns(self, params: Any, key: jax.Array) -> jax.Array:
     """One episode from one tree of parameters."""
     env = self.evaluator.env
-    reset, _ = jax.random.split(jax.random.fold_in(key, 0))
+    # The first episode of a member, and its first state.
+    reset = jax.random.fold_in(jax.random.fold_in(key, 0), 0)
     state, observation = env.reset(reset)
 
     def advance(carry: tuple, _: None) -> tuple:

@@ -6,11 +6,21 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, Int, Key, PyTree, Shaped, UInt
+from jaxtyping import (
+  Array,
+  Bool,
+  Float,
+  Int,
+  Integer,
+  Key,
+  PyTree,
+  Shaped,
+  UInt,
+)
 
 from rl.envs import checks, protocol, spaces
 
-__all__ = ['EpisodeStats', 'Lanes', 'LanesState']
+__all__ = ['EpisodeStats', 'Lanes', 'LanesState', 'reset_key', 'step_key']
 
 
 class EpisodeStats(NamedTuple):
@@ -209,16 +219,21 @@ class Lanes:
 
 # Counters instead of splitting: what an environment does not draw is not
 # computed, and even and odd counts keep resets and steps apart.
-def _reset_keys(
-  keys: Key[Array, ' n'], clock: UInt[Array, ' n']
-) -> Key[Array, ' n']:
-  return jax.vmap(jax.random.fold_in)(keys, 2 * clock)
+def reset_key(
+  key: Key[Array, ''], clock: Integer[Array, ''] | int
+) -> Key[Array, '']:
+  """What a lane with this key resets with after `clock` steps."""
+  return jax.random.fold_in(key, 2 * clock)
 
 
-def _step_keys(
-  keys: Key[Array, ' n'], clock: UInt[Array, ' n']
-) -> Key[Array, ' n']:
-  return jax.vmap(jax.random.fold_in)(keys, 2 * clock + 1)
+def step_key(
+  key: Key[Array, ''], clock: Integer[Array, ''] | int
+) -> Key[Array, '']:
+  """What a lane with this key steps with after `clock` steps."""
+  return jax.random.fold_in(key, 2 * clock + 1)
+
+
+_reset_keys, _step_keys = jax.vmap(reset_key), jax.vmap(step_key)
 
 
 def _select(where: Bool[Array, ' n'], new: PyTree, old: PyTree) -> PyTree:

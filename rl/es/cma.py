@@ -25,6 +25,9 @@ class CMAES:
   Its matrix has d^2 numbers and costs O(d^3) a generation: for more than a few
   hundred parameters use `strategy.Strategy`.
 
+  A pickle of it, between any two calls, is a checkpoint: what is loaded draws
+  what the original would have drawn.
+
   Args:
     theta: first mean, [d].
     sigma: first step size.
@@ -61,6 +64,7 @@ class CMAES:
       population_size=population_size,
       seed=seed,
     )
+    self._seed = seed
     self._asked: np.ndarray | None = None
 
   @property
@@ -76,6 +80,10 @@ class CMAES:
   def ask(self) -> Float[np.ndarray, 'p d']:
     """Draws a generation; the same one again until `tell`."""
     if self._asked is None:
+      # The library's pickles leave its generator out.
+      generation = (self._seed, self._optimizer.generation)
+      (seed,) = np.random.SeedSequence(generation).generate_state(1)
+      self._optimizer.reseed_rng(int(seed))
       draws = [self._optimizer.ask() for _ in range(self.population_size)]
       self._asked = np.stack(draws)
     return self._asked.astype(np.float32)

@@ -5,8 +5,12 @@ s sides of a pair (2 if mirrored), m = s b lanes.
 
 Blocks, and episodes in them, are computed one after the other (`lax.map`),
 members of a block together (`vmap`), so that a block's parameters stay in the
-cache and no more of the population ever exists. Over a mesh each device takes its blocks, and
-regenerates their directions itself: only returns and statistics are gathered.
+cache and no more of the population ever exists. Over a mesh each device takes
+its blocks, and regenerates their directions itself: only returns and statistics
+are gathered.
+
+An episode draws what a lane of `rl.envs.lanes` with its key draws: strategies
+take the same steps in one program, in lanes and on Ray, up to rounding.
 
 Statistics are gathered for each episode and merged in one place, in the order
 of the members: merged inside blocks, their last digits would depend on blocks.
@@ -23,6 +27,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Key, PyTree
 
 from rl import normalizer as normalizer_lib
+from rl.envs import lanes as lanes_lib
 from rl.envs import protocol
 from rl.es import evaluator as evaluator_lib
 from rl.es import policies
@@ -232,10 +237,12 @@ class JaxEvaluator:
     limit = self.env.max_steps if self.max_steps is None else self.max_steps
 
     def episode(index: Array) -> tuple:
-      first, step_keys = self._start(keys, index, included, sides, normalizer)
+      first, episode_keys = self._start(
+        keys, index, included, sides, normalizer
+      )
       last = jax.lax.while_loop(
         lambda carry: (carry.time < limit) & jnp.any(carry.alive),
-        lambda carry: self._advance(params, step_keys, normalizer, carry),
+        lambda carry: self._advance(params, episode_keys, normalizer, carry),
         first,
       )
       return last.returns, last.lengths, last.statistics
@@ -252,13 +259,13 @@ class JaxEvaluator:
     sides: int,
     normalizer: normalizer_lib.Statistics | None,
   ) -> tuple[_Carry, Key[Array, ' m']]:
-    """First states, the same for both members of a pair."""
-    draw = lambda key: jax.random.split(jax.random.fold_in(key, episode))
-    both = jax.vmap(draw)(keys)
-    state, observation = jax.vmap(self.env.reset)(both[:, 0])
+    """First states, the same for both members of a pair; keys of episodes."""
+    keys = jax.vmap(lambda key: jax.random.fold_in(key, episode))(keys)
+    start = lambda key: self.env.reset(lanes_lib.reset_key(key, 0))
+    state, observation = jax.vmap(start)(keys)
     copy = lambda x: jnp.concatenate([x] * sides)
-    state, observation, step_keys, alive = jax.tree.map(
-      copy, (state, observation, both[:, 1], included)
+    state, observation, keys, alive = jax.tree.map(
+      copy, (state, observation, keys, included)
     )
     lanes = alive.shape
     memory = jax.tree.map(
@@ -279,12 +286,12 @@ class JaxEvaluator:
       lengths=jnp.zeros(lanes, jnp.int32),
       statistics=statistics,
     )
-    return carry, step_keys
+    return carry, keys
 
   def _advance(
     self,
     params: PyTree,
-    step_keys: Key[Array, ' m'],
+    keys: Key[Array, ' m'],
     normalizer: normalizer_lib.Statistics | None,
     carry: _Carry,
   ) -> _Carry:
@@ -293,8 +300,8 @@ class JaxEvaluator:
     if normalizer is not None:
       seen = normalizer_lib.normalize(normalizer, seen, clip=self.clip)
     memory, action = jax.vmap(self.policy.act)(params, carry.memory, seen)
-    fold = jax.vmap(lambda key: jax.random.fold_in(key, carry.time))
-    state, step = jax.vmap(self.env.step)(carry.state, action, fold(step_keys))
+    draw = jax.vmap(lambda key: lanes_lib.step_key(key, carry.time))
+    state, step = jax.vmap(self.env.step)(carry.state, action, draw(keys))
     statistics = carry.statistics
     if statistics is not None:
       statistics = normalizer_lib.add(statistics, step.observation, carry.alive)

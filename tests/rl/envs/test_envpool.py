@@ -238,6 +238,20 @@ def test_procgen_ranges():
       call()
 
 
+def test_atari():
+  env = envpool_env.EnvPoolVector('Pong-v5', 2, num_threads=1)
+  assert env.observation_space == spaces.Box((84, 84, 4), 0, 255, 'uint8')
+  assert env.action_space == spaces.Discrete(6)
+  state, first = env.reset(jax.random.split(KEY, 2))
+  for _ in range(30):
+    state, move = env.step(state, np.array([2, 3], np.int32))
+  assert move.valid.all()
+  assert move.observation.std() > 5
+  assert not np.array_equal(move.observation, first)
+  assert not np.array_equal(move.observation[0], move.observation[1])
+  env.close()
+
+
 def test_car_racing():
   env = envpool_env.car_racing(2, size=32, num_threads=1)
   assert env.observation_space == spaces.pixels(32)

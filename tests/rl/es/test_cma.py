@@ -1,5 +1,7 @@
 """CMA-ES: solves what it should, through the evaluator's interface."""
 
+import pickle
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -41,6 +43,23 @@ def test_evaluators_and_seeds():
     runs.append(search.mean)
   np.testing.assert_array_equal(runs[0], runs[1])
   assert not np.array_equal(runs[0], runs[2])
+
+
+@pytest.mark.parametrize('asked', [False, True])
+def test_a_pickle_is_a_checkpoint(asked):
+  """Between generations and inside of one: the same draws follow."""
+  search = cma.CMAES(jnp.zeros(4), sigma=0.5, seed=1)
+  tell = lambda s: s.tell(jax.vmap(tilted)(jnp.asarray(s.ask())))
+  for _ in range(3):
+    tell(search)
+  if asked:
+    search.ask()
+  restored = pickle.loads(pickle.dumps(search))
+  for one in (search, restored):
+    for _ in range(2):
+      tell(one)
+  np.testing.assert_allclose(restored.mean, search.mean, rtol=1e-5)
+  np.testing.assert_allclose(restored.ask(), search.ask(), rtol=1e-5)
 
 
 def test_lost_members_rank_last():

@@ -34,8 +34,7 @@ KEYS = jax.random.split(jax.random.key(2), PAIRS)
 
 def rollout(theta, key, stats, max_steps, clip):
   """One episode, step by step: return, length, observations."""
-  key_reset, key_steps = jax.random.split(key)
-  state, observation = ENV.reset(key_reset)
+  state, observation = ENV.reset(jax.random.fold_in(key, 0))
   seen, total = [np.asarray(observation, np.float64)], 0.0
   for time in range(max_steps):
     x = observation
@@ -43,7 +42,8 @@ def rollout(theta, key, stats, max_steps, clip):
       x = (x - stats.mean) / np.sqrt(stats.m2 / stats.count)
       x = np.clip(x, -clip, clip)
     _, action = POLICY.act(POLICY.unravel(theta), (), jnp.asarray(x))
-    state, step = ENV.step(state, action, jax.random.fold_in(key_steps, time))
+    draw = jax.random.fold_in(key, 2 * time + 1)
+    state, step = ENV.step(state, action, draw)
     observation = step.observation
     total += float(step.reward)
     seen.append(np.asarray(observation, np.float64))

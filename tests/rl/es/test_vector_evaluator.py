@@ -1,6 +1,7 @@
 """Rollouts in simulators: against a loop, and the same for any lanes."""
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -8,8 +9,15 @@ import numpy as np
 import pytest
 
 from rl import normalizer
-from rl.envs import envpool_env, gymnasium_env, host_vector, spaces
-from rl.es import directions, evaluator, policies, vector_evaluator
+from rl.envs import envpool_env, gymnasium_env, host_vector, lanes, spaces
+from rl.es import (
+  directions,
+  evaluator,
+  jax_evaluator,
+  policies,
+  vector_evaluator,
+)
+from tests.rl.es import es_cases
 
 PAIRS = 5
 KEYS = jax.random.split(jax.random.key(2), PAIRS)
@@ -123,8 +131,8 @@ def same(a, b):
 )
 def test_lanes_change_no_bit(kind, sizes):
   found = []
-  for lanes in sizes:
-    env = swimmer(lanes)
+  for width in sizes:
+    env = swimmer(width)
     run = runner(env, episodes=2, max_steps=12)
     found.append(run.evaluate(population(run.policy, kind), KEYS, stats(8)))
     env.close()
@@ -204,6 +212,28 @@ def test_a_broken_policy_is_left_out():
   np.testing.assert_array_equal(found.lengths, [4, 0, 4])
   np.testing.assert_array_equal(found.valid, [True, False, True])
   assert float(found.statistics.count) == 5 + 5
+
+
+@pytest.mark.parametrize('kind', ['gaussian', 'orthogonal'])
+def test_lanes_and_one_program_agree(kind):
+  """Noise of resets and steps included: the same seeds, the same update."""
+  env, episodes = es_cases.Drift(), 2
+  run = runner(lanes.Lanes(env, 3), episodes=episodes)
+  # Ray sends evaluators like this one to its workers.
+  cloudpickle = pytest.importorskip('cloudpickle')
+  run = cloudpickle.loads(cloudpickle.dumps(run))
+  whole = jax_evaluator.JaxEvaluator(env, run.policy, episodes)
+  pop = population(run.policy, kind)
+  found = run.evaluate(pop, KEYS, stats(2))
+  expected = whole.evaluate(pop, KEYS, stats(2))
+  np.testing.assert_array_equal(found.lengths, expected.lengths)
+  assert len(np.unique(found.lengths)) > 1
+  np.testing.assert_allclose(found.returns, expected.returns, rtol=1e-5)
+  jax.tree.map(
+    functools.partial(np.testing.assert_allclose, rtol=1e-5),
+    found.statistics,
+    expected.statistics,
+  )
 
 
 @pytest.mark.parametrize(
