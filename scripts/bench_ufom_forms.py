@@ -1,0 +1,208 @@
+"""What `bench_ufom.py` measures: gradients of one few-shot task.
+
+Five classes of 28x28 pictures, three convolutions of stride 2 and 32 filters, a
+linear layer, mean cross-entropy; plain gradient descent inside.
+"""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jaxtyping import PyTree
+
+from hpo import ufom
+from hpo.ufom.tasks import networks
+
+__all__ = ['FORMS', 'PEERS', 'Case', 'Refused', 'form', 'peer', 'problem']
+
+WAYS, SIZE, FILTERS, BLOCKS = 5, 28, 32, 3
+ALPHA = 0.01
+FORMS = ('fom', 'store', 'store_phi', 'sqrt', 'recompute', 'ufom')
+PEERS = ('torch fom', 'torch exact', 'autodiff fom', 'autodiff exact')
+Gradient = Callable[..., PyTree]
+
+
+class Refused(Exception):  # noqa: N818 (an outcome, not an error)
+  """Why something is not measured."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Case:
+  """A task.
+
+  Attributes:
+    shots: support and query pictures of a class.
+    r: inner steps.
+  """
+
+  shots: int
+  r: int
+
+  def arrays(self, seed: int = 0) -> tuple[PyTree, dict[str, np.ndarray]]:
+    """Parameters and a task, float32."""
+    rng = np.random.default_rng(seed)
+    count = WAYS * self.shots
+    shape = (count, SIZE, SIZE, 1)
+    task = {
+      'support_x': rng.random(shape, np.float32),
+      'query_x': rng.random(shape, np.float32),
+      'y': np.repeat(np.arange(WAYS, dtype=np.int32), self.shots),
+    }
+    theta = _network('lax').init(jax.random.key(seed), task['query_x'])
+    return theta['params'], task
+
+
+def _network(form: networks.Form) -> networks.ConvNet:
+  return networks.ConvNet(WAYS, FILTERS, BLOCKS, normalize=False, form=form)
+
+
+def problem(form: networks.Form = 'auto') -> ufom.ABLOProblem:
+  """The bi-level problem, with convolutions in a form."""
+  net = _network(form)
+
+  def loss(part: str, phi: PyTree, task: PyTree) -> jax.Array:
+    logits = net.apply({'params': phi}, task[part])
+    losses = optax.softmax_cross_entropy_with_integer_labels(logits, task['y'])
+    return losses.mean()
+
+  return ufom.ABLOProblem(
+    V=lambda theta, task: theta,
+    inner_loss=lambda theta, phi, task: loss('support_x', phi, task),
+    outer_loss=lambda theta, phi, task: loss('query_x', phi, task),
+  )
+
+
+def form(name: str, r: int) -> Gradient:
+  """Ours: (theta, task, key) -> gradient; the key is for UFOM's xi, q = 0.1."""
+  shape = problem()
+  if name == 'fom':
+    return lambda theta, task, key: (
+      ufom.fom_grad(shape, theta, task, r, ALPHA).grad
+    )
+  if name == 'ufom':
+    inner = ufom.Inner(r, ALPHA)
+    return lambda theta, task, key: (
+      ufom.ufom_grad(shape, theta, task, key, 0.1, inner).grad
+    )
+  return lambda theta, task, key: (
+    ufom.exact_grad(shape, theta, task, r, ALPHA, mode=name).grad
+  )
+
+
+def peer(name: str, case: Case) -> Callable[[], PyTree]:
+  """A peer on the arrays of a case: () -> gradient like theta.
+
+  Raises:
+    Refused: it is not installed.
+  """
+  kind, _, order = name.partition(' ')
+  if kind == 'autodiff':
+    return _autodiff(case, exact=order == 'exact')
+  try:
+    import torch
+  except ImportError as error:
+    raise Refused(f'not installed: {error.name}') from error
+  return _torch(torch, case, exact=order == 'exact')
+
+
+def _autodiff(case: Case, *, exact: bool) -> Callable[[], PyTree]:
+  """As a user of JAX writes it: a scan, the compiler's convolutions."""
+  shape = problem('lax')
+
+  def unrolled(theta: PyTree, task: PyTree) -> jax.Array:
+    def body(phi: PyTree, _: None) -> tuple[PyTree, None]:
+      slope = jax.grad(shape.inner_loss, argnums=1)(theta, phi, task)
+      if not exact:
+        slope = jax.lax.stop_gradient(slope)
+      return jax.tree.map(lambda x, d: x - ALPHA * d, phi, slope), None
+
+    phi, _ = jax.lax.scan(body, theta, length=case.r)
+    return shape.outer_loss(theta, phi, task)
+
+  arrays = jax.tree.map(jnp.asarray, case.arrays())
+  compiled = jax.jit(jax.grad(unrolled)).lower(*arrays).compile()
+  return lambda: jax.block_until_ready(compiled(*arrays))
+
+
+class _TorchTask:
+  """The task and the network in torch, with the same parameters."""
+
+  def __init__(self, torch: Any, case: Case) -> None:
+    self.torch = torch
+    self._theta, task = case.arrays()
+    images = lambda x: torch.from_numpy(
+      np.ascontiguousarray(x[:, None, :, :, 0])
+    )
+    self.support = images(task['support_x'])
+    self.query = images(task['query_x'])
+    self.y = torch.from_numpy(task['y'].astype(np.int64))
+    self.names = [f'Convolution_{i}' for i in range(BLOCKS)]
+
+  def params(self) -> list[Any]:
+    """Kernels [f, c, 3, 3] and biases, then the linear layer."""
+    found = []
+    for name in self.names:
+      kernel, bias = (self._theta[name][k] for k in ('kernel', 'bias'))
+      found += [np.asarray(kernel).transpose(3, 2, 0, 1), np.asarray(bias)]
+    dense = self._theta['Dense_0']
+    found += [self._to_channels(np.asarray(dense['kernel'])).T, dense['bias']]
+    return [
+      self.torch.tensor(np.ascontiguousarray(x)).requires_grad_() for x in found
+    ]
+
+  @staticmethod
+  def _to_channels(kernel: np.ndarray, *, back: bool = False) -> np.ndarray:
+    """Rows of pictures flattened (h w c) as (c h w), or back."""
+    side = round((len(kernel) / FILTERS) ** 0.5)
+    shape = (FILTERS, side, side) if back else (side, side, FILTERS)
+    order = (1, 2, 0, 3) if back else (2, 0, 1, 3)
+    parts = kernel.reshape(*shape, -1).transpose(order)
+    return parts.reshape(len(kernel), -1)
+
+  def tree(self, grads: list[Any]) -> PyTree:
+    """Gradients like theta."""
+    arrays = [g.detach().numpy() for g in grads]
+    found = {
+      name: {'kernel': kernel.transpose(2, 3, 1, 0), 'bias': bias}
+      for name, kernel, bias in zip(
+        self.names, arrays[0:-2:2], arrays[1:-2:2], strict=True
+      )
+    }
+    kernel = self._to_channels(arrays[-2].T, back=True)
+    return found | {'Dense_0': {'kernel': kernel, 'bias': arrays[-1]}}
+
+  def logits(self, params: list[Any], x: Any) -> Any:
+    """The network; padding as 'SAME' in JAX."""
+    functional = self.torch.nn.functional
+    for kernel, bias in zip(params[0:-2:2], params[1:-2:2], strict=True):
+      even = x.shape[-1] % 2 == 0
+      x = functional.pad(x, (0, 1, 0, 1) if even else (1, 1, 1, 1))
+      x = functional.relu(functional.conv2d(x, kernel, bias, stride=2))
+    return x.flatten(1) @ params[-2].T + params[-1]
+
+  def loss(self, params: list[Any], x: Any) -> Any:
+    """Mean cross-entropy."""
+    return self.torch.nn.functional.cross_entropy(
+      self.logits(params, x), self.y
+    )
+
+
+def _torch(torch: Any, case: Case, *, exact: bool) -> Callable[[], PyTree]:
+  """Unrolling by hand: the steps of learn2learn's MAML without its modules."""
+  task = _TorchTask(torch, case)
+
+  def run() -> PyTree:
+    first = task.params()
+    params = first
+    for _ in range(case.r):
+      grads = torch.autograd.grad(
+        task.loss(params, task.support), params, create_graph=exact
+      )
+      params = [p - ALPHA * g for p, g in zip(params, grads, strict=True)]
+    return task.tree(torch.autograd.grad(task.loss(params, task.query), first))
+
+  return run
