@@ -116,11 +116,11 @@ class NODE(bodies.Body):
 
   def setup(self) -> None:
     """Declares the parameters."""
-    self.layers = _layers(self, (self.width, *self.hidden, self.width), 1.0)
+    self.network = _layers(self, (self.width, *self.hidden, self.width), 1.0)
 
   def weights(self) -> tuple[PyTree, Aux]:
     """See `Body.weights`."""
-    return self.layers, {}
+    return self.network, {}
 
   def _field(self, weights: PyTree) -> solvers.Field:
     def field(t: Array, x: Array) -> Array:
@@ -253,7 +253,7 @@ class HyperODE(_Driven):
     # vec(W) has the norm sqrt(d): hidden units of order 1, entries of W' too
     # after the division by sqrt(d).
     widths = (d * d, *self.hidden, d * d)
-    self.layers = _layers(self, widths, d**-0.5)
+    self.network = _layers(self, widths, d**-0.5)
     if self.train_w0:
       self.w = self.param('w', _normal, (d, d))
     else:
@@ -263,7 +263,7 @@ class HyperODE(_Driven):
   def _slope(self, t: Array, w: Array) -> Array:
     del t
     scaled = w.reshape(-1) * math.sqrt(self.width)
-    return _mlp(self.layers, jnp.tanh, scaled).reshape(w.shape)
+    return _mlp(self.network, jnp.tanh, scaled).reshape(w.shape)
 
   def weights(self) -> tuple[PyTree, Aux]:
     """W at the beginning of every step; W_0 if the steps are adaptive."""
