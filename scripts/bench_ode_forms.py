@@ -10,7 +10,7 @@ import functools
 import importlib
 import math
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -112,7 +112,7 @@ def _classical() -> Any:
     ImportError: if diffrax is not installed.
   """
   diffrax = importlib.import_module('diffrax')
-  tableau = diffrax.ButcherTableau(
+  table = diffrax.ButcherTableau(
     c=np.array([0.5, 0.5, 1.0]),
     b_sol=np.array([1 / 6, 1 / 3, 1 / 3, 1 / 6]),
     b_error=np.zeros(4),
@@ -122,13 +122,15 @@ def _classical() -> Any:
   class Classical(diffrax.AbstractERK):
     """The classical method."""
 
-    interpolation_cls = diffrax.ThirdOrderHermitePolynomialInterpolation.from_k
+    tableau: ClassVar[Any] = table
+    interpolation_cls: ClassVar[Any] = (
+      diffrax.ThirdOrderHermitePolynomialInterpolation.from_k
+    )
 
     def order(self, terms: Any) -> int:
       """Of its error."""
       return 4
 
-  Classical.tableau = tableau
   return Classical()
 
 
