@@ -235,7 +235,7 @@ def keep(
   size: int,
   block: int,
   basis: Float[Array, 'd k'] | None = None,
-) -> Float[Array, 'k d'] | None:
+) -> Float[Array, 'count d'] | None:
   """Rows 0, ..., count - 1 if they fit a block; None if they do not.
 
   Args:
@@ -264,7 +264,7 @@ def weighted_sum(
   size: int,
   basis: Float[Array, 'd k'] | None = None,
   block: int = 32,
-  kept: Float[Array, 'k d'] | None = None,
+  kept: Float[Array, 'count d'] | None = None,
 ) -> Float[Array, ' d']:
   """sum_i weights_i g_i, regenerating `block` rows at a time.
 

@@ -48,10 +48,14 @@ class ESConfig:
     center_evaluations: how often theta itself is evaluated, with keys of its
       own: for reports, and for estimators that use the mean of the returns.
     normalize: whether observations are normalised by running statistics.
+    guides: k, for guided directions: the last k estimates span the subspace,
+      random ones before; 0: whoever calls `ask` gives a basis. On a manifold
+      they are taken in the coordinates of the newest tangent space.
 
   Raises:
-    ValueError: if a number is out of range, or the estimator needs the return
-      at theta and `center_evaluations` is 0.
+    ValueError: if a number is out of range, the estimator needs the return at
+      theta and `center_evaluations` is 0, or there are guides for directions
+      that have none.
   """
 
   num_pairs: int
@@ -64,8 +68,14 @@ class ESConfig:
   )
   center_evaluations: int = 0
   normalize: bool = True
+  guides: int = 0
 
   def __post_init__(self) -> None:
+    if self.guides < 0 or (self.guides and self.directions.guide is None):
+      raise ValueError(
+        'guides must not be negative, and need directions with a guide, got '
+        f'{self.guides=} {self.directions.guide=}'
+      )
     if self.num_pairs < 1 or self.center_evaluations < 0:
       raise ValueError(
         'num_pairs must be positive and center_evaluations not negative, got '
@@ -87,6 +97,7 @@ class State:
     theta: parameters, float32 [d].
     opt_state: of the optimiser.
     normalizer: statistics of all observations so far; None if not normalised.
+    estimates: the last ones, the newest last, [guides, k]; None without guides.
     key: never changes; generations fold their number into it.
     generation: how many there were, int32.
   """
@@ -95,6 +106,7 @@ class State:
   theta: Any
   opt_state: Any
   normalizer: Any
+  estimates: Any
   key: Any
   generation: Any
 
@@ -154,14 +166,21 @@ class Strategy:
     if self.config.normalize and observation_shape is None:
       raise ValueError('normalize=True needs observation_shape, got None')
     theta = jnp.asarray(theta, jnp.float32)
+    coordinates = self.geometry.coordinates(theta)
+    guides, estimates = self.config.guides, None
+    if guides:
+      # Folded with what no generation is.
+      guide_key = jax.random.fold_in(key, jnp.uint32(2**32 - 1))
+      estimates = jax.random.normal(guide_key, (guides, *coordinates.shape))
     return State(
       theta=theta,
-      opt_state=self.optimizer.init(self.geometry.coordinates(theta)),
+      opt_state=self.optimizer.init(coordinates),
       normalizer=(
         normalizer_lib.empty(observation_shape)
         if self.config.normalize
         else None
       ),
+      estimates=estimates,
       key=key,
       generation=jnp.zeros((), jnp.int32),
     )
@@ -173,12 +192,15 @@ class Strategy:
 
     Args:
       state: before the generation.
-      basis: for guided directions, of `directions.orthonormal_basis`.
+      basis: for guided directions, of `directions.orthonormal_basis`; None
+        takes the state's estimates, if there are any.
 
     Returns:
       Seeds, not perturbations.
     """
     config = self.config
+    if basis is None and state.estimates is not None:
+      basis = directions_lib.orthonormal_basis(state.estimates)
     key = jax.random.fold_in(state.key, state.generation)
     key_directions, key_pairs, key_center = jax.random.split(key, 3)
     sigma = config.sigma
@@ -240,6 +262,9 @@ class Strategy:
     for part in (evaluation, center):
       if normalizer is not None and part is not None:
         normalizer = normalizer_lib.merge(normalizer, part.statistics)
+    estimates = state.estimates
+    if estimates is not None:
+      estimates = jnp.concatenate([estimates[1:], gradient[None]])
     metrics = _metrics(evaluation, center) | {
       'gradient_norm': jnp.linalg.norm(gradient),
       'update_norm': jnp.linalg.norm(updates),
@@ -249,6 +274,7 @@ class Strategy:
       theta=self.geometry.step(state.theta, updates),
       opt_state=opt_state,
       normalizer=normalizer,
+      estimates=estimates,
       generation=state.generation + 1,
     ), metrics
 

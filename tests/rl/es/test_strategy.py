@@ -87,6 +87,35 @@ def test_returns_that_are_not_finite_are_lost():
     assert bool(jnp.isfinite(metrics['episode_return']))
 
 
+def test_the_last_estimates_guide():
+  """Then all directions lie in their span: what is not in it cannot move."""
+  guided = directions.Directions(guide=0.0)
+  es = make(
+    estimator=estimators.Antithetic(shaping.unshaped),
+    directions=guided,
+    guides=2,
+  )
+  size = 6
+  state = es.init(jnp.ones(size), KEY)
+  step = jax.jit(
+    functools.partial(es.step, evaluator=es_cases.Function(SPHERE))
+  )
+  for _ in range(3):
+    before = np.asarray(state.estimates, np.float64)
+    old = np.asarray(state.theta, np.float64)
+    state, _ = step(state)
+    moved = np.asarray(state.theta, np.float64) - old
+    assert np.linalg.norm(moved) > 1e-3
+    q, _ = np.linalg.qr(before.T)
+    np.testing.assert_allclose(q @ (q.T @ moved), moved, atol=1e-5)
+    # The update is a rate times the estimate, which is the newest one now.
+    np.testing.assert_allclose(0.05 * state.estimates[-1], moved, rtol=1e-3)
+    np.testing.assert_array_equal(state.estimates[0], before[1])
+  for settings in ({'guides': 1}, {'directions': guided, 'guides': -1}):
+    with pytest.raises(ValueError, match='guides'):
+      make(**settings)
+
+
 class OnHost(es_cases.Function):
   """The same function, not to be traced."""
 
