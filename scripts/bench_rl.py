@@ -7,12 +7,16 @@ Cart-pole with the recipe purejaxrl publishes: 4 lanes of 128 steps, 4 epochs of
 is a checkout whose `purejaxrl/ppo.py` is imported; without it ours is measured
 alone. Both sides run in one process, in turns; times are microseconds of the CPU
 (all threads) and of the clock per environment step, medians, and ratios medians
-over turns. Then 64 agents by `vmap` beside one, per step of any agent. Prints a
-table; writes `benchmarks/results/rl.json`.
+over turns. Then 64 agents by `vmap` beside one, per step of any agent, on one
+device and shared out over as many host devices as there are cores; and what no
+number of agents can beat: the time of a 2048 x 2048 product with as many
+operations as the products of a step. Prints a table; writes
+`benchmarks/results/rl.json`.
 """
 
 import argparse
 import dataclasses
+import functools
 import json
 import os
 import pathlib
@@ -25,14 +29,16 @@ from importlib import metadata
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import optax
 
+from rl import learner as learner_lib
 from rl import networks, rollout
 from rl.envs import cartpole, lanes
 from rl.ppo import algorithm
-from runtime import provenance, tables
+from runtime import counting, provenance, tables
 
-__all__ = ['main', 'measure', 'ours']
+__all__ = ['bound', 'main', 'measure', 'ours']
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 _PACKAGES = ('jax', 'jaxlib', 'numpy', 'optax', 'flax', 'gymnax', 'distrax')
@@ -40,6 +46,8 @@ _LANES, _LENGTH, _MINIBATCHES, _EPOCHS, _RATE = 4, 128, 4, 4, 2.5e-4
 _STEPS = _LANES * _LENGTH
 # Environment steps of the published run, over which the rate is annealed.
 _PUBLISHED_STEPS = 500_000
+# Rows and columns of the product that tells the machine's rate.
+_PRODUCT = 2048
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,13 +63,47 @@ class Side:
   steps: int
 
 
-def ours(iterations: int, agents: int = 1) -> Side:
+def ours(iterations: int, agents: int = 1, devices: int = 1) -> Side:
   """Our program.
 
   Args:
     iterations: of acting and learning.
     agents: trained at once, each from its own key.
+    devices: that share the agents out; on each, all act at once and learn one
+      after the other, which keeps what an agent learns from in the cache.
   """
+  keys, train = jax.random.key(0), _training(iterations)
+  if agents > 1:
+    # Not for one: mapped conditions are selections, which compute both sides.
+    keys, train = jax.random.split(keys, agents), jax.vmap(train)
+  if devices > 1:
+    train = _in_turn(iterations)
+    kind = (jax.sharding.AxisType.Auto,)
+    mesh = jax.make_mesh(
+      (devices,), ('agents',), kind, devices=jax.devices()[:devices]
+    )
+    part = jax.sharding.PartitionSpec('agents')
+    train = jax.shard_map(
+      train, mesh=mesh, in_specs=part, out_specs=part, check_vma=False
+    )
+  train = jax.jit(train)
+  return Side(lambda: train(keys), agents * iterations * _STEPS)
+
+
+def bound() -> Side:
+  """A large product, as the environment steps whose products cost as much."""
+  # A second iteration's: the first has the initialisation beside it.
+  one, two = (
+    counting.matmul_flops(_training(n), jax.random.key(0)) for n in (1, 2)
+  )
+  operations = (two - one) / _STEPS
+  x = jax.random.normal(jax.random.key(1), (_PRODUCT, _PRODUCT))
+  square = jax.jit(jnp.matmul)
+  return Side(lambda: square(x, x), round(2 * _PRODUCT**3 / operations))
+
+
+def _task() -> tuple[lanes.Lanes, learner_lib.Learner]:
+  """Lanes and learner of the recipe."""
   vector = lanes.Lanes(cartpole.CartPoleBalance(), _LANES)
   updates = _PUBLISHED_STEPS // _STEPS * _MINIBATCHES * _EPOCHS
   settings = algorithm.PPO(
@@ -77,9 +119,14 @@ def ours(iterations: int, agents: int = 1) -> Side:
     discount=0.99,
     normalize_rewards=False,
   )
-  learner = settings.learner(
+  return vector, settings.learner(
     vector.observation_space, vector.action_space, _LANES
   )
+
+
+def _training(iterations: int) -> Callable[[jax.Array], Any]:
+  """Trains one agent from a key."""
+  vector, learner = _task()
 
   def iterate(carry: tuple, key: jax.Array) -> tuple[tuple, Any]:
     state, stage = carry
@@ -95,12 +142,39 @@ def ours(iterations: int, agents: int = 1) -> Side:
     carry = learner.init(init_key), rollout.start(vector, learner, lanes_key)
     return jax.lax.scan(iterate, carry, jax.random.split(key, iterations))
 
-  keys = jax.random.key(0)
-  if agents > 1:
-    # Not for one: mapped conditions are selections, which compute both sides.
-    keys, train = jax.random.split(keys, agents), jax.vmap(train)
-  train = jax.jit(train)
-  return Side(lambda: train(keys), agents * iterations * _STEPS)
+  return train
+
+
+def _in_turn(iterations: int) -> Callable[[jax.Array], Any]:
+  """Trains agents from their keys as `_training` does each."""
+  vector, learner = _task()
+
+  def collect(state: Any, stage: Any, key: jax.Array) -> Any:
+    acting = learner.acting(state)
+    return rollout.collect(vector, learner, acting, stage, key)
+
+  def iterate(carry: tuple, keys: jax.Array) -> tuple[tuple, Any]:
+    state, stage = carry
+    act_keys, learn_keys = jax.vmap(jax.random.split, out_axes=1)(keys)
+    stage, trajectory = jax.vmap(collect)(state, stage, act_keys)
+    state, metrics = jax.lax.map(
+      lambda one: learner.learn(*one), (state, trajectory, learn_keys)
+    )
+    return (state, stage), (metrics, trajectory.episode_return)
+
+  def train(keys: jax.Array) -> Any:
+    split = functools.partial(jax.random.split, num=3)
+    init_keys, lanes_keys, keys = jax.vmap(split, out_axes=1)(keys)
+    start = lambda key: rollout.start(vector, learner, key)
+    carry = jax.vmap(learner.init)(init_keys), jax.vmap(start)(lanes_keys)
+    split = functools.partial(jax.random.split, num=iterations)
+    carry, found = jax.lax.scan(
+      iterate, carry, jax.vmap(split, out_axes=1)(keys)
+    )
+    # Agents lead, as of `_training` mapped.
+    return carry, jax.tree.map(lambda x: jnp.swapaxes(x, 0, 1), found)
+
+  return train
 
 
 def _peer(path: pathlib.Path, iterations: int) -> Side:
@@ -191,6 +265,7 @@ def _arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
   parser.add_argument('--rounds', type=int, default=9)
   parser.add_argument('--iterations', type=int, default=100)
   parser.add_argument('--agents', type=int, default=64)
+  parser.add_argument('--devices', type=int, default=jax.device_count())
   out = ROOT / 'benchmarks' / 'results' / 'rl.json'
   parser.add_argument('--out', type=pathlib.Path, default=out)
   return parser.parse_args(arguments)
@@ -212,9 +287,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
   ]
   # As many iterations as keep a call short.
-  many = ours(max(args.iterations // args.agents, 4), args.agents)
-  name = f'{args.agents} agents, beside one, us per step'
-  cases.append((name, measure(many, one, args.rounds)))
+  iterations = max(args.iterations // args.agents, 4)
+  for devices in sorted({1, args.devices}):
+    many = ours(iterations, args.agents, devices)
+    name = f'{args.agents} agents on {devices} devices, beside one, us per step'
+    cases.append((name, measure(many, one, args.rounds)))
+  name = 'products alone at full rate, beside one, us per step'
+  cases.append((name, measure(bound(), one, args.rounds)))
   rows = [{'case': case, **row} for case, found in cases for row in found]
   result = {
     'name': 'rl',
@@ -232,4 +311,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 if __name__ == '__main__':
+  # As many devices as cores: agents on different ones share no thread.
+  jax.config.update('jax_num_cpu_devices', len(os.sched_getaffinity(0)))
   main()
