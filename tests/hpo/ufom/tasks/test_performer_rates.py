@@ -29,13 +29,14 @@ def family():
   )
 
 
+@pytest.mark.slow
 def test_rates_are_those_of_plain_descent(family):
   """Weights after two steps with a rate of each group; its gradient."""
   tasks = family.sample(np.random.default_rng(0), 1)
   task = jax.tree.map(lambda x: jnp.asarray(x[0]), tasks)
   theta = family.init(jax.random.key(0))
   theta = theta | {'mlp': jnp.float32(-2.0)}
-  inner = ufom.Inner(2, 1.0, mode='store_phi', products='reverse')
+  inner = ufom.Inner(2, 1.0, mode='store_phi')
 
   def trained(theta):
     weights = family._weights(jax.random.key(task['seed']))
