@@ -16,7 +16,7 @@ import flax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from hpo.ufom import costs, estimator, optimal
+from hpo.ufom import batches, costs, optimal
 
 __all__ = ['AdaptiveQ', 'AdaptiveRule']
 
@@ -87,7 +87,7 @@ class AdaptiveRule:
     return jnp.where(state.n == 0, self.q_min, best).astype(jnp.float32)
 
   def update(
-    self, state: AdaptiveQ, found: estimator.BatchEstimate | Any, q: Any
+    self, state: AdaptiveQ, found: batches.BatchEstimate | Any, q: Any
   ) -> AdaptiveQ:
     """After an outer step with probability q.
 

@@ -22,7 +22,7 @@ from absl import logging
 from clu import metrics as clu_metrics
 from jaxtyping import Array, Float, Key, PyTree
 
-from hpo.ufom import adaptive, costs, estimator, exact
+from hpo.ufom import adaptive, batches, costs, estimator, exact
 from hpo.ufom import problem as problem_lib
 from runtime import loop as loop_lib
 from runtime import mesh as mesh_lib
@@ -133,7 +133,7 @@ class Trainer:
     optimizer: of theta, from optax; its rate acts on G itself.
     q: probability of exact gradients: a number, or a rule that adapts it.
     tasks_per_step: tasks of an outer step, over all devices.
-    dispatch: see `estimator.ufom_batch`.
+    dispatch: see `batches.ufom_batch`.
     budget: cost that the run may have, in outer steps of exact gradients. The
       steps shrink linearly to 0 with the share of it that is spent; None: no
       bound, no shrinking.
@@ -152,7 +152,7 @@ class Trainer:
   optimizer: optax.GradientTransformation
   q: float | int | adaptive.AdaptiveRule
   tasks_per_step: int = 1
-  dispatch: estimator.Dispatch | None = None
+  dispatch: batches.Dispatch | None = None
   budget: int | None = None
   priced_as: exact.Mode | None = None
   match_variance: bool = False
@@ -235,7 +235,7 @@ class Trainer:
   ) -> tuple[TrainState, clu_metrics.Collection]:
     """An outer step on a batch of tasks; traced."""
     q = self.q.q(state.averages) if self._is_adaptive else self.q
-    found = estimator.ufom_batch(
+    found = batches.ufom_batch(
       self.family.problem,
       state.theta,
       dict(tasks),
@@ -279,7 +279,7 @@ class Trainer:
     return factor
 
   def _metrics(
-    self, state: TrainState, found: estimator.BatchEstimate, q: Any
+    self, state: TrainState, found: batches.BatchEstimate, q: Any
   ) -> clu_metrics.Collection:
     latest = lambda x: Latest(jnp.asarray(x, jnp.float32))
     average = metrics_lib.Average.of

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from hpo import ufom
-from hpo.ufom import estimator
+from hpo.ufom import batches, estimator
 from runtime import mesh as mesh_lib
 from tests.hpo.ufom import ufom_cases as cases
 
@@ -19,7 +19,7 @@ KEYS = jax.random.split(jax.random.key(7), 40)
 
 def key_with(xi, q):
   """A key that draws this xi."""
-  return next(k for k in KEYS if bool(estimator._draw(k, q)) == xi)
+  return next(k for k in KEYS if bool(estimator.draw(k, q)) == xi)
 
 
 @pytest.fixture(scope='module')
@@ -166,7 +166,7 @@ def test_devices_share_a_batch(many):
 
 def test_buckets_cover_every_count():
   for count in range(1, 40):
-    sizes = estimator._bucket_sizes(count)
+    sizes = batches._bucket_sizes(count)
     assert sizes[0] == 0
     assert sizes[-1] == count
     assert list(sizes) == sorted(set(sizes))

@@ -116,7 +116,7 @@ def test_bias_stays_within_its_bound():
 
 def found(xi, gap, norm):
   """A batch's statistics."""
-  return estimator.BatchEstimate(
+  return ufom.BatchEstimate(
     0.0, None, jnp.array(xi), jnp.float32(norm), jnp.float32(gap)
   )
 
