@@ -15,7 +15,6 @@ import argparse
 import dataclasses
 import functools
 import pathlib
-import shlex
 from collections.abc import Callable, Sequence
 
 import reproduce_odetoode_digits as digits
@@ -50,15 +49,6 @@ _MNIST = {
 }
 
 
-def _command(args: argparse.Namespace) -> str:
-  """What reproduces the rows, wherever they are written."""
-  words = ['python', 'scripts/reproduce_odetoode.py', args.row]
-  for name in ('scale', 'seeds', 'mnist'):
-    if getattr(args, name) is not None:
-      words += [f'--{name}', str(getattr(args, name))]
-  return shlex.join(words)
-
-
 def main(arguments: Sequence[str] | None = None) -> None:
   """Runs one experiment."""
   parser = argparse.ArgumentParser(
@@ -82,7 +72,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     args.scale,
     seeds=tuple(range(args.seeds)),
     root=args.root,
-    command=_command(args),
+    command=common.command(
+      'reproduce_odetoode.py', args, ('scale', 'seeds', 'mnist')
+    ),
     paper=PAPER,
   )
   print(f'wrote {ledger.write_page(args.root)}')

@@ -1,9 +1,11 @@
 """What the scripts that write rows of the ledger share."""
 
+import argparse
 import dataclasses
 import os
 import pathlib
 import platform
+import shlex
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -12,7 +14,15 @@ import jax
 
 from runtime import ledger, provenance, verdicts
 
-__all__ = ['COLORS', 'Finding', 'combine', 'new_axes', 'save', 'write']
+__all__ = [
+  'COLORS',
+  'Finding',
+  'combine',
+  'command',
+  'new_axes',
+  'save',
+  'write',
+]
 
 # Okabe and Ito's palette: distinct with every kind of colour vision.
 COLORS = (
@@ -33,6 +43,21 @@ class Finding:
 
   fields: dict[str, Any]
   draw: Callable[[pathlib.Path], None]
+
+
+def command(script: str, args: argparse.Namespace, names: Sequence[str]) -> str:
+  """What reproduces rows, wherever they are written.
+
+  Args:
+    script: its file name.
+    args: as parsed; `row` comes first.
+    names: options that are told, if they were given.
+  """
+  words = ['python', f'scripts/{script}', args.row]
+  for name in names:
+    if getattr(args, name) is not None:
+      words += [f'--{name}', str(getattr(args, name))]
+  return shlex.join(words)
 
 
 def _hardware() -> str:

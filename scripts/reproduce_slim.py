@@ -16,7 +16,6 @@ published sizes, for accelerators, and files of text by path.
 import argparse
 import functools
 import pathlib
-import shlex
 from collections.abc import Callable, Sequence
 
 import reproduce_performer_common as common
@@ -43,15 +42,6 @@ ROWS: dict[str, Experiment] = {
 
 
 write = functools.partial(common.write, paper=PAPER)
-
-
-def _command(args: argparse.Namespace) -> str:
-  """What reproduces the rows, wherever they are written."""
-  words = ['python', 'scripts/reproduce_slim.py', args.row]
-  for name in ('scale', 'seeds', 'corpus', 'train_file', 'valid_file'):
-    if getattr(args, name) is not None:
-      words += [f'--{name}', str(getattr(args, name))]
-  return shlex.join(words)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -82,7 +72,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     args.scale,
     seeds=tuple(range(args.seeds)),
     root=args.root,
-    command=_command(args),
+    command=common.command(
+      'reproduce_slim.py',
+      args,
+      ('scale', 'seeds', 'corpus', 'train_file', 'valid_file'),
+    ),
   )
   print(f'wrote {ledger.write_page(args.root)}')
 

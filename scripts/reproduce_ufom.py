@@ -13,7 +13,6 @@ pictures. `--scale paper` has the published sizes.
 import argparse
 import functools
 import pathlib
-import shlex
 from collections.abc import Callable, Sequence
 
 import reproduce_performer_common as common
@@ -36,15 +35,6 @@ ROWS: dict[str, Experiment] = {
   'memory': memory.memory_rows,
 }
 _FOLDERS = {'mnist': 'hypercleaning', 'glyphs': 'fewshot'}
-
-
-def _command(args: argparse.Namespace) -> str:
-  """What reproduces the rows, wherever they are written."""
-  words = ['python', 'scripts/reproduce_ufom.py', args.row]
-  for name in ('scale', 'seeds', *_FOLDERS):
-    if getattr(args, name) is not None:
-      words += [f'--{name}', str(getattr(args, name))]
-  return shlex.join(words)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -72,7 +62,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     paper=PAPER,
     seeds=tuple(range(args.seeds)),
     root=args.root,
-    command=_command(args),
+    command=common.command(
+      'reproduce_ufom.py', args, ('scale', 'seeds', *_FOLDERS)
+    ),
   )
   print(f'wrote {ledger.write_page(args.root)}')
 
