@@ -1,9 +1,9 @@
 """Glyphs and emoji: classes, writers, splits by script."""
 
-import importlib.util
 import io
 import json
 import pathlib
+import sys
 import tarfile
 
 import matplotlib
@@ -13,44 +13,48 @@ from PIL import Image
 
 from hpo.ufom.tasks import class_sets
 
-SCRIPT = pathlib.Path(__file__).parents[2] / 'scripts/prepare_glyphs.py'
+SCRIPTS = pathlib.Path(__file__).parents[2] / 'scripts'
 # A font that comes with the pictures' library, under the names of others.
 FONT = pathlib.Path(matplotlib.get_data_path()) / 'fonts/ttf/DejaVuSans.ttf'
 
 
 @pytest.fixture(scope='module')
 def script():
-  spec = importlib.util.spec_from_file_location('prepare_glyphs', SCRIPT)
-  module = importlib.util.module_from_spec(spec)
-  spec.loader.exec_module(module)
-  return module
+  sys.path.insert(0, str(SCRIPTS))
+  try:
+    import prepare_glyphs
+
+    yield prepare_glyphs
+  finally:
+    sys.path.remove(str(SCRIPTS))
 
 
 def test_glyphs_of_two_scripts(script, tmp_path, monkeypatch):
-  for name in ('NotoSansGreek-Regular', 'NotoSans-Regular', 'NotoSans-Bold'):
+  for name in ('NotoSansX-Regular', 'NotoSerifX-Regular', 'NotoSansX-Bold'):
     (tmp_path / f'{name}.ttf').write_bytes(FONT.read_bytes())
-  chars = {'Greek': 'αβγδ', 'Latin': 'abcdeaоo'}
+  # Hebrew has too few letters, Cyrillic too many.
+  chars = {'Sans': 'αβγδΑabcdelAбвгджзикא', 'Serif': 'αβγδΑabcd'}
   monkeypatch.setattr(
-    script, 'letters', lambda p: list(chars['Greek' if 'Gr' in p.stem else 'Latin'])
+    script, 'letters', lambda p: list(chars['Sans' if 'Sans' in p.stem else 'Serif'])
   )  # fmt: skip
   out = tmp_path / 'out' / 'glyphs.npz'
-  script.main(
-    [
-      f'--fonts={tmp_path}',
-      f'--output={out}',
-      '--writers=4',
-      '--test_share=0.4',
-    ]
-  )
+  flags = '--writers=4 --test_share=0.4 --least=2 --most=7'
+  script.main([f'--fonts={tmp_path}', f'--output={out}', *flags.split()])
   with np.load(out) as arrays:
     names = arrays['names'].tolist()
     assert arrays['images'].shape == (4 * len(names), 28, 28, 1)
+    np.testing.assert_array_equal(
+      arrays['labels'], np.repeat(np.arange(len(names)), 4)
+    )
     images = arrays['images'].reshape(len(names), 4, -1).astype(float)
-    # Twins of other alphabets are one class: Cyrillic o looks like Latin o.
-    assert sum(name.startswith('Latin') for name in names) == 6
     scripts = [name.split()[0] for name in names]
     test = dict(zip(scripts, arrays['test'].tolist(), strict=True))
-    assert sorted(test.values()) == [False, True]
+  # A looks like Alpha: one class.
+  assert names == sorted(
+    [f'GREEK {ord(c):04X}' for c in 'αβγδΑ']
+    + [f'LATIN {ord(c):04X}' for c in 'abcdel']
+  )
+  assert sorted(test.values()) == [False, True]
   # Writers differ, less than characters do.
   within = np.linalg.norm(images - images.mean(1, keepdims=True), axis=-1)
   between = np.linalg.norm(images.mean(1) - images.mean((0, 1)), axis=-1)
@@ -58,7 +62,7 @@ def test_glyphs_of_two_scripts(script, tmp_path, monkeypatch):
   assert images.max() > 200
   assert between.mean() > 0
   split = class_sets.prepared(str(out))
-  assert split.train.num_classes + split.test.num_classes == 10
+  assert split.train.num_classes + split.test.num_classes == 11
 
 
 def test_emoji_of_two_vendors(script, tmp_path):
@@ -94,16 +98,37 @@ def _add(archive, name, content):
 
 
 def test_distortions_are_small_and_differ(script):
-  picture = np.zeros((40, 40), np.float32)
-  picture[15:25, 15:25] = 1
-  rng = np.random.default_rng(1)
-  same = script.distorted(picture, rng, elastic=0.0, affine=0.0)
-  np.testing.assert_allclose(same, picture, atol=1e-5)
-  one, two = (
-    script.distorted(picture, rng, elastic=3.0, affine=0.1) for _ in range(2)
-  )
-  assert np.abs(one - two).max() > 0.3
-  assert 40 < one.sum() < 250
+  pictures = np.zeros((5, 40, 44, 2), np.float32)
+  pictures[:, 15:25, 15:25] = 1
+  pictures[..., 1] *= 0.5
+  distorted = script.distortions.distorted
+  rng = np.random.default_rng()
+  same = distorted(pictures, rng, elastic=0.0, affine=0.0)
+  np.testing.assert_allclose(same, pictures, atol=1e-5)
+  bent = distorted(pictures, rng, elastic=3.0, affine=0.05)
+  for i in range(5):
+    others = np.delete(bent, i, axis=0)
+    assert np.abs(others - bent[i]).max((1, 2, 3)).min() > 0.3
+  # Channels move together, and bends are as large as they are said to be.
+  np.testing.assert_allclose(bent[..., 1], bent[..., 0] / 2, atol=1e-5)
+  slope = np.broadcast_to(np.arange(1.0, 41)[:, None, None], (5, 40, 44, 1))
+  moved = distorted(slope.astype(np.float32), rng, elastic=3.0, affine=0.0)
+  inside = np.abs(moved - slope)[:, 4:-4, 4:-4]
+  assert 1.0 < inside.max() < 3.0 + 1e-3
+
+
+def test_distortions_match_a_library(script):
+  ndimage = pytest.importorskip('scipy.ndimage')
+  rng = np.random.default_rng()
+  pictures = rng.uniform(size=(3, 9, 11, 2)).astype(np.float32)
+  source = rng.uniform(-3, 13, size=(3, 2, 9, 11)).astype(np.float32)
+  found = script.distortions._sampled(pictures, source)
+  for i in range(3):
+    for c in range(2):
+      wanted = ndimage.map_coordinates(
+        np.pad(pictures[i, ..., c], 1), source[i] + 1, order=1, cval=0
+      )
+      np.testing.assert_allclose(found[i, ..., c], wanted, atol=1e-5)
 
 
 def test_whole_groups_are_split(script):
