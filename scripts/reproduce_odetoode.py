@@ -17,9 +17,11 @@ import functools
 import pathlib
 from collections.abc import Callable, Sequence
 
+import reproduce_odetoode_band as band
 import reproduce_odetoode_digits as digits
+import reproduce_odetoode_parameters as parameters
+import reproduce_odetoode_retractions as retractions
 import reproduce_odetoode_rl as rl
-import reproduce_odetoode_theory as theory
 import reproduce_performer_common as common
 
 from rl.odetoode.images import data
@@ -30,9 +32,9 @@ __all__ = ['ROWS', 'main']
 PAPER = '2006.11421'
 Experiment = Callable[[str, Sequence[int]], list[common.Finding]]
 ROWS: dict[str, Experiment] = {
-  'band': theory.band_rows,
-  'retractions': theory.retraction_rows,
-  'params': theory.params_rows,
+  'band': band.band_rows,
+  'retractions': retractions.retraction_rows,
+  'params': parameters.params_rows,
   'digits': digits.digits_rows,
   'mnist': digits.digits_rows,
   'pendulum': rl.pendulum_rows,

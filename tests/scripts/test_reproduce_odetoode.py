@@ -162,10 +162,10 @@ def test_policies_are_trained(load):
 
 
 def ratios(load, beyond, free):
-  theory = load('reproduce_odetoode_theory')
-  inside = {(16, 25, t): [theory.Ratios(2.0, beyond)] * 2 for t in (1.0, 10.0)}
+  band = load('reproduce_odetoode_band')
+  inside = {(16, 25, t): [band.Ratios(2.0, beyond)] * 2 for t in (1.0, 10.0)}
   outside = {
-    (16, 25, t): [theory.Ratios(free**t, 1.0 if free > 1 else -1.0)] * 2
+    (16, 25, t): [band.Ratios(free**t, 1.0 if free > 1 else -1.0)] * 2
     for t in (1.0, 10.0)
   }
   return inside, outside
@@ -183,9 +183,9 @@ def ratios(load, beyond, free):
 )
 def test_the_band_is_judged(load, tmp_path, beyond, free, top, verdict):
   """A ratio of 3 at T = 1 is beyond e."""
-  theory = load('reproduce_odetoode_theory')
+  band = load('reproduce_odetoode_band')
   norms = np.geomspace(top, 1.0, 26)[None, :, None].repeat(2, 0)
-  found = theory.band_finding(
+  found = band.band_finding(
     *ratios(load, beyond, free), {'trained, T=1': (norms, 1.0)}
   )
   rows = check_rows([found], tmp_path, range(2))
@@ -193,33 +193,33 @@ def test_the_band_is_judged(load, tmp_path, beyond, free, top, verdict):
 
 
 def test_random_nets_are_in_the_band(load):
-  theory = load('reproduce_odetoode_theory')
+  band = load('reproduce_odetoode_band')
   cases = ((4, 30, 1.0), (4, 30, 10.0))
-  (found,) = theory.band_rows('tiny', range(2), cases=cases, steps=0)
+  (found,) = band.band_rows('tiny', range(2), cases=cases, steps=0)
   ours = found.fields['ours']
   assert ours['orthogonal, log beyond'][0] < 1e-9
   assert max(ours['free, T=10, greatest ratio']) > 100
 
 
 def test_orders_are_measured_and_judged(load, tmp_path):
-  theory = load('reproduce_odetoode_theory')
-  (found,) = theory.retraction_rows('tiny', SEEDS, steps=(25, 50))
+  retractions = load('reproduce_odetoode_retractions')
+  (found,) = retractions.retraction_rows('tiny', SEEDS, steps=(25, 50))
   assert check_rows([found], tmp_path) == {'retraction-orders': 'holds'}
   known = found.fields['ours']['exp, order 1: error at N=25']
   assert known[0] == pytest.approx(5.67e-3, rel=2e-3)
   errors = {'exp, order 2': [1e-2, 5e-3], 'Euler': [1e-2, 5e-3]}
-  wrong = theory.retraction_finding(
+  wrong = retractions.retraction_finding(
     errors, {'exp, order 2': 1e-15, 'Euler': 1e-2}, (25, 50)
   )
   assert wrong.fields['verdict'] == 'fails'
 
 
 def test_parameters_are_counted_and_judged(load, tmp_path):
-  theory = load('reproduce_odetoode_theory')
-  (found,) = theory.params_rows('tiny', SEEDS, widths=(16,))
+  parameters = load('reproduce_odetoode_parameters')
+  (found,) = parameters.params_rows('tiny', SEEDS, widths=(16,))
   assert check_rows([found], tmp_path) == {'flow-parameters': 'holds'}
   cost = accounting.Cost(391, 1, 1)
-  wrong = theory.params_finding({16: {'ODEtoODE-ISO': (cost, 392)}})
+  wrong = parameters.params_finding({16: {'ODEtoODE-ISO': (cost, 392)}})
   assert wrong.fields['verdict'] == 'fails'
 
 

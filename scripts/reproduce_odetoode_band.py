@@ -1,4 +1,4 @@
-"""Rows about the flows themselves: gradients, retractions, parameters."""
+"""The row about gradients along the depth (Lemma 4.1)."""
 
 import functools
 import math
@@ -10,12 +10,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-import reproduce_odetoode_digits as digits
 import reproduce_performer_common as common
 
 from rl.odetoode import (
-  accounting,
-  baselines,
   bodies,
   classification,
   flows,
@@ -27,14 +24,7 @@ from rl.odetoode import (
 from rl.odetoode.images import data as data_lib
 from runtime import mesh as mesh_lib
 
-__all__ = [
-  'band_finding',
-  'band_rows',
-  'params_finding',
-  'params_rows',
-  'retraction_finding',
-  'retraction_rows',
-]
+__all__ = ['CASES', 'Ratios', 'band_finding', 'band_rows']
 
 # (d, N, T) of random nets.
 CASES = (
@@ -243,226 +233,5 @@ def _band_picture(
   axis.set_yscale('log')
   axis.set_xlabel('time T')
   axis.set_ylabel('greatest |dL/dx_n| / |dL/dx_N|')
-  axis.legend(frameon=False, fontsize='small')
-  common.save(fig, path)
-
-
-PLANE = (
-  jnp.array([[0.0, 1.0], [1.0, 0.0]]),
-  jnp.diag(jnp.array([1.0, 0.0])),
-)
-_ORDERS = {
-  'exp, order 1': (retractions.Exp(), 1),
-  'exp, order 2': (retractions.Exp(), 2),
-  'exp, order 4': (retractions.Exp(), 4),
-  'Cayley, order 1': (retractions.Cayley(), 1),
-  'Cayley, order 2': (retractions.Cayley(), 2),
-  'Cayley, order 4': (retractions.Cayley(), 4),
-  'Taylor-8, order 1': (retractions.Taylor(), 1),
-  'Cayley-Neumann-8, order 1': (retractions.CayleyNeumann(), 1),
-  'Euler': (retractions.Euler(), 1),
-}
-
-
-def retraction_rows(
-  scale: str, seeds: Sequence[int], *, steps: Sequence[int] = (25, 50, 100)
-) -> list[common.Finding]:
-  """Errors of W(1) on a closed form, and defects.
-
-  Args:
-    scale: the same at both.
-    seeds: nothing is random.
-    steps: N, each twice the one before.
-
-  Returns:
-    The finding.
-  """
-  del scale, seeds
-  angle = math.atan(math.tanh(1.0))
-  exact = np.array(
-    [[math.cos(angle), -math.sin(angle)], [math.sin(angle), math.cos(angle)]]
-  )
-  errors: dict[str, list[float]] = {}
-  defects: dict[str, float] = {}
-  with jax.enable_x64(True):
-    b = generators.skew_iso(*(x.astype(jnp.float64) for x in PLANE))
-    for name, (retraction, order) in _ORDERS.items():
-      for n in steps:
-        last = flows.matrix_flow(
-          jnp.eye(2), b, n_steps=n, retraction=retraction, order=order
-        ).last
-        errors.setdefault(name, []).append(float(abs(last - exact).max()))
-      defects[name] = float(manifolds.orthogonality_defect(last))
-  return [retraction_finding(errors, defects, steps)]
-
-
-def retraction_finding(
-  errors: Mapping[str, Sequence[float]],
-  defects: Mapping[str, float],
-  steps: Sequence[int],
-) -> common.Finding:
-  """Judges orders and defects.
-
-  Args:
-    errors: of W(1), by method, for each N.
-    defects: of the last W at the greatest N.
-    steps: N.
-
-  Returns:
-    The finding.
-  """
-  ours, parts = {}, []
-  for name, found in errors.items():
-    ratio = found[-2] / found[-1]
-    ours[f'{name}: error at N={steps[0]}'] = (found[0],)
-    ours[f'{name}: error ratio per halving'] = (ratio,)
-    ours[f'{name}: defect'] = (defects[name],)
-    if name == 'Euler':
-      parts.append('holds' if defects[name] > 1e-4 else 'fails')
-      continue
-    order = int(name[-1])
-    right = abs(ratio / 2**order - 1) < 0.1 and defects[name] < 1e-12
-    parts.append('holds' if right else 'fails')
-  return common.Finding(
-    {
-      'id': 'retraction-orders',
-      'claim': 'Steps on the group keep W orthogonal, and converge at their order.',
-      'ours': ours,
-      'published': 'not found',
-      'trend': 'errors of W(1) on the closed form (d = 2, Delta = 1) fall by 2, 4 '
-      'and 16 per halving of the step; defects below 1e-12; Euler, the control, '
-      'leaves the group',
-      'verdict': common.combine(parts),
-      'explanation': 'float64; a series of order 8 has errors of its own far '
-      'below those of the steps.',
-    },
-    functools.partial(_retraction_picture, errors, steps),
-  )
-
-
-def _retraction_picture(
-  errors: Mapping[str, Sequence[float]],
-  steps: Sequence[int],
-  path: pathlib.Path,
-) -> None:
-  fig, (axis,) = common.new_axes(1)
-  shown = [name for name in errors if not name.startswith('Taylor')]
-  for i, name in enumerate(shown):
-    style = ('o-', 's--', '^:')[i // 3 % 3]
-    color = common.COLORS[i % len(common.COLORS)]
-    axis.plot(steps, errors[name], style, ms=3, color=color, label=name)
-  axis.set_xscale('log', base=2)
-  axis.set_yscale('log')
-  axis.set_xlabel('steps N')
-  axis.set_ylabel('error of W(1)')
-  axis.legend(frameon=False, fontsize='x-small')
-  common.save(fig, path)
-
-
-def _formulas(d: int) -> dict[str, tuple[bodies.Body, int]]:
-  """Bodies of arXiv:2006.11421 at width d, and their parameters."""
-  orthogonal = d * (d - 1) // 2
-  gate = (d * d + 2) * 16 + 17 * 16 + 17 * d * d
-  return {
-    'ODEtoODE-ISO': (bodies.ODEtoODE(d), d * (d + 1) + orthogonal),
-    'ODEtoODE-Gated, K=4': (
-      bodies.ODEtoODE(d, kind='gated'), 4 * gate + 4 + orthogonal
-    ),
-    'NANODE-5': (baselines.NANODE(d), 11 * d * d),
-    'BaseODE': (baselines.NODE(d, hidden=(d, d)), 3 * (d * d + d)),
-    'HyperODE': (
-      baselines.HyperODE(d), (d * d + 1) * 16 + 17 * 16 + 17 * d * d
-    ),
-    'DeepNet': (baselines.Dense(d), 25 * (d * d + d)),
-    'DeepResNet': (baselines.Dense(d, residual=True), 25 * (d * d + d)),
-  }  # fmt: skip
-
-
-def params_rows(
-  scale: str, seeds: Sequence[int], *, widths: Sequence[int] = (16, 64)
-) -> list[common.Finding]:
-  """Counts parameters and operations of the bodies.
-
-  Args:
-    scale: the same at both.
-    seeds: nothing is random.
-    widths: d.
-
-  Returns:
-    The finding.
-  """
-  del scale, seeds
-  return [
-    params_finding(
-      {
-        d: {
-          name: (accounting.cost(body), formula)
-          for name, (body, formula) in _formulas(d).items()
-        }
-        for d in widths
-      }
-    )
-  ]
-
-
-def params_finding(
-  found: Mapping[int, Mapping[str, tuple[accounting.Cost, int]]],
-) -> common.Finding:
-  """Judges counts.
-
-  Args:
-    found: by width and body, the cost by the code and parameters by formula.
-
-  Returns:
-    The finding.
-  """
-  ours, same = {}, []
-  for d, table in found.items():
-    for name, (cost, formula) in table.items():
-      ours[f'{name}, d={d}: parameters'] = (float(cost.params),)
-      ours[f'{name}, d={d}: kFLOP per state'] = (cost.state_flops / 1e3,)
-      ours[f'{name}, d={d}: kFLOP of weights'] = (cost.weights_flops / 1e3,)
-      same.append(cost.params == formula)
-  return common.Finding(
-    {
-      'id': 'flow-parameters',
-      'claim': 'The flow of ODEtoODE-ISO needs fewer parameters than its '
-      'baselines of the same width (heads not counted).',
-      'ours': ours,
-      'published': 'not found',
-      'trend': 'counts by the code equal the formulas exactly; ODEtoODE-ISO has '
-      'the fewest',
-      'verdict': 'holds' if all(same) and _fewest(found) else 'fails',
-      'explanation': 'Symmetric matrices count d (d + 1) / 2, orthogonal ones '
-      'd (d - 1) / 2. Operations of matrix products, 25 steps; those of the '
-      'weights are spent once for all states.',
-    },
-    functools.partial(_params_picture, found),
-  )
-
-
-def _fewest(
-  found: Mapping[int, Mapping[str, tuple[accounting.Cost, int]]],
-) -> bool:
-  return all(
-    min(table, key=lambda name: table[name][0].params) == digits.ISO
-    for table in found.values()
-  )
-
-
-def _params_picture(
-  found: Mapping[int, Mapping[str, tuple[accounting.Cost, int]]],
-  path: pathlib.Path,
-) -> None:
-  fig, (axis,) = common.new_axes(1)
-  names = [*next(iter(found.values()))]
-  for i, (d, table) in enumerate(found.items()):
-    values = [table[name][0].params for name in names]
-    places = np.arange(len(names)) + 0.4 * i - 0.2
-    axis.barh(places, values, 0.38, color=common.COLORS[i], label=f'd = {d}')
-  axis.set_yticks(range(len(names)), names)
-  axis.invert_yaxis()
-  axis.set_xscale('log')
-  axis.set_xlabel('parameters of the flow')
   axis.legend(frameon=False, fontsize='small')
   common.save(fig, path)
