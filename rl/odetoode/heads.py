@@ -87,6 +87,9 @@ class Policy:
     body: from x_0 to x_N.
     constrain_io: whether P and R have orthonormal columns (rows, where there
       are fewer), at the start and for the geometry.
+    readout_scale: factor on the first R; 0: every policy begins with the same
+      action, whatever its body, as augmented random search does
+      (arXiv:1803.07055). Orthonormal rows leave only 1.
     squash: how outputs are brought into a box: 'clip' or 'tanh'.
     perturb: 'tangent' or 'ambient'; see `geometry.Manifold`.
 
@@ -98,6 +101,7 @@ class Policy:
   action_space: spaces.Space
   body: bodies.Body
   constrain_io: bool = True
+  readout_scale: float = 1.0
   squash: str = 'clip'
   perturb: str = 'tangent'
 
@@ -110,6 +114,13 @@ class Policy:
       raise ValueError(
         f'perturb must be one of {geometry.PERTURBATIONS}, got {self.perturb!r}'
       )
+    if self.readout_scale < 0 or (
+      self.constrain_io and self.readout_scale != 1
+    ):
+      raise ValueError(
+        'readout_scale must not be negative, and 1 with orthonormal rows, got '
+        f'{self.readout_scale=} {self.constrain_io=}'
+      )
 
   def _init(self, key: Key[Array, '']) -> dict[str, Any]:
     d = self.body.width
@@ -121,7 +132,7 @@ class Policy:
     return {
       'body': variables.get('params', {}),
       'input': draw(keys[1], (d, inputs)),
-      'readout': draw(keys[2], (outputs, d)),
+      'readout': self.readout_scale * draw(keys[2], (outputs, d)),
     }
 
   @functools.lru_cache(maxsize=8)  # noqa: B019 (frozen and small)
