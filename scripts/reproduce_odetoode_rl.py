@@ -386,7 +386,9 @@ def _picture(
   tables.write_csv(rows, path.with_name(f'{path.stem}-curves.csv'))
   fig, (axis,) = common.new_axes(1)
   fig.set_size_inches(7.5, 4.2)
-  for color, (name, returns) in zip(common.COLORS, curves.items(), strict=True):
+  for color, (name, returns) in zip(
+    common.COLORS, curves.items(), strict=False
+  ):
     generations = np.arange(1, returns.shape[1] + 1)
     axis.plot(generations, returns.T, color=color, lw=0.6, alpha=0.5)
     axis.plot(generations, returns.mean(0), color=color, label=name)

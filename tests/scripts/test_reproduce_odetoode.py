@@ -2,10 +2,11 @@ import importlib
 import pathlib
 import sys
 
+import jax
 import numpy as np
 import pytest
 
-from rl.envs import pendulum
+from rl.envs import lanes, pendulum
 from rl.es import jax_evaluator
 from rl.odetoode import accounting, bodies
 from rl.odetoode.images import data
@@ -104,17 +105,16 @@ def test_classifiers_are_trained(load):
 # Control.
 
 
-def runs(load, changed):
+def trained(load, changed):
   """Runs that end at 100, but for those that are changed."""
   rl = load('reproduce_odetoode_rl')
   curve = np.linspace(0, 90, 5)
-  return {
-    name: [
-      rl.Run(curve + i, value)
-      for i, value in enumerate(noisy(changed.get(name, 100.0), 2.0))
-    ]
-    for name in rl.models(4)
-  }
+  found = {}
+  for name in rl.models(4):
+    finals = noisy(changed.get(name, 100.0), 2.0)
+    runs = [rl.Run(curve + i, value) for i, value in enumerate(finals)]
+    found[name] = rl.Trained(runs, 0.1, {0.1: 70.0, 0.2: 60.0}, 0.0)
+  return found
 
 
 @pytest.mark.parametrize(
@@ -131,31 +131,88 @@ def test_returns_are_judged(load, tmp_path, changed, verdict):
   params = {
     name: accounting.count_params(body) for name, body in rl.models(16).items()
   }
-  setting = rl.Setting('task', None, None, 5, 4, 0.1, True)
-  found = rl.finding(runs(load, changed), params, 0.0, setting)
+  setting = rl.Setting('task', None, None, 5, 4, (0.1, 0.2), True, trial=3)
+  found = rl.finding(trained(load, changed), params, 13.0, setting)
   assert check_rows([found], tmp_path) == {'task-returns': verdict}
+  assert found.fields['ours']['best constant action'] == (13.0,)
+  assert 'DeepNet 0.1 (70 / 60)' in found.fields['explanation']
+  if verdict == 'holds':
+    curves = (tmp_path / 'task-returns-curves.csv').read_text().splitlines()
+    assert len(curves) == 1 + 7 * len(SEEDS) * 5
   heavy = params | {'ODEtoODE-ISO': 2000}
-  found = rl.finding(runs(load, {}), heavy, 0.0, setting)
+  found = rl.finding(trained(load, {}), heavy, 13.0, setting)
   assert found.fields['verdict'] == 'fails'
+
+
+def pendulum_setting(load, **changed):
+  rl = load('reproduce_odetoode_rl')
+  options = {
+    'generations': 2,
+    'pairs': 2,
+    'rates': (0.1,),
+    'constrain_io': False,
+    'episodes': 2,
+  }
+  return rl.Setting(
+    'task',
+    lambda: pendulum.Pendulum(max_steps=4),
+    jax_evaluator.JaxEvaluator,
+    **options | changed,
+  )
+
+
+BODY = bodies.ODEtoODE(3, kind='static', n_steps=2)
 
 
 def test_policies_are_trained(load):
   rl = load('reproduce_odetoode_rl')
-  setting = rl.Setting(
-    'task',
-    lambda: pendulum.Pendulum(max_steps=4),
-    jax_evaluator.JaxEvaluator,
-    generations=2,
-    pairs=2,
-    rate=0.1,
-    constrain_io=False,
-    episodes=2,
-  )
-  body = bodies.ODEtoODE(3, kind='static', n_steps=2)
-  found, random = rl.train(body, setting, (0, 1))
-  assert [run.returns.shape for run in found] == [(2,), (2,)]
-  assert random < 0
-  assert found[0].final != found[1].final
+  found = rl.train(BODY, pendulum_setting(load), (0, 1))
+  assert [run.returns.shape for run in found.runs] == [(2,), (2,)]
+  assert found.random < 0
+  assert found.runs[0].final != found.runs[1].final
+  assert (found.rate, found.tried) == (0.1, {})
+
+
+def test_a_step_size_is_chosen(load, monkeypatch):
+  """By the last generations of one run each; reported seeds take no part."""
+  rl = load('reproduce_odetoode_rl')
+  setting = pendulum_setting(load, rates=(0.1, 0.3, 0.2), trial=4)
+  seen = []
+
+  def run(trainer, seed, generations):
+    theta = jax.numpy.ones(1)
+    update, _ = trainer.optimizer.update(theta, trainer.optimizer.init(theta))
+    rate = round(-float(update[0]), 3)
+    seen.append((seed, generations, rate))
+    early = 100.0 if rate == 0.2 else 0.0
+    return np.array([early, rate, rate, rate]), lambda: rate
+
+  monkeypatch.setattr(rl, '_run', run)
+  found = rl.train(BODY, setting, (0, 1))
+  assert found.rate == 0.3
+  assert found.tried == pytest.approx({0.1: 0.1, 0.3: 0.3, 0.2: 0.2})
+  trials = [(1000, 4, rate) for rate in setting.rates]
+  assert seen == [*trials, (0, 2, 0.3), (1, 2, 0.3)]
+
+
+def test_the_best_constant_action(load):
+  """Of a pendulum's three, by hand."""
+  rl = load('reproduce_odetoode_rl')
+  setting = pendulum_setting(load)
+  env = setting.env()
+  keys = jax.random.split(jax.random.key(0), 9)
+  found = []
+  for i, key in enumerate(keys):
+    key = jax.random.fold_in(key, 0)
+    state, _ = env.reset(lanes.reset_key(key, 0))
+    total = 0.0
+    for t in range(4):
+      action = jax.numpy.full((1,), (-2.0, 0.0, 2.0)[i % 3])
+      state, step = env.step(state, action, lanes.step_key(key, t))
+      total += float(step.reward)
+    found.append(total)
+  best = np.reshape(found, (3, 3)).mean(0).max()
+  assert rl.constant_return(setting) == pytest.approx(best, rel=1e-4)
 
 
 # Flows.

@@ -171,6 +171,25 @@ def test_policy_is_its_formula(rng):
   assert counts['orthogonal'] == D * (D - 1) // 2
 
 
+def test_policies_may_begin_alike(rng):
+  """A readout of zero gives the middle of the box; else its scale counts."""
+  s = jnp.asarray(rng.normal(size=3), jnp.float32)
+  free = {'constrain_io': False, 'squash': 'tanh'}
+  whole = make_policy(**free)
+  theta = whole.init(jax.random.key(5))
+  for scale in (0.0, 0.25):
+    policy = make_policy(**free, readout_scale=scale)
+    begun = policy.params(policy.init(jax.random.key(5)))
+    expected = whole.params(theta) | {
+      'readout': scale * whole.params(theta)['readout']
+    }
+    jax.tree.map(np.testing.assert_array_equal, begun, expected)
+    _, action = policy.act(
+      policy.unravel(policy.init(jax.random.key(5))), (), s
+    )
+    assert (jnp.abs(action).max() > 0) == (scale > 0)
+
+
 @pytest.mark.parametrize('perturb', geometry.PERTURBATIONS)
 def test_members_and_updates(perturb, rng):
   """Members are on the manifold if tangent; theta stays there either way."""
@@ -254,6 +273,10 @@ def test_bad_settings_are_named():
     make_policy(squash='sigmoid')
   with pytest.raises(ValueError, match='perturb'):
     make_policy(perturb='sideways')
+  with pytest.raises(ValueError, match='readout_scale'):
+    make_policy(readout_scale=0.0)
+  with pytest.raises(ValueError, match='readout_scale'):
+    make_policy(constrain_io=False, readout_scale=-1.0)
   with pytest.raises(ValueError, match='method'):
     solvers.integrate(lambda t, x: x, jnp.ones(1), n_steps=1, method='rk5')
   with pytest.raises(ValueError, match='tolerances'):
