@@ -16,6 +16,7 @@ Record = runs.Record
 _COLORS = {
   'full': '#000000',
   'subtract': '#0072B2',
+  'anchored': '#56B4E9',
   'checkpoint': '#D55E00',
   'checkpoint2': '#009E73',
   'autodiff': '#999999',

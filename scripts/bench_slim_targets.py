@@ -17,6 +17,7 @@ __all__ = ['INPUT_BYTES', 'beyond_inputs', 'ratio', 'targets']
 # their weights and mask.
 INPUT_BYTES = 16
 _FROM = 2048
+_CHUNKED = ('subtract', 'anchored', 'checkpoint', 'checkpoint2')
 _WHERE_FULL_FITS = 16384
 Record = runs.Record
 
@@ -131,7 +132,7 @@ def _against_full(by_kind: dict[str, list[Record]]) -> list[dict[str, Any]]:
   full = _by_length(by_kind.get('full', []), None).get(_WHERE_FULL_FITS)
   found = [
     full.temporary_bytes / record.temporary_bytes
-    for kind in ('subtract', 'checkpoint', 'checkpoint2')
+    for kind in _CHUNKED
     for record in by_kind.get(kind, [])
     if full is not None
     and record.length == full.length
@@ -144,7 +145,7 @@ def _against_full(by_kind: dict[str, list[Record]]) -> list[dict[str, Any]]:
 def _times(by_kind: dict[str, list[Record]]) -> list[dict[str, Any]]:
   full = _by_length(by_kind.get('full', []), None)
   rows = []
-  for kind in ('subtract', 'checkpoint', 'checkpoint2'):
+  for kind in _CHUNKED:
     for chunk in _chunks(by_kind.get(kind, [])):
       found = [
         ratio(r, full[n], 'wall')
@@ -164,7 +165,7 @@ def _compilation(by_kind: dict[str, list[Record]]) -> list[dict[str, Any]]:
     'compiled program': lambda r: r.instructions,
   }
   for what, value in measures.items():
-    for kind in ('subtract', 'checkpoint', 'checkpoint2'):
+    for kind in _CHUNKED:
       records = by_kind.get(kind, [])
       of_length = [
         _exponent([(r.length, value(r)) for r in records if r.form.chunk == c])

@@ -8,6 +8,7 @@ with activations of a bytes per position, states of s bytes, n = l / c chunks:
 |---|---|---|
 | `full` | a l | 3 |
 | `subtract` | a c + 3 s | 4 |
+| `anchored` | a c + s (sqrt(n) + 3) | 4 |
 | `checkpoint` | a c + s (n + 2) | 4 |
 | `checkpoint2` | a c + 2 s sqrt(n) | 5 |
 
@@ -57,7 +58,8 @@ class Gradients(NamedTuple):
     start: gradient in S and z of the state before the first position.
     inputs: gradient in the floating inputs, [b, l, ...], if asked for; None in
       the place of others.
-    drift: of `subtract`, one number per layer (`drift.message`); else None.
+    drift: of `subtract` and `anchored`, one number per layer (`drift.message`);
+      else None.
   """
 
   loss: Float[Array, '']
@@ -91,15 +93,15 @@ def slim_apply(
     chunk: positions at a time, 1 to l (more means l); l need not be a multiple.
       None: planned.
     strategy: a member of `strategies.STRATEGIES`, or 'auto': planned.
-      `subtract` needs a mechanism with plain sums and has first derivatives in
-      reverse mode only.
+      `subtract` and `anchored` need a mechanism with plain sums and have first
+      derivatives in reverse mode only.
     memory_budget: bytes beyond inputs, parameters and gradient that a plan must
       keep to; None: no limit.
     state: before the first position; None for none.
     constants: arrays that every chunk gets whole; without gradient.
     on_plan: told what was planned, at trace time, before anything runs.
-    on_drift: called on the host with the drift of each backward sweep of
-      `subtract`; None: nobody is told.
+    on_drift: called on the host with the drift of each backward sweep by
+      subtraction; None: nobody is told.
 
   Returns:
     The sum of losses and the state, which have gradients, and metrics, which
@@ -108,7 +110,7 @@ def slim_apply(
   Raises:
     ValueError: as `strategies.check_request` and `planner.plan`, or if the loss
       of the problem returns no scalar or another state than it got.
-    NotImplementedError: for second derivatives of `subtract`.
+    NotImplementedError: for second derivatives of subtraction.
   """
   if state is None:
     state = problem.empty_like(inputs)
@@ -124,11 +126,10 @@ def slim_apply(
     on_plan=on_plan,
   )
   constants = jax.lax.stop_gradient(constants)
-  if strategy == 'subtract':
+  if strategy in strategies.SUBTRACTING:
     reversal.Reversed(problem.attention)
-    outputs = _subtract(
-      problem, size, on_drift, params, constants, state, inputs
-    )
+    way = _Way(problem, size, _run(strategy, inputs, size))
+    outputs = _subtract(way, on_drift, params, constants, state, inputs)
   else:
     totals = _plain(problem, params, constants, state, inputs, size, strategy)
     outputs = Outputs(totals.loss, totals.state, totals.metrics)
@@ -165,6 +166,16 @@ def _settle(
   return chosen.strategy, chosen.chunk
 
 
+def _run(strategy: str, inputs: PyTree, size: int) -> int:
+  """Chunks between states that are stored; `subtract` stores the first only."""
+  length = sweeps.length_of(inputs)
+  if strategy == 'checkpoint':
+    return 1
+  if strategy == 'subtract':
+    return -(-length // size)
+  return strategies.run_length(length, size)
+
+
 def _plain(
   problem: problem_lib.Problem,
   params: PyTree,
@@ -176,9 +187,7 @@ def _plain(
 ) -> sweeps.Totals:
   if strategy == 'full':
     return sweeps.full(problem, params, constants, state, inputs)
-  run = 1
-  if strategy == 'checkpoint2':
-    run = strategies.run_length(sweeps.length_of(inputs), size)
+  run = _run(strategy, inputs, size)
   return sweeps.checkpointed(
     problem, params, constants, state, inputs, size, run=run
   )
@@ -208,7 +217,7 @@ def slim_value_and_grad(
   normalizer: Float[Array, ''] | float = 1.0,
   wrt_inputs: bool = False,
 ) -> Gradients:
-  """A loss, its gradients and, for `subtract`, how exact they are.
+  """A loss, its gradients and, of subtraction, how exact they are.
 
   Args:
     problem: the model.
@@ -244,9 +253,10 @@ def slim_value_and_grad(
     on_plan=on_plan,
   )
   constants = jax.lax.stop_gradient(constants)
-  if strategy == 'subtract':
+  if strategy in strategies.SUBTRACTING:
+    way = _Way(problem, size, _run(strategy, inputs, size))
     return _subtract_gradients(
-      problem, params, constants, state, inputs, size, normalizer, wrt_inputs
+      way, params, constants, state, inputs, normalizer, wrt_inputs
     )
   smooth, rest = _partition(inputs)
   zero = jax.tree.map(jnp.zeros_like, subtraction.sums(state))
@@ -274,29 +284,50 @@ def slim_value_and_grad(
   )
 
 
+class _Way(NamedTuple):
+  """How states are recovered: in runs of chunks, each from a stored state."""
+
+  problem: problem_lib.Problem
+  size: int
+  run: int
+
+  def forward(self, *args: PyTree) -> tuple[sweeps.Totals, PyTree]:
+    """`sweeps.forward` of parameters, constants, state and inputs."""
+    return sweeps.forward(self.problem, *args, self.size, self.run)
+
+  def backward(
+    self,
+    params: PyTree,
+    constants: PyTree,
+    anchors: PyTree,
+    inputs: PyTree,
+    *behind: Any,
+  ) -> subtraction.Pulled:
+    """`subtraction.backward`, of which there is no derivative."""
+
+    def sweep(*args: Any) -> subtraction.Pulled:
+      *args, last, weight, pull = args
+      return subtraction.backward(
+        self.problem, *args, self.size, self.run, last, weight, pull
+      )
+
+    return _first_order(sweep, params, constants, anchors, inputs, *behind)
+
+
 def _subtract_gradients(
-  problem: problem_lib.Problem,
+  way: _Way,
   params: PyTree,
   constants: PyTree,
   state: PyTree,
   inputs: PyTree,
-  size: int,
   normalizer: Float[Array, ''] | float,
   wrt_inputs: bool,
 ) -> Gradients:
-  totals = sweeps.forward(problem, params, constants, state, inputs, size)
+  totals, anchors = way.forward(params, constants, state, inputs)
   weight = jnp.ones_like(totals.loss) / normalizer
   pull = sweeps.zeros(subtraction.sums(totals.state))
-
-  pulled = _first_order(
-    _backward(problem, size),
-    params,
-    constants,
-    state,
-    inputs,
-    totals.state,
-    weight,
-    pull,
+  pulled = way.backward(
+    params, constants, anchors, inputs, totals.state, weight, pull
   )
   return Gradients(
     totals.loss / normalizer,
@@ -309,22 +340,9 @@ def _subtract_gradients(
   )
 
 
-def _backward(
-  problem: problem_lib.Problem, size: int
-) -> Callable[..., subtraction.Pulled]:
-  def run(*args: Any) -> subtraction.Pulled:
-    params, constants, state, inputs, *behind = args
-    return subtraction.backward(
-      problem, params, constants, state, inputs, size, *behind
-    )
-
-  return run
-
-
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1, 2))
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
 def _subtract(
-  problem: problem_lib.Problem,
-  size: int,
+  way: _Way,
   on_drift: Callable[[PyTree], None] | None,
   params: PyTree,
   constants: PyTree,
@@ -332,32 +350,35 @@ def _subtract(
   inputs: PyTree,
 ) -> Outputs:
   del on_drift
-  totals = sweeps.forward(problem, params, constants, state, inputs, size)
+  totals, _ = way.forward(params, constants, state, inputs)
   return Outputs(totals.loss, totals.state, totals.metrics)
 
 
 def _subtract_forward(
-  problem: problem_lib.Problem,
-  size: int,
+  way: _Way,
   on_drift: Any,
-  *args: PyTree,
+  params: PyTree,
+  constants: PyTree,
+  state: PyTree,
+  inputs: PyTree,
 ) -> tuple[Outputs, tuple]:
-  outputs = _subtract(problem, size, on_drift, *args)
-  return outputs, (*args, outputs.state)
+  del on_drift
+  totals, anchors = way.forward(params, constants, state, inputs)
+  outputs = Outputs(totals.loss, totals.state, totals.metrics)
+  return outputs, (params, constants, anchors, inputs, totals.state)
 
 
 def _subtract_backward(
-  problem: problem_lib.Problem,
-  size: int,
+  way: _Way,
   on_drift: Callable[[PyTree], None] | None,
   kept: tuple,
   cotangents: Outputs,
 ) -> tuple[PyTree, ...]:
   pull = subtraction.sums(cotangents.state)
-  pulled = _first_order(_backward(problem, size), *kept, cotangents.loss, pull)
+  pulled = way.backward(*kept, cotangents.loss, pull)
   if on_drift is not None:
     jax.debug.callback(on_drift, pulled.drift)
-  state = subtraction.moved(sweeps.zeros(kept[2]), pulled.state)
+  state = subtraction.moved(sweeps.zeros(kept[-1]), pulled.state)
   return pulled.params, None, state, pulled.inputs
 
 
@@ -373,7 +394,7 @@ def _first_order(run: Callable[..., Any], *args: PyTree) -> Any:
 @_first_order.defjvp
 def _refuse(run: Callable[..., Any], primals: tuple, tangents: tuple) -> Any:
   raise NotImplementedError(
-    "strategy='subtract' has first derivatives only; take second ones of "
+    'subtraction has first derivatives only; take second ones of '
     "strategy='checkpoint'"
   )
 

@@ -118,7 +118,8 @@ class HostFed:
         length,
         weight,
       )
-    grads, start, drift = subtraction.end(params, state, carry)
+    carry = subtraction.arrive(carry, state)
+    grads, start, drift = subtraction.end(params, carry)
     return gradients.Gradients(
       totals.loss / normalizer,
       totals.metrics,
@@ -161,9 +162,10 @@ class HostFed:
   def _subtract_step(
     self, carry: subtraction.Backward, params: PyTree, *rest: Any
   ) -> subtraction.Backward:
-    constants, start, *rest = rest
+    constants, start, index, *rest = rest
+    first = jnp.equal(index, 0)
     return subtraction.step(
-      self.problem, params, constants, start, carry, *rest
+      self.problem, params, constants, start, first, carry, index, *rest
     )[0]
 
   def _checkpoint_step(

@@ -19,7 +19,7 @@ class Slim:
     chunk: positions of a chunk; None: chosen with the strategy.
     memory_budget_gb: 10^9 bytes per device for what a step needs beside
       parameters, their gradient, the optimiser and the batch; None: no limit.
-    drift_threshold: of `subtract`: from this relative error of a recovered
+    drift_threshold: of subtraction: from this relative error of a recovered
       state on, a layer is named in a warning.
 
   Raises:

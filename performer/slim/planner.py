@@ -4,7 +4,8 @@ Memory beyond inputs, parameters and their gradient, for activations of a c
 bytes per chunk, states of s bytes, parameters of p bytes and n = l / c chunks:
 
   full a l,  checkpoint a c + s (n + 2) + p,
-  checkpoint2 a c + s (sqrt(n) + n / sqrt(n) + 2) + 2 p,  subtract a c + 3 s + p
+  checkpoint2 a c + s (k + n / k + 2) + 2 p with runs of k chunks,
+  anchored a c + s (n / k + 3) + p,  subtract a c + 3 s + p
 
 and, but for `full`, a copy of the inputs in the order of the chunks. a is what
 JAX keeps of one position for the backward pass, and a quarter more for what
@@ -30,7 +31,9 @@ __all__ = ['MIN_CHUNK', 'Candidate', 'Plan', 'plan']
 MIN_CHUNK = 64
 # Cotangents and intermediates alive beside what is kept.
 _PASSING = 1.25
-_PASSES = {'full': 3, 'subtract': 4, 'checkpoint': 4, 'checkpoint2': 5}
+_PASSES = {
+  'full': 3, 'subtract': 4, 'anchored': 4, 'checkpoint': 4, 'checkpoint2': 5
+}  # fmt: skip
 
 
 class Candidate(NamedTuple):
@@ -88,9 +91,9 @@ def plan(
 ) -> Plan:
   """Chooses a strategy and a chunk; arrays may be given as their shapes.
 
-  `auto` takes the strategy of the least work that fits: `full`, `checkpoint`,
-  `checkpoint2`, and at last `subtract`, unless features are exponentials, whose
-  states subtraction loses. Among the chunks that fit the largest is taken.
+  `auto` takes the first of these that fits: `full`, `checkpoint`, `checkpoint2`,
+  and at last, unless features are exponentials, whose states subtraction loses,
+  `anchored` and `subtract`. Among the chunks that fit the largest is taken.
   Without a budget it is `checkpoint`, with the chunk of least memory, but no
   less than `MIN_CHUNK`.
 
@@ -116,7 +119,7 @@ def plan(
   strategies.check_request(inputs, 1 if chunk is None else chunk, known)
   if memory_budget is not None and not memory_budget > 0:
     raise ValueError(f'memory_budget must be positive, got {memory_budget=}')
-  if strategy == 'subtract':
+  if strategy in strategies.SUBTRACTING:
     reversal.Reversed(problem.attention)
   if state is None:
     state = jax.eval_shape(lambda: problem.empty_like(inputs))
@@ -139,7 +142,7 @@ def _allowed(
     names = ('full', *names)
   # Exponentials vary by orders of magnitude: never without being asked.
   safe = problem.attention.plain_sums and not problem.attention.spec.log
-  return (*names, 'subtract') if safe else names
+  return (*names, 'anchored', 'subtract') if safe else names
 
 
 def _sizes(name: str, chunk: int | None, length: int) -> tuple[int, ...]:
@@ -198,10 +201,12 @@ def _candidate(
 ) -> Candidate:
   count = -(-length // size)
   run = strategies.run_length(length, size)
+  runs = -(-count // run)
   stored = {
     'full': 0,
     'checkpoint': count + 2,
-    'checkpoint2': run + -(-count // run) + 2,
+    'checkpoint2': run + runs + 2,
+    'anchored': runs + 3,
     'subtract': 3,
   }[strategy]
   sums = {'full': 0, 'checkpoint2': 2}.get(strategy, 1) * costs.params

@@ -29,13 +29,13 @@ class Ending(NamedTuple):
   Attributes:
     end: the state after the chunk.
     delta: S and z, zeros; their gradient is that of the state before the chunk.
-    start: the state before the first chunk.
-    first: whether this is the first chunk.
+    anchor: a known state, that before the first chunk of a run.
+    first: whether this is the first chunk of the run.
   """
 
   end: state_lib.State
   delta: tuple[Array, Array]
-  start: state_lib.State
+  anchor: state_lib.State
   first: Bool[Array, '...']
 
 
@@ -114,7 +114,7 @@ class Reversed:
     )
     known = jax.tree.map(
       lambda given, found: jnp.where(state.first, given, found),
-      state.start,
+      state.anchor,
       before,
     )
     known = jax.lax.stop_gradient(known)

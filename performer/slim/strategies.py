@@ -6,14 +6,37 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import PyTree
 
-__all__ = ['STRATEGIES', 'check_request', 'run_length']
+__all__ = ['STRATEGIES', 'SUBTRACTING', 'check_request', 'run_length']
 
-STRATEGIES = ('full', 'subtract', 'checkpoint', 'checkpoint2')
+STRATEGIES = ('full', 'subtract', 'anchored', 'checkpoint', 'checkpoint2')
+# Those that recover states, and need sums that can be undone.
+SUBTRACTING = ('subtract', 'anchored')
 
 
 def run_length(length: int, size: int) -> int:
-  """Chunks per stored state of `checkpoint2`: the square root of all."""
-  return max(1, math.isqrt(-(-length // size)))
+  """Chunks per stored state of `checkpoint2` and `anchored`.
+
+  About the square root of their number. The last run is filled up with empty
+  chunks, which cost as much as others: of the lengths nearby the one with the
+  least product of states and chunks, so that 32 chunks are 8 runs of 4 and not
+  7 of 5.
+
+  Args:
+    length: l.
+    size: positions of a chunk.
+
+  Returns:
+    A number from 1 to that of all chunks.
+  """
+  count = -(-length // size)
+  root = math.isqrt(count)
+
+  def cost(run: int) -> tuple[int, int]:
+    runs = -(-count // run)
+    states = run + runs
+    return states * (run * runs), states
+
+  return min(range(max(1, root // 2), min(count, 2 * root) + 1), key=cost)
 
 
 def check_request(inputs: PyTree, chunk: int, strategy: str) -> int:

@@ -1,10 +1,11 @@
-"""The backward sweep that needs no stored state.
+"""The backward sweep that recovers states.
 
 From the last chunk to the first, the state before a chunk is recovered from the
 one after it (`reversal`), and the gradient in the latter becomes the gradient in
 the former: memory does not grow with the number of chunks. Errors of what is
-recovered pass on to all chunks before; the first one's state is known, so it
-tells how large they have become.
+recovered pass on to the chunks before, up to the next known state, an anchor:
+the state before the first position, and those before every run of chunks if the
+forward sweep stored them. There it is seen how large errors have become.
 
 Reference: arXiv:2012.11346, section 3.
 """
@@ -13,7 +14,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int, PyTree
+from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from performer.slim import problem as problem_lib
 from performer.slim import reversal, sweeps
@@ -21,6 +22,7 @@ from performer.slim import reversal, sweeps
 __all__ = [
   'Backward',
   'Pulled',
+  'arrive',
   'backward',
   'begin',
   'end',
@@ -38,12 +40,14 @@ class Backward(NamedTuple):
     pull: gradient in its sums.
     grads: gradient in the parameters, of the chunks done so far.
     scale: largest entry of S after the last chunk done, per layer.
+    drift: so far; see `Pulled`.
   """
 
   state: PyTree
   pull: PyTree
   grads: PyTree
   scale: PyTree
+  drift: PyTree
 
 
 class Pulled(NamedTuple):
@@ -54,8 +58,8 @@ class Pulled(NamedTuple):
     state: in S and z of the state before the first position.
     inputs: in the floating inputs, [b, l, ...]; None in the place of others.
     drift: per layer, in the structure of the states: how far the S
-      before the first chunk, recovered, is from what it was, in units of the
-      largest entry of S after that chunk.
+      before the first chunk of a run, recovered, is from what it was, in units
+      of the largest entry of S after that chunk; the largest of all runs.
   """
 
   params: PyTree
@@ -84,15 +88,21 @@ def moved(states: PyTree, deltas: PyTree) -> PyTree:
 
 def begin(params: PyTree, state: PyTree, pull: PyTree) -> Backward:
   """The carry behind the last chunk: its state, and the gradient in it."""
-  scale = _map(lambda x: jnp.zeros(x.S.shape[:-4], x.S.dtype), state)
-  return Backward(state, pull, sweeps.zeros(sweeps.widened(params)), scale)
+  # Two arrays: steps give their carry's memory away.
+  scale, drift = (
+    _map(lambda x: jnp.zeros(x.S.shape[:-4], x.S.dtype), state)
+    for _ in range(2)
+  )
+  grads = sweeps.zeros(sweeps.widened(params))
+  return Backward(state, pull, grads, scale, drift)
 
 
 def step(
   problem: problem_lib.Problem,
   params: PyTree,
   constants: PyTree,
-  start: PyTree,
+  anchor: PyTree,
+  first: Bool[Array, ''],
   carry: Backward,
   index: Int[Array, ''] | int,
   inputs: PyTree,
@@ -105,7 +115,8 @@ def step(
     problem: the model.
     params: its parameters.
     constants: of every chunk.
-    start: the state before the first chunk.
+    anchor: the state before the first chunk of the run.
+    first: whether this is that chunk.
     carry: from the chunk after this one.
     index: of this chunk.
     inputs: of this chunk, [b, c, ...].
@@ -125,7 +136,7 @@ def step(
       next(smooth) if f else x for x, f in zip(leaves, floating, strict=True)
     ]
     read = chunk._replace(inputs=tree.unflatten(mixed))
-    endings = _endings(carry.state, deltas, start, index)
+    endings = _endings(carry.state, deltas, anchor, first)
     mechanism = reversal.Reversed(problem.attention)
     loss, ends, _ = problem.loss(mechanism, params, endings, read)
     after, before = _split(ends, carry.state)
@@ -143,19 +154,21 @@ def step(
       delta,
       jax.tree.map(lambda total, g: total + g, carry.grads, grads),
       _map(lambda x: _largest(x.S), carry.state),
+      carry.drift,
     ),
     inputs,
   )
 
 
 def _endings(
-  states: PyTree, deltas: PyTree, start: PyTree, index: Int[Array, ''] | int
+  states: PyTree, deltas: PyTree, anchor: PyTree, first: Bool[Array, '']
 ) -> PyTree:
-  def one(state: Any, delta: tuple, start: Any) -> reversal.Ending:
-    first = jnp.broadcast_to(jnp.equal(index, 0), state.S.shape[:-4])
-    return reversal.Ending(state, delta, start, first)
+  def one(state: Any, delta: tuple, anchor: Any) -> reversal.Ending:
+    # An axis of layers, if there is one, is scanned over.
+    of_layers = jnp.broadcast_to(first, state.S.shape[:-4])
+    return reversal.Ending(state, delta, anchor, of_layers)
 
-  return _map(one, states, deltas, start)
+  return _map(one, states, deltas, anchor)
 
 
 def _split(ends: PyTree, states: PyTree) -> tuple[PyTree, PyTree]:
@@ -182,26 +195,30 @@ def _largest(x: Float[Array, '... b h v r']) -> Float[Array, '...']:
   return jnp.max(jnp.abs(x), axis=(-4, -3, -2, -1))
 
 
-def end(
-  params: PyTree, start: PyTree, carry: Backward
-) -> tuple[PyTree, PyTree, PyTree]:
+def arrive(carry: Backward, anchor: PyTree) -> Backward:
+  """At the first chunk of a run: what is known takes the recovered's place."""
+
+  def drift(found: Any, known: Any, scale: Array, before: Array) -> Array:
+    apart = _largest(found.S - known.S) / jnp.where(scale > 0, scale, 1.0)
+    return jnp.maximum(before, apart)
+
+  drifts = _map(drift, carry.state, anchor, carry.scale, carry.drift)
+  return carry._replace(state=anchor, drift=drifts)
+
+
+def end(params: PyTree, carry: Backward) -> tuple[PyTree, PyTree, PyTree]:
   """Gradients in parameters and first state, and the drift."""
-
-  def drift(found: Any, known: Any, scale: Array) -> Array:
-    apart = _largest(found.S - known.S)
-    return apart / jnp.where(scale > 0, scale, 1.0)
-
-  grads = sweeps.like(carry.grads, params)
-  return grads, carry.pull, _map(drift, carry.state, start, carry.scale)
+  return sweeps.like(carry.grads, params), carry.pull, carry.drift
 
 
 def backward(
   problem: problem_lib.Problem,
   params: PyTree,
   constants: PyTree,
-  start: PyTree,
+  anchors: PyTree,
   inputs: PyTree,
   size: int,
+  run: int,
   last: PyTree,
   weight: Float[Array, ''],
   pull: PyTree,
@@ -212,9 +229,10 @@ def backward(
     problem: the model.
     params: its parameters.
     constants: of every chunk.
-    start: the state before the first position.
+    anchors: of `sweeps.forward`, the states before every run, [runs, ...].
     inputs: [b, l, ...].
     size: positions of a chunk.
+    run: chunks of a run.
     last: the state after the last position.
     weight: gradient in the loss.
     pull: gradient in the sums of the last state.
@@ -223,13 +241,21 @@ def backward(
     The gradients.
   """
   length = sweeps.length_of(inputs)
-  chunks = sweeps.cut(inputs, size)
-  indices = jnp.arange(-(-length // size))
 
-  def one(carry: Backward, x: tuple) -> tuple[Backward, PyTree]:
-    return step(problem, params, constants, start, carry, *x, length, weight)
+  def several(carry: Backward, x: tuple) -> tuple[Backward, PyTree]:
+    anchor, chunks = x
 
-  first = begin(params, last, pull)
-  carry, pulled = jax.lax.scan(one, first, (indices, chunks), reverse=True)
-  grads, state, drift = end(params, start, carry)
-  return Pulled(grads, state, sweeps.join(pulled, length), drift)
+    def one(carry: Backward, x: tuple) -> tuple[Backward, PyTree]:
+      first = jnp.equal(x[0] % run, 0)
+      where = (constants, anchor, first)
+      return step(problem, params, *where, carry, *x, length, weight)
+
+    carry, pulled = jax.lax.scan(one, carry, chunks, reverse=True)
+    return arrive(carry, anchor), pulled
+
+  runs = (anchors, sweeps.grouped(sweeps.numbered(inputs, size), run))
+  carry = begin(params, last, pull)
+  carry, pulled = jax.lax.scan(several, carry, runs, reverse=True)
+  chunks = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), pulled)
+  grads, state, drift = end(params, carry)
+  return Pulled(grads, state, sweeps.join(chunks, length), drift)

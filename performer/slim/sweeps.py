@@ -3,7 +3,8 @@
 Strategies differ in where the backward sweep finds the state before a chunk:
 `full` has one chunk only, `checkpointed` stores all states or, in two levels,
 every k-th. These are plain JAX, of any order and mode of differentiation. The
-third way, `subtraction`, computes each state from the one after it.
+third way, `subtraction`, computes each state from the one after it, from the
+last of all or from every k-th, which `forward` yields.
 
 Letters: b batch, l positions, c positions of a chunk, n chunks.
 
@@ -28,9 +29,11 @@ __all__ = [
   'forward',
   'forward_chunk',
   'full',
+  'grouped',
   'join',
   'length_of',
   'like',
+  'numbered',
   'start',
   'widened',
   'zeros',
@@ -163,15 +166,23 @@ def forward(
   state: PyTree,
   inputs: PyTree,
   size: int,
-) -> Totals:
-  """One chunk after the other; nothing is kept but the totals."""
+  run: int,
+) -> tuple[Totals, PyTree]:
+  """One chunk after the other.
+
+  Returns:
+    The totals, and the states before every `run` chunks, [runs, ...].
+  """
   length = length_of(inputs)
   totals, chunks = _begin(problem, params, constants, state, inputs, size)
 
   def one(totals: Totals, x: tuple) -> tuple[Totals, None]:
     return forward_chunk(problem, params, constants, totals, *x, length), None
 
-  return jax.lax.scan(one, totals, chunks)[0]
+  def several(totals: Totals, x: tuple) -> tuple[Totals, PyTree]:
+    return jax.lax.scan(one, totals, x)[0], totals.state
+
+  return jax.lax.scan(several, totals, grouped(chunks, run))
 
 
 def checkpointed(
@@ -206,7 +217,7 @@ def checkpointed(
     return jax.lax.scan(one, totals, x)[0], None
 
   several = jax.checkpoint(several, prevent_cse=False)
-  return jax.lax.scan(several, totals, _grouped(chunks, run))[0]
+  return jax.lax.scan(several, totals, grouped(chunks, run))[0]
 
 
 def _begin(
@@ -218,14 +229,19 @@ def _begin(
   size: int,
 ) -> tuple[Totals, tuple[Int[Array, 'n'], PyTree]]:
   """The totals of no chunk, and the chunks with their numbers."""
-  chunks = cut(inputs, size)
-  first = jax.tree.map(lambda x: x[0], chunks)
+  chunks = numbered(inputs, size)
+  first = jax.tree.map(lambda x: x[0], chunks[1])
   length = length_of(inputs)
   totals = start(problem, params, constants, state, first, length)
-  return totals, (jnp.arange(-(-length // size)), chunks)
+  return totals, chunks
 
 
-def _grouped(
+def numbered(inputs: PyTree, size: int) -> tuple[Int[Array, 'n'], PyTree]:
+  """Chunks, as `cut`, and their numbers."""
+  return jnp.arange(-(-length_of(inputs) // size)), cut(inputs, size)
+
+
+def grouped(
   chunks: tuple[Int[Array, 'n'], PyTree], run: int
 ) -> tuple[Int[Array, 'm run'], PyTree]:
   """Runs of chunks; the last is filled up with chunks behind the end."""

@@ -9,12 +9,13 @@ import numpy as np
 import pytest
 
 from performer import slim
-from performer.slim import reversal
+from performer.slim import reversal, strategies
 from tests.performer.slim import slim_cases as cases
 
 # One in CI; what JAX differentiates is compared with the dense model there.
 SOME = [
   'subtract',
+  pytest.param('anchored', marks=pytest.mark.slow),
   pytest.param('checkpoint2', marks=pytest.mark.slow),
   pytest.param('full', marks=pytest.mark.slow),
   pytest.param('checkpoint', marks=pytest.mark.slow),
@@ -98,6 +99,7 @@ def test_equal_to_the_dense_model_in_float64(kernel):
     for chunk, strategy in (
       (21, 'full'),
       (5, 'subtract'),
+      (4, 'anchored'),
       (5, 'checkpoint'),
       (5, 'checkpoint2'),
     ):
@@ -232,8 +234,9 @@ def test_second_derivatives():
       lambda s: jax.jvp(lambda s: loss(s, 'checkpoint'), (s,), (1.0,))[1]
     )(1.0)
     np.testing.assert_allclose(forward, slope(1.0, 'checkpoint'), rtol=1e-9)
-    with pytest.raises(NotImplementedError, match='first derivatives only'):
-      second(1.0, 'subtract')
+    for strategy in ('subtract', 'anchored'):
+      with pytest.raises(NotImplementedError, match='first derivatives only'):
+        second(1.0, strategy)
     with pytest.raises(TypeError, match='forward-mode'):
       jax.jvp(lambda s: loss(s, 'subtract'), (1.0,), (1.0,))
 
@@ -256,6 +259,45 @@ def test_differentiating_through_the_subtraction_would_be_wrong(monkeypatch):
   fake = types.SimpleNamespace(lax=lax, tree=jax.tree)
   monkeypatch.setattr(reversal, 'jax', fake)
   assert cases.apart(gradient(), right) > 0.01
+
+
+def test_anchors_stop_what_subtraction_loses():
+  """A late key of great norm loses the states before it, up to an anchor."""
+  problem = cases.problem(cases.favor('square'))
+  size, length = 4, 60
+  run = strategies.run_length(length, size)
+  last = length - run * size  # First position of the last run.
+  inputs = cases.inputs(np.random.default_rng().integers(2**31), length=length)
+  tokens = jnp.maximum(inputs['tokens'], 1).at[:, -2].set(0)
+  weights = jnp.where(jnp.arange(length) < last, inputs['weights'], 0.0)
+  inputs |= {'tokens': tokens, 'weights': weights}
+  inputs['mask'] |= tokens == 0
+  params = cases.params()
+  params['embed'] = params['embed'].at[0].multiply(1e3)
+
+  @functools.partial(jax.jit, static_argnames='strategy')
+  def gradient(params, strategy):
+    return slim.slim_value_and_grad(
+      problem, params, inputs, chunk=size, strategy=strategy
+    )
+
+  truth = gradient(params, 'checkpoint').params
+  lost, saved = (gradient(params, name) for name in ('subtract', 'anchored'))
+  assert cases.apart(lost.params, truth) > 1e-2
+  assert cases.apart(saved.params, truth) < 1e-5
+  # It is seen where it happens.
+  assert saved.drift.max() > 1e-3
+
+
+def test_runs_are_about_as_many_as_their_chunks():
+  """Any chunk belongs to one; few are filled up."""
+  for count in (*range(1, 300), 1000, 4099):
+    run = strategies.run_length(count * 7 - 3, 7)
+    runs = -(-count // run)
+    assert 1 <= run <= count
+    assert run + runs <= 2.4 * count**0.5
+    assert run * runs - count <= max(2, 0.1 * count)
+  assert strategies.run_length(32, 1) == 4
 
 
 @pytest.mark.parametrize('strategy', SOME)

@@ -88,8 +88,9 @@ def test_exponentials_are_not_subtracted_unasked():
     'checkpoint',
     'checkpoint2',
   }
-  with pytest.raises(ValueError, match='plain sums'):
-    plan(small('softmax_hyp'), strategy='subtract')
+  for strategy in ('subtract', 'anchored'):
+    with pytest.raises(ValueError, match='plain sums'):
+      plan(small('softmax_hyp'), strategy=strategy)
 
 
 def test_what_is_given_stays():
@@ -109,6 +110,7 @@ def test_what_is_given_stays():
   [
     'full',
     'subtract',
+    'anchored',
     pytest.param('checkpoint', marks=pytest.mark.slow),
     pytest.param('checkpoint2', marks=pytest.mark.slow),
   ],
