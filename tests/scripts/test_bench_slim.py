@@ -62,6 +62,7 @@ def planted(load, *, leak=16.0, stored=1.0, full=100.0, slow=1.4, growth=0.0):
       }
       for kind, extra in (
         ('subtract', 0),
+        ('anchored', 0.05 * states),
         ('checkpoint', states),
         ('checkpoint2', 0.1 * states),
       ):
@@ -77,7 +78,7 @@ def verdicts(load, **options):
 
 def test_bars_that_are_cleared(load):
   found = verdicts(load)
-  assert len(found) == 4 + 1 + 6 + 12
+  assert len(found) == 4 + 1 + 8 + 16
   assert all(found.values()), found
 
 
