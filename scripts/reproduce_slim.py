@@ -7,8 +7,8 @@ r"""Reproduces the experiments of "Sub-Linear Memory: How to Make Performers SLi
       --train_file enwik8
 
 memory: memory, time and FLOPs against L and C. precision: errors of gradients
-in chunks. copying, text: FULL, chunks and FINE-TUNE on the copy task and on
-bytes. constant: a sequence of 131072 positions. switch: from whole sequences to
+in chunks. copying, copying_128, text: FULL, chunks and FINE-TUNE on the copy task,
+also in longer windows, and on bytes. constant: a sequence of 131072 positions. switch: from whole sequences to
 chunks half way. Writes rows of the ledger with pictures. `--scale paper` has the
 published sizes, for accelerators, and files of text by path.
 """
@@ -35,6 +35,7 @@ ROWS: dict[str, Experiment] = {
   'memory': memory.memory_rows,
   'precision': precision.precision_rows,
   'copying': curves.copying_rows,
+  'copying_128': curves.long_copying_rows,
   'text': curves.text_rows,
   'constant': constant.constant_rows,
   'switch': switch.switch_rows,

@@ -25,6 +25,7 @@ __all__ = [
   'copying_rows',
   'copying_setting',
   'described',
+  'long_copying_rows',
   'overlay',
   'regime_findings',
   'text_rows',
@@ -147,6 +148,25 @@ def copying_rows(
       )
     )
   return found
+
+
+def long_copying_rows(
+  scale: str, seeds: Sequence[int], *, setting: training.Setting | None = None
+) -> list[common.Finding]:
+  """The copy task in windows of 128 tokens, at the small size of the model."""
+  del scale  # It has one size.
+  setting = setting or dataclasses.replace(
+    copying_setting('tiny'),
+    data=copying_lib.Copying(max_length=127, vocab_size=16, num_threads=0),
+    chunks=(32,),
+  )
+  return regime_findings(
+    'copying-128',
+    _trained(setting, seeds),
+    baseline=setting.data.chance_bits,
+    explanation='The baseline knows the format but not the word. '
+    + described(setting),
+  )
 
 
 def text_rows(

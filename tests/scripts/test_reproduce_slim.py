@@ -381,6 +381,11 @@ def test_copying_runs_in_all_regimes(load, tmp_path, quick_compiler):
   assert set(learnt['ours']) == {'FULL', 'C=8', 'FINE-TUNE C=8', 'baseline'}
   # Nothing is learnt in four steps.
   assert learnt['verdict'] != 'holds'
+  longer = lib.long_copying_rows('tiny', (0,), setting=small(load))
+  assert {f.fields['id'] for f in longer} == {
+    'copying-128-regimes-agree',
+    'copying-128-learns',
+  }
 
 
 @pytest.mark.slow
