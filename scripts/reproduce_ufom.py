@@ -4,8 +4,10 @@ r"""Reproduces "UFOM: unbiased first-order methods" (arXiv:2106.02487).
     python scripts/reproduce_ufom.py hypercleaning --scale paper --mnist DIR
 
 divergence: first order does not converge on the counter-example. q: D2, V2 and
-the best q against the inner rate. hypercleaning: wrong labels, and adaptive q.
-fewshot: accuracy at equal cost on digits, or on characters with --glyphs.
+the best q against the inner rate. adaptive: cost with adaptive q, of the same
+problem. hypercleaning: wrong labels, and adaptive q.
+fewshot: accuracy at equal cost on digits, or on characters or emoji with
+--glyphs.
 memory: what the compiler plans against r. Writes rows of the ledger with
 pictures. `--scale paper` has the published sizes.
 """
@@ -16,6 +18,7 @@ import pathlib
 from collections.abc import Callable, Sequence
 
 import reproduce_performer_common as common
+import reproduce_ufom_adaptive as adaptive
 import reproduce_ufom_fewshot as fewshot
 import reproduce_ufom_hypercleaning as hypercleaning
 import reproduce_ufom_memory as memory
@@ -30,6 +33,7 @@ Experiment = Callable[[str, Sequence[int]], list[common.Finding]]
 ROWS: dict[str, Experiment] = {
   'divergence': synthetic.divergence_rows,
   'q': synthetic.q_rows,
+  'adaptive': adaptive.adaptive_rows,
   'hypercleaning': hypercleaning.hypercleaning_rows,
   'fewshot': fewshot.fewshot_rows,
   'memory': memory.memory_rows,

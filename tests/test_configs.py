@@ -115,7 +115,9 @@ def _pictures(folder):
     inside.mkdir()
     made[f'ufom_{name}'] = [f"FOLDER = '{make(inside, **options)}'"]
   made['ufom_omniglot'] += ['NUM_TEST = 40']
-  made['ufom_glyphs'] = [f"GLYPHS = '{class_cases.glyphs(folder)}'"]
+  pictures = class_cases.glyphs(folder, classes=40)
+  for name in ('ufom_glyphs', 'ufom_emoji'):
+    made[name] = [f"GLYPHS = '{pictures}'"]
   return made
 
 

@@ -59,6 +59,29 @@ def test_synthetic_rows(script, tmp_path):
     assert written(row, tmp_path)['verdict']
 
 
+def test_cost_to_a_target_lies_between_records(script):
+  curve = script.adaptive.Curve(
+    np.array([100.0, 200, 400]), np.array([1.0, 0.5, 0.125]), np.ones(3)
+  )
+  # Power laws between records: (0.25 / 0.5) = (cost / 200)^-2.
+  np.testing.assert_allclose(
+    script.adaptive._cost(curve, 0.25), 200 * np.sqrt(2), rtol=1e-6
+  )
+  np.testing.assert_allclose(script.adaptive._cost(curve, 0.125), 400)
+  assert script.adaptive._cost(curve, 1.0) == 100
+
+
+@pytest.mark.slow
+def test_adaptive_rows(script, tmp_path):
+  (row,) = script.adaptive.adaptive_rows(
+    'tiny', (0, 1), runs=20, steps=60, records=6
+  )
+  fields = written(row, tmp_path)
+  # A first-order step costs 11, an exact one 66.
+  for name, (low, high) in {'q=1': (66, 66), 'adaptive': (11, 66)}.items():
+    assert all(10 * low <= cost <= 60 * high for cost in fields['ours'][name])
+
+
 def part(count, seed):
   rng = np.random.default_rng(seed)
   return image_data.ImageSet(
