@@ -8,8 +8,8 @@ the best q against the inner rate. adaptive: cost with adaptive q, of the same
 problem. hypercleaning: wrong labels, and adaptive q.
 fewshot: accuracy at equal cost on digits, or on characters or emoji with
 --glyphs.
-memory: what the compiler plans against r. Writes rows of the ledger with
-pictures. `--scale paper` has the published sizes.
+rates: learning rates of a small Performer. memory: what the compiler plans
+against r. Writes rows of the ledger with pictures. `--scale paper` has the published sizes.
 """
 
 import argparse
@@ -22,6 +22,7 @@ import reproduce_ufom_adaptive as adaptive
 import reproduce_ufom_fewshot as fewshot
 import reproduce_ufom_hypercleaning as hypercleaning
 import reproduce_ufom_memory as memory
+import reproduce_ufom_rates as rates
 import reproduce_ufom_synthetic as synthetic
 
 from runtime import ledger
@@ -36,6 +37,7 @@ ROWS: dict[str, Experiment] = {
   'adaptive': adaptive.adaptive_rows,
   'hypercleaning': hypercleaning.hypercleaning_rows,
   'fewshot': fewshot.fewshot_rows,
+  'rates': rates.rates_rows,
   'memory': memory.memory_rows,
 }
 _FOLDERS = {'mnist': 'hypercleaning', 'glyphs': 'fewshot'}

@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 
 from hpo.ufom.tasks import class_sets, few_shot, networks
+from performer import attention
+from performer.models import transformer
 from rl.odetoode.images import data as image_data
 
 SCRIPTS = Path(__file__).parents[2] / 'scripts'
@@ -117,6 +119,31 @@ def test_fewshot_rows(script, tmp_path):
   fields = written(row, tmp_path)
   assert fields['id'] == 'fewshot-x'
   assert set(fields['ours']) >= {'FOM', 'adaptive', 'exact'}
+
+
+@pytest.mark.slow
+def test_rates_rows(script, tmp_path):
+  model = transformer.Transformer(
+    vocab_size=256,
+    max_length=8,
+    attention=attention.Favor(kernel='elu1', projection=False, features=None),
+    causal=True,
+    num_layers=1,
+    num_heads=1,
+    d_model=8,
+    d_ff=8,
+    dropout=0.0,
+  )
+  family = script.rates.performer_rates.PerformerRates(
+    model, inner_steps=2, batch_size=2, start=0.3
+  )
+  sizes = script.rates.Setting(family, steps=3, grid=(0.1, 0.3))
+  (row,) = script.rates.rates_rows('tiny', (0, 1), sizes=sizes)
+  ours = written(row, tmp_path)['ours']
+  assert 4 < ours['initial rates'][0] < 12
+  # The grid has the initial rates.
+  assert ours['best single rate'][0] <= ours['initial rates'][0]
+  assert all(rate != 0.3 for rate in ours['rate of head'])
 
 
 def test_memory_rows_are_written(script, tmp_path, monkeypatch):
