@@ -157,7 +157,7 @@ def _finding(runs: Runs, sizes: Setting) -> common.Finding:
       f'{type(network).__name__}, r = {sizes.r}, alpha = {sizes.alpha:g} on the '
       f'mean loss, {sizes.tasks} tasks per step, outer step {sizes.rate:g} to 0 '
       f'over {sizes.gradients:g} gradients, exact ones priced as '
-      f'recomputed.{_told(runs)}',
+      f'recomputed.{_told(runs)}{_diverged(ends, network.ways)}',
     },
     functools.partial(_draw, runs),
   )
@@ -173,6 +173,16 @@ def _told(runs: Runs) -> str:
     f' The adaptive rule: mean q {q:.3f}, D/V {ratio:.2f}; from D/V of 0.5 on it '
     'asks for q = 1.'
   )
+
+
+def _diverged(ends: Mapping[str, Sequence[float]], ways: int) -> str:
+  """Which runs ended near chance."""
+  names = [
+    f'{name} ({sum(x < 1.5 / ways for x in values)} of {len(values)} seeds)'
+    for name, values in ends.items()
+    if min(values) < 1.5 / ways
+  ]
+  return f' Diverged, near chance: {", ".join(names)}.' if names else ''
 
 
 def _draw(runs: Runs, path: pathlib.Path) -> None:
