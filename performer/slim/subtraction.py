@@ -255,7 +255,7 @@ def backward(
 
   runs = (anchors, sweeps.grouped(sweeps.numbered(inputs, size), run))
   carry = begin(params, last, pull)
-  carry, pulled = jax.lax.scan(several, carry, runs, reverse=True)
+  carry, pulled = sweeps.over_runs(several, carry, runs, reverse=True)
   chunks = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), pulled)
   grads, state, drift = end(params, carry)
   return Pulled(grads, state, sweeps.join(chunks, length), drift)

@@ -12,6 +12,7 @@ Reference: arXiv:2012.11346, section 3; Chen et al., arXiv:1604.06174 (two
 levels).
 """
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -34,6 +35,7 @@ __all__ = [
   'length_of',
   'like',
   'numbered',
+  'over_runs',
   'start',
   'widened',
   'zeros',
@@ -182,7 +184,7 @@ def forward(
   def several(totals: Totals, x: tuple) -> tuple[Totals, PyTree]:
     return jax.lax.scan(one, totals, x)[0], totals.state
 
-  return jax.lax.scan(several, totals, grouped(chunks, run))
+  return over_runs(several, totals, grouped(chunks, run))
 
 
 def checkpointed(
@@ -234,6 +236,20 @@ def _begin(
   length = length_of(inputs)
   totals = start(problem, params, constants, state, first, length)
   return totals, chunks
+
+
+def over_runs(
+  body: Callable[[PyTree, PyTree], tuple[PyTree, PyTree]],
+  carry: PyTree,
+  runs: PyTree,
+  *,
+  reverse: bool = False,
+) -> tuple[PyTree, PyTree]:
+  """`jax.lax.scan`, but a single run is no loop: its state is not copied."""
+  if jax.tree.leaves(runs)[0].shape[0] > 1:
+    return jax.lax.scan(body, carry, runs, reverse=reverse)
+  carry, found = body(carry, jax.tree.map(lambda x: x[0], runs))
+  return carry, jax.tree.map(lambda x: x[None], found)
 
 
 def numbered(inputs: PyTree, size: int) -> tuple[Int[Array, 'n'], PyTree]:
