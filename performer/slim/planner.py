@@ -9,7 +9,7 @@ bytes per chunk, states of s bytes, parameters of p bytes and n = l / c chunks:
 
 and, but for `full`, a copy of the inputs in the order of the chunks. a is what
 JAX keeps of one position for the backward pass, and a quarter more for what
-passes: an estimate, seen to be 0.87 to 1.05 times what the compiler plans
+passes: an estimate, seen to be 0.86 to 1.05 times what the compiler plans
 (`benchmarks/results/slim.json`). Leave room for that.
 
 Reference: arXiv:2012.11346; the table of costs in `gradients`.
