@@ -1,22 +1,9 @@
 import dataclasses
-import importlib
 import json
 import math
-import pathlib
-import sys
 
 import numpy as np
 import pytest
-
-SCRIPTS = pathlib.Path(__file__).parents[2] / 'scripts'
-
-
-@pytest.fixture(scope='module')
-def load():
-  """Imports scripts as they import each other."""
-  sys.path.insert(0, str(SCRIPTS))
-  yield importlib.import_module
-  sys.path.remove(str(SCRIPTS))
 
 
 @pytest.fixture

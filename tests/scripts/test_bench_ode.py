@@ -1,21 +1,8 @@
-import importlib
 import json
-import pathlib
-import sys
 
 import jax
 import numpy as np
 import pytest
-
-SCRIPTS = pathlib.Path(__file__).parents[2] / 'scripts'
-
-
-@pytest.fixture(scope='module')
-def load():
-  """Imports scripts as they import each other."""
-  sys.path.insert(0, str(SCRIPTS))
-  yield importlib.import_module
-  sys.path.remove(str(SCRIPTS))
 
 
 def planted(load, **changed):

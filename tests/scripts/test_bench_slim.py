@@ -1,34 +1,11 @@
 import dataclasses
-import importlib
 import json
-import pathlib
-import sys
 
-import jax
 import numpy as np
 import pytest
 
-SCRIPTS = pathlib.Path(__file__).parents[2] / 'scripts'
 MIB = 2**20
 SIGMA = 3 * MIB // 64
-
-
-@pytest.fixture(scope='module')
-def load():
-  """Imports scripts as they import each other."""
-  sys.path.insert(0, str(SCRIPTS))
-  yield importlib.import_module
-  sys.path.remove(str(SCRIPTS))
-
-
-@pytest.fixture
-def quick_compiler():
-  """These programs run once."""
-  name = 'jax_disable_most_optimizations'
-  before = jax.config.read(name)
-  jax.config.update(name, True)
-  yield
-  jax.config.update(name, before)
 
 
 def record(load, kind, chunk, length, memory, *, seconds=(), compile_s=2.0):

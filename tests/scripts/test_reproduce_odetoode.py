@@ -1,7 +1,3 @@
-import importlib
-import pathlib
-import sys
-
 import jax
 import numpy as np
 import pytest
@@ -12,7 +8,6 @@ from rl.odetoode import accounting, bodies
 from rl.odetoode.images import data
 from runtime import ledger
 
-SCRIPTS = pathlib.Path(__file__).parents[2] / 'scripts'
 SEEDS = range(4)
 COMMON = {
   'paper': 'paper',
@@ -22,14 +17,6 @@ COMMON = {
   'commit': '0' * 7,
   'minutes': 0.0,
 }
-
-
-@pytest.fixture(scope='module')
-def load():
-  """Imports scripts as they import each other."""
-  sys.path.insert(0, str(SCRIPTS))
-  yield importlib.import_module
-  sys.path.remove(str(SCRIPTS))
 
 
 def check_rows(findings, folder, seeds=SEEDS):

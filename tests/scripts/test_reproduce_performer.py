@@ -1,14 +1,9 @@
-import importlib
-import pathlib
-import sys
-
 import jax
 import numpy as np
 import pytest
 
 from runtime import ledger
 
-SCRIPTS = pathlib.Path(__file__).parents[2] / 'scripts'
 COMMON = {
   'paper': 'paper',
   'scale': 'tiny',
@@ -17,13 +12,6 @@ COMMON = {
   'commit': '0' * 7,
   'minutes': 0.0,
 }
-
-
-@pytest.fixture(scope='module')
-def load():
-  sys.path.insert(0, str(SCRIPTS))
-  yield importlib.import_module
-  sys.path.remove(str(SCRIPTS))
 
 
 def check_rows(found, seeds, folder):
