@@ -130,7 +130,7 @@ _TINY = {
     generations=80, pairs=32, rates=(0.05,), constrain_io=False,
   ),
   # A readout of zero: no policy begins at a bound of the actions, where the
-  # swimmer's returns are flat. In 250 steps all stay in its first trap.
+  # swimmer's returns are flat.
   'swimmer': Setting(
     'swimmer',
     lambda: envpool_env.EnvPoolVector(

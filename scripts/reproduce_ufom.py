@@ -5,11 +5,10 @@ r"""Reproduces "UFOM: unbiased first-order methods" (arXiv:2106.02487).
 
 divergence: first order does not converge on the counter-example. q: D2, V2 and
 the best q against the inner rate. adaptive: cost with adaptive q, of the same
-problem. hypercleaning: wrong labels, and adaptive q.
-fewshot: accuracy at equal cost on digits, or on characters or emoji with
---glyphs.
-rates: learning rates of a small Performer. memory: what the compiler plans
-against r. Writes rows of the ledger with pictures. `--scale paper` has the published sizes.
+problem. hypercleaning: wrong labels, and adaptive q. fewshot: accuracy at equal
+cost on digits, or on characters or emoji with --glyphs. rates: learning rates of a
+small Performer. memory: what the compiler plans against r. Writes rows of the
+ledger with pictures. `--scale paper` has the published sizes.
 """
 
 import argparse

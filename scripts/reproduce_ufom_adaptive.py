@@ -114,7 +114,7 @@ def adaptive_rows(
     name: tuple(_cost(curve, target) for curve in found)
     for name, found in curves.items()
   }
-  return [_finding(curves, costs, target, runs)]
+  return [_finding(curves, costs, target, runs, ufom.cost(tasks.r))]
 
 
 def _true(tasks: ufom.Tasks, theta: Any) -> np.ndarray:
@@ -169,6 +169,7 @@ def _finding(
   costs: Mapping[str, tuple[float, ...]],
   target: float,
   runs: int,
+  price: ufom.Cost,
 ) -> common.Finding:
   fixed = {name: cost for name, cost in costs.items() if name != ADAPTIVE}
   best = min(fixed, key=lambda name: np.mean(fixed[name]))
@@ -189,10 +190,10 @@ def _finding(
         margin=-float(np.log(1.1)),
       ),
       'explanation': f'{runs} starts for each seed; steps are 10 / (k + 1); '
-      'exact gradients priced as recomputed, 66, first-order ones 11. Target '
-      f'{target:.3g}. Best fixed: {best}, {np.mean(costs[best]):.4g} '
-      f'gradients; the rule {np.mean(costs[ADAPTIVE]):.4g}. Its p is 2; it '
-      f'averages squares near the end of each run, where q is {q:.2f}.',
+      f'exact gradients priced as recomputed, {price.det + price.rnd:g}, '
+      f'first-order ones {price.det:g}. Target {target:.3g}. Best fixed, chosen '
+      f'on these runs: {best}, {np.mean(costs[best]):.4g} gradients; the rule '
+      f'{np.mean(costs[ADAPTIVE]):.4g}, with q = {q:.2f} at the end.',
     },
     functools.partial(_draw, curves, target),
   )

@@ -8,7 +8,7 @@ from jaxtyping import PyTree
 
 __all__ = ['THRESHOLD', 'message', 'warn']
 
-# Relative to the state after the first chunk. Rounding alone gives 1e-7 to
+# Relative to the state one chunk after the known one. Rounding alone gives 1e-7 to
 # 1e-5. A hint: docs/results/2012.11346/precision-audit.json counts what it
 # misses and where it is wrong.
 THRESHOLD = 1e-3
@@ -32,10 +32,9 @@ def message(drift: PyTree, threshold: float = THRESHOLD) -> str | None:
   if values[layer] <= threshold:
     return None
   return (
-    f'subtraction has lost the states of layer {layer}: what it recovers at the '
-    f'start of the sequence is off by {values[layer]:.1e} (limit '
-    f'{threshold:.0e}), so gradients may be wrong; use '
-    "strategy='checkpoint'"
+    f'subtraction has lost the states of layer {layer}: what it recovers where '
+    f'a state is known is off by {values[layer]:.1e} (limit {threshold:.0e}), so '
+    "gradients may be wrong; use strategy='checkpoint'"
   )
 
 

@@ -10,6 +10,7 @@ import matplotlib
 import numpy as np
 import pytest
 from PIL import Image
+from scipy import ndimage
 
 from hpo.ufom.tasks import class_sets
 
@@ -118,7 +119,6 @@ def test_distortions_are_small_and_differ(script):
 
 
 def test_distortions_match_a_library(script):
-  ndimage = pytest.importorskip('scipy.ndimage')
   rng = np.random.default_rng()
   pictures = rng.uniform(size=(3, 9, 11, 2)).astype(np.float32)
   source = rng.uniform(-3, 13, size=(3, 2, 9, 11)).astype(np.float32)

@@ -1,5 +1,6 @@
 """The scripts of the UFOM rows, at sizes of a second."""
 
+import dataclasses
 import json
 import sys
 from pathlib import Path
@@ -8,8 +9,6 @@ import numpy as np
 import pytest
 
 from hpo.ufom.tasks import class_sets, few_shot, networks
-from performer import attention
-from performer.models import transformer
 from rl.odetoode.images import data as image_data
 
 SCRIPTS = Path(__file__).parents[2] / 'scripts'
@@ -123,21 +122,16 @@ def test_fewshot_rows(script, tmp_path):
 
 @pytest.mark.slow
 def test_rates_rows(script, tmp_path):
-  model = transformer.Transformer(
-    vocab_size=256,
-    max_length=8,
-    attention=attention.Favor(kernel='elu1', projection=False, features=None),
-    causal=True,
-    num_layers=1,
-    num_heads=1,
-    d_model=8,
-    d_ff=8,
-    dropout=0.0,
+  usual = script.rates.setting()
+  sizes = {'max_length': 8, 'd_model': 8, 'd_ff': 8, 'num_layers': 1}
+  family = dataclasses.replace(
+    usual.family,
+    model=usual.family.model.clone(num_heads=1, **sizes),
+    inner_steps=2,
+    batch_size=2,
+    start=0.3,
   )
-  family = script.rates.performer_rates.PerformerRates(
-    model, inner_steps=2, batch_size=2, start=0.3
-  )
-  sizes = script.rates.Setting(family, steps=3, grid=(0.1, 0.3))
+  sizes = dataclasses.replace(usual, family=family, steps=3, grid=(0.1, 0.3))
   (row,) = script.rates.rates_rows('tiny', (0, 1), sizes=sizes)
   ours = written(row, tmp_path)['ours']
   assert 4 < ours['initial rates'][0] < 12
