@@ -6,9 +6,9 @@ r"""Reproduces the experiments of "An Ode to an ODE" (ODEtoODE).
 band: gradients along the depth (Lemma 4.1). retractions: orders and defects.
 params: parameters of the flows. digits: pictures with fifteen corruptions, all
 models and ablations. mnist: the same on MNIST, `tiny` at reduced width and
-length. pendulum, swimmer: returns of policies by evolution strategies. Writes
-rows of the ledger with pictures. `--scale paper` has the published sizes, for
-accelerators.
+length. pendulum, swimmer: returns of policies by evolution strategies.
+swimmer_levels: those of few models, for longer. Writes rows of the ledger with
+pictures. `--scale paper` has the published sizes, for accelerators.
 """
 
 import argparse
@@ -39,6 +39,7 @@ ROWS: dict[str, Experiment] = {
   'mnist': digits.digits_rows,
   'pendulum': rl.pendulum_rows,
   'swimmer': rl.swimmer_rows,
+  'swimmer_levels': rl.swimmer_levels_rows,
 }
 # The published width, depth and epochs, and what a laptop can do of them.
 _MNIST = {

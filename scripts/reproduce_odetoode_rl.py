@@ -34,6 +34,7 @@ __all__ = [
   'finding',
   'models',
   'pendulum_rows',
+  'swimmer_levels_rows',
   'swimmer_rows',
   'train',
 ]
@@ -65,6 +66,8 @@ class Setting:
     width: d.
     sigma: of perturbations.
     episodes: that judge a policy.
+    names: models, all if empty.
+    row: what the finding is called after the task.
   """
 
   name: str
@@ -80,6 +83,8 @@ class Setting:
   width: int = 16
   sigma: float = 0.1
   episodes: int = 32
+  names: tuple[str, ...] = ()
+  row: str = 'returns'
 
 
 class Run(NamedTuple):
@@ -141,6 +146,13 @@ _TINY = {
     readout_scale=0.0, squash='tanh', trial=12,
   ),
 }  # fmt: skip
+# Longer, and only those that are compared.
+_TINY['swimmer_levels'] = dataclasses.replace(
+  _TINY['swimmer'],
+  row='levels',
+  generations=80,
+  names=tuple(itertools.chain(*LEVELS)),
+)
 _PAPER = {
   'pendulum': dataclasses.replace(
     _TINY['pendulum'], generations=300, pairs=100, rates=(0.01,)
@@ -152,6 +164,11 @@ _PAPER = {
     generations=500, pairs=100, rates=(0.01,), constrain_io=True,
   ),
 }  # fmt: skip
+_PAPER['swimmer_levels'] = dataclasses.replace(
+  _PAPER['swimmer'],
+  row='levels',
+  names=_TINY['swimmer_levels'].names,
+)
 
 
 def train(body: bodies.Body, setting: Setting, seeds: Sequence[int]) -> Trained:
@@ -254,6 +271,8 @@ def _rows(
   setting = setting or (_PAPER if scale == 'paper' else _TINY)[name]
   trained, params = {}, {}
   for label, body in models(setting.width).items():
+    if setting.names and label not in setting.names:
+      continue
     found = trained[label] = train(body, setting, seeds)
     params[label] = accounting.count_params(body)
     finals = [round(run.final, 1) for run in found.runs]
@@ -282,6 +301,13 @@ def swimmer_rows(
 ) -> list[common.Finding]:
   """MuJoCo's Swimmer by EnvPool; arguments as `pendulum_rows`."""
   return _rows('swimmer', scale, seeds, setting)
+
+
+def swimmer_levels_rows(
+  scale: str, seeds: Sequence[int], *, setting: Setting | None = None
+) -> list[common.Finding]:
+  """The same, of the models in `LEVELS`; arguments as `pendulum_rows`."""
+  return _rows('swimmer_levels', scale, seeds, setting)
 
 
 def finding(
@@ -325,7 +351,7 @@ def finding(
   ours = {f'{name}, final return': values for name, values in finals.items()}
   return common.Finding(
     {
-      'id': f'{setting.name}-returns',
+      'id': f'{setting.name}-{setting.row}',
       'claim': f'Policies for {setting.name} by ODEtoODE reach the level of '
       'baselines with several times their parameters.',
       'ours': ours | {RANDOM: (random,), CONSTANT: (constant,)},
