@@ -113,11 +113,14 @@ def test_fewshot_rows(script, tmp_path):
     networks.MLP(3, widths=(4,)),
     eval_tasks=5,
   )
-  sizes = script.fewshot.Setting('x', family, 0.1, 0.1, 600, r=2, tasks=2)
+  sizes = script.fewshot.Setting(
+    'x', family, 0.1, (0.1, 0.0), 600, r=2, tasks=2
+  )
   (row,) = script.fewshot.fewshot_rows('tiny', (0, 1), sizes=sizes)
   fields = written(row, tmp_path)
   assert fields['id'] == 'fewshot-x'
   assert set(fields['ours']) >= {'FOM', 'adaptive', 'exact'}
+  assert 'outer step chosen by seeds (1000, 1001)' in fields['explanation']
 
 
 @pytest.mark.slow
