@@ -110,7 +110,7 @@ class Curve:
 def regimes(
   setting: Setting, seed: int, *, log: Callable[[str], None] = print
 ) -> dict[str, Curve]:
-  """Trains in all regimes, in the precision of the setting's sizes.
+  """Trains in all regimes.
 
   Args:
     setting: the experiment.
@@ -120,13 +120,6 @@ def regimes(
   Returns:
     Curves by regime: 'FULL', 'C=8', 'FINE-TUNE C=8', ..., 'CONTROL'.
   """
-  with jax.enable_x64(setting.sizes.dtype == 'float64'):
-    return _regimes(setting, seed, log)
-
-
-def _regimes(
-  setting: Setting, seed: int, log: Callable[[str], None]
-) -> dict[str, Curve]:
   half = setting.steps // 2
   full = forms.Form('full')
   start = begin(setting, seed)
@@ -149,8 +142,6 @@ def _regimes(
 def begin(setting: Setting, seed: int) -> State:
   """The state before the first step."""
   params, _ = forms.parameters(_model(setting), seed)
-  dtype = jnp.promote_types(setting.sizes.dtype, jnp.float32)
-  params = jax.tree.map(lambda x: x.astype(dtype), params)
   return State(params, setting.optimizer.init(params))
 
 

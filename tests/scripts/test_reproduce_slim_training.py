@@ -161,8 +161,7 @@ def test_every_other_row_runs(load, tmp_path, quick_compiler):
     eval_batches=1,
   )
   copying = curves_lib.copying_rows('tiny', (0, 1), setting=small(load))
-  wide = next(f for f in copying if 'float64' in f.fields['id'])
-  assert 0 < max(map(max, wide.fields['ours'].values())) < 1e-12
+  assert 'at 0.003.' in copying[-1].fields['explanation']
   rows += curves_lib.text_rows('tiny', (0, 1), setting=text)
   rows += load('reproduce_slim_switch').switch_rows(
     'tiny', (0, 1), setting=text
