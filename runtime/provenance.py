@@ -26,6 +26,7 @@ _PACKAGES = (
   'grain',
   'numpy',
 )
+_RESULTS = ('docs/results', 'docs/results.md', 'benchmarks/results')
 
 
 def claim_workdir(
@@ -88,18 +89,28 @@ def manifest(argv: tuple[str, ...] = ()) -> dict[str, Any]:
   }
 
 
-def commit() -> tuple[str | None, bool | None]:
-  """(revision, whether files were changed) of the checkout, if it is one."""
-  here = pathlib.Path(__file__).parent
+def commit(
+  folder: str | os.PathLike = pathlib.Path(__file__).parent,
+) -> tuple[str | None, bool | None]:
+  """(revision, whether files were changed) of the checkout, if it is one.
+
+  Results that runs wrote, in `docs/results` and `benchmarks/results`, do not
+  count as changes: they do not change the next run.
+
+  Args:
+    folder: in the checkout.
+  """
 
   def git(*words: str) -> str:
     done = subprocess.run(
-      ['git', *words], cwd=here, capture_output=True, text=True, check=True
+      ['git', *words], cwd=folder, capture_output=True, text=True, check=True
     )
     return done.stdout.strip()
 
+  others = [f':(top,exclude){path}' for path in _RESULTS]
   try:
-    return git('rev-parse', 'HEAD'), bool(git('status', '--porcelain'))
+    changes = git('status', '--porcelain', '--', ':/', *others)
+    return git('rev-parse', 'HEAD'), bool(changes)
   except (OSError, subprocess.CalledProcessError):
     return None, None
 
