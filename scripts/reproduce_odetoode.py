@@ -11,27 +11,23 @@ swimmer_levels: those of few models, for longer. Writes rows of the ledger with
 pictures. `--scale paper` has the published sizes, for accelerators.
 """
 
-import argparse
 import dataclasses
 import functools
-import pathlib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
+import reproduce_common as common
 import reproduce_odetoode_band as band
 import reproduce_odetoode_digits as digits
 import reproduce_odetoode_parameters as parameters
 import reproduce_odetoode_retractions as retractions
 import reproduce_odetoode_rl as rl
-import reproduce_performer_common as common
 
 from rl.odetoode.images import data
-from runtime import ledger
 
 __all__ = ['ROWS', 'main']
 
 PAPER = '2006.11421'
-Experiment = Callable[[str, Sequence[int]], list[common.Finding]]
-ROWS: dict[str, Experiment] = {
+ROWS: dict[str, common.Experiment] = {
   'band': band.band_rows,
   'retractions': retractions.retraction_rows,
   'params': parameters.params_rows,
@@ -54,13 +50,7 @@ _MNIST = {
 
 def main(arguments: Sequence[str] | None = None) -> None:
   """Runs one experiment."""
-  parser = argparse.ArgumentParser(
-    description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-  )
-  parser.add_argument('row', choices=tuple(ROWS))
-  parser.add_argument('--scale', choices=('tiny', 'paper'), default='tiny')
-  parser.add_argument('--seeds', type=int, default=3)
-  parser.add_argument('--root', type=pathlib.Path, default='docs/results')
+  parser = common.parser(__doc__, ROWS)
   parser.add_argument('--mnist', help='folder of prepare_mnist.py')
   args = parser.parse_args(arguments)
   experiment = ROWS[args.row]
@@ -70,17 +60,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     load = functools.partial(data.mnist, args.mnist)
     setting = dataclasses.replace(_MNIST[args.scale], load=load)
     experiment = functools.partial(experiment, setting=setting)
-  common.write(
+  common.publish(
+    args,
     experiment,
-    args.scale,
-    seeds=tuple(range(args.seeds)),
-    root=args.root,
-    command=common.command(
-      'reproduce_odetoode.py', args, ('scale', 'seeds', 'mnist')
-    ),
+    script='reproduce_odetoode.py',
     paper=PAPER,
+    options=('mnist',),
   )
-  print(f'wrote {ledger.write_page(args.root)}')
 
 
 if __name__ == '__main__':

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-import reproduce_performer_common as common
+import reproduce_common as common
 
 from rl.odetoode import (
   bodies,

@@ -13,7 +13,7 @@ from typing import Any
 
 import jax
 import numpy as np
-import reproduce_performer_common as common
+import reproduce_common as common
 from jaxtyping import Float
 
 from rl.odetoode import (

@@ -5,8 +5,8 @@ import pathlib
 from collections.abc import Mapping, Sequence
 
 import numpy as np
+import reproduce_common as common
 import reproduce_odetoode_digits as digits
-import reproduce_performer_common as common
 
 from rl.odetoode import accounting, baselines, bodies
 

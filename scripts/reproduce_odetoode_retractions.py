@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 import jax
 import jax.numpy as jnp
 import numpy as np
-import reproduce_performer_common as common
+import reproduce_common as common
 
 from rl.odetoode import flows, generators, manifolds, retractions
 

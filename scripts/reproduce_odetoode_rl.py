@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 import optax
-import reproduce_performer_common as common
+import reproduce_common as common
 from jaxtyping import Float
 
 from rl.envs import envpool_env, pendulum

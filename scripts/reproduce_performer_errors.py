@@ -15,7 +15,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-import reproduce_performer_common as common
+import reproduce_common as common
 import reproduce_performer_error_table as table_lib
 
 from runtime import ledger, verdicts

@@ -14,7 +14,7 @@ import bench_attention_forms as forms
 import bench_attention_lib as lib
 import bench_attention_report as report
 import jax
-import reproduce_performer_common as common
+import reproduce_common as common
 
 from runtime import ledger, verdicts
 

@@ -16,7 +16,7 @@ from collections.abc import Sequence
 import jax
 import jax.numpy as jnp
 import numpy as np
-import reproduce_performer_common as common
+import reproduce_common as common
 
 from performer import attention
 from performer.attention import theory

@@ -8,30 +8,26 @@ r"""Reproduces the experiments of "Sub-Linear Memory: How to Make Performers SLi
 
 memory: memory, time and FLOPs against L and C. precision: errors of gradients
 in chunks. copying, copying_128, text: FULL, chunks and FINE-TUNE on the copy task,
-also in longer windows, and on bytes. constant: a sequence of 131072 positions. switch: from whole sequences to
-chunks half way. Writes rows of the ledger with pictures. `--scale paper` has the
-published sizes, for accelerators, and files of text by path.
+also in longer windows, and on bytes. constant: a sequence of 131072 positions.
+switch: from whole sequences to chunks half way. Writes rows of the ledger with
+pictures. `--scale paper` has the published sizes, for accelerators, and files of
+text by path.
 """
 
-import argparse
 import functools
-import pathlib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
-import reproduce_performer_common as common
+import reproduce_common as common
 import reproduce_slim_constant as constant
 import reproduce_slim_curves as curves
 import reproduce_slim_memory as memory
 import reproduce_slim_precision as precision
 import reproduce_slim_switch as switch
 
-from runtime import ledger
-
-__all__ = ['ROWS', 'main', 'write']
+__all__ = ['ROWS', 'main']
 
 PAPER = '2012.11346'
-Experiment = Callable[[str, Sequence[int]], list[common.Finding]]
-ROWS: dict[str, Experiment] = {
+ROWS: dict[str, common.Experiment] = {
   'memory': memory.memory_rows,
   'precision': precision.precision_rows,
   'copying': curves.copying_rows,
@@ -42,18 +38,9 @@ ROWS: dict[str, Experiment] = {
 }
 
 
-write = functools.partial(common.write, paper=PAPER)
-
-
 def main(arguments: Sequence[str] | None = None) -> None:
   """Runs one experiment."""
-  parser = argparse.ArgumentParser(
-    description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-  )
-  parser.add_argument('row', choices=tuple(ROWS))
-  parser.add_argument('--scale', choices=('tiny', 'paper'), default='tiny')
-  parser.add_argument('--seeds', type=int, default=3)
-  parser.add_argument('--root', type=pathlib.Path, default='docs/results')
+  parser = common.parser(__doc__, ROWS)
   group = parser.add_argument_group('text')
   group.add_argument('--corpus', choices=('sample', 'ptb', 'enwik8'))
   group.add_argument('--train_file')
@@ -68,18 +55,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     experiment = functools.partial(experiment, corpus=corpus)
   elif args.corpus or args.train_file or args.valid_file:
     parser.error(f'files are for the row text, got {args.row}')
-  write(
+  common.publish(
+    args,
     experiment,
-    args.scale,
-    seeds=tuple(range(args.seeds)),
-    root=args.root,
-    command=common.command(
-      'reproduce_slim.py',
-      args,
-      ('scale', 'seeds', 'corpus', 'train_file', 'valid_file'),
-    ),
+    script='reproduce_slim.py',
+    paper=PAPER,
+    options=('corpus', 'train_file', 'valid_file'),
   )
-  print(f'wrote {ledger.write_page(args.root)}')
 
 
 if __name__ == '__main__':

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 
 import bench_slim_forms as forms
 import numpy as np
-import reproduce_performer_common as common
+import reproduce_common as common
 import reproduce_slim_training as training
 
 from performer.data import copying as copying_lib

@@ -17,7 +17,7 @@ import bench_slim_forms as forms
 import bench_slim_runs as runs
 import bench_slim_targets as targets
 import jax
-import reproduce_performer_common as common
+import reproduce_common as common
 
 from runtime import counting, verdicts
 

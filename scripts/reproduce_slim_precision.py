@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 
 import bench_slim_forms as forms
 import numpy as np
-import reproduce_performer_common as common
+import reproduce_common as common
 import reproduce_slim_errors as errors
 import reproduce_slim_precision_pictures as pictures
 

@@ -4,7 +4,7 @@ import pathlib
 from collections.abc import Mapping, Sequence
 
 import numpy as np
-import reproduce_performer_common as common
+import reproduce_common as common
 import reproduce_slim_errors as errors
 
 from performer.slim import drift

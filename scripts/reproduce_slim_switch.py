@@ -9,7 +9,7 @@ from typing import Any
 import bench_slim_forms as forms
 import jax
 import numpy as np
-import reproduce_performer_common as common
+import reproduce_common as common
 import reproduce_slim_curves as curves_lib
 import reproduce_slim_training as training
 

@@ -11,12 +11,10 @@ small Performer. memory: what the compiler plans against r. Writes rows of the
 ledger with pictures. `--scale paper` has the published sizes.
 """
 
-import argparse
 import functools
-import pathlib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
-import reproduce_performer_common as common
+import reproduce_common as common
 import reproduce_ufom_adaptive as adaptive
 import reproduce_ufom_fewshot as fewshot
 import reproduce_ufom_hypercleaning as hypercleaning
@@ -24,13 +22,10 @@ import reproduce_ufom_memory as memory
 import reproduce_ufom_rates as rates
 import reproduce_ufom_synthetic as synthetic
 
-from runtime import ledger
-
 __all__ = ['ROWS', 'main']
 
 PAPER = '2106.02487'
-Experiment = Callable[[str, Sequence[int]], list[common.Finding]]
-ROWS: dict[str, Experiment] = {
+ROWS: dict[str, common.Experiment] = {
   'divergence': synthetic.divergence_rows,
   'q': synthetic.q_rows,
   'adaptive': adaptive.adaptive_rows,
@@ -44,13 +39,7 @@ _FOLDERS = {'mnist': 'hypercleaning', 'glyphs': 'fewshot'}
 
 def main(arguments: Sequence[str] | None = None) -> None:
   """Runs one experiment."""
-  parser = argparse.ArgumentParser(
-    description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-  )
-  parser.add_argument('row', choices=tuple(ROWS))
-  parser.add_argument('--scale', choices=('tiny', 'paper'), default='tiny')
-  parser.add_argument('--seeds', type=int, default=3)
-  parser.add_argument('--root', type=pathlib.Path, default='docs/results')
+  parser = common.parser(__doc__, ROWS)
   parser.add_argument('--mnist', help='folder of scripts/prepare_mnist.py')
   parser.add_argument('--glyphs', help='file of scripts/prepare_glyphs.py')
   args = parser.parse_args(arguments)
@@ -61,17 +50,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
       parser.error(f'--{name} is for the row {row}, got {args.row}')
     if path is not None:
       experiment = functools.partial(experiment, **{name: path})
-  common.write(
+  common.publish(
+    args,
     experiment,
-    args.scale,
+    script='reproduce_ufom.py',
     paper=PAPER,
-    seeds=tuple(range(args.seeds)),
-    root=args.root,
-    command=common.command(
-      'reproduce_ufom.py', args, ('scale', 'seeds', *_FOLDERS)
-    ),
+    options=tuple(_FOLDERS),
   )
-  print(f'wrote {ledger.write_page(args.root)}')
 
 
 if __name__ == '__main__':

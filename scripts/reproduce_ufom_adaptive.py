@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-import reproduce_performer_common as common
+import reproduce_common as common
 from jaxtyping import Array, Float, Integer, Key
 
 from hpo import ufom

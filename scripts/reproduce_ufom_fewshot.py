@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 import optax
-import reproduce_performer_common as common
+import reproduce_common as common
 import reproduce_ufom_training as training_runs
 
 from hpo import ufom

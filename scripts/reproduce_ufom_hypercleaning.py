@@ -6,7 +6,7 @@ import pathlib
 from collections.abc import Mapping, Sequence
 
 import numpy as np
-import reproduce_performer_common as common
+import reproduce_common as common
 import reproduce_ufom_training as training_runs
 
 from hpo import ufom

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 import jax
 import jax.numpy as jnp
 import numpy as np
-import reproduce_performer_common as common
+import reproduce_common as common
 
 from hpo import ufom
 

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 import jax.numpy as jnp
 import numpy as np
 import optax
-import reproduce_performer_common as common
+import reproduce_common as common
 import reproduce_ufom_training as training_runs
 
 from hpo import ufom

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 
 import jax
 import numpy as np
-import reproduce_performer_common as common
+import reproduce_common as common
 
 from hpo import ufom
 from hpo.ufom import synthetic

@@ -26,15 +26,6 @@ def check_rows(found, seeds, folder):
   return {finding.fields['id']: finding.fields for finding in found}
 
 
-def test_a_claim_holds_if_all_its_parts_do(load):
-  combine = load('reproduce_performer_common').combine
-  assert combine(['holds', 'holds']) == 'holds'
-  assert combine(['holds', 'inconclusive']) == 'inconclusive'
-  assert combine(['inconclusive', 'fails', 'holds']) == 'fails'
-  with pytest.raises(ValueError, match='needs a part'):
-    combine([])
-
-
 def test_errors_are_those_of_the_output(load, monkeypatch):
   """One setting by a direct sum over keys, in float64."""
   lib = load('reproduce_performer_error_table')

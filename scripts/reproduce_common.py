@@ -7,7 +7,7 @@ import pathlib
 import platform
 import shlex
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import jax
@@ -16,10 +16,12 @@ from runtime import ledger, provenance, verdicts
 
 __all__ = [
   'COLORS',
+  'Experiment',
   'Finding',
   'combine',
-  'command',
   'new_axes',
+  'parser',
+  'publish',
   'save',
   'write',
 ]
@@ -45,19 +47,67 @@ class Finding:
   draw: Callable[[pathlib.Path], None]
 
 
-def command(script: str, args: argparse.Namespace, names: Sequence[str]) -> str:
-  """What reproduces rows, wherever they are written.
+Experiment = Callable[[str, Sequence[int]], list[Finding]]
+
+
+def parser(
+  description: str, rows: Iterable[str], *, seeds: int | None = 3
+) -> argparse.ArgumentParser:
+  """Of the options that all such scripts have.
 
   Args:
-    script: its file name.
-    args: as parsed; `row` comes first.
-    names: options that are told, if they were given.
+    description: of the script.
+    rows: what it can reproduce.
+    seeds: how many by default; None: as the row needs.
+  """
+  found = argparse.ArgumentParser(
+    description=description,
+    formatter_class=argparse.RawDescriptionHelpFormatter,
+  )
+  found.add_argument('row', choices=tuple(rows))
+  found.add_argument('--scale', choices=('tiny', 'paper'), default='tiny')
+  found.add_argument('--seeds', type=_count, default=seeds)
+  found.add_argument('--root', type=pathlib.Path, default='docs/results')
+  return found
+
+
+def _count(text: str) -> int:
+  number = int(text)
+  if number < 1:
+    raise argparse.ArgumentTypeError(f'must be positive, got {number}')
+  return number
+
+
+def publish(
+  args: argparse.Namespace,
+  experiment: Experiment,
+  *,
+  script: str,
+  paper: str,
+  options: Sequence[str] = (),
+) -> None:
+  """Runs an experiment, writes its rows and the page of all rows.
+
+  Args:
+    args: as parsed.
+    experiment: maps scale and seeds to findings.
+    script: file name of the script.
+    paper: whose rows they are.
+    options: others than scale and seeds that the command names, if given.
   """
   words = ['python', f'scripts/{script}', args.row]
-  for name in names:
+  for name in ('scale', 'seeds', *options):
     if getattr(args, name) is not None:
       words += [f'--{name}', str(getattr(args, name))]
-  return shlex.join(words)
+  write(
+    experiment,
+    args.scale,
+    paper=paper,
+    seeds=tuple(range(args.seeds)),
+    root=args.root,
+    command=shlex.join(words),
+  )
+  print(f'wrote {ledger.write_page(args.root)}')
 
 
 def _hardware() -> str:
@@ -68,7 +118,7 @@ def _hardware() -> str:
 
 
 def write(
-  experiment: Callable[[str, Sequence[int]], list[Finding]],
+  experiment: Experiment,
   scale: str,
   *,
   paper: str,
