@@ -14,7 +14,7 @@ import dataclasses
 import jax
 from jaxtyping import Array, Bool, Float, Int, Key, PyTree
 
-from performer.attention import exact, kernels
+from performer.attention import checks, exact, kernels
 from performer.attention import favor as favor_lib
 from performer.attention import state as state_lib
 
@@ -183,6 +183,8 @@ class Auto:
     """
     if projection is None:
       raise ValueError('auto mode needs a projection (see draw), got None')
+    checks.check_inputs(q, k, v, causal=causal, key_mask=key_mask)
+    self.favor.check_projection(projection, q)
     mechanism = self.choose(q.shape[1], k.shape[1], causal=causal)
     if mechanism is not self.favor:
       projection = None

@@ -90,7 +90,7 @@ def causal_prefix(
 
   O(log l) deep, but it holds a state per position, [l, r, v]: for short
   sequences and for tests. Over the states of devices the same sum is
-  `sequence.causal`.
+  `sequence.before`.
 
   Args:
     form: features; its chunk is not used.

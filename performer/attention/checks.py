@@ -5,6 +5,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 import jax.numpy as jnp
+import numpy as np
 
 from performer.attention import structures
 
@@ -57,12 +58,20 @@ def check_inputs(
   Raises:
     ValueError: naming the shapes or dtypes that disagree.
   """
+  if not isinstance(causal, bool | np.bool_):
+    raise ValueError(f'causal must be True or False, got {causal!r}')
   for name, array in (('q', q), ('k', k), ('v', v)):
     _check_rank(name, array, 4)
     if not jnp.issubdtype(array.dtype, jnp.floating):
       raise ValueError(f'{name} must be floating, got dtype {array.dtype}')
     if 0 in array.shape:
       raise ValueError(f'{name} must not be empty, got shape {array.shape}')
+  dtypes = [array.dtype for array in (q, k, v)]
+  if jnp.float64 in dtypes and len(set(dtypes)) > 1:
+    raise ValueError(
+      'q, k and v must all be float64 or none, got '
+      f'{q.dtype=} {k.dtype=} {v.dtype=}'
+    )
   if k.shape[:3] != v.shape[:3]:
     raise ValueError(
       f'k and v must agree in batch, length and heads, got {k.shape=} {v.shape=}'
@@ -79,8 +88,11 @@ def check_inputs(
     )
   if key_mask is None:
     return
-  if key_mask.dtype != jnp.bool_:
-    raise ValueError(f'key_mask must be boolean, got dtype {key_mask.dtype}')
+  if getattr(key_mask, 'dtype', None) != jnp.bool_:
+    raise ValueError(
+      'key_mask must be a boolean array, got '
+      f'{getattr(key_mask, "dtype", type(key_mask))}'
+    )
   if key_mask.shape != k.shape[:2]:
     raise ValueError(
       'key_mask must be [batch, keys] (full attention matrices cannot be '

@@ -4,10 +4,20 @@ Letters: b batch, l positions, h heads, d width, n chunks; rows: all positions
 of one chunk, b * chunk.
 """
 
+import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool, Float, PyTree
 
-__all__ = ['clean', 'cut', 'cut_mask', 'join', 'rows', 'size', 'stack']
+__all__ = [
+  'clean',
+  'cut',
+  'cut_mask',
+  'join',
+  'rows',
+  'size',
+  'stack',
+  'vary_alike',
+]
 
 
 def size(length: int, chunk: int) -> int:
@@ -71,3 +81,23 @@ def cut_mask(
     key_mask = jnp.ones((1, length), bool)
   mask = jnp.pad(key_mask, ((0, 0), (0, -length % chunk)))
   return mask.reshape(mask.shape[0], -1, chunk).swapaxes(0, 1)
+
+
+def vary_alike(tree: PyTree[Array]) -> PyTree[Array]:
+  """Marks floats as varying over every mesh axis that any of them varies over.
+
+  Inside `jax.shard_map` a loop's carry must vary as its body's result does, and
+  the gradient of what is equal on all devices is a sum over them. The zero that
+  does it is gone after compilation.
+  """
+  floats = [
+    x for x in jax.tree.leaves(tree) if jnp.issubdtype(x.dtype, jnp.floating)
+  ]
+  zero = sum(jnp.full_like(x, 0, jnp.float32, shape=()) for x in floats)
+
+  def vary(x: Array) -> Array:
+    if not jnp.issubdtype(x.dtype, jnp.floating):
+      return x
+    return x + zero.astype(x.dtype)
+
+  return jax.tree.map(vary, tree)

@@ -95,7 +95,9 @@ class Favor(options.Options):
     if spec.structure == 'matrix':
       return draw(key, self.rows)
     if spec.structure == 'general':
-      return structures.General(draw(key, self.rows), jnp.ones(size))
+      return structures.General(
+        draw(key, self.rows), jnp.ones(size, jnp.float32)
+      )
     key_omega, key_second, key_tau = jax.random.split(key, 3)
     second = None if self.mix_shared else draw(key_second, self.rows)
     # Few rows: the structured matrices have nothing to save here.
@@ -177,7 +179,7 @@ class Favor(options.Options):
     causal: bool,
     key_mask: Array | None,
   ) -> Float[Array, 'b lq h v']:
-    self._check_projection(projection, q)
+    self.check_projection(projection, q)
     xla = dataclasses.replace(self, implementation='xla')
 
     def fallback(
@@ -256,7 +258,9 @@ class Favor(options.Options):
     """
     checks.check_inputs(q, q, q, causal=False, key_mask=None)
     form = self._state_form(q, projection)
-    _check_state(state, form, (q.shape[0], q.shape[2], state.S.shape[2]))
+    # Any width of values.
+    width = jnp.shape(getattr(state, 'S', None))[2:3] or (0,)
+    _check_state(state, form, (q.shape[0], q.shape[2], *width))
     return linear.read(form, q, state)
 
   def _state_form(
@@ -391,9 +395,14 @@ class Favor(options.Options):
       renormalize=self.renormalize, signed=signed, scale=scale
     )
 
-  def _check_projection(
+  def check_projection(
     self, projection: structures.Projection | None, q: Array
   ) -> None:
+    """Refuses what `draw` would not return for these queries, [b, l, h, d].
+
+    Raises:
+      ValueError: naming what is missing, superfluous or misshapen.
+    """
     expected = None
     if self.projection:
       expected = (q.shape[2], self.rows, q.shape[3])
@@ -413,7 +422,7 @@ class Favor(options.Options):
     mean_square: Array | None = None,
   ) -> tuple[Array, Array, form_lib.Form]:
     """Returns inputs and form; the reference rule precomputes features."""
-    self._check_projection(projection, q)
+    self.check_projection(projection, q)
     form = self.form(
       projection,
       head_dim=q.shape[3],
@@ -488,8 +497,18 @@ def _check_state(
   """Checks a state against batch, heads and width of the values."""
   if state is None:
     return
-  expected = (*sizes, form.features)
-  if state.S.shape != expected:
-    raise ValueError(
-      f'state must have S of shape {expected}, got {state.S.shape}'
-    )
+  if not isinstance(state, state_lib.State):
+    raise ValueError(f'state must be a State, got {type(state)}')
+  batch, heads, width = sizes
+  count = form.features
+  expected = {
+    'S': (batch, heads, width, count),
+    'z': (batch, heads, count),
+    'c': (batch, heads, count if form.family.PER_FEATURE else 1),
+  }
+  for name, shape in expected.items():
+    got = jnp.shape(getattr(state, name))
+    if got != shape:
+      raise ValueError(
+        f'state must have {name} of shape {shape} for this kernel, got {got}'
+      )

@@ -88,7 +88,7 @@ def summarize(
   keys = (chunks.cut(k, size), chunks.cut(v, size), mask)
   if form.log:
     log_keys, consts = _explicit(form.featurize_keys, keys[0][0], batch)
-    empty = form.empty(v)
+    keys, empty = chunks.vary_alike((keys, form.empty(v)))
     return log_forms.summarize(log_keys, form.dtype, keys, empty, consts)
 
   # The sum itself stays outside the checkpoint: it is linear, so the backward
@@ -125,6 +125,7 @@ def read(
   queries = chunks.cut(q, _block(form, length))
   if form.by_hand:
     log_queries, consts = _log_queries(form, queries, batch)
+    queries, state = chunks.vary_alike((queries, state))
     out = log_forms.read(log_queries, form.dtype, queries, state, consts)
     return chunks.join(out, batch, length)
 
@@ -250,11 +251,12 @@ def _causal_by_hand(
   log_keys, key_consts = _explicit(form.featurize_keys, k[0], batch)
   if state is None:
     state = form.empty(chunks.join(v, batch, length))
+  inputs, state = chunks.vary_alike(((q, k, v, mask), state))
   out, state = log_forms.causal(
     log_queries,
     log_keys,
     form.dtype,
-    (q, k, v, mask),
+    inputs,
     state,
     (query_consts, key_consts),
   )

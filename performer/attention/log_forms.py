@@ -158,7 +158,7 @@ def _read_forward(
 ) -> tuple:
   def step(_: None, q: Array) -> tuple:
     e = log_queries(q, *consts) + state.c[:, :, None]
-    scale = jnp.max(e, axis=-1)
+    scale = jax.lax.stop_gradient(jnp.max(e, axis=-1))
     features = jnp.exp(e - scale[..., None]).astype(dtype)
     numerator = precision.dot('bhir,bhvr->bhiv', features, state.S)
     denominator = precision.dot('bhir,bhr->bhi', features, state.z)
@@ -253,7 +253,8 @@ def _causal_forward(
     b = _masked(log_keys(k, *consts[1]), mask)
     v = chunks.rows(v, batch)
     unit = log_family.reference(state.c, b, mask)
-    top = jnp.max(b, axis=2)
+    # A unit, which cancels: without a derivative, of second order too.
+    top = jax.lax.stop_gradient(jnp.max(b, axis=2))
     fast = jnp.max(top - unit[:, :, 0]) <= log_family.exponent_limit(dtype)
     after, rows = jax.lax.cond(
       fast,
@@ -279,7 +280,7 @@ def _fast_chunk(
 ) -> tuple[state_lib.State, state_lib.Readout]:
   """`log_family.causal_chunk` where no key exceeds the limit."""
   e = a + unit
-  scale = jnp.max(e, axis=-1)
+  scale = jax.lax.stop_gradient(jnp.max(e, axis=-1))
   queries = jnp.exp(e - scale[..., None]).astype(dtype)
   features = jnp.exp(b - unit).astype(dtype)
   weights = precision.dot('bhir,bhjr->bhij', queries, features)

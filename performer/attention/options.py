@@ -171,6 +171,11 @@ def _check_stabilizer(options: Options, kernel: kernels.Kernel) -> None:
       "stabilizer='reference' is defined for softmax kernels with one map of "
       f'a matrix, got {options.kernel=}'
     )
+  if options.stabilizer == 'reference' and not options.renormalize:
+    raise ValueError(
+      "stabilizer='reference' forgets its unit: it has no sums without "
+      f'renormalisation, got {options.renormalize=}'
+    )
   if options.stabilizer == 'none' and not kernel.log:
     raise ValueError(
       "stabilizer='none' is for kernels whose features are exponentials, got "

@@ -93,8 +93,13 @@ def givens(
   if rounds == 0:
     return signs
   # The order of random numbers is a random permutation, in one sort.
-  order = jnp.argsort(jax.random.uniform(key_pairs, (rounds, size)), axis=-1)
-  angles = jax.random.uniform(key_angles, (rounds, half, 1), maxval=2 * math.pi)
+  order = jnp.argsort(
+    jax.random.uniform(key_pairs, (rounds, size), jnp.float32), axis=-1
+  )
+  shape = (rounds, half, 1)
+  angles = jax.random.uniform(
+    key_angles, shape, jnp.float32, maxval=2 * math.pi
+  )
 
   def rotate(q: Array, turn: tuple) -> tuple[Array, None]:
     order, c, s = turn
@@ -104,7 +109,9 @@ def givens(
     return q.at[j].set(s * first + c * second), None
 
   turns = (order, jnp.cos(angles), jnp.sin(angles))
-  return signs * jax.lax.scan(rotate, jnp.eye(size), turns)[0]
+  return (
+    signs * jax.lax.scan(rotate, jnp.eye(size, dtype=jnp.float32), turns)[0]
+  )
 
 
 def hadamard_transform(x: Float[Array, '... p']) -> Float[Array, '... p']:

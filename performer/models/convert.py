@@ -16,6 +16,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from flax import linen as nn
 from flax import nnx
 from jaxtyping import PyTree
 
@@ -50,6 +51,7 @@ def from_linen(params: Params) -> dict[str, Any]:
     ValueError: if the tree has other parts (such as normalised queries), only
       some biases, or shapes that do not fit.
   """
+  params = nn.meta.unbox(params)
   _check_names('attention parameters', params, _PROJECTIONS)
   leaves = {('bias' in params[name]) for name in _PROJECTIONS}
   if len(leaves) > 1:
@@ -164,6 +166,7 @@ def join_transformer(
     raise ValueError('blocks must not be empty')
   checked = []
   for index, block in enumerate(blocks):
+    block = nn.meta.unbox(block)
     _check_names(f'block {index}', block, _BLOCK)
     checked.append(
       {name: dict(block[name]) for name in _BLOCK}
@@ -176,6 +179,9 @@ def join_transformer(
         'blocks must have equal structure to be stacked, '
         f'got block 0: {shapes[0]}, block {index}: {shape}'
       )
+  tokens, positions, ln_out, logits = nn.meta.unbox(
+    (tokens, positions, ln_out, logits)
+  )
   return {
     'tokens': dict(tokens),
     'positions': positions,
@@ -197,6 +203,7 @@ def split_transformer(params: Params) -> tuple[list[PyTree], dict[str, Any]]:
   Raises:
     ValueError: if the tree is not that of a `Transformer`.
   """
+  params = nn.meta.unbox(params)
   _check_names('Transformer parameters', params, ('blocks', *_OUTSIDE))
   stacked = params['blocks']
   count = {leaf.shape[0] for leaf in jax.tree.leaves(stacked)}
@@ -209,7 +216,9 @@ def split_transformer(params: Params) -> tuple[list[PyTree], dict[str, Any]]:
   return blocks, {name: params[name] for name in _OUTSIDE}
 
 
-def _check_names(what: str, tree: Params, names: Sequence[str]) -> None:
+def _check_names(what: str, tree: Any, names: Sequence[str]) -> None:
+  if not isinstance(tree, Mapping):
+    raise ValueError(f'{what} must be a mapping, got {type(tree)}')
   if set(tree) != set(names):
     raise ValueError(
       f'{what} must be {sorted(names)}, got {sorted(tree)} '

@@ -197,7 +197,7 @@ def measured_errors(
   with warnings.catch_warnings():
     # Of signed features: the caller has been told once.
     warnings.simplefilter('ignore', UserWarning)
-    plain = dataclasses.replace(favor, renormalize=False)
+    plain = dataclasses.replace(favor, renormalize=False, stabilizer='online')
   entries = recovery.recover_attention(
     plain, sample.q, sample.k, projection=projection, causal=False
   )

@@ -79,6 +79,7 @@ def bad_denominator_fraction(
   checks.check_inputs(q, k, k, causal=causal, key_mask=key_mask)
   if favor.stabilizer != 'online':
     raise ValueError(f'needs the online rule, got {favor.stabilizer=}')
+  favor.check_projection(projection, q)
   form = dataclasses.replace(
     favor.form(projection, head_dim=q.shape[-1]),
     finish=lambda rows, queries: rows.denominator[..., None],

@@ -130,5 +130,6 @@ def test_contradictions_are_refused(options, message):
 
 def test_projection_is_required_at_every_length():
   q, k, v = twin.inputs(1, l=5)
-  with pytest.raises(ValueError, match='projection'):
-    AUTO(q, k, v, projection=None, causal=False)
+  for wrong in (None, jnp.zeros((3, 99))):
+    with pytest.raises(ValueError, match='projection'):
+      AUTO(q, k, v, projection=wrong, causal=False)

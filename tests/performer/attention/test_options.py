@@ -43,6 +43,7 @@ def refused(message):
     ({'kernel_epsilon': 1e-3}, 'no epsilon.*0.001'),
     ({'kernel': 'relu', 'kernel_epsilon': -1.0}, '>= 0.*-1'),
     ({'kernel': 'relu', 'stabilizer': 'reference'}, "softmax kernels.*'relu'"),
+    ({'stabilizer': 'reference', 'renormalize': False}, 'forgets its unit'),
     ({'kernel': 'relu', 'feature_dtype': 'float16'}, "float16.*'relu'"),
     ({'chunk': 100}, 'power of two.*100'),
     ({'chunk': 64.0}, 'chunk must be an integer, got 64.0'),
@@ -149,6 +150,12 @@ def test_states_that_do_not_fit():
   w = cases.projection(favor)
   with refused(r'state must have S.*\(2, 2, 8, 32\)'):
     favor.extend(q, k, v, projection=w, state=state)
+  # Of another kind of kernel: one constant for all features.
+  state = cases.favor('relu').form(None, head_dim=8).empty(v)
+  with refused(r'state must have c of shape \(2, 2, 16\)'):
+    favor.extend(q, k, v, projection=w, state=state)
+  with refused('state must have c'):
+    favor.read(q, state, projection=w)
   reference = cases.favor(stabilizer='reference')
   with refused('needs all keys'):
     reference.extend(q, k, v, projection=w)

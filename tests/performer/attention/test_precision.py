@@ -87,6 +87,22 @@ def test_features_as_they_are(kernel, causal):
   assert not np.abs(np.asarray(far - right)).max() < 0.1
 
 
+@pytest.mark.parametrize(
+  ('kernel', 'options'),
+  [('softmax_pos', {'ortho': 'gorf'}), ('softmax_general', {})],
+)
+def test_float32_stays_float32_where_float64_is_enabled(kernel, options):
+  favor = cases.favor(kernel, **options)
+  q, k, v = twin.inputs(23, l=9)
+  with jax.enable_x64(True):
+    w = cases.projection(favor)
+    assert {x.dtype.name for x in jax.tree.leaves(w)} == {'float32'}
+    out = cases.attend(favor, q, k, v, w, causal=True)
+    assert out.dtype == jnp.float32
+    with pytest.raises(ValueError, match='all be float64 or none'):
+      favor(q.astype(jnp.float64), k, v, projection=w, causal=True)
+
+
 def test_features_as_they_are_have_options_of_their_own():
   with pytest.raises(ValueError, match=r"exponentials, got.*'relu'"):
     attention.Favor(kernel='relu', stabilizer='none')

@@ -102,3 +102,49 @@ def sizes(jaxpr):
     for inner in jax.extend.core.jaxprs_in_params(equation.params):
       total += sizes(inner)
   return total
+
+
+@pytest.mark.parametrize('causal', [False, True])
+def test_gradients_where_shards_are_checked(mesh, causal):
+  """By default `shard_map` follows what varies over the axis."""
+  favor = cases.favor()
+  w = cases.projection(favor)
+  q, k, v = twin.inputs(4, l=LENGTH)
+  split = P(None, 'sequence')
+  attend = jax.shard_map(
+    lambda q, k, v, w: sequence.attend(
+      favor, q, k, v, projection=w, causal=causal, axis_name='sequence'
+    ),
+    mesh=mesh,
+    in_specs=(split, split, split, P()),
+    out_specs=split,
+  )
+  check_gradients(favor, attend, q, k, v, w, causal=causal)
+
+
+def test_gradients_of_keys_that_every_device_has(mesh):
+  favor = cases.favor()
+  w = cases.projection(favor)
+  q, k, v = twin.inputs(5, l=LENGTH)
+  split = P(None, 'sequence')
+  attend = jax.shard_map(
+    lambda q, k, v, w: favor(q, k, v, projection=w, causal=False),
+    mesh=mesh,
+    in_specs=(split, P(), P(), P()),
+    out_specs=split,
+  )
+  check_gradients(favor, attend, q, k, v, w, causal=False)
+
+
+def check_gradients(favor, attend, *inputs, causal):
+  """Those of q, k, v and W are those of one device."""
+
+  def one(q, k, v, w):
+    return favor(q, k, v, projection=w, causal=causal)
+
+  def grads(function):
+    loss = lambda *x: jnp.sin(function(*x)).sum()
+    return jax.jit(jax.grad(loss, (0, 1, 2, 3)))(*inputs)
+
+  for mine, other in zip(grads(attend), grads(one), strict=True):
+    np.testing.assert_allclose(mine, other, atol=1e-5 * np.abs(other).max())

@@ -269,6 +269,15 @@ def test_nnx_module_converts_both_ways(use_bias):
     convert.to_nnx(convert.from_linen(flax_params(not use_bias)[1]), target)
 
 
+def test_parameters_as_init_returns_them():
+  """They are boxed with the names of their axes."""
+  module, x = our_module(True), twin.normal(2, 2, LENGTH, E)
+  boxed = module.init(jax.random.key(0), x, projection=None)['params']
+  assert_same_bits(convert.to_linen(boxed), dict(nn.meta.unbox(boxed)))
+  with pytest.raises(ValueError, match='must be a mapping'):
+    convert.to_linen({name: [0] for name in boxed})
+
+
 def test_what_would_change_the_function_is_refused():
   _, params, x = flax_params(True)
   normed = nn.MultiHeadDotProductAttention(H, normalize_qk=True)
