@@ -87,9 +87,12 @@ def evaluate(
     The first e episodes of every lane.
 
   Raises:
-    ValueError: if episodes < 1.
+    ValueError: if episodes < 1, or more than one is asked of lanes that do not
+      reset themselves.
   """
   _check(episodes)
+  if episodes > 1 and not getattr(env, 'auto_reset', True):
+    raise ValueError(f'lanes must reset themselves, got {episodes=} of {env}')
   key, reset_key = jax.random.split(key)
   none = jnp.zeros((env.num_lanes, episodes))
   first = _Carry(

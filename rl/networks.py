@@ -13,6 +13,8 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Bool, Float, Key, Shaped
 
+from rl import orthonormal
+
 __all__ = [
   'GRU',
   'MLP',
@@ -31,10 +33,7 @@ Activation = Callable[[Array], Array]
 def orthogonal(gain: float) -> nn.initializers.Initializer:
   """Draws `gain` times orthonormal columns, or rows if these are fewer.
 
-  By Gram-Schmidt, twice over, of a normal matrix: uniform over all such ones,
-  without sign correction. Not by LAPACK, whose batched QR waits for ever in
-  jaxlib 0.10.2 where two of them run at once on two cores, as they do in the
-  compiled initialisation of several agents.
+  Uniform over all such ones.
 
   Args:
     gain: length of each column or row.
@@ -48,15 +47,7 @@ def orthogonal(gain: float) -> nn.initializers.Initializer:
   ) -> Array:
     rows, columns = math.prod(shape[:-1]), shape[-1]
     tall = max(rows, columns), min(rows, columns)
-    drawn = jax.random.normal(key, tall)
-
-    def step(index: Array, found: Array) -> Array:
-      column = drawn[:, index]
-      for _ in range(2):
-        column -= found @ (column @ found)
-      return found.at[:, index].set(column / jnp.linalg.norm(column))
-
-    found = jax.lax.fori_loop(0, tall[1], step, jnp.zeros(tall))
+    found = orthonormal.orthonormal_columns(jax.random.normal(key, tall))
     found = found if rows >= columns else found.T
     return (gain * found).reshape(shape).astype(dtype)
 

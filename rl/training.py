@@ -140,8 +140,8 @@ class AgentTrainer:
       They then act with the parameters of the iteration before, always.
 
   Raises:
-    ValueError: if a number is not positive, or simulators are asked for what
-      needs JAX environments.
+    ValueError: if a number is not positive, lanes do not reset themselves, or
+      simulators are asked for what needs JAX environments.
   """
 
   algorithm: learner_lib.Algorithm
@@ -161,6 +161,9 @@ class AgentTrainer:
     for name in ('eval_episodes', 'num_agents', 'iterations_per_step'):
       if getattr(self, name) < 1:
         raise ValueError(f'{name} must be positive, got {getattr(self, name)}')
+    for name, env in self._all_envs().items():
+      if not getattr(env, 'auto_reset', True):
+        raise ValueError(f'lanes must reset themselves, got {name}: {env}')
     batched = self.num_agents > 1 or self.iterations_per_step > 1
     hosts = [n for n, e in self._all_envs().items() if not e.pure]
     if batched and hosts:

@@ -79,5 +79,7 @@ def make(
   Raises:
     ImportError: if brax is not installed, naming the extra.
   """
-  env = optional.load('brax.envs').get_environment(name, **options)
+  env = optional.load('brax.envs', extra='brax').get_environment(
+    name, **options
+  )
   return BraxEnvironment(env, max_steps)

@@ -21,6 +21,7 @@ def load(name: str, *, extra: str = 'rl') -> ModuleType:
   except ModuleNotFoundError as error:
     if error.name is None or error.name.split('.')[0] != name.split('.')[0]:
       raise
+    package = name.split('.')[0]
     raise ImportError(
-      f"{name} is not installed; run pip install 'attune[{extra}]'"
+      f"{package} is not installed; run pip install 'attune[{extra}]'"
     ) from error

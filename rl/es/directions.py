@@ -29,6 +29,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key
 
+from rl import orthonormal
+
 __all__ = [
   'KINDS',
   'NORMS',
@@ -106,7 +108,7 @@ def orthonormal_basis(vectors: Float[Array, 'k d']) -> Float[Array, 'd k']:
   count, size = vectors.shape
   if count > size:
     raise ValueError(f'k must be at most d, got k={count} d={size}')
-  return jnp.linalg.qr(vectors.astype(jnp.float32).T)[0]
+  return orthonormal.orthonormal_columns(vectors.astype(jnp.float32).T)
 
 
 def _gaussian(key: Key[Array, ''], index: Array, size: int) -> Array:
@@ -135,10 +137,7 @@ def _orthogonal(
 ) -> Array:
   """One block, [b, d]."""
   gaussian = jax.random.normal(jax.random.fold_in(key, block), (size, width))
-  q, r = jnp.linalg.qr(gaussian)
-  # QR fixes the signs of R, so a raw Q prefers a direction. jnp.sign would
-  # erase a row where R has a zero.
-  q = (q * jnp.where(jnp.diagonal(r) < 0, -1.0, 1.0)).T
+  q = orthonormal.orthonormal_columns(gaussian).T
   if norm == 'sqrt_d':
     return q * size**0.5
   # Q does not change when columns are scaled, and the norm of a Gaussian vector
@@ -161,7 +160,8 @@ def _orthogonal_rows(
     block = _orthogonal(key, first, size, width, norm)
     return jax.lax.dynamic_slice_in_dim(block, start % width, count)
   blocks = first + jnp.arange(count // width)
-  drawn = jax.vmap(lambda i: _orthogonal(key, i, size, width, norm))(blocks)
+  # One by one: a batch could round otherwise than a single block.
+  drawn = jax.lax.map(lambda i: _orthogonal(key, i, size, width, norm), blocks)
   return drawn.reshape(count, size)
 
 

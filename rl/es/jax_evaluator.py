@@ -27,8 +27,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Key, PyTree
 
 from rl import normalizer as normalizer_lib
+from rl.envs import checks, protocol
 from rl.envs import lanes as lanes_lib
-from rl.envs import protocol
 from rl.es import evaluator as evaluator_lib
 from rl.es import policies
 
@@ -94,7 +94,8 @@ class JaxEvaluator:
     cache_bytes: size of a block's parameters.
 
   Raises:
-    ValueError: if a number is not positive or b is not a power of two.
+    ValueError: if a number is not positive, b is not a power of two or env has
+      lanes.
   """
 
   env: protocol.Environment
@@ -112,6 +113,11 @@ class JaxEvaluator:
       value = getattr(self, name)
       if value is not None and value <= 0:
         raise ValueError(f'{name} must be positive, got {value}')
+    if hasattr(self.env, 'num_lanes'):
+      raise ValueError(
+        'env must be a single JAX environment; lanes and simulators need '
+        f'backends.Lanes or VectorEvaluator, got {type(self.env).__name__}'
+      )
     if self.block and self.block & (self.block - 1):
       raise ValueError(f'block must be a power of two, got {self.block}')
 
@@ -234,7 +240,7 @@ class JaxEvaluator:
     """Of one block, [e, s, b]; those not included end before they start."""
     sides, size, _ = thetas.shape
     params = jax.vmap(self.policy.unravel)(thetas.reshape(sides * size, -1))
-    limit = self.env.max_steps if self.max_steps is None else self.max_steps
+    limit = min(self.env.max_steps, self.max_steps or self.env.max_steps)
 
     def episode(index: Array) -> tuple:
       first, episode_keys = self._start(
@@ -295,23 +301,33 @@ class JaxEvaluator:
     normalizer: normalizer_lib.Statistics | None,
     carry: _Carry,
   ) -> _Carry:
-    """One step of all lanes; those that ended go on and do not count."""
+    """One step of all lanes; those that ended go on and do not count.
+
+    Actions are made to fit their space; one that is not finite ends its episode
+    with a return of NaN.
+    """
     seen = carry.observation
     if normalizer is not None:
       seen = normalizer_lib.normalize(normalizer, seen, clip=self.clip)
     memory, action = jax.vmap(self.policy.act)(params, carry.memory, seen)
+    finite = jnp.isfinite(action.astype(jnp.float32))
+    counted = carry.alive & finite.reshape(finite.shape[0], -1).all(axis=1)
+    action = checks.sanitize_action(self.env.action_space, action)
     draw = jax.vmap(lambda key: lanes_lib.step_key(key, carry.time))
     state, step = jax.vmap(self.env.step)(carry.state, action, draw(keys))
     statistics = carry.statistics
     if statistics is not None:
-      statistics = normalizer_lib.add(statistics, step.observation, carry.alive)
+      statistics = normalizer_lib.add(statistics, step.observation, counted)
+    lost = carry.alive & ~counted
     return _Carry(
       time=carry.time + 1,
       state=state,
       observation=step.observation,
       memory=memory,
-      alive=carry.alive & ~step.terminated,
-      returns=carry.returns + jnp.where(carry.alive, step.reward, 0),
-      lengths=carry.lengths + carry.alive,
+      alive=counted & ~step.terminated,
+      returns=jnp.where(
+        lost, jnp.nan, carry.returns + jnp.where(counted, step.reward, 0)
+      ),
+      lengths=carry.lengths + counted,
       statistics=statistics,
     )

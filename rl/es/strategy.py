@@ -81,7 +81,7 @@ class ESConfig:
         'num_pairs must be positive and center_evaluations not negative, got '
         f'{self.num_pairs=} {self.center_evaluations=}'
       )
-    if not callable(self.sigma) and self.sigma <= 0:
+    if not callable(self.sigma) and not self.sigma > 0:
       raise ValueError(f'sigma must be positive, got {self.sigma}')
     if self.estimator.needs_center and not self.center_evaluations:
       raise ValueError(

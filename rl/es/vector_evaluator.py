@@ -125,6 +125,11 @@ class VectorEvaluator:
       value = getattr(self, name)
       if value is not None and value <= 0:
         raise ValueError(f'{name} must be positive, got {value}')
+    if not hasattr(self.env, 'num_lanes'):
+      raise ValueError(
+        'env must have lanes; a single JAX environment needs JaxEvaluator, '
+        f'got {type(self.env).__name__}'
+      )
 
   @property
   def observation_shape(self) -> tuple[int, ...]:

@@ -260,6 +260,7 @@ class PPOLearner:
       scales, reward = rewards.scale(
         state.rewards,
         reward,
+        first=trajectory.first[0],
         ended=trajectory.terminated | trajectory.truncated,
         valid=trajectory.valid,
         discount=chosen.discount if discount is None else discount,

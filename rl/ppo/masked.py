@@ -45,6 +45,10 @@ def statistics(
   """
   weight = weight.reshape(*weight.shape, *[1] * (x.ndim - 2))
   count = weight.sum()
-  centre = jnp.sum(x * weight, (0, 1)) / jnp.maximum(count, 1)
+  # Around one that counts: what is constant has a deviation of 0 then.
+  flat = x.reshape(-1, *x.shape[2:])
+  some = flat[jnp.argmax(weight.reshape(-1))]
+  mean = jnp.sum((x - some) * weight, (0, 1)) / jnp.maximum(count, 1)
+  centre = jnp.where(count > 0, some + mean, 0)
   m2 = jnp.sum(weight * (x - centre) ** 2, (0, 1))
   return normalizer.Statistics(count, centre, m2)

@@ -33,6 +33,7 @@ def scale(
   state: RewardState,
   reward: Float[Array, 'T n'],
   *,
+  first: Bool[Array, ' n'],
   ended: Bool[Array, 'T n'],
   valid: Bool[Array, 'T n'],
   discount: float,
@@ -46,6 +47,8 @@ def scale(
   Args:
     state: before.
     reward: of the steps.
+    first: whether an episode begins with the first step, as all do where
+      simulators were started anew.
     ended: whether an episode ended with the step.
     valid: False where nothing was done.
     discount: of R; the agent's own, unless there is a reason.
@@ -64,7 +67,7 @@ def scale(
     return jnp.where(ended, 0, total), total
 
   running, totals = jax.lax.scan(
-    step, state.running, (reward, ended, valid), unroll=16
+    step, jnp.where(first, 0, state.running), (reward, ended, valid), unroll=16
   )
   seen = masked.statistics(totals, valid.astype(totals.dtype))
   statistics = normalizer.merge(state.statistics, seen)

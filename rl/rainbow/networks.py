@@ -7,6 +7,8 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float, Shaped
 
+from rl import networks
+
 __all__ = ['NOISE', 'Distributions', 'NoisyDense', 'dueling']
 
 # The name under which `apply` takes the key of noisy layers.
@@ -90,7 +92,7 @@ class Distributions(nn.Module):
     self, observation: Shaped[Array, 'b ...']
   ) -> Float[Array, 'b a z']:
     """Logits of the distribution after every action."""
-    features = observation.reshape(observation.shape[0], -1)
+    features = networks.to_float(observation).reshape(len(observation), -1)
     if self.encoder is not None:
       features = self.encoder(observation)
     logits = self._stream('advantage', features, self.num_actions)

@@ -4,6 +4,8 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float, Shaped
 
+from rl import networks
+
 __all__ = ['Critic', 'Policy']
 
 # Of log_std: the bounds of the authors' code.
@@ -28,7 +30,7 @@ def _features(
 ) -> Float[Array, 'b d']:
   if encoder is not None:
     return encoder(observation)
-  return observation.reshape(observation.shape[0], -1)
+  return networks.to_float(observation).reshape(len(observation), -1)
 
 
 class Policy(nn.Module):

@@ -7,6 +7,8 @@ import pytest
 from flax import linen as nn
 
 from rl import networks
+from rl.rainbow import networks as rainbow_networks
+from rl.sac import networks as sac_networks
 
 KEY = jax.random.key(3)
 
@@ -52,6 +54,24 @@ def test_pixels_are_divided_by_255(module, shape, width):
   )
   unscaled = module.apply(params, jnp.asarray(255 * scaled))
   assert np.abs(features - unscaled).max() > 1e-2
+
+
+@pytest.mark.parametrize(
+  'module',
+  [
+    rainbow_networks.Distributions(None, 3, 2, hidden=(4,)),
+    sac_networks.Policy(2, hidden=(4,)),
+  ],
+)
+def test_pixels_without_an_encoder_are_too(module):
+  x = jax.random.randint(KEY, (5, 4, 3), 0, 256).astype(jnp.uint8)
+  params = module.init(KEY, x)
+  for mine, other in zip(
+    jax.tree.leaves(module.apply(params, x)),
+    jax.tree.leaves(module.apply(params, x / 255)),
+    strict=True,
+  ):
+    np.testing.assert_allclose(mine, other, rtol=1e-5, atol=1e-6)
 
 
 def test_mlp_is_dense_layers_from_orthogonal_kernels():

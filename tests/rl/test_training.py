@@ -162,6 +162,9 @@ def test_what_does_not_fit_is_refused():
     _trainer(2, host=True)
   with pytest.raises(ValueError, match='eval_episodes must be positive'):
     _trainer(eval_episodes=0)
+  waiting = lanes.Lanes(ENV, 2, auto_reset=False)
+  with pytest.raises(ValueError, match='must reset themselves, got training'):
+    training.AgentTrainer(agent_cases.Counting(), waiting)
   other = lanes.Lanes(pendulum.Pendulum(), 2)
   trainer = training.AgentTrainer(
     agent_cases.Counting(), lanes.Lanes(ENV, 2), {'test': other}

@@ -312,14 +312,14 @@ def test_brax():
 
 
 @pytest.mark.parametrize(
-  ('make', 'module'),
+  ('make', 'module', 'extra'),
   [
-    (lambda: gymnax_env.make('CartPole-v1'), 'gymnax'),
-    (lambda: brax_env.make('ant'), 'brax'),
-    (lambda: gymnasium_env.make('CartPole-v1', 2), 'gymnasium'),
+    (lambda: gymnax_env.make('CartPole-v1'), 'gymnax', 'rl'),
+    (lambda: brax_env.make('ant'), 'brax', 'brax'),
+    (lambda: gymnasium_env.make('CartPole-v1', 2), 'gymnasium', 'rl'),
   ],
 )
-def test_missing_library_names_the_extra(monkeypatch, make, module):
+def test_missing_library_names_the_extra(monkeypatch, make, module, extra):
   for name in [m for m in sys.modules if m.split('.')[0] == module]:
     monkeypatch.delitem(sys.modules, name)
   monkeypatch.setattr(sys, 'path', [])
@@ -327,7 +327,7 @@ def test_missing_library_names_the_extra(monkeypatch, make, module):
   monkeypatch.setattr(
     sys, 'meta_path', [f for f in sys.meta_path if _is_builtin(f)]
   )
-  with pytest.raises(ImportError, match=r"pip install 'attune\[rl\]'"):
+  with pytest.raises(ImportError, match=rf"pip install 'attune\[{extra}\]'"):
     make()
 
 

@@ -34,11 +34,30 @@ def _reference(reward, ended, valid, discount, clip, seen=None, running=None):
   return np.clip(reward / np.std(seen), -clip, clip)
 
 
-def _scaled(state, steps, discount=0.97, clip=1.5):
+def _scaled(state, steps, discount=0.97, clip=1.5, first=None):
   reward, ended, valid = map(jnp.asarray, steps)
   return SCALE(
-    state, reward, ended=ended, valid=valid, discount=discount, clip=clip
+    state,
+    reward,
+    first=jnp.zeros(3, bool) if first is None else first,
+    ended=ended,
+    valid=valid,
+    discount=discount,
+    clip=clip,
   )
+
+
+def test_sums_begin_anew_where_simulators_were_restarted():
+  steps = _steps(np.random.default_rng())
+  first = jnp.array([True, False, True])
+  before = rewards.init(3)._replace(running=jnp.array([100.0, 50.0, -20.0]))
+  begun = before._replace(running=jnp.array([0.0, 50.0, 0.0]))
+  for got, want in zip(
+    jax.tree.leaves(_scaled(before, steps, first=first)),
+    jax.tree.leaves(_scaled(begun, steps)),
+    strict=True,
+  ):
+    np.testing.assert_array_equal(got, want)
 
 
 def test_two_trajectories_continue_each_other():
