@@ -16,7 +16,7 @@ __all__ = [
   'rows',
   'size',
   'stack',
-  'vary_alike',
+  'vary_like',
 ]
 
 
@@ -83,21 +83,11 @@ def cut_mask(
   return mask.reshape(mask.shape[0], -1, chunk).swapaxes(0, 1)
 
 
-def vary_alike(tree: PyTree[Array]) -> PyTree[Array]:
-  """Marks floats as varying over every mesh axis that any of them varies over.
+def vary_like(tree: PyTree[Array], x: Float[Array, '...']) -> PyTree[Array]:
+  """Marks floats as varying over the mesh axes that x varies over.
 
   Inside `jax.shard_map` a loop's carry must vary as its body's result does, and
-  the gradient of what is equal on all devices is a sum over them. The zero that
-  does it is gone after compilation.
+  the gradient of what is equal on all devices is a sum over them.
   """
-  floats = [
-    x for x in jax.tree.leaves(tree) if jnp.issubdtype(x.dtype, jnp.floating)
-  ]
-  zero = sum(jnp.full_like(x, 0, jnp.float32, shape=()) for x in floats)
-
-  def vary(x: Array) -> Array:
-    if not jnp.issubdtype(x.dtype, jnp.floating):
-      return x
-    return x + zero.astype(x.dtype)
-
-  return jax.tree.map(vary, tree)
+  zero = jnp.full_like(x, 0, shape=())
+  return jax.tree.map(lambda leaf: leaf + zero.astype(leaf.dtype), tree)

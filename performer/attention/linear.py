@@ -88,7 +88,7 @@ def summarize(
   keys = (chunks.cut(k, size), chunks.cut(v, size), mask)
   if form.log:
     log_keys, consts = _explicit(form.featurize_keys, keys[0][0], batch)
-    keys, empty = chunks.vary_alike((keys, form.empty(v)))
+    empty = form.empty(v)
     return log_forms.summarize(log_keys, form.dtype, keys, empty, consts)
 
   # The sum itself stays outside the checkpoint: it is linear, so the backward
@@ -125,7 +125,7 @@ def read(
   queries = chunks.cut(q, _block(form, length))
   if form.by_hand:
     log_queries, consts = _log_queries(form, queries, batch)
-    queries, state = chunks.vary_alike((queries, state))
+    state = chunks.vary_like(state, q)
     out = log_forms.read(log_queries, form.dtype, queries, state, consts)
     return chunks.join(out, batch, length)
 
@@ -251,13 +251,12 @@ def _causal_by_hand(
   log_keys, key_consts = _explicit(form.featurize_keys, k[0], batch)
   if state is None:
     state = form.empty(chunks.join(v, batch, length))
-  inputs, state = chunks.vary_alike(((q, k, v, mask), state))
   out, state = log_forms.causal(
     log_queries,
     log_keys,
     form.dtype,
-    inputs,
-    state,
+    (q, k, v, mask),
+    chunks.vary_like(state, q),
     (query_consts, key_consts),
   )
   return chunks.join(out, batch, length), state
