@@ -14,7 +14,7 @@ from jaxtyping import Array, Float, Int, Key, PyTree
 
 from rl import learner as learner_lib
 from rl import rollout
-from rl.envs import protocol, spaces
+from rl.envs import checks, protocol, spaces
 
 __all__ = ['Episodes', 'RandomPlayer', 'evaluate', 'evaluate_on_host']
 
@@ -90,9 +90,7 @@ def evaluate(
     ValueError: if episodes < 1, or more than one is asked of lanes that do not
       reset themselves.
   """
-  _check(episodes)
-  if episodes > 1 and not getattr(env, 'auto_reset', True):
-    raise ValueError(f'lanes must reset themselves, got {episodes=} of {env}')
+  _check(env, episodes)
   key, reset_key = jax.random.split(key)
   none = jnp.zeros((env.num_lanes, episodes))
   first = _Carry(
@@ -120,9 +118,11 @@ def evaluate(
   return jax.lax.while_loop(going, step, first).found
 
 
-def _check(episodes: int) -> None:
+def _check(env: protocol.VectorEnvironment, episodes: int) -> None:
   if episodes < 1:
     raise ValueError(f'episodes must be positive, got {episodes=}')
+  if episodes > 1:
+    checks.check_resets(env)
 
 
 def _chosen(
@@ -159,7 +159,7 @@ def evaluate_on_host(
   episodes: int = 1,
 ) -> Episodes:
   """As `evaluate`, in simulators; NumPy arrays."""
-  _check(episodes)
+  _check(env, episodes)
   act = _jitted(learner)
   key, reset_key = jax.random.split(key)
   stage = rollout.start(env, learner, reset_key)

@@ -23,7 +23,7 @@ from jaxtyping import Array, Float, Key, PyTree
 from rl import actors, evaluation, rollout
 from rl import film as film_lib
 from rl import learner as learner_lib
-from rl.envs import protocol
+from rl.envs import checks, protocol
 from runtime import loop as loop_lib
 from runtime import mesh as mesh_lib
 from runtime import metrics as metrics_lib
@@ -161,9 +161,8 @@ class AgentTrainer:
     for name in ('eval_episodes', 'num_agents', 'iterations_per_step'):
       if getattr(self, name) < 1:
         raise ValueError(f'{name} must be positive, got {getattr(self, name)}')
-    for name, env in self._all_envs().items():
-      if not getattr(env, 'auto_reset', True):
-        raise ValueError(f'lanes must reset themselves, got {name}: {env}')
+    for env in self._all_envs().values():
+      checks.check_resets(env)
     batched = self.num_agents > 1 or self.iterations_per_step > 1
     hosts = [n for n, e in self._all_envs().items() if not e.pure]
     if batched and hosts:

@@ -135,7 +135,7 @@ _TINY = {
     generations=80, pairs=32, rates=(0.05,), constrain_io=False,
   ),
   # A readout of zero: no policy begins at a bound of the actions, where the
-  # swimmer's returns are flat, as a fifth of them do by orthonormal heads.
+  # swimmer's returns are flat. By orthonormal heads up to a quarter of them are.
   'swimmer': Setting(
     'swimmer',
     lambda: envpool_env.EnvPoolVector(

@@ -16,7 +16,7 @@ from jaxtyping import Array, Shaped
 
 from rl.envs import spaces
 
-__all__ = ['check_action', 'check_keys', 'sanitize_action']
+__all__ = ['check_action', 'check_keys', 'check_resets', 'sanitize_action']
 
 
 def check_action(
@@ -100,3 +100,13 @@ def check_keys(keys: Any, num_lanes: int) -> None:
       f'keys must be jax.random.key values of shape {(num_lanes,)}, '
       f'got {jnp.shape(keys)} {getattr(keys, "dtype", type(keys))}'
     )
+
+
+def check_resets(env: Any) -> None:
+  """Rejects lanes that wait where an episode ended.
+
+  Raises:
+    ValueError: naming them.
+  """
+  if not getattr(env, 'auto_reset', True):
+    raise ValueError(f'env must reset itself, got {env}')

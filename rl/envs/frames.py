@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Key, PyTree, Shaped
 
-from rl.envs import lanes, protocol, spaces
+from rl.envs import checks, lanes, protocol, spaces
 
 __all__ = ['Downscaled', 'Stacked', 'StackedState']
 
@@ -124,8 +124,7 @@ class Stacked(_Wrapper):
     _check_pictures(space)
     if count < 1:
       raise ValueError(f'count must be positive, got {count=}')
-    if not getattr(env, 'auto_reset', True):
-      raise ValueError(f'env must reset itself, got {env}')
+    checks.check_resets(env)
     self.count = count
     *sides, channels = space.shape
     low, high = (_tiled(bound, count) for bound in space.bounds)

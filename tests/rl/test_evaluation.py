@@ -76,3 +76,14 @@ def test_hosts_count_as_jax_does():
 def test_no_episodes_are_refused():
   with pytest.raises(ValueError, match=r'episodes=0'):
     _run(False, 0, 2)
+
+
+def test_lanes_that_wait_have_one_episode_only():
+  """Asked for more, the loop would never end."""
+  vector = lanes.Lanes(Geometric(), 2, auto_reset=False)
+  player = evaluation.RandomPlayer(vector.action_space)
+  key = jax.random.key(0)
+  found = evaluation.evaluate(vector, player, (), key, episodes=1)
+  assert found.lengths.shape == (2, 1)
+  with pytest.raises(ValueError, match='must reset itself'):
+    evaluation.evaluate(vector, player, (), key, episodes=2)

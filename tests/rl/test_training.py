@@ -163,7 +163,7 @@ def test_what_does_not_fit_is_refused():
   with pytest.raises(ValueError, match='eval_episodes must be positive'):
     _trainer(eval_episodes=0)
   waiting = lanes.Lanes(ENV, 2, auto_reset=False)
-  with pytest.raises(ValueError, match='must reset themselves, got training'):
+  with pytest.raises(ValueError, match='must reset itself'):
     training.AgentTrainer(agent_cases.Counting(), waiting)
   other = lanes.Lanes(pendulum.Pendulum(), 2)
   trainer = training.AgentTrainer(
