@@ -1,12 +1,13 @@
 """Trace-time checks shared by every attention function."""
 
 import difflib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
 
+from performer.attention import state as state_lib
 from performer.attention import structures
 
 __all__ = [
@@ -14,6 +15,7 @@ __all__ = [
   'check_inputs',
   'check_projection',
   'check_segments',
+  'check_state',
 ]
 
 
@@ -214,3 +216,27 @@ def check_segments(q: Any, k: Any, segment_ids: Any | None) -> None:
       'segment_ids must be [batch, length] of queries and keys alike, got '
       f'{segment_ids.shape=} {q.shape=} {k.shape=}'
     )
+
+
+def check_state(
+  state: Any | None, expected: Mapping[str, tuple[int, ...]]
+) -> None:
+  """Checks the sums that a call continues from.
+
+  Args:
+    state: None or a `state.State`.
+    expected: shapes of its arrays by name.
+
+  Raises:
+    ValueError: naming the array and the shapes.
+  """
+  if state is None:
+    return
+  if not isinstance(state, state_lib.State):
+    raise ValueError(f'state must be a State, got {type(state)}')
+  for name, shape in expected.items():
+    got = jnp.shape(getattr(state, name))
+    if got != shape:
+      raise ValueError(
+        f'state must have {name} of shape {shape} for this kernel, got {got}'
+      )

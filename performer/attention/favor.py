@@ -260,7 +260,8 @@ class Favor(options.Options):
     form = self._state_form(q, projection)
     # Any width of values.
     width = jnp.shape(getattr(state, 'S', None))[2:3] or (0,)
-    _check_state(state, form, (q.shape[0], q.shape[2], *width))
+    sizes = (q.shape[0], q.shape[2], *width)
+    checks.check_state(state, form.state_shapes(sizes))
     return linear.read(form, q, state)
 
   def _state_form(
@@ -302,7 +303,7 @@ class Favor(options.Options):
     """
     checks.check_inputs(q, k, v, causal=True, key_mask=key_mask)
     form = self._state_form(q, projection)
-    _check_state(state, form, (v.shape[0], *v.shape[2:]))
+    checks.check_state(state, form.state_shapes((v.shape[0], *v.shape[2:])))
     out, state = linear.causal(form, q, k, v, key_mask=key_mask, state=state)
     return out.astype(v.dtype), state
 
@@ -487,28 +488,3 @@ def favor_attention(
   features = projection.shape[-2] * kernels.get(kernel).copies
   favor = Favor(kernel=kernel, features=features, chunk=chunk)
   return favor(q, k, v, projection=projection, causal=causal, key_mask=key_mask)
-
-
-def _check_state(
-  state: state_lib.State | None,
-  form: form_lib.Form,
-  sizes: tuple[int, int, int],
-) -> None:
-  """Checks a state against batch, heads and width of the values."""
-  if state is None:
-    return
-  if not isinstance(state, state_lib.State):
-    raise ValueError(f'state must be a State, got {type(state)}')
-  batch, heads, width = sizes
-  count = form.features
-  expected = {
-    'S': (batch, heads, width, count),
-    'z': (batch, heads, count),
-    'c': (batch, heads, count if form.family.PER_FEATURE else 1),
-  }
-  for name, shape in expected.items():
-    got = jnp.shape(getattr(state, name))
-    if got != shape:
-      raise ValueError(
-        f'state must have {name} of shape {shape} for this kernel, got {got}'
-      )

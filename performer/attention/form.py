@@ -72,6 +72,18 @@ class Form:
     """Whether `log_forms` has a backward pass for it."""
     return self.log and self.finish is ratio
 
+  def state_shapes(
+    self, sizes: tuple[int, int, int]
+  ) -> dict[str, tuple[int, ...]]:
+    """Shapes of S, z and c for batch, heads and width of the values."""
+    batch, heads, width = sizes
+    constants = self.features if self.family.PER_FEATURE else 1
+    return {
+      'S': (batch, heads, width, self.features),
+      'z': (batch, heads, self.features),
+      'c': (batch, heads, constants),
+    }
+
   def empty(self, v: Float[Array, 'b l h v']) -> state_lib.State:
     """The state of no keys, for values like v."""
     return state_lib.empty(
