@@ -3,6 +3,7 @@
 Reference: arXiv:1604.00772 (Hansen's tutorial).
 """
 
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -25,8 +26,8 @@ class CMAES:
   Its matrix has d^2 numbers and costs O(d^3) a generation: for more than a few
   hundred parameters use `strategy.Strategy`.
 
-  A pickle of it, between any two calls, is a checkpoint: what is loaded draws
-  what the original would have drawn.
+  A pickle of it, between any two calls, is a checkpoint: what is loaded does what
+  the original would have done, bit by bit. So is `get_state`, as JSON.
 
   Args:
     theta: first mean, [d].
@@ -86,6 +87,7 @@ class CMAES:
       self._optimizer.reseed_rng(int(seed))
       draws = [self._optimizer.ask() for _ in range(self.population_size)]
       self._asked = np.stack(draws)
+      self._forget_rounding()
     return self._asked.astype(np.float32)
 
   def tell(
@@ -114,6 +116,42 @@ class CMAES:
       raise ValueError(f'returns must be finite, got {returns[valid]}')
     losses = np.where(valid, -returns, -returns[valid].min() + 1.0)
     self._optimizer.tell(list(zip(self._asked, losses, strict=True)))
+    self._asked = None
+    self._forget_rounding()
+
+  def _forget_rounding(self) -> None:
+    """Keeps a triangle of the covariance only, as the library's pickles do.
+
+    The other differs in its last digits, which a restored search would lack.
+    """
+    self._optimizer.__setstate__(self._optimizer.__getstate__())
+
+  def get_state(self) -> dict[str, Any]:
+    """All that changes, fit for JSON.
+
+    Raises:
+      RuntimeError: between `ask` and `tell`.
+    """
+    if self._asked is not None:
+      raise RuntimeError('get_state must not come between ask and tell')
+    values = self._optimizer.__getstate__()
+    return {
+      name: value.tolist() if isinstance(value, np.ndarray) else value
+      for name, value in values.items()
+    }
+
+  def set_state(self, state: Mapping[str, Any]) -> None:
+    """Goes on from what `get_state` returned.
+
+    Args:
+      state: of a search for as many parameters, with the same settings.
+    """
+    self._optimizer.__setstate__(
+      {
+        name: np.asarray(value) if isinstance(value, list) else value
+        for name, value in state.items()
+      }
+    )
     self._asked = None
 
   def step(

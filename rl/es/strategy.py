@@ -31,7 +31,14 @@ from rl.es import estimators
 from rl.es import evaluator as evaluator_lib
 from rl.es import geometry as geometry_lib
 
-__all__ = ['ESConfig', 'Request', 'State', 'Strategy', 'evaluate_theta']
+__all__ = [
+  'ESConfig',
+  'Request',
+  'State',
+  'Strategy',
+  'evaluate_theta',
+  'summary',
+]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -265,7 +272,7 @@ class Strategy:
     estimates = state.estimates
     if estimates is not None:
       estimates = jnp.concatenate([estimates[1:], gradient[None]])
-    metrics = _metrics(evaluation, center) | {
+    metrics = summary(evaluation, center) | {
       'gradient_norm': jnp.linalg.norm(gradient),
       'update_norm': jnp.linalg.norm(updates),
       'sigma': population.sigma,
@@ -386,11 +393,19 @@ def _mean(evaluation: evaluator_lib.Evaluation) -> Array:
   return total / jnp.sum(valid)
 
 
-def _metrics(
+def summary(
   evaluation: evaluator_lib.Evaluation,
-  center: evaluator_lib.Evaluation | None,
+  center: evaluator_lib.Evaluation | None = None,
 ) -> dict[str, Array]:
-  """Of the valid returns: NaN where all were lost."""
+  """Metrics of a generation, over the valid returns: NaN where all were lost.
+
+  Args:
+    evaluation: of the population.
+    center: of theta; None if it was not evaluated.
+
+  Returns:
+    Scalars by name.
+  """
   returns = jnp.where(evaluation.valid, evaluation.returns, jnp.nan)
   steps = jnp.sum(evaluation.lengths)
   metrics = {

@@ -1,0 +1,216 @@
+"""What all trainers that only see returns share, whatever draws the members.
+
+One step of the loop is a generation, one example a member of it.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from clu import metrics as clu_metrics
+from jaxtyping import Float, Key, PyTree
+
+from rl import film as film_lib
+from rl import normalizer as normalizer_lib
+from rl import training
+from rl.envs import lanes, protocol, spaces
+from rl.es import evaluator as evaluator_lib
+from rl.es import jax_evaluator, policies, ray_evaluator, strategy
+from runtime import loop as loop_lib
+from runtime import mesh as mesh_lib
+from runtime import metrics as metrics_lib
+
+__all__ = [
+  'MakePolicy',
+  'PolicyTrainer',
+  'as_example',
+  'collected',
+  'one_device',
+]
+
+MakePolicy = Callable[[spaces.Space, spaces.Space], policies.Policy]
+
+
+@dataclasses.dataclass(frozen=True)
+class PolicyTrainer:
+  """The part of a `training.Trainer` that is about the policy.
+
+  Attributes:
+    env: the task.
+    policy: makes the policy of an observation and an action space.
+    evaluator: makes what runs the rollouts, from the keyword arguments `env`,
+      `policy`, `mesh` and `clip`.
+    eval_episodes: of theta, per evaluation; 0: no evaluation.
+    clip: bound of normalised observations; None: no bound.
+
+  Raises:
+    ValueError: if `eval_episodes` is negative.
+  """
+
+  env: protocol.Environment | protocol.VectorEnvironment
+  policy: MakePolicy
+  evaluator: Callable[..., evaluator_lib.Evaluator] = dataclasses.field(
+    default=jax_evaluator.JaxEvaluator, kw_only=True
+  )
+  eval_episodes: int = dataclasses.field(default=32, kw_only=True)
+  clip: float | None = dataclasses.field(default=None, kw_only=True)
+  _evaluators_made: list[evaluator_lib.Evaluator] = dataclasses.field(
+    default_factory=list, init=False, repr=False, compare=False
+  )
+
+  def __post_init__(self) -> None:
+    if self.eval_episodes < 0:
+      raise ValueError(
+        f'eval_episodes must not be negative, got {self.eval_episodes}'
+      )
+
+  @functools.cached_property
+  def fitted_policy(self) -> policies.Policy:
+    """The policy for the task's spaces."""
+    return self.policy(self.env.observation_space, self.env.action_space)
+
+  def player(self, state: strategy.State) -> film_lib.Player:
+    """Theta, with the statistics of its observations."""
+    params = self.fitted_policy.unravel(state.theta)
+    return _Player(self.fitted_policy, params, state.normalizer, self.clip)
+
+  def random_returns(self, seed: int) -> dict[str, Float[np.ndarray, ' e']]:
+    """Of about as many episodes as an evaluation has."""
+    if not self.eval_episodes:
+      return {}
+    env, episodes = self.env, 1
+    if isinstance(env, protocol.VectorEnvironment):
+      episodes = -(-self.eval_episodes // env.num_lanes)
+    else:
+      env = lanes.Lanes(env, self.eval_episodes)
+    return {'center': training.random_returns(env, seed, episodes=episodes)}
+
+  def close(self) -> None:
+    """Closes workers and lanes."""
+    for evaluator in self._evaluators_made:
+      if isinstance(evaluator, ray_evaluator.RayEvaluator):
+        evaluator.close()
+    if isinstance(self.env, protocol.VectorEnvironment):
+      self.env.close()
+
+  def _make_evaluator(self, mesh: jax.sharding.Mesh) -> evaluator_lib.Evaluator:
+    evaluator = self.evaluator(
+      env=self.env, policy=self.fitted_policy, mesh=mesh, clip=self.clip
+    )
+    self._evaluators_made.append(evaluator)
+    return evaluator
+
+  def _first(
+    self, seed: int
+  ) -> tuple[Float[jax.Array, ' d'], Key[jax.Array, '']]:
+    """The first theta, and the key of the run."""
+    policy_key, key = jax.random.split(jax.random.key(seed))
+    return self.fitted_policy.init(policy_key), key
+
+  def _common(
+    self,
+    init: Callable[[], strategy.State],
+    evaluator: evaluator_lib.Evaluator,
+    mesh: jax.sharding.Mesh,
+  ) -> dict[str, Any]:
+    """What does not depend on how members are drawn, of an experiment."""
+    whole = mesh_lib.replicated(mesh)
+    return {
+      'init': init,
+      'shardings': jax.tree.map(lambda _: whole, jax.eval_shape(init)),
+      'mesh': mesh,
+      'evaluators': self._evaluators(evaluator),
+      'params': lambda state: {'theta': state.theta},
+    }
+
+  def _evaluators(
+    self, evaluator: evaluator_lib.Evaluator
+  ) -> dict[str, loop_lib.Evaluator]:
+    if not self.eval_episodes:
+      return {}
+
+    def evaluate(state: strategy.State) -> evaluator_lib.Evaluation:
+      # A generation splits this key in three; here is a fourth.
+      key = jax.random.fold_in(state.key, state.generation)
+      keys = jax.random.split(jax.random.fold_in(key, 3), self.eval_episodes)
+      return strategy.evaluate_theta(
+        evaluator, state.theta, keys, state.normalizer
+      )
+
+    if evaluator.pure:
+      evaluate = jax.jit(evaluate)
+
+    def run(state: strategy.State) -> dict[str, float]:
+      found = jax.device_get(evaluate(state))
+      returns = np.asarray(found.returns, np.float64)
+      # What broke shows as NaN: theta's mean is not that of its luck.
+      came = np.asarray(found.valid) | ~np.isfinite(returns)
+      returns = returns[came]
+      lengths = np.asarray(found.lengths, np.float64)[came]
+      return {
+        'episode_return': returns.mean(),
+        'episode_return_error': returns.std() / np.sqrt(returns.size),
+        'episode_length': lengths.mean(),
+      }
+
+    return {'center': run}
+
+
+class _Player(NamedTuple):
+  """A policy and what it acts with."""
+
+  policy: policies.Policy
+  params: PyTree
+  normalizer: normalizer_lib.Statistics | None
+  clip: float | None
+
+  def initial_memory(self, num_lanes: int) -> PyTree:
+    """Of the policy, once per lane."""
+    copy = lambda x: jnp.broadcast_to(x, (num_lanes, *jnp.shape(x)))
+    return jax.tree.map(copy, self.policy.initial_memory())
+
+  def act(
+    self, memory: PyTree, observation: Any, first: Any, key: Any
+  ) -> tuple[PyTree, Any]:
+    """Forgets where an episode begins."""
+    del key
+    fresh = self.initial_memory(len(first))
+    pick = lambda new, old: jnp.where(
+      first.reshape(-1, *[1] * (new.ndim - 1)), new, old
+    )
+    memory = jax.tree.map(pick, fresh, memory)
+    if self.normalizer is not None:
+      observation = normalizer_lib.normalize(
+        self.normalizer, observation, clip=self.clip
+      )
+    act = jax.vmap(self.policy.act, in_axes=(None, 0, 0))
+    return act(self.params, memory, observation)
+
+
+def one_device(mesh: jax.sharding.Mesh) -> jax.sharding.Mesh:
+  """The first device, for updates that are small, whoever runs the rollouts."""
+  return mesh_lib.MeshConfig(data=1).make(list(mesh.devices.flat[:1]))
+
+
+def as_example(batch: Mapping[str, PyTree]) -> dict[str, PyTree]:
+  """With a leading axis, which the loop wants, of this one example."""
+  return jax.tree.map(lambda leaf: jnp.asarray(leaf)[None], dict(batch))
+
+
+def collected(
+  state: strategy.State, values: PyTree
+) -> tuple[strategy.State, clu_metrics.Collection]:
+  """What a step of the loop returns.
+
+  Args:
+    state: after the step.
+    values: scalars, by name.
+  """
+  metrics = {
+    name: metrics_lib.Average.of(value) for name, value in values.items()
+  }
+  return state, clu_metrics.Collection.create_collection(**metrics)

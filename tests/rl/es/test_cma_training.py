@@ -1,0 +1,75 @@
+"""CMA-ES in the training loop."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from rl import normalizer
+from rl.es import backends, cma, cma_training, policies
+from runtime import durations, loop
+from runtime import mesh as mesh_lib
+from tests.rl.es import ray_cases
+
+pytest.importorskip('cmaes')
+
+
+def _trainer():
+  return cma_training.CMATrainer(
+    ray_cases.Walk(5),
+    functools.partial(policies.MLP, hidden=()),
+    population_size=6,
+    sigma=0.3,
+    normalize=True,
+    evaluator=backends.Lanes(),
+    eval_episodes=3,
+  )
+
+
+def _run(workdir, steps):
+  every = durations.Duration(steps=2)
+  config = loop.LoopConfig(
+    durations.Duration(steps=steps), 2, eval_every=every, checkpoint_every=every
+  )
+  # More than one device, of which it takes one.
+  mesh = mesh_lib.MeshConfig().make(jax.devices()[:2])
+  experiment = _trainer().experiment(seed=3, mesh=mesh)
+  assert experiment.batch_size == 6
+  return loop.run(experiment, config, workdir=workdir, seed=3).state
+
+
+def test_the_loop_changes_nothing_and_neither_does_resuming(tmp_path):
+  whole = _run(tmp_path / 'whole', 5)
+  _run(tmp_path / 'parts', 2)
+  parts = _run(tmp_path / 'parts', 5)
+  for name in ('theta', 'normalizer', 'generation'):
+    a, b = getattr(whole, name), getattr(parts, name)
+    jax.tree.map(np.testing.assert_array_equal, a, b)
+  # Against the search by itself.
+  trainer = _trainer()
+  evaluator = trainer.evaluator(
+    env=trainer.env, policy=trainer.fitted_policy, mesh=None, clip=None
+  )
+  policy_key, key = jax.random.split(jax.random.key(3))
+  theta = trainer.fitted_policy.init(policy_key)
+  search = cma.CMAES(theta, sigma=0.3, population_size=6, seed=3)
+  seen = normalizer.empty((2,))
+  for generation in range(5):
+    found = search.step(evaluator, jax.random.fold_in(key, generation), seen)
+    seen = normalizer.merge(seen, jax.tree.map(jnp.asarray, found.statistics))
+  np.testing.assert_allclose(whole.theta, search.mean, rtol=1e-5)
+  np.testing.assert_allclose(whole.normalizer.mean, seen.mean, rtol=1e-5)
+  assert np.abs(whole.theta - theta).max() > 0.01
+
+
+def test_too_many_parameters_are_refused():
+  wide = functools.partial(policies.MLP, hidden=(100,))
+  trainer = cma_training.CMATrainer(
+    ray_cases.Walk(5), wide, evaluator=backends.Lanes()
+  )
+  with pytest.raises(ValueError, match=r'2 to 200 parameters, got 401'):
+    trainer.experiment(
+      seed=0, mesh=mesh_lib.MeshConfig().make(jax.devices()[:1])
+    )
