@@ -9,9 +9,11 @@ from performer.attention.auto import Auto
 from performer.attention.exact import Exact, exact_attention
 from performer.attention.favor import Favor, favor_attention
 from performer.attention.kernels import KERNELS
+from performer.attention.presets import PRESETS, preset
 
 __all__ = [
   'KERNELS',
+  'PRESETS',
   'Auto',
   'Exact',
   'Favor',
@@ -19,5 +21,6 @@ __all__ = [
   'diagnose',
   'exact_attention',
   'favor_attention',
+  'preset',
   'recover_attention',
 ]

@@ -103,8 +103,9 @@ class Auto:
         'auto mode exchanges exact softmax attention for its estimate, got '
         f'{self.favor.kernel=} {self.favor.renormalize=}'
       )
-    if self.exact_below is not None and self.exact_below < 0:
-      raise ValueError(f'exact_below must be >= 0, got {self.exact_below=}')
+    below = self.exact_below
+    if below is not None and not (checks.is_integer(below) and below >= 0):
+      raise ValueError(f'exact_below must be an integer >= 0, got {below!r}')
 
   @property
   def redraw_every(self) -> int | None:
@@ -207,11 +208,18 @@ class Auto:
     *,
     projection: PyTree,
     key_mask: Bool[Array, 'b l'] | None = None,
+    segment_ids: Int[Array, 'b l'] | None = None,
     state: state_lib.State | None = None,
   ) -> tuple[Float[Array, 'b l h v'], state_lib.State]:
     """Continues causal attention from a state, linearly: `Favor.extend`."""
     return self.favor.extend(
-      q, k, v, projection=projection, key_mask=key_mask, state=state
+      q,
+      k,
+      v,
+      projection=projection,
+      key_mask=key_mask,
+      segment_ids=segment_ids,
+      state=state,
     )
 
   def summarize(

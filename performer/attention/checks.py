@@ -1,9 +1,11 @@
 """Trace-time checks shared by every attention function."""
 
 import difflib
-from collections.abc import Iterable, Mapping, Sequence
+import numbers
+from collections.abc import Iterable, Sequence
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -13,10 +15,21 @@ from performer.attention import structures
 __all__ = [
   'check_choice',
   'check_inputs',
+  'check_least',
   'check_projection',
   'check_segments',
   'check_state',
+  'is_integer',
 ]
+
+_DTYPES = frozenset(
+  map(jnp.dtype, (jnp.bfloat16, jnp.float16, jnp.float32, jnp.float64))
+)
+
+
+def is_integer(value: Any) -> bool:
+  """Whether a value is an integer, of Python or NumPy, and not a boolean."""
+  return isinstance(value, numbers.Integral) and not isinstance(value, bool)
 
 
 def check_choice(name: str, value: Any, options: Iterable[str]) -> None:
@@ -36,6 +49,21 @@ def check_choice(name: str, value: Any, options: Iterable[str]) -> None:
   near = difflib.get_close_matches(str(value), options, n=3, cutoff=0.4)
   hint = f'; did you mean {" or ".join(map(repr, near))}?' if near else ''
   raise ValueError(f'unknown {name} {value!r}{hint} (known: {options})')
+
+
+def check_least(least: int, **values: Any) -> None:
+  """Rejects numbers below a bound, where they are no arrays.
+
+  Args:
+    least: the bound.
+    **values: integers by name, or arrays, which may be traced.
+
+  Raises:
+    ValueError: naming the value and the bound.
+  """
+  for name, value in values.items():
+    if is_integer(value) and value < least:
+      raise ValueError(f'{name} must be >= {least}, got {name}={value}')
 
 
 def _check_rank(name: str, array: Any, rank: int) -> None:
@@ -64,8 +92,11 @@ def check_inputs(
     raise ValueError(f'causal must be True or False, got {causal!r}')
   for name, array in (('q', q), ('k', k), ('v', v)):
     _check_rank(name, array, 4)
-    if not jnp.issubdtype(array.dtype, jnp.floating):
-      raise ValueError(f'{name} must be floating, got dtype {array.dtype}')
+    if array.dtype not in _DTYPES:
+      raise ValueError(
+        f'{name} must be floating, of {sorted(map(str, _DTYPES))}, '
+        f'got dtype {array.dtype}'
+      )
     if 0 in array.shape:
       raise ValueError(f'{name} must not be empty, got shape {array.shape}')
   dtypes = [array.dtype for array in (q, k, v)]
@@ -131,6 +162,12 @@ def check_projection(
     return
   if projection is None:
     raise ValueError('this kernel needs a projection (see draw), got None')
+  for leaf in jax.tree.leaves(projection):
+    if getattr(leaf, 'dtype', None) not in _DTYPES:
+      raise ValueError(
+        'a projection must consist of floating arrays, got '
+        f'{getattr(leaf, "dtype", type(leaf))}'
+      )
   kinds = {'mixture': structures.Mixture, 'general': structures.General}
   kind = kinds.get(structure)
   if kind is None:
@@ -218,25 +255,22 @@ def check_segments(q: Any, k: Any, segment_ids: Any | None) -> None:
     )
 
 
-def check_state(
-  state: Any | None, expected: Mapping[str, tuple[int, ...]]
-) -> None:
-  """Checks the sums that a call continues from.
+def check_state(state: Any, expected: state_lib.State) -> None:
+  """Checks the sums that a call reads or continues from.
 
   Args:
-    state: None or a `state.State`.
-    expected: shapes of its arrays by name.
+    state: what was given.
+    expected: a state with the right shapes.
 
   Raises:
     ValueError: naming the array and the shapes.
   """
-  if state is None:
-    return
   if not isinstance(state, state_lib.State):
     raise ValueError(f'state must be a State, got {type(state)}')
-  for name, shape in expected.items():
+  for name, like in expected._asdict().items():
     got = jnp.shape(getattr(state, name))
-    if got != shape:
+    if got != like.shape:
       raise ValueError(
-        f'state must have {name} of shape {shape} for this kernel, got {got}'
+        f'state must have {name} of shape {like.shape} for this kernel, '
+        f'got {got}'
       )

@@ -16,14 +16,10 @@ from jaxtyping import Array, Bool, Float, Int, Key
 
 from performer.attention import (
   checks,
-  features,
+  computation,
   kernels,
-  linear,
-  oprf,
   options,
-  precision,
   projections,
-  reference_stabilizer,
   structures,
 )
 from performer.attention import form as form_lib
@@ -31,8 +27,6 @@ from performer.attention import state as state_lib
 from performer.attention.fused import choice as fused_choice
 
 __all__ = ['Favor', 'favor_attention']
-
-_EPSILON = 1e-3
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,8 +69,13 @@ class Favor(options.Options):
       W, float32, [m, d] or (per_head) [h, m, d]; a pytree of `structures` for
       'horf', hybrids and softmax_general; None without a projection.
 
+    Raises:
+      ValueError: if a number is negative, or a size not positive.
+
     Reference: arXiv:2009.14794, sections 4.3 and D.2.
     """
+    checks.check_least(0, layer=layer, step=step)
+    checks.check_least(1, num_heads=num_heads, head_dim=head_dim)
     if not self.projection:
       return None
     epoch = 0 if self.redraw_every is None else step // self.redraw_every
@@ -109,12 +108,6 @@ class Favor(options.Options):
   def _norm(self) -> str:
     implied = 'sqrt_d' if kernels.get(self.kernel).regularized else 'chi'
     return self.norm or implied
-
-  @property
-  def _epsilon(self) -> float:
-    if kernels.get(self.kernel).softmax:
-      return 0.0
-    return _EPSILON if self.kernel_epsilon is None else self.kernel_epsilon
 
   def __call__(
     self,
@@ -151,24 +144,14 @@ class Favor(options.Options):
     """
     checks.check_inputs(q, k, v, causal=causal, key_mask=key_mask)
     checks.check_segments(q, k, segment_ids)
+    self.check_projection(projection, q)
     self._check_separable(segment_ids)
     if fused_choice.taken(
       self, q, k, v, projection, segmented=segment_ids is not None
     ):
       return self._fused(q, k, v, projection, causal, key_mask)
-    mean_square = None
-    if self.kernel == 'softmax_oprf' and not causal:
-      mean_square = oprf.mean_square(q, k, key_mask)
-    q, k, form = self._prepare(q, k, projection, key_mask, mean_square)
-    if causal:
-      out, _ = linear.causal(
-        form, q, k, v, key_mask=key_mask, segment_ids=segment_ids
-      )
-    else:
-      out = linear.bidirectional(
-        form, q, k, v, key_mask=key_mask, segment_ids=segment_ids
-      )
-    return out.astype(v.dtype)
+    attend = computation.causal if causal else computation.bidirectional
+    return attend(self, q, k, v, projection, key_mask, segment_ids)
 
   def _fused(
     self,
@@ -179,7 +162,6 @@ class Favor(options.Options):
     causal: bool,
     key_mask: Array | None,
   ) -> Float[Array, 'b lq h v']:
-    self.check_projection(projection, q)
     xla = dataclasses.replace(self, implementation='xla')
 
     def fallback(
@@ -233,8 +215,9 @@ class Favor(options.Options):
         once: the reference stabiliser, softmax_oprf without a mean square.
     """
     checks.check_inputs(k, k, v, causal=False, key_mask=key_mask)
-    form = self._state_form(k, projection)
-    return linear.summarize(form, k, v, key_mask=key_mask)
+    self._check_has_state()
+    self.check_projection(projection, k)
+    return computation.summarize(self, k, v, projection, key_mask)
 
   def read(
     self,
@@ -257,19 +240,27 @@ class Favor(options.Options):
       ValueError: if shapes disagree, or as `summarize`.
     """
     checks.check_inputs(q, q, q, causal=False, key_mask=None)
-    form = self._state_form(q, projection)
+    self.check_projection(projection, q)
     # Any width of values.
-    width = jnp.shape(getattr(state, 'S', None))[2:3] or (0,)
-    sizes = (q.shape[0], q.shape[2], *width)
-    checks.check_state(state, form.state_shapes(sizes))
-    return linear.read(form, q, state)
+    width = jnp.shape(getattr(state, 'S', None))[2:3] or (None,)
+    self._check_state(state, q, *width)
+    return computation.read(self, q, state, projection)
 
-  def _state_form(
-    self, x: Array, projection: structures.Projection | None
-  ) -> form_lib.Form:
+  def _check_state(
+    self, state: state_lib.State, q: Array, width: int | None
+  ) -> None:
+    empty = functools.partial(
+      self.empty_state,
+      batch=q.shape[0],
+      num_heads=q.shape[2],
+      head_dim=q.shape[3],
+      value_dim=width,
+    )
+    checks.check_state(state, jax.eval_shape(empty))
+
+  def _check_has_state(self) -> None:
     if self.stabilizer == 'reference':
       raise ValueError("stabilizer='reference' needs all keys: no state")
-    return self._prepare(x, x, projection, None)[2]
 
   def extend(
     self,
@@ -279,6 +270,7 @@ class Favor(options.Options):
     *,
     projection: structures.Projection | None,
     key_mask: Bool[Array, 'b l'] | None = None,
+    segment_ids: Int[Array, 'b l'] | None = None,
     state: state_lib.State | None = None,
   ) -> tuple[Float[Array, 'b l h v'], state_lib.State]:
     """Attends causally, continuing from the keys that a state stands for.
@@ -292,20 +284,29 @@ class Favor(options.Options):
       v: values.
       projection: the W that made the state.
       key_mask: True = keep.
+      segment_ids: packed sequences, as in a call; the state belongs to the
+        segment of the first position, so where that begins a new one, pass
+        the state through `state.forget`.
       state: what the previous piece returned; None before the first.
 
     Returns:
-      Outputs in the dtype of v, and the state after the last key.
+      Outputs in the dtype of v, and the state after the last key (of its
+      segment).
 
     Raises:
       ValueError: if shapes disagree, or with the reference stabiliser, which
         needs all keys at once.
     """
     checks.check_inputs(q, k, v, causal=True, key_mask=key_mask)
-    form = self._state_form(q, projection)
-    checks.check_state(state, form.state_shapes((v.shape[0], *v.shape[2:])))
-    out, state = linear.causal(form, q, k, v, key_mask=key_mask, state=state)
-    return out.astype(v.dtype), state
+    checks.check_segments(q, k, segment_ids)
+    self._check_has_state()
+    self._check_separable(segment_ids)
+    self.check_projection(projection, q)
+    if state is not None:
+      self._check_state(state, q, v.shape[3])
+    return computation.extend(
+      self, q, k, v, projection, key_mask, segment_ids, state
+    )
 
   def form(
     self,
@@ -330,29 +331,12 @@ class Favor(options.Options):
     Raises:
       ValueError: if softmax_oprf has neither mean square.
     """
-    spec = self.spec
-    if self.oprf_mean_square is not None:
-      mean_square = self.oprf_mean_square
-    maps = features.feature_maps(
-      spec,
+    return computation.form(
+      self,
       projection,
       head_dim=head_dim,
-      epsilon=self._epsilon,
       mean_square=mean_square,
-      bandwidth=1.0 if self.mix_bandwidth is None else self.mix_bandwidth,
-    )
-    plain = self.stabilizer == 'none'
-    if plain:
-      maps = features.FeatureMaps(*(features.exponentiated(m) for m in maps))
-    count = self.features if self.projection else head_dim
-    return form_lib.Form(
-      maps.queries,
-      maps.keys,
-      self._finish(spec.signed, spec.scale(count)),
-      features=count,
-      log=spec.log and not plain,
-      chunk=self.chunk,
-      dtype=precision.feature_dtype(self.feature_dtype, jnp.dtype(dtype)),
+      dtype=dtype,
     )
 
   def empty_state(
@@ -379,8 +363,7 @@ class Favor(options.Options):
     Raises:
       ValueError: with the reference stabiliser, which has no state.
     """
-    if self.stabilizer == 'reference':
-      raise ValueError("stabilizer='reference' needs all keys: no state")
+    self._check_has_state()
     like = jnp.zeros((batch, num_heads, value_dim or head_dim), dtype)
     log = self.spec.log and self.stabilizer == 'online'
     family = form_lib.family(log=log)
@@ -390,11 +373,6 @@ class Favor(options.Options):
       return state
     # In the unit that all its keys will have, so that it has a gradient.
     return state._replace(c=jnp.zeros_like(state.c))
-
-  def _finish(self, signed: bool, scale: float) -> form_lib.Finish:
-    return form_lib.finisher(
-      renormalize=self.renormalize, signed=signed, scale=scale
-    )
 
   def check_projection(
     self, projection: structures.Projection | None, q: Array
@@ -413,42 +391,6 @@ class Favor(options.Options):
       structure=self.spec.structure,
       mix_rows=self.coefficient_rows,
     )
-
-  def _prepare(
-    self,
-    q: Array,
-    k: Array,
-    projection: structures.Projection | None,
-    key_mask: Array | None,
-    mean_square: Array | None = None,
-  ) -> tuple[Array, Array, form_lib.Form]:
-    """Returns inputs and form; the reference rule precomputes features."""
-    self.check_projection(projection, q)
-    form = self.form(
-      projection,
-      head_dim=q.shape[3],
-      mean_square=mean_square,
-      dtype=jnp.result_type(q, k),
-    )
-    if self.stabilizer != 'reference':
-      return q, k, form
-    kernel = kernels.get(self.kernel)
-    q, k = reference_stabilizer.features(kernel, q, k, projection, key_mask)
-    return (
-      q,
-      k,
-      dataclasses.replace(
-        form,
-        featurize_queries=_ready,
-        featurize_keys=_ready,
-        finish=self._finish(signed=True, scale=1.0),
-        log=False,
-      ),
-    )
-
-
-def _ready(features: Float[Array, 'b h l r']) -> kernels.Features:
-  return kernels.Features(features, None)
 
 
 def favor_attention(
@@ -472,7 +414,7 @@ def favor_attention(
     kernel: a name in `kernels.KERNELS`.
     causal: whether row i sees keys 0..i only (i included).
     key_mask: True = keep.
-    chunk: positions per chunk, a power of two.
+    chunk: positions per chunk.
 
   Returns:
     Outputs in the dtype of v.

@@ -50,7 +50,7 @@ class Form:
       [b, h, l, v].
     features: r.
     log: whether the features are logarithms.
-    chunk: positions per chunk, a power of two.
+    chunk: positions per chunk.
     dtype: of the stabilised features; sums are float32.
   """
 
@@ -71,18 +71,6 @@ class Form:
   def by_hand(self) -> bool:
     """Whether `log_forms` has a backward pass for it."""
     return self.log and self.finish is ratio
-
-  def state_shapes(
-    self, sizes: tuple[int, int, int]
-  ) -> dict[str, tuple[int, ...]]:
-    """Shapes of S, z and c for batch, heads and width of the values."""
-    batch, heads, width = sizes
-    constants = self.features if self.family.PER_FEATURE else 1
-    return {
-      'S': (batch, heads, width, self.features),
-      'z': (batch, heads, self.features),
-      'c': (batch, heads, constants),
-    }
 
   def empty(self, v: Float[Array, 'b l h v']) -> state_lib.State:
     """The state of no keys, for values like v."""

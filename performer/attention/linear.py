@@ -147,6 +147,7 @@ def bidirectional(
   *,
   key_mask: Bool[Array, 'b lk'] | None = None,
   segment_ids: Int[Array, 'b lk'] | None = None,
+  states: tuple[state_lib.State, state_lib.State] | None = None,
 ) -> Float[Array, 'b lq h v']:
   """Every query sees every kept key (of its segment).
 
@@ -160,6 +161,7 @@ def bidirectional(
     v: values.
     key_mask: True = keep.
     segment_ids: runs of equal ids attend among themselves.
+    states: with segments: sums over more keys of the first and of the last.
 
   Returns:
     Outputs, float32.
@@ -168,9 +170,17 @@ def bidirectional(
   """
   if segment_ids is None:
     return read(form, q, summarize(form, k, v, key_mask=key_mask))
-  earlier = _causal(
-    form, q, k, v, key_mask, segment_ids, end=lambda rows, *_: _pack(rows)
-  )[0]
+  before, behind = states or (None, None)
+  earlier, _ = _causal(
+    form,
+    q,
+    k,
+    v,
+    key_mask,
+    segment_ids,
+    state=before,
+    end=lambda rows, *_: _pack(rows),
+  )
   # From the other end every query reads what is strictly behind it.
   flipped = [
     None if x is None else jnp.flip(x, axis=1)
@@ -184,7 +194,7 @@ def bidirectional(
       state_lib.merge_readouts(rows, _unpack(earlier)), features
     )
 
-  out, _ = _causal(form, *flipped, inclusive=False, end=merge)
+  out, _ = _causal(form, *flipped, state=behind, inclusive=False, end=merge)
   return jnp.flip(out, axis=1)
 
 

@@ -16,6 +16,8 @@ Reference: arXiv:2009.14794, Eq. 4 and section B.1; the stabiliser is derived
 in this package's README.
 """
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
@@ -339,7 +341,8 @@ def split_rows(
 
   Each right half of 1, 2, 4, ... positions reads its left sibling as one group
   with its own c; key i itself and the history are groups too. No group
-  contains a key that a reader does not see. The chunk is a power of two long.
+  contains a key that a reader does not see. Chunks of other lengths are padded
+  to the next power of two.
 
   The levels are one scanned body over the whole chunk, which costs more work
   than halves of the right size but a fifth of the compilation: this path is
@@ -357,11 +360,18 @@ def split_rows(
   Returns:
     The chunk's rows.
   """
-  size = a.shape[2]
-  if segments is None:
-    run = jnp.zeros((1, size), jnp.int32)
-  else:
-    run = segments.run
+  length = a.shape[2]
+  size = 1 << (length - 1).bit_length()
+  a, v = _lengthen(a, size), _lengthen(v, size)
+  b = _lengthen(b, size, constant_values=-jnp.inf)
+  rows = read(state, kernels.Features(a, None), dtype)
+  run = jnp.zeros((1, size), jnp.int32)
+  if segments is not None:
+    run, carried = (
+      jnp.pad(x, ((0, 0), (0, size - length)), mode='edge')
+      for x in (segments.run, segments.carried)
+    )
+    rows = state_lib.keep(rows, carried)
 
   @jax.checkpoint
   def level(carry: tuple, level: Array) -> tuple[tuple, None]:
@@ -369,12 +379,17 @@ def split_rows(
     group, c = _siblings(a, b, v, c, run, level, dtype)
     return (state_lib.merge_readouts(rows, group), c), None
 
-  rows = read(state, kernels.Features(a, None), dtype)
-  if segments is not None:
-    rows = state_lib.keep(rows, segments.carried)
   c = jax.lax.stop_gradient(jnp.maximum(b, state_lib.NO_KEY))
   levels = jnp.arange(0 if inclusive else 1, size.bit_length())
-  return jax.lax.scan(level, (rows, c), levels)[0][0]
+  (rows, _), _ = jax.lax.scan(level, (rows, c), levels)
+  return jax.tree.map(lambda x: x[:, :, :length], rows)
+
+
+def _lengthen(
+  x: Float[Array, 'b h l r'], length: int, **options: Any
+) -> Float[Array, 'b h length r']:
+  extra = (0, length - x.shape[2])
+  return jnp.pad(x, ((0, 0), (0, 0), extra, (0, 0)), **options)
 
 
 def _siblings(

@@ -39,8 +39,8 @@ class Options:
     renormalize: whether rows are divided by their denominators.
     kernel_epsilon: added to each feature of a generalised kernel, in units of
       the feature; None means 1e-3. Softmax kernels have none.
-    chunk: positions per chunk, a power of two; 64 is the fastest on a CPU,
-      128 fills the matrix units of a TPU.
+    chunk: positions per chunk; 64 is the fastest on a CPU, 128 fills the
+      matrix units of a TPU.
     feature_dtype: dtype to which stabilised features are rounded; sums are
       float32 always.
     oprf_mean_square: mean of |x + y|^2 that softmax_oprf is made for, x and y
@@ -218,10 +218,12 @@ def _check_sizes(options: Options) -> None:
   for name in ('features', 'redraw_every', 'chunk', 'mix_rows'):
     value = getattr(options, name)
     optional = name != 'chunk' and value is None
-    if not optional and (not isinstance(value, int) or value is True):
+    if not optional and not checks.is_integer(value):
       raise ValueError(f'{name} must be an integer, got {value!r}')
-  if options.mix_rows is not None and options.mix_rows < 1:
-    raise ValueError(f'mix_rows must be positive, got {options.mix_rows=}')
+  for name in ('chunk', 'mix_rows'):
+    value = getattr(options, name)
+    if value is not None and value < 1:
+      raise ValueError(f'{name} must be positive, got {name}={value}')
   copies = options.spec.copies
   features = options.features
   if features is not None and (features < 1 or features % copies):
@@ -231,8 +233,6 @@ def _check_sizes(options: Options) -> None:
       f'features must be a positive multiple of {copies} for kernel '
       f'{options.kernel!r}{hybrid}, got {features=}'
     )
-  if options.chunk < 1 or options.chunk & (options.chunk - 1):
-    raise ValueError(f'chunk must be a power of two, got {options.chunk=}')
   if options.redraw_every is not None and options.redraw_every < 1:
     raise ValueError(
       f'redraw_every must be positive or None, got {options.redraw_every=}'

@@ -349,13 +349,13 @@ def orthogonal_gain(
     A lower bound on relative_mse(iid) - mse(orthogonal).
 
   Raises:
-    ValueError: if m is neither at most d nor a multiple of d.
+    ValueError: if m is neither in 1..d nor a multiple of d.
 
   Reference: arXiv:2009.14794, Theorem 2.
   """
-  if rows > size and rows % size:
+  if rows < 1 or (rows > size and rows % size):
     raise ValueError(
-      f'rows must be at most size or a multiple of it, got {rows=} {size=}'
+      f'rows must be 1 to size or a multiple of it, got {rows=} {size=}'
     )
   m = min(rows, size)
   blocks = rows // m

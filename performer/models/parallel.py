@@ -8,7 +8,7 @@ positions too; then devices exchange states (`performer.attention.sequence`).
 import dataclasses
 
 import jax
-from jaxtyping import Array, Bool, Float, PyTree
+from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from performer import attention
 from performer.attention import sequence
@@ -56,6 +56,7 @@ class MeshAttention:
     projection: PyTree,
     causal: bool,
     key_mask: Bool[Array, 'b l'] | None = None,
+    segment_ids: Int[Array, 'b l'] | None = None,
   ) -> Float[Array, 'b l h d']:
     """Attends; axes of the mesh must divide what they split.
 
@@ -67,9 +68,9 @@ class MeshAttention:
     shares = self.mesh.shape[self.sequence_axis]
 
     def attend(
-      q: Array, k: Array, v: Array, projection: PyTree, mask: Array | None
+      q: Array, k: Array, v: Array, projection: PyTree, rows: dict[str, Array]
     ) -> Array:
-      options = {'projection': projection, 'causal': causal, 'key_mask': mask}
+      options = {'projection': projection, 'causal': causal, **rows}
       if shares == 1:
         return self.attention(q, k, v, **options)
       return sequence.attend(
@@ -85,6 +86,8 @@ class MeshAttention:
       P(self.head_axis) if per_head else P(),
       P(self.batch_axes, self.sequence_axis),
     )
+    given = {'key_mask': key_mask, 'segment_ids': segment_ids}
+    rows = {name: x for name, x in given.items() if x is not None}
     # Scans inside start from constants, which do not vary over the mesh.
     return jax.shard_map(
       attend,
@@ -92,7 +95,7 @@ class MeshAttention:
       in_specs=in_specs,
       out_specs=positions,
       check_vma=False,
-    )(q, k, v, projection, key_mask)
+    )(q, k, v, projection, rows)
 
   def _check(self, heads: int, length: int) -> None:
     axes = {'num_heads': (heads, self.head_axis)}

@@ -25,7 +25,8 @@ With NNX the adapter is part of the module's state, and is replaced in place:
 What a linear form cannot do is refused: biases, dropout of attention weights,
 sown weights, and masks that differ between queries. Whether such a mask happens
 to be causal cannot be known while JAX traces, so the caller says it: `causal`
-here, and padding as a mask with one row, [batch, 1, 1, keys].
+here, packed sequences as `segment_ids`, and padding as a mask with one row,
+[batch, 1, 1, keys].
 """
 
 import contextlib
@@ -35,7 +36,7 @@ from typing import Any
 import flax
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, PyTree
+from jaxtyping import Array, Bool, Float, Int, PyTree
 
 __all__ = ['AttentionFn']
 
@@ -44,18 +45,21 @@ __all__ = ['AttentionFn']
 class AttentionFn:
   """An `attention_fn` for Flax around `performer.attention.Favor` or `Exact`.
 
-  A pytree: W and the key mask are leaves, the rest is static.
+  A pytree: W, key mask and segments are leaves, the rest is static.
 
   Attributes:
     attention: the mechanism, with the signature of `Favor`.
     projection: its W; None for mechanisms without one.
     key_mask: [b, lk], True = keep; combined with the mask that Flax passes.
+    segment_ids: [b, l]: positions attend within runs of equal ids, as many
+      queries as keys; Flax's own mask for packed sequences is refused.
     causal: whether query i sees keys 0..i only.
   """
 
   attention: Callable[..., Array] = flax.struct.field(pytree_node=False)
   projection: PyTree = None
   key_mask: Bool[Array, 'b lk'] | None = None
+  segment_ids: Int[Array, 'b lk'] | None = None
   causal: bool = flax.struct.field(pytree_node=False, kw_only=True)
 
   def __call__(
@@ -135,9 +139,12 @@ class AttentionFn:
           f'came before, got {query.shape=} {key.shape=}'
         )
       causal = False
+    rows = {'key_mask': keep}
+    if self.segment_ids is not None:
+      rows['segment_ids'] = self.segment_ids
     with _products(precision):
       out = self.attention(
-        q, k, v, projection=self.projection, causal=causal, key_mask=keep
+        q, k, v, projection=self.projection, causal=causal, **rows
       )
     return out.reshape(*batch, *out.shape[1:])
 
@@ -151,8 +158,9 @@ class AttentionFn:
     if shape[-3] != 1 or shape[-2] != 1:
       raise ValueError(
         'linear attention cannot apply a mask that differs between queries or '
-        'heads: say causal=True to the adapter, and give padding as a mask of '
-        f'shape [batch, 1, 1, keys]; got {mask.shape=} for {lq=} {lk=}'
+        'heads: say causal=True to the adapter, give packed sequences to it as '
+        'segment_ids, and padding as a mask of shape [batch, 1, 1, keys]; got '
+        f'{mask.shape=} for {lq=} {lk=}'
       )
     mask = mask.reshape(*shape[:-3], shape[-1]).astype(bool)
     mask = jnp.broadcast_to(mask, (*batch, lk)).reshape(-1, lk)

@@ -174,9 +174,9 @@ def plan(
     interpret: whether Pallas interprets the kernels, which any device can.
 
   Returns:
-    Chunks of at most `CHUNK` positions, in groups of at most `fused.GROUP`.
+    Chunks of the largest power of two up to `favor.chunk` and `CHUNK`, in groups of at most `fused.GROUP`.
   """
-  chunk = min(favor.chunk, CHUNK)
+  chunk = 1 << (min(favor.chunk, CHUNK).bit_length() - 1)
   group = max(chunk, min(fused.GROUP, 1 << (length - 1).bit_length()))
   return fused.Plan(
     signs=favor.spec.copies,

@@ -120,7 +120,7 @@ def test_segments_and_sources_are_handed_on(length):
   [
     ({'favor': cases.favor('relu')}, "kernel='relu'"),
     ({'favor': cases.favor(renormalize=False)}, 'renormalize=False'),
-    ({'exact_below': -1}, 'exact_below=-1'),
+    ({'exact_below': -1}, 'exact_below must be .* got -1'),
   ],
 )
 def test_contradictions_are_refused(options, message):

@@ -91,6 +91,22 @@ def test_values_and_gradients_at_large_scales(scale, causal):
     assert_close(ours, theirs, 10 * tolerance, f'd{name}')
 
 
+@pytest.mark.parametrize('scale', [1.0, 12.0])
+def test_chunks_of_any_length(scale):
+  """No power of two; at the larger scale rows are split."""
+  favor = cases.favor(chunk=5)
+  q, k, v = twin.inputs(5, scale=scale)
+  w, mask = cases.projection(favor), mask_of(4)
+  out, grads = cases.value_and_grad(favor, q, k, v, w, mask, causal=True)
+  truth, slopes = twin.value_and_grad(
+    q, k, v, w, mask, kernel='softmax_hyp', causal=True
+  )
+  tolerance = 2e-7 * max(10, scale**2)
+  assert_close(out, truth, tolerance, 'values')
+  for name, ours, theirs in zip('qkv', grads, slopes, strict=True):
+    assert_close(ours, theirs, 10 * tolerance, f'd{name}')
+
+
 def test_one_reference_per_chunk_fails_at_large_scales():
   """The chunk maximum, as reference, underflows rows before it."""
   favor = cases.favor()

@@ -4,16 +4,20 @@ import contextlib
 import dataclasses
 import re
 
+import jax
 import jax.numpy as jnp
 import jaxtyping
+import numpy as np
 import pytest
 
 from performer import attention
+from performer.attention import checks, theory
 from tests.performer.attention import attention_cases as cases
 from tests.performer.attention import attention_twin as twin
 
 # Under the run-time type checker the annotations refuse first.
 REFUSED = (ValueError, jaxtyping.TypeCheckError)
+POSITIVE_PRESETS = ('default', 'paper', 'train_fast', 'relu_det', 'relu_proj')
 
 
 @contextlib.contextmanager
@@ -45,7 +49,7 @@ def refused(message):
     ({'kernel': 'relu', 'stabilizer': 'reference'}, "softmax kernels.*'relu'"),
     ({'stabilizer': 'reference', 'renormalize': False}, 'forgets its unit'),
     ({'kernel': 'relu', 'feature_dtype': 'float16'}, "float16.*'relu'"),
-    ({'chunk': 100}, 'power of two.*100'),
+    ({'chunk': 0}, 'chunk must be positive.*0'),
     ({'chunk': 64.0}, 'chunk must be an integer, got 64.0'),
     ({'redraw_every': 0}, 'positive or None.*0'),
     (
@@ -143,6 +147,52 @@ def test_wrong_projections(mechanism, w, message):
     mechanism(q, k, v, projection=w, causal=False)
 
 
+@pytest.mark.parametrize('dtype', [jnp.float8_e4m3fn, jnp.complex64])
+def test_other_numbers_are_no_inputs(dtype):
+  q, k, v = twin.inputs(1)
+  favor = cases.favor()
+  w = cases.projection(favor)
+  with refused('q must be floating.*got dtype'):
+    favor(q.astype(dtype), k, v, projection=w, causal=False)
+  with refused('must consist of floating arrays'):
+    favor(q, k, v, projection=w.astype(dtype), causal=False)
+
+
+def test_numbers_out_of_range():
+  favor = cases.favor()
+  draw = {'layer': 0, 'step': 0, 'num_heads': 2, 'head_dim': 8}
+  for name in draw:
+    with refused(f'{name} must be >= .*-1'):
+      favor.draw(jax.random.key(0), **draw | {name: -1})
+  for below in (True, 1.5, -1):
+    with refused('exact_below must be an integer >= 0'):
+      attention.Auto(favor, exact_below=below)
+  with refused('rows must be 1 to size.*rows=0'):
+    theory.orthogonal_gain(jnp.ones(()), rows=0, size=8)
+
+
+def test_numpy_integers_are_integers():
+  assert checks.is_integer(np.int64(8))
+  assert not checks.is_integer(True)
+  assert not checks.is_integer(8.0)
+
+
+def test_presets():
+  """The published Performers, and what contradicts them."""
+  made = {name: attention.preset(name) for name in POSITIVE_PRESETS}
+  assert made['default'] == attention.Favor()
+  assert (made['paper'].kernel, made['paper'].rows) == ('softmax_pos', 256)
+  assert made['train_fast'].spec.regularized
+  assert made['relu_det'].rows is None
+  assert made['relu_proj'].rows == 256
+  assert attention.preset('paper', features=64).features == 64
+  with pytest.warns(UserWarning, match='signed features'):
+    assert attention.preset('favor').kernel == 'softmax_trig'
+  assert set(attention.PRESETS) == {*POSITIVE_PRESETS, 'favor'}
+  with refused("unknown preset 'papre'; did you mean 'paper'"):
+    attention.preset('papre')
+
+
 def test_states_that_do_not_fit():
   q, k, v = twin.inputs(1)
   favor, other = cases.favor(), cases.favor(features=32)
@@ -156,6 +206,8 @@ def test_states_that_do_not_fit():
     favor.extend(q, k, v, projection=w, state=state)
   with refused('state must have c'):
     favor.read(q, state, projection=w)
+  with refused('state must be a State'):
+    favor.read(q, None, projection=w)
   reference = cases.favor(stabilizer='reference')
   with refused('needs all keys'):
     reference.extend(q, k, v, projection=w)

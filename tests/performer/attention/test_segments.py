@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from performer import attention
-from performer.attention import checks
+from performer.attention import checks, state
 from tests.performer.attention import attention_cases as cases
 from tests.performer.attention import attention_twin as twin
 
@@ -165,6 +165,28 @@ def test_mass_is_one_at_every_scale(causal):
   for scale in (0.1, 1.0, 5.0, 20.0):
     q, k, _ = twin.inputs(7, l=LENGTH, scale=scale)
     np.testing.assert_allclose(call(q, k, ones), 1.0, atol=1e-5)
+
+
+def test_pieces_of_a_packed_sequence():
+  """Segments begin at the borders 8 and 16, and go on over 24."""
+  favor = cases.favor()
+  w = cases.projection(favor)
+  q, k, v = (x[:1, :32] for x in twin.inputs(8, l=LENGTH))
+  names = ids()[:1, :32]
+  whole = favor(q, k, v, projection=w, causal=True, segment_ids=names)
+  after = favor.empty_state(batch=1, num_heads=2, head_dim=8)
+  found = []
+  for start in range(0, 32, 8):
+    part = (slice(None), slice(start, start + 8))
+    after = state.forget(after, jnp.array([start in CUTS]))
+    out, after = favor.extend(
+      *(x[part] for x in (q, k, v)),
+      projection=w,
+      segment_ids=names[part],
+      state=after,
+    )
+    found.append(out)
+  np.testing.assert_allclose(np.concatenate(found, axis=1), whole, atol=1e-5)
 
 
 def test_refused():

@@ -80,6 +80,64 @@ def test_eight_devices_are_one(mesh, kernel, scale, causal):
     np.testing.assert_allclose(mine, other, atol=1e-5 * np.abs(other).max())
 
 
+def packed_ids():
+  """Eight positions a device: segments within a device and over several."""
+  rows = np.zeros((2, LENGTH), np.int32)
+  # One over devices 0 to 2, one that begins with device 4, an id again.
+  for start, name in ((19, 3), (22, 1), (32, 3), (60, 1)):
+    rows[0, start:] = name
+  for start, name in ((8, 2), (16, 0), (63, 5)):
+    rows[1, start:] = name
+  return jnp.asarray(rows)
+
+
+@pytest.mark.parametrize('causal', [False, True])
+@pytest.mark.parametrize(
+  ('kernel', 'scale'),
+  [('softmax_hyp', 1.0), ('softmax_hyp', 12.0), ('relu', 1.0)],
+)
+def test_segments_over_devices(mesh, kernel, scale, causal):
+  favor = cases.favor(kernel)
+  w = cases.projection(favor)
+  q, k, v = twin.inputs(6, l=LENGTH, scale=scale)
+  mask = np.array(twin.mask(3, 2, LENGTH))
+  mask[1, 16:30] = False  # Devices 2 and most of 3: a segment without keys yet.
+  mask, names = jnp.asarray(mask), packed_ids()
+  split = P(None, 'sequence')
+  attend = jax.shard_map(
+    lambda q, k, v, mask, names, w: sequence.attend(
+      favor,
+      q,
+      k,
+      v,
+      projection=w,
+      causal=causal,
+      axis_name='sequence',
+      key_mask=mask,
+      segment_ids=names,
+    ),
+    mesh=mesh,
+    in_specs=(split,) * 5 + (P(),),
+    out_specs=split,
+  )
+
+  def one(q, k, v, mask, names, w):
+    options = {'key_mask': mask, 'segment_ids': names}
+    return favor(q, k, v, projection=w, causal=causal, **options)
+
+  def both(function):
+    def loss(q, k, v):
+      out = function(q, k, v, mask, names, w)
+      return jnp.sin(out).sum(), out
+
+    return jax.jit(jax.grad(loss, (0, 1, 2), has_aux=True))(q, k, v)
+
+  (grads, out), (slopes, expected) = both(attend), both(one)
+  np.testing.assert_allclose(out, expected, atol=2e-5)
+  for mine, other in zip(grads, slopes, strict=True):
+    np.testing.assert_allclose(mine, other, atol=2e-5 * np.abs(other).max())
+
+
 def test_only_states_travel(mesh):
   """No collective moves an array that grows with the length."""
   favor = cases.favor()

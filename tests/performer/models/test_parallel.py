@@ -1,6 +1,7 @@
 """Attention on a mesh is attention on one device."""
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -27,3 +28,19 @@ def test_heads_keep_their_own_matrices(auto, per_head):
   expected = favor(q, k, v, **options)
   out = jax.jit(lambda q, k, v: spread(q, k, v, **options))(q, k, v)
   np.testing.assert_allclose(out, expected, atol=1e-6)
+
+
+def test_segments_on_a_mesh():
+  favor = cases.favor()
+  w = cases.projection(favor)
+  q, k, v = twin.inputs(8, l=16)
+  config = mesh_lib.MeshConfig(data=2, tensor=1, sequence=2)
+  spread = parallel.MeshAttention(
+    favor, config.make(jax.devices()[:4]), mesh_lib.BATCH_AXES, 'tensor'
+  )
+  names = jnp.repeat(
+    jnp.array([[0, 1, 2], [3, 4, 5]]), jnp.array([5, 8, 3]), axis=1
+  )
+  options = {'projection': w, 'causal': True, 'segment_ids': names}
+  out = jax.jit(lambda q, k, v: spread(q, k, v, **options))(q, k, v)
+  np.testing.assert_allclose(out, favor(q, k, v, **options), atol=1e-6)

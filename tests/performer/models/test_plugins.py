@@ -107,6 +107,20 @@ def test_module_computes_the_mechanism(kind, exact, causal):
   )
 
 
+@pytest.mark.parametrize('kind', ['linen', 'nnx'])
+def test_packed_sequences(kind):
+  """Each segment as the module computes it alone."""
+  params, x = parameters(4), twin.normal(6, B, L, E)
+  names = jnp.asarray(np.repeat([[1, 2], [0, 3]], [6, L - 6], axis=1))
+  packed = adapter(causal=True, segment_ids=names)
+  found = run(kind, packed, params, x)
+  for part in (slice(0, 6), slice(6, L)):
+    alone = reference(params, x[:, part], None, exact=False, causal=True)
+    np.testing.assert_allclose(found[:, part], alone, atol=5e-5)
+  with pytest.raises(ValueError, match='packed sequences to it as segment_ids'):
+    run(kind, adapter(), params, x, jnp.ones((B, 1, L, L), bool))
+
+
 @pytest.mark.parametrize('causal', [False, True])
 @pytest.mark.parametrize('kind', ['linen', 'nnx'])
 def test_exact_adapter_is_flax_own_attention(kind, causal):

@@ -1,0 +1,220 @@
+"""What the calls of `favor.Favor` compute, given its options.
+
+Arguments are checked by the caller. Letters: b batch, l positions, h heads, d
+width of a key, v of a value.
+"""
+
+import dataclasses
+from typing import Any
+
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int
+
+from performer.attention import (
+  calls,
+  features,
+  kernels,
+  linear,
+  oprf,
+  options,
+  precision,
+  reference_stabilizer,
+  structures,
+)
+from performer.attention import form as form_lib
+from performer.attention import state as state_lib
+
+__all__ = [
+  'bidirectional',
+  'causal',
+  'extend',
+  'form',
+  'read',
+  'summarize',
+]
+
+_EPSILON = 1e-3  # Of generalised kernels, unless an option says otherwise.
+
+Projection = structures.Projection | None
+
+
+def form(
+  favor: options.Options,
+  projection: Projection,
+  *,
+  head_dim: int,
+  mean_square: Float[Array, 'b h'] | None = None,
+  dtype: Any = jnp.float32,
+) -> form_lib.Form:
+  """The linear form of some options; see `favor.Favor.form`.
+
+  Args:
+    favor: the options.
+    projection: W; None without one.
+    head_dim: d.
+    mean_square: of |x + y|, for softmax_oprf without a constant.
+    dtype: of queries and keys.
+
+  Returns:
+    The form.
+
+  Raises:
+    ValueError: if softmax_oprf has no mean square.
+  """
+  spec = favor.spec
+  if favor.oprf_mean_square is not None:
+    mean_square = favor.oprf_mean_square
+  maps = features.feature_maps(
+    spec,
+    projection,
+    head_dim=head_dim,
+    epsilon=_epsilon(favor),
+    mean_square=mean_square,
+    bandwidth=1.0 if favor.mix_bandwidth is None else favor.mix_bandwidth,
+  )
+  plain = favor.stabilizer == 'none'
+  if plain:
+    maps = features.FeatureMaps(*(features.exponentiated(m) for m in maps))
+  count = favor.features if favor.projection else head_dim
+  return form_lib.Form(
+    maps.queries,
+    maps.keys,
+    form_lib.finisher(
+      renormalize=favor.renormalize,
+      signed=spec.signed,
+      scale=spec.scale(count),
+    ),
+    features=count,
+    log=spec.log and not plain,
+    chunk=favor.chunk,
+    dtype=precision.feature_dtype(favor.feature_dtype, jnp.dtype(dtype)),
+  )
+
+
+def _epsilon(favor: options.Options) -> float:
+  if kernels.get(favor.kernel).softmax:
+    return 0.0
+  return _EPSILON if favor.kernel_epsilon is None else favor.kernel_epsilon
+
+
+def _state_form(
+  favor: options.Options, x: Array, projection: Projection
+) -> form_lib.Form:
+  return form(favor, projection, head_dim=x.shape[3], dtype=x.dtype)
+
+
+def _prepare(
+  favor: options.Options,
+  q: Array,
+  k: Array,
+  projection: Projection,
+  key_mask: Array | None,
+  mean_square: Array | None,
+) -> tuple[Array, Array, form_lib.Form]:
+  """Inputs and form; the reference rule computes features beforehand."""
+  found = form(
+    favor,
+    projection,
+    head_dim=q.shape[3],
+    mean_square=mean_square,
+    dtype=jnp.result_type(q, k),
+  )
+  if favor.stabilizer != 'reference':
+    return q, k, found
+  kernel = kernels.get(favor.kernel)
+  q, k = reference_stabilizer.features(kernel, q, k, projection, key_mask)
+  finish = form_lib.finisher(renormalize=True, signed=True, scale=1.0)
+  ready = dataclasses.replace(
+    found,
+    featurize_queries=_ready,
+    featurize_keys=_ready,
+    finish=finish,
+    log=False,
+  )
+  return q, k, ready
+
+
+def _ready(features: Float[Array, 'b h l r']) -> kernels.Features:
+  return kernels.Features(features, None)
+
+
+@calls.compiled(calls.rows_spec)
+def bidirectional(
+  favor: options.Options,
+  q: Float[Array, 'b lq h d'],
+  k: Float[Array, 'b lk h d'],
+  v: Float[Array, 'b lk h v'],
+  projection: Projection,
+  key_mask: Bool[Array, 'b lk'] | None,
+  segment_ids: Int[Array, 'b lk'] | None,
+) -> Float[Array, 'b lq h v']:
+  """Every query sees every kept key (of its segment)."""
+  mean_square = None
+  if favor.kernel == 'softmax_oprf':
+    mean_square = oprf.mean_square(q, k, key_mask)
+  q, k, found = _prepare(favor, q, k, projection, key_mask, mean_square)
+  out = linear.bidirectional(
+    found, q, k, v, key_mask=key_mask, segment_ids=segment_ids
+  )
+  return out.astype(v.dtype)
+
+
+@calls.compiled(calls.rows_spec)
+def causal(
+  favor: options.Options,
+  q: Float[Array, 'b l h d'],
+  k: Float[Array, 'b l h d'],
+  v: Float[Array, 'b l h v'],
+  projection: Projection,
+  key_mask: Bool[Array, 'b l'] | None,
+  segment_ids: Int[Array, 'b l'] | None,
+) -> Float[Array, 'b l h v']:
+  """Query i sees kept keys 0..i (of its segment)."""
+  q, k, found = _prepare(favor, q, k, projection, key_mask, None)
+  out, _ = linear.causal(
+    found, q, k, v, key_mask=key_mask, segment_ids=segment_ids
+  )
+  return out.astype(v.dtype)
+
+
+@calls.compiled(calls.state_spec)
+def summarize(
+  favor: options.Options,
+  k: Float[Array, 'b l h d'],
+  v: Float[Array, 'b l h v'],
+  projection: Projection,
+  key_mask: Bool[Array, 'b l'] | None,
+) -> state_lib.State:
+  """The sums over kept keys."""
+  found = _state_form(favor, k, projection)
+  return linear.summarize(found, k, v, key_mask=key_mask)
+
+
+@calls.compiled(calls.values_spec)
+def read(
+  favor: options.Options,
+  q: Float[Array, 'b l h d'],
+  state: state_lib.State,
+  projection: Projection,
+) -> Float[Array, 'b l h v']:
+  """Every query sees every key of a state."""
+  return linear.read(_state_form(favor, q, projection), q, state)
+
+
+@calls.compiled(calls.extended_spec)
+def extend(
+  favor: options.Options,
+  q: Float[Array, 'b l h d'],
+  k: Float[Array, 'b l h d'],
+  v: Float[Array, 'b l h v'],
+  projection: Projection,
+  key_mask: Bool[Array, 'b l'] | None,
+  segment_ids: Int[Array, 'b l'] | None,
+  state: state_lib.State | None,
+) -> tuple[Float[Array, 'b l h v'], state_lib.State]:
+  """Causal attention that continues from a state, and the state after it."""
+  found = _state_form(favor, q, projection)
+  out, state = linear.causal(
+    found, q, k, v, key_mask=key_mask, segment_ids=segment_ids, state=state
+  )
+  return out.astype(v.dtype), state
