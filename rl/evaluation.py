@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int, Key, PyTree
 
 from rl import learner as learner_lib
-from rl import rollout
+from rl import ranges, rollout
 from rl.envs import checks, protocol, spaces
 
 __all__ = ['Episodes', 'RandomPlayer', 'evaluate', 'evaluate_on_host']
@@ -119,8 +119,7 @@ def evaluate(
 
 
 def _check(env: protocol.VectorEnvironment, episodes: int) -> None:
-  if episodes < 1:
-    raise ValueError(f'episodes must be positive, got {episodes=}')
+  ranges.check_counts(episodes=episodes)
   if episodes > 1:
     checks.check_resets(env)
 

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Key, PyTree, UInt8
 
-from rl import rollout
+from rl import ranges, rollout
 from rl.envs import lanes as lanes_lib
 from rl.envs import pixels, protocol, scenes, spaces
 
@@ -63,8 +63,10 @@ class Film:
   frame_s: float = 0.04
 
   def __post_init__(self) -> None:
-    if min(self.num_frames, self.size, self.every, self.frame_s) <= 0:
-      raise ValueError(f'numbers must be positive, got {self}')
+    ranges.check_counts(
+      num_frames=self.num_frames, size=self.size, every=self.every
+    )
+    ranges.check_positive(frame_s=self.frame_s)
     if self.draw is None and not _is_picture(self.env.observation_space):
       raise ValueError(
         'an environment without pictures needs draw, got '

@@ -20,7 +20,7 @@ from absl import logging
 from clu import metrics as clu_metrics
 from jaxtyping import Array, Float, Key, PyTree
 
-from rl import actors, evaluation, rollout
+from rl import actors, evaluation, ranges, rollout
 from rl import film as film_lib
 from rl import learner as learner_lib
 from rl.envs import checks, protocol
@@ -158,9 +158,11 @@ class AgentTrainer:
   )
 
   def __post_init__(self) -> None:
-    for name in ('eval_episodes', 'num_agents', 'iterations_per_step'):
-      if getattr(self, name) < 1:
-        raise ValueError(f'{name} must be positive, got {getattr(self, name)}')
+    ranges.check_counts(
+      eval_episodes=self.eval_episodes,
+      num_agents=self.num_agents,
+      iterations_per_step=self.iterations_per_step,
+    )
     for env in self._all_envs().values():
       checks.check_resets(env)
     batched = self.num_agents > 1 or self.iterations_per_step > 1

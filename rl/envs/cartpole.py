@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key
 
+from rl import ranges
 from rl.envs import protocol, spaces
 
 __all__ = ['CartPoleBalance', 'CartPoleState', 'CartPoleSwingUp']
@@ -123,8 +124,7 @@ class CartPoleSwingUp:
   repeat: int = 2
 
   def __post_init__(self) -> None:
-    if self.repeat < 1:
-      raise ValueError(f'repeat must be positive, got {self.repeat=}')
+    ranges.check_counts(repeat=self.repeat)
 
   @property
   def observation_space(self) -> spaces.Space:

@@ -5,6 +5,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Array, Bool, Int, Key, PyTree, Shaped
 
+from rl import ranges
 from rl.envs import host_vector, lanes, protocol
 
 __all__ = ['CutOff', 'CutOffState']
@@ -49,8 +50,7 @@ class CutOff:
   """
 
   def __init__(self, env: protocol.VectorEnvironment, most: int = 20) -> None:
-    if most < 1:
-      raise ValueError(f'most must be positive, got {most=}')
+    ranges.check_counts(most=most)
     if env.pure or env.resets_at_once:
       raise ValueError(
         'env must be simulators whose resets take a step, got '

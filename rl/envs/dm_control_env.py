@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Shaped
 
+from rl import ranges
 from rl.envs import (
   foreign_spaces,
   host_vector,
@@ -69,14 +70,12 @@ class DmControlPixels(host_vector.HostVector):
     num_threads: int | None = None,
   ) -> None:
     threads = num_threads or min(num_lanes, os.cpu_count() or 1)
-    for name, value in (
-      ('num_lanes', num_lanes),
-      ('size', size),
-      ('action_repeat', action_repeat),
-      ('num_threads', threads),
-    ):
-      if value < 1:
-        raise ValueError(f'{name} must be positive, got {value}')
+    ranges.check_counts(
+      num_lanes=num_lanes,
+      size=size,
+      action_repeat=action_repeat,
+      num_threads=threads,
+    )
     if 'DISPLAY' not in os.environ:
       os.environ.setdefault('MUJOCO_GL', 'osmesa')
     suite = optional.load('dm_control.suite')

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, Key, UInt8
 
+from rl import ranges
 from rl.envs import protocol, scenes, spaces
 
 __all__ = ['Dodge', 'DodgeState']
@@ -53,8 +54,7 @@ class Dodge:
 
   def __post_init__(self) -> None:
     scenes.check_size(self.size)
-    if self.objects < 1:
-      raise ValueError(f'objects must be positive, got {self.objects=}')
+    ranges.check_counts(objects=self.objects)
 
   @property
   def observation_space(self) -> spaces.Space:

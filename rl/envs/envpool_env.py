@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Shaped
 
+from rl import ranges
 from rl.envs import foreign_spaces, frames, host_vector, optional, spaces
 
 __all__ = ['EnvPoolVector', 'car_racing', 'take_cover']
@@ -54,8 +55,7 @@ class EnvPoolVector(host_vector.HostVector):
     **options: Any,
   ) -> None:
     self._envpool = optional.load('envpool')
-    if num_lanes < 1:
-      raise ValueError(f'num_lanes must be positive, got {num_lanes=}')
+    ranges.check_counts(num_lanes=num_lanes)
     if ours := [name for name in _OURS if name in options]:
       raise ValueError(f'options {ours} are set by the lanes, got {options}')
     known = self._envpool.list_all_envs()

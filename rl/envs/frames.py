@@ -6,6 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Key, PyTree, Shaped
 
+from rl import ranges
 from rl.envs import checks, lanes, protocol, spaces
 
 __all__ = ['Downscaled', 'Stacked', 'StackedState']
@@ -122,8 +123,7 @@ class Stacked(_Wrapper):
     super().__init__(env)
     space = env.observation_space
     _check_pictures(space)
-    if count < 1:
-      raise ValueError(f'count must be positive, got {count=}')
+    ranges.check_counts(count=count)
     checks.check_resets(env)
     self.count = count
     *sides, channels = space.shape

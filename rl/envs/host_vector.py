@@ -7,6 +7,7 @@ import jax
 import numpy as np
 from jaxtyping import Array, Key, Shaped
 
+from rl import ranges
 from rl.envs import checks, lanes, protocol, spaces
 
 __all__ = ['HostState', 'HostVector', 'Seen', 'count_steps', 'seeds']
@@ -78,8 +79,7 @@ class HostVector(abc.ABC):
     action_space: spaces.Space,
     resets_at_once: bool,
   ) -> None:
-    if num_lanes < 1:
-      raise ValueError(f'num_lanes must be positive, got {num_lanes=}')
+    ranges.check_counts(num_lanes=num_lanes)
     self.num_lanes = num_lanes
     self.observation_space = observation_space
     self.action_space = action_space

@@ -18,6 +18,7 @@ from jaxtyping import (
   UInt,
 )
 
+from rl import ranges
 from rl.envs import checks, protocol, spaces
 
 __all__ = ['EpisodeStats', 'Lanes', 'LanesState', 'reset_key', 'step_key']
@@ -92,10 +93,7 @@ class Lanes:
   max_steps: int | None = None
 
   def __post_init__(self) -> None:
-    if self.num_lanes < 1:
-      raise ValueError(f'num_lanes must be positive, got {self.num_lanes}')
-    if self.limit < 1:
-      raise ValueError(f'max_steps must be positive, got {self.limit}')
+    ranges.check_counts(num_lanes=self.num_lanes, max_steps=self.limit)
 
   @property
   def limit(self) -> int:

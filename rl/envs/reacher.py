@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
+from rl import ranges
 from rl.envs import protocol, spaces
 
 __all__ = ['Reacher', 'ReacherState', 'arm_acceleration', 'joints']
@@ -59,8 +60,7 @@ class Reacher:
   repeat: int = 2
 
   def __post_init__(self) -> None:
-    if self.repeat < 1:
-      raise ValueError(f'repeat must be positive, got {self.repeat=}')
+    ranges.check_counts(repeat=self.repeat)
 
   @property
   def observation_space(self) -> spaces.Space:

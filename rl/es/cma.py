@@ -12,6 +12,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Key
 
 from rl import normalizer as normalizer_lib
+from rl import ranges
 from rl.envs import optional
 from rl.es import evaluator as evaluator_lib
 
@@ -54,11 +55,8 @@ class CMAES:
         f'CMA-ES is for 2 to {_MOST} parameters, got {size}; '
         'use strategy.Strategy'
       )
-    if sigma <= 0 or (population_size is not None and population_size < 2):
-      raise ValueError(
-        'sigma must be positive and population_size at least 2, got '
-        f'{sigma=} {population_size=}'
-      )
+    ranges.check_positive(sigma=sigma)
+    ranges.check_counts(least=2, population_size=population_size)
     self._optimizer: Any = optional.load('cmaes').CMA(
       mean=np.asarray(theta, np.float64),
       sigma=sigma,

@@ -29,7 +29,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key
 
-from rl import orthonormal
+from rl import orthonormal, ranges
 
 __all__ = [
   'KINDS',
@@ -80,10 +80,10 @@ class Directions:
       raise ValueError(
         f'{self.kind} rows have norm {fixed!r} only, got {self.norm!r}'
       )
-    if self.block < 1 or self.block & (self.block - 1):
+    ranges.check_counts(block=self.block)
+    if self.block & (self.block - 1):
       raise ValueError(f'block must be a power of two, got {self.block}')
-    if self.guide is not None and not 0 <= self.guide <= 1:
-      raise ValueError(f'guide must lie in [0, 1], got {self.guide}')
+    ranges.check_shares(guide=self.guide)
 
   def rows_per_block(self, size: int) -> int:
     """Rows that must be drawn together: 1, but for 'orthogonal'."""

@@ -27,6 +27,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Key, PyTree
 
 from rl import normalizer as normalizer_lib
+from rl import ranges
 from rl.envs import checks, protocol
 from rl.envs import lanes as lanes_lib
 from rl.es import evaluator as evaluator_lib
@@ -109,15 +110,19 @@ class JaxEvaluator:
   pure = True
 
   def __post_init__(self) -> None:
-    for name in ('episodes', 'max_steps', 'clip', 'block', 'cache_bytes'):
-      value = getattr(self, name)
-      if value is not None and value <= 0:
-        raise ValueError(f'{name} must be positive, got {value}')
+    ranges.check_counts(
+      episodes=self.episodes,
+      max_steps=self.max_steps,
+      block=self.block,
+      cache_bytes=self.cache_bytes,
+    )
+    ranges.check_positive(clip=self.clip)
     if hasattr(self.env, 'num_lanes'):
       raise ValueError(
         'env must be a single JAX environment; lanes and simulators need '
         f'backends.Lanes or VectorEvaluator, got {type(self.env).__name__}'
       )
+    ranges.check_counts(**{'max_steps of env': self.env.max_steps})
     if self.block and self.block & (self.block - 1):
       raise ValueError(f'block must be a power of two, got {self.block}')
 

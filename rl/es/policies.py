@@ -17,6 +17,7 @@ from flax import linen as nn
 from jax import flatten_util
 from jaxtyping import Array, Float, Key, PyTree, Shaped
 
+from rl import ranges
 from rl.envs import spaces
 
 __all__ = [
@@ -149,8 +150,7 @@ class MLP:
   def __post_init__(self) -> None:
     check_observations(self.observation_space)
     num_outputs(self.action_space)
-    if any(width < 1 for width in self.hidden):
-      raise ValueError(f'widths must be positive, got {self.hidden}')
+    ranges.check_counts(hidden=self.hidden)
 
   @property
   def shapes(self) -> tuple[tuple[int, int], ...]:

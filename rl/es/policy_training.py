@@ -16,7 +16,7 @@ from jaxtyping import Float, Key, PyTree
 
 from rl import film as film_lib
 from rl import normalizer as normalizer_lib
-from rl import training
+from rl import ranges, training
 from rl.envs import lanes, protocol, spaces
 from rl.es import evaluator as evaluator_lib
 from rl.es import jax_evaluator, policies, ray_evaluator, strategy
@@ -48,7 +48,7 @@ class PolicyTrainer:
     clip: bound of normalised observations; None: no bound.
 
   Raises:
-    ValueError: if `eval_episodes` is negative.
+    ValueError: if a number is out of range.
   """
 
   env: protocol.Environment | protocol.VectorEnvironment
@@ -63,10 +63,8 @@ class PolicyTrainer:
   )
 
   def __post_init__(self) -> None:
-    if self.eval_episodes < 0:
-      raise ValueError(
-        f'eval_episodes must not be negative, got {self.eval_episodes}'
-      )
+    ranges.check_counts(least=0, eval_episodes=self.eval_episodes)
+    ranges.check_positive(clip=self.clip)
 
   @functools.cached_property
   def fitted_policy(self) -> policies.Policy:

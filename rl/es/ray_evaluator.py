@@ -17,6 +17,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Key
 
 from rl import normalizer as normalizer_lib
+from rl import ranges
 from rl.envs import optional
 from rl.es import evaluator as evaluator_lib
 from rl.es import vector_evaluator
@@ -125,14 +126,10 @@ class RayEvaluator:
     self._make, self._num_workers = make, num_workers
     self._per_task, self._timeout = directions_per_task, timeout
     self._cpus = cpus
-    for name, value in (
-      ('num_workers', num_workers),
-      ('directions_per_task', directions_per_task),
-      ('timeout', timeout),
-      ('cpus', cpus),
-    ):
-      if value is not None and value <= 0:
-        raise ValueError(f'{name} must be positive, got {value}')
+    ranges.check_counts(
+      num_workers=num_workers, directions_per_task=directions_per_task
+    )
+    ranges.check_positive(timeout=timeout, cpus=cpus)
     self._workers: list[Any] = []
     self._started_ray = False
     self._shape = observation_shape

@@ -26,6 +26,7 @@ import optax
 from jaxtyping import Array, Float, Key
 
 from rl import normalizer as normalizer_lib
+from rl import ranges
 from rl.es import directions as directions_lib
 from rl.es import estimators
 from rl.es import evaluator as evaluator_lib
@@ -78,18 +79,16 @@ class ESConfig:
   guides: int = 0
 
   def __post_init__(self) -> None:
-    if self.guides < 0 or (self.guides and self.directions.guide is None):
+    ranges.check_counts(num_pairs=self.num_pairs)
+    ranges.check_counts(
+      least=0, center_evaluations=self.center_evaluations, guides=self.guides
+    )
+    ranges.check_positive(sigma=self.sigma)
+    if self.guides and self.directions.guide is None:
       raise ValueError(
-        'guides must not be negative, and need directions with a guide, got '
+        'guides need directions with a guide, got '
         f'{self.guides=} {self.directions.guide=}'
       )
-    if self.num_pairs < 1 or self.center_evaluations < 0:
-      raise ValueError(
-        'num_pairs must be positive and center_evaluations not negative, got '
-        f'{self.num_pairs=} {self.center_evaluations=}'
-      )
-    if not callable(self.sigma) and not self.sigma > 0:
-      raise ValueError(f'sigma must be positive, got {self.sigma}')
     if self.estimator.needs_center and not self.center_evaluations:
       raise ValueError(
         f'{self.estimator} needs the return at theta: center_evaluations >= 1'

@@ -16,6 +16,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Key, PyTree, Shaped
 
 from rl import normalizer as normalizer_lib
+from rl import ranges
 from rl.envs import checks, protocol
 from rl.es import evaluator as evaluator_lib
 from rl.es import policies
@@ -121,10 +122,8 @@ class VectorEvaluator:
   pure = False
 
   def __post_init__(self) -> None:
-    for name in ('episodes', 'max_steps', 'clip'):
-      value = getattr(self, name)
-      if value is not None and value <= 0:
-        raise ValueError(f'{name} must be positive, got {value}')
+    ranges.check_counts(episodes=self.episodes, max_steps=self.max_steps)
+    ranges.check_positive(clip=self.clip)
     if not hasattr(self.env, 'num_lanes'):
       raise ValueError(
         'env must have lanes; a single JAX environment needs JaxEvaluator, '

@@ -5,7 +5,7 @@ import dataclasses
 import optax
 from flax import linen as nn
 
-from rl import networks
+from rl import networks, ranges
 
 __all__ = ['Settings']
 
@@ -49,6 +49,10 @@ class Settings:
     greedy: whether evaluation takes the most probable action; it draws
       otherwise.
 
+  Raises:
+    ValueError: if a number is out of range, or nothing reads
+      `reward_discount`.
+
   Reference: arXiv:2106.02229, the code of its authors
     (google/brain_autorl, rl_darts/algorithms/ppo).
   """
@@ -80,23 +84,29 @@ class Settings:
   greedy: bool = False
 
   def __post_init__(self) -> None:
-    for name in (
-      'unroll_length',
-      'num_minibatches',
-      'num_epochs',
-      'max_grad_norm',
-      'clip_ratio',
-      'reward_clip',
-      'observation_clip',
-    ):
-      if getattr(self, name) <= 0:
-        raise ValueError(f'{name} must be positive, got {getattr(self, name)}')
-    if self.value_clip is not None and self.value_clip <= 0:
-      raise ValueError(f'value_clip must be positive, got {self.value_clip}')
-    for name in ('discount', 'trace', 'reward_discount'):
-      number = getattr(self, name)
-      if number is not None and not 0 <= number <= 1:
-        raise ValueError(f'{name} must be in [0, 1], got {number}')
+    ranges.check_counts(
+      unroll_length=self.unroll_length,
+      num_minibatches=self.num_minibatches,
+      num_epochs=self.num_epochs,
+    )
+    ranges.check_positive(
+      max_grad_norm=self.max_grad_norm,
+      clip_ratio=self.clip_ratio,
+      value_clip=self.value_clip,
+      reward_clip=self.reward_clip,
+      observation_clip=self.observation_clip,
+    )
+    ranges.check_not_negative(
+      learning_rate=self.learning_rate,
+      adam_eps=self.adam_eps,
+      value_cost=self.value_cost,
+      entropy_cost=self.entropy_cost,
+    )
+    ranges.check_shares(
+      discount=self.discount,
+      trace=self.trace,
+      reward_discount=self.reward_discount,
+    )
     if self.reward_discount is not None and not self.normalize_rewards:
       raise ValueError(
         'reward_discount is read only with normalize_rewards, got '

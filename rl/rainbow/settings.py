@@ -4,6 +4,7 @@ import dataclasses
 
 from flax import linen as nn
 
+from rl import ranges
 from rl.rainbow import c51, schedules
 
 __all__ = ['Settings']
@@ -47,6 +48,10 @@ class Settings:
     greedy_epsilon: alike in evaluation.
     unroll_length: T, steps per lane and iteration.
 
+  Raises:
+    ValueError: if a number is out of range, or nothing reads
+      `initial_priority`.
+
   References: Hessel et al. (2017), arXiv:1710.02298; the names of the parts are
     beside their code.
   """
@@ -84,13 +89,32 @@ class Settings:
   unroll_length: int = 4
 
   def __post_init__(self) -> None:
-    for name in ('min_replay', 'batch_size', 'target_interval', 'weight_steps'):
-      if getattr(self, name) < 1:
-        raise ValueError(f'{name} must be positive, got {getattr(self, name)}')
-    if not 0 <= self.greedy_epsilon <= 1:
-      raise ValueError(
-        f'greedy_epsilon must be in [0, 1], got {self.greedy_epsilon}'
-      )
+    ranges.check_counts(
+      hidden=self.hidden,
+      num_atoms=self.num_atoms,
+      weight_steps=self.weight_steps,
+      n_step=self.n_step,
+      capacity=self.capacity,
+      min_replay=self.min_replay,
+      batch_size=self.batch_size,
+      target_interval=self.target_interval,
+      unroll_length=self.unroll_length,
+    )
+    ranges.check_positive(
+      initial_priority=self.initial_priority,
+      reward_clip=self.reward_clip,
+      samples_per_insert=self.samples_per_insert,
+      max_grad_norm=self.max_grad_norm,
+    )
+    ranges.check_not_negative(
+      weight_exponent=self.weight_exponent,
+      weight_exponent_last=self.weight_exponent_last,
+      learning_rate=self.learning_rate,
+      adam_eps=self.adam_eps,
+    )
+    ranges.check_shares(
+      discount=self.discount, greedy_epsilon=self.greedy_epsilon
+    )
     if self.prioritized and self.priority_exponent <= 0:
       raise ValueError(
         'prioritized needs a positive priority_exponent, got '
@@ -101,6 +125,4 @@ class Settings:
         'initial_priority needs prioritized, got '
         f'{self.initial_priority=} {self.prioritized=}'
       )
-    if self.reward_clip is not None and self.reward_clip <= 0:
-      raise ValueError(f'reward_clip must be positive, got {self.reward_clip}')
     c51.support(self.v_min, self.v_max, self.num_atoms)

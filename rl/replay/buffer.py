@@ -20,6 +20,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, Key, Shaped
 
 from rl import learner as learner_lib
+from rl import ranges
 from rl.envs import spaces
 from rl.replay import sum_tree, windows
 
@@ -117,18 +118,15 @@ class Replay:
   initial_priority: float | None = None
 
   def __post_init__(self) -> None:
-    for name in ('length', 'num_lanes', 'unroll_length', 'n_step'):
-      if getattr(self, name) < 1:
-        raise ValueError(f'{name} must be positive, got {getattr(self, name)}')
-    if not 0 <= self.discount <= 1 or self.exponent < 0:
-      raise ValueError(
-        'discount must be in [0, 1] and exponent not negative, got '
-        f'{self.discount=} {self.exponent=}'
-      )
-    if self.initial_priority is not None and self.initial_priority <= 0:
-      raise ValueError(
-        f'initial_priority must be positive, got {self.initial_priority}'
-      )
+    ranges.check_counts(
+      length=self.length,
+      num_lanes=self.num_lanes,
+      unroll_length=self.unroll_length,
+      n_step=self.n_step,
+    )
+    ranges.check_shares(discount=self.discount)
+    ranges.check_not_negative(exponent=self.exponent)
+    ranges.check_positive(initial_priority=self.initial_priority)
     if self.length % self.unroll_length:
       raise ValueError(
         'length must be a multiple of unroll_length, got '

@@ -4,6 +4,8 @@ import dataclasses
 
 from flax import linen as nn
 
+from rl import ranges
+
 __all__ = ['Settings']
 
 
@@ -28,6 +30,9 @@ class Settings:
     updates_per_step: updates per step acted.
     batch_size: samples per update.
     unroll_length: T, steps per lane and iteration.
+
+  Raises:
+    ValueError: if a number is out of range.
   """
 
   hidden: tuple[int, ...] = (256, 256)
@@ -46,11 +51,18 @@ class Settings:
   unroll_length: int = 1
 
   def __post_init__(self) -> None:
-    for name in ('min_replay', 'batch_size', 'temperature'):
-      if getattr(self, name) <= 0:
-        raise ValueError(f'{name} must be positive, got {getattr(self, name)}')
-    if not 0 < self.tau <= 1 or self.random_steps < 0:
-      raise ValueError(
-        'tau must be in (0, 1] and random_steps not negative, got '
-        f'{self.tau=} {self.random_steps=}'
-      )
+    ranges.check_counts(
+      hidden=self.hidden,
+      capacity=self.capacity,
+      min_replay=self.min_replay,
+      batch_size=self.batch_size,
+      unroll_length=self.unroll_length,
+    )
+    ranges.check_counts(least=0, random_steps=self.random_steps)
+    ranges.check_positive(
+      temperature=self.temperature,
+      tau=self.tau,
+      updates_per_step=self.updates_per_step,
+    )
+    ranges.check_not_negative(learning_rate=self.learning_rate)
+    ranges.check_shares(discount=self.discount, tau=self.tau)
