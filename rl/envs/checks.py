@@ -32,9 +32,15 @@ def check_action(
     num_lanes: how many lanes; None for a single action.
 
   Raises:
-    ValueError: if the shape or the kind of dtype is wrong, or (concrete
-      arrays only) a float is not finite or an integer is out of range.
+    ValueError: if it is no array, the shape or the kind of dtype is wrong, or
+      (concrete arrays only) a float is not finite or an integer is out of
+      range.
   """
+  if not hasattr(action, 'shape') and not isinstance(action, int | float):
+    raise ValueError(
+      'action must be an array of NumPy or JAX, such as numpy.asarray(action, '
+      f'{space.dtype!r}), for {space}, got a {type(action).__name__}: {action!r}'
+    )
   shape = space.shape if num_lanes is None else (num_lanes, *space.shape)
   if jnp.shape(action) != shape:
     raise ValueError(

@@ -153,8 +153,8 @@ class DmControlPixels(host_vector.HostVector):
     discount = 1.0 if now.discount is None else now.discount
     return painter.picture(), total, now.last(), discount
 
-  def close(self) -> None:
-    """Closes simulators and threads."""
+  def _close(self) -> None:
+    """Simulators and threads."""
     self._spread(lambda env, painter: env.close())
     # Contexts that outlive their threads complain when Python ends.
     self._envs, self._painters = [], []

@@ -41,9 +41,11 @@ class EnvPoolVector(host_vector.HostVector):
 
   Raises:
     ImportError: if EnvPool is not installed, naming the extra.
-    ValueError: if there is no such task, an option is the lanes' business, or
-      a space is not supported.
+    ValueError: if there is no such task, option or info, an option is the
+      lanes' business, or a space is not supported.
   """
+
+  reopens = True
 
   def __init__(
     self,
@@ -67,7 +69,7 @@ class EnvPoolVector(host_vector.HostVector):
     self._task, self._options = task, options
     self._step_reward, self._info = step_reward, tuple(info)
     self._pool: Any = None
-    spec = self._envpool.make_spec(task, num_envs=num_lanes, **options)
+    spec = self._spec(num_lanes)
     observation = spec.gymnasium_observation_space
     self._first_channels = _channels_first(observation)
     with np.errstate(over='ignore'):
@@ -80,6 +82,36 @@ class EnvPoolVector(host_vector.HostVector):
       resets_at_once=False,
     )
 
+  def _spec(self, num_lanes: int) -> Any:
+    """Of the task, with the options; checks them and the names of infos."""
+    make = functools.partial(self._envpool.make_spec, self._task)
+    defaults = make(num_envs=num_lanes).config._asdict()
+    options = self._options
+    if unknown := [name for name in options if name not in defaults]:
+      allowed = sorted({*defaults} - {*_OURS})
+      raise ValueError(
+        f'options of {self._task} must be among {allowed}, got {unknown}'
+      )
+    ranges.check_counts(max_episode_steps=options.get('max_episode_steps'))
+    ranges.check_counts(least=0, num_threads=options.get('num_threads'))
+    try:
+      spec = make(num_envs=num_lanes, **options)
+    except TypeError as error:
+      like = {name: defaults[name] for name in options}
+      raise ValueError(
+        f'options of {self._task} must be of the types of {like}, got {options}'
+      ) from error
+    infos = {
+      name.removeprefix('info:')
+      for name in spec.state_array_spec
+      if name.startswith('info:') and '.' not in name
+    } | {'elapsed_step'}
+    if missing := [name for name in self._info if name not in infos]:
+      raise ValueError(
+        f'info of {self._task} must be among {sorted(infos)}, got {missing}'
+      )
+    return spec
+
   def __reduce__(self) -> tuple:
     """Pickled as its arguments: other processes build their own."""
     settings = {'step_reward': self._step_reward, 'info': self._info}
@@ -87,7 +119,7 @@ class EnvPoolVector(host_vector.HostVector):
     return make, (self._task, self.num_lanes)
 
   def _reset(self, seeds: list[int]) -> Any:
-    self.close()
+    self._close()
     self._pool = self._envpool.make_gymnasium(
       self._task, num_envs=self.num_lanes, seed=seeds, **self._options
     )
@@ -110,8 +142,7 @@ class EnvPoolVector(host_vector.HostVector):
       return np.moveaxis(observation, 1, -1)
     return observation
 
-  def close(self) -> None:
-    """Closes the simulators; a reset opens them again."""
+  def _close(self) -> None:
     if self._pool is not None:
       self._pool.close()
       self._pool = None

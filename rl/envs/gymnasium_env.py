@@ -62,8 +62,7 @@ class GymnasiumVector(host_vector.HostVector):
       observation, reward, terminated, truncated, {}, final
     )
 
-  def close(self) -> None:
-    """Closes the simulators."""
+  def _close(self) -> None:
     self._env.close()
 
 

@@ -57,7 +57,7 @@ def seeds(keys: Key[Array, ' n']) -> list[int]:
 class HostVector(abc.ABC):
   """Lanes of simulators as a `protocol.VectorEnvironment`.
 
-  A subclass resets and steps. Here actions are checked before a simulator sees
+  A subclass resets, steps and closes. Here actions are checked before a simulator sees
   them, and floats clipped to their bounds; observations are copied into the
   space's dtype; steps that only reset are masked; episodes are counted.
 
@@ -70,6 +70,8 @@ class HostVector(abc.ABC):
   Raises:
     ValueError: if num_lanes < 1.
   """
+
+  reopens = False  # Whether a reset opens simulators that were closed.
 
   def __init__(
     self,
@@ -86,6 +88,7 @@ class HostVector(abc.ABC):
     self.pure = False
     self.resets_at_once = resets_at_once
     self._count = 0
+    self._closed = False
 
   @abc.abstractmethod
   def _reset(self, seeds: list[int]) -> Any:
@@ -96,8 +99,21 @@ class HostVector(abc.ABC):
     """Steps all lanes; actions are within their space."""
 
   @abc.abstractmethod
+  def _close(self) -> None:
+    """Closes the simulators; may be called twice."""
+
   def close(self) -> None:
-    """Closes the simulators."""
+    """Closes the simulators; only those that can open again can be reset."""
+    self._close()
+    self._closed = True
+
+  def _check_open(self, what: str) -> None:
+    if self._closed:
+      remedy = 'reset them' if self.reopens else 'build new ones'
+      raise ValueError(
+        f'{what} must come before close: these lanes, of '
+        f'{type(self).__name__}, were closed; {remedy}'
+      )
 
   def reset(
     self, keys: Key[Array, ' n']
@@ -105,9 +121,13 @@ class HostVector(abc.ABC):
     """Starts new episodes; each lane's seed is drawn from its key.
 
     Raises:
-      ValueError: if the keys are not one per lane.
+      ValueError: if the keys are not one per lane, or the lanes are closed and
+        cannot open again.
     """
     checks.check_keys(keys, self.num_lanes)
+    if not self.reopens:
+      self._check_open('reset')
+    self._closed = False
     observation = self._copied(self._reset(seeds(keys)))
     n = self.num_lanes
     zeros, none = np.zeros(n, np.int32), np.zeros(n, np.float32)
@@ -120,9 +140,10 @@ class HostVector(abc.ABC):
     """Steps the simulators.
 
     Raises:
-      ValueError: if the state is not the newest one, or as
-        `checks.check_action`.
+      ValueError: if the lanes are closed, the state is not the newest one, or
+        as `checks.check_action`.
     """
+    self._check_open('step')
     if state.count != self._count:
       raise ValueError(
         'state must be what the last reset or step returned, '

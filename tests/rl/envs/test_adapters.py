@@ -194,6 +194,10 @@ def test_wrong_uses_of_simulators():
     gymnasium_env.GymnasiumVector(FakeVector(None))
   vector.close()
   assert fake.closed
+  with pytest.raises(ValueError, match='step must come before close.*new ones'):
+    vector.step(state, np.zeros(3, np.int32))
+  with pytest.raises(ValueError, match='reset must come before close'):
+    vector.reset(jax.random.split(KEY, 3))
 
 
 def test_continuous_actions_are_clipped_and_cast():

@@ -46,7 +46,7 @@ class Scripted(host_vector.HostVector):
     end = (ended, no) if self.terminates else (no, ended)
     return host_vector.Seen(self.place, np.array(rewards), *end, {})
 
-  def close(self):
+  def _close(self):
     self.closed = True
 
 

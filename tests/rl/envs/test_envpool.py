@@ -162,6 +162,12 @@ def test_wrong_actions_never_reach_the_simulator():
   np.testing.assert_array_equal(far.observation, at.observation)
   with pytest.raises(ValueError, match='the newest'):
     env.step(state, good)
+  state, _ = env.reset(jax.random.split(KEY, 2))
+  env.close()
+  with pytest.raises(ValueError, match=r'EnvPoolVector, were closed; reset'):
+    env.step(state, good)
+  state, _ = env.reset(jax.random.split(KEY, 2))
+  env.step(state, good)
   env.close()
 
 
@@ -189,6 +195,16 @@ def test_wrong_tasks_and_options():
     envpool_env.EnvPoolVector('Swimer-v4', 2)
   with pytest.raises(ValueError, match='set by the lanes'):
     envpool_env.EnvPoolVector('Swimmer-v4', 2, seed=1)
+  for options, match in (
+    ({'frameskip': 2}, r"among \[.*'frame_skip'.*got \['frameskip'\]"),
+    ({'frame_skip': 'two'}, r"types of {'frame_skip': 4}, got .*'two'"),
+    ({'max_episode_steps': 0}, 'max_episode_steps must be positive'),
+    ({'num_threads': -1}, 'num_threads must not be negative'),
+    ({'info': ('x_pos',)}, r"'x_position'.*got \['x_pos'\]"),
+    ({'info': ('env',)}, r"'elapsed_step', 'env_id'.*got \['env'\]"),
+  ):
+    with pytest.raises(ValueError, match=match):
+      envpool_env.EnvPoolVector('Swimmer-v4', 2, **options)
   with pytest.raises(ValueError, match='num_lanes'):
     envpool_env.EnvPoolVector('Swimmer-v4', 0)
 

@@ -65,7 +65,7 @@ class Numbers(host_vector.HostVector):
   def _over(self):
     return self.time == 2 + np.arange(2)
 
-  def close(self):
+  def _close(self):
     self.closed = True
 
 

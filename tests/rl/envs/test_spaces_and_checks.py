@@ -68,6 +68,8 @@ def test_wrong_actions_are_errors(space, action, match):
     checks.check_action(space, action)
   with pytest.raises(ValueError, match=match):
     checks.check_action(space, np.stack([action, action]), num_lanes=2)
+  with pytest.raises(ValueError, match=r'an array .* got a list: \['):
+    checks.check_action(space, [action, action], num_lanes=2)
 
 
 def test_fitting_actions_pass():

@@ -42,7 +42,7 @@ class Walk(host_vector.HostVector):
       self._seen(), -(self.x**2) + self.noise, no, late, {}
     )
 
-  def close(self):
+  def _close(self):
     pass
 
 

@@ -200,7 +200,7 @@ class Watchful(host_vector.HostVector):
     no = np.zeros(2, bool)
     return host_vector.Seen(np.ones((2, 1)), np.ones(2), no, no, {})
 
-  def close(self):
+  def _close(self):
     pass
 
 
