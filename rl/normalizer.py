@@ -55,10 +55,14 @@ def empty(shape: tuple[int, ...], batch: tuple[int, ...] = ()) -> Statistics:
 
 
 def of(observations: Float[Array, 'n ...']) -> Statistics:
-  """Of n >= 1 observations."""
-  mean = observations.mean(0)
-  count = jnp.asarray(observations.shape[0], mean.dtype)
-  return Statistics(count, mean, jnp.sum((observations - mean) ** 2, 0))
+  """Of n >= 1 observations; what is constant has a deviation of exactly 0."""
+  # Around one of them: the mean of equal numbers may differ from them, and
+  # divided by such a deviation they would become -1 or 1.
+  away = observations - observations[0]
+  shift = away.mean(0)
+  count = jnp.asarray(observations.shape[0], shift.dtype)
+  m2 = jnp.sum((away - shift) ** 2, 0)
+  return Statistics(count, observations[0] + shift, m2)
 
 
 def _beside(count: Array, like: Array) -> Array:

@@ -72,6 +72,25 @@ def test_normalize_against_numpy_and_constants():
   np.testing.assert_array_equal(normalizer.normalize(none, jnp.asarray(x)), x)
 
 
+@pytest.mark.parametrize('value', [0.1, 1000.1])
+def test_constants_are_exact_however_they_are_counted(value):
+  """In float32, where their mean is rounded."""
+  x = jnp.full((1000, 2), value, jnp.float32)
+  running = normalizer.empty((2,), (1,))
+  for row in x[:20]:
+    running = normalizer.add(running, row[None], jnp.ones(1, bool))
+  halves = jax.tree.map(
+    lambda *s: jnp.stack(s), *map(normalizer.of, (x, x[:7]))
+  )
+  for found in (
+    normalizer.of(x),
+    normalizer.merge_all(halves),
+    jax.tree.map(lambda leaf: leaf[0], running),
+  ):
+    np.testing.assert_array_equal(found.m2, 0)
+    np.testing.assert_array_equal(normalizer.normalize(found, x), 0)
+
+
 def test_sums_of_squares_would_not_do():
   """The recipe with sums loses the variance in float32; this one does not."""
   x = (np.random.default_rng(1).normal(1000, 0.1, (4000, 1))).astype(np.float32)

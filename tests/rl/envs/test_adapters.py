@@ -194,7 +194,9 @@ def test_wrong_uses_of_simulators():
     gymnasium_env.GymnasiumVector(FakeVector(None))
   vector.close()
   assert fake.closed
-  with pytest.raises(ValueError, match='step must come before close.*new ones'):
+  with pytest.raises(
+    ValueError, match=r'step must come before close.*new ones'
+  ):
     vector.step(state, np.zeros(3, np.int32))
   with pytest.raises(ValueError, match='reset must come before close'):
     vector.reset(jax.random.split(KEY, 3))
