@@ -6,7 +6,9 @@ once, saves state and iterator together, and continues a run that was stopped
 at any moment with the numbers that an unstopped one has.
 
 Order within a step, which resumption relies on: refresh, observe, draw batch,
-step, row of metrics, evaluate, save.
+step, row of metrics, evaluate, save. An evaluation may take long: one that is
+running when the run is asked to stop is broken off, and made up for when the run
+continues.
 """
 
 import dataclasses
@@ -246,6 +248,8 @@ class _Loop(Generic[State]):
     self._refresh_fn = self._compile_refresh()
     self._state, record = self._restore_or_init(abstract)
     self._step: int = record['step']
+    # Whether the evaluation of this step was broken off.
+    self._unevaluated: bool = record.get('unevaluated', False)
     self._seconds: float = record['seconds']
     self._metrics = metrics_lib.StepMetrics(self._packing, record['metrics'])
     self._writer = writers.MetricWriter(
@@ -305,14 +309,19 @@ class _Loop(Generic[State]):
   def train(self, stop: preemption.StopRequest) -> Result[State]:
     """Runs to the end, or until asked to stop."""
     self._context.on_start()
+    self._stop = stop
     first = self._step
-    while self._step < self._total:
-      self._profiler.before_step(self._step - first)
-      self._one_step(timed=self._step > first)
-      if self._step == first + 1:
-        # The launcher's view of the configuration is complete only now.
-        self._context.check_config()
-      if stop.reached(self._step) and self._step < self._total:
+    while self._unevaluated or self._step < self._total:
+      if self._unevaluated:
+        self._evaluate()
+      else:
+        self._profiler.before_step(self._step - first)
+        self._one_step(timed=self._step > first)
+        if self._step == first + 1:
+          # The launcher's view of the configuration is complete only now.
+          self._context.check_config()
+      left = self._unevaluated or self._step < self._total
+      if stop.reached(self._step) and left:
         self._save(None)
         self._checkpoints.wait()
         self._progress.note(
@@ -383,17 +392,24 @@ class _Loop(Generic[State]):
     shown = {k: values[k] for k in self._config.progress if k in values}
     self._progress.show(self._step, step_s or 0.0, shown)
 
-  def _evaluate(self) -> dict[str, float]:
+  def _evaluate(self) -> dict[str, float] | None:
+    """Scores of all evaluators; None if they were broken off."""
     if not self._experiment.evaluators:
       return {}
     self._metrics.drain()
     with self._timer.paused():
       start = time.perf_counter()
-      row = {
-        f'eval/{name}/{key}': float(value)
-        for name, evaluate in self._experiment.evaluators.items()
-        for key, value in evaluate(self._state).items()
-      }
+      try:
+        self._unevaluated = True
+        with self._stop.interruptible():
+          row = {
+            f'eval/{name}/{key}': float(value)
+            for name, evaluate in self._experiment.evaluators.items()
+            for key, value in evaluate(self._state).items()
+          }
+        self._unevaluated = False
+      except preemption.InterruptedByStop:
+        return None
       seconds = {'time/eval_s': time.perf_counter() - start}
       self._writer.write(self._step, row | seconds)
       shown = '  '.join(f'{name} {value:.4g}' for name, value in row.items())
@@ -410,6 +426,7 @@ class _Loop(Generic[State]):
         'metrics': metrics,
         'metrics_offset': self._writer.offset(),
         'batches': self._experiment.batches.get_state(),
+        'unevaluated': self._unevaluated,
         'config': self._context.operative_config(),
       }
       self._checkpoints.save(self._step, self._state, record, evaluation)

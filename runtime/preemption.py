@@ -9,7 +9,11 @@ from types import FrameType
 import jax
 from jax.experimental import multihost_utils
 
-__all__ = ['StopRequest', 'listen']
+__all__ = ['InterruptedByStop', 'StopRequest', 'listen']
+
+
+class InterruptedByStop(BaseException):
+  """Ends a block that can be done again; see `StopRequest.interruptible`."""
 
 
 class StopRequest:
@@ -21,6 +25,33 @@ class StopRequest:
 
   def __init__(self) -> None:
     self.signal_name: str | None = None
+    self._interruptible = False
+
+  @contextlib.contextmanager
+  def interruptible(self) -> Iterator[None]:
+    """Breaks the block off as soon as the job is asked to stop.
+
+    On several hosts nothing is broken off: they must stay together.
+
+    Raises:
+      InterruptedByStop: inside of the block, or before it begins.
+    """
+    try:
+      self._interruptible = True
+      self._interrupt()
+      yield
+    finally:
+      self._interruptible = False
+
+  def ask(self, signal_name: str) -> None:
+    """Notes the signal; raises `InterruptedByStop` where that is allowed."""
+    self.signal_name = signal_name
+    self._interrupt()
+
+  def _interrupt(self) -> None:
+    if self._interruptible and self.signal_name and jax.process_count() == 1:
+      self._interruptible = False
+      raise InterruptedByStop
 
   def reached(self, step: int) -> bool:
     """True if the job must save and leave after `step` steps."""
@@ -48,7 +79,7 @@ def listen() -> Iterator[StopRequest]:
     del frame
     if number == signal.SIGINT and request.signal_name is not None:
       raise KeyboardInterrupt
-    request.signal_name = signal.Signals(number).name
+    request.ask(signal.Signals(number).name)
 
   # On several hosts the signals belong to JAX's coordination service.
   numbers = (signal.SIGINT, signal.SIGTERM) if jax.process_count() == 1 else ()

@@ -72,12 +72,11 @@ def test_normalize_against_numpy_and_constants():
   np.testing.assert_array_equal(normalizer.normalize(none, jnp.asarray(x)), x)
 
 
-@pytest.mark.parametrize('value', [0.1, 1000.1])
-def test_constants_are_exact_however_they_are_counted(value):
+def test_constants_are_exact_however_they_are_counted():
   """In float32, where their mean is rounded."""
-  x = jnp.full((1000, 2), value, jnp.float32)
+  x = jnp.tile(jnp.array([0.1, 1000.1], jnp.float32), (1000, 1))
   running = normalizer.empty((2,), (1,))
-  for row in x[:20]:
+  for row in x[:9]:
     running = normalizer.add(running, row[None], jnp.ones(1, bool))
   halves = jax.tree.map(
     lambda *s: jnp.stack(s), *map(normalizer.of, (x, x[:7]))

@@ -2,6 +2,7 @@ import json
 import os
 import pathlib
 import signal
+import time
 
 import jax
 import numpy as np
@@ -98,6 +99,34 @@ def test_sigterm_then_same_command_is_bit_exact(
   stopped = loop.run(experiment, config(23), workdir=tmp_path, seed=0)
   assert not stopped.finished
   assert stopped.step == step + 1
+  result = loop.run(regression(), config(23), workdir=tmp_path, seed=0)
+  assert result.finished
+  assert same(result.state, unbroken[1].state)
+  assert rows(tmp_path) == rows(unbroken[0])
+
+
+@pytest.mark.parametrize('at', [10, 23])
+def test_sigterm_breaks_off_an_evaluation_that_is_made_up_for(
+  at, unbroken, regression, tmp_path, capsys
+):
+  """In the middle of the run, and in the last evaluation."""
+  experiment = regression()
+  (name,) = experiment.evaluators
+  evaluate = experiment.evaluators[name]
+
+  def slow(state):
+    if int(state.step) == at:
+      os.kill(os.getpid(), signal.SIGTERM)
+      for _ in range(100):  # Handlers run between bytecodes.
+        time.sleep(0.01)
+      raise AssertionError('the evaluation went on')
+    return evaluate(state)
+
+  object.__setattr__(experiment, 'evaluators', {name: slow})
+  stopped = loop.run(experiment, config(23), workdir=tmp_path, seed=0)
+  assert not stopped.finished
+  assert stopped.step == at
+  assert f'SIGTERM: saved step {at} of 23' in capsys.readouterr().err
   result = loop.run(regression(), config(23), workdir=tmp_path, seed=0)
   assert result.finished
   assert same(result.state, unbroken[1].state)
