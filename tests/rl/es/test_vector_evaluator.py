@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import types
 
 import jax
 import jax.numpy as jnp
@@ -234,6 +235,15 @@ def test_lanes_and_one_program_agree(kind):
     found.statistics,
     expected.statistics,
   )
+
+
+def test_an_environment_without_lanes_is_refused():
+  """By the check itself: the types of tests refuse it before."""
+  given = types.SimpleNamespace(
+    env=es_cases.Drift(), episodes=1, max_steps=None, clip=None
+  )
+  with pytest.raises(ValueError, match=r'must have lanes.*got Drift'):
+    vector_evaluator.VectorEvaluator.__post_init__(given)
 
 
 @pytest.mark.parametrize(
