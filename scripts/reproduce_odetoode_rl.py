@@ -27,7 +27,6 @@ from runtime import tables, verdicts
 
 __all__ = [
   'LEVELS',
-  'NARROW_LEVELS',
   'Run',
   'Setting',
   'Trained',
@@ -41,14 +40,11 @@ __all__ = [
 ]
 
 # Ours beside a baseline with at least five times its parameters.
-HALF, NARROW = 'ODEtoODE-ISO, half width', 'ODEtoODE-ISO, 5/8 width'
-LEVELS = (('ODEtoODE-ISO', 'NANODE-5'), (HALF, 'BaseODE'))
-# The widest that still has a fifth of the parameters of BaseODE.
-NARROW_LEVELS = (('ODEtoODE-ISO', 'NANODE-5'), (NARROW, 'BaseODE'))
+LEVELS = (('ODEtoODE-ISO', 'NANODE-5'), ('ODEtoODE-ISO, half width', 'BaseODE'))
 _FEWER = 5.0
 _WITHIN = 0.1  # Of the span from random actions to the best policy.
 RANDOM, CONSTANT = 'random actions', 'best constant action'
-_TRIAL_SEEDS = (1000, 1001)  # Of runs that choose steps; never reported.
+_TRIAL_SEED = 1000  # Of the runs that choose a step size; never reported.
 _LAST = 3  # Generations that judge such a run.
 
 
@@ -63,16 +59,14 @@ class Setting:
     generations: of a run.
     pairs: directions per generation.
     rates: step sizes to choose from; returns are divided by their deviation.
-    sigmas: of perturbations, to choose from.
     constrain_io: see `heads.Policy`, as the next two.
     readout_scale: factor on the first readout.
     squash: of outputs into the box of actions.
     trial: generations of the runs that choose.
     width: d.
+    sigma: of perturbations.
     episodes: that judge a policy.
-    levels: pairs of models that are compared: ours, and one that should have
-      at least five times its parameters.
-    others: more models.
+    names: models, all if empty.
     row: what the finding is called after the task.
   """
 
@@ -83,14 +77,13 @@ class Setting:
   pairs: int
   rates: tuple[float, ...]
   constrain_io: bool
-  sigmas: tuple[float, ...] = (0.1,)
   readout_scale: float = 1.0
   squash: str = 'clip'
   trial: int = 0
   width: int = 16
+  sigma: float = 0.1
   episodes: int = 32
-  levels: tuple[tuple[str, str], ...] = LEVELS
-  others: tuple[str, ...] = ('HyperODE', 'DeepNet', 'DeepResNet')
+  names: tuple[str, ...] = ()
   row: str = 'returns'
 
 
@@ -106,32 +99,20 @@ class Run(NamedTuple):
   final: float
 
 
-class Steps(NamedTuple):
-  """How far a generation goes.
-
-  Attributes:
-    sigma: of perturbations.
-    rate: step size.
-  """
-
-  sigma: float
-  rate: float
-
-
 class Trained(NamedTuple):
   """What training gave.
 
   Attributes:
     runs: one per seed.
-    steps: perturbations and step size.
-    tried: what the population's mean return came to; empty if there was no
-      choice.
+    rate: the step size.
+    tried: what the population's mean return came to, by step size; empty if
+      there was no choice.
     random: mean return of random actions.
   """
 
   runs: list[Run]
-  steps: Steps
-  tried: dict[Steps, float]
+  rate: float
+  tried: dict[float, float]
   random: float
 
 
@@ -139,8 +120,7 @@ def models(width: int) -> dict[str, bodies.Body]:
   """All bodies by name; baselines as arXiv:2006.11421 has them."""
   return {
     'ODEtoODE-ISO': bodies.ODEtoODE(width),
-    HALF: bodies.ODEtoODE(width // 2),
-    NARROW: bodies.ODEtoODE(5 * width // 8),
+    'ODEtoODE-ISO, half width': bodies.ODEtoODE(width // 2),
     'BaseODE': baselines.NODE(width, hidden=(width, width)),
     'NANODE-5': baselines.NANODE(width),
     'HyperODE': baselines.HyperODE(width),
@@ -159,7 +139,7 @@ _TINY = {
   'swimmer': Setting(
     'swimmer',
     lambda: envpool_env.EnvPoolVector(
-      'Swimmer-v4', num_lanes=32, num_threads=2
+      'Swimmer-v4', num_lanes=32, num_threads=1
     ),
     backends.Lanes(max_steps=500),
     generations=30, pairs=16, rates=(0.02, 0.05, 0.1), constrain_io=False,
@@ -170,12 +150,8 @@ _TINY = {
 _TINY['swimmer_levels'] = dataclasses.replace(
   _TINY['swimmer'],
   row='levels',
-  generations=120,
-  sigmas=(0.1, 0.2),
-  rates=(0.05, 0.1),
-  trial=15,
-  levels=NARROW_LEVELS,
-  others=(),
+  generations=80,
+  names=tuple(itertools.chain(*LEVELS)),
 )
 _PAPER = {
   'pendulum': dataclasses.replace(
@@ -191,40 +167,32 @@ _PAPER = {
 _PAPER['swimmer_levels'] = dataclasses.replace(
   _PAPER['swimmer'],
   row='levels',
-  levels=NARROW_LEVELS,
-  others=(),
+  names=_TINY['swimmer_levels'].names,
 )
 
 
 def train(body: bodies.Body, setting: Setting, seeds: Sequence[int]) -> Trained:
-  """Trains policies, after the choice of their steps if there are several."""
+  """Trains policies, after the choice of a step size if there are several."""
   env = setting.env()
   # One evaluator, so that its programs are compiled once.
   evaluator = functools.cache(setting.evaluator)
   make = functools.partial(_trainer, body, setting, env, evaluator)
-  choices = [
-    Steps(*pair) for pair in itertools.product(setting.sigmas, setting.rates)
-  ]
   try:
     tried = {}
-    if len(choices) > 1:
-      tried = {steps: _try(make(steps), setting.trial) for steps in choices}
-    chosen = max(tried, key=tried.__getitem__) if tried else choices[0]
-    trainer = make(chosen)
+    if len(setting.rates) > 1:
+      for rate in setting.rates:
+        returns, _ = _run(make(rate), _TRIAL_SEED, setting.trial)
+        tried[rate] = float(returns[-_LAST:].mean())
+    rate = max(tried, key=tried.__getitem__) if tried else setting.rates[0]
+    trainer = make(rate)
     runs = []
     for seed in seeds:
       returns, evaluate = _run(trainer, seed, setting.generations)
       runs.append(Run(returns, evaluate()))
     random = float(trainer.random_returns(0)['center'].mean())
-    return Trained(runs, chosen, tried, random)
+    return Trained(runs, rate, tried, random)
   finally:
-    make(choices[0]).close()
-
-
-def _try(trainer: es_training.ESTrainer, generations: int) -> float:
-  """What short runs come to."""
-  curves = [_run(trainer, seed, generations)[0] for seed in _TRIAL_SEEDS]
-  return float(np.mean(curves, axis=0)[-_LAST:].mean())
+    make(setting.rates[0]).close()
 
 
 def _trainer(
@@ -232,7 +200,7 @@ def _trainer(
   setting: Setting,
   env: Any,
   evaluator: Callable[..., Any],
-  steps: Steps,
+  rate: float,
 ) -> es_training.ESTrainer:
   policy = functools.partial(
     heads.Policy,
@@ -245,9 +213,9 @@ def _trainer(
     env=env,
     policy=policy,
     config=strategy.ESConfig(
-      setting.pairs, steps.sigma, estimators.Antithetic()
+      setting.pairs, setting.sigma, estimators.Antithetic()
     ),
-    optimizer=optax.sgd(steps.rate),
+    optimizer=optax.sgd(rate),
     evaluator=evaluator,
     eval_episodes=setting.episodes,
   )
@@ -302,14 +270,13 @@ def _rows(
 ) -> list[common.Finding]:
   setting = setting or (_PAPER if scale == 'paper' else _TINY)[name]
   trained, params = {}, {}
-  wanted = {*itertools.chain(*setting.levels), *setting.others}
   for label, body in models(setting.width).items():
-    if label not in wanted:
+    if setting.names and label not in setting.names:
       continue
     found = trained[label] = train(body, setting, seeds)
     params[label] = accounting.count_params(body)
     finals = [round(run.final, 1) for run in found.runs]
-    print(f'{label}: {finals}, {found.steps}, {found.tried}', flush=True)
+    print(f'{label}: {finals}, rate {found.rate:g}, {found.tried}', flush=True)
   return [finding(trained, params, constant_return(setting), setting)]
 
 
@@ -339,7 +306,7 @@ def swimmer_rows(
 def swimmer_levels_rows(
   scale: str, seeds: Sequence[int], *, setting: Setting | None = None
 ) -> list[common.Finding]:
-  """The same, longer, of few models; arguments as `pendulum_rows`."""
+  """The same, of the models in `LEVELS`; arguments as `pendulum_rows`."""
   return _rows('swimmer_levels', scale, seeds, setting)
 
 
@@ -365,7 +332,7 @@ def finding(
   best = max(float(np.mean(values)) for values in finals.values())
   span = best - random
   parts, notes = [], []
-  for ours, other in setting.levels:
+  for ours, other in LEVELS:
     fewer = params[other] / params[ours]
     parts.append('holds' if fewer >= _FEWER else 'fails')
     parts.append(
@@ -406,27 +373,25 @@ def _protocol(
   """How the policies were trained."""
   counts = ', '.join(f'{name} {n:,}' for name, n in params.items())
   text = (
-    f'{setting.generations} generations of {setting.pairs} pairs, the same '
-    f'heads for all (constrain_io {setting.constrain_io}, readout_scale '
-    f'{setting.readout_scale:g}, {setting.squash}), observations normalised; '
-    f'width {setting.width} where not said. '
+    f'{setting.generations} generations of {setting.pairs} pairs, sigma '
+    f'{setting.sigma:g}, the same heads for all (constrain_io '
+    f'{setting.constrain_io}, readout_scale {setting.readout_scale:g}, '
+    f'{setting.squash}), observations normalised; width {setting.width} where '
+    f'not said. '
   )
-  first = next(iter(trained.values()))
-  if first.tried:
-    grid = ', '.join(f'{s.sigma:g} and {s.rate:g}' for s in first.tried)
+  if len(setting.rates) > 1:
     chosen = ', '.join(
-      f'{name} {found.steps.sigma:g} and {found.steps.rate:g} ('
+      f'{name} {found.rate:g} ('
       + ' / '.join(f'{value:.0f}' for value in found.tried.values())
       + ')'
       for name, found in trained.items()
     )
     text += (
-      f'Sigma and step size chosen from {grid} by {setting.trial} generations '
-      f'of seeds {_TRIAL_SEEDS} (in brackets: mean of the last {_LAST}): '
-      f'{chosen}. '
+      f'Step sizes chosen from {setting.rates} by {setting.trial} generations '
+      f'of seed {_TRIAL_SEED} (in brackets: mean of the last {_LAST}): {chosen}. '
     )
   else:
-    text += f'Sigma {first.steps.sigma:g}, step size {first.steps.rate:g}. '
+    text += f'Step size {setting.rates[0]:g}. '
   return f'{text}Parameters of the flows: {counts}.'
 
 

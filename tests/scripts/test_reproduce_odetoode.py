@@ -1,5 +1,3 @@
-import itertools
-
 import jax
 import numpy as np
 import pytest
@@ -102,8 +100,7 @@ def trained(load, changed):
   for name in rl.models(4):
     finals = noisy(changed.get(name, 100.0), 2.0)
     runs = [rl.Run(curve + i, value) for i, value in enumerate(finals)]
-    tried = {rl.Steps(0.1, 0.1): 70.0, rl.Steps(0.1, 0.2): 60.0}
-    found[name] = rl.Trained(runs, rl.Steps(0.1, 0.1), tried, 0.0)
+    found[name] = rl.Trained(runs, 0.1, {0.1: 70.0, 0.2: 60.0}, 0.0)
   return found
 
 
@@ -125,10 +122,10 @@ def test_returns_are_judged(load, tmp_path, changed, verdict):
   found = rl.finding(trained(load, changed), params, 13.0, setting)
   assert check_rows([found], tmp_path) == {'task-returns': verdict}
   assert found.fields['ours']['best constant action'] == (13.0,)
-  assert 'DeepNet 0.1 and 0.1 (70 / 60)' in found.fields['explanation']
+  assert 'DeepNet 0.1 (70 / 60)' in found.fields['explanation']
   if verdict == 'holds':
     curves = (tmp_path / 'task-returns-curves.csv').read_text().splitlines()
-    assert len(curves) == 1 + 8 * len(SEEDS) * 5
+    assert len(curves) == 1 + 7 * len(SEEDS) * 5
   heavy = params | {'ODEtoODE-ISO': 2000}
   found = rl.finding(trained(load, {}), heavy, 13.0, setting)
   assert found.fields['verdict'] == 'fails'
@@ -160,33 +157,29 @@ def test_policies_are_trained(load):
   assert [run.returns.shape for run in found.runs] == [(2,), (2,)]
   assert found.random < 0
   assert found.runs[0].final != found.runs[1].final
-  assert (found.steps, found.tried) == ((0.1, 0.1), {})
+  assert (found.rate, found.tried) == (0.1, {})
 
 
-def test_steps_are_chosen(load, monkeypatch):
-  """By the last generations of two runs; reported seeds take no part."""
+def test_a_step_size_is_chosen(load, monkeypatch):
+  """By the last generations of one run each; reported seeds take no part."""
   rl = load('reproduce_odetoode_rl')
-  rates, sigmas = (0.1, 0.3, 0.2), (0.2, 0.1)
-  setting = pendulum_setting(load, rates=rates, sigmas=sigmas, trial=4)
+  setting = pendulum_setting(load, rates=(0.1, 0.3, 0.2), trial=4)
   seen = []
 
   def run(trainer, seed, generations):
     theta = jax.numpy.ones(1)
     update, _ = trainer.optimizer.update(theta, trainer.optimizer.init(theta))
     rate = round(-float(update[0]), 3)
-    sigma = trainer.config.sigma
-    seen.append((seed, generations, sigma, rate))
+    seen.append((seed, generations, rate))
     early = 100.0 if rate == 0.2 else 0.0
-    late = rate + sigma + (seed == 1001)
-    return np.array([early, late, late, late]), lambda: rate
+    return np.array([early, rate, rate, rate]), lambda: rate
 
   monkeypatch.setattr(rl, '_run', run)
   found = rl.train(BODY, setting, (0, 1))
-  assert found.steps == (0.2, 0.3)
-  pairs = [*itertools.product(sigmas, rates)]
-  assert found.tried == pytest.approx({p: sum(p) + 0.5 for p in pairs})
-  trials = [(seed, 4, *p) for p in pairs for seed in (1000, 1001)]
-  assert seen == [*trials, (0, 2, 0.2, 0.3), (1, 2, 0.2, 0.3)]
+  assert found.rate == 0.3
+  assert found.tried == pytest.approx({0.1: 0.1, 0.3: 0.3, 0.2: 0.2})
+  trials = [(1000, 4, rate) for rate in setting.rates]
+  assert seen == [*trials, (0, 2, 0.3), (1, 2, 0.3)]
 
 
 def test_the_best_constant_action(load):
