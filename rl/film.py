@@ -41,8 +41,9 @@ class Film:
   """What to film.
 
   Attributes:
-    env: the lanes, side by side in the film; their observations are filmed if
-      they are pictures.
+    env: the lanes, side by side in the film; what is filmed is what they
+      `render`, as `mujoco_film.MujocoFilm` does, or else their observations, if
+      these are pictures.
     draw: the scene of a JAX environment that shows no pictures, as of
       `pixels.PixelView`; None otherwise.
     num_frames: length of the film.
@@ -67,9 +68,13 @@ class Film:
       num_frames=self.num_frames, size=self.size, every=self.every
     )
     ranges.check_positive(frame_s=self.frame_s)
-    if self.draw is None and not _is_picture(self.env.observation_space):
+    seen = hasattr(self.env, 'render') or _is_picture(
+      self.env.observation_space
+    )
+    if self.draw is None and not seen:
       raise ValueError(
-        'an environment without pictures needs draw, got '
+        'an environment without pictures needs draw if it is in JAX, and '
+        'mujoco_film.MujocoFilm if it is of MuJoCo, got '
         f'{self.env.observation_space}'
       )
     if self.draw is not None and not isinstance(self.env, lanes_lib.Lanes):
@@ -86,6 +91,9 @@ class Film:
 
     Returns:
       Frames.
+
+    Raises:
+      RendererError: if the lanes draw themselves and cannot.
     """
     env = self.env
     act = jax.jit(player.act)
@@ -107,6 +115,8 @@ class Film:
     pictures = seen
     if self.draw is not None:
       pictures = _drawn(self, state.env)
+    elif hasattr(self.env, 'render'):
+      pictures = self.env.render(state)
     pictures = np.asarray(pictures)
     # Stacked frames: the newest is last.
     pictures = pictures[..., -3:]

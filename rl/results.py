@@ -12,6 +12,7 @@ from jaxtyping import Float
 
 from rl import film as film_lib
 from rl import training
+from rl.envs import optional
 from runtime import report as report_lib
 from runtime import writers
 
@@ -151,10 +152,21 @@ def report(
       steps_per_iteration=steps_per_iteration,
     )
     if film is not None:
-      frames = film.shoot(trainer.player(state), jax.random.key(seed))
-      film_lib.write_gif(frames, folder / 'film.gif', frame_s=film.frame_s)
+      _shoot(film, trainer.player(state), seed, folder / 'film.gif')
   else:
     logging.warning('no pictures: they need the extra `report` (matplotlib)')
   print(f'Curves and tables: {folder}')
   if argv:
     print(report_lib.how_to_continue('rl.train', argv))
+
+
+def _shoot(
+  film: film_lib.Film, player: film_lib.Player, seed: int, path: pathlib.Path
+) -> None:
+  try:
+    frames = film.shoot(player, jax.random.key(seed))
+    film_lib.write_gif(frames, path, frame_s=film.frame_s)
+  except optional.RendererError as error:
+    logging.warning('no film: %s', error)
+  finally:
+    film.env.close()

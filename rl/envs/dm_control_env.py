@@ -20,7 +20,7 @@ from rl.envs import (
   spaces,
 )
 
-__all__ = ['DmControlPixels']
+__all__ = ['DmControlPixels', 'draw_fast']
 
 
 class DmControlPixels(host_vector.HostVector):
@@ -76,14 +76,13 @@ class DmControlPixels(host_vector.HostVector):
       action_repeat=action_repeat,
       num_threads=threads,
     )
-    if 'DISPLAY' not in os.environ:
-      os.environ.setdefault('MUJOCO_GL', 'osmesa')
+    optional.choose_renderer()
     suite = optional.load('dm_control.suite')
     self._repeat = action_repeat
     self._envs = [suite.load(domain, task) for _ in range(num_lanes)]
     if fast:
       for env in self._envs:
-        _draw_fast(env.physics.model, size)
+        draw_fast(env.physics.model, size)
     distractions = distractions or mujoco_distractions.Distractions()
     self._painters = [
       mujoco_distractions.Painter(env, distractions, size=size, camera=camera)
@@ -173,8 +172,13 @@ class _ActionSpace:
     )
 
 
-def _draw_fast(model: Any, size: int) -> None:
-  """Must come before the first picture."""
+def draw_fast(model: Any, size: int) -> None:
+  """Without shadows, reflections and antialiasing; before the first picture.
+
+  Args:
+    model: MuJoCo's, or dm_control's of it.
+    size: pixels along each side.
+  """
   model.vis.quality.shadowsize = 0
   model.vis.quality.offsamples = 0
   model.vis.global_.offwidth = size

@@ -3,15 +3,24 @@
 import functools
 import json
 
+import jax
 import numpy as np
 import optax
 import pytest
 from PIL import Image
 
 from rl import evaluation, film, results, train_lib
-from rl.envs import cartpole, lane_following, lanes, pendulum, pixels
+from rl.envs import (
+  cartpole,
+  lane_following,
+  lanes,
+  optional,
+  pendulum,
+  pixels,
+)
 from rl.es import policies, strategy, training
 from runtime import durations, loop
+from runtime import mesh as mesh_lib
 from tests.rl import agent_cases
 
 
@@ -93,6 +102,25 @@ class _Constant(evaluation.RandomPlayer):
   def act(self, memory, observation, first, key):
     chosen = self.greedy((), memory, observation, first, key)
     return chosen.memory, chosen.action
+
+
+def test_a_film_that_cannot_be_drawn_does_not_fail_the_run(tmp_path, caplog):
+  class Blind(lanes.Lanes):
+    def render(self, state):
+      raise optional.RendererError('no renderer')
+
+  shown = film.Film(Blind(pendulum.Pendulum(), 2), num_frames=1)
+  trainer = training.ESTrainer(
+    pendulum.Pendulum(),
+    functools.partial(policies.MLP, hidden=()),
+    strategy.ESConfig(num_pairs=2),
+    optax.sgd(0.1),
+  )
+  mesh = mesh_lib.MeshConfig().make(jax.devices()[:1])
+  player = trainer.player(trainer.experiment(seed=0, mesh=mesh).init())
+  results._shoot(shown, player, 0, tmp_path / 'film.gif')
+  assert 'no film: no renderer' in caplog.text
+  assert not (tmp_path / 'film.gif').exists()
 
 
 def test_what_cannot_be_filmed_is_refused():
