@@ -63,10 +63,10 @@ class Setting:
 
   num_heads: int = 8
   features: int = 256
-  steps: int = 60
-  every: int = 10
+  steps: int = 100
+  every: int = 20
   batch: int = 8
-  rate: float = 3e-4
+  rate: float = 1e-4
   held_out: int = 64
 
 
