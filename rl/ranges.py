@@ -23,6 +23,11 @@ def _numbers(settings: dict[str, Any]) -> list[tuple[str, Any]]:
   ]
 
 
+def _check_finite(name: str, value: Any) -> None:
+  if not math.isfinite(value):
+    raise ValueError(f'{name} must be finite, got {name}={value!r}')
+
+
 def check_counts(*, least: int = 1, **settings: Any) -> None:
   """Rejects all but whole numbers from `least` on.
 
@@ -54,10 +59,9 @@ def check_positive(**settings: Any) -> None:
     ValueError: as `check_counts`.
   """
   for name, value in _numbers(settings):
-    if not 0 < value < math.inf:
-      raise ValueError(
-        f'{name} must be positive and finite, got {name}={value!r}'
-      )
+    _check_finite(name, value)
+    if value <= 0:
+      raise ValueError(f'{name} must be positive, got {name}={value!r}')
 
 
 def check_not_negative(**settings: Any) -> None:
@@ -70,10 +74,9 @@ def check_not_negative(**settings: Any) -> None:
     ValueError: as `check_counts`.
   """
   for name, value in _numbers(settings):
-    if not 0 <= value < math.inf:
-      raise ValueError(
-        f'{name} must not be negative, but finite, got {name}={value!r}'
-      )
+    _check_finite(name, value)
+    if value < 0:
+      raise ValueError(f'{name} must not be negative, got {name}={value!r}')
 
 
 def check_shares(**settings: Any) -> None:

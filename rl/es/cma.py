@@ -53,7 +53,7 @@ class CMAES:
     if not 2 <= size <= _MOST:
       raise ValueError(
         f'CMA-ES is for 2 to {_MOST} parameters, got {size}; '
-        'use strategy.Strategy'
+        'use strategy.Strategy (training.ESTrainer)'
       )
     ranges.check_positive(sigma=sigma)
     ranges.check_counts(least=2, population_size=population_size)

@@ -61,10 +61,25 @@ class ESTrainer(policy_training.PolicyTrainer):
   Attributes:
     config: what a generation does.
     optimizer: from optax; see `strategy.Strategy`.
+
+  Raises:
+    ValueError: if a number is out of range, or the optimiser climbs what it
+      should descend.
   """
 
   config: strategy.ESConfig
   optimizer: optax.GradientTransformation
+
+  def __post_init__(self) -> None:
+    super().__post_init__()
+    one, zero = jnp.ones(1), jnp.zeros(1)
+    # Its settings cannot be read: they are closed over.
+    update, _ = self.optimizer.update(one, self.optimizer.init(zero), zero)
+    if update[0] > 0:
+      raise ValueError(
+        'learning rate must not be negative: optimizer must descend, got an '
+        f'update of {update[0]} for a gradient of 1'
+      )
 
   @property
   def _strategy(self) -> strategy.Strategy:

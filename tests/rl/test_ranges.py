@@ -32,9 +32,9 @@ def test_rules():
     (functools.partial(ranges.check_counts, least=2), 1, 'at least 2'),
     (ranges.check_positive, 0, 'positive'),
     (ranges.check_positive, math.inf, 'finite'),
-    (ranges.check_positive, math.nan, 'positive'),
+    (ranges.check_positive, math.nan, 'finite'),
     (ranges.check_not_negative, -1e-9, 'not be negative'),
-    (ranges.check_not_negative, math.nan, 'not be negative'),
+    (ranges.check_not_negative, math.nan, 'finite'),
     (ranges.check_shares, 1.1, r'in \[0, 1\]'),
     (ranges.check_shares, math.nan, r'in \[0, 1\]'),
   ):
@@ -45,6 +45,16 @@ def test_rules():
 def _trainer(**settings):
   config = strategy.ESConfig(num_pairs=2)
   return training.ESTrainer(TASK, POLICY, config, optax.sgd(1.0), **settings)
+
+
+@pytest.mark.parametrize('make', [optax.sgd, optax.adam])
+def test_an_optimizer_that_climbs_is_refused(make):
+  """Returns are maximised by descending what is minus their gradient."""
+  config = strategy.ESConfig(num_pairs=2)
+  for rate in (0.1, 0.0, optax.linear_schedule(0.0, 0.1, 5)):
+    training.ESTrainer(TASK, POLICY, config, make(rate))
+  with pytest.raises(ValueError, match='learning rate must not be negative'):
+    training.ESTrainer(TASK, POLICY, config, make(-0.1))
 
 
 @pytest.mark.parametrize(
