@@ -24,7 +24,7 @@ from jaxtyping import Array, Float, Int, PyTree
 from performer import attention
 from performer.data import fasta, masking, vocabulary
 from performer.models import bert, convert_bert
-from runtime import tables, verdicts
+from runtime import ledger, tables, verdicts
 
 __all__ = ['Curves', 'Setting', 'finding', 'measure', 'rows']
 
@@ -284,7 +284,7 @@ def finding(curves: Curves, setting: Setting) -> common.Finding:
       'claim': 'A pretrained model with its attention exchanged for FAVOR+ '
       'keeps some of its accuracy, and recovers it in few steps.',
       'ours': ours,
-      'published': {'value': PUBLISHED, 'source': SOURCE},
+      'published': ledger.Published(PUBLISHED, SOURCE),
       'trend': f'masked accuracy between the commonest residue and the original '
       f'before training; at least {RECOVERED:.0%} of the original, and above new '
       f'parameters, after {setting.steps} steps (95 % intervals over seeds)',

@@ -3,6 +3,7 @@ import numpy as np
 import pytest
 
 from runtime import ledger
+from tests.performer.models import test_bert
 
 COMMON = {
   'paper': 'paper',
@@ -167,3 +168,54 @@ def test_growth_and_crossover_are_judged(load, tmp_path, power, verdicts):
     rows = check_rows(found, range(3), tmp_path)
     crossovers = rows['fig3-crossover']['ours'].values()
     np.testing.assert_allclose(list(crossovers), 512, rtol=0.05)
+
+
+# E4.
+
+
+@pytest.mark.parametrize(
+  ('tuned', 'scratch', 'verdict'),
+  [
+    ((0.4, 0.9), (0.05, 0.3), 'holds'),
+    ((0.4, 0.6), (0.05, 0.3), 'fails'),
+    ((0.1, 0.9), (0.05, 0.3), 'fails'),
+    ((0.4, 0.9), (0.05, 0.95), 'fails'),
+  ],
+)
+def test_transfer_is_judged(load, tmp_path, tuned, scratch, verdict):
+  transfer = load('reproduce_performer_transfer')
+  noise = 0.005 * np.arange(3)[:, None]
+  performers = {
+    transfer.TUNED: np.array(tuned) + noise,
+    transfer.SCRATCH: np.array(scratch) + noise,
+  }
+  exact, commonest = (0.93, 0.92, 0.935), (0.16, 0.17, 0.165)
+  curves = transfer.Curves(exact, commonest, (0, 100), performers)
+  found = transfer.finding(curves, transfer.Setting())
+  rows = check_rows([found], (0, 1, 2), tmp_path)
+  assert rows['fig5-transfer']['verdict'] == verdict
+  table = (tmp_path / 'fig5-transfer-curves.csv').read_text().splitlines()
+  assert len(table) == 1 + 2 * 3 * 2
+
+
+def test_a_pretrained_model_is_trained_on(load):
+  """A tiny one: ids, masks, and that training starts from its parameters."""
+  transfer = load('reproduce_performer_transfer')
+  batch = transfer._encode(['ACDY' * 5], 24, np.random.default_rng(0))
+  tokens, targets = np.asarray(batch.tokens)[0], np.asarray(batch.targets)[0]
+  np.testing.assert_array_equal(tokens[[0, 21, 22, 23]], [2, 3, 0, 0])
+  masked = targets >= 0
+  assert masked.sum() == 3
+  np.testing.assert_array_equal(tokens[masked], 4)
+  letters = np.array([5, 6, 7, 24] * 5)
+  np.testing.assert_array_equal(targets[masked], letters[masked[1:21]])
+
+  weights = test_bert.state_dictionary(vocab=25, length=24)
+  setting = transfer.Setting(
+    num_heads=2, features=8, steps=2, every=2, batch=2, held_out=3
+  )
+  genes = ['ACDY' * 5, 'KLMN' * 4, 'ACDW' * 5] * 3
+  found = transfer.measure(weights, genes, (0,), setting)
+  assert found.steps == (0, 2)
+  assert {x.shape for x in found.performers.values()} == {(1, 2)}
+  assert 0 < found.common[0] < 1

@@ -14,7 +14,7 @@ LAYERS, HEADS, WIDTH, FF, VOCAB, LENGTH = 2, 2, 8, 12, 11, 10
 _erf = np.vectorize(math.erf)
 
 
-def state_dictionary(seed=0, *, tied=False):
+def state_dictionary(seed=0, *, tied=False, vocab=VOCAB, length=16):
   """Random arrays under the names and in the shapes of `transformers`."""
   rng = np.random.default_rng(seed)
 
@@ -25,17 +25,17 @@ def state_dictionary(seed=0, *, tied=False):
     return {f'{name}.weight': (WIDTH,), f'{name}.bias': (WIDTH,)}
 
   shapes = {
-    'bert.embeddings.word_embeddings.weight': (VOCAB, WIDTH),
-    'bert.embeddings.position_embeddings.weight': (16, WIDTH),
+    'bert.embeddings.word_embeddings.weight': (vocab, WIDTH),
+    'bert.embeddings.position_embeddings.weight': (length, WIDTH),
     'bert.embeddings.token_type_embeddings.weight': (2, WIDTH),
-    'cls.predictions.bias': (VOCAB,),
+    'cls.predictions.bias': (vocab,),
     'bert.pooler.dense.weight': (WIDTH, WIDTH),
   }
   shapes |= norm('bert.embeddings.LayerNorm')
   shapes |= linear('cls.predictions.transform.dense', WIDTH, WIDTH)
   shapes |= norm('cls.predictions.transform.LayerNorm')
   if not tied:
-    shapes['cls.predictions.decoder.weight'] = (VOCAB, WIDTH)
+    shapes['cls.predictions.decoder.weight'] = (vocab, WIDTH)
   for i in range(LAYERS):
     layer = f'bert.encoder.layer.{i}'
     for name in ('query', 'key', 'value'):
