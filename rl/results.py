@@ -140,6 +140,9 @@ def report(
     return
   folder = pathlib.Path(workdir) / 'report'
   rows = writers.read_metrics(workdir)
+  if not rows:
+    logging.warning('no report: there are no steps in %s', workdir)
+    return
   scores = score_rows(rows, trainer.random_returns(seed))
   report_lib.write_table(scores, folder / 'scores')
   print(f'\n{report_lib.table(scores)}')

@@ -104,7 +104,9 @@ class _Constant(evaluation.RandomPlayer):
     return chosen.memory, chosen.action
 
 
-def test_a_film_that_cannot_be_drawn_does_not_fail_the_run(tmp_path, caplog):
+def test_what_cannot_be_shown_does_not_fail_the_run(tmp_path, caplog):
+  """No renderer; no step."""
+
   class Blind(lanes.Lanes):
     def render(self, state):
       raise optional.RendererError('no renderer')
@@ -117,10 +119,15 @@ def test_a_film_that_cannot_be_drawn_does_not_fail_the_run(tmp_path, caplog):
     optax.sgd(0.1),
   )
   mesh = mesh_lib.MeshConfig().make(jax.devices()[:1])
-  player = trainer.player(trainer.experiment(seed=0, mesh=mesh).init())
-  results._shoot(shown, player, 0, tmp_path / 'film.gif')
+  state = trainer.experiment(seed=0, mesh=mesh).init()
+  results._shoot(shown, trainer.player(state), 0, tmp_path / 'film.gif')
   assert 'no film: no renderer' in caplog.text
   assert not (tmp_path / 'film.gif').exists()
+  loop_config = loop.LoopConfig(durations.Duration(steps=0))
+  train_lib.train(
+    workdir=str(tmp_path), trainer=trainer, loop=loop_config, film=shown
+  )
+  assert 'no report: there are no steps' in caplog.text
 
 
 def test_what_cannot_be_filmed_is_refused():
