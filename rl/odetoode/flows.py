@@ -22,12 +22,14 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
+from rl import ranges
 from rl.odetoode import generators, retractions
 
 __all__ = [
   'Activation',
   'MatrixFlow',
   'Step',
+  'check_states',
   'gradient_band',
   'main_flow',
   'main_step',
@@ -58,11 +60,26 @@ class MatrixFlow:
   step_norm: Float[Array, '']
 
 
-def _check(n_steps: int, time: float) -> None:
-  if n_steps < 1 or time <= 0:
+def check_states(x0: Array, width: int | None = None) -> None:
+  """Rejects what are no states: whole numbers, arrays of another width.
+
+  Args:
+    x0: x_0.
+    width: d; None: any.
+
+  Raises:
+    ValueError: naming the type and the shape, and what they must be.
+  """
+  floats = jnp.issubdtype(x0.dtype, jnp.floating)
+  if not floats or not x0.ndim or width not in (None, x0.shape[-1]):
     raise ValueError(
-      f'n_steps and time must be positive, got {n_steps=} {time=}'
+      f'states must be floats [..., {width or "d"}], got {x0.dtype} {x0.shape}'
     )
+
+
+def _check(n_steps: int, time: float) -> None:
+  ranges.check_counts(n_steps=n_steps)
+  ranges.check_positive(time=time)
 
 
 def matrix_flow(
@@ -94,16 +111,20 @@ def matrix_flow(
     The matrices and norms of the generator.
 
   Raises:
-    ValueError: if w0 is not square, there is no such order, or a number is out
-      of range.
+    ValueError: if w0 is not square, there is no such order, the retraction is
+      no function, or a number is out of range.
   """
   _check(n_steps, time)
   if order not in _STEPS:
     raise ValueError(f'order must be one of {tuple(_STEPS)}, got {order}')
   if w0.ndim != 2 or w0.shape[0] != w0.shape[1]:
     raise ValueError(f'w0 must be square, got shape {w0.shape}')
-  if clean_every < 0:
-    raise ValueError(f'clean_every must not be negative, got {clean_every}')
+  if not callable(retraction):
+    raise ValueError(
+      'retraction must be a function, such as those of retractions.METHODS, '
+      f'got {retraction!r}'
+    )
+  ranges.check_counts(least=0, clean_every=clean_every)
   w0 = w0.astype(jnp.promote_types(w0.dtype, jnp.float32))
   eta = time / n_steps
   # Rounding leaves b skew-symmetric in the last digit only.
@@ -212,8 +233,10 @@ def main_flow(
     x_N.
 
   Raises:
-    ValueError: if the widths of states and matrices differ.
+    ValueError: if the widths of states and matrices differ, or states are no
+      floats.
   """
+  check_states(x0)
   step = main_step(x0.shape[-1], matrices, f=f, time=time, bias=bias)
   step = jax.checkpoint(step) if remat else step
   return jax.lax.scan(lambda x, w: (step(x, w), None), x0, matrices)[0]
@@ -238,7 +261,11 @@ def states(
     bias: added to W x.
     nudges: added to x_n, N + 1 of them; a gradient with respect to zeros here
       is dL/dx_n.
+
+  Raises:
+    ValueError: as `main_flow`.
   """
+  check_states(x0)
   step = main_step(x0.shape[-1], matrices, f=f, time=time, bias=bias)
   return path(step, x0, matrices, nudges)
 
@@ -288,14 +315,16 @@ def main_step(
     bias: added to W x.
 
   Raises:
-    ValueError: if the widths of states and matrices differ.
+    ValueError: if the widths of states, matrices and the bias differ.
   """
-  _check(matrices.shape[0], time)
   if matrices.ndim != 3 or matrices.shape[1:] != (width, width):
     raise ValueError(
       'matrices must be [N, d, d] for states [..., d], got '
       f'{matrices.shape} and d = {width}'
     )
+  _check(matrices.shape[0], time)
+  if bias is not None and bias.shape != (width,):
+    raise ValueError(f'bias must be [{width}], got {bias.shape}')
   eta = time / matrices.shape[0]
   return functools.partial(_advance, bias=bias, f=f, eta=eta)
 

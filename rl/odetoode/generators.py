@@ -41,13 +41,22 @@ def skew_iso(q: Float[Array, 'd d'], n: Float[Array, 'd d']) -> Generator:
     n: N, by its symmetric part.
 
   Returns:
-    b, which ignores the time.
+    b, which ignores the time; of any number of matrices W.
+
+  Raises:
+    ValueError: if Q and N are not square and of one size, or W is of another.
   """
+  retractions.check_square(q=q, n=n)
+  if q.shape != n.shape:
+    raise ValueError(f'q and n must be of one shape, got {q.shape} {n.shape}')
   q, n = symmetric(q), symmetric(n)
 
-  def b(t: Array, w: Array) -> Array:
+  def b(t: Array | float, w: Array) -> Array:
     del t
-    h = retractions.product(retractions.product(w.T, q), w)
+    if w.shape[-2:] != q.shape:
+      raise ValueError(f'w must be [..., {q.shape[0]}, _], got {w.shape}')
+    turned = jnp.swapaxes(w, -1, -2)
+    h = retractions.product(retractions.product(turned, q), w)
     # N H is the transpose of H N.
     return 2 * retractions.skew(retractions.product(h, n))
 
@@ -94,12 +103,21 @@ def skew_gated(params: GatedParams) -> Generator:
     params: of the networks.
 
   Returns:
-    b.
-  """
+    b, of one matrix W.
 
-  def b(t: Array, w: Array) -> Array:
+  Raises:
+    ValueError: by b, if W is not of the size that the networks take.
+  """
+  fan_in = params.weights[0].shape[-2]
+
+  def b(t: Array | float, w: Array) -> Array:
     d = w.shape[-1]
-    inputs = jnp.append(w.reshape(-1) / math.sqrt(d), t.astype(w.dtype))
+    if w.shape != (d, d) or d * d + 1 != fan_in:
+      raise ValueError(
+        f'w must be [d, d] with d^2 + 1 = {fan_in}, got {w.shape}'
+      )
+    time = jnp.asarray(t, w.dtype)
+    inputs = jnp.append(w.reshape(-1) / math.sqrt(d), time)
     hidden = jnp.broadcast_to(inputs, (params.gates.shape[0], d * d + 1))
     for weights, biases in zip(
       params.weights[:-1], params.biases[:-1], strict=True

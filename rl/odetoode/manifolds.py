@@ -8,7 +8,8 @@ the way in and out.
   tangent at W        W X, X skew-symmetric         moved by W exp(X)
   tangent at P        Delta                         moved by exp(A), A P = Delta
 
-All moves are matrix products: batches of LAPACK's solvers are slow on a CPU.
+All moves are matrix products: batches of LAPACK's solvers are slow on a CPU. They
+take any number of leading axes.
 
 Every move ends with a Newton-Schulz step, so that rounding does not add up.
 
@@ -22,6 +23,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
+from rl import ranges
 from rl.odetoode import retractions
 
 __all__ = [
@@ -42,10 +44,20 @@ __all__ = [
 
 product = retractions.product
 _eye = lambda x: jnp.eye(x.shape[-1], dtype=x.dtype)
+_turned = lambda x: jnp.swapaxes(x, -1, -2)
 
 # Perturbations are larger than steps of a flow: sigma = 0.1 has a 1-norm of about
 # 6 at d = 64, of 20 at d = 256. Exact to float32 up to 32, without branches.
 MOVE = retractions.Taylor(squarings=6)
+
+
+def _check_pair(p: Array, g: Array) -> None:
+  """A point and what belongs to it have one shape."""
+  if p.ndim < 2 or p.shape != g.shape:
+    raise ValueError(
+      f'a matrix and its tangent or gradient must be of one shape, got {p.shape}'
+      f' and {g.shape}'
+    )
 
 
 def _tall(function: Callable[..., Array]) -> Callable[..., Array]:
@@ -55,8 +67,7 @@ def _tall(function: Callable[..., Array]) -> Callable[..., Array]:
   def transposed(p: Array, *others: Array) -> Array:
     if p.shape[-2] >= p.shape[-1]:
       return function(p, *others)
-    flip = lambda x: jnp.swapaxes(x, -1, -2)
-    return flip(function(flip(p), *map(flip, others)))
+    return _turned(function(_turned(p), *map(_turned, others)))
 
   return transposed
 
@@ -70,7 +81,13 @@ def stiefel(key: Key[Array, ''], shape: tuple[int, int]) -> Float[Array, 'n k']:
 
   Returns:
     Float32.
+
+  Raises:
+    ValueError: if the shape is not of two positive numbers.
   """
+  ranges.check_counts(shape=shape)
+  if len(shape) != 2:
+    raise ValueError(f'shape must be of a matrix, got {shape=}')
   rows, columns = shape
   normal = jax.random.normal(key, (max(shape), min(shape)))
   q, r = jnp.linalg.qr(normal)
@@ -85,13 +102,17 @@ def haar(key: Key[Array, ''], d: int) -> Float[Array, 'd d']:
   Args:
     key: of the draw.
     d: width.
+
+  Raises:
+    ValueError: if d is not a positive whole number.
   """
+  ranges.check_counts(d=d)
   return stiefel(key, (d, d))
 
 
 @_tall
 def _gram_defect(p: Array) -> Array:
-  gram = product(jnp.swapaxes(p, -1, -2), p)
+  gram = product(_turned(p), p)
   return jnp.abs(gram - _eye(p))
 
 
@@ -117,18 +138,25 @@ def from_coordinates(
   Args:
     z: row by row; c = d (d - 1) / 2.
     d: width.
+
+  Raises:
+    ValueError: if there are more coordinates, or fewer.
   """
+  if z.shape[-1:] != (num_coordinates(d),):
+    raise ValueError(
+      f'z must be [..., {num_coordinates(d)}] for {d=}, got {z.shape}'
+    )
   rows, columns = jnp.triu_indices(d, 1)
   upper = jnp.zeros((*z.shape[:-1], d, d), z.dtype)
   upper = upper.at[..., rows, columns].set(z)
-  return upper - jnp.swapaxes(upper, -1, -2)
+  return upper - _turned(upper)
 
 
 def move_orthogonal(
-  w: Float[Array, 'd d'],
-  x: Float[Array, 'd d'],
+  w: Float[Array, '... d d'],
+  x: Float[Array, '... d d'],
   retraction: retractions.Retraction = MOVE,
-) -> Float[Array, 'd d']:
+) -> Float[Array, '... d d']:
   """W U(X), on the manifold to rounding.
 
   Args:
@@ -141,29 +169,39 @@ def move_orthogonal(
 
 @_tall
 def move_stiefel(
-  p: Float[Array, 'n k'], delta: Float[Array, 'n k']
-) -> Float[Array, 'n k']:
+  p: Float[Array, '... n k'], delta: Float[Array, '... n k']
+) -> Float[Array, '... n k']:
   """exp(A) P with the skew-symmetric A for which A P = Delta.
 
   A = D P^T - P D^T with D = (I - P P^T / 2) Delta has rank 2 k: matrices are of
-  size 2 k instead of n.
+  size 2 k instead of n. Moves of a length far beyond 32 are shortened.
 
   Args:
     p: P.
     delta: tangent at P.
+
+  Raises:
+    ValueError: if the shapes differ.
   """
-  d = delta - product(p, product(p.T, delta)) / 2
-  u = jnp.concatenate([d, p], axis=1)
-  v = jnp.concatenate([p, -d], axis=1)
-  inner = retractions.phi(product(v.T, u))
-  moved = p + product(u, product(inner, product(v.T, p)))
+  _check_pair(p, delta)
+  d = delta - product(p, product(_turned(p), delta)) / 2
+  # Factors of one size: V^T U is then as large as D, not as its square.
+  length = jnp.linalg.norm(jax.lax.stop_gradient(d), axis=(-2, -1))
+  size = jnp.sqrt(jnp.maximum(length, 1.0))[..., None, None]
+  u = jnp.concatenate([d / size, p * size], axis=-1)
+  v = jnp.concatenate([p * size, -d / size], axis=-1)
+  # exp(A / c) P for a large A.
+  norm = retractions.one_norm(product(_turned(v), u))
+  u = retractions.shorten(u, 64.0, norm)
+  inner = retractions.phi(product(_turned(v), u))
+  moved = p + product(u, product(inner, product(_turned(v), p)))
   return retractions.newton_schulz(moved)
 
 
 @_tall
 def stiefel_noise(
-  p: Float[Array, 'n k'], e: Float[Array, 'n k']
-) -> Float[Array, 'n k']:
+  p: Float[Array, '... n k'], e: Float[Array, '... n k']
+) -> Float[Array, '... n k']:
   """The tangent (I - P P^T) E + P (P^T E - E^T P) / sqrt(2).
 
   Of E ~ N(0, I), entries off the columns' span and those of P^T Delta above the
@@ -173,63 +211,82 @@ def stiefel_noise(
   Args:
     p: P.
     e: any matrix.
+
+  Raises:
+    ValueError: if the shapes differ.
   """
-  inner = product(p.T, e)
+  _check_pair(p, e)
+  inner = product(_turned(p), e)
   skewed = 2**0.5 * retractions.skew(inner)
   return e - product(p, inner) + product(p, skewed)
 
 
 @_tall
 def stiefel_gradient(
-  p: Float[Array, 'n k'], g: Float[Array, 'n k']
-) -> Float[Array, 'n k']:
+  p: Float[Array, '... n k'], g: Float[Array, '... n k']
+) -> Float[Array, '... n k']:
   """The projection of G on the tangents at P, G - P (P^T G + G^T P) / 2.
 
   Args:
     p: P.
     g: G.
+
+  Raises:
+    ValueError: if the shapes differ.
   """
-  inner = product(p.T, g)
+  _check_pair(p, g)
+  inner = product(_turned(p), g)
   return g - product(p, inner) + product(p, retractions.skew(inner))
 
 
 def riemannian_gradient(
-  w: Float[Array, 'd d'], g: Float[Array, 'd d']
-) -> Float[Array, 'd d']:
+  w: Float[Array, '... d d'], g: Float[Array, '... d d']
+) -> Float[Array, '... d d']:
   """Omega = (W^T G - G^T W) / 2, the projected gradient as W Omega.
 
   Args:
     w: W.
     g: G.
+
+  Raises:
+    ValueError: if W is not square, or G of another shape.
   """
-  return retractions.skew(product(w.T, g))
+  retractions.check_square(w=w)
+  _check_pair(w, g)
+  return retractions.skew(product(_turned(w), g))
 
 
 def riemannian_update(
-  w: Float[Array, 'd d'],
-  g: Float[Array, 'd d'],
+  w: Float[Array, '... d d'],
+  g: Float[Array, '... d d'],
   learning_rate: float | Float[Array, ''],
-) -> Float[Array, 'd d']:
+) -> Float[Array, '... d d']:
   """One step of descent on O(d): W exp(-learning_rate Omega).
 
   Args:
     w: W.
     g: gradient of what is minimised.
     learning_rate: negative for ascent.
+
+  Raises:
+    ValueError: as `riemannian_gradient`.
   """
   return move_orthogonal(w, -learning_rate * riemannian_gradient(w, g))
 
 
 def stiefel_update(
-  p: Float[Array, 'n k'],
-  g: Float[Array, 'n k'],
+  p: Float[Array, '... n k'],
+  g: Float[Array, '... n k'],
   learning_rate: float | Float[Array, ''],
-) -> Float[Array, 'n k']:
+) -> Float[Array, '... n k']:
   """One step of descent among matrices with orthonormal columns or rows.
 
   Args:
     p: P.
     g: gradient of what is minimised.
     learning_rate: negative for ascent.
+
+  Raises:
+    ValueError: as `stiefel_gradient`.
   """
   return move_stiefel(p, -learning_rate * stiefel_gradient(p, g))

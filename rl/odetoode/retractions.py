@@ -15,18 +15,21 @@ are meant for steps of a flow, whose X are small: `Guarded` takes another form
 where they are not.
 
 All act on the last two axes, compute in the dtype of X, and multiply at the
-highest precision: a product in TF32 or bfloat16 leaves the group by 1e-3.
+highest precision: a product in TF32 or bfloat16 leaves the group by 1e-3. Exp and
+Cayley, by LAPACK, compute half precision in float32.
 """
 
 import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
 from jax import custom_batching
 from jaxtyping import Array, Bool, Float
+
+from rl import ranges
 
 __all__ = [
   'METHODS',
@@ -37,11 +40,13 @@ __all__ = [
   'Guarded',
   'Retraction',
   'Taylor',
+  'check_square',
   'newton_schulz',
   'one_norm',
   'phi',
   'product',
   'retract',
+  'shorten',
   'skew',
 ]
 
@@ -61,6 +66,23 @@ class Retraction(Protocol):
     ...
 
 
+def check_square(**matrices: Array) -> None:
+  """Rejects arrays whose last two axes are no square matrices of floats.
+
+  Args:
+    **matrices: by name.
+
+  Raises:
+    ValueError: naming the array, its type and its shape.
+  """
+  for name, x in matrices.items():
+    square = x.ndim >= 2 and x.shape[-1] == x.shape[-2] > 0
+    if not square or not jnp.issubdtype(x.dtype, jnp.floating):
+      raise ValueError(
+        f'{name} must be square matrices of floats, got {x.dtype} {x.shape}'
+      )
+
+
 def product(a: Array, b: Array) -> Array:
   """The matrix product in full precision on every device."""
   return jnp.matmul(a, b, precision=jax.lax.Precision.HIGHEST)
@@ -74,6 +96,13 @@ def skew(x: Matrix) -> Matrix:
 def one_norm(x: Matrix) -> Float[Array, '...']:
   """The largest absolute column sum; at least the spectral norm if skew."""
   return jnp.max(jnp.sum(jnp.abs(x), axis=-2), axis=-1)
+
+
+def shorten(x: Array, limit: float, norm: Array | None = None) -> Array:
+  """X times min(1, limit / norm), by its 1-norm unless another is given."""
+  norm = jax.lax.stop_gradient(one_norm(x) if norm is None else norm)
+  # A maximum rather than a quotient by zero.
+  return x * (limit / jnp.maximum(norm, limit))[..., None, None]
 
 
 def newton_schulz(w: Float[Array, '... n k']) -> Float[Array, '... n k']:
@@ -125,9 +154,10 @@ def _commutator(a: Array, b: Array) -> Array:
   return product(a, b) - product(b, a)
 
 
-def _check_order(order: int) -> None:
-  if order < 1:
-    raise ValueError(f'order must be positive, got {order}')
+def _at_least_single(function: Callable[[Array], Array], x: Array) -> Array:
+  """LAPACK knows no half precision."""
+  wide = function(x.astype(jnp.promote_types(x.dtype, jnp.float32)))
+  return wide.astype(x.dtype)
 
 
 class _Exponential:
@@ -154,7 +184,8 @@ class Exp(_Exponential):
 
   def __call__(self, x: Matrix) -> Matrix:
     """See `Retraction`."""
-    return jax.scipy.linalg.expm(x)
+    check_square(x=x)
+    return _at_least_single(jax.scipy.linalg.expm, x)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -165,7 +196,8 @@ class Taylor(_Exponential):
     order: m.
     squarings: s; the series is taken at X / 2^s and squared s times, which
       serves larger X and multiplies rounding errors by 2^s. A Newton-Schulz
-      step then takes out what they harm of orthogonality.
+      step then takes out what they harm of orthogonality. An X of a 1-norm
+      beyond 2^(s + 1) is shortened to that: the result stays orthogonal.
 
   Raises:
     ValueError: if the order is not positive or `squarings` is negative.
@@ -175,13 +207,14 @@ class Taylor(_Exponential):
   squarings: int = 0
 
   def __post_init__(self) -> None:
-    _check_order(self.order)
-    if self.squarings < 0:
-      raise ValueError(f'squarings must not be negative, got {self.squarings}')
+    ranges.check_counts(order=self.order)
+    ranges.check_counts(least=0, squarings=self.squarings)
 
   def __call__(self, x: Matrix) -> Matrix:
     """See `Retraction`."""
+    check_square(x=x)
     factors = [1 / math.factorial(k) for k in range(self.order + 1)]
+    x = shorten(x, 2.0 ** (self.squarings + 1)) if self.squarings else x
     u = _polynomial(x / 2**self.squarings, factors)
     for _ in range(self.squarings):
       u = product(u, u)
@@ -194,8 +227,13 @@ class Cayley(_CayleyForm):
 
   def __call__(self, x: Matrix) -> Matrix:
     """See `Retraction`."""
-    eye = jnp.eye(x.shape[-1], dtype=x.dtype)
-    return jnp.linalg.solve(eye - x / 2, eye + x / 2)
+    check_square(x=x)
+
+    def solve(x: Array) -> Array:
+      eye = jnp.eye(x.shape[-1], dtype=x.dtype)
+      return jnp.linalg.solve(eye - x / 2, eye + x / 2)
+
+    return _at_least_single(solve, x)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -212,10 +250,11 @@ class CayleyNeumann(_CayleyForm):
   order: int = 8
 
   def __post_init__(self) -> None:
-    _check_order(self.order)
+    ranges.check_counts(order=self.order)
 
   def __call__(self, x: Matrix) -> Matrix:
     """See `Retraction`."""
+    check_square(x=x)
     # Multiplied out: I + 2 Y + ... + 2 Y^m + Y^(m + 1) with Y = X / 2.
     factors = [1.0] + [2.0] * self.order + [1.0]
     scaled = [factor / 2**k for k, factor in enumerate(factors)]
@@ -228,6 +267,7 @@ class Euler(_Exponential):
 
   def __call__(self, x: Matrix) -> Matrix:
     """See `Retraction`."""
+    check_square(x=x)
     return jnp.eye(x.shape[-1], dtype=x.dtype) + x
 
 
@@ -236,8 +276,8 @@ class Guarded:
   """A series, or a form for larger X where a 1-norm is above a limit.
 
   By default that is the series with six squarings: for |X| <= 32 as exact as
-  float32 allows, and compiled in half of the time that `Exp` takes. Steps beyond
-  are no steps of a flow; their defect tells.
+  float32 allows, and compiled in half of the time that `Exp` takes. Steps far
+  beyond are no steps of a flow: they are shortened, see `Taylor`.
 
   One comparison decides for all matrices of a `vmap`, so that the exact form
   costs nothing while nobody needs it: which form a matrix gets can depend on
@@ -257,8 +297,7 @@ class Guarded:
   limit: float = 0.5
 
   def __post_init__(self) -> None:
-    if self.limit <= 0:
-      raise ValueError(f'limit must be positive, got {self.limit}')
+    ranges.check_positive(limit=self.limit)
     if isinstance(self.fast, Taylor) == isinstance(self.exact, Cayley):
       raise ValueError(
         'a series must be guarded by its own exact form, got '
@@ -267,7 +306,8 @@ class Guarded:
 
   def __call__(self, x: Matrix) -> Matrix:
     """See `Retraction`."""
-    norm = jax.lax.stop_gradient(jnp.max(one_norm(x)))
+    check_square(x=x)
+    norm = jax.lax.stop_gradient(jnp.max(one_norm(x), initial=0.0))
     return jax.lax.cond(_for_any(norm > self.limit), self.exact, self.fast, x)
 
   def inverse_differential(self, x: Matrix, b: Matrix) -> Matrix:
@@ -293,7 +333,7 @@ def retract(x: Matrix, method: str = 'guarded') -> Matrix:
     method: one of METHODS.
 
   Raises:
-    ValueError: if there is no such method.
+    ValueError: if there is no such method, or X is not square.
   """
   if method not in METHODS:
     raise ValueError(f'method must be one of {tuple(METHODS)}, got {method!r}')

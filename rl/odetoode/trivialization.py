@@ -16,9 +16,12 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, PyTree
 
+from rl import ranges
 from rl.odetoode import manifolds, retractions
 
 __all__ = ['TrivializedState', 'is_w0', 'trivialize']
+
+_MAX_DEFECT = 0.1  # The first update's clean-up squares it.
 
 IsOrthogonal = Callable[[tuple[Any, ...], Array], bool]
 
@@ -42,7 +45,7 @@ class TrivializedState(NamedTuple):
 def is_w0(path: tuple[Any, ...], leaf: Array) -> bool:
   """Whether a leaf is called `w0`, as in the models of this package."""
   del leaf
-  return getattr(path[-1], 'key', None) == 'w0'
+  return bool(path) and getattr(path[-1], 'key', None) == 'w0'
 
 
 def trivialize(
@@ -66,10 +69,10 @@ def trivialize(
     needs the parameters.
 
   Raises:
-    ValueError: if `every` is not positive.
+    ValueError: if `every` is not positive; by `init`, if an orthogonal leaf is
+      not square or, where its value is known, not orthogonal.
   """
-  if every < 1:
-    raise ValueError(f'every must be positive, got {every}')
+  ranges.check_counts(every=every)
 
   def point(base: Array, s: Array) -> Array:
     return manifolds.move_orthogonal(base, retractions.skew(s), retraction)
@@ -80,6 +83,9 @@ def trivialize(
   def init(params: PyTree) -> TrivializedState:
     paths, treedef = jax.tree_util.tree_flatten_with_path(params)
     leaves = [leaf for _, leaf in paths]
+    for path, leaf in paths:
+      if is_orthogonal(path, leaf):
+        _check(jax.tree_util.keystr(path) or 'params', leaf)
     # Copies, so that parameters and state can be donated to one program.
     bases = tuple(
       jnp.copy(p) if is_orthogonal(path, p) else None for path, p in paths
@@ -115,6 +121,19 @@ def trivialize(
     return treedef.unflatten(updates), state
 
   return optax.GradientTransformation(init, update)
+
+
+def _check(name: str, leaf: Array) -> None:
+  """Rejects a start off the manifold; within `jit` by its shape only."""
+  retractions.check_square(**{name: leaf})
+  if isinstance(leaf, jax.core.Tracer):
+    return
+  defect = float(jnp.max(manifolds.orthogonality_defect(leaf), initial=0.0))
+  if not defect < _MAX_DEFECT:
+    raise ValueError(
+      f'{name} must be orthogonal, got a defect of {defect:.2g}, above '
+      f'{_MAX_DEFECT}'
+    )
 
 
 def _each(

@@ -1,5 +1,7 @@
 """Flows on the orthogonal group: closed forms, invariants, orders."""
 
+import inspect
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -291,3 +293,44 @@ def test_bad_settings_are_named():
     flows.matrix_flow(jnp.ones((2, 3)), b, n_steps=2)
   with pytest.raises(ValueError, match='matrices'):
     flows.main_flow(jnp.ones((2, 3)), jnp.ones((5, 4, 4)))
+
+
+def test_generators_take_plain_times_and_many_matrices(rng):
+  q, n, _ = problem(rng, 3)
+  ws = jnp.stack([orthogonal(rng, 3) for _ in range(3)])
+  b = inspect.unwrap(generators.skew_iso)(q, n)
+  found = b(0.0, ws)
+  for w, one in zip(ws, found, strict=True):
+    np.testing.assert_allclose(b(0.0, w), one, atol=1e-12)
+  zeros = (jnp.zeros((2, 10, 9)),)
+  gated = generators.skew_gated(
+    generators.GatedParams(jnp.ones(2), zeros, (jnp.ones((2, 9)),))
+  )
+  assert gated(0.5, ws[0]).shape == (3, 3)
+  with pytest.raises(ValueError, match='w must be'):
+    gated(0.5, jnp.eye(4))
+  with pytest.raises(ValueError, match='one shape'):
+    inspect.unwrap(generators.skew_iso)(q, jnp.eye(4))
+
+
+def test_states_of_whole_numbers_are_refused(rng):
+  """W in integers would be 0 and the flow would stand still."""
+  matrices = orthogonal(rng, 3)[None]
+  for function in map(inspect.unwrap, (flows.main_flow, flows.states)):
+    for x0 in (jnp.ones(3, int), jnp.ones(3, bool), jnp.ones(())):
+      with pytest.raises(ValueError, match='states must be floats'):
+        function(x0, matrices)
+
+
+def test_settings_of_the_wrong_type_are_named():
+  b = lambda t, w: jnp.zeros_like(w)
+  run = inspect.unwrap(flows.matrix_flow)
+  for kwargs, word in (
+    ({'n_steps': True}, 'n_steps must be a whole number'),
+    ({'n_steps': 3, 'time': np.nan}, 'time must be finite'),
+    ({'n_steps': 3, 'retraction': 'cayley'}, 'retraction must be a function'),
+  ):
+    with pytest.raises(ValueError, match=word):
+      run(jnp.eye(2), b, **kwargs)
+  with pytest.raises(ValueError, match='bias'):
+    flows.main_step(3, jnp.eye(3)[None], bias=jnp.ones(4))

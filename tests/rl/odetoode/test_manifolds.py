@@ -1,5 +1,7 @@
 """Retractions, orthogonal parameters and what moves them."""
 
+import inspect
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -231,3 +233,68 @@ def test_bad_settings_are_named():
     retractions.Guarded(retractions.Taylor(), retractions.Cayley())
   with pytest.raises(ValueError, match='every'):
     trivialization.trivialize(optax.sgd(1.0), every=0)
+
+
+@pytest.mark.parametrize('method', [*retractions.METHODS])
+def test_half_precision_and_no_matrices(rng, method):
+  x = retractions.skew(jnp.asarray(rng.normal(size=(3, 4, 4)))) / 8
+  found = retractions.retract(x.astype(jnp.bfloat16), method)
+  assert found.dtype == jnp.bfloat16
+  np.testing.assert_allclose(
+    found.astype(x.dtype), retractions.retract(x, method), atol=0.03
+  )
+  assert retractions.retract(x[:0], method).shape == (0, 4, 4)
+  form = retractions.METHODS[method]
+  call = inspect.unwrap(type(form).__call__)
+  for wrong in (jnp.ones((2, 3)), jnp.ones(3), jnp.ones((2, 2), int)):
+    with pytest.raises(ValueError, match='square matrices of floats'):
+      call(form, wrong)
+
+
+@pytest.mark.parametrize('length', [100.0, 1e4])
+def test_no_step_is_too_long_for_the_manifold(rng, length):
+  x = retractions.skew(jnp.asarray(rng.normal(size=(5, 5)))) * length
+  assert manifolds.orthogonality_defect(retractions.retract(x)) < 1e-3
+  w = manifolds.move_orthogonal(jnp.eye(5), x)
+  assert manifolds.orthogonality_defect(w) < 1e-5
+  p = manifolds.stiefel(jax.random.key(0), (6, 3))
+  moved = manifolds.stiefel_update(p, length * jnp.ones((6, 3)), 1.0)
+  assert manifolds.orthogonality_defect(moved) < 1e-5
+
+
+def test_updates_of_many_matrices(rng):
+  """As many as rows, where a transpose of all axes would go unnoticed."""
+  for update, columns in (
+    (manifolds.riemannian_update, 3),
+    (manifolds.stiefel_update, 2),
+  ):
+    keys = jax.random.split(jax.random.key(1), 3)
+    ps = jnp.stack([manifolds.stiefel(key, (3, columns)) for key in keys])
+    gs = jnp.asarray(rng.normal(size=ps.shape), ps.dtype)
+    found = inspect.unwrap(update)(ps, gs, 0.1)
+    for p, g, one in zip(ps, gs, found, strict=True):
+      np.testing.assert_allclose(update(p, g, 0.1), one, atol=1e-5)
+
+
+def test_shapes_that_do_not_fit_are_named():
+  riemannian = inspect.unwrap(manifolds.riemannian_gradient)
+  stiefel = inspect.unwrap(manifolds.stiefel_noise)
+  for call, word in (
+    (lambda: riemannian(jnp.ones((3, 2)), jnp.ones((3, 2))), 'square'),
+    (lambda: riemannian(jnp.eye(3), jnp.ones((3, 2))), 'one shape'),
+    (lambda: stiefel(jnp.eye(3), jnp.ones(3)), 'one shape'),
+    (lambda: manifolds.haar(jax.random.key(0), 0), 'd must be positive'),
+    (lambda: manifolds.stiefel(jax.random.key(0), (-1, 2)), 'shape must be'),
+    (lambda: manifolds.from_coordinates(jnp.ones(1), 3), 'z must be'),
+  ):
+    with pytest.raises(ValueError, match=word):
+      call()
+
+
+def test_starts_off_the_manifold_are_refused():
+  optimizer = trivialization.trivialize(optax.sgd(0.1))
+  for start in (jnp.ones((2, 3)), 2 * jnp.eye(3), jnp.eye(3) * jnp.nan):
+    with pytest.raises(ValueError, match=r"\['w0'\] must be"):
+      optimizer.init({'w0': start})
+  # A parameter without a name is free.
+  assert optimizer.init(jnp.ones(3)).bases == (None,)
