@@ -1,5 +1,6 @@
 """Parameters and operations of bodies, for comparisons at equal budgets."""
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import jax
@@ -27,25 +28,39 @@ class Cost(NamedTuple):
 
 
 def count_params(
-  model: bodies.Body | heads.Policy, *, intrinsic: bool = True
+  model: bodies.Body | heads.Classifier | heads.Policy,
+  *,
+  intrinsic: bool = True,
+  inputs: Sequence[int] | None = None,
 ) -> int:
-  """Parameters of a body, or of a policy with its heads.
+  """Parameters of a body, or of a classifier or a policy with its heads.
 
   Args:
     model: to be counted.
     intrinsic: whether a symmetric matrix counts d (d + 1) / 2, an orthogonal one
       d (d - 1) / 2 and k orthonormal columns of n n k - k (k + 1) / 2, or all
       count as they are stored.
+    inputs: the shape of what a classifier sees, without the batch.
+
+  Raises:
+    ValueError: if it is a classifier's and not given, or given of another model.
   """
+  classifies = isinstance(model, heads.Classifier)
+  if classifies != (inputs is not None):
+    raise ValueError(
+      'inputs must be the shape of an example for a classifier and None for '
+      f'others, got {inputs=} and a {type(model).__name__}'
+    )
   if isinstance(model, heads.Policy):
     shapes = model.shapes
   else:
-    zeros = jnp.zeros(model.width)
+    zeros = jnp.zeros((1, *inputs) if classifies else model.width)
     variables = jax.eval_shape(model.init, jax.random.key(0), zeros)
     shapes = variables.get('params', {})
+  constraints = (model.body if classifies else model).constraints
   total = 0
   for path, leaf in jax.tree_util.tree_flatten_with_path(shapes)[0]:
-    kind = model.constraints.get(path[-1].key, 'free')
+    kind = constraints.get(path[-1].key, 'free')
     if kind == 'symmetric' and intrinsic:
       total += leaf.shape[0] * (leaf.shape[0] + 1) // 2
       continue
@@ -60,7 +75,12 @@ def cost(body: bodies.Body) -> Cost:
 
   Args:
     body: with steps of fixed size.
+
+  Raises:
+    ValueError: if its steps depend on x.
   """
+  if not body.layered:
+    raise ValueError(f'steps must be of fixed size to be counted, got {body}')
   if isinstance(body, bodies.ODEtoODE) and isinstance(
     body.retraction, retractions.Guarded
   ):

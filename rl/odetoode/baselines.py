@@ -18,6 +18,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float, PyTree
 
+from rl import ranges
 from rl.odetoode import bodies, flows, solvers
 
 __all__ = ['NANODE', 'NODE', 'Dense', 'HyperODE', 'trigonometric']
@@ -34,7 +35,7 @@ class Dense(bodies.Body):
     residual: whether each layer adds to its input.
 
   Raises:
-    ValueError: if the depth is not positive.
+    ValueError: if the width or the depth is not positive.
   """
 
   f: bodies.Activation = nn.relu
@@ -43,8 +44,7 @@ class Dense(bodies.Body):
 
   def setup(self) -> None:
     """Declares the parameters."""
-    if self.depth < 1:
-      raise ValueError(f'depth must be positive, got {self.depth}')
+    ranges.check_counts(width=self.width, depth=self.depth)
     d, depth = self.width, self.depth
     scale = (1 / d if self.residual else 2 / d) ** 0.5
     if self.residual:
@@ -63,7 +63,7 @@ class Dense(bodies.Body):
 
     def layer(x: Array, params: tuple[Array, Array]) -> Array:
       kernel, bias = params
-      out = self.f(x @ kernel + bias)
+      out = self.f(_affine(x, kernel, bias))
       return x + out if self.residual else out
 
     return layer, weights
@@ -95,8 +95,13 @@ def _mlp(
 ) -> Array:
   for i, (kernel, bias) in enumerate(layers):
     x = f(x) if i else x
-    x = x @ kernel + bias
+    x = _affine(x, kernel, bias)
   return x
+
+
+def _affine(x: Array, kernel: Array, bias: Array) -> Array:
+  """Computed in the dtype of x."""
+  return x @ kernel.astype(x.dtype) + bias.astype(x.dtype)
 
 
 class NODE(bodies.Body):
@@ -107,6 +112,9 @@ class NODE(bodies.Body):
       x' = f(W x + c).
     time: T.
     solver: see `solvers.Solver`.
+
+  Raises:
+    ValueError: if a width is not positive.
   """
 
   f: bodies.Activation = jnp.tanh
@@ -116,6 +124,7 @@ class NODE(bodies.Body):
 
   def setup(self) -> None:
     """Declares the parameters."""
+    ranges.check_counts(width=self.width, hidden=self.hidden)
     self.network = _layers(self, (self.width, *self.hidden, self.width), 1.0)
 
   def weights(self) -> tuple[PyTree, Aux]:
@@ -191,7 +200,7 @@ class NANODE(_Driven):
     adaptive: solver instead of those steps, which evaluates W_t where it likes.
 
   Raises:
-    ValueError: if the degree is negative.
+    ValueError: if the degree is negative or another number not positive.
   """
 
   degree: int = 5
@@ -201,8 +210,9 @@ class NANODE(_Driven):
 
   def setup(self) -> None:
     """Declares the parameters."""
-    if self.degree < 0:
-      raise ValueError(f'degree must not be negative, got {self.degree}')
+    ranges.check_counts(least=0, degree=self.degree)
+    ranges.check_counts(width=self.width, n_steps=self.n_steps)
+    ranges.check_positive(time=self.time)
     terms, d = 2 * self.degree + 1, self.width
     # Entries of W_t are N(0, 1/d) at every t.
     scale = (d * (self.degree + 1)) ** -0.5
@@ -239,6 +249,9 @@ class HyperODE(_Driven):
     time: T.
     train_w0: whether W_0 is learnt too, d^2 more parameters.
     adaptive: solver of (x, W) together instead of those steps.
+
+  Raises:
+    ValueError: if a number is not positive.
   """
 
   hidden: tuple[int, ...] = (16, 16)
@@ -249,6 +262,9 @@ class HyperODE(_Driven):
 
   def setup(self) -> None:
     """Declares the parameters."""
+    ranges.check_counts(width=self.width, n_steps=self.n_steps)
+    ranges.check_counts(hidden=self.hidden)
+    ranges.check_positive(time=self.time)
     d = self.width
     # vec(W) has the norm sqrt(d): hidden units of order 1, entries of W' too
     # after the division by sqrt(d).

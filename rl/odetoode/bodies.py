@@ -22,6 +22,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float, PyTree
 
+from rl import ranges
 from rl.odetoode import flows, generators, manifolds, retractions
 
 __all__ = ['KINDS', 'Body', 'ODEtoODE']
@@ -75,14 +76,24 @@ class Body(nn.Module):
     x: Float[Array, '*B d'],
     nudges: Float[Array, 'N1 *B d'] | None = None,
   ) -> Float[Array, 'N1 *B d']:
-    """x_0, ..., x_N; see `flows.states`."""
+    """x_0, ..., x_N; see `flows.states`.
+
+    Raises:
+      ValueError: as `__call__`, or if the body is not `layered`.
+    """
+    flows.check_states(x, self.width)
     step, items = self.layers(weights)
     return flows.path(step, x, items, nudges)
 
   def __call__(
     self, x: Float[Array, '*B d']
   ) -> tuple[Float[Array, '*B d'], Aux]:
-    """x_N of x_0, and certificates."""
+    """x_N of x_0, and certificates.
+
+    Raises:
+      ValueError: if x_0 is not of floats or not of width d.
+    """
+    flows.check_states(x, self.width)
     weights, aux = self.weights()
     return self.advance(weights, x), aux
 
@@ -122,7 +133,7 @@ class ODEtoODE(Body):
     remat: see `flows.main_flow`.
 
   Raises:
-    ValueError: if there is no such kind.
+    ValueError: if there is no such kind, or a number is out of range.
   """
 
   kind: str = 'iso'
@@ -147,6 +158,11 @@ class ODEtoODE(Body):
     """Declares the parameters."""
     if self.kind not in KINDS:
       raise ValueError(f'kind must be one of {KINDS}, got {self.kind!r}')
+    ranges.check_counts(
+      width=self.width, n_steps=self.n_steps, gates=self.gates
+    )
+    ranges.check_counts(hidden=self.hidden)
+    ranges.check_positive(time=self.time)
     d = self.width
     self.w0 = self._w0()
     if self.kind == 'iso':

@@ -3,11 +3,13 @@
 `rl.es` trains policies with them; here is the bare estimate, for any function.
 """
 
+import numbers
 from collections.abc import Callable
 
 import jax
 from jaxtyping import Array, Float, Key
 
+from rl import ranges
 from rl.es import directions, estimators, evaluator, shaping
 from rl.es import geometry as geometry_lib
 
@@ -40,7 +42,16 @@ def es_gradient(
 
   Returns:
     Float32; unbiased for the smoothed objective's gradient.
+
+  Raises:
+    ValueError: if theta is no vector or does not fit the geometry, or a number
+      is not positive.
   """
+  ranges.check_counts(num_pairs=num_pairs)
+  if isinstance(sigma, numbers.Real):
+    ranges.check_positive(sigma=sigma)
+  if theta.ndim != 1:
+    raise ValueError(f'theta must be a vector, got shape {theta.shape}')
   population = evaluator.Perturbations(
     theta, sigma, key, geometry=geometry, mirrored=True
   )

@@ -28,6 +28,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
+from rl import ranges
 from rl.odetoode import manifolds
 
 __all__ = ['PERTURBATIONS', 'Block', 'Manifold', 'unflatten']
@@ -70,6 +71,7 @@ class Block:
   def __post_init__(self) -> None:
     if self.kind not in _KINDS:
       raise ValueError(f'kind must be one of {_KINDS}, got {self.kind!r}')
+    ranges.check_counts(least=0, shape=self.shape)
     if self.kind != 'free' and len(self.shape) != 2:
       raise ValueError(f'{self.kind} needs a matrix, got shape {self.shape}')
     if self.kind == 'orthogonal' and self.shape[0] != self.shape[1]:
@@ -160,10 +162,15 @@ class Manifold:
 
     Args:
       shapes: nested dicts of arrays or their shapes.
-      kinds: of leaves by their name; others, and those of kinds that are no
-        manifold, are free.
+      kinds: of leaves by their name; others, and symmetric ones, are free.
       perturb: the mode.
+
+    Raises:
+      ValueError: if there is no such kind or mode.
     """
+    known = (*_KINDS, 'symmetric')
+    if unknown := {n: kind for n, kind in kinds.items() if kind not in known}:
+      raise ValueError(f'kinds must be of {known}, got {unknown}')
     blocks = []
     for path, leaf in jax.tree_util.tree_flatten_with_path(shapes)[0]:
       kind = kinds.get(path[-1].key, 'free')
@@ -172,7 +179,12 @@ class Manifold:
     return cls(tuple(blocks), perturb)
 
   def size(self, theta_size: int) -> int:
-    """See `Geometry`."""
+    """See `Geometry`.
+
+    Raises:
+      ValueError: if the blocks have more entries, or fewer.
+    """
+    self._check_size(theta_size)
     if self.mode == 'ambient':
       return theta_size
     return sum(block.coordinates for block in self.blocks)
@@ -221,6 +233,12 @@ class Manifold:
   def _size(self, block: Block) -> int:
     return block.size if self.mode == 'ambient' else block.coordinates
 
+  def _check_size(self, theta_size: int) -> None:
+    entries = sum(block.size for block in self.blocks)
+    if theta_size != entries:
+      raise ValueError(f'theta must have {entries} entries, got {theta_size}')
+
   def _cut(self, theta: Array) -> list[Array]:
+    self._check_size(theta.size)
     shapes = [jax.ShapeDtypeStruct(b.shape, theta.dtype) for b in self.blocks]
     return unflatten(shapes, theta)

@@ -16,6 +16,7 @@ from flax import linen as nn
 from jax import flatten_util
 from jaxtyping import Array, Float, Key, PyTree, Shaped
 
+from rl import ranges
 from rl.envs import spaces
 from rl.es import policies
 from rl.odetoode import bodies, geometry, manifolds
@@ -32,6 +33,9 @@ class Classifier(nn.Module):
     body: from x_0 to x_N.
     num_classes: n_out.
     dropout: rate of x_0 and of x_N; matrices see none.
+
+  Raises:
+    ValueError: if there are no classes, or the rate is not in [0, 1).
   """
 
   body: bodies.Body
@@ -40,6 +44,9 @@ class Classifier(nn.Module):
 
   def setup(self) -> None:
     """Declares the parameters."""
+    ranges.check_counts(num_classes=self.num_classes)
+    if not 0 <= self.dropout < 1:
+      raise ValueError(f'dropout must be in [0, 1), got {self.dropout}')
     self.input = nn.Dense(self.body.width)
     self.readout = nn.Dense(self.num_classes)
     self.drop = nn.Dropout(self.dropout)
@@ -68,7 +75,9 @@ class Classifier(nn.Module):
     return x, self.readout(x[-1])
 
   def _embed(self, s: Float[Array, 'B *inputs']) -> Float[Array, 'B d']:
-    return self.input(s.reshape(s.shape[0], -1))
+    if s.ndim < 2:
+      raise ValueError(f's must be [B, ...], got {s.shape}')
+    return self.input(s.reshape(s.shape[0], math.prod(s.shape[1:])))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -114,11 +123,10 @@ class Policy:
       raise ValueError(
         f'perturb must be one of {geometry.PERTURBATIONS}, got {self.perturb!r}'
       )
-    if self.readout_scale < 0 or (
-      self.constrain_io and self.readout_scale != 1
-    ):
+    ranges.check_not_negative(readout_scale=self.readout_scale)
+    if self.constrain_io and self.readout_scale != 1:
       raise ValueError(
-        'readout_scale must not be negative, and 1 with orthonormal rows, got '
+        'readout_scale must be 1 with orthonormal rows, got '
         f'{self.readout_scale=} {self.constrain_io=}'
       )
 

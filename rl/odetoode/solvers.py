@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
+from rl import ranges
 from rl.envs import optional
 
 __all__ = ['METHODS', 'Adaptive', 'Field', 'Fixed', 'Solver', 'integrate']
@@ -77,11 +78,20 @@ def integrate(
       is inside of it.
 
   Raises:
-    ValueError: if there is no such method or a number is not positive.
+    ValueError: if there is no such method, a number is not positive or x(0) is
+      not of floats.
   """
+  _check_floats(x0)
   step, times = _steps(field, n_steps, time, method)
   step = jax.checkpoint(step) if remat else step
   return jax.lax.scan(lambda x, t: (step(x, t), None), x0, times)[0]
+
+
+def _check_floats(x0: PyTree) -> None:
+  """Steps of whole numbers would be none."""
+  for x in jax.tree.leaves(x0):
+    if not jnp.issubdtype(jnp.result_type(x), jnp.floating):
+      raise ValueError(f'x0 must be floats, got {jnp.result_type(x)}')
 
 
 def _steps(
@@ -89,10 +99,8 @@ def _steps(
 ) -> tuple[Callable[[PyTree, Array], PyTree], Array]:
   if method not in METHODS:
     raise ValueError(f'method must be one of {tuple(METHODS)}, got {method!r}')
-  if n_steps < 1 or time <= 0:
-    raise ValueError(
-      f'n_steps and time must be positive, got {n_steps=} {time=}'
-    )
+  ranges.check_counts(n_steps=n_steps)
+  ranges.check_positive(time=time)
   h = time / n_steps
   step = lambda x, t: METHODS[method](field, t, x, h)
   return step, h * jnp.arange(n_steps)
@@ -142,15 +150,21 @@ class Adaptive:
   max_steps: int = 4096
 
   def __post_init__(self) -> None:
-    if min(self.rtol, self.atol, self.max_steps) <= 0:
+    if not all(x > 0 for x in (self.rtol, self.atol, self.max_steps)):
       raise ValueError(f'tolerances and max_steps must be positive, got {self}')
 
   def __call__(self, field: Field, x0: PyTree, *, time: float) -> PyTree:
     """See `Solver`.
 
+    Half precision is computed in float32: its rounding exceeds tolerances.
+
     Raises:
       ImportError: if diffrax is not installed, naming the extra.
+      ValueError: if T is not positive or x(0) is not of floats.
     """
+    ranges.check_positive(time=time)
+    _check_floats(x0)
+    single = lambda x: x.astype(jnp.promote_types(x.dtype, jnp.float32))
     diffrax = optional.load('diffrax')
     solution = diffrax.diffeqsolve(
       diffrax.ODETerm(lambda t, x, _: field(t, x)),
@@ -158,8 +172,9 @@ class Adaptive:
       t0=0.0,
       t1=time,
       dt0=None,
-      y0=x0,
+      y0=jax.tree.map(single, x0),
       stepsize_controller=diffrax.PIDController(rtol=self.rtol, atol=self.atol),
       max_steps=self.max_steps,
     )
-    return jax.tree.map(lambda x: x[-1], solution.ys)
+    back = lambda y, x: y[-1].astype(x.dtype)
+    return jax.tree.map(back, solution.ys, x0)

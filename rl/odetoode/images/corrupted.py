@@ -11,6 +11,7 @@ Source: arXiv:1906.02337.
 import dataclasses
 from typing import Protocol, runtime_checkable
 
+from rl import ranges
 from rl.odetoode.images import corruptions, data
 
 __all__ = ['Corrupted', 'Released', 'Remade', 'harmed']
@@ -54,7 +55,8 @@ class Remade:
     seed: of their randomness, the same for every run.
 
   Raises:
-    ValueError: if there is no such corruption or severity.
+    ValueError: if there is no such corruption or severity, or the seed is
+      negative.
   """
 
   names: tuple[str, ...] = _ALL
@@ -67,6 +69,8 @@ class Remade:
       raise ValueError(
         f'severity must be one of {corruptions.SEVERITIES}, got {self.severity}'
       )
+    ranges.check_counts(severity=self.severity)
+    ranges.check_counts(least=0, seed=self.seed)
 
   def __call__(self, images: data.Images) -> dict[str, data.ImageSet]:
     """See `Corrupted`."""

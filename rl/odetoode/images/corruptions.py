@@ -50,6 +50,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
+from rl import ranges
 from rl.odetoode.images import corruptions_draw as draw
 from rl.odetoode.images import corruptions_light as light
 from rl.odetoode.images import corruptions_warp as warp
@@ -112,6 +113,7 @@ def corrupt(
     raise ValueError(f'name must be one of {NAMES}, got {name=}')
   if severity not in SEVERITIES:
     raise ValueError(f'severity must be one of {SEVERITIES}, got {severity=}')
+  ranges.check_counts(severity=severity)
   if seed < 0:
     raise ValueError(f'seed must be >= 0, got {seed=}')
   _check(images)

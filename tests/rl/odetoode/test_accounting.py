@@ -3,7 +3,7 @@
 import pytest
 
 from rl.envs import spaces
-from rl.odetoode import accounting, baselines, bodies, heads
+from rl.odetoode import accounting, baselines, bodies, heads, solvers
 
 
 def gated(d):
@@ -59,3 +59,22 @@ def test_products():
   assert found.weights_flops >= steps * 8 * 2 * d**3
   assert found.weights_flops <= steps * 8 * 2 * d**3 + 2 * certificates
   assert accounting.cost(baselines.NODE(d)).state_flops == 25 * 2 * d * d
+
+
+def test_classifiers_have_heads_too():
+  model = heads.Classifier(bodies.ODEtoODE(16), num_classes=3)
+  heads_size = 65 * 16 + 17 * 3
+  assert accounting.count_params(model, inputs=(8, 8)) == 392 + heads_size
+  assert (
+    accounting.count_params(model, intrinsic=False, inputs=(8, 8))
+    == 768 + heads_size
+  )
+  with pytest.raises(ValueError, match='inputs'):
+    accounting.count_params(model)
+  with pytest.raises(ValueError, match='inputs'):
+    accounting.count_params(model.body, inputs=(8, 8))
+
+
+def test_adaptive_steps_are_not_counted():
+  with pytest.raises(ValueError, match='fixed size'):
+    accounting.cost(baselines.NODE(4, solver=solvers.Adaptive()))

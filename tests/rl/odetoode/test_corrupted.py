@@ -32,6 +32,8 @@ def test_bad_settings_are_named():
     corrupted.Released(names=('rain',))
   with pytest.raises(ValueError, match='severity'):
     corrupted.Remade(severity=6)
+  with pytest.raises(ValueError, match='seed must not be negative'):
+    corrupted.Remade(seed=-1)
 
 
 def test_harmed(pictures):

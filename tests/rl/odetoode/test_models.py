@@ -1,5 +1,7 @@
 """Bodies, heads, and parameters that evolution strategies move on manifolds."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -283,3 +285,78 @@ def test_bad_settings_are_named():
     solvers.Adaptive(rtol=-1.0)
   with pytest.raises(ValueError, match='square'):
     geometry.Block('orthogonal', (2, 3))
+
+
+def test_settings_out_of_range_are_named():
+  for make, word in (
+    (lambda: bodies.ODEtoODE(0), 'width'),
+    (lambda: bodies.ODEtoODE(D, kind='static', n_steps=-2), 'n_steps'),
+    (lambda: bodies.ODEtoODE(D, kind='gated', gates=0), 'gates'),
+    (lambda: bodies.ODEtoODE(D, kind='gated', hidden=(0,)), 'hidden'),
+    (lambda: bodies.ODEtoODE(D, time=np.nan), 'time'),
+    (lambda: baselines.Dense(0), 'width'),
+    (lambda: baselines.NODE(D, hidden=(-1,)), 'hidden'),
+    (lambda: baselines.NANODE(D, n_steps=0), 'n_steps'),
+    (lambda: baselines.HyperODE(D, hidden=(0,)), 'hidden'),
+    (lambda: baselines.HyperODE(D, time=np.nan), 'time'),
+  ):
+    body = make()
+    with pytest.raises(ValueError, match=f'^{word} must be'):
+      body.init(jax.random.key(0), jnp.zeros(body.width))
+  for kwargs, word in (({'num_classes': 0}, 'classes'), ({}, 'dropout')):
+    classifier = heads.Classifier(
+      bodies.ODEtoODE(D), **({'num_classes': 3, 'dropout': 1.5} | kwargs)
+    )
+    with pytest.raises(ValueError, match=word):
+      classifier.init(jax.random.key(0), jnp.ones((1, D)))
+  with pytest.raises(ValueError, match='tolerances'):
+    solvers.Adaptive(atol=np.nan)
+
+
+@pytest.mark.parametrize(
+  'body',
+  [
+    bodies.ODEtoODE(D, kind='static'),
+    baselines.Dense(D, depth=2),
+    baselines.NODE(D, hidden=(3,)),
+    baselines.NODE(D, solver=solvers.Adaptive()),
+  ],
+)
+def test_states_keep_half_precision_and_must_fit(body):
+  variables = body.init(jax.random.key(0), jnp.zeros(D))
+  x = jnp.linspace(-1.0, 1.0, D)
+  half = body.apply(variables, x.astype(jnp.bfloat16))[0]
+  assert half.dtype == jnp.bfloat16
+  np.testing.assert_allclose(
+    half.astype(jnp.float32), body.apply(variables, x)[0], atol=0.1
+  )
+  with pytest.raises(ValueError, match='states must be floats'):
+    body.apply(variables, jnp.ones(D + 1))
+
+
+def test_integration_of_whole_numbers_is_refused():
+  for run in (
+    lambda x: solvers.integrate(lambda t, x: x, x, n_steps=2),
+    lambda x: solvers.Adaptive()(lambda t, x: x, x, time=1.0),
+  ):
+    with pytest.raises(ValueError, match='x0 must be floats'):
+      run(jnp.ones(2, int))
+
+
+def test_strategies_refuse_what_does_not_fit():
+  shapes = {'w0': jnp.eye(3)}
+  with pytest.raises(ValueError, match='orthogonl'):
+    geometry.Manifold.of(shapes, {'w0': 'orthogonl'})
+  for mode in geometry.PERTURBATIONS:
+    where = geometry.Manifold((geometry.Block('orthogonal', (3, 3)),), mode)
+    estimate = functools.partial(
+      evolution.es_gradient, jnp.sum, key=jax.random.key(0), geometry=where
+    )
+    for theta, pairs, sigma, word in (
+      (jnp.ones(10), 2, 0.1, 'theta must have 9 entries'),
+      (jnp.ones(9), 0, 0.1, 'num_pairs must be positive'),
+      (jnp.ones(9), 2, 0.0, 'sigma must be positive'),
+      (jnp.ones(9), 2, -0.1, 'sigma must be positive'),
+    ):
+      with pytest.raises(ValueError, match=word):
+        estimate(theta, num_pairs=pairs, sigma=sigma)
