@@ -35,7 +35,7 @@ class Dense(bodies.Body):
     residual: whether each layer adds to its input.
 
   Raises:
-    ValueError: if the width or the depth is not positive.
+    ValueError: if the depth is not positive.
   """
 
   f: bodies.Activation = nn.relu
@@ -44,7 +44,7 @@ class Dense(bodies.Body):
 
   def setup(self) -> None:
     """Declares the parameters."""
-    ranges.check_counts(width=self.width, depth=self.depth)
+    ranges.check_counts(depth=self.depth)
     d, depth = self.width, self.depth
     scale = (1 / d if self.residual else 2 / d) ** 0.5
     if self.residual:
@@ -124,7 +124,7 @@ class NODE(bodies.Body):
 
   def setup(self) -> None:
     """Declares the parameters."""
-    ranges.check_counts(width=self.width, hidden=self.hidden)
+    ranges.check_counts(hidden=self.hidden)
     self.network = _layers(self, (self.width, *self.hidden, self.width), 1.0)
 
   def weights(self) -> tuple[PyTree, Aux]:
@@ -211,7 +211,7 @@ class NANODE(_Driven):
   def setup(self) -> None:
     """Declares the parameters."""
     ranges.check_counts(least=0, degree=self.degree)
-    ranges.check_counts(width=self.width, n_steps=self.n_steps)
+    ranges.check_counts(n_steps=self.n_steps)
     ranges.check_positive(time=self.time)
     terms, d = 2 * self.degree + 1, self.width
     # Entries of W_t are N(0, 1/d) at every t.
@@ -262,8 +262,7 @@ class HyperODE(_Driven):
 
   def setup(self) -> None:
     """Declares the parameters."""
-    ranges.check_counts(width=self.width, n_steps=self.n_steps)
-    ranges.check_counts(hidden=self.hidden)
+    ranges.check_counts(n_steps=self.n_steps, hidden=self.hidden)
     ranges.check_positive(time=self.time)
     d = self.width
     # vec(W) has the norm sqrt(d): hidden units of order 1, entries of W' too

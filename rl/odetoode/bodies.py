@@ -39,6 +39,9 @@ class Body(nn.Module):
   Attributes:
     width: d.
     f: elementwise.
+
+  Raises:
+    ValueError: if the width is not positive.
   """
 
   width: int
@@ -46,6 +49,11 @@ class Body(nn.Module):
 
   # Parameters on manifolds: 'symmetric' by their symmetric part, 'orthogonal'.
   constraints: ClassVar[Mapping[str, str]] = {}
+
+  def __post_init__(self) -> None:
+    # Here, since heads use it before the body declares its parameters.
+    ranges.check_counts(width=self.width)
+    super().__post_init__()
 
   @abc.abstractmethod
   def weights(self) -> tuple[PyTree, Aux]:
@@ -159,9 +167,8 @@ class ODEtoODE(Body):
     if self.kind not in KINDS:
       raise ValueError(f'kind must be one of {KINDS}, got {self.kind!r}')
     ranges.check_counts(
-      width=self.width, n_steps=self.n_steps, gates=self.gates
+      n_steps=self.n_steps, gates=self.gates, hidden=self.hidden
     )
-    ranges.check_counts(hidden=self.hidden)
     ranges.check_positive(time=self.time)
     d = self.width
     self.w0 = self._w0()

@@ -300,9 +300,8 @@ def test_settings_out_of_range_are_named():
     (lambda: baselines.HyperODE(D, hidden=(0,)), 'hidden'),
     (lambda: baselines.HyperODE(D, time=np.nan), 'time'),
   ):
-    body = make()
     with pytest.raises(ValueError, match=f'^{word} must be'):
-      body.init(jax.random.key(0), jnp.zeros(body.width))
+      make().init(jax.random.key(0), jnp.zeros(D))
   for kwargs, word in (({'num_classes': 0}, 'classes'), ({}, 'dropout')):
     classifier = heads.Classifier(
       bodies.ODEtoODE(D), **({'num_classes': 3, 'dropout': 1.5} | kwargs)
