@@ -398,5 +398,5 @@ def test_the_object_takes_the_kernels(monkeypatch, causal):
   assert len(calls) == 1
   expected = twin.value(*arrays, w, mask, kernel='softmax_hyp', causal=causal)
   assert relative(out, expected) < 1e-5
-  with pytest.raises(ValueError, match='projection'):
-    favor._fused(*arrays, w[:-1], causal, mask)
+  with pytest.raises(ValueError, match='projection must have shape'):
+    favor(*arrays, projection=w[:-1], causal=causal, key_mask=mask)

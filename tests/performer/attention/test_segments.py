@@ -88,7 +88,8 @@ def test_segments_are_as_if_alone(kernel, causal):
   )(q, k, v)
   expected = alone(mechanism, q, k, v, w, mask, ids(), causal=causal)
   tolerance = 2e-4 if kernel == 'softmax_trig' else 1e-5
-  np.testing.assert_allclose(packed, expected, atol=tolerance)
+  # Signed denominators come near zero: outputs are of the order of 100.
+  np.testing.assert_allclose(packed, expected, atol=tolerance, rtol=2e-5)
   # And the packing matters.
   whole = mechanism(q, k, v, projection=w, causal=causal, key_mask=mask)
   assert np.abs(whole - expected).max() > 0.1
