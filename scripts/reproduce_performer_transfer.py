@@ -166,8 +166,13 @@ def _model(
 ) -> bert.Bert:
   layers, width, d_ff = params['blocks']['mlp_in']['kernel'].shape
   return bert.Bert(
-    *(params['tokens']['embedding'].shape[0], params['positions'].shape[0]),
-    *(mechanism, layers, setting.num_heads, width, d_ff),
+    vocab_size=params['tokens']['embedding'].shape[0],
+    max_length=params['positions'].shape[0],
+    attention=mechanism,
+    num_layers=layers,
+    num_heads=setting.num_heads,
+    d_model=width,
+    d_ff=d_ff,
     dropout=0.0,
   )
 

@@ -24,14 +24,7 @@ from performer.attention import (
 from performer.attention import form as form_lib
 from performer.attention import state as state_lib
 
-__all__ = [
-  'bidirectional',
-  'causal',
-  'extend',
-  'form',
-  'read',
-  'summarize',
-]
+__all__ = ['attend', 'extend', 'form', 'read', 'summarize']
 
 _EPSILON = 1e-3  # Of generalised kernels, unless an option says otherwise.
 
@@ -139,8 +132,8 @@ def _ready(features: Float[Array, 'b h l r']) -> kernels.Features:
 
 
 @calls.compiled(calls.rows_spec)
-def bidirectional(
-  favor: options.Options,
+def attend(
+  how: tuple[options.Options, bool],
   q: Float[Array, 'b lq h d'],
   k: Float[Array, 'b lk h d'],
   v: Float[Array, 'b lk h v'],
@@ -148,32 +141,17 @@ def bidirectional(
   key_mask: Bool[Array, 'b lk'] | None,
   segment_ids: Int[Array, 'b lk'] | None,
 ) -> Float[Array, 'b lq h v']:
-  """Every query sees every kept key (of its segment)."""
+  """Attention of whole sequences, given the options and whether it is causal."""
+  favor, causal = how
   mean_square = None
-  if favor.kernel == 'softmax_oprf':
+  if favor.kernel == 'softmax_oprf' and not causal:
     mean_square = oprf.mean_square(q, k, key_mask)
   q, k, found = _prepare(favor, q, k, projection, key_mask, mean_square)
-  out = linear.bidirectional(
-    found, q, k, v, key_mask=key_mask, segment_ids=segment_ids
-  )
-  return out.astype(v.dtype)
-
-
-@calls.compiled(calls.rows_spec)
-def causal(
-  favor: options.Options,
-  q: Float[Array, 'b l h d'],
-  k: Float[Array, 'b l h d'],
-  v: Float[Array, 'b l h v'],
-  projection: Projection,
-  key_mask: Bool[Array, 'b l'] | None,
-  segment_ids: Int[Array, 'b l'] | None,
-) -> Float[Array, 'b l h v']:
-  """Query i sees kept keys 0..i (of its segment)."""
-  q, k, found = _prepare(favor, q, k, projection, key_mask, None)
-  out, _ = linear.causal(
-    found, q, k, v, key_mask=key_mask, segment_ids=segment_ids
-  )
+  rows = {'key_mask': key_mask, 'segment_ids': segment_ids}
+  if causal:
+    out, _ = linear.causal(found, q, k, v, **rows)
+  else:
+    out = linear.bidirectional(found, q, k, v, **rows)
   return out.astype(v.dtype)
 
 

@@ -150,8 +150,8 @@ class Favor(options.Options):
       self, q, k, v, projection, segmented=segment_ids is not None
     ):
       return self._fused(q, k, v, projection, causal, key_mask)
-    attend = computation.causal if causal else computation.bidirectional
-    return attend(self, q, k, v, projection, key_mask, segment_ids)
+    how = self, bool(causal)
+    return computation.attend(how, q, k, v, projection, key_mask, segment_ids)
 
   def _fused(
     self,

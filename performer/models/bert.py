@@ -118,19 +118,18 @@ class Bert(language_model.LanguageModel):
   ) -> Float[Array, 'b l e']:
     del positions  # Sequences are whole.
 
+    init = nn.initializers.normal(0.02)
+
     def table(name: str, rows: int, axis: str) -> Array:
-      init = nn.initializers.normal(0.02)
       names = attention_lib.partitioned(init, axis, 'embed')
       return self.param(name, names, (rows, self.d_model))
 
-    embed = nn.Embed(
+    embed = layers.embedding(
+      'tokens',
       self.vocab_size,
       self.d_model,
       dtype=self.dtype,
-      embedding_init=attention_lib.partitioned(
-        nn.initializers.normal(0.02), 'vocab', 'embed'
-      ),
-      name='tokens',
+      embedding_init=init,
     )
     places = table('positions', self.max_length, 'position')
     kinds = table('types', self.num_types, 'type')

@@ -13,7 +13,16 @@ from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from performer.models import attention as attention_lib
 
-__all__ = ['Piece', 'attend', 'dense', 'gelu', 'layer_norm', 'stacked', 'wide']
+__all__ = [
+  'Piece',
+  'attend',
+  'dense',
+  'embedding',
+  'gelu',
+  'layer_norm',
+  'stacked',
+  'wide',
+]
 
 Initializer = Callable[..., Array]
 
@@ -56,6 +65,24 @@ def dense(
     dtype=dtype,
     kernel_init=attention_lib.partitioned(kernel_init, *axes),
     bias_init=attention_lib.partitioned(bias_init, axes[1]),
+    name=name,
+  )
+
+
+def embedding(
+  name: str,
+  vocab_size: int,
+  features: int,
+  *,
+  dtype: Any,
+  embedding_init: Initializer,
+) -> nn.Embed:
+  """A table of tokens whose axes have the names of their logical axes."""
+  return nn.Embed(
+    vocab_size,
+    features,
+    dtype=dtype,
+    embedding_init=attention_lib.partitioned(embedding_init, 'vocab', 'embed'),
     name=name,
   )
 

@@ -146,14 +146,12 @@ class Transformer(language_model.LanguageModel):
     *,
     train: bool,
   ) -> Float[Array, 'b l e']:
-    embed = nn.Embed(
+    embed = layers.embedding(
+      'tokens',
       self.vocab_size,
       self.d_model,
       dtype=self.dtype,
-      embedding_init=attention_lib.partitioned(
-        nn.initializers.normal(1.0), 'vocab', 'embed'
-      ),
-      name='tokens',
+      embedding_init=nn.initializers.normal(1.0),
     )
     codes = self.param(
       'positions',
