@@ -204,14 +204,12 @@ class SlimTransformer(language_model.LanguageModel):
   ) -> Float[Array, 'b l e']:
     del train  # There is no dropout.
     half = self.d_model // 2
-    embed = nn.Embed(
+    embed = layers.embedding(
+      'tokens',
       self.vocab_size,
       half,
       dtype=self.dtype,
-      embedding_init=attention_lib.partitioned(
-        nn.initializers.normal(1.0), 'vocab', 'embed'
-      ),
-      name='tokens',
+      embedding_init=nn.initializers.normal(1.0),
     )
     if positions is None:
       positions = jnp.arange(tokens.shape[1])[None]
