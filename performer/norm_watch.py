@@ -19,7 +19,7 @@ from performer.attention.analysis import pair_errors
 from performer.data import dataset
 from performer.models import language_model
 from runtime import loop as loop_lib
-from runtime import mesh as mesh_lib
+from runtime.devices import mesh as mesh_lib
 
 __all__ = ['estimator', 'predicted_errors', 'watch']
 

@@ -5,7 +5,7 @@ import optax
 from clu import metrics as clu_metrics
 from jaxtyping import Array, Float, Int
 
-from runtime import metrics
+from runtime.record import metrics
 
 __all__ = ['token_losses', 'token_metrics', 'weighted_mean']
 

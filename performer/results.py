@@ -16,7 +16,7 @@ from performer import attention
 from performer.attention.analysis import recovery
 from performer.data import dataset
 from performer.models import language_model
-from runtime import report as report_lib
+from runtime.record import report as report_lib
 
 __all__ = ['attention_maps', 'report', 'score_rows']
 

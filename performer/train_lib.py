@@ -21,8 +21,8 @@ from performer.slim import options as slim_options
 from performer.slim import training as slim_training
 from runtime import context as context_lib
 from runtime import loop as loop_lib
-from runtime import mesh as mesh_lib
-from runtime import summary
+from runtime.devices import mesh as mesh_lib
+from runtime.record import summary
 
 __all__ = ['build', 'evaluate', 'train']
 

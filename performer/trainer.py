@@ -15,8 +15,8 @@ from jaxtyping import Array, Float, PyTree
 from performer import attention, objective
 from performer.models import language_model, parallel
 from performer.slim import training as slim_training
-from runtime import mesh as mesh_lib
-from runtime import metrics as metrics_lib
+from runtime.devices import mesh as mesh_lib
+from runtime.record import metrics as metrics_lib
 
 __all__ = ['DRIFT', 'Batch', 'TrainState', 'Trainer']
 

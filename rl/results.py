@@ -13,8 +13,8 @@ from jaxtyping import Float
 from rl import film as film_lib
 from rl import training
 from rl.envs import optional
-from runtime import report as report_lib
-from runtime import writers
+from runtime.record import report as report_lib
+from runtime.record import writers
 
 __all__ = ['draw_returns', 'report', 'returns', 'score_rows']
 

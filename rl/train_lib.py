@@ -6,7 +6,7 @@ from rl import film as film_lib
 from rl import results, training
 from runtime import context as context_lib
 from runtime import loop as loop_lib
-from runtime import mesh as mesh_lib
+from runtime.devices import mesh as mesh_lib
 
 __all__ = ['train']
 

@@ -25,8 +25,8 @@ from rl import film as film_lib
 from rl import learner as learner_lib
 from rl.envs import checks, protocol
 from runtime import loop as loop_lib
-from runtime import mesh as mesh_lib
-from runtime import metrics as metrics_lib
+from runtime.devices import mesh as mesh_lib
+from runtime.record import metrics as metrics_lib
 
 __all__ = [
   'AgentTrainer',

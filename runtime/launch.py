@@ -25,7 +25,9 @@ from typing import Any, NoReturn
 
 from absl import app, flags, logging
 
-from runtime import config_errors, config_files, context
+from runtime import context
+from runtime.config import errors
+from runtime.config import files as files_lib
 
 __all__ = ['define_flags', 'run']
 
@@ -118,7 +120,7 @@ def _main(root: Callable[..., Any] | str, argv: Sequence[str]) -> None:
     _join_hosts(values)
     _execute(_resolve(root), values, started)
   except (ValueError, OSError) as error:
-    mistake = isinstance(error, config_errors.ConfigError)
+    mistake = isinstance(error, errors.ConfigError)
     if values.debug or (started.is_set() and not mistake):
       raise
     _exit_with(_message(error, root))
@@ -128,10 +130,10 @@ def _execute(
   root: Callable[..., Any], values: flags.FlagValues, started: threading.Event
 ) -> None:
   """Reads the configuration and calls the root."""
-  from runtime import config  # gin and beartype, once they are needed.
+  from runtime.config import sessions
 
   workdir = values.workdir or f'runs/{pathlib.Path(values.gin_file[-1]).stem}'
-  with config.session(root, values.gin_file, values.gin_param) as parsed:
+  with sessions.session(root, values.gin_file, values.gin_param) as parsed:
     logging.info('workdir: %s', workdir)
     parsed.build(
       workdir=workdir,
@@ -159,12 +161,12 @@ def _resolve(root: Callable[..., Any] | str) -> Callable[..., Any]:
 
 def _message(error: Exception, root: Callable[..., Any] | str) -> str:
   """Returns what to tell the user about an error."""
-  from runtime import config
+  from runtime.config import sessions
 
-  if isinstance(error, config_errors.ConfigError):
+  if isinstance(error, errors.ConfigError):
     return error.message
   name = root if isinstance(root, str) else root.__name__
-  return config.tell(error, root=name.rpartition('.')[2])
+  return sessions.tell(error, root=name.rpartition('.')[2])
 
 
 def _exit_with(message: str) -> NoReturn:
@@ -179,10 +181,10 @@ def _check_files(
   """Raises ValueError if a gin file is missing; shows one if none is given."""
   if values.gin_file:
     for path in values.gin_file:
-      config_files.find(path)
+      files_lib.find(path)
     return
   name = root if isinstance(root, str) else root.__module__
-  known = config_files.available(name.partition('.')[0])
+  known = files_lib.available(name.partition('.')[0])
   tiny = [path for path in known if path.endswith('_tiny.gin')]
   example = (tiny or known or ['my_experiment.gin'])[0]
   raise ValueError(
@@ -240,7 +242,7 @@ def _is_ours(record: std_logging.LogRecord) -> bool:
   """
   if record.levelno >= std_logging.WARNING:
     return True
-  inside = os.path.relpath(record.pathname, config_files.PROJECT_ROOT)
+  inside = os.path.relpath(record.pathname, files_lib.PROJECT_ROOT)
   return not inside.startswith('..') and 'site-packages' not in inside
 
 

@@ -29,8 +29,8 @@ import bench_attention_report as report
 import bench_attention_targets as targets
 import jax
 
-from runtime import report as runtime_report
-from runtime import tables
+from runtime.record import report as runtime_report
+from runtime.record import tables
 
 __all__ = ['document', 'main']
 

@@ -36,7 +36,7 @@ import optax
 
 from rl.envs import pendulum, protocol, spaces
 from rl.es import estimators, jax_evaluator, policies, shaping, strategy
-from runtime import provenance, tables
+from runtime.record import provenance, tables
 
 __all__ = ['Pendulum', 'main', 'measure']
 

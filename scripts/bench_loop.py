@@ -35,8 +35,10 @@ import jax.numpy as jnp
 import numpy as np
 from clu import metrics as clu_metrics
 
-from runtime import durations, loop, metrics, tables
-from runtime import mesh as mesh_lib
+from runtime import loop
+from runtime.devices import mesh as mesh_lib
+from runtime.loop import durations
+from runtime.record import metrics, tables
 
 __all__ = ['calibrate', 'compare', 'main', 'make_experiment']
 

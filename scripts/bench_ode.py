@@ -31,7 +31,7 @@ import jax
 import numpy as np
 
 from rl.odetoode import retractions
-from runtime import provenance, tables
+from runtime.record import provenance, tables
 
 __all__ = [
   'Case',

@@ -36,7 +36,8 @@ from rl import learner as learner_lib
 from rl import networks, rollout
 from rl.envs import cartpole, lanes
 from rl.ppo import algorithm
-from runtime import counting, provenance, tables
+from runtime.devices import counting
+from runtime.record import provenance, tables
 
 __all__ = ['bound', 'main', 'measure', 'ours']
 

@@ -27,7 +27,7 @@ import jax
 from rl import actors, networks, ppo, rollout
 from rl import learner as learner_lib
 from rl.envs import frames, procgen, protocol
-from runtime import provenance, tables
+from runtime.record import provenance, tables
 
 __all__ = ['Spans', 'TimedLanes', 'covered', 'main', 'train']
 

@@ -27,8 +27,8 @@ import bench_slim_runs as runs
 import bench_slim_targets as targets
 import jax
 
-from runtime import provenance, tables
-from runtime import report as runtime_report
+from runtime.record import provenance, tables
+from runtime.record import report as runtime_report
 
 __all__ = ['document', 'main']
 

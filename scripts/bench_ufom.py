@@ -34,7 +34,7 @@ import numpy as np
 from jaxtyping import PyTree
 
 from hpo import ufom
-from runtime import provenance, tables
+from runtime.record import provenance, tables
 
 __all__ = [
   'agrees',

@@ -12,7 +12,7 @@ from typing import Any
 
 import jax
 
-from runtime import ledger, provenance, verdicts
+from runtime.record import ledger, provenance, verdicts
 
 __all__ = [
   'COLORS',

@@ -22,7 +22,7 @@ from rl.odetoode import (
   trivialization,
 )
 from rl.odetoode.images import data as data_lib
-from runtime import mesh as mesh_lib
+from runtime.devices import mesh as mesh_lib
 
 __all__ = ['CASES', 'Ratios', 'band_finding', 'band_rows']
 

@@ -24,8 +24,9 @@ from rl.odetoode import (
   trivialization,
 )
 from rl.odetoode.images import data as data_lib
-from runtime import mesh as mesh_lib
-from runtime import optimizers, verdicts
+from runtime import optimizers
+from runtime.devices import mesh as mesh_lib
+from runtime.record import verdicts
 
 __all__ = [
   'ISO',

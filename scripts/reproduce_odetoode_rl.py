@@ -22,8 +22,8 @@ from rl.envs import envpool_env, pendulum
 from rl.es import backends, estimators, jax_evaluator, policies, strategy
 from rl.es import training as es_training
 from rl.odetoode import accounting, baselines, bodies, heads
-from runtime import mesh as mesh_lib
-from runtime import tables, verdicts
+from runtime.devices import mesh as mesh_lib
+from runtime.record import tables, verdicts
 
 __all__ = [
   'LEVELS',

@@ -18,7 +18,7 @@ import reproduce_common as common
 from performer import attention
 from performer.attention import projections
 from performer.attention.analysis import recovery
-from runtime import verdicts
+from runtime.record import verdicts
 
 __all__ = ['SCALES', 'SIZES', 'Errors', 'Table', 'bad_picture', 'measure']
 

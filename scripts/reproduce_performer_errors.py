@@ -18,7 +18,7 @@ import numpy as np
 import reproduce_common as common
 import reproduce_performer_error_table as table_lib
 
-from runtime import ledger, verdicts
+from runtime.record import ledger, verdicts
 
 __all__ = ['findings', 'rows']
 

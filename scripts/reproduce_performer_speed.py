@@ -16,7 +16,7 @@ import bench_attention_report as report
 import jax
 import reproduce_common as common
 
-from runtime import ledger, verdicts
+from runtime.record import ledger, verdicts
 
 __all__ = ['Times', 'findings', 'measure', 'rows']
 

@@ -20,7 +20,7 @@ import reproduce_common as common
 
 from performer import attention
 from performer.attention import theory
-from runtime import ledger, verdicts
+from runtime.record import ledger, verdicts
 
 __all__ = ['ANGLES', 'LENGTHS', 'closed_forms', 'measure', 'rows']
 

@@ -24,7 +24,7 @@ from jaxtyping import Array, Float, Int, PyTree
 from performer import attention
 from performer.data import fasta, masking, vocabulary
 from performer.models import bert, convert_bert
-from runtime import ledger, tables, verdicts
+from runtime.record import ledger, tables, verdicts
 
 __all__ = ['Curves', 'Setting', 'finding', 'measure', 'rows']
 

@@ -24,7 +24,7 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 
-from runtime import ledger, provenance, report, verdicts, writers
+from runtime.record import ledger, provenance, report, verdicts, writers
 
 RUNS = pathlib.Path('runs/reproduce_proteins')
 SOURCE = 'arXiv:2009.14794, Table 2'

@@ -11,7 +11,7 @@ import bench_slim_targets as targets
 import jax
 import reproduce_common as common
 
-from runtime import verdicts
+from runtime.record import verdicts
 
 __all__ = ['constant_finding', 'constant_rows']
 

@@ -16,7 +16,7 @@ import reproduce_slim_training as training
 
 from performer.data import copying as copying_lib
 from performer.data import text as text_lib
-from runtime import verdicts
+from runtime.record import verdicts
 
 __all__ = [
   'Corpus',

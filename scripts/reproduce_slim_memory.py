@@ -19,7 +19,8 @@ import bench_slim_targets as targets
 import jax
 import reproduce_common as common
 
-from runtime import counting, verdicts
+from runtime.devices import counting
+from runtime.record import verdicts
 
 __all__ = [
   'flops_finding',

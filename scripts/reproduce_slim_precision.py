@@ -18,7 +18,7 @@ import reproduce_slim_errors as errors
 import reproduce_slim_precision_pictures as pictures
 
 from performer.slim import drift
-from runtime import verdicts
+from runtime.record import verdicts
 
 __all__ = [
   'audit_finding',

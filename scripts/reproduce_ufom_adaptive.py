@@ -13,7 +13,7 @@ from jaxtyping import Array, Float, Integer, Key
 
 from hpo import ufom
 from hpo.ufom import synthetic
-from runtime import verdicts
+from runtime.record import verdicts
 
 __all__ = ['adaptive_rows', 'descend_adaptively']
 

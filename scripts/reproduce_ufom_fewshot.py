@@ -17,7 +17,7 @@ import reproduce_ufom_training as training_runs
 from hpo import ufom
 from hpo.ufom import training
 from hpo.ufom.tasks import class_sets, few_shot, networks
-from runtime import verdicts
+from runtime.record import verdicts
 
 __all__ = ['Setting', 'fewshot_rows']
 

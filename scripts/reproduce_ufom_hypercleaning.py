@@ -13,7 +13,7 @@ from hpo import ufom
 from hpo.ufom import training
 from hpo.ufom.tasks import hypercleaning
 from rl.odetoode.images import data as image_data
-from runtime import verdicts
+from runtime.record import verdicts
 
 __all__ = ['Setting', 'hypercleaning_rows']
 

@@ -16,7 +16,7 @@ from hpo.ufom import training
 from hpo.ufom.tasks import performer_rates
 from performer import attention
 from performer.models import transformer
-from runtime import verdicts
+from runtime.record import verdicts
 
 __all__ = ['Setting', 'rates_rows']
 

@@ -13,7 +13,7 @@ import reproduce_common as common
 
 from hpo import ufom
 from hpo.ufom import synthetic
-from runtime import ledger, verdicts
+from runtime.record import ledger, verdicts
 
 __all__ = ['constants', 'divergence_rows', 'q_rows']
 

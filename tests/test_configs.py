@@ -9,7 +9,9 @@ import pytest
 from hpo.ufom import train_lib as ufom_train_lib
 from performer import train_lib
 from rl import train_lib as rl_train_lib
-from runtime import config, config_errors, config_files, context
+from runtime import context
+from runtime.config import errors, sessions
+from runtime.config import files as files_lib
 from tests.hpo.ufom.tasks import class_cases
 
 # Fragments that others include; they leave required values open.
@@ -39,8 +41,8 @@ ROOTS = {
 FILE_MACROS = ('TRAIN_FILE', 'VALID_FILE', 'TEST_FILE', 'OOD_FILE')
 
 CONFIGS = sorted(
-  str(path.relative_to(config_files.PROJECT_ROOT))
-  for path in (config_files.PROJECT_ROOT / 'configs').rglob('*.gin')
+  str(path.relative_to(files_lib.PROJECT_ROOT))
+  for path in (files_lib.PROJECT_ROOT / 'configs').rglob('*.gin')
 )
 COMPLETE = [name for name in CONFIGS if name not in FRAGMENTS]
 # (layers, d_ff, d_model, max_length): arXiv:2009.14794, Sections 4.4 and 4.5.
@@ -143,7 +145,7 @@ def params_of(name, data_params):
 
 def dry_run(name, params):
   """Builds a configuration; returns the values that it used, as text."""
-  with config.session(root_of(name), [name], params) as parsed:
+  with sessions.session(root_of(name), [name], params) as parsed:
     result = parsed.build(
       workdir='unused',
       seed=0,
@@ -182,7 +184,7 @@ def test_builds_without_allocating_and_uses_every_binding(
     assert f'parameters: {PUBLISHED_SLIM[stem(name)]:,} ' in text
   # What a run leaves behind can be read again and says the same.
   (tmp_path / 'again.gin').write_text(operative)
-  with config.session(root_of(name), [tmp_path / 'again.gin']) as parsed:
+  with sessions.session(root_of(name), [tmp_path / 'again.gin']) as parsed:
     bindings = [line for line in parsed.text.splitlines() if ' = ' in line]
   assert sorted(bindings) == sorted(
     line for line in operative.splitlines() if ' = ' in line
@@ -201,7 +203,7 @@ BASELINES = [
 
 def test_any_causal_experiment_by_chunks(capsys):
   files = ['configs/performer/protein_causal_tiny.gin', OVERLAY]
-  with config.session(train_lib.train, files, ['CHUNK = 48']) as parsed:
+  with sessions.session(train_lib.train, files, ['CHUNK = 48']) as parsed:
     parsed.build(
       workdir='unused', seed=0, context=context.RunContext(dry_run=True)
     )
@@ -211,7 +213,9 @@ def test_any_causal_experiment_by_chunks(capsys):
 
 def test_any_strategy_in_simulators_on_many_machines():
   files = ['configs/rl/es_swimmer.gin', RAY]
-  with config.session(rl_train_lib.train, files, ['NUM_WORKERS = 3']) as parsed:
+  with sessions.session(
+    rl_train_lib.train, files, ['NUM_WORKERS = 3']
+  ) as parsed:
     parsed.build(
       workdir='unused', seed=0, context=context.RunContext(dry_run=True)
     )
@@ -223,7 +227,7 @@ def test_any_strategy_in_simulators_on_many_machines():
 @pytest.mark.parametrize('task', ['digits_tiny', 'pendulum_tiny'])
 def test_any_baseline_in_the_place_of_odetoode(task, overlay):
   files = [f'configs/rl/odetoode_{task}.gin', overlay]
-  with config.session(rl_train_lib.train, files, ['WIDTH = 8']) as parsed:
+  with sessions.session(rl_train_lib.train, files, ['WIDTH = 8']) as parsed:
     parsed.build(
       workdir='unused', seed=0, context=context.RunContext(dry_run=True)
     )
@@ -233,7 +237,7 @@ def test_any_baseline_in_the_place_of_odetoode(task, overlay):
 
 def test_any_bi_level_problem_with_an_adaptive_q():
   files = ['configs/hpo/ufom_toy_tiny.gin', ADAPTIVE]
-  with config.session(ufom_train_lib.train, files) as parsed:
+  with sessions.session(ufom_train_lib.train, files) as parsed:
     parsed.build(
       workdir='unused', seed=0, context=context.RunContext(dry_run=True)
     )
@@ -247,8 +251,8 @@ def test_any_bi_level_problem_with_an_adaptive_q():
 def test_fragments_say_what_they_lack(name):
   lacks = r'D_FF|TASK|D_MODEL|model|STEPS|TRAINER|DATA'
   with (
-    pytest.raises(config_errors.ConfigError, match=lacks),
-    config.session(root_of(name), [name], []),
+    pytest.raises(errors.ConfigError, match=lacks),
+    sessions.session(root_of(name), [name], []),
   ):
     pass
 
@@ -257,7 +261,7 @@ def test_fragments_say_what_they_lack(name):
 def test_misspelt_macro_is_refused(name, data_params):
   params = [*params_of(name, data_params), 'EVAL_EVER = 1']
   with (
-    pytest.raises(config_errors.ConfigError, match=r'EVAL_EVER\b.*EVAL_EVERY'),
-    config.session(root_of(name), [name], params),
+    pytest.raises(errors.ConfigError, match=r'EVAL_EVER\b.*EVAL_EVERY'),
+    sessions.session(root_of(name), [name], params),
   ):
     pass

@@ -15,7 +15,7 @@ from jaxtyping import Array, Bool, Key, PyTree
 
 from hpo.ufom import estimator
 from hpo.ufom import problem as problem_lib
-from runtime import mesh as mesh_lib
+from runtime.devices import mesh as mesh_lib
 
 __all__ = ['BatchEstimate', 'Dispatch', 'ufom_batch']
 

@@ -9,8 +9,8 @@ import jax
 from absl import logging
 
 from hpo.ufom import training
-from runtime import report as report_lib
-from runtime import writers
+from runtime.record import report as report_lib
+from runtime.record import writers
 
 __all__ = ['cost_row', 'draw_cost', 'report', 'score_rows']
 

@@ -5,7 +5,7 @@ from typing import Any
 from hpo.ufom import results, training
 from runtime import context as context_lib
 from runtime import loop as loop_lib
-from runtime import mesh as mesh_lib
+from runtime.devices import mesh as mesh_lib
 
 __all__ = ['train']
 

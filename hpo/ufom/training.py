@@ -25,8 +25,8 @@ from jaxtyping import Array, Float, Key, PyTree
 from hpo.ufom import adaptive, batches, costs, estimator, exact
 from hpo.ufom import problem as problem_lib
 from runtime import loop as loop_lib
-from runtime import mesh as mesh_lib
-from runtime import metrics as metrics_lib
+from runtime.devices import mesh as mesh_lib
+from runtime.record import metrics as metrics_lib
 
 __all__ = ['Family', 'TaskBatches', 'TrainState', 'Trainer']
 

@@ -23,7 +23,7 @@ from jaxtyping import PyTree
 
 from performer.slim import problem as problem_lib
 from performer.slim import reversal, strategies, sweeps
-from runtime import counting
+from runtime.devices import counting
 
 __all__ = ['MIN_CHUNK', 'Candidate', 'Plan', 'plan']
 

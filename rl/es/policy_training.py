@@ -21,8 +21,8 @@ from rl.envs import lanes, protocol, spaces
 from rl.es import evaluator as evaluator_lib
 from rl.es import jax_evaluator, policies, ray_evaluator, strategy
 from runtime import loop as loop_lib
-from runtime import mesh as mesh_lib
-from runtime import metrics as metrics_lib
+from runtime.devices import mesh as mesh_lib
+from runtime.record import metrics as metrics_lib
 
 __all__ = [
   'MakePolicy',

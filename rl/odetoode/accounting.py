@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from rl.odetoode import bodies, geometry, heads, retractions
-from runtime import counting
+from runtime.devices import counting
 
 __all__ = ['Cost', 'cost', 'count_params']
 

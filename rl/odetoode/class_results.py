@@ -10,7 +10,7 @@ import numpy as np
 from absl import logging
 from jaxtyping import Float
 
-from runtime import report as report_lib
+from runtime.record import report as report_lib
 
 __all__ = ['MEAN', 'report', 'score_rows']
 

@@ -26,8 +26,8 @@ from rl.odetoode.images import batches as batches_lib
 from rl.odetoode.images import corrupted as corrupted_lib
 from rl.odetoode.images import data as data_lib
 from runtime import loop as loop_lib
-from runtime import mesh as mesh_lib
-from runtime import metrics as metrics_lib
+from runtime.devices import mesh as mesh_lib
+from runtime.record import metrics as metrics_lib
 
 __all__ = ['ClassifierTrainer', 'TrainState']
 

@@ -14,8 +14,9 @@ from performer.data import copying
 from performer.models import transformer
 from performer.slim import model as slim_model
 from performer.slim import options
-from runtime import durations, loop
-from runtime import mesh as mesh_lib
+from runtime import loop
+from runtime.devices import mesh as mesh_lib
+from runtime.loop import durations
 
 LENGTH = 15
 SQUARE = attention.Favor(kernel='square', projection=False, features=None)

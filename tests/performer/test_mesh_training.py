@@ -11,8 +11,10 @@ import pytest
 from performer import attention, train_lib
 from performer.data import proteins
 from performer.models import transformer
-from runtime import durations, loop, writers
-from runtime import mesh as mesh_lib
+from runtime import loop
+from runtime.devices import mesh as mesh_lib
+from runtime.loop import durations
+from runtime.record import writers
 
 LENGTH = 16
 STEPS = 5

@@ -12,8 +12,9 @@ from absl import logging
 from performer import attention, norm_watch, train_lib
 from performer.data import proteins
 from performer.models import transformer
-from runtime import durations, loop
-from runtime import mesh as mesh_lib
+from runtime import loop
+from runtime.devices import mesh as mesh_lib
+from runtime.loop import durations
 
 LENGTH = 16
 FAVOR = attention.Favor(features=8, chunk=8)

@@ -19,7 +19,10 @@ import orbax.checkpoint as ocp
 import pytest
 
 from performer import train_lib
-from runtime import config, config_files, context, writers
+from runtime import context
+from runtime.config import files as files_lib
+from runtime.config import sessions
+from runtime.record import writers
 
 STEPS = 120
 STEPS_OF_TWO = 48  # They meet in every step and save, which takes time.
@@ -88,7 +91,7 @@ class Site:
     with open(log, 'w') as stderr:
       process = subprocess.Popen(
         command,
-        cwd=config_files.PROJECT_ROOT,
+        cwd=files_lib.PROJECT_ROOT,
         env=environment,
         stdout=subprocess.PIPE,
         stderr=stderr,
@@ -403,7 +406,7 @@ def test_mistakes_are_found_before_compilation(params, error, message, site):
   """On the eight devices of this process; what the launcher would print."""
   with (
     pytest.raises(error, match=message),
-    config.session(train_lib.train, [site.gin], params) as parsed,
+    sessions.session(train_lib.train, [site.gin], params) as parsed,
   ):
     parsed.build(
       workdir='unused', seed=0, context=context.RunContext(dry_run=True)

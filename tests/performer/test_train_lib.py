@@ -9,8 +9,9 @@ import pytest
 from performer import attention, objective, results, train_lib
 from performer.data import proteins
 from performer.models import transformer
-from runtime import durations, loop
-from runtime import mesh as mesh_lib
+from runtime import loop
+from runtime.devices import mesh as mesh_lib
+from runtime.loop import durations
 
 LENGTH = 16
 # The kernel that compiles fastest: what is tested here is around it.

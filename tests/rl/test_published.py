@@ -6,7 +6,7 @@ import pytest
 from rl import train_lib, training
 from rl.es import shaping
 from rl.es import training as es_training
-from runtime import config
+from runtime.config import sessions
 
 
 class _BuiltError(Exception):
@@ -34,7 +34,7 @@ def build(monkeypatch):
   def build(name):
     files = [f'configs/rl/{name}.gin']
     with (
-      config.session(train_lib.train, files) as parsed,
+      sessions.session(train_lib.train, files) as parsed,
       pytest.raises(_BuiltError),
     ):
       parsed.build(workdir='unused', seed=0)

@@ -19,8 +19,9 @@ from rl.envs import (
   pixels,
 )
 from rl.es import policies, strategy, training
-from runtime import durations, loop
-from runtime import mesh as mesh_lib
+from runtime import loop
+from runtime.devices import mesh as mesh_lib
+from runtime.loop import durations
 from tests.rl import agent_cases
 
 

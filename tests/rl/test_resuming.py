@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from rl import train_lib
-from runtime import config
+from runtime.config import sessions
 
 # As they ship, but for how long they learn and are looked at.
 _SHORTER = {
@@ -39,7 +39,7 @@ def _train(name, steps, workdir):
     'EVAL_EVERY = 2',
     'train_lib.train.film = None',
   ]
-  with config.session(
+  with sessions.session(
     train_lib.train, [f'configs/rl/{name}.gin'], params
   ) as parsed:
     return parsed.build(workdir=str(workdir), seed=3).state

@@ -10,8 +10,9 @@ import pytest
 
 from rl import actors, rollout, training
 from rl.envs import lanes, pendulum
-from runtime import durations, loop
-from runtime import mesh as mesh_lib
+from runtime import loop
+from runtime.devices import mesh as mesh_lib
+from runtime.loop import durations
 from tests.rl import agent_cases
 from tests.rl.envs import env_cases
 

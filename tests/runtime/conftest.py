@@ -8,8 +8,9 @@ import pytest
 from clu import metrics as clu_metrics
 from flax import struct
 
-from runtime import loop, metrics
-from runtime import mesh as mesh_lib
+from runtime import loop
+from runtime.devices import mesh as mesh_lib
+from runtime.record import metrics
 
 WIDTH = 4
 

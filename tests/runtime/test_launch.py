@@ -13,7 +13,9 @@ import pytest
 from absl import flags
 from absl.testing import flagsaver
 
-from runtime import config, config_files, context, launch
+from runtime import context, launch
+from runtime.config import errors
+from runtime.config import files as files_lib
 
 HERE = pathlib.Path(__file__).parent
 HEADER = 'from __gin__ import dynamic_registration\nimport toy_experiment\n'
@@ -143,7 +145,7 @@ def test_no_file_shows_an_example_that_exists(
   folder.mkdir(parents=True)
   for name in ('large.gin', 'small_tiny.gin'):
     (folder / name).write_text(HEADER)
-  monkeypatch.setattr(config_files, 'PROJECT_ROOT', tmp_path)
+  monkeypatch.setattr(files_lib, 'PROJECT_ROOT', tmp_path)
   with pytest.raises(SystemExit) as stopped:
     main('toy_experiment.train')
   assert stopped.value.code == 2
@@ -175,7 +177,7 @@ def test_other_errors_are_never_swallowed(toy, main, monkeypatch):
 def test_late_config_error_is_still_one_message(toy, main, monkeypatch, capsys):
   def train(*, workdir, seed, context):
     context.on_start()
-    raise config.ConfigError('found in the first step')
+    raise errors.ConfigError('found in the first step')
 
   monkeypatch.setattr(toy, 'train', train)
   pathlib.Path('empty.gin').write_text(HEADER)
@@ -199,9 +201,9 @@ def _record(path, level):
 
 
 def test_information_of_libraries_is_not_shown():
-  ours = str(config_files.PROJECT_ROOT / 'runtime' / 'loop.py')
+  ours = str(files_lib.PROJECT_ROOT / 'runtime' / 'loop.py')
   library = str(
-    config_files.PROJECT_ROOT / '.venv/lib/site-packages/orbax/save.py'
+    files_lib.PROJECT_ROOT / '.venv/lib/site-packages/orbax/save.py'
   )
   assert launch._is_ours(_record(ours, std_logging.INFO))
   assert not launch._is_ours(_record(library, std_logging.INFO))
@@ -214,7 +216,7 @@ def _start(folder, *args, program=PROGRAM):
   path = folder / 'program.py'
   path.write_text(program)
   environment = dict(os.environ, JAX_PLATFORMS='cpu')
-  environment['PYTHONPATH'] = f'{HERE}{os.pathsep}{config_files.PROJECT_ROOT}'
+  environment['PYTHONPATH'] = f'{HERE}{os.pathsep}{files_lib.PROJECT_ROOT}'
   return subprocess.Popen(
     [sys.executable, str(path), *args],
     cwd=folder,

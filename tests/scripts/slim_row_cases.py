@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from runtime import ledger
+from runtime.record import ledger
 
 SEEDS = range(3)
 COMMON = {

@@ -6,7 +6,7 @@ from rl.envs import lanes, pendulum
 from rl.es import jax_evaluator
 from rl.odetoode import accounting, bodies
 from rl.odetoode.images import data
-from runtime import ledger
+from runtime.record import ledger
 
 SEEDS = range(4)
 COMMON = {

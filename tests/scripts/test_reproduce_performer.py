@@ -2,7 +2,7 @@ import jax
 import numpy as np
 import pytest
 
-from runtime import ledger
+from runtime.record import ledger
 from tests.performer.models import test_bert
 
 COMMON = {

@@ -10,7 +10,7 @@ import pytest
 
 from hpo import ufom
 from hpo.ufom import batches, estimator
-from runtime import mesh as mesh_lib
+from runtime.devices import mesh as mesh_lib
 from tests.hpo.ufom import ufom_cases as cases
 
 INNER = ufom.Inner(r=3, alpha=0.2, mode='store_phi')

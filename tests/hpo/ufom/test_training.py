@@ -10,7 +10,10 @@ import pytest
 from hpo import ufom
 from hpo.ufom import train_lib, training
 from hpo.ufom.tasks import toy
-from runtime import durations, loop, mesh, writers
+from runtime import loop
+from runtime.devices import mesh
+from runtime.loop import durations
+from runtime.record import writers
 
 INNER = ufom.Inner(10, 0.1, mode='store')
 

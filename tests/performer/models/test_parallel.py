@@ -7,7 +7,7 @@ import pytest
 
 from performer import attention
 from performer.models import parallel
-from runtime import mesh as mesh_lib
+from runtime.devices import mesh as mesh_lib
 from tests.performer.attention import attention_cases as cases
 from tests.performer.attention import attention_twin as twin
 

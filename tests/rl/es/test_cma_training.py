@@ -9,8 +9,9 @@ import pytest
 
 from rl import normalizer
 from rl.es import backends, cma, cma_training, policies
-from runtime import durations, loop
-from runtime import mesh as mesh_lib
+from runtime import loop
+from runtime.devices import mesh as mesh_lib
+from runtime.loop import durations
 from tests.rl.es import ray_cases
 
 pytest.importorskip('cmaes')

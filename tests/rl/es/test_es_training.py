@@ -10,8 +10,9 @@ import pytest
 
 from rl.envs import pendulum
 from rl.es import backends, policies, strategy, training
-from runtime import durations, loop
-from runtime import mesh as mesh_lib
+from runtime import loop
+from runtime.devices import mesh as mesh_lib
+from runtime.loop import durations
 from tests.rl.es import ray_cases
 
 POLICY = functools.partial(policies.MLP, hidden=(4,))

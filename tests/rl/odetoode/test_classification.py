@@ -28,8 +28,10 @@ from rl.odetoode import (
   trivialization,
 )
 from rl.odetoode.images import corrupted, data
-from runtime import config, context, durations, loop
-from runtime import mesh as mesh_lib
+from runtime import context, loop
+from runtime.config import sessions
+from runtime.devices import mesh as mesh_lib
+from runtime.loop import durations
 
 ROOT = pathlib.Path(__file__).parents[3]
 # Few instructions, so that little is compiled.
@@ -271,9 +273,9 @@ def test_a_killed_process_goes_on_bit_by_bit(tmp_path):
 def test_launch_errors_are_short():
   files = ['configs/rl/odetoode_digits_tiny.gin']
   params = ["corrupted.Remade.names = ('rain',)"]
-  with config.session(train_lib.train, files, params) as parsed:
+  with sessions.session(train_lib.train, files, params) as parsed:
     with pytest.raises(ValueError, match='names') as error:
       parsed.build(workdir='unused', seed=0)
-    text = config.tell(error.value, root='train')
+    text = sessions.tell(error.value, root='train')
   assert "got ['rain']" in text
   assert len(text.splitlines()) == 1

@@ -4,7 +4,7 @@ import json
 import pytest
 from tensorboardX.proto import event_pb2
 
-from runtime import writers
+from runtime.record import writers
 
 
 def test_rows_are_cut_at_the_offset_of_the_checkpoint(tmp_path):

@@ -4,12 +4,12 @@ import os
 import pathlib
 from collections.abc import Sequence
 
-from runtime import config_errors
+from runtime.config import errors
 
 __all__ = ['PROJECT_ROOT', 'available', 'find', 'read', 'shown']
 
 # The folder that holds the packages and, in a checkout, `configs/`.
-PROJECT_ROOT = pathlib.Path(__file__).resolve().parent.parent
+PROJECT_ROOT = pathlib.Path(__file__).resolve().parents[2]
 
 
 def shown(path: pathlib.Path) -> str:
@@ -60,18 +60,18 @@ def find(
   }
   hint = _near(str(name), siblings.union(available()))
   places = ' and '.join(map(str, tried))
-  raise config_errors.ConfigError(
+  raise errors.ConfigError(
     f'no such gin file: {str(name)!r}; looked for {places}{hint}'
   )
 
 
 def _near(name: str, choices: set[str]) -> str:
   """Says which files have a similar path, else a similar file name."""
-  hint = config_errors.nearest(name, choices)
+  hint = errors.nearest(name, choices)
   if hint.startswith('; did you mean'):
     return hint
   by_name = {pathlib.Path(choice).name: choice for choice in sorted(choices)}
-  last = config_errors.nearest(pathlib.Path(name).name, by_name, limit=1)
+  last = errors.nearest(pathlib.Path(name).name, by_name, limit=1)
   for file_name, choice in by_name.items():
     if last == f'; did you mean {file_name}?':
       return f'; did you mean {choice}?'
@@ -93,6 +93,4 @@ def read(path: pathlib.Path) -> str:
   try:
     return path.read_text(encoding='utf-8')
   except (OSError, UnicodeDecodeError) as error:
-    raise config_errors.ConfigError(
-      f'cannot be read: {error}', shown(path)
-    ) from error
+    raise errors.ConfigError(f'cannot be read: {error}', shown(path)) from error

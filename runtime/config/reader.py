@@ -20,16 +20,14 @@ from typing import Any
 from gin import config as gin_config
 from gin import config_parser
 
-from runtime import (
-  config_bindings,
-  config_errors,
-  config_files,
-  config_types,
-)
+from runtime.config import bindings as bindings_lib
+from runtime.config import errors
+from runtime.config import files as files_lib
+from runtime.config import types as types_lib
 
 __all__ = ['Reader']
 
-ConfigError = config_errors.ConfigError
+ConfigError = errors.ConfigError
 
 _DYNAMIC = '__gin__.dynamic_registration'
 _PLACE = config_parser.Location(None, 0, None, '')
@@ -69,13 +67,13 @@ class _Source:
         '`from __gin__ import dynamic_registration`'
       )
     if first not in self.symbols:
-      near = config_errors.nearest(first, self.symbols)
+      near = errors.nearest(first, self.symbols)
       raise ConfigError(f'{selector}: {first!r} is not imported here{near}')
     found, path = self.symbols[first], first
     for name in rest:
       if not hasattr(found, name):
         public = [n for n in dir(found) if not n.startswith('_')]
-        near = config_errors.nearest(name, public)
+        near = errors.nearest(name, public)
         raise ConfigError(f'{path} has no {name!r}{near}')
       found, path = getattr(found, name), f'{path}.{name}'
     if not callable(found):
@@ -109,7 +107,7 @@ class Reader:
     Args:
       fixed: parameters, by function, that cannot be bound.
     """
-    self.bindings = config_bindings.Bindings()
+    self.bindings = bindings_lib.Bindings()
     self._fixed = fixed
     self._imports: dict[str, config_parser.ImportStatement] = {}
     self._open: list[pathlib.Path] = []
@@ -118,18 +116,18 @@ class Reader:
     """Reads a file and what it includes.
 
     Args:
-      name: the file, as `config_files.find` looks for it.
+      name: the file, as `files_lib.find` looks for it.
 
     Raises:
       ConfigError: for every mistake in it.
     """
     beside = [path.parent for path in self._open[-1:]]
-    path = config_files.find(name, beside=beside)
+    path = files_lib.find(name, beside=beside)
     if path in self._open:
-      raise ConfigError(f'{config_files.shown(path)} includes itself')
-    text = config_files.read(path)
+      raise ConfigError(f'{files_lib.shown(path)} includes itself')
+    text = files_lib.read(path)
     self._open.append(path)
-    self._read(_Source(config_files.shown(path)), text, ())
+    self._read(_Source(files_lib.shown(path)), text, ())
     self._open.pop()
 
   def read_param(self, text: str) -> None:
@@ -208,9 +206,9 @@ class Reader:
     scope, name = statement.scope, statement.selector
     macro = f'{scope}/{name}' if scope else name
     key = gin_config.ParsedBindingKey.parse(
-      (macro, config_bindings.MACRO, 'value')
+      (macro, bindings_lib.MACRO, 'value')
     )
-    bound = config_bindings.Bound(
+    bound = bindings_lib.Bound(
       statement.value,
       name=macro,
       target=f'%{macro}',
@@ -227,9 +225,9 @@ class Reader:
     found = source.resolve(selector)
     if found is not None:
       self._check_argument(found, selector, argument)
-    hints = {} if found is None else config_types.annotations(found)
+    hints = {} if found is None else types_lib.annotations(found)
     key = gin_config.ParsedBindingKey.parse((scope, selector, argument))
-    bound = config_bindings.Bound(
+    bound = bindings_lib.Bound(
       value,
       name=f'{scope}/{selector}.{argument}'.lstrip('/'),
       target=key.complete_selector,
@@ -242,9 +240,9 @@ class Reader:
     self, found: Callable[..., Any], selector: str, argument: str
   ) -> None:
     """Raises ConfigError for a parameter that cannot be bound."""
-    known, takes_any = config_types.parameters(found)
+    known, takes_any = types_lib.parameters(found)
     if argument not in known and not takes_any:
-      near = config_errors.nearest(argument, known)
+      near = errors.nearest(argument, known)
       raise ConfigError(f'{selector} has no parameter {argument!r}{near}')
     if argument in self._fixed.get(found, ()):
       raise ConfigError(
@@ -299,5 +297,5 @@ def _import_module(name: str) -> types.ModuleType:
           f'{parent} is a module; import it and write {parent}.{last}'
         ) from error
     known = [entry.name for entry in pkgutil.iter_modules(path)]
-    near = config_errors.nearest(last, known)
+    near = errors.nearest(last, known)
     raise ConfigError(f'no module {missing!r}{near}') from error

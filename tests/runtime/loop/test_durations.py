@@ -1,6 +1,6 @@
 import pytest
 
-from runtime import durations
+from runtime.loop import durations
 
 
 def test_units_agree():

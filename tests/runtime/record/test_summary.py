@@ -1,8 +1,8 @@
 import jax
 import jax.numpy as jnp
 
-from runtime import mesh as mesh_lib
-from runtime import summary
+from runtime.devices import mesh as mesh_lib
+from runtime.record import summary
 
 
 def test_bytes_of_a_tree_and_of_one_device():

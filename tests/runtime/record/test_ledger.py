@@ -10,9 +10,9 @@ import sys
 import numpy as np
 import pytest
 
-from runtime import ledger, verdicts
+from runtime.record import ledger, verdicts
 
-ROOT = pathlib.Path(__file__).resolve().parents[2]
+ROOT = pathlib.Path(__file__).resolve().parents[3]
 
 ROW = ledger.Row(
   id='table_1-favor',
@@ -140,7 +140,13 @@ def test_page_shows_numbers_marks_and_pictures(tmp_path):
 def test_command_regenerates_the_page(tmp_path):
   ledger.write(ROW, tmp_path / 'results')
   done = subprocess.run(
-    [sys.executable, '-m', 'runtime.ledger', '--root', tmp_path / 'results'],
+    [
+      sys.executable,
+      '-m',
+      'runtime.record.ledger',
+      '--root',
+      tmp_path / 'results',
+    ],
     cwd=ROOT,
     capture_output=True,
     text=True,

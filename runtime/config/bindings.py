@@ -12,7 +12,8 @@ from typing import Any
 
 from gin import config as gin_config
 
-from runtime import config_errors, config_types
+from runtime.config import errors
+from runtime.config import types as types_lib
 
 __all__ = ['MACRO', 'Bindings', 'Bound']
 
@@ -74,9 +75,9 @@ class Bound:
 
   def check_type(self, value: Any) -> None:
     """Raises ConfigError if `value`, made from this one, does not fit."""
-    if not config_types.accepts(value, self.hint):
-      raise config_errors.ConfigError(
-        f'{self.name} must be {config_types.describe(self.hint)}, '
+    if not types_lib.accepts(value, self.hint):
+      raise errors.ConfigError(
+        f'{self.name} must be {types_lib.describe(self.hint)}, '
         f'got {value!r} ({type(value).__name__})',
         self.where,
       )
@@ -127,7 +128,7 @@ class Bindings:
       lines = [f'{b.name} must be given a value ({b.where})' for b in missing]
       example = f'--gin_param "{missing[0].name} = ..."'
       lines.append(f'set it in a gin file or with {example}')
-      raise config_errors.ConfigError('\n  '.join(lines))
+      raise errors.ConfigError('\n  '.join(lines))
     for bound in self._bound.values():
       with contextlib.suppress(_UnknownError):  # Checked when it is injected.
         bound.check_type(self._literal(bound.value))
@@ -141,16 +142,16 @@ class Bindings:
     """Compares the macros that exist with those that are referred to."""
     for name, bound in referred.items():
       if name not in defined:
-        near = config_errors.nearest(name, defined)
-        raise config_errors.ConfigError(
+        near = errors.nearest(name, defined)
+        raise errors.ConfigError(
           f'{bound.name} refers to %{name}, which is not defined{near}',
           bound.where,
         )
     for name, bound in defined.items():
       replaced = self._replaced.get(bound.target, -1)
       if name not in referred and replaced < bound.time:
-        near = config_errors.nearest(name, referred, listed=0)
-        raise config_errors.ConfigError(
+        near = errors.nearest(name, referred, listed=0)
+        raise errors.ConfigError(
           f'macro {name} is defined, but nothing refers to it{near}',
           bound.where,
         )
@@ -172,7 +173,7 @@ class Bindings:
       and not self._shadowed(key)
     ]
     if lines:
-      raise config_errors.ConfigError(
+      raise errors.ConfigError(
         'bound, but never used: nothing builds or calls what these configure, '
         'or a later value goes before them:\n  ' + '\n  '.join(lines)
       )
@@ -230,7 +231,7 @@ class Bindings:
       raise _UnknownError
     bound = self._bound[scope, MACRO, 'value']
     if scope in seen:
-      raise config_errors.ConfigError(
+      raise errors.ConfigError(
         f'macro {scope} is defined by itself', bound.where
       )
     return self._literal(bound.value, (*seen, scope))

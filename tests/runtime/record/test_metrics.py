@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from clu import metrics as clu_metrics
 
-from runtime import metrics
+from runtime.record import metrics
 
 
 def collection(values, weights, count):

@@ -140,13 +140,20 @@ class StepMetrics:
     raise NonFiniteError(f'step {step} gave metrics that are not finite: {bad}')
 
   def pop(self) -> Mapping[str, float]:
-    """Metrics over all steps since the last `pop`; forgets them."""
+    """Metrics over all steps since the last `pop`; forgets them.
+
+    Metrics without a sample are left out, such as returns when no episode ended.
+    """
     self.drain()
     if self._merged is None:
       return {}
     values = self._packing.unpack(self._merged).compute()
     self._merged = None
-    return {name: float(value) for name, value in values.items()}
+    return {
+      name: float(value)
+      for name, value in values.items()
+      if not np.isnan(value)
+    }
 
   def state(self) -> list[float] | None:
     """What a checkpoint must keep of an unfinished row."""

@@ -6,7 +6,9 @@ import pathlib
 
 import pytest
 
-from runtime import config_errors, config_types, context
+from runtime import context
+from runtime.config import errors
+from runtime.config import types as types_lib
 
 
 @pytest.fixture
@@ -34,7 +36,7 @@ def toy(monkeypatch):
   ],
 )
 def test_accepts(value, hint, fits):
-  assert config_types.accepts(value, hint) is fits
+  assert types_lib.accepts(value, hint) is fits
 
 
 def test_every_item_is_checked_every_time():
@@ -45,27 +47,25 @@ def test_every_item_is_checked_every_time():
   hint = tuple[int, ...]
   sampled = [door.is_bearable(value, hint) for _ in range(50)]
   assert any(sampled)
-  assert not any(config_types.accepts(value, hint) for _ in range(50))
+  assert not any(types_lib.accepts(value, hint) for _ in range(50))
 
 
 def test_annotations_of_classes_and_unresolvable_ones(toy):
-  assert config_types.annotations(toy.Dataset)['length'] is int
-  assert config_types.annotations(toy.Encoder)['layers'] is int
+  assert types_lib.annotations(toy.Dataset)['length'] is int
+  assert types_lib.annotations(toy.Encoder)['layers'] is int
 
   def missing(x: 'NotDefinedAnywhere'):
     return x
 
-  assert config_types.annotations(missing) == {}
+  assert types_lib.annotations(missing) == {}
 
 
 def test_nearest_names():
   known = ['FEATURES', 'LAYERS', 'features_total']
-  assert config_errors.nearest('FEATURS', known).startswith(
-    '; did you mean FEATURES'
-  )
-  assert config_errors.nearest('zzz', ['a', 'b']) == '; known: a, b'
-  assert config_errors.nearest('zzz', ['a', 'b'], listed=1) == ''
-  assert config_errors.nearest('zzz', []) == ''
+  assert errors.nearest('FEATURS', known).startswith('; did you mean FEATURES')
+  assert errors.nearest('zzz', ['a', 'b']) == '; known: a, b'
+  assert errors.nearest('zzz', ['a', 'b'], listed=1) == ''
+  assert errors.nearest('zzz', []) == ''
 
 
 def test_context_is_frozen_and_checked():

@@ -8,7 +8,9 @@ import jax
 import numpy as np
 import pytest
 
-from runtime import checkpoints, context, durations, loop, metrics, writers
+from runtime import context, loop
+from runtime.loop import checkpoints, durations
+from runtime.record import metrics, writers
 
 
 def config(steps, **kwargs):

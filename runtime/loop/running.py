@@ -14,89 +14,23 @@ continues.
 import dataclasses
 import os
 import time
-from collections.abc import Callable, Mapping
-from typing import Any, Generic, Protocol, TypeVar
+from collections.abc import Mapping
+from typing import Any, Generic, TypeVar
 
 import jax
-import numpy as np
 from absl import logging
-from clu import metrics as clu_metrics
 
-from runtime import checkpoints as checkpoints_lib
 from runtime import context as context_lib
-from runtime import (
-  durations,
-  preemption,
-  profiling,
-  provenance,
-  summary,
-  timer,
-  writers,
-)
-from runtime import mesh as mesh_lib
-from runtime import metrics as metrics_lib
+from runtime.loop import checkpoints as checkpoints_lib
+from runtime.loop import durations, preemption, timer
+from runtime.loop.experiment import Experiment
+from runtime.loop.program import Program
+from runtime.record import metrics as metrics_lib
+from runtime.record import profiling, provenance, summary, writers
 
-__all__ = ['Experiment', 'LoopConfig', 'Result', 'run']
+__all__ = ['LoopConfig', 'Result', 'run']
 
 State = TypeVar('State')
-Batch = Mapping[str, np.ndarray]
-Evaluator = Callable[[Any], Mapping[str, float]]
-
-
-class BatchIterator(Protocol):
-  """An endless stream of batches whose position can be saved (grain's form)."""
-
-  def __next__(self) -> Batch:
-    """This process's share of the next global batch."""
-
-  def get_state(self) -> dict[str, Any]:
-    """The position, fit for JSON and the same on every process."""
-
-  def set_state(self, state: dict[str, Any]) -> None:
-    """Goes to a saved position."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Experiment(Generic[State]):
-  """What a trainer gives to the loop.
-
-  Attributes:
-    init: makes the initial state; traced, so pure.
-    step: (state, batch) -> (state, metrics of this batch); traced, so pure.
-      Randomness comes from a key in the state, folded in with its step.
-    shardings: tree of `NamedSharding` with the structure of the state.
-    batches: the training data.
-    evaluators: name -> function of the state; run at the evaluation interval.
-    mesh: the devices.
-    batch_size: examples per step, over all devices.
-    num_examples: size of the training set, if known.
-    activation_bytes: estimate of what one step keeps for its backward pass,
-      over all devices; None: not estimated.
-    params: picks the parameters out of a state, for the overview.
-    refresh: (state) -> state, compiled apart and run before every
-      `refresh_every`-th step but the first; for what changes rarely and would
-      weigh on the program of the step. Traced, so pure.
-    refresh_every: interval of `refresh` in steps; None: never.
-    on_metrics: told the training metrics of every row that is written.
-    observe: told the state before each batch is drawn, for batches that depend
-      on it, such as what an actor with these parameters did. The step takes
-      over the state's buffers: keep copies.
-  """
-
-  init: Callable[[], State]
-  step: Callable[[State, Any], tuple[State, clu_metrics.Collection]]
-  shardings: Any
-  batches: BatchIterator
-  mesh: jax.sharding.Mesh
-  batch_size: int
-  num_examples: int | None = None
-  evaluators: Mapping[str, Evaluator] = dataclasses.field(default_factory=dict)
-  activation_bytes: Callable[[], int] | None = None
-  params: Callable[[State], Any] = lambda state: state
-  refresh: Callable[[State], State] | None = None
-  refresh_every: int | None = None
-  on_metrics: Callable[[Mapping[str, float]], None] | None = None
-  observe: Callable[[State], None] | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -240,49 +174,22 @@ class _Loop(Generic[State]):
       'checkpoint_every', config.checkpoint_every, self._total, experiment
     )
     self._workdir = workdir
-    self._packing = metrics_lib.Packing()
+    self._program = Program(experiment)
     self._progress = writers.Progress(self._total)
     self._checkpoints = checkpoints_lib.Checkpoints(workdir, config.checkpoints)
     self._profiler = profiling.Profiler(workdir, context.profile_steps)
-    self._step_fn = self._compile_step()
-    self._refresh_fn = self._compile_refresh()
     self._state, record = self._restore_or_init(abstract)
     self._step: int = record['step']
     # Whether the evaluation of this step was broken off.
     self._unevaluated: bool = record.get('unevaluated', False)
     self._seconds: float = record['seconds']
-    self._metrics = metrics_lib.StepMetrics(self._packing, record['metrics'])
+    self._metrics = metrics_lib.StepMetrics(
+      self._program.packing, record['metrics']
+    )
     self._writer = writers.MetricWriter(
       workdir, step=self._step, offset=record['metrics_offset']
     )
     self._timer = timer.StepTimer()
-
-  def _compile_step(self) -> Callable[[State, Any], tuple[State, jax.Array]]:
-    def step(state: State, batch: Any) -> tuple[State, jax.Array]:
-      state, metrics = self._experiment.step(state, batch)
-      return state, self._packing.pack(metrics)
-
-    mesh = self._experiment.mesh
-    return jax.jit(
-      step,
-      donate_argnums=0,
-      in_shardings=(
-        self._experiment.shardings,
-        mesh_lib.batch_sharding(mesh),
-      ),
-      out_shardings=(self._experiment.shardings, mesh_lib.replicated(mesh)),
-    )
-
-  def _compile_refresh(self) -> Callable[[State], State] | None:
-    if self._experiment.refresh is None:
-      return None
-    shardings = self._experiment.shardings
-    return jax.jit(
-      self._experiment.refresh,
-      donate_argnums=0,
-      in_shardings=(shardings,),
-      out_shardings=shardings,
-    )
 
   def _restore_or_init(self, abstract: State) -> tuple[State, dict[str, Any]]:
     target = jax.tree.map(
@@ -294,13 +201,10 @@ class _Loop(Generic[State]):
     )
     restored = self._checkpoints.restore(target)
     if restored is None:
-      init = jax.jit(
-        self._experiment.init, out_shardings=self._experiment.shardings
-      )
       params = self._experiment.params(abstract)
       logging.info('%s', summary.parameter_overview(params))
       start = {'step': 0, 'seconds': 0.0, 'metrics': None, 'metrics_offset': 0}
-      return init(), start
+      return self._program.init(), start
     step, state, record = restored
     self._experiment.batches.set_state(record['batches'])
     self._progress.note(f'continuing after step {step} of {self._workdir}')
@@ -338,18 +242,11 @@ class _Loop(Generic[State]):
 
   def _one_step(self, *, timed: bool) -> None:
     """Refresh, observe, draw, step, row, evaluate, save: the order matters."""
-    interval = self._experiment.refresh_every
-    if interval and self._step and self._step % interval == 0:
-      self._state = self._refresh_fn(self._state)
-    if self._experiment.observe is not None:
-      self._experiment.observe(self._state)
-    batch = mesh_lib.place_batch(
-      self._experiment.mesh, next(self._experiment.batches)
-    )
+    self._state, batch = self._program.prepare(self._state, self._step)
     if not timed:
       self._first_step(batch)
     else:
-      self._state, vector = self._step_fn(self._state, batch)
+      self._state, vector = self._program.step(self._state, batch)
       self._step += 1
       self._timer.steps += 1
       self._metrics.add(self._step, vector)
@@ -365,7 +262,7 @@ class _Loop(Generic[State]):
   def _first_step(self, batch: Any) -> None:
     """A step with its compilation, kept out of the step times."""
     start = time.perf_counter()
-    self._state, vector = self._step_fn(self._state, batch)
+    self._state, vector = self._program.step(self._state, batch)
     self._step += 1
     self._metrics.add(self._step, vector)
     jax.block_until_ready(vector)
@@ -374,12 +271,7 @@ class _Loop(Generic[State]):
     self._timer.restart()
 
   def _write_row(self) -> None:
-    # What nothing was averaged for, such as episodes that none ended.
-    values = {
-      name: value
-      for name, value in self._metrics.pop().items()
-      if not np.isnan(value)
-    }
+    values = self._metrics.pop()
     step_s = self._timer.lap()
     row = {f'train/{name}': value for name, value in values.items()}
     if step_s is not None:
@@ -402,11 +294,7 @@ class _Loop(Generic[State]):
       try:
         self._unevaluated = True
         with self._stop.interruptible():
-          row = {
-            f'eval/{name}/{key}': float(value)
-            for name, evaluate in self._experiment.evaluators.items()
-            for key, value in evaluate(self._state).items()
-          }
+          row = self._experiment.evaluate(self._state)
         self._unevaluated = False
       except preemption.InterruptedByStop:
         return None

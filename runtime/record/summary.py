@@ -7,7 +7,7 @@ from typing import Any
 import jax
 from clu import parameter_overview as clu_overview
 
-from runtime import mesh as mesh_lib
+from runtime.devices import mesh as mesh_lib
 
 __all__ = ['dry_run_text', 'parameter_overview', 'residual_bytes', 'tree_bytes']
 

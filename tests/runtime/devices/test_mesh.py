@@ -4,7 +4,7 @@ import optax
 import pytest
 from flax import linen as nn
 
-from runtime import mesh as mesh_lib
+from runtime.devices import mesh as mesh_lib
 
 
 def test_data_takes_what_is_left():

@@ -20,7 +20,7 @@ import numpy as np
 import numpy.typing as npt
 from jaxtyping import Float
 
-from runtime import tables, writers
+from runtime.record import tables, writers
 
 __all__ = [
   'can_draw',

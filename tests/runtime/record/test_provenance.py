@@ -4,7 +4,7 @@ import subprocess
 
 import pytest
 
-from runtime import provenance
+from runtime.record import provenance
 
 
 @pytest.fixture

@@ -3,7 +3,7 @@
 import jax
 import jax.numpy as jnp
 
-from runtime import counting
+from runtime.devices import counting
 
 
 def test_flops_are_those_of_the_products():

@@ -8,7 +8,7 @@ import re
 import numpy as np
 import pytest
 
-from runtime import report, tables
+from runtime.record import report, tables
 
 ROWS = [
   {'step': 10, 'train/loss': 3.0, 'time/step_s': 0.01},

@@ -1,7 +1,7 @@
 """Gin configurations for one root function: read, check, build.
 
 ```python
-with config.session(train_lib.train, ['configs/performer/x.gin']) as parsed:
+with sessions.session(train_lib.train, ['configs/performer/x.gin']) as parsed:
   parsed.build(workdir='runs/x', seed=0)
   parsed.check()
 ```
@@ -33,11 +33,12 @@ import gin
 from gin import config as gin_config
 from gin import selector_map
 
-from runtime import config_errors, config_reader
+from runtime.config import errors
+from runtime.config import reader as reader_lib
 
 __all__ = ['ConfigError', 'Parsed', 'session', 'tell']
 
-ConfigError = config_errors.ConfigError
+ConfigError = errors.ConfigError
 
 _TAIL = re.compile(r"\n  In call to configurable '([^']*)' \([^\n]*")
 _MISSING = re.compile(r'([\w.<>]+)\(\) missing \d+ required')
@@ -100,7 +101,7 @@ def session(
   """
   with _isolated(), gin.config_scope(None):
     configured = gin.configurable(root)
-    reader = config_reader.Reader(fixed={root: tuple(given)})
+    reader = reader_lib.Reader(fixed={root: tuple(given)})
     for name in files:
       reader.read_file(name)
     for text in params:

@@ -9,7 +9,9 @@ import jax.numpy as jnp
 import pytest
 from gin import config as gin_config
 
-from runtime import config, config_files, context
+from runtime import context
+from runtime.config import errors, sessions
+from runtime.config import files as files_lib
 
 HEADER = 'from __gin__ import dynamic_registration\nimport toy_experiment\n'
 FAVOR = """
@@ -43,7 +45,7 @@ toy_experiment.train.sizes = (1, 2)
 
 @pytest.fixture
 def toy(monkeypatch, tmp_path):
-  monkeypatch.syspath_prepend(str(pathlib.Path(__file__).parent))
+  monkeypatch.syspath_prepend(str(pathlib.Path(__file__).parents[1]))
   monkeypatch.chdir(tmp_path)
   return importlib.import_module('toy_experiment')
 
@@ -54,7 +56,7 @@ def build(toy, tmp_path):
 
   def call(text, *params, header=HEADER):
     (tmp_path / 'a.gin').write_text(header + text)
-    with config.session(toy.train, ['a.gin'], params) as parsed:
+    with sessions.session(toy.train, ['a.gin'], params) as parsed:
       return parsed.build(workdir='w', seed=3, context=_context(parsed))
 
   return call
@@ -210,7 +212,7 @@ def test_built_module_initialises(toy, build):
   ],
 )
 def test_names_mistake_and_nearest_names(build, text, params, message):
-  with pytest.raises(config.ConfigError) as caught:
+  with pytest.raises(errors.ConfigError) as caught:
     build(text, *params)
   assert caught.value.message.startswith(message)
   assert '?' not in caught.value.message[len(message) :]
@@ -228,13 +230,13 @@ def test_names_mistake_and_nearest_names(build, text, params, message):
   ],
 )
 def test_syntax_error_names_file_and_line(build, text, line):
-  with pytest.raises(config.ConfigError, match='syntax error') as caught:
+  with pytest.raises(errors.ConfigError, match='syntax error') as caught:
     build(text)
   assert caught.value.message.startswith(f'a.gin:{line}: ')
 
 
 def test_unquoted_text_is_explained(build):
-  with pytest.raises(config.ConfigError, match='text needs quotes'):
+  with pytest.raises(errors.ConfigError, match='text needs quotes'):
     build('', 'toy_experiment.train.other = relu')
 
 
@@ -269,8 +271,8 @@ def test_unquoted_text_is_explained(build):
 def test_wrong_literal_is_found_without_building(toy, tmp_path, text, message):
   (tmp_path / 'a.gin').write_text(HEADER + text)
   with (
-    pytest.raises(config.ConfigError) as caught,
-    config.session(toy.train, ['a.gin']),
+    pytest.raises(errors.ConfigError) as caught,
+    sessions.session(toy.train, ['a.gin']),
   ):
     pytest.fail('the session must not open')
   assert message in caught.value.message
@@ -282,19 +284,19 @@ def test_wrong_object_is_found_when_it_is_built(build):
     'toy_experiment.train.attention = @toy_experiment.Dataset()\n'
     'toy_experiment.Dataset.split = "x"'
   )
-  with pytest.raises(config.ConfigError, match=r'a\.gin:3: .*got Dataset\('):
+  with pytest.raises(errors.ConfigError, match=r'a\.gin:3: .*got Dataset\('):
     build(text)
 
 
 def test_unused_binding_is_an_error(build):
-  with pytest.raises(config.ConfigError, match='never used') as caught:
+  with pytest.raises(errors.ConfigError, match='never used') as caught:
     build('toy_experiment.Favor.features = 3')
   assert 'toy_experiment.Favor.features = 3 (a.gin:3)' in str(caught.value)
 
 
 def test_gin_alone_accepts_what_is_unused(toy):
   """The old recipe: gin's own parser passes all three silently."""
-  with config.session(toy.train):
+  with sessions.session(toy.train):
     with gin_config.unlock_config():
       gin_config.parse_config(HEADER + 'TYPO = 3\n')
       gin_config.parse_config(HEADER + 'toy_experiment.Favor.features = "x"\n')
@@ -314,7 +316,7 @@ def test_replacing_a_macro_excuses_the_chain_behind_it(toy, build):
   assert build(chain)['attention'] == toy.Favor(4)
   swap = 'ATTENTION = @toy_experiment.Exact()'
   assert build(chain, swap)['attention'] == toy.Exact()
-  with pytest.raises(config.ConfigError, match='FEATURES = 5'):
+  with pytest.raises(errors.ConfigError, match='FEATURES = 5'):
     build(chain, swap, 'FEATURES = 5')
 
 
@@ -323,7 +325,7 @@ def test_replacing_a_macro_excuses_the_chain_behind_it(toy, build):
 )
 def test_setting_after_its_target_was_replaced_is_an_error(build, param):
   exact = FAVOR + 'toy_experiment.train.attention = @toy_experiment.Exact()\n'
-  with pytest.raises(config.ConfigError, match='never used') as caught:
+  with pytest.raises(errors.ConfigError, match='never used') as caught:
     build(exact, param)
   assert str(caught.value).count('\n') == 1
   assert param in str(caught.value)
@@ -336,7 +338,7 @@ def test_scoped_binding_may_replace_an_earlier_general_one(build):
     "train/toy_experiment.Dataset.split = 'train'\n"
   )
   assert build(scoped)['data'].split == 'train'
-  with pytest.raises(config.ConfigError, match='never used'):
+  with pytest.raises(errors.ConfigError, match='never used'):
     build(scoped, "toy_experiment.Dataset.split = 'late'")
 
 
@@ -354,7 +356,7 @@ def test_parameters_override_files_and_use_their_imports(toy, build):
 def test_later_file_overrides_earlier(toy, tmp_path):
   (tmp_path / 'a.gin').write_text(HEADER + FAVOR)
   (tmp_path / 'b.gin').write_text('FEATURES = 11')
-  with config.session(toy.train, ['a.gin', 'b.gin']) as parsed:
+  with sessions.session(toy.train, ['a.gin', 'b.gin']) as parsed:
     got = parsed.build(workdir='w', seed=0, context=_context(parsed))
   assert got['attention'] == toy.Favor(11)
 
@@ -367,7 +369,7 @@ def test_include_is_relative_to_the_including_file(toy, tmp_path, monkeypatch):
   (tmp_path / 'elsewhere').mkdir()
   monkeypatch.chdir(tmp_path / 'elsewhere')
   for name in (str(experiment), '../deep/x.gin'):
-    with config.session(toy.train, [name]) as parsed:
+    with sessions.session(toy.train, [name]) as parsed:
       got = parsed.build(workdir='w', seed=0, context=_context(parsed))
     assert got['attention'] == toy.Favor(12)
 
@@ -376,8 +378,8 @@ def test_mistake_in_included_file_names_that_file(toy, tmp_path):
   (tmp_path / 'base.gin').write_text(HEADER + '\nSTEPS = ]')
   (tmp_path / 'x.gin').write_text('include "base.gin"\n')
   with (
-    pytest.raises(config.ConfigError, match=r'^base\.gin:4: syntax error'),
-    config.session(toy.train, ['x.gin']),
+    pytest.raises(errors.ConfigError, match=r'^base\.gin:4: syntax error'),
+    sessions.session(toy.train, ['x.gin']),
   ):
     pass
 
@@ -388,12 +390,12 @@ def test_file_is_found_in_the_project_from_any_folder(
   project = tmp_path / 'project'
   (project / 'configs' / 'toy').mkdir(parents=True)
   (project / 'configs' / 'toy' / 'x.gin').write_text(HEADER)
-  monkeypatch.setattr(config_files, 'PROJECT_ROOT', project)
-  assert config_files.available('toy') == ['configs/toy/x.gin']
-  found = config_files.find('configs/toy/x.gin')
+  monkeypatch.setattr(files_lib, 'PROJECT_ROOT', project)
+  assert files_lib.available('toy') == ['configs/toy/x.gin']
+  found = files_lib.find('configs/toy/x.gin')
   assert found == project / 'configs' / 'toy' / 'x.gin'
-  with pytest.raises(config.ConfigError) as caught:
-    config_files.find('configs/toi/x.gin')
+  with pytest.raises(errors.ConfigError) as caught:
+    files_lib.find('configs/toi/x.gin')
   message = caught.value.message
   assert str(tmp_path / 'configs/toi/x.gin') in message
   assert str(project / 'configs/toi/x.gin') in message
@@ -403,14 +405,14 @@ def test_file_is_found_in_the_project_from_any_folder(
 def test_unreadable_file_is_a_config_error(toy, tmp_path):
   (tmp_path / 'a.gin').write_bytes(b'\xff\xfe')
   with (
-    pytest.raises(config.ConfigError, match=r'^a\.gin: cannot be read'),
-    config.session(toy.train, ['a.gin']),
+    pytest.raises(errors.ConfigError, match=r'^a\.gin: cannot be read'),
+    sessions.session(toy.train, ['a.gin']),
   ):
     pass
 
 
 def test_file_without_dynamic_registration_is_refused(build):
-  with pytest.raises(config.ConfigError, match='dynamic_registration'):
+  with pytest.raises(errors.ConfigError, match='dynamic_registration'):
     build('toy_experiment.train.steps = 3', header='')
 
 
@@ -419,7 +421,7 @@ def test_printed_configuration_gives_the_same_run(toy, tmp_path, attribute):
   (tmp_path / 'a.gin').write_text(HEADER + FULL)
 
   def run(name):
-    with config.session(toy.train, [name]) as parsed:
+    with sessions.session(toy.train, [name]) as parsed:
       got = parsed.build(workdir='w', seed=0, context=_context(parsed))
       got.pop('hook')  # A fresh closure at each call.
       text = parsed.text if attribute == 'text' else parsed.operative()
@@ -434,7 +436,7 @@ def test_printed_configuration_gives_the_same_run(toy, tmp_path, attribute):
 
 def test_operative_configuration_records_defaults(toy, build, tmp_path):
   (tmp_path / 'a.gin').write_text(HEADER + FAVOR)
-  with config.session(toy.train, ['a.gin']) as parsed:
+  with sessions.session(toy.train, ['a.gin']) as parsed:
     parsed.build(workdir='w', seed=0, context=_context(parsed))
     lines = parsed.operative().splitlines()
   assert "toy_experiment.Favor.kernel = 'relu'" in lines
@@ -446,7 +448,7 @@ def test_sessions_are_independent_and_nest(toy, build, tmp_path):
   (tmp_path / 'outer.gin').write_text(HEADER + FAVOR)
   before = copy.copy(gin_config._CONFIG)
   registered = list(gin_config._REGISTRY._selector_map)
-  with config.session(toy.train, ['outer.gin']) as parsed:
+  with sessions.session(toy.train, ['outer.gin']) as parsed:
     assert build('')['attention'] is None
     got = parsed.build(workdir='w', seed=0, context=_context(parsed))
     assert got['attention'] == toy.Favor(4)
@@ -467,7 +469,7 @@ def test_one_alias_may_name_two_modules_in_two_sessions(toy, build):
 
 
 def test_session_leaves_no_trace_after_an_error(toy, build):
-  with pytest.raises(config.ConfigError):
+  with pytest.raises(errors.ConfigError):
     build('toy_experiment.train.steps = 3\ntoy_experiment.train.x = 4')
   assert build('')['steps'] == 10
 
@@ -480,21 +482,21 @@ def test_tell_keeps_the_message_and_the_innermost_name(build):
   with pytest.raises(ValueError, match='even') as caught:
     build(text)
   assert 'In call to configurable' in str(caught.value)
-  assert config.tell(caught.value, root='train') == (
+  assert sessions.tell(caught.value, root='train') == (
     'length must be even, got length=3 (while building fails)'
   )
   with pytest.raises(ValueError, match='negative') as caught:
     build('toy_experiment.train.steps = -1')
-  assert config.tell(caught.value, root='train') == (
+  assert sessions.tell(caught.value, root='train') == (
     'steps must not be negative, got steps=-1'
   )
 
 
-def test_errors_of_the_code_are_not_config_errors(toy, build, monkeypatch):
+def test_errors_of_the_code_are_not_errors(toy, build, monkeypatch):
   def broken():
     return toy.Dataset()
 
   monkeypatch.setattr(toy, 'broken', broken, raising=False)
   with pytest.raises(TypeError, match='missing 1 required') as caught:
     build('toy_experiment.train.other = @toy_experiment.broken()')
-  assert not isinstance(caught.value, config.ConfigError)
+  assert not isinstance(caught.value, errors.ConfigError)

@@ -1,0 +1,1 @@
+"""Gin configurations: `sessions` reads, checks and builds them for one root."""

@@ -1,0 +1,1 @@
+"""The devices of a run: the mesh, and what a function costs on it."""

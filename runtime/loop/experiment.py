@@ -1,0 +1,79 @@
+"""What a trainer gives to the loop: a state, one pure step, data, judges."""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any, Generic, Protocol, TypeVar
+
+import jax
+import numpy as np
+from clu import metrics as clu_metrics
+
+__all__ = ['BatchIterator', 'Evaluator', 'Experiment']
+
+State = TypeVar('State')
+Batch = Mapping[str, np.ndarray]
+Evaluator = Callable[[Any], Mapping[str, float]]
+
+
+class BatchIterator(Protocol):
+  """An endless stream of batches whose position can be saved (grain's form)."""
+
+  def __next__(self) -> Batch:
+    """This process's share of the next global batch."""
+
+  def get_state(self) -> dict[str, Any]:
+    """The position, fit for JSON and the same on every process."""
+
+  def set_state(self, state: dict[str, Any]) -> None:
+    """Goes to a saved position."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Experiment(Generic[State]):
+  """What a trainer gives to the loop.
+
+  Attributes:
+    init: makes the initial state; traced, so pure.
+    step: (state, batch) -> (state, metrics of this batch); traced, so pure.
+      Randomness comes from a key in the state, folded in with its step.
+    shardings: tree of `NamedSharding` with the structure of the state.
+    batches: the training data.
+    evaluators: name -> function of the state; run at the evaluation interval.
+    mesh: the devices.
+    batch_size: examples per step, over all devices.
+    num_examples: size of the training set, if known.
+    activation_bytes: estimate of what one step keeps for its backward pass,
+      over all devices; None: not estimated.
+    params: picks the parameters out of a state, for the overview.
+    refresh: (state) -> state, compiled apart and run before every
+      `refresh_every`-th step but the first; for what changes rarely and would
+      weigh on the program of the step. Traced, so pure.
+    refresh_every: interval of `refresh` in steps; None: never.
+    on_metrics: told the training metrics of every row that is written.
+    observe: told the state before each batch is drawn, for batches that depend
+      on it, such as what an actor with these parameters did. The step takes
+      over the state's buffers: keep copies.
+  """
+
+  init: Callable[[], State]
+  step: Callable[[State, Any], tuple[State, clu_metrics.Collection]]
+  shardings: Any
+  batches: BatchIterator
+  mesh: jax.sharding.Mesh
+  batch_size: int
+  num_examples: int | None = None
+  evaluators: Mapping[str, Evaluator] = dataclasses.field(default_factory=dict)
+  activation_bytes: Callable[[], int] | None = None
+  params: Callable[[State], Any] = lambda state: state
+  refresh: Callable[[State], State] | None = None
+  refresh_every: int | None = None
+  on_metrics: Callable[[Mapping[str, float]], None] | None = None
+  observe: Callable[[State], None] | None = None
+
+  def evaluate(self, state: State) -> dict[str, float]:
+    """Scores of all evaluators, as 'eval/<evaluator>/<metric>'."""
+    return {
+      f'eval/{name}/{key}': float(value)
+      for name, evaluate in self.evaluators.items()
+      for key, value in evaluate(state).items()
+    }

@@ -1,0 +1,1 @@
+"""What a run leaves behind: metrics, tables, pictures, provenance, rows of the ledger."""
