@@ -14,7 +14,7 @@ from absl import logging
 from jaxtyping import Array, Float, PyTree
 
 from performer import attention
-from performer import trainer as trainer_lib
+from performer import learner as learner_lib
 from performer.attention.analysis import pair_errors
 from performer.data import dataset
 from performer.models import language_model
@@ -92,7 +92,7 @@ def predicted_errors(
 
 def watch(
   evaluator: loop_lib.Evaluator,
-  trainer: trainer_lib.Trainer,
+  learner: learner_lib.Learner,
   data: dataset.DataSet,
   split: str,
   *,
@@ -105,7 +105,7 @@ def watch(
 
   Args:
     evaluator: of the split.
-    trainer: whose model is judged.
+    learner: whose model is judged.
     data: has the split.
     split: its name.
     mesh: the devices.
@@ -114,17 +114,17 @@ def watch(
   Returns:
     The evaluator; the one given where there is nothing to predict.
   """
-  favor = estimator(trainer.model)
+  favor = estimator(learner.model)
   if favor is None:
     return evaluator
   index, count = mesh_lib.process_slice(mesh, batch_size)
   predict = jax.jit(
-    functools.partial(predicted_errors, trainer.spread_model, favor),
+    functools.partial(predicted_errors, learner.spread_model, favor),
     out_shardings=mesh_lib.replicated(mesh),
   )
   warned = False
 
-  def run(state: trainer_lib.TrainState) -> dict[str, float]:
+  def run(state: learner_lib.TrainState) -> dict[str, float]:
     nonlocal warned
     if not warned:
       batch = next(

@@ -1,15 +1,13 @@
-"""What a finished run leaves for a reader: a table, curves, one picture."""
+"""What a trained language model shows: its scores and its attention."""
 
 import math
-import os
 import pathlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from absl import logging
 from jaxtyping import Array, Float, PyTree
 
 from performer import attention
@@ -18,7 +16,7 @@ from performer.data import dataset
 from performer.models import language_model
 from runtime.record import report as report_lib
 
-__all__ = ['attention_maps', 'report', 'score_rows']
+__all__ = ['attention_maps', 'draw_attention', 'score_rows']
 
 Scores = Mapping[str, float]
 
@@ -125,53 +123,22 @@ def attention_maps(
   )
 
 
-def report(
-  workdir: str | os.PathLike[str],
-  *,
+def draw_attention(
   model: language_model.LanguageModel,
   data: dataset.DataSet,
   params: PyTree,
   projections: PyTree,
-  scores: Mapping[str, Scores],
-  batch_size: int,
-  argv: Sequence[str] = (),
+  path: pathlib.Path,
 ) -> None:
-  """Prints the final table and writes `workdir/report/`; on process 0 only.
+  """Draws the attention of some heads to the first sequence of a split.
 
   Args:
-    workdir: folder of the run.
     model: the language model, with its attention for one device.
-    data: the data set.
+    data: its first split is looked at.
     params: parameters of the model, on the host.
     projections: its random matrices, on the host.
-    scores: split -> 'accuracy' and 'perplexity'.
-    batch_size: sequences at a time.
-    argv: the command line, to show how to continue.
+    path: PNG file to write.
   """
-  if jax.process_index() != 0:
-    return
-  folder = pathlib.Path(workdir) / 'report'
-  rows = score_rows(data, scores, batch_size=batch_size)
-  report_lib.write_table(rows, folder / 'scores')
-  print(f'\n{report_lib.table(rows)}')
-  pictures = report_lib.can_draw()
-  report_lib.run_report(workdir, pictures=pictures)
-  if pictures:
-    _draw_attention(folder, model, data, params, projections)
-  else:
-    logging.warning('no pictures: they need the extra `report` (matplotlib)')
-  print(f'Curves and tables: {folder}')
-  if argv:
-    print(report_lib.how_to_continue('performer.train', argv))
-
-
-def _draw_attention(
-  folder: pathlib.Path,
-  model: language_model.LanguageModel,
-  data: dataset.DataSet,
-  params: PyTree,
-  projections: PyTree,
-) -> None:
   batch = next(iter(data.eval_batches(data.splits[0], batch_size=1)))
   length = min(int(batch['mask'][0].sum()), _PICTURE_LENGTH)
   maps = np.asarray(
@@ -185,5 +152,5 @@ def _draw_attention(
   report_lib.heatmaps(
     [maps[panel] for panel in panels],
     [f'layer {layer}, head {head}' for layer, head in panels],
-    folder / 'attention.png',
+    path,
   )

@@ -111,6 +111,12 @@ class Film:
       seen, first = given.observation, rollout.begins(env, given)
     return np.stack(frames)
 
+  def write(
+    self, player: Player, key: Key[Array, ''], path: str | os.PathLike[str]
+  ) -> pathlib.Path:
+    """Films a player, and writes the film as GIF; see `shoot`, `write_gif`."""
+    return write_gif(self.shoot(player, key), path, frame_s=self.frame_s)
+
   def _frame(self, state: Any, seen: Any) -> UInt8[np.ndarray, 'h w 3']:
     pictures = seen
     if self.draw is not None:

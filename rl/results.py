@@ -1,5 +1,6 @@
-"""What a finished run leaves for a reader: curves, a table, a film."""
+"""What a finished run shows of an agent: returns, as a table and curves; a film."""
 
+import functools
 import os
 import pathlib
 from collections.abc import Mapping, Sequence
@@ -7,18 +8,27 @@ from typing import Any
 
 import jax
 import numpy as np
-from absl import logging
 from jaxtyping import Float
 
 from rl import film as film_lib
-from rl import training
-from rl.envs import optional
+from runtime import loop as loop_lib
 from runtime.record import report as report_lib
-from runtime.record import writers
 
-__all__ = ['draw_returns', 'report', 'returns', 'score_rows']
+__all__ = [
+  'agent_name',
+  'draw_returns',
+  'pictures',
+  'returns',
+  'score_rows',
+  'tables',
+]
 
 Row = report_lib.Row
+
+
+def agent_name(metric: str, agent: int) -> str:
+  """The metric of one of several agents, such as 'loss_agent03'."""
+  return f'{metric}_agent{agent:02d}'
 
 
 def returns(
@@ -35,8 +45,8 @@ def returns(
   """
   steps, mean = report_lib.series(rows, name)
   agents = []
-  while any(training.agent_name(name, len(agents)) in row for row in rows):
-    column = training.agent_name(name, len(agents))
+  while any(agent_name(name, len(agents)) in row for row in rows):
+    column = agent_name(name, len(agents))
     agents.append(report_lib.series(rows, column)[1])
   return steps, np.stack(agents or [mean])
 
@@ -115,61 +125,36 @@ def _return_names(rows: Sequence[Row]) -> list[str]:
   return [name for name in names if name.endswith('/episode_return')]
 
 
-def report(
-  workdir: str | os.PathLike[str],
+def tables(
+  rows: Sequence[Row], random: Mapping[str, Float[np.ndarray, ' e']]
+) -> dict[str, list[dict[str, Any]]]:
+  """The tables of a run's report; see `score_rows`."""
+  return {'scores': score_rows(rows, random)}
+
+
+def pictures(
+  rows: Sequence[Row],
   *,
-  trainer: training.Trainer,
-  state: Any,
-  seed: int,
   steps_per_iteration: int,
   film: film_lib.Film | None,
-  argv: Sequence[str] = (),
-) -> None:
-  """Prints the final table and writes `workdir/report/`; on process 0 only.
+  player: film_lib.Player,
+  seed: int,
+) -> dict[str, loop_lib.Draw]:
+  """The pictures of a run's report.
 
   Args:
-    workdir: folder of the run.
-    trainer: that ran.
-    state: the last one.
-    seed: of the run.
+    rows: of `metrics.jsonl`.
     steps_per_iteration: examples per step of the loop.
     film: what to film; None: nothing.
-    argv: the command line, to show how to continue.
+    player: acts in the film.
+    seed: of the film's lanes and actions.
   """
-  if jax.process_index() != 0:
-    return
-  folder = pathlib.Path(workdir) / 'report'
-  rows = writers.read_metrics(workdir)
-  if not rows:
-    logging.warning('no report: there are no steps in %s', workdir)
-    return
-  scores = score_rows(rows, trainer.random_returns(seed))
-  report_lib.write_table(scores, folder / 'scores')
-  print(f'\n{report_lib.table(scores)}')
-  pictures = report_lib.can_draw()
-  report_lib.run_report(workdir, pictures=pictures)
-  if pictures:
-    draw_returns(
-      rows,
-      folder / 'returns.png',
-      steps_per_iteration=steps_per_iteration,
+  found = {}
+  if _return_names(rows):
+    found['returns.png'] = functools.partial(
+      draw_returns, rows, steps_per_iteration=steps_per_iteration
     )
-    if film is not None:
-      _shoot(film, trainer.player(state), seed, folder / 'film.gif')
-  else:
-    logging.warning('no pictures: they need the extra `report` (matplotlib)')
-  print(f'Curves and tables: {folder}')
-  if argv:
-    print(report_lib.how_to_continue('rl.train', argv))
-
-
-def _shoot(
-  film: film_lib.Film, player: film_lib.Player, seed: int, path: pathlib.Path
-) -> None:
-  try:
-    frames = film.shoot(player, jax.random.key(seed))
-    film_lib.write_gif(frames, path, frame_s=film.frame_s)
-  except optional.RendererError as error:
-    logging.warning('no film: %s', error)
-  finally:
-    film.env.close()
+  if film is not None:
+    shoot = functools.partial(film.write, player, jax.random.key(seed))
+    found['film.gif'] = shoot
+  return found

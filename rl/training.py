@@ -6,11 +6,11 @@ each with its own seed, can be trained by that program at once. Simulators run
 on the host, beside the learner.
 """
 
+import contextlib
 import dataclasses
 import functools
-import os
-from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple, Protocol, runtime_checkable
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple
 
 import flax
 import jax
@@ -20,7 +20,7 @@ from absl import logging
 from clu import metrics as clu_metrics
 from jaxtyping import Array, Float, Key, PyTree
 
-from rl import actors, evaluation, ranges, rollout
+from rl import actors, evaluation, ranges, results, rollout
 from rl import film as film_lib
 from rl import learner as learner_lib
 from rl.envs import checks, protocol
@@ -30,10 +30,7 @@ from runtime.record import metrics as metrics_lib
 
 __all__ = [
   'AgentTrainer',
-  'Study',
   'TrainState',
-  'Trainer',
-  'agent_name',
   'random_returns',
 ]
 
@@ -55,69 +52,6 @@ class TrainState:
   key: Any
 
 
-@runtime_checkable
-class Trainer(Protocol):
-  """What `train_lib.train` runs: an agent, or an evolution strategy."""
-
-  def experiment(
-    self, *, seed: int, mesh: jax.sharding.Mesh
-  ) -> loop_lib.Experiment:
-    """What the loop needs.
-
-    Raises:
-      ValueError: if the parts do not fit each other.
-    """
-    ...
-
-  def player(self, state: Any) -> film_lib.Player:
-    """Acts as a state of the experiment has learnt to."""
-    ...
-
-  def random_returns(self, seed: int) -> Mapping[str, Float[np.ndarray, ' e']]:
-    """Returns of random actions, by the name of the evaluation."""
-    ...
-
-  def close(self) -> None:
-    """Frees simulators and workers."""
-    ...
-
-
-@runtime_checkable
-class Study(Protocol):
-  """What `train_lib.train` runs where nobody acts, such as a classifier."""
-
-  def experiment(
-    self, *, seed: int, mesh: jax.sharding.Mesh
-  ) -> loop_lib.Experiment:
-    """See `Trainer`."""
-    ...
-
-  def report(
-    self,
-    workdir: str | os.PathLike[str],
-    state: Any,
-    *,
-    argv: Sequence[str] = (),
-  ) -> None:
-    """Prints the final table and writes `workdir/report/`.
-
-    Args:
-      workdir: folder of the run.
-      state: the last one.
-      argv: the command line, to show how to continue.
-    """
-    ...
-
-  def close(self) -> None:
-    """See `Trainer`."""
-    ...
-
-
-def agent_name(metric: str, agent: int) -> str:
-  """The metric of one of several agents, such as 'loss_agent03'."""
-  return f'{metric}_agent{agent:02d}'
-
-
 def _keys(key: Key[Array, '']) -> tuple[Key[Array, ''], ...]:
   """Keys of parameters, lanes, acting, learning and evaluation."""
   return tuple(jax.random.fold_in(key, i) for i in range(5))
@@ -125,7 +59,7 @@ def _keys(key: Key[Array, '']) -> tuple[Key[Array, ''], ...]:
 
 @dataclasses.dataclass(frozen=True)
 class AgentTrainer:
-  """Trains an agent.
+  """Trains an agent; a `runtime.trainer.Trainer`.
 
   Attributes:
     algorithm: its settings.
@@ -138,6 +72,7 @@ class AgentTrainer:
       program; JAX environments only.
     pipelined: for simulators: whether actors go on while the learner learns.
       They then act with the parameters of the iteration before, always.
+    film: what to film at the end; None: nothing.
 
   Raises:
     ValueError: if a number is not positive, lanes do not reset themselves, or
@@ -153,9 +88,7 @@ class AgentTrainer:
   num_agents: int = 1
   iterations_per_step: int = 1
   pipelined: bool = True
-  _actors: list[actors.Actor] = dataclasses.field(
-    default_factory=list, init=False, repr=False, compare=False
-  )
+  film: film_lib.Film | None = None
 
   def __post_init__(self) -> None:
     ranges.check_counts(
@@ -194,43 +127,77 @@ class AgentTrainer:
           )
     return learner
 
+  @contextlib.contextmanager
   def experiment(
     self, *, seed: int, mesh: jax.sharding.Mesh
+  ) -> Iterator[loop_lib.Experiment[TrainState]]:
+    """See `runtime.trainer.Trainer`; an example is one step of one lane.
+
+    The environments are closed with it.
+    """
+    with contextlib.ExitStack() as stack:
+      for env in self._all_envs().values():
+        stack.callback(env.close)
+      if self.film is not None:
+        stack.callback(self.film.env.close)
+      experiment = self._shared(seed, mesh)
+      if self.env.pure:
+        yield experiment
+      else:
+        actor = self._actor(seed)
+        stack.callback(actor.close)
+        yield self._with_actor(experiment, actor)
+
+  def _shared(
+    self, seed: int, mesh: jax.sharding.Mesh
   ) -> loop_lib.Experiment[TrainState]:
-    """See `Trainer`; an example is one step of one lane of an agent."""
+    """The experiment of JAX environments, the most of that of simulators."""
     init = functools.partial(self._init, seed)
     steps = self.learner.unroll_length * self.env.num_lanes
-    common = {
-      'init': init,
-      'shardings': self._shardings(jax.eval_shape(init), mesh),
-      'mesh': mesh,
-      'batch_size': steps * self.iterations_per_step,
-      'evaluators': self._evaluators(),
-      'params': lambda state: flax.serialization.to_state_dict(
+    return loop_lib.Experiment(
+      init=init,
+      step=self._step,
+      shardings=self._shardings(jax.eval_shape(init), mesh),
+      batches=actors.NoBatches(),
+      mesh=mesh,
+      batch_size=steps * self.iterations_per_step,
+      evaluators=self._evaluators(),
+      params=lambda state: flax.serialization.to_state_dict(
         self.learner.params(state.learner)
       ),
-    }
-    if self.env.pure:
-      batches = actors.NoBatches()
-      return loop_lib.Experiment(step=self._step, batches=batches, **common)
+      tables=lambda run: results.tables(run.rows, self.random_returns(seed)),
+      pictures=lambda run: results.pictures(
+        run.rows,
+        steps_per_iteration=steps * self.iterations_per_step,
+        film=self.film,
+        player=self.player(run.state),
+        seed=seed,
+      ),
+    )
+
+  def _actor(self, seed: int) -> actors.Actor:
     if jax.process_count() > 1:
       raise ValueError(
         'simulators are stepped by one process, got '
         f'{jax.process_count()}; use a JAX environment or one process'
       )
-    actor = actors.Actor(
+    return actors.Actor(
       rollout.HostActor(self.env, self.learner),
       key=_keys(jax.random.key(seed))[1],
       pipelined=self.pipelined,
     )
-    self._actors.append(actor)
+
+  def _with_actor(
+    self, experiment: loop_lib.Experiment[TrainState], actor: actors.Actor
+  ) -> loop_lib.Experiment[TrainState]:
+    """Learns from what an actor does in simulators."""
     watch = jax.jit(lambda state: self.learner.acting(state.learner))
-    return loop_lib.Experiment(
+    return dataclasses.replace(
+      experiment,
       step=self._learn,
       batches=actor,
       # Results of a program of their own: the step may take the state's buffers.
       observe=lambda state: actor.observe(watch(state)),
-      **common,
     )
 
   def player(self, state: TrainState) -> film_lib.Player:
@@ -246,13 +213,6 @@ class AgentTrainer:
       name: random_returns(env, seed, episodes=self.eval_episodes)
       for name, env in self.eval_envs.items()
     }
-
-  def close(self) -> None:
-    """Stops the actors, then closes all environments."""
-    for actor in self._actors:
-      actor.close()
-    for env in self._all_envs().values():
-      env.close()
 
   def _init(self, seed: int) -> TrainState:
     keys = jax.random.key(seed)
@@ -432,7 +392,7 @@ def _pooled(
       one = jax.tree.map(
         lambda x, i=agent: x[:, i].sum(), metrics['episode_return']
       )
-      total[agent_name('episode_return', agent)] = one
+      total[results.agent_name('episode_return', agent)] = one
   return total
 
 
@@ -441,7 +401,7 @@ def _scores(found: evaluation.Episodes, several: bool) -> dict[str, float]:
   scores = {'episode_return': returns.mean(), 'episode_length': lengths.mean()}
   if several:
     for agent, values in enumerate(returns):
-      scores[agent_name('episode_return', agent)] = values.mean()
+      scores[results.agent_name('episode_return', agent)] = values.mean()
   else:
     scores['episode_return_error'] = returns.std() / np.sqrt(returns.size)
   return scores

@@ -38,6 +38,7 @@ class RunContext:
     dry_run: build everything, describe it and return without training.
     allow_config_change: continue in a workdir that another configuration wrote.
     profile_steps: number of early steps to trace with the profiler; 0: none.
+    program: how a user starts this binary, such as 'python -m performer.train'.
     argv: the command line, program first; empty outside a launched binary.
   """
 
@@ -48,6 +49,7 @@ class RunContext:
   dry_run: bool = False
   allow_config_change: bool = False
   profile_steps: int = 0
+  program: str = ''
   argv: tuple[str, ...] = ()
 
   def __post_init__(self) -> None:

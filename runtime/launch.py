@@ -146,6 +146,7 @@ def _execute(
         dry_run=values.dry_run,
         allow_config_change=values.allow_config_change,
         profile_steps=values.profile_steps,
+        program=_program(),
         argv=tuple(sys.argv),
       ),
     )
@@ -247,11 +248,13 @@ def _is_ours(record: std_logging.LogRecord) -> bool:
 
 
 def _program() -> str:
-  """Returns the command that started this process."""
+  """Returns the command that started this process, as a user types it here."""
+  path = os.path.relpath(sys.executable)
+  python = 'python' if path.startswith('..') else path
   spec = getattr(sys.modules['__main__'], '__spec__', None)
   if spec is None:
-    return f'python {sys.argv[0]}'
-  return f'python -m {spec.name.removesuffix(".__main__")}'
+    return f'{python} {sys.argv[0]}'
+  return f'{python} -m {spec.name.removesuffix(".__main__")}'
 
 
 def _parse(argv: Sequence[str]) -> list[str]:

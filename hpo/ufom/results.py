@@ -1,18 +1,15 @@
-"""What a finished run leaves for a reader: curves, scores, costs."""
+"""What a finished run shows: scores and costs."""
 
 import os
-import pathlib
 from collections.abc import Sequence
 from typing import Any
 
 import jax
-from absl import logging
 
-from hpo.ufom import training
+from hpo.ufom import costs
 from runtime.record import report as report_lib
-from runtime.record import writers
 
-__all__ = ['cost_row', 'draw_cost', 'report', 'score_rows']
+__all__ = ['cost_row', 'draw_cost', 'score_rows']
 
 Row = report_lib.Row
 
@@ -39,16 +36,16 @@ def score_rows(rows: Sequence[Row]) -> list[dict[str, Any]]:
 
 
 def cost_row(
-  trainer: training.Trainer, state: training.TrainState, seconds: float
+  spent: costs.Telemetry, price: costs.Cost, seconds: float
 ) -> dict[str, Any]:
   """What a run has spent.
 
   Args:
-    trainer: that ran.
-    state: its last state.
+    spent: gradients of its tasks.
+    price: what a task costs.
     seconds: of training.
   """
-  spent, price = jax.device_get(state.spent), trainer.price
+  spent = jax.device_get(spent)
   total = float(spent.gradients(price))
   whole = float(spent.first_order) * (price.det + price.rnd)
   return {
@@ -74,40 +71,3 @@ def draw_cost(rows: Sequence[Row], path: str | os.PathLike[str]) -> None:
     path,
     axes_labels=('gradient evaluations', 'loss'),
   )
-
-
-def report(
-  workdir: str | os.PathLike[str],
-  *,
-  trainer: training.Trainer,
-  state: training.TrainState,
-  seconds: float,
-  argv: Sequence[str] = (),
-) -> None:
-  """Prints the final tables and writes `workdir/report/`; on process 0 only.
-
-  Args:
-    workdir: folder of the run.
-    trainer: that ran.
-    state: the last one.
-    seconds: of training.
-    argv: the command line, to show how to continue.
-  """
-  if jax.process_index() != 0:
-    return
-  folder = pathlib.Path(workdir) / 'report'
-  rows = writers.read_metrics(workdir)
-  scores = score_rows(rows)
-  spent = [cost_row(trainer, state, seconds)]
-  report_lib.write_table(scores, folder / 'scores')
-  report_lib.write_table(spent, folder / 'cost')
-  print(f'\n{report_lib.table(scores)}\n{report_lib.table(spent)}')
-  pictures = report_lib.can_draw()
-  report_lib.run_report(workdir, pictures=pictures)
-  if pictures:
-    draw_cost(rows, folder / 'cost.png')
-  else:
-    logging.warning('no pictures: they need the extra `report` (matplotlib)')
-  print(f'Curves and tables: {folder}')
-  if argv:
-    print(report_lib.how_to_continue('hpo.ufom.main', argv))

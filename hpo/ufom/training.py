@@ -8,9 +8,11 @@ plain SGD, or a q of at least 0.1 with b2 of at least 0.999.
 Keys of tasks, xi and the start are apart, so runs with other q see the same tasks.
 """
 
+import contextlib
 import dataclasses
+import functools
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Protocol, runtime_checkable
 
 import flax
@@ -22,7 +24,7 @@ from absl import logging
 from clu import metrics as clu_metrics
 from jaxtyping import Array, Float, Key, PyTree
 
-from hpo.ufom import adaptive, batches, costs, estimator, exact
+from hpo.ufom import adaptive, batches, costs, estimator, exact, results
 from hpo.ufom import problem as problem_lib
 from runtime import loop as loop_lib
 from runtime.devices import mesh as mesh_lib
@@ -125,7 +127,7 @@ class TaskBatches:
 
 @dataclasses.dataclass(frozen=True)
 class Trainer:
-  """Outer descent along UFOM's gradients.
+  """Outer descent along UFOM's gradients; a `runtime.trainer.Trainer`.
 
   Attributes:
     family: the tasks.
@@ -182,10 +184,11 @@ class Trainer:
     """What a task costs, with c_H = 1 as published."""
     return costs.cost(self.inner.r, mode=self.priced_as or self.inner.mode)
 
+  @contextlib.contextmanager
   def experiment(
     self, *, seed: int, mesh: jax.sharding.Mesh
-  ) -> loop_lib.Experiment[TrainState]:
-    """What the loop needs; an example is a task.
+  ) -> Iterator[loop_lib.Experiment[TrainState]]:
+    """See `runtime.trainer.Trainer`; an example is a task.
 
     Where tasks do not divide by the devices, fewer devices work.
 
@@ -197,7 +200,7 @@ class Trainer:
     shape = jax.eval_shape(lambda: self.init(seed))
     judges = self.family.evaluators(self.inner)
     over = mesh if mesh.size > 1 else None
-    return loop_lib.Experiment(
+    yield loop_lib.Experiment(
       init=lambda: self.init(seed),
       step=lambda state, tasks: self.step(state, tasks, mesh=over),
       shardings=jax.tree.map(lambda _: mesh_lib.replicated(mesh), shape),
@@ -211,7 +214,17 @@ class Trainer:
         for name, judge in judges.items()
       },
       params=lambda state: {'theta': state.theta},
+      tables=self._tables,
+      pictures=lambda run: {
+        'cost.png': functools.partial(results.draw_cost, run.rows)
+      },
     )
+
+  def _tables(
+    self, run: loop_lib.Finished[TrainState]
+  ) -> dict[str, list[dict[str, Any]]]:
+    spent = results.cost_row(run.state.spent, self.price, run.seconds)
+    return {'scores': results.score_rows(run.rows), 'cost': [spent]}
 
   def init(self, seed: int) -> TrainState:
     """The state before the first step; traced."""

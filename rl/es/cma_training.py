@@ -1,8 +1,9 @@
 """CMA-ES in the training loop."""
 
+import contextlib
 import dataclasses
 import functools
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import jax
@@ -57,7 +58,7 @@ class Generations:
 
 @dataclasses.dataclass(frozen=True)
 class CMATrainer(policy_training.PolicyTrainer):
-  """Trains a policy of few parameters by CMA-ES.
+  """Trains a policy of few parameters by CMA-ES; a `runtime.trainer.Trainer`.
 
   Theta is the mean of the search. Rollouts take one device: with few parameters
   there are few members. All of a generation meet the same environments.
@@ -77,25 +78,33 @@ class CMATrainer(policy_training.PolicyTrainer):
   population_size: int | None = None
   normalize: bool = False
 
+  @contextlib.contextmanager
   def experiment(
     self, *, seed: int, mesh: jax.sharding.Mesh
-  ) -> loop_lib.Experiment[strategy.State]:
-    """See `training.Trainer`."""
+  ) -> Iterator[loop_lib.Experiment[strategy.State]]:
+    """See `runtime.trainer.Trainer`; an example is a member of a generation.
+
+    The environment is closed with it.
+    """
     mesh = policy_training.one_device(mesh)
-    evaluator = self._make_evaluator(mesh)
-    theta, _ = self._first(seed)
-    search = cma.CMAES(
-      theta, sigma=self.sigma, population_size=self.population_size, seed=seed
-    )
-    batches = Generations(search, evaluator)
-    init = functools.partial(self._init, seed, evaluator.observation_shape)
-    return loop_lib.Experiment(
-      step=self._step,
-      batches=batches,
-      observe=batches.observe,
-      batch_size=search.population_size,
-      **self._common(init, evaluator, mesh),
-    )
+    with self._opened(mesh) as evaluator:
+      theta, _ = self._first(seed)
+      search = cma.CMAES(
+        theta, sigma=self.sigma, population_size=self.population_size, seed=seed
+      )
+      batches = Generations(search, evaluator)
+      yield loop_lib.Experiment(
+        step=self._step,
+        batches=batches,
+        observe=batches.observe,
+        **self._common(
+          functools.partial(self._init, seed, evaluator.observation_shape),
+          evaluator,
+          mesh=mesh,
+          seed=seed,
+          members=search.population_size,
+        ),
+      )
 
   def _init(self, seed: int, shape: tuple[int, ...]) -> strategy.State:
     theta, key = self._first(seed)

@@ -3,9 +3,10 @@
 One step of the loop is a generation, one example a member of it.
 """
 
+import contextlib
 import dataclasses
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -16,7 +17,7 @@ from jaxtyping import Float, Key, PyTree
 
 from rl import film as film_lib
 from rl import normalizer as normalizer_lib
-from rl import ranges, training
+from rl import ranges, results, training
 from rl.envs import lanes, protocol, spaces
 from rl.es import evaluator as evaluator_lib
 from rl.es import jax_evaluator, policies, ray_evaluator, strategy
@@ -37,7 +38,7 @@ MakePolicy = Callable[[spaces.Space, spaces.Space], policies.Policy]
 
 @dataclasses.dataclass(frozen=True)
 class PolicyTrainer:
-  """The part of a `training.Trainer` that is about the policy.
+  """What the trainers of policies by returns share; see `experiment` of each.
 
   Attributes:
     env: the task.
@@ -46,6 +47,7 @@ class PolicyTrainer:
       `policy`, `mesh` and `clip`.
     eval_episodes: of theta, per evaluation; 0: no evaluation.
     clip: bound of normalised observations; None: no bound.
+    film: what to film at the end; None: nothing.
 
   Raises:
     ValueError: if a number is out of range.
@@ -58,9 +60,7 @@ class PolicyTrainer:
   )
   eval_episodes: int = dataclasses.field(default=32, kw_only=True)
   clip: float | None = dataclasses.field(default=None, kw_only=True)
-  _evaluators_made: list[evaluator_lib.Evaluator] = dataclasses.field(
-    default_factory=list, init=False, repr=False, compare=False
-  )
+  film: film_lib.Film | None = dataclasses.field(default=None, kw_only=True)
 
   def __post_init__(self) -> None:
     ranges.check_counts(least=0, eval_episodes=self.eval_episodes)
@@ -87,20 +87,22 @@ class PolicyTrainer:
       env = lanes.Lanes(env, self.eval_episodes)
     return {'center': training.random_returns(env, seed, episodes=episodes)}
 
-  def close(self) -> None:
-    """Closes workers and lanes."""
-    for evaluator in self._evaluators_made:
+  @contextlib.contextmanager
+  def _opened(
+    self, mesh: jax.sharding.Mesh
+  ) -> Iterator[evaluator_lib.Evaluator]:
+    """Makes the evaluator; closes its workers, the lanes and the film's."""
+    with contextlib.ExitStack() as stack:
+      if isinstance(self.env, protocol.VectorEnvironment):
+        stack.callback(self.env.close)
+      if self.film is not None:
+        stack.callback(self.film.env.close)
+      evaluator = self.evaluator(
+        env=self.env, policy=self.fitted_policy, mesh=mesh, clip=self.clip
+      )
       if isinstance(evaluator, ray_evaluator.RayEvaluator):
-        evaluator.close()
-    if isinstance(self.env, protocol.VectorEnvironment):
-      self.env.close()
-
-  def _make_evaluator(self, mesh: jax.sharding.Mesh) -> evaluator_lib.Evaluator:
-    evaluator = self.evaluator(
-      env=self.env, policy=self.fitted_policy, mesh=mesh, clip=self.clip
-    )
-    self._evaluators_made.append(evaluator)
-    return evaluator
+        stack.callback(evaluator.close)
+      yield evaluator
 
   def _first(
     self, seed: int
@@ -113,16 +115,28 @@ class PolicyTrainer:
     self,
     init: Callable[[], strategy.State],
     evaluator: evaluator_lib.Evaluator,
+    *,
     mesh: jax.sharding.Mesh,
+    seed: int,
+    members: int,
   ) -> dict[str, Any]:
-    """What does not depend on how members are drawn, of an experiment."""
+    """The fields of an experiment that do not depend on the search."""
     whole = mesh_lib.replicated(mesh)
     return {
       'init': init,
       'shardings': jax.tree.map(lambda _: whole, jax.eval_shape(init)),
       'mesh': mesh,
+      'batch_size': members,
       'evaluators': self._evaluators(evaluator),
       'params': lambda state: {'theta': state.theta},
+      'tables': lambda run: results.tables(run.rows, self.random_returns(seed)),
+      'pictures': lambda run: results.pictures(
+        run.rows,
+        steps_per_iteration=members,
+        film=self.film,
+        player=self.player(run.state),
+        seed=seed,
+      ),
     }
 
   def _evaluators(
@@ -145,7 +159,7 @@ class PolicyTrainer:
     def run(state: strategy.State) -> dict[str, float]:
       found = jax.device_get(evaluate(state))
       returns = np.asarray(found.returns, np.float64)
-      # What broke shows as NaN: theta's mean is not that of its luck.
+      # A broken episode stays, as NaN: the mean must not be that of lucky ones.
       came = np.asarray(found.valid) | ~np.isfinite(returns)
       returns = returns[came]
       lengths = np.asarray(found.lengths, np.float64)[came]

@@ -1,8 +1,9 @@
 """Evolution strategies in the training loop."""
 
+import contextlib
 import dataclasses
 import functools
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import jax
@@ -56,7 +57,7 @@ class Evaluations:
 
 @dataclasses.dataclass(frozen=True)
 class ESTrainer(policy_training.PolicyTrainer):
-  """Trains a policy by an evolution strategy.
+  """Trains a policy by an evolution strategy; a `runtime.trainer.Trainer`.
 
   Attributes:
     config: what a generation does.
@@ -87,27 +88,34 @@ class ESTrainer(policy_training.PolicyTrainer):
       self.config, self.optimizer, geometry.of(self.fitted_policy)
     )
 
+  @contextlib.contextmanager
   def experiment(
     self, *, seed: int, mesh: jax.sharding.Mesh
-  ) -> loop_lib.Experiment[strategy.State]:
-    """See `training.Trainer`."""
-    evaluator = self._make_evaluator(mesh)
-    if not evaluator.pure:
-      mesh = policy_training.one_device(mesh)
-    init = functools.partial(self._init, seed, evaluator.observation_shape)
-    sides = 1 + self.config.estimator.mirrored
-    common = self._common(init, evaluator, mesh)
-    common['batch_size'] = sides * self.config.num_pairs
-    if evaluator.pure:
-      return loop_lib.Experiment(
-        step=functools.partial(self._step, evaluator),
-        batches=actors.NoBatches(),
-        **common,
+  ) -> Iterator[loop_lib.Experiment[strategy.State]]:
+    """See `runtime.trainer.Trainer`; an example is a member of the population.
+
+    The environment is closed with it.
+    """
+    with self._opened(mesh) as evaluator:
+      if not evaluator.pure:
+        mesh = policy_training.one_device(mesh)
+      sides = 1 + self.config.estimator.mirrored
+      common = self._common(
+        functools.partial(self._init, seed, evaluator.observation_shape),
+        evaluator,
+        mesh=mesh,
+        seed=seed,
+        members=sides * self.config.num_pairs,
       )
-    batches = Evaluations(self._strategy, evaluator)
-    return loop_lib.Experiment(
-      step=self._tell, batches=batches, observe=batches.observe, **common
-    )
+      if evaluator.pure:
+        step = functools.partial(self._step, evaluator)
+        batches = actors.NoBatches()
+        yield loop_lib.Experiment(step=step, batches=batches, **common)
+      else:
+        batches = Evaluations(self._strategy, evaluator)
+        yield loop_lib.Experiment(
+          step=self._tell, batches=batches, observe=batches.observe, **common
+        )
 
   def _init(self, seed: int, shape: tuple[int, ...]) -> strategy.State:
     return self._strategy.init(*self._first(seed), shape)

@@ -1,18 +1,17 @@
-"""What a finished run of classifiers leaves: tables, curves, pictures."""
+"""What a finished run of classifiers shows: accuracies and pictures."""
 
-import os
+import functools
 import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import jax
 import numpy as np
-from absl import logging
 from jaxtyping import Float
 
+from runtime import loop as loop_lib
 from runtime.record import report as report_lib
 
-__all__ = ['MEAN', 'report', 'score_rows']
+__all__ = ['MEAN', 'pictures', 'score_rows']
 
 MEAN = 'mean of the corruptions'
 
@@ -51,47 +50,29 @@ def _row(found: Mapping[str, Float[np.ndarray, ' m']]) -> dict[str, Any]:
   }
 
 
-def report(
-  workdir: str | os.PathLike[str],
+def pictures(
+  accuracies: Sequence[Mapping[str, Any]],
   *,
-  scores: Scores,
   norms: Float[np.ndarray, 'm N1 b'] | None,
   sheet: Mapping[str, Float[np.ndarray, 'h w']],
-  argv: Sequence[str] = (),
-) -> None:
-  """Prints the final table and writes `workdir/report/`; on process 0 only.
+) -> dict[str, loop_lib.Draw]:
+  """The pictures of a run's report.
 
   Args:
-    workdir: folder of the run.
-    scores: see `score_rows`.
+    accuracies: the final table; see `score_rows`.
     norms: |g_n| / |g_N| of models and pictures along the depth; None: unknown.
     sheet: one picture of every test set.
-    argv: the command line, to show how to continue.
   """
-  if jax.process_index() != 0:
-    return
-  folder = pathlib.Path(workdir) / 'report'
-  table = score_rows(scores)
-  report_lib.write_table(table, folder / 'accuracy')
-  print(f'\n{report_lib.table(table)}')
-  pictures = report_lib.can_draw()
-  report_lib.run_report(workdir, pictures=pictures)
-  if pictures:
-    accuracy = {row['pictures']: row['accuracy %'] for row in table}
-    titles = [f'{name}\n{accuracy[name]:.1f} %' for name in sheet]
-    report_lib.heatmaps(
-      [*sheet.values()],
-      titles,
-      folder / 'corruptions.png',
-      axes_labels=('column', 'row'),
+  accuracy = {row['pictures']: row['accuracy %'] for row in accuracies}
+  titles = [f'{name}\n{accuracy[name]:.1f} %' for name in sheet]
+  found = {
+    'corruptions.png': lambda path: report_lib.heatmaps(
+      [*sheet.values()], titles, path, axes_labels=('column', 'row')
     )
-    if norms is not None:
-      _draw_norms(norms, folder / 'gradients.png')
-  else:
-    logging.warning('no pictures: they need the extra `report` (matplotlib)')
-  print(f'Curves and tables: {folder}')
-  if argv:
-    print(report_lib.how_to_continue('rl.train', argv))
+  }
+  if norms is not None:
+    found['gradients.png'] = functools.partial(_draw_norms, norms)
+  return found
 
 
 def _draw_norms(norms: Float[np.ndarray, 'm N1 b'], path: pathlib.Path) -> None:

@@ -7,10 +7,10 @@ a run with seed s * num_models + i.
 Source: arXiv:2006.11421, Section 5.
 """
 
+import contextlib
 import dataclasses
 import functools
-import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import flax
@@ -55,7 +55,7 @@ class TrainState:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class ClassifierTrainer:
-  """Trains a classifier of pictures; a `rl.training.Study`.
+  """Trains a classifier of pictures; a `runtime.trainer.Trainer`.
 
   Attributes:
     data: clean pictures to learn from and to be judged on.
@@ -100,14 +100,15 @@ class ClassifierTrainer:
     """Clean pictures, as 'test', and corrupted ones, made when first asked."""
     return {'test': self.data.test} | self.corrupted(self.data)
 
+  @contextlib.contextmanager
   def experiment(
     self, *, seed: int, mesh: jax.sharding.Mesh
-  ) -> loop_lib.Experiment[TrainState]:
-    """See `Study`; an example is a picture, of each model."""
+  ) -> Iterator[loop_lib.Experiment[TrainState]]:
+    """See `runtime.trainer.Trainer`; an example is a picture, of each model."""
     seeds = range(seed * self.num_models, (seed + 1) * self.num_models)
     init = functools.partial(self._init, seeds)
     whole = mesh_lib.replicated(mesh)
-    return loop_lib.Experiment(
+    yield loop_lib.Experiment(
       init=init,
       step=self._step,
       shardings=jax.tree.map(lambda _: whole, jax.eval_shape(init)),
@@ -122,29 +123,22 @@ class ClassifierTrainer:
       num_examples=len(self.data.train),
       evaluators=self._evaluators(),
       params=lambda state: _first_model(state.params),
+      tables=lambda run: {'accuracy': self._accuracies(run.state)},
+      pictures=lambda run: class_results.pictures(
+        run.tables['accuracy'],
+        norms=self.gradient_norms(run.state),
+        sheet={name: s.images[0] for name, s in self.test_sets.items()},
+      ),
     )
 
-  def report(
-    self,
-    workdir: str | os.PathLike[str],
-    state: TrainState,
-    *,
-    argv: Sequence[str] = (),
-  ) -> None:
-    """Prints the final table and writes `workdir/report/`."""
-    class_results.report(
-      workdir,
-      scores={
+  def _accuracies(self, state: TrainState) -> list[dict[str, Any]]:
+    """The final table: every test set."""
+    return class_results.score_rows(
+      {
         name: self.scores(state, image_set)
         for name, image_set in self.test_sets.items()
-      },
-      norms=self.gradient_norms(state),
-      sheet={name: s.images[0] for name, s in self.test_sets.items()},
-      argv=argv,
+      }
     )
-
-  def close(self) -> None:
-    """Does nothing."""
 
   def scores(
     self, state: TrainState, image_set: data_lib.ImageSet

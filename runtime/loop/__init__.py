@@ -5,14 +5,22 @@ is the same loop in memory, for studies, tests and notebooks.
 """
 
 from runtime.loop.driving import Driven, drive
-from runtime.loop.experiment import BatchIterator, Evaluator, Experiment
+from runtime.loop.experiment import (
+  BatchIterator,
+  Draw,
+  Evaluator,
+  Experiment,
+  Finished,
+)
 from runtime.loop.running import LoopConfig, Result, run
 
 __all__ = [
   'BatchIterator',
+  'Draw',
   'Driven',
   'Evaluator',
   'Experiment',
+  'Finished',
   'LoopConfig',
   'Result',
   'drive',

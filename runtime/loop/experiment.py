@@ -1,18 +1,22 @@
 """What a trainer gives to the loop: a state, one pure step, data, judges."""
 
 import dataclasses
-from collections.abc import Callable, Mapping
+import pathlib
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Generic, Protocol, TypeVar
 
 import jax
 import numpy as np
 from clu import metrics as clu_metrics
 
-__all__ = ['BatchIterator', 'Evaluator', 'Experiment']
+from runtime.record.tables import Row
+
+__all__ = ['BatchIterator', 'Draw', 'Evaluator', 'Experiment', 'Finished']
 
 State = TypeVar('State')
 Batch = Mapping[str, np.ndarray]
 Evaluator = Callable[[Any], Mapping[str, float]]
+Draw = Callable[[pathlib.Path], object]
 
 
 class BatchIterator(Protocol):
@@ -26,6 +30,23 @@ class BatchIterator(Protocol):
 
   def set_state(self, state: dict[str, Any]) -> None:
     """Goes to a saved position."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Finished(Generic[State]):
+  """A run at its end, as its report sees it.
+
+  Attributes:
+    state: the last state, or that of a restored checkpoint.
+    rows: of `metrics.jsonl`, on process 0; empty on others.
+    seconds: time in training; see `Result`.
+    tables: the final ones, once they are known.
+  """
+
+  state: State
+  rows: Sequence[Row]
+  seconds: float
+  tables: Mapping[str, Sequence[Row]] = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,6 +74,10 @@ class Experiment(Generic[State]):
     observe: told the state before each batch is drawn, for batches that depend
       on it, such as what an actor with these parameters did. The step takes
       over the state's buffers: keep copies.
+    tables: the final tables by file name, as rows of a table. All processes
+      call it, so it may evaluate.
+    pictures: by file name with its suffix, functions that draw to a path. All
+      processes call it, so it may gather arrays; process 0 draws.
   """
 
   init: Callable[[], State]
@@ -69,6 +94,10 @@ class Experiment(Generic[State]):
   refresh_every: int | None = None
   on_metrics: Callable[[Mapping[str, float]], None] | None = None
   observe: Callable[[State], None] | None = None
+  tables: Callable[[Finished[State]], Mapping[str, Sequence[Row]]] = (
+    lambda run: {}
+  )
+  pictures: Callable[[Finished[State]], Mapping[str, Draw]] = lambda run: {}
 
   def evaluate(self, state: State) -> dict[str, float]:
     """Scores of all evaluators, as 'eval/<evaluator>/<metric>'."""

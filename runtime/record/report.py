@@ -12,7 +12,6 @@ import importlib.util
 import os
 import pathlib
 import shlex
-import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -283,20 +282,17 @@ def quartiles(
   return _save(figure, path)
 
 
-def how_to_continue(module: str, argv: Sequence[str]) -> str:
+def how_to_continue(program: str, argv: Sequence[str]) -> str:
   """Tells how to train a finished run for longer.
 
   Args:
-    module: of the binary, such as 'performer.train'.
-    argv: its command line.
+    program: how a user starts the binary, such as 'python -m performer.train'.
+    argv: its command line, program first.
 
   Returns:
     Two lines for the terminal.
   """
-  path = os.path.relpath(sys.executable)
-  # As a user types it from here.
-  python = 'python' if path.startswith('..') else path
-  again = shlex.join([python, '-m', module, *argv[1:]])
+  again = ' '.join([program, shlex.join(argv[1:])])
   return (
     'To train longer, give it more STEPS:\n  '
     f"{again} --gin_param='STEPS = ...' --allow_config_change"

@@ -8,8 +8,8 @@ import numpy as np
 import optax
 import pytest
 
-from performer import attention, train_lib
-from performer import trainer as trainer_lib
+from performer import attention, training
+from performer import learner as learner_lib
 from performer.data import copying
 from performer.models import transformer
 from performer.slim import model as slim_model
@@ -17,6 +17,7 @@ from performer.slim import options
 from runtime import loop
 from runtime.devices import mesh as mesh_lib
 from runtime.loop import durations
+from tests import experiments
 
 LENGTH = 15
 SQUARE = attention.Favor(kernel='square', projection=False, features=None)
@@ -47,18 +48,18 @@ def make_transformer(mechanism, dropout=0.0):
 def build(
   slim, *, model=None, devices=1, mesh=mesh_lib.MeshConfig(), judged=()
 ):
-  return train_lib.build(
-    model=model or make_model(),
-    data=DATA,
-    optimizer=optax.adam(1e-2),
+  """The learner of a trainer by chunks, and its experiment."""
+  trainer = training.LanguageModelTrainer(
+    model or make_model(),
+    DATA,
+    optax.adam(1e-2),
     batch_size=8,
-    seed=0,
-    mesh=mesh,
     eval_splits=judged,
-    eval_batch_size=None,
     slim=slim,
-    devices=jax.devices()[:devices],
   )
+  devices = jax.devices()[:devices]
+  learner = trainer.learner(seed=0, mesh=mesh.make(devices))
+  return learner, experiments.of(trainer, mesh=mesh, devices=devices)
 
 
 def batch():
@@ -66,14 +67,14 @@ def batch():
 
 
 def first_gradients(slim, **kwargs):
-  trainer, experiment = build(slim, **kwargs)
+  learner, experiment = build(slim, **kwargs)
 
   @jax.jit
   def gradients(state, batch):
     key = jax.random.key(3)
-    return trainer.gradients(state.params, state.projections, batch, key)
+    return learner.gradients(state.params, state.projections, batch, key)
 
-  state = jax.jit(trainer.init, out_shardings=experiment.shardings)()
+  state = jax.jit(learner.init, out_shardings=experiment.shardings)()
   placed = mesh_lib.place_batch(experiment.mesh, batch())
   grads, metrics = gradients(state, placed)
   values = {name: float(m.compute()) for name, m in metrics.items()}
@@ -99,7 +100,7 @@ def test_gradients_are_those_of_the_sequence_at_once(slim):
   close(ours, grads)
   assert found['loss'] == pytest.approx(metrics['loss'], rel=1e-6)
   assert found['accuracy'] == pytest.approx(metrics['accuracy'])
-  drifts = [n for n in found if n.startswith(trainer_lib.DRIFT)]
+  drifts = [n for n in found if n.startswith(learner_lib.DRIFT)]
   if slim.strategy == 'subtract':
     assert drifts == ['drift_layer0', 'drift_layer1']
     assert max(found[n] for n in drifts) < 1e-5
@@ -166,7 +167,7 @@ def test_switching_goes_on_as_if_nothing_had_happened(curves):
 
 
 def test_drift_is_said_once(caplog):
-  watch = train_lib._drift_watch(1e-3)
+  watch = training._drift_watch(1e-3)
   with caplog.at_level(python_logging.WARNING):
     watch({'loss': 1.0})
     watch({'drift_layer0': 1e-7, 'drift_layer1': 1e-5})
@@ -196,6 +197,6 @@ def test_what_does_not_fit(slim, kwargs, message):
 
 
 def test_the_plan_keeps_to_its_budget():
-  trainer, experiment = build(options.Slim(memory_budget_gb=1.0))
-  assert trainer.chunked.plan.strategy == 'full'
-  assert experiment.activation_bytes() == trainer.chunked.plan.temporary_bytes
+  learner, experiment = build(options.Slim(memory_budget_gb=1.0))
+  assert learner.chunked.plan.strategy == 'full'
+  assert experiment.activation_bytes() == learner.chunked.plan.temporary_bytes

@@ -8,13 +8,14 @@ import numpy as np
 import optax
 import pytest
 
-from performer import attention, train_lib
+from performer import attention, training
 from performer.data import proteins
 from performer.models import transformer
 from runtime import loop
 from runtime.devices import mesh as mesh_lib
 from runtime.loop import durations
 from runtime.record import writers
+from tests import experiments
 
 LENGTH = 16
 STEPS = 5
@@ -72,17 +73,15 @@ def build(files, task, mechanism, mesh=None, **kwargs):
   data = proteins.Proteins(
     task=task, max_length=LENGTH, files=paths, cache_dir=cache, num_threads=0
   )
-  return train_lib.build(
-    model=model,
-    data=data,
-    optimizer=optax.adam(1e-2),
-    batch_size=8,
+  trainer = training.LanguageModelTrainer(
+    model, data, optax.adam(1e-2), batch_size=8, eval_splits=()
+  )
+  return experiments.of(
+    trainer,
     seed=4,
     mesh=mesh or mesh_lib.MeshConfig(),
-    eval_splits=(),
-    eval_batch_size=None,
     devices=jax.devices() if mesh else jax.devices()[:1],
-  )[1]
+  )
 
 
 def train(experiment, workdir, steps=STEPS):

@@ -9,12 +9,13 @@ import optax
 import pytest
 from absl import logging
 
-from performer import attention, norm_watch, train_lib
+from performer import attention, norm_watch, training
 from performer.data import proteins
 from performer.models import transformer
 from runtime import loop
 from runtime.devices import mesh as mesh_lib
 from runtime.loop import durations
+from tests import experiments
 
 LENGTH = 16
 FAVOR = attention.Favor(features=8, chunk=8)
@@ -56,17 +57,13 @@ def make_model(mechanism=FAVOR):
 
 
 def build(data, mechanism=FAVOR):
-  return train_lib.build(
-    model=make_model(mechanism),
-    data=data,
-    optimizer=optax.sgd(0.0),
-    batch_size=8,
-    seed=0,
-    mesh=mesh_lib.MeshConfig(),
-    eval_splits=('valid',),
-    eval_batch_size=None,
-    devices=jax.devices()[:1],
+  """The learner of a trainer, and its experiment."""
+  trainer = training.LanguageModelTrainer(
+    make_model(mechanism), data, optax.sgd(0.0), batch_size=8
   )
+  one = jax.devices()[:1]
+  learner = trainer.learner(seed=0, mesh=mesh_lib.MeshConfig().make(one))
+  return learner, experiments.of(trainer, devices=one)
 
 
 def scaled(state, *factors):
@@ -93,8 +90,8 @@ def warnings_seen(caplog):
 
 
 def test_warns_once_when_norms_have_grown(data, warnings_seen):
-  trainer, experiment = build(data)
-  state = jax.jit(trainer.init)()
+  learner, experiment = build(data)
+  state = jax.jit(learner.init)()
   evaluator = experiment.evaluators['valid']
   small = scaled(state, 0.3, 0.3)
   evaluator(small)
@@ -107,19 +104,19 @@ def test_warns_once_when_norms_have_grown(data, warnings_seen):
   count = len(warnings_seen())
   evaluator(large)
   assert len(warnings_seen()) == count
-  plain = train_lib.evaluate(
-    trainer, data, 'valid', mesh=experiment.mesh, batch_size=8
+  plain = training.evaluate(
+    learner, data, 'valid', mesh=experiment.mesh, batch_size=8
   )
   assert scores == plain(large)
 
 
 def test_prediction_is_the_closed_form(data):
   """In float64 from the parameters, for the first layer."""
-  trainer, experiment = build(data)
-  state = scaled(jax.jit(trainer.init)(), 0.7, 0.7)
+  learner, experiment = build(data)
+  state = scaled(jax.jit(learner.init)(), 0.7, 0.7)
   batch = {k: jnp.asarray(x) for k, x in next(experiment.batches).items()}
   found = norm_watch.predicted_errors(
-    trainer.spread_model, FAVOR, state.params, state.projections, batch
+    learner.spread_model, FAVOR, state.params, state.projections, batch
   )
   assert found.shape == (2,)
   p = jax.tree.map(lambda x: np.asarray(x, float), state.params)

@@ -22,9 +22,9 @@ def build(monkeypatch):
     experiment = kind.experiment
 
     def stop(trainer, **arguments):
-      experiment(trainer, **arguments)
-      made.append(trainer)
-      raise _BuiltError
+      with experiment(trainer, **arguments):
+        made.append(trainer)
+        raise _BuiltError
 
     monkeypatch.setattr(kind, 'experiment', stop)
 

@@ -3,7 +3,6 @@
 import functools
 import json
 
-import jax
 import numpy as np
 import optax
 import pytest
@@ -20,7 +19,6 @@ from rl.envs import (
 )
 from rl.es import policies, strategy, training
 from runtime import loop
-from runtime.devices import mesh as mesh_lib
 from runtime.loop import durations
 from tests.rl import agent_cases
 
@@ -67,14 +65,12 @@ def test_a_run_leaves_a_table_curves_and_a_film(tmp_path, capsys):
     strategy.ESConfig(num_pairs=2),
     optax.sgd(0.1),
     eval_episodes=4,
-  )
-  shown = film.Film(
-    lanes.Lanes(task, 2), pixels.pendulum_scene, num_frames=7, size=16
+    film=film.Film(
+      lanes.Lanes(task, 2), pixels.pendulum_scene, num_frames=7, size=16
+    ),
   )
   config = loop.LoopConfig(durations.Duration(steps=2), log_every=1)
-  train_lib.train(
-    workdir=str(tmp_path), trainer=trainer, loop=config, film=shown
-  )
+  train_lib.train(workdir=str(tmp_path), trainer=trainer, loop=config)
   assert 'random actions, center' in capsys.readouterr().out
   folder = tmp_path / 'report'
   assert (folder / 'returns.png').stat().st_size > 1000
@@ -106,7 +102,7 @@ class _Constant(evaluation.RandomPlayer):
 
 
 def test_what_cannot_be_shown_does_not_fail_the_run(tmp_path, caplog):
-  """No renderer; no step."""
+  """There is no renderer; or there is no step."""
 
   class Blind(lanes.Lanes):
     def render(self, state):
@@ -118,16 +114,18 @@ def test_what_cannot_be_shown_does_not_fail_the_run(tmp_path, caplog):
     functools.partial(policies.MLP, hidden=()),
     strategy.ESConfig(num_pairs=2),
     optax.sgd(0.1),
+    film=shown,
   )
-  mesh = mesh_lib.MeshConfig().make(jax.devices()[:1])
-  state = trainer.experiment(seed=0, mesh=mesh).init()
-  results._shoot(shown, trainer.player(state), 0, tmp_path / 'film.gif')
-  assert 'no film: no renderer' in caplog.text
-  assert not (tmp_path / 'film.gif').exists()
-  loop_config = loop.LoopConfig(durations.Duration(steps=0))
-  train_lib.train(
-    workdir=str(tmp_path), trainer=trainer, loop=loop_config, film=shown
-  )
+  for steps in (1, 0):
+    train_lib.train(
+      workdir=str(tmp_path / str(steps)),
+      trainer=trainer,
+      loop=loop.LoopConfig(durations.Duration(steps=steps)),
+    )
+  assert 'film.gif: RendererError: no renderer' in caplog.text
+  written = {path.name for path in (tmp_path / '1' / 'report').iterdir()}
+  assert 'film.gif' not in written
+  assert {'scores.md', 'returns.png', 'curves.png'} <= written
   assert 'no report: there are no steps' in caplog.text
 
 

@@ -13,6 +13,7 @@ from rl.envs import lanes, pendulum
 from runtime import loop
 from runtime.devices import mesh as mesh_lib
 from runtime.loop import durations
+from tests import experiments
 from tests.rl import agent_cases
 from tests.rl.envs import env_cases
 
@@ -34,7 +35,6 @@ def _trainer(num_agents=1, host=False, **settings):
 
 def _run(trainer, workdir, steps, *, devices=1, seed=0):
   mesh = mesh_lib.MeshConfig().make(jax.devices()[:devices])
-  experiment = trainer.experiment(seed=seed, mesh=mesh)
   every = durations.Duration(steps=3)
   config = loop.LoopConfig(
     durations.Duration(steps=steps),
@@ -42,10 +42,8 @@ def _run(trainer, workdir, steps, *, devices=1, seed=0):
     eval_every=every,
     checkpoint_every=every,
   )
-  try:
+  with trainer.experiment(seed=seed, mesh=mesh) as experiment:
     return loop.run(experiment, config, workdir=workdir, seed=seed).state
-  finally:
-    trainer.close()
 
 
 def _rows(workdir):
@@ -110,8 +108,7 @@ def test_devices_share_the_work(tmp_path, num_agents):
 
 
 def test_what_cannot_be_shared_is_done_everywhere(caplog):
-  mesh = mesh_lib.MeshConfig().make(jax.devices()[:3])
-  experiment = _trainer(2).experiment(seed=0, mesh=mesh)
+  experiment = experiments.of(_trainer(2), devices=jax.devices()[:3])
   assert 'num_agents=2 num_lanes=8 for 3' in caplog.text
   shardings = jax.tree.leaves(experiment.shardings)
   assert all(s.is_fully_replicated for s in shardings)

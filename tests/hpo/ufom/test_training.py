@@ -14,6 +14,7 @@ from runtime import loop
 from runtime.devices import mesh
 from runtime.loop import durations
 from runtime.record import writers
+from tests import experiments
 
 INNER = ufom.Inner(10, 0.1, mode='store')
 
@@ -122,9 +123,8 @@ def test_batches_are_functions_of_seed_and_number():
 
 
 def test_fewer_devices_work_where_tasks_do_not_divide():
-  whole = mesh.MeshConfig().make()
   for tasks, devices in ((1, 1), (6, 2), (8, 8), (16, 8)):
-    made = trainer(tasks_per_step=tasks).experiment(seed=0, mesh=whole)
+    made = experiments.of(trainer(tasks_per_step=tasks))
     assert made.mesh.size == devices
 
 

@@ -12,6 +12,7 @@ from rl.es import backends, cma, cma_training, policies
 from runtime import loop
 from runtime.devices import mesh as mesh_lib
 from runtime.loop import durations
+from tests import experiments
 from tests.rl.es import ray_cases
 
 pytest.importorskip('cmaes')
@@ -36,9 +37,9 @@ def _run(workdir, steps):
   )
   # More than one device, of which it takes one.
   mesh = mesh_lib.MeshConfig().make(jax.devices()[:2])
-  experiment = _trainer().experiment(seed=3, mesh=mesh)
-  assert experiment.batch_size == 6
-  return loop.run(experiment, config, workdir=workdir, seed=3).state
+  with _trainer().experiment(seed=3, mesh=mesh) as experiment:
+    assert experiment.batch_size == 6
+    return loop.run(experiment, config, workdir=workdir, seed=3).state
 
 
 def test_the_loop_changes_nothing_and_neither_does_resuming(tmp_path):
@@ -71,6 +72,4 @@ def test_too_many_parameters_are_refused():
     ray_cases.Walk(5), wide, evaluator=backends.Lanes()
   )
   with pytest.raises(ValueError, match=r'2 to 200 parameters, got 401'):
-    trainer.experiment(
-      seed=0, mesh=mesh_lib.MeshConfig().make(jax.devices()[:1])
-    )
+    experiments.of(trainer, devices=jax.devices()[:1])

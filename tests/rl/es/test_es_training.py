@@ -34,8 +34,8 @@ def _run(trainer, workdir, steps, *, devices=1):
   config = loop.LoopConfig(
     durations.Duration(steps=steps), 2, eval_every=every, checkpoint_every=every
   )
-  experiment = trainer.experiment(seed=3, mesh=mesh)
-  return loop.run(experiment, config, workdir=workdir, seed=3).state
+  with trainer.experiment(seed=3, mesh=mesh) as experiment:
+    return loop.run(experiment, config, workdir=workdir, seed=3).state
 
 
 @pytest.mark.parametrize(

@@ -14,8 +14,7 @@ import numpy as np
 import optax
 import pytest
 
-from rl import film, train_lib
-from rl.envs import cartpole, lanes
+from rl import train_lib
 from rl.odetoode import (
   bodies,
   certificates,
@@ -28,10 +27,10 @@ from rl.odetoode import (
   trivialization,
 )
 from rl.odetoode.images import corrupted, data
-from runtime import context, loop
+from runtime import loop
 from runtime.config import sessions
-from runtime.devices import mesh as mesh_lib
 from runtime.loop import durations
+from tests import experiments
 
 ROOT = pathlib.Path(__file__).parents[3]
 # Few instructions, so that little is compiled.
@@ -160,12 +159,8 @@ def test_models_of_one_run_are_runs_of_their_seeds(
   alone = make(pictures, dropout=0.1)
   states = []
   for one, seed in ((trainer, 0), (alone, 1)):
-    grid = mesh_lib.MeshConfig().make()
-    experiment = one.experiment(seed=seed, mesh=grid)
-    state, step = experiment.init(), jax.jit(experiment.step)
-    for _ in range(3):
-      state, _ = step(state, next(experiment.batches))
-    states.append(state)
+    experiment = experiments.of(one, seed=seed)
+    states.append(loop.drive(experiment, 3, records=()).state)
   both, single = states
   for one, two in zip(
     jax.tree.leaves(both.params), jax.tree.leaves(single.params), strict=True
@@ -229,16 +224,6 @@ def test_bad_settings_are_named(pictures):
     make(pictures, dropout=1.0)
   with pytest.raises(ValueError, match='num_models'):
     make(pictures, num_models=0)
-  balance = lanes.Lanes(cartpole.CartPoleBalance(), 2)
-  shown = film.Film(balance, lambda state, size: None)
-  with pytest.raises(ValueError, match='nobody acts'):
-    train_lib.train(
-      workdir='unused',
-      trainer=make(pictures),
-      loop=loop.LoopConfig(durations.Duration(steps=1)),
-      film=shown,
-      context=context.RunContext(dry_run=True),
-    )
 
 
 def command(workdir, *params):

@@ -1,4 +1,4 @@
-"""One training run of a language model as pure functions of its state."""
+"""Learning of a language model as pure functions of its state."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -18,7 +18,7 @@ from performer.slim import training as slim_training
 from runtime.devices import mesh as mesh_lib
 from runtime.record import metrics as metrics_lib
 
-__all__ = ['DRIFT', 'Batch', 'TrainState', 'Trainer']
+__all__ = ['DRIFT', 'Batch', 'Learner', 'TrainState']
 
 Batch = Mapping[str, Any]
 
@@ -49,8 +49,8 @@ class TrainState:
 
 
 @dataclasses.dataclass(frozen=True)
-class Trainer:
-  """Pure functions of one training run.
+class Learner:
+  """The pure functions of one training run: state, step, metrics.
 
   Attributes:
     model: the language model, with its attention for one device.

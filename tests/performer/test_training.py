@@ -6,12 +6,13 @@ import numpy as np
 import optax
 import pytest
 
-from performer import attention, objective, results, train_lib
+from performer import attention, objective, results, train_lib, training
 from performer.data import proteins
 from performer.models import transformer
 from runtime import loop
 from runtime.devices import mesh as mesh_lib
 from runtime.loop import durations
+from tests import experiments
 
 LENGTH = 16
 # The kernel that compiles fastest: what is tested here is around it.
@@ -60,19 +61,21 @@ def make_model(mechanism=FAVOR, *, causal=True, **kwargs):
   )
 
 
-def build(files, **kwargs):
+def make_trainer(files, **kwargs):
   settings = {
     'model': make_model(),
     'data': make_data(files),
     'optimizer': optax.adam(1e-2),
     'batch_size': 8,
-    'seed': 0,
-    'mesh': mesh_lib.MeshConfig(),
-    'eval_splits': ('valid',),
-    'eval_batch_size': None,
-    'devices': jax.devices()[:1],
-  } | kwargs
-  return train_lib.build(**settings)
+  }
+  return training.LanguageModelTrainer(**settings | kwargs)
+
+
+def build(files, *, mesh=mesh_lib.MeshConfig(), devices=1, **kwargs):
+  """The learner of a trainer, and its experiment."""
+  trainer, devices = make_trainer(files, **kwargs), jax.devices()[:devices]
+  learner = trainer.learner(seed=0, mesh=mesh.make(devices))
+  return learner, experiments.of(trainer, mesh=mesh, devices=devices)
 
 
 def test_objective_by_hand():
@@ -100,7 +103,7 @@ def test_objective_by_hand():
 
 
 def test_matrices_follow_the_schedule(files, tmp_path):
-  trainer, experiment = build(files)
+  learner, experiment = build(files)
   seen = []
   experiment.evaluators['valid'] = lambda state: (
     seen.append(np.asarray(state.projections)) or {}
@@ -114,7 +117,7 @@ def test_matrices_follow_the_schedule(files, tmp_path):
     seed=0,
   )
   key = jax.random.fold_in(jax.random.key(0), 2)
-  draw = jax.jit(trainer.model.draw_projections)
+  draw = jax.jit(learner.model.draw_projections)
   for number, found in enumerate(seen):
     np.testing.assert_allclose(found, draw(key, number), atol=1e-6)
   changed = [i for i in range(1, 7) if not np.array_equal(seen[i], seen[i - 1])]
@@ -124,12 +127,12 @@ def test_matrices_follow_the_schedule(files, tmp_path):
 def test_step_descends_its_own_gradient(files):
   """One step of plain gradient descent, against finite differences."""
   rate = 1e-2
-  trainer, experiment = build(files, optimizer=optax.sgd(rate))
-  state = jax.jit(trainer.init)()
+  learner, experiment = build(files, optimizer=optax.sgd(rate))
+  state = jax.jit(learner.init)()
   batch = jax.tree.map(jnp.asarray, next(experiment.batches))
-  after, _ = jax.jit(trainer.step)(state, batch)
+  after, _ = jax.jit(learner.step)(state, batch)
   loss = jax.jit(
-    lambda params: trainer.loss(params, state.projections, batch, None)[0]
+    lambda params: learner.loss(params, state.projections, batch, None)[0]
   )
   rng = np.random.default_rng(2)
   direction = jax.tree.map(
@@ -155,8 +158,8 @@ def test_step_descends_its_own_gradient(files):
 def test_evaluation_is_one_mean_over_the_set(files, task):
   data = make_data(files, task)
   model = make_model(causal=task == 'causal')
-  trainer, experiment = build(files, data=data, model=model)
-  state = jax.jit(trainer.init)()
+  learner, experiment = build(files, data=data, model=model)
+  state = jax.jit(learner.init)()
   found = experiment.evaluators['valid'](state)
   total, weight = 0.0, 0.0
   logits = jax.jit(
@@ -185,11 +188,8 @@ def test_training_beats_the_frequencies_and_reports_it(
   monkeypatch.setattr(jax, 'devices', lambda: one)
   result = train_lib.train(
     workdir=str(tmp_path),
-    model=make_model(),
-    data=make_data(files),
-    optimizer=optax.adam(1e-2),
+    trainer=make_trainer(files, batch_size=16),
     loop=loop.LoopConfig(durations.Duration(steps=150), log_every=50),
-    batch_size=16,
   )
   assert result.finished
   rows = (tmp_path / 'report' / 'scores.csv').read_text().splitlines()
@@ -208,8 +208,8 @@ def test_training_beats_the_frequencies_and_reports_it(
 @pytest.mark.parametrize('mechanism', [FAVOR, attention.Exact()])
 def test_attention_maps_are_causal_averages(files, mechanism):
   model = make_model(mechanism)
-  trainer, experiment = build(files, model=model)
-  state = jax.jit(trainer.init)()
+  learner, experiment = build(files, model=model)
+  state = jax.jit(learner.init)()
   maps = results.attention_maps(
     model, state.params, state.projections, next(experiment.batches), length=8
   )
@@ -229,10 +229,11 @@ def test_attention_maps_are_causal_averages(files, mechanism):
       {
         'model': make_model(attention.Exact()),
         'mesh': mesh_lib.MeshConfig(sequence=2),
+        'devices': 2,
       },
-      r'mesh\.sequence=2',
+      'got 2 devices for Exact',
     ),
-    ({'batch_size': 6, 'devices': jax.devices()[:4]}, 'batch_size=6'),
+    ({'batch_size': 6, 'devices': 4}, 'batch_size=6'),
   ],
 )
 def test_parts_that_do_not_fit_are_named(files, change, message):

@@ -1,0 +1,319 @@
+"""A language model in the training loop: data, evaluators, chunks, warnings."""
+
+import contextlib
+import dataclasses
+import functools
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from absl import logging
+from clu import metrics as clu_metrics
+from jaxtyping import PyTree
+
+from performer import attention, norm_watch, results
+from performer import learner as learner_lib
+from performer.data import dataset
+from performer.models import language_model
+from performer.slim import drift as drift_lib
+from performer.slim import options as slim_options
+from performer.slim import training as slim_training
+from runtime import loop as loop_lib
+from runtime.devices import mesh as mesh_lib
+from runtime.record import summary
+
+__all__ = ['LanguageModelTrainer', 'evaluate']
+
+
+@dataclasses.dataclass(frozen=True)
+class LanguageModelTrainer:
+  """Trains a Transformer language model; a `runtime.trainer.Trainer`.
+
+  Attributes:
+    model: the language model.
+    data: training and evaluation sequences.
+    optimizer: from optax.
+    batch_size: sequences per step, over all devices.
+    eval_splits: splits judged at the evaluation interval; all are at the end.
+    eval_batch_size: sequences per evaluation step; None: as in training.
+    slim: gradients by chunks, in memory that does not grow with the length;
+      None: whole sequences.
+
+  Raises:
+    ValueError: if model and data do not fit each other.
+  """
+
+  model: language_model.LanguageModel
+  data: dataset.DataSet
+  optimizer: optax.GradientTransformation
+  batch_size: int
+  eval_splits: tuple[str, ...] = ('valid',)
+  eval_batch_size: int | None = None
+  slim: slim_options.Slim | None = None
+
+  def __post_init__(self) -> None:
+    _check(self.model, self.data, self.eval_splits)
+
+  def learner(
+    self, *, seed: int, mesh: jax.sharding.Mesh
+  ) -> learner_lib.Learner:
+    """The pure functions of a run on a mesh.
+
+    Raises:
+      ValueError: if the attention cannot be split as the mesh asks, or no
+        strategy by chunks fits.
+    """
+    if mesh.shape['sequence'] != 1 and not isinstance(
+      self.model.attention, attention.Favor
+    ):
+      raise ValueError(
+        'only attention.Favor can split positions over devices, got '
+        f'{mesh.shape["sequence"]} devices for {self.model.attention}'
+      )
+    learner = learner_lib.Learner(self.model, self.optimizer, seed, mesh)
+    if self.slim is None:
+      return learner
+    return _chunked(learner, self.slim, self.batch_size, self.data.max_length)
+
+  @contextlib.contextmanager
+  def experiment(
+    self, *, seed: int, mesh: jax.sharding.Mesh
+  ) -> Iterator[loop_lib.Experiment[learner_lib.TrainState]]:
+    """See `runtime.trainer.Trainer`; an example is a sequence."""
+    learner = self.learner(seed=seed, mesh=mesh)
+    index, count = mesh_lib.process_slice(mesh, self.batch_size)
+    yield loop_lib.Experiment(
+      init=learner.init,
+      step=learner.step,
+      shardings=learner.shardings(mesh),
+      batches=self.data.train_iterator(
+        batch_size=self.batch_size,
+        seed=seed,
+        process_index=index,
+        process_count=count,
+      ),
+      mesh=mesh,
+      batch_size=self.batch_size,
+      num_examples=self.data.num_examples('train'),
+      evaluators=self._evaluators(learner, mesh),
+      activation_bytes=lambda: _activation_bytes(
+        learner, self.batch_size, self.data.max_length
+      ),
+      params=lambda state: state.params,
+      refresh=learner.redraw,
+      refresh_every=self.model.attention.redraw_every,
+      on_metrics=self._drift_watch(),
+      tables=functools.partial(self._tables, learner, mesh),
+      pictures=functools.partial(self._pictures, mesh),
+    )
+
+  @property
+  def _judged_at_once(self) -> int:
+    return self.eval_batch_size or self.batch_size
+
+  def _evaluators(
+    self, learner: learner_lib.Learner, mesh: jax.sharding.Mesh
+  ) -> dict[str, loop_lib.Evaluator]:
+    """By split; the first one also watches the norms of queries and keys."""
+    options = {'mesh': mesh, 'batch_size': self._judged_at_once}
+    found = {
+      split: evaluate(learner, self.data, split, **options)
+      for split in self.eval_splits
+    }
+    for split in self.eval_splits[:1]:
+      found[split] = norm_watch.watch(
+        found[split], learner, self.data, split, **options
+      )
+    return found
+
+  def _drift_watch(self) -> Callable[[Mapping[str, float]], None] | None:
+    return (
+      None if self.slim is None else _drift_watch(self.slim.drift_threshold)
+    )
+
+  def _tables(
+    self,
+    learner: learner_lib.Learner,
+    mesh: jax.sharding.Mesh,
+    run: loop_lib.Finished[learner_lib.TrainState],
+  ) -> dict[str, list[dict[str, Any]]]:
+    """The model beside the baselines, on every split."""
+    size = self._judged_at_once
+    scores = {
+      split: evaluate(learner, self.data, split, mesh=mesh, batch_size=size)(
+        run.state
+      )
+      for split in self.data.splits
+    }
+    return {'scores': results.score_rows(self.data, scores, batch_size=size)}
+
+  def _pictures(
+    self,
+    mesh: jax.sharding.Mesh,
+    run: loop_lib.Finished[learner_lib.TrainState],
+  ) -> dict[str, loop_lib.Draw]:
+    state = _on_host(run.state, mesh)
+    draw = functools.partial(
+      results.draw_attention,
+      self.model,
+      self.data,
+      state.params,
+      state.projections,
+    )
+    return {'attention.png': draw}
+
+
+def evaluate(
+  learner: learner_lib.Learner,
+  data: dataset.DataSet,
+  split: str,
+  *,
+  mesh: jax.sharding.Mesh,
+  batch_size: int,
+) -> loop_lib.Evaluator:
+  """Makes an evaluator of one split: state -> loss, perplexity, accuracy.
+
+  Masks of masked language models are fixed; the random matrices are those of
+  the last training step.
+
+  Args:
+    learner: whose model is judged.
+    data: has the split.
+    split: its name.
+    mesh: the devices.
+    batch_size: sequences at a time, over all devices.
+  """
+  index, count = mesh_lib.process_slice(mesh, batch_size)
+
+  @functools.partial(jax.jit, out_shardings=mesh_lib.replicated(mesh))
+  def eval_step(
+    params: PyTree, projections: PyTree, batch: learner_lib.Batch
+  ) -> dict[str, clu_metrics.Metric]:
+    return learner.metrics(params, projections, batch)
+
+  def run(state: learner_lib.TrainState) -> dict[str, float]:
+    total = None
+    for batch in data.eval_batches(
+      split, batch_size=batch_size, process_index=index, process_count=count
+    ):
+      placed = mesh_lib.place_batch(mesh, batch)
+      update = eval_step(state.params, state.projections, placed)
+      update = jax.tree.map(np.float64, jax.device_get(update))
+      total = update if total is None else _merge(total, update)
+    return {name: float(metric.compute()) for name, metric in total.items()}
+
+  return run
+
+
+def _merge(
+  a: dict[str, clu_metrics.Metric], b: dict[str, clu_metrics.Metric]
+) -> dict[str, clu_metrics.Metric]:
+  return {name: metric.merge(b[name]) for name, metric in a.items()}
+
+
+def _chunked(
+  learner: learner_lib.Learner,
+  slim: slim_options.Slim,
+  batch_size: int,
+  length: int,
+) -> learner_lib.Learner:
+  """The learner, with gradients by chunks; says which."""
+  state = jax.eval_shape(learner.init)
+  chunked = slim_training.make(
+    learner.model,
+    slim,
+    params=state.params,
+    projections=state.projections,
+    batch=_batch_shapes(batch_size, length),
+    mesh=learner.mesh,
+    batch_axes=mesh_lib.BATCH_AXES,
+  )
+  logging.info('gradients by chunks: %s', chunked.plan.describe())
+  return dataclasses.replace(learner, chunked=chunked)
+
+
+def _drift_watch(
+  threshold: float,
+) -> Callable[[Mapping[str, float]], None]:
+  """Warns, once, if subtraction loses the states of a layer."""
+  warned = False
+
+  def watch(metrics: Mapping[str, float]) -> None:
+    nonlocal warned
+    names = [n for n in metrics if n.startswith(learner_lib.DRIFT)]
+    names.sort(key=lambda n: int(n.removeprefix(learner_lib.DRIFT)))
+    values = np.array([metrics[n] for n in names])
+    text = drift_lib.message(values, threshold) if names else None
+    if text is not None and not warned:
+      warned = True
+      logging.warning('%s', text)
+
+  return watch
+
+
+def _check(
+  model: language_model.LanguageModel,
+  data: dataset.DataSet,
+  eval_splits: tuple[str, ...],
+) -> None:
+  if model.vocab_size != data.vocab_size:
+    raise ValueError(
+      'the model must have the vocabulary of the data, '
+      f'got {model.vocab_size=} {data.vocab_size=}'
+    )
+  if model.max_length is not None and model.max_length < data.max_length:
+    raise ValueError(
+      'the model must have a position for every token of the data, '
+      f'got {model.max_length=} {data.max_length=}'
+    )
+  if model.causal != (data.task == 'causal'):
+    raise ValueError(
+      "task 'causal' needs a causal model, 'mlm' a bidirectional one, "
+      f'got {model.causal=} {data.task=}'
+    )
+  unknown = sorted(set(eval_splits) - set(data.splits))
+  if unknown:
+    raise ValueError(
+      f'eval_splits {unknown} are not in the data, which has {data.splits}'
+    )
+
+
+def _batch_shapes(
+  batch_size: int, length: int
+) -> dict[str, jax.ShapeDtypeStruct]:
+  shape = (batch_size, length)
+  return {
+    'tokens': jax.ShapeDtypeStruct(shape, jnp.int32),
+    'targets': jax.ShapeDtypeStruct(shape, jnp.int32),
+    'weights': jax.ShapeDtypeStruct(shape, jnp.float32),
+    'mask': jax.ShapeDtypeStruct(shape, jnp.bool_),
+  }
+
+
+def _activation_bytes(
+  learner: learner_lib.Learner, batch_size: int, length: int
+) -> int:
+  if learner.chunked is not None:
+    shares = learner.mesh.size
+    return learner.chunked.plan.temporary_bytes * shares
+  state = jax.eval_shape(learner.init)
+  return summary.residual_bytes(
+    learner.loss,
+    state.params,
+    state.projections,
+    _batch_shapes(batch_size, length),
+    state.key,
+  )
+
+
+def _on_host(
+  state: learner_lib.TrainState, mesh: jax.sharding.Mesh
+) -> learner_lib.TrainState:
+  """Gathers a state that may be spread over hosts."""
+  everywhere = mesh_lib.replicated(mesh)
+  return jax.device_get(
+    jax.jit(lambda s: s.replace(key=None), out_shardings=everywhere)(state)
+  )
