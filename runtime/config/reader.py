@@ -21,7 +21,7 @@ from gin import config as gin_config
 from gin import config_parser
 
 from runtime.config import bindings as bindings_lib
-from runtime.config import errors
+from runtime.config import errors, gin_state
 from runtime.config import files as files_lib
 from runtime.config import types as types_lib
 
@@ -150,7 +150,7 @@ class Reader:
     imports: Sequence[config_parser.ImportStatement],
   ) -> None:
     """Reads the statements of one source in a gin context of its own."""
-    with gin_config._parse_scope() as context:
+    with gin_state.parse_scope() as context:
       for statement in imports:
         self._import(source, context, statement)
       for statement in _statements(source, text):
@@ -164,7 +164,6 @@ class Reader:
         except (ValueError, SyntaxError) as error:  # gin's further checks.
           reason = error.msg if isinstance(error, SyntaxError) else error
           raise ConfigError(str(reason), where) from error
-      gin_config._IMPORTS.update(context.imports)
 
   def _apply(
     self, source: _Source, context: gin_config.ParseContext, statement: Any

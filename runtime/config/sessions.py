@@ -22,7 +22,6 @@ values of macros, where they are used.
 """
 
 import contextlib
-import copy
 import dataclasses
 import functools
 import re
@@ -30,10 +29,8 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import gin
-from gin import config as gin_config
-from gin import selector_map
 
-from runtime.config import errors
+from runtime.config import errors, gin_state
 from runtime.config import reader as reader_lib
 
 __all__ = ['ConfigError', 'Parsed', 'session', 'tell']
@@ -42,15 +39,6 @@ ConfigError = errors.ConfigError
 
 _TAIL = re.compile(r"\n  In call to configurable '([^']*)' \([^\n]*")
 _MISSING = re.compile(r'([\w.<>]+)\(\) missing \d+ required')
-_STATE = (
-  '_CONFIG',
-  '_CONFIG_IS_LOCKED',
-  '_IMPORTS',
-  '_INVERSE_REGISTRY',
-  '_OPERATIVE_CONFIG',
-  '_RENAMED_SELECTORS',
-  '_SINGLETONS',
-)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -99,7 +87,7 @@ def session(
       a syntax error, a literal of a wrong type, a required value that is
       missing, a macro that nothing refers to.
   """
-  with _isolated(), gin.config_scope(None):
+  with gin_state.isolated(), gin.config_scope(None):
     configured = gin.configurable(root)
     reader = reader_lib.Reader(fixed={root: tuple(given)})
     for name in files:
@@ -109,44 +97,11 @@ def session(
     reader.bindings.check()
     gin.finalize()
     yield Parsed(
-      text=_text('_CONFIG'),
+      text=gin_state.bound_text(),
       build=functools.partial(_build, configured),
-      operative=functools.partial(_text, '_OPERATIVE_CONFIG'),
+      operative=gin_state.operative_text,
       check=reader.bindings.check_used,
     )
-
-
-@contextlib.contextmanager
-def _isolated() -> Iterator[None]:
-  """Gives the body gin's global state for itself, and puts the old one back.
-
-  gin keeps one registry per process and has no public way to forget an entry.
-  Two configurations that give one name to two modules would meet in it.
-  """
-  saved = {name: getattr(gin_config, name) for name in _STATE}
-  registry = gin_config._REGISTRY
-  fresh = selector_map.SelectorMap()  # Its own copy shares the inner nodes.
-  for selector, configurable in registry.items():
-    fresh[selector] = configurable
-  for name, value in saved.items():
-    setattr(gin_config, name, copy.copy(value))
-  gin_config._REGISTRY = fresh
-  try:
-    gin.clear_config()
-    yield
-  finally:
-    for name, value in saved.items():
-      setattr(gin_config, name, value)
-    gin_config._REGISTRY = registry
-
-
-def _text(state: str) -> str:
-  """Prints a table of gin, whose own function cannot look into `Bound`."""
-  bare = {
-    key: {name: getattr(value, 'value', value) for name, value in args.items()}
-    for key, args in getattr(gin_config, state).items()
-  }
-  return gin_config._config_str(bare)
 
 
 def _build(configured: Callable[..., Any], **kwargs: Any) -> Any:

@@ -104,6 +104,7 @@ def test_only_the_configuration_imports_gin():
   assert importing == {
     'runtime.config.sessions',
     'runtime.config.bindings',
+    'runtime.config.gin_state',
     'runtime.config.reader',
   }
 
@@ -154,3 +155,12 @@ def test_imports_need_neither_gin_nor_a_device():
     check=False,
   )
   assert done.returncode == 0, done.stderr
+
+
+def test_private_parts_of_gin_are_named_in_one_file():
+  found = {
+    _module(path)
+    for path in _sources('runtime')
+    if 'gin_config._' in path.read_text()
+  }
+  assert found == {'runtime.config.gin_state'}
