@@ -4,13 +4,14 @@ A checkpoint holds the state of the trainer and a small record of the loop
 (position of the data iterator, metric-log offset, timers, configuration).
 """
 
+import contextlib
 import dataclasses
 import json
 import math
 import os
 import pathlib
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
 import jax
@@ -18,10 +19,20 @@ import orbax.checkpoint as ocp
 from absl import logging
 from orbax.checkpoint import checkpoint_managers as policies
 
-__all__ = ['CheckpointConfig', 'Checkpoints']
+from runtime import errors
+
+__all__ = ['CheckpointConfig', 'CheckpointError', 'Checkpoints', 'MisfitError']
 
 State = TypeVar('State')
 Record = dict[str, Any]
+
+
+class CheckpointError(errors.RunError):
+  """A checkpoint could not be written."""
+
+
+class MisfitError(errors.RunError):
+  """A checkpoint holds other parameters than those that are trained."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -124,32 +135,62 @@ class Checkpoints:
       metrics: evaluation results at this very step, if there are any.
 
     Raises:
-      ValueError: if there are, and the best checkpoint is asked for by a name
-        that is not among them.
+      CheckpointError: if this checkpoint, or the one before, cannot be written.
     """
     if step in self._manager.all_steps():
       return
-    best = self._config.best_metric
-    if best is not None and metrics and best not in metrics:
-      raise ValueError(
-        f'best_metric must be one of {sorted(metrics)}, got {best!r}'
+    with self._told(f'the checkpoint of step {step}'):
+      self._manager.save(
+        step,
+        args=ocp.args.Composite(
+          state=ocp.args.StandardSave(state), loop=ocp.args.JsonSave(record)
+        ),
+        metrics=self._ranking(metrics or {}),
       )
-    value = (metrics or {}).get(best)
-    if value is not None and not math.isfinite(value):
-      value = None
-    self._manager.save(
-      step,
-      args=ocp.args.Composite(
-        state=ocp.args.StandardSave(state), loop=ocp.args.JsonSave(record)
-      ),
-      # Without an entry for a step Orbax would warn at each save.
-      metrics=None if best is None else {best: value},
-    )
+
+  def _ranking(self, metrics: Mapping[str, float]) -> dict[str, Any] | None:
+    """What Orbax keeps of an evaluation; it would warn where a step has none."""
+    best = self._config.best_metric
+    if best is None:
+      return None
+    value = metrics.get(best)
+    return {best: value if value is None or math.isfinite(value) else None}
+
+  def rank(self, step: int, metrics: Mapping[str, float]) -> None:
+    """Ranks a checkpoint that was written before its evaluation ended.
+
+    Args:
+      step: has a checkpoint.
+      metrics: evaluation results at that step.
+    """
+    self.wait()
+    path = self._path / str(step) / 'metrics' / 'metrics'
+    if jax.process_index() == 0 and path.exists():
+      temporary = path.with_name('metrics.tmp')
+      temporary.write_text(json.dumps(self._ranking(metrics)))
+      temporary.replace(path)
+    if jax.process_count() > 1:
+      ocp.multihost.sync_global_processes('checkpoint ranked')
+    self._manager.reload()
+
+  @contextlib.contextmanager
+  def _told(self, what: str) -> Iterator[None]:
+    """Turns the long errors of Orbax and its threads into one line."""
+    try:
+      yield
+    # They come as ValueError, OSError, XlaRuntimeError and others.
+    except Exception as error:
+      kept = self.steps()
+      raise CheckpointError(
+        f'{what} cannot be written to {self._path}: {_first_line(error)}; '
+        + (f'step {kept[-1]} is the last that is safe' if kept else 'none is')
+      ) from error
 
   def restore(self, abstract_state: State) -> tuple[int, State, Record] | None:
     """Restores the newest checkpoint that can be read.
 
-    One that cannot is moved aside, with a warning, once an older one was read.
+    One that is damaged is moved aside, with a warning, once an older one was
+    read.
 
     Args:
       abstract_state: shapes, dtypes and shardings of the state.
@@ -158,12 +199,16 @@ class Checkpoints:
       (step, state, record), or None if there is no checkpoint.
 
     Raises:
+      MisfitError: if the newest one holds arrays of other names or shapes.
       RuntimeError: if there are checkpoints and none can be read.
     """
     damaged: dict[int, Exception] = {}
     for step in sorted(self._manager.all_steps(), reverse=True):
       try:
+        self._check_fits(step, abstract_state)
         state, record = self._read(step, abstract_state)
+      except MisfitError:
+        raise
       # Orbax and TensorStore report damage by many types, Exception included.
       except Exception as error:
         damaged[step] = error
@@ -184,6 +229,25 @@ class Checkpoints:
         f'says: {_first_line(damaged[newest])}'
       ) from damaged[newest]
     return None
+
+  def _check_fits(self, step: int, abstract_state: Any) -> None:
+    """Raises MisfitError if a checkpoint holds other arrays than a state."""
+    with ocp.StandardCheckpointer() as reader:
+      found = reader.metadata(self._path / str(step) / 'state').item_metadata
+    there, here = _shapes(found), _shapes(abstract_state)
+    lines = [
+      f'{name}: {there.get(name, "missing")} there, '
+      f'{here.get(name, "missing")} here'
+      for name in sorted(there | here)
+      if there.get(name) != here.get(name)
+    ]
+    if there and lines:  # Damage leaves no names at all.
+      more = f'\n  and {len(lines) - 3} more' if len(lines) > 3 else ''
+      raise MisfitError(
+        f'the checkpoint of step {step} in {self._path} does not fit:\n  '
+        + '\n  '.join(lines[:3])
+        + more
+      )
 
   def _read(self, step: int, abstract_state: State) -> tuple[State, Record]:
     restored = self._manager.restore(
@@ -232,13 +296,36 @@ class Checkpoints:
     return choose(ranked, key=ranked.get)
 
   def wait(self) -> None:
-    """Returns once everything is on disk."""
-    self._manager.wait_until_finished()
+    """Returns once everything is on disk.
+
+    Raises:
+      CheckpointError: if it cannot be written.
+    """
+    with self._told('the last checkpoint'):
+      self._manager.wait_until_finished()
 
   def close(self) -> None:
     """Finishes what is being written."""
-    self._manager.wait_until_finished()
-    self._manager.close()
+    try:
+      self.wait()
+    finally:
+      self._manager.close()
+
+
+def _shapes(tree: Any) -> dict[str, tuple[int, ...]]:
+  """Shapes of all arrays by their dotted names."""
+  tree = jax.tree.map(
+    lambda x: (
+      jax.eval_shape(jax.random.key_data, x)
+      if jax.dtypes.issubdtype(x.dtype, jax.dtypes.prng_key)
+      else x
+    ),
+    tree,
+  )
+  return {
+    jax.tree_util.keystr(path, simple=True, separator='.'): tuple(leaf.shape)
+    for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
+  }
 
 
 def _first_line(error: Exception) -> str:

@@ -2,7 +2,7 @@
 
 import dataclasses
 import pathlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, Generic, Protocol, TypeVar
 
 import jax
@@ -60,6 +60,8 @@ class Experiment(Generic[State]):
     shardings: tree of `NamedSharding` with the structure of the state.
     batches: the training data.
     evaluators: name -> function of the state; run at the evaluation interval.
+    scores: by evaluator, the names of its metrics, as far as they are known
+      before it has run; the best checkpoint cannot be asked for by others.
     mesh: the devices.
     batch_size: examples per step, over all devices.
     num_examples: size of the training set, if known.
@@ -88,6 +90,7 @@ class Experiment(Generic[State]):
   batch_size: int
   num_examples: int | None = None
   evaluators: Mapping[str, Evaluator] = dataclasses.field(default_factory=dict)
+  scores: Mapping[str, Sequence[str]] = dataclasses.field(default_factory=dict)
   activation_bytes: Callable[[], int] | None = None
   params: Callable[[State], Any] = lambda state: state
   refresh: Callable[[State], State] | None = None
@@ -106,3 +109,33 @@ class Experiment(Generic[State]):
       for name, evaluate in self.evaluators.items()
       for key, value in evaluate(state).items()
     }
+
+  def check_metric(
+    self, name: str | None, found: Collection[str] | None = None
+  ) -> None:
+    """Checks the name of the metric that ranks checkpoints.
+
+    Args:
+      name: such as 'eval/valid/loss'; None: nothing is ranked.
+      found: names that an evaluation gave; None: there was none yet.
+
+    Raises:
+      ValueError: if no evaluator, or not this evaluation, gives the metric.
+    """
+    if name is None or (found is not None and name in found):
+      return
+    known = found
+    if found is None:
+      _, _, rest = name.partition('eval/')
+      evaluator, _, metric = rest.rpartition('/')
+      scores = self.scores.get(evaluator, (metric,))
+      if evaluator in self.evaluators and metric in scores:
+        return
+      known = [
+        f'eval/{one}/{score}'
+        for one in self.evaluators
+        for score in self.scores.get(one, ('...',))
+      ]
+    raise ValueError(
+      f'best_metric must be one of {sorted(known)}, got {name!r}'
+    )

@@ -6,13 +6,18 @@ once, saves state and iterator together, and continues a run that was stopped
 at any moment with the numbers that an unstopped one has.
 
 Order within a step, which resumption relies on: refresh, observe, draw batch,
-step, row of metrics, evaluate, save. An evaluation may take long: one that is
-running when the run is asked to stop is broken off, and made up for when the run
-continues.
+step, row of metrics, evaluate, save. An evaluation may take long: SIGTERM
+interrupts it, and the resumed run repeats it. If an evaluation fails, the state
+is saved before the error ends the run.
+
+Nothing is written to the workdir before the configuration was checked, the
+workdir is owned and the newest checkpoint was restored.
 """
 
+import contextlib
 import dataclasses
 import os
+import pathlib
 import time
 from collections.abc import Mapping
 from typing import Any, Generic, TypeVar
@@ -26,7 +31,7 @@ from runtime.loop import durations, preemption, timer
 from runtime.loop.experiment import Experiment
 from runtime.loop.program import Program
 from runtime.record import metrics as metrics_lib
-from runtime.record import profiling, provenance, summary, writers
+from runtime.record import profiling, provenance, summary, workdirs, writers
 
 __all__ = ['LoopConfig', 'Result', 'run']
 
@@ -99,23 +104,47 @@ def run(
     The last state and how the run ended.
 
   Raises:
-    ValueError: if an interval is shorter than a step, or `workdir` holds a run
-      of another configuration.
+    ValueError: if an interval is shorter than a step, the best checkpoint is
+      asked for by an unknown metric, fewer steps are asked for than are done,
+      `workdir` belongs to another process or holds a run of another
+      configuration.
     NonFiniteError: if a step gave a metric that is not finite.
+    MisfitError: if the checkpoint holds other parameters.
+    CheckpointError: if a checkpoint cannot be written.
     RuntimeError: if no checkpoint of the run can be read.
   """
   context.check_config()
+  schedule = _Schedule.of(experiment, config)
   abstract = jax.eval_shape(experiment.init)
   if context.dry_run:
     print(_dry_run_text(experiment, abstract, context))
     return Result(None, 0, finished=False, seconds=0.0)
-  provenance.claim_workdir(workdir, seed, context)
-  loop = _Loop(experiment, config, abstract, workdir, context)
-  with preemption.listen() as stop:
-    try:
-      return loop.train(stop)
-    finally:
-      loop.close()
+  with (
+    workdirs.claimed(workdir) as claim,
+    preemption.listen() as stop,
+    contextlib.ExitStack() as stack,
+  ):
+    _check_difference(claim.folder, seed, context)
+    loop = _Loop(experiment, config, schedule, abstract, claim.folder, context)
+    stack.callback(loop.close)
+    provenance.write(claim.folder, seed, context)
+    claim.keep()
+    return loop.train(stop)
+
+
+def _check_difference(
+  workdir: pathlib.Path, seed: int, context: context_lib.RunContext
+) -> None:
+  """Raises ValueError for a run of another configuration, unless allowed."""
+  difference = provenance.difference(workdir, seed, context)
+  if not difference:
+    return
+  if not context.allow_config_change:
+    raise ValueError(
+      f'{workdir} holds a run of another configuration. Choose another '
+      f'--workdir, or continue it with --allow_config_change.\n{difference}'
+    )
+  logging.warning('the configuration changes:\n%s', difference)
 
 
 def _dry_run_text(
@@ -133,21 +162,33 @@ def _dry_run_text(
   )
 
 
-def _interval(
-  name: str,
-  every: durations.Duration | None,
-  total: int,
-  experiment: Experiment,
-) -> int:
-  """Steps between two events; the whole run if there is no interval."""
-  if every is None:
-    return max(total, 1)
-  steps = every.to_steps(
-    batch_size=experiment.batch_size, num_examples=experiment.num_examples
-  )
-  if steps < 1:
-    raise ValueError(f'{name} must be at least one step, got {every}')
-  return steps
+@dataclasses.dataclass(frozen=True)
+class _Schedule:
+  """Length and intervals of a run in steps; an interval may be the whole."""
+
+  total: int
+  eval_every: int
+  save_every: int
+
+  @classmethod
+  def of(cls, experiment: Experiment, config: LoopConfig) -> '_Schedule':
+    """Raises ValueError for what does not fit the experiment."""
+
+    def steps(duration: durations.Duration) -> int:
+      return duration.to_steps(
+        batch_size=experiment.batch_size, num_examples=experiment.num_examples
+      )
+
+    total = steps(config.duration)
+    found = {'eval_every': max(total, 1), 'checkpoint_every': max(total, 1)}
+    for name in found:
+      every = getattr(config, name)
+      if every is not None and steps(every) < 1:
+        raise ValueError(f'{name} must be at least one step, got {every}')
+      if every is not None:
+        found[name] = steps(every)
+    experiment.check_metric(config.checkpoints.best_metric)
+    return cls(total, found['eval_every'], found['checkpoint_every'])
 
 
 class _Loop(Generic[State]):
@@ -157,30 +198,28 @@ class _Loop(Generic[State]):
     self,
     experiment: Experiment[State],
     config: LoopConfig,
+    schedule: _Schedule,
     abstract: State,
-    workdir: str | os.PathLike,
+    workdir: pathlib.Path,
     context: context_lib.RunContext,
   ):
     self._experiment = experiment
     self._config = config
+    self._schedule = schedule
+    self._total = schedule.total
     self._context = context
-    self._total = config.duration.to_steps(
-      batch_size=experiment.batch_size, num_examples=experiment.num_examples
-    )
-    self._eval_every = _interval(
-      'eval_every', config.eval_every, self._total, experiment
-    )
-    self._save_every = _interval(
-      'checkpoint_every', config.checkpoint_every, self._total, experiment
-    )
     self._workdir = workdir
     self._program = Program(experiment)
     self._progress = writers.Progress(self._total)
     self._checkpoints = checkpoints_lib.Checkpoints(workdir, config.checkpoints)
     self._profiler = profiling.Profiler(workdir, context.profile_steps)
-    self._state, record = self._restore_or_init(abstract)
+    try:
+      self._state, record = self._restore_or_init(abstract)
+    except BaseException:
+      self._checkpoints.close()
+      raise
     self._step: int = record['step']
-    # Whether the evaluation of this step was broken off.
+    # Whether the evaluation of this step was interrupted, or failed.
     self._unevaluated: bool = record.get('unevaluated', False)
     self._seconds: float = record['seconds']
     self._metrics = metrics_lib.StepMetrics(
@@ -206,6 +245,11 @@ class _Loop(Generic[State]):
       start = {'step': 0, 'seconds': 0.0, 'metrics': None, 'metrics_offset': 0}
       return self._program.init(), start
     step, state, record = restored
+    if step > self._total:
+      raise ValueError(
+        f'the run in {self._workdir} has done {step} steps, more than the '
+        f'{self._total} that are asked for; nothing was changed'
+      )
     self._experiment.batches.set_state(record['batches'])
     self._progress.note(f'continuing after step {step} of {self._workdir}')
     return state, record
@@ -217,7 +261,7 @@ class _Loop(Generic[State]):
     first = self._step
     while self._unevaluated or self._step < self._total:
       if self._unevaluated:
-        self._evaluate()
+        self._repeat_evaluation()
       else:
         self._profiler.before_step(self._step - first)
         self._one_step(timed=self._step > first)
@@ -228,12 +272,14 @@ class _Loop(Generic[State]):
       if stop.reached(self._step) and left:
         self._save(None)
         self._checkpoints.wait()
+        self._write_status('stopped')
         self._progress.note(
           f'{stop.signal_name}: saved step {self._step} of {self._total}; '
           'the same command continues the run'
         )
         return self._result(finished=False)
     self._checkpoints.wait()
+    self._write_status('finished')
     return self._result(finished=True)
 
   def _result(self, *, finished: bool) -> Result[State]:
@@ -254,9 +300,9 @@ class _Loop(Generic[State]):
     if self._step % self._config.log_every == 0 or done:
       self._write_row()
     evaluation = None
-    if self._step % self._eval_every == 0 or done:
-      evaluation = self._evaluate()
-    if self._step % self._save_every == 0 or done:
+    if self._step % self._schedule.eval_every == 0 or done:
+      evaluation = self._evaluate_or_save()
+    if self._step % self._schedule.save_every == 0 or done:
       self._save(evaluation)
 
   def _first_step(self, batch: Any) -> None:
@@ -278,11 +324,49 @@ class _Loop(Generic[State]):
       row['time/step_s'] = step_s
       row['time/examples_per_s'] = self._experiment.batch_size / step_s
     row |= profiling.memory_metrics()
-    self._writer.write(self._step, row)
+    self._write(row)
+    self._write_status('running', steps_per_s=step_s and 1 / step_s)
     if self._experiment.on_metrics is not None:
       self._experiment.on_metrics(values)
     shown = {k: values[k] for k in self._config.progress if k in values}
-    self._progress.show(self._step, step_s or 0.0, shown)
+    self._progress.show(self._step, step_s, shown)
+
+  def _write(self, row: Mapping[str, float]) -> None:
+    """Adds the axes of curves other than steps: wall time and examples."""
+    axes = {
+      'time/unix_s': time.time(),
+      'time/train_s': self._seconds + self._timer.total,
+      'time/examples': self._step * self._experiment.batch_size,
+    }
+    self._writer.write(self._step, row | axes)
+
+  def _write_status(self, state: str, **fields: Any) -> None:
+    saved = self._checkpoints.steps()
+    workdirs.write_status(
+      self._workdir,
+      state=state,
+      step=self._step,
+      total_steps=self._total,
+      last_checkpoint=saved[-1] if saved else None,
+      **fields,
+    )
+
+  def _repeat_evaluation(self) -> None:
+    """Does what an interruption prevented, and ranks the checkpoint by it."""
+    evaluation = self._evaluate()
+    if evaluation is not None and self._step in self._checkpoints.steps():
+      self._checkpoints.rank(self._step, evaluation)
+
+  def _evaluate_or_save(self) -> dict[str, float] | None:
+    """Evaluates; if that fails, the steps until here are safe."""
+    try:
+      return self._evaluate()
+    except metrics_lib.NonFiniteError:
+      raise
+    except Exception:
+      self._save(None)
+      self._checkpoints.wait()
+      raise
 
   def _evaluate(self) -> dict[str, float] | None:
     """Scores of all evaluators; None if they were broken off."""
@@ -298,8 +382,8 @@ class _Loop(Generic[State]):
         self._unevaluated = False
       except preemption.InterruptedByStop:
         return None
-      seconds = {'time/eval_s': time.perf_counter() - start}
-      self._writer.write(self._step, row | seconds)
+      self._experiment.check_metric(self._config.checkpoints.best_metric, row)
+      self._write(row | {'time/eval_s': time.perf_counter() - start})
       shown = '  '.join(f'{name} {value:.4g}' for name, value in row.items())
       self._progress.note(f'step {self._step}  {shown}')
     return row

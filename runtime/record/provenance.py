@@ -10,12 +10,10 @@ from importlib import metadata
 from typing import Any
 
 import jax
-from absl import logging
-from jax.experimental import multihost_utils
 
 from runtime import context as context_lib
 
-__all__ = ['claim_workdir', 'commit', 'manifest']
+__all__ = ['commit', 'difference', 'manifest', 'write']
 
 _PACKAGES = (
   'jax',
@@ -29,50 +27,60 @@ _PACKAGES = (
 _RESULTS = ('docs/results', 'docs/results.md', 'benchmarks/results')
 
 
-def claim_workdir(
-  workdir: str | os.PathLike, seed: int, context: context_lib.RunContext
-) -> None:
-  """Writes `config.gin` and `manifest.json`, or checks the ones there.
+def difference(
+  workdir: str | os.PathLike[str], seed: int, context: context_lib.RunContext
+) -> str:
+  """Compares the configuration of this start with that of the run in a folder.
+
+  A folder without a checkpoint holds no run that could be continued.
 
   Args:
-    workdir: folder of the run; made if missing.
-    seed: seed of the run, kept with the configuration.
+    workdir: folder of the run.
+    seed: of this start; part of its configuration.
     context: gives the operative configuration.
 
-  Raises:
-    ValueError: if the folder holds a run of another configuration and that is
-      not allowed; the message shows the difference.
+  Returns:
+    Lines of a diff; empty if nothing changes.
   """
-  folder = pathlib.Path(workdir)
-  text = f'# seed = {seed}\n{context.operative_config()}'
-  path = folder / 'config.gin'
-  before = path.read_text() if path.exists() else None
-  if before is not None and before != text:
-    difference = '\n'.join(
-      difflib.unified_diff(
-        before.splitlines(),
-        text.splitlines(),
-        f'{path} (the run there)',
-        'this command',
-        lineterm='',
-        n=0,
-      )
+  path = pathlib.Path(workdir) / 'config.gin'
+  saved = [p for p in path.parent.glob('checkpoints/*') if p.name.isdigit()]
+  if not path.exists() or not saved:
+    return ''
+  return '\n'.join(
+    difflib.unified_diff(
+      path.read_text().splitlines(),
+      _configuration(seed, context).splitlines(),
+      f'{path} (the run there)',
+      'this command',
+      lineterm='',
+      n=0,
     )
-    if not context.allow_config_change:
-      raise ValueError(
-        f'{folder} holds a run of another configuration. Choose another '
-        '--workdir, or continue it with --allow_config_change.\n' + difference
-      )
-    logging.warning('the configuration changes:\n%s', difference)
-  if jax.process_count() > 1:
-    # Nobody may read the file while process 0 is writing it.
-    multihost_utils.sync_global_devices('claim_workdir')
-  if jax.process_index() == 0:
-    folder.mkdir(parents=True, exist_ok=True)
-    _replace(path, text)
-    _replace(folder / 'config_as_given.gin', context.config)
-    details = json.dumps(manifest(context.argv), indent=2)
-    _replace(folder / 'manifest.json', details + '\n')
+  )
+
+
+def write(
+  workdir: str | os.PathLike[str], seed: int, context: context_lib.RunContext
+) -> None:
+  """Writes `config.gin`, `config_as_given.gin` and `manifest.json`.
+
+  On process 0 only.
+
+  Args:
+    workdir: folder of the run.
+    seed: kept with the configuration.
+    context: gives configuration and command line.
+  """
+  if jax.process_index() != 0:
+    return
+  folder = pathlib.Path(workdir)
+  details = json.dumps(manifest(context.argv), indent=2)
+  _replace(folder / 'config.gin', _configuration(seed, context))
+  _replace(folder / 'config_as_given.gin', context.config)
+  _replace(folder / 'manifest.json', details + '\n')
+
+
+def _configuration(seed: int, context: context_lib.RunContext) -> str:
+  return f'# seed = {seed}\n{context.operative_config()}'
 
 
 def manifest(argv: tuple[str, ...] = ()) -> dict[str, Any]:

@@ -22,6 +22,7 @@ from jaxtyping import Float
 from runtime.record import tables, writers
 
 __all__ = [
+  'AXES',
   'can_draw',
   'curves',
   'heatmaps',
@@ -39,6 +40,14 @@ Row = Mapping[str, Any]
 
 table = tables.table
 write_table = tables.write_table
+
+# Columns of a row that say when it was written, and their texts.
+AXES = {
+  'step': 'step',
+  'time/examples': 'examples',
+  'time/train_s': 'seconds of training',
+  'time/unix_s': 'seconds since 1970',
+}
 
 # Okabe and Ito's palette: distinct with every kind of colour vision.
 _COLORS = ('#0072B2', '#D55E00', '#009E73', '#CC79A7', '#E69F00', '#56B4E9')
@@ -80,6 +89,8 @@ def _split(name: str) -> tuple[str, str]:
 def metric_names(rows: Sequence[Row]) -> list[str]:
   """Lists the metrics of a run in the order of their first appearance.
 
+  What rows hold as axes for curves, such as `time/examples`, is no metric.
+
   Args:
     rows: rows of `metrics.jsonl`.
 
@@ -90,7 +101,7 @@ def metric_names(rows: Sequence[Row]) -> list[str]:
   names: dict[str, None] = {}
   for row in rows:
     for name in row:
-      if name != 'step':
+      if name not in AXES:
         inside = name.startswith(('train/', 'eval/'))
         names[_split(name)[1] if inside else name] = None
   return list(names)
@@ -111,28 +122,32 @@ def _names_of(rows: Sequence[Row], metric: str) -> list[str]:
 
 
 def series(
-  rows: Sequence[Row], name: str
+  rows: Sequence[Row], name: str, axis: str = 'step'
 ) -> tuple[Float[np.ndarray, ' n'], Float[np.ndarray, ' n']]:
   """Returns one scalar over time.
 
   Args:
-    rows: rows of `metrics.jsonl`; those without the scalar are passed over, of
-      two for one step the later counts.
+    rows: rows of `metrics.jsonl`; those without the scalar are left out, and of
+      two at one position the later counts.
     name: full name of the scalar, such as `eval/valid/loss`.
+    axis: what time is; one of `AXES`.
 
   Returns:
-    Steps, rising, and values, float64; a null in the file is NaN.
+    Positions, rising, and values, float64; a null in the file is NaN.
   """
-  points = {row['step']: row[name] for row in rows if name in row}
+  points = {row[axis]: row[name] for row in rows if name in row and axis in row}
   steps = sorted(points)
   values = [np.nan if points[s] is None else points[s] for s in steps]
   return np.array(steps, np.float64), np.array(values, np.float64)
 
 
 def _combine(
-  runs: Sequence[Sequence[Row]], name: str
+  runs: Sequence[Sequence[Row]], name: str, axis: str
 ) -> tuple[Float[np.ndarray, ' n'], Float[np.ndarray, 'runs n']]:
-  """Stacks a scalar of several runs at the steps that all of them have."""
+  """Stacks a scalar of several runs at the steps that all of them have.
+
+  Wall times differ between runs: they are averaged.
+  """
   points = [series(rows, name) for rows in runs]
   common = points[0][0]
   for steps, _ in points[1:]:
@@ -140,7 +155,13 @@ def _combine(
   if not common.size:
     raise ValueError(f'the runs share no step that has {name!r}')
   values = [v[np.isin(steps, common)] for steps, v in points]
-  return common, np.stack(values)
+  if axis == 'step':
+    return common, np.stack(values)
+  places = [
+    [dict(zip(*series(rows, axis), strict=True)).get(s, np.nan) for s in common]
+    for rows in runs
+  ]
+  return np.mean(places, axis=0), np.stack(values)
 
 
 def _label(name: str) -> str:
@@ -157,8 +178,10 @@ def curves(
   runs: Mapping[str, Sequence[Sequence[Row]]],
   metrics: Sequence[str],
   path: str | os.PathLike[str],
+  *,
+  axis: str = 'step',
 ) -> pathlib.Path:
-  """Draws metrics over steps, one panel each, training beside evaluation.
+  """Draws metrics over time, one panel each, training beside evaluation.
 
   Args:
     runs: by label, the runs of one setting that differ in their seed, each as
@@ -166,6 +189,7 @@ def curves(
       with a band from the least to the greatest value.
     metrics: what to draw, as named by `metric_names`.
     path: PNG file to write; folders are made.
+    axis: what time is; one of `AXES`.
 
   Returns:
     The path.
@@ -187,8 +211,8 @@ def curves(
   figure = _new_figure(lines, columns, _PANEL)
   for index, metric in enumerate(metrics):
     axes = figure.add_subplot(lines, columns, index + 1)
-    _draw_metric(axes, runs, metric)
-    axes.set_xlabel('step')
+    _draw_metric(axes, runs, metric, axis)
+    axes.set_xlabel(AXES[axis])
     axes.set_ylabel(_label(metric))
     axes.grid(alpha=0.25)
     if metric.startswith('time/'):
@@ -203,7 +227,10 @@ def curves(
 
 
 def _draw_metric(
-  axes: Any, runs: Mapping[str, Sequence[Sequence[Row]]], metric: str
+  axes: Any,
+  runs: Mapping[str, Sequence[Sequence[Row]]],
+  metric: str,
+  axis: str,
 ) -> None:
   """Draws every series of a metric: colours tell runs, dashes tell series."""
   one_label = len(runs) == 1
@@ -214,7 +241,7 @@ def _draw_metric(
       with_name = [run for run in group if any(name in row for row in run)]
       if not with_name:
         continue
-      steps, values = _combine(with_name, name)
+      steps, values = _combine(with_name, name, axis)
       text = _split(name)[0] if len(names) > 1 else ''
       if not one_label:
         text = f'{label}, {text}' if text else label
@@ -361,7 +388,7 @@ def summary_rows(rows: Sequence[Row]) -> list[dict[str, Any]]:
   Returns:
     One row for each scalar; values that are not finite count for `last` only.
   """
-  names = dict.fromkeys(n for row in rows for n in row if n != 'step')
+  names = dict.fromkeys(n for row in rows for n in row if n not in AXES)
   lines = []
   for name in names:
     steps, values = series(rows, name)
@@ -402,14 +429,18 @@ def run_report(
   folder = workdir / 'report'
   written = [tables.write_csv(rows, folder / 'metrics.csv')]
   written += write_table(summary_rows(rows), folder / 'summary')
-  if pictures:
-    runs = {workdir.name: [rows]}
-    names = metric_names(rows)
-    learning = [name for name in names if '/' not in name]
-    for kind, chosen in (
-      ('curves', learning),
-      ('time', [name for name in names if name not in learning]),
-    ):
-      if chosen:
-        written.append(curves(runs, chosen, folder / f'{kind}.png'))
+  if not pictures:
+    return written
+  runs = {workdir.name: [rows]}
+  names = metric_names(rows)
+  learning = [name for name in names if '/' not in name]
+  for kind, chosen, axis in (
+    ('curves', learning, 'step'),
+    ('curves_by_examples', learning, 'time/examples'),
+    ('curves_by_seconds', learning, 'time/train_s'),
+    ('time', [name for name in names if name not in learning], 'step'),
+  ):
+    if chosen and any(axis in row for row in rows):
+      path = folder / f'{kind}.png'
+      written.append(curves(runs, chosen, path, axis=axis))
   return written

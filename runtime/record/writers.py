@@ -11,7 +11,8 @@ from typing import TextIO
 
 import jax
 from absl import logging
-from tensorboardX import SummaryWriter
+from tensorboardX.event_file_writer import EventsWriter
+from tensorboardX.proto import event_pb2, summary_pb2
 
 __all__ = ['MetricWriter', 'Progress', 'format_duration', 'read_metrics']
 
@@ -21,8 +22,9 @@ METRICS_FILE = 'metrics.jsonl'
 class MetricWriter:
   """Writes rows of scalars; on process 0 only.
 
-  A row is one line of JSON, `{"step": 100, "train/loss": 2.9, ...}`, flushed
-  when written. A scalar that is not finite is written as null.
+  A row is one line of JSON, `{"step": 100, "train/loss": 2.9, ...}`. A scalar
+  that is not finite is written as null. TensorBoard gets the same rows: its
+  files are written anew when a run continues, as they cannot be cut.
   """
 
   def __init__(self, workdir: str | os.PathLike, *, step: int, offset: int):
@@ -36,38 +38,55 @@ class MetricWriter:
     self._file = self._events = None
     if jax.process_index() != 0:
       return
-    path = pathlib.Path(workdir)
-    path.mkdir(parents=True, exist_ok=True)
-    self._file = open(path / METRICS_FILE, 'ab')  # noqa: SIM115
-    if self._file.tell() < offset:
+    folder = pathlib.Path(workdir)
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / METRICS_FILE
+    kept = _whole_rows(path.read_bytes()[:offset] if path.exists() else b'')
+    if len(kept) < offset:
       logging.warning(
-        '%s is shorter than it was at step %d: rows were lost',
-        path / METRICS_FILE,
-        step,
+        '%s is shorter than it was at step %d: rows were lost', path, step
       )
-    else:
-      self._file.truncate(offset)
-    # Events cannot be cut, but readers skip what a later `purge_step` voids.
-    self._events = SummaryWriter(
-      str(path), purge_step=step + 1 if step else None
-    )
+    self._file = open(path, 'ab')  # noqa: SIM115
+    self._file.truncate(len(kept))
+    for old in folder.glob('events.out.tfevents.*'):
+      old.unlink()
+    # Not a SummaryWriter: rows would wait in its queue when the process dies.
+    self._events = EventsWriter(str(folder / 'events'))
+    for line in kept.splitlines():
+      self._add_events(json.loads(line))
+    self._events.flush()
 
   def write(self, step: int, values: Mapping[str, float]) -> None:
-    """Appends one row."""
+    """Appends one row; a process that is killed then loses none."""
     if self._file is None:
       return
     row = {'step': step}
     row |= {k: v if math.isfinite(v) else None for k, v in values.items()}
     self._file.write(json.dumps(row, allow_nan=False).encode() + b'\n')
     self._file.flush()
-    for name, value in values.items():
-      self._events.add_scalar(name, value, step)
+    self._add_events(row)
+    self._events.flush()
+
+  def _add_events(self, row: Mapping[str, float | None]) -> None:
+    values = [
+      summary_pb2.Summary.Value(
+        tag=name, simple_value=math.nan if value is None else value
+      )
+      for name, value in row.items()
+      if name != 'step'
+    ]
+    self._events.write_event(
+      event_pb2.Event(
+        step=row['step'],
+        wall_time=row.get('time/unix_s', 0.0),
+        summary=summary_pb2.Summary(value=values),
+      )
+    )
 
   def offset(self) -> int:
     """Length of `metrics.jsonl` in bytes, with all rows safely on disk."""
     if self._file is None:
       return 0
-    self._events.flush()
     os.fsync(self._file.fileno())
     return self._file.tell()
 
@@ -78,15 +97,25 @@ class MetricWriter:
       self._events.close()
 
 
+def _whole_rows(text: bytes) -> bytes:
+  """What was written of rows that ended; a kill may leave part of the last."""
+  return text[: text.rfind(b'\n') + 1]
+
+
 def read_metrics(workdir: str | os.PathLike) -> list[dict[str, float]]:
   """Reads the rows of `metrics.jsonl`.
+
+  A last row that was cut off is left out, with a warning.
 
   Raises:
     ValueError: naming the line that is not a row.
   """
   path = pathlib.Path(workdir) / METRICS_FILE
-  rows = []
-  for number, line in enumerate(path.read_text().splitlines(), 1):
+  text, rows = path.read_bytes(), []
+  whole = _whole_rows(text)
+  if whole != text:
+    logging.warning('%s ends in the middle of a row, which is left out', path)
+  for number, line in enumerate(whole.decode().splitlines(), 1):
     try:
       rows.append(json.loads(line))
     except json.JSONDecodeError as error:
@@ -119,20 +148,25 @@ class Progress:
     self._width = 0
     self.log_seconds = 5.0
 
-  def show(self, step: int, step_s: float, values: Mapping[str, float]) -> None:
-    """Shows the state after `step` steps of `step_s` seconds each."""
+  def show(
+    self, step: int, step_s: float | None, values: Mapping[str, float]
+  ) -> None:
+    """Shows the state after `step` steps.
+
+    Args:
+      step: finished steps.
+      step_s: seconds per step; None: not known yet, as before the second one.
+      values: the main metrics.
+    """
     now = time.monotonic()
     due = self._live or now - self._last >= self.log_seconds
     if jax.process_index() != 0 or not (due or step == self._total):
       return
     self._last = now
-    rate = 1 / step_s if step_s > 0 else math.inf
-    left = format_duration((self._total - step) * step_s)
-    parts = [
-      f'step {step}/{self._total}',
-      f'{rate:.3g} steps/s',
-      f'{left} left',
-    ]
+    parts = [f'step {step}/{self._total}']
+    if step_s:
+      left = format_duration((self._total - step) * step_s)
+      parts += [f'{1 / step_s:.3g} steps/s', f'{left} left']
     parts += [f'{name} {value:.4g}' for name, value in values.items()]
     self._print('  '.join(parts), end='\r' if self._live else '\n')
 

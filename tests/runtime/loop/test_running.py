@@ -1,3 +1,4 @@
+import dataclasses
 import json
 import os
 import pathlib
@@ -6,11 +7,12 @@ import time
 
 import jax
 import numpy as np
+import orbax.checkpoint as ocp
 import pytest
 
 from runtime import context, loop
 from runtime.loop import checkpoints, durations
-from runtime.record import metrics, writers
+from runtime.record import metrics, workdirs, writers
 
 
 def config(steps, **kwargs):
@@ -392,3 +394,132 @@ def test_manifest_names_versions_and_devices(unbroken):
   assert manifest['packages']['jax'] == jax.__version__
   assert len(manifest['devices']) == 8
   assert pathlib.Path(unbroken[0] / 'config_as_given.gin').exists()
+
+
+def test_a_stop_before_the_first_checkpoint_binds_nobody(regression, tmp_path):
+  """Provenance without a checkpoint is no run that could be continued."""
+  crashing = regression()
+  crashing.batches.poison = 1
+  with pytest.raises(FloatingPointError):
+    loop.run(
+      crashing,
+      config(6, log_every=1, checkpoint_every=None),
+      workdir=tmp_path,
+      seed=0,
+      context=context.RunContext(operative_config=lambda: 'a = 1\n'),
+    )
+  assert 'a = 1' in (tmp_path / 'config.gin').read_text()
+  result = loop.run(
+    regression(),
+    config(6),
+    workdir=tmp_path,
+    seed=0,
+    context=context.RunContext(operative_config=lambda: 'a = 2\n'),
+  )
+  assert result.finished
+  assert 'a = 2' in (tmp_path / 'config.gin').read_text()
+
+
+@pytest.mark.parametrize(
+  ('change', 'error', 'message'),
+  [
+    ({'width': 6}, checkpoints.MisfitError, r'params\.w: \(4,\) there, \(6,\)'),
+    ({}, ValueError, '20 steps, more than the 12 that are asked for'),
+  ],
+)
+def test_a_refused_continuation_changes_nothing(
+  change, error, message, unbroken, regression, tmp_path
+):
+  workdir = tmp_path / 'run'
+  loop.run(regression(), config(20), workdir=workdir, seed=0)
+  before = {p: p.read_bytes() for p in workdir.rglob('*') if p.is_file()}
+  changed = context.RunContext(
+    operative_config=lambda: 'WIDTH = 6\n', allow_config_change=True
+  )
+  with pytest.raises(error, match=message):
+    loop.run(
+      regression(**change),
+      config(12 if not change else 30),
+      workdir=workdir,
+      seed=0,
+      context=changed,
+    )
+  skip = {workdir / name for name in ('.lock', 'status.json')}
+  after = {p: p.read_bytes() for p in workdir.rglob('*') if p.is_file()}
+  assert before.keys() - skip == after.keys() - skip
+  assert all(before[p] == after[p] for p in before.keys() - skip)
+
+
+def test_a_refused_start_leaves_no_folder(regression, tmp_path):
+  best = checkpoints.CheckpointConfig(best_metric='eval/sums/w')
+  with pytest.raises(ValueError, match=r"one of \['eval/sum/\.\.\.'\], got"):
+    loop.run(
+      regression(),
+      config(5, checkpoints=best),
+      workdir=tmp_path / 'new',
+      seed=0,
+    )
+  assert not any(tmp_path.iterdir())
+
+
+def test_a_failing_evaluation_costs_no_steps(regression, tmp_path, unbroken):
+  def fail(state):
+    raise OSError('the simulator died')
+
+  broken = dataclasses.replace(regression(), evaluators={'sum': fail})
+  with pytest.raises(OSError, match='simulator died'):
+    loop.run(
+      broken, config(23, checkpoint_every=None), workdir=tmp_path, seed=0
+    )
+  assert (tmp_path / 'checkpoints' / '10').is_dir()
+  result = loop.run(regression(), config(23), workdir=tmp_path, seed=0)
+  assert same(result.state, unbroken[1].state)
+  assert rows(tmp_path) == rows(unbroken[0])
+
+
+def test_a_repeated_evaluation_ranks_its_checkpoint(regression, tmp_path):
+  best = checkpoints.CheckpointConfig(
+    keep=2, best_metric='eval/sum/w', best_mode='max'
+  )
+  interrupted = regression()
+  evaluate = interrupted.evaluators['sum']
+
+  def stopped(state):
+    os.kill(os.getpid(), signal.SIGTERM)
+    return evaluate(state)
+
+  options = {'checkpoints': best, 'eval_every': durations.Duration(steps=5)}
+  first = dataclasses.replace(interrupted, evaluators={'sum': stopped})
+  result = loop.run(first, config(5, **options), workdir=tmp_path, seed=0)
+  assert result.step == 5
+  assert not result.finished
+  loop.run(regression(), config(5, **options), workdir=tmp_path, seed=0)
+  saved = checkpoints.Checkpoints(tmp_path, best)
+  assert saved.best_step() == 5
+  saved.close()
+
+
+def test_status_tells_how_a_run_is_doing(unbroken):
+  status = workdirs.read_status(unbroken[0])
+  assert status['state'] == 'finished'
+  assert (status['step'], status['total_steps']) == (23, 23)
+  assert status['last_checkpoint'] == 23
+  assert status['pid'] == os.getpid()
+
+
+def test_a_checkpoint_that_cannot_be_written_is_one_message(
+  regression, tmp_path, monkeypatch
+):
+  def full(*args, **kwargs):
+    raise ValueError('RESOURCE_EXHAUSTED: No space left\n' + 'at x\n' * 500)
+
+  experiment = regression()
+  loop.run(experiment, config(5), workdir=tmp_path, seed=0)
+  monkeypatch.setattr(ocp.CheckpointManager, 'save', full)
+  with pytest.raises(checkpoints.CheckpointError) as caught:
+    loop.run(regression(), config(20), workdir=tmp_path, seed=0)
+  text = str(caught.value)
+  assert 'step 10 cannot be written' in text
+  assert 'No space left' in text
+  assert 'step 5 is the last that is safe' in text
+  assert len(text.splitlines()) == 1

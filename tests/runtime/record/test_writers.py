@@ -102,3 +102,32 @@ def test_live_line_is_rewritten_in_place():
   assert second.startswith('step 2/100')
   assert len(second) == len(first)  # Blanks cover the longer line.
   assert note.rstrip() == 'saved'
+
+
+def events(folder):
+  files = sorted(folder.glob('events.out.tfevents.*'))
+  return [event for path in files for event in scalars(path.read_bytes())]
+
+
+def test_a_cut_row_is_dropped_and_tensorboard_follows(tmp_path, caplog):
+  with_two = writers.MetricWriter(tmp_path, step=0, offset=0)
+  for step in (1, 2, 3):
+    with_two.write(step, {'train/loss': 1 / step})
+  # As SIGKILL leaves it: nothing is closed, the last row is cut.
+  path = tmp_path / 'metrics.jsonl'
+  whole = path.stat().st_size
+  assert [step for _, step, _ in events(tmp_path)] == [1, 2, 3]
+  with path.open('ab') as file:
+    file.truncate(whole - 7)
+  assert [row['step'] for row in writers.read_metrics(tmp_path)] == [1, 2]
+  assert 'ends in the middle of a row' in caplog.text
+  again = writers.MetricWriter(tmp_path, step=3, offset=whole)
+  assert 'rows were lost' in caplog.text
+  again.write(3, {'train/loss': 0.25})
+  again.close()
+  assert [row['step'] for row in writers.read_metrics(tmp_path)] == [1, 2, 3]
+  assert events(tmp_path) == [
+    ('train/loss', 1, 1.0),
+    ('train/loss', 2, 0.5),
+    ('train/loss', 3, 0.25),
+  ]

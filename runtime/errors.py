@@ -1,0 +1,11 @@
+"""Errors that end a run with one message, however late they come."""
+
+__all__ = ['RunError']
+
+
+class RunError(Exception):
+  """Something outside of the code stops a run; the message says what to do.
+
+  The launcher prints the message alone. Mistakes in configurations are
+  `runtime.config.errors.ConfigError`.
+  """

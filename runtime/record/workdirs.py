@@ -1,0 +1,182 @@
+"""The folder of a run: paths, its one owner, and its status.
+
+One process trains in a folder at a time. A start that fails before training
+leaves the folder as it was.
+"""
+
+import contextlib
+import errno
+import json
+import os
+import pathlib
+import re
+import shutil
+import socket
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import filelock
+import jax
+import numpy as np
+from absl import logging
+from jax.experimental import multihost_utils
+
+__all__ = ['Claim', 'claimed', 'local_path', 'read_status', 'write_status']
+
+_LOCK = '.lock'
+_STATUS = 'status.json'
+_NO_LOCKS = (errno.ENOLCK, errno.EOPNOTSUPP)
+_URL = re.compile(r'[A-Za-z][A-Za-z0-9+.-]+://')
+
+
+def local_path(path: str | os.PathLike[str]) -> pathlib.Path:
+  """A path as a user wrote it, with `~` expanded.
+
+  Args:
+    path: of a file or folder, which need not exist.
+
+  Raises:
+    ValueError: for a URL such as `gs://bucket/run`, or a home that is unknown.
+  """
+  if _URL.match(os.fspath(path)):
+    raise ValueError(
+      f'{path} is a URL: give a folder of this machine, or mount the bucket'
+    )
+  try:
+    return pathlib.Path(path).expanduser()
+  except RuntimeError as error:
+    raise ValueError(f'{path}: {error}') from error
+
+
+class Claim:
+  """This process owns a folder.
+
+  Attributes:
+    folder: the folder of the run.
+  """
+
+  def __init__(self, folder: pathlib.Path) -> None:
+    self.folder = folder
+    self.kept = False
+
+  def keep(self) -> None:
+    """Training starts: what is written from now on stays."""
+    self.kept = True
+
+
+@contextlib.contextmanager
+def claimed(workdir: str | os.PathLike[str]) -> Iterator[Claim]:
+  """Owns a folder for the length of the block, on all processes of the job.
+
+  A process that dies loses its claim. Where a file system has no locks, as some
+  network file systems, a warning says that the folder is not protected.
+
+  Args:
+    workdir: the folder; made if missing. If the block fails before
+      `Claim.keep`, a folder that was made is removed again.
+
+  Yields:
+    The claim.
+
+  Raises:
+    ValueError: if another process owns the folder; names its pid and host.
+    OSError: if the folder cannot be written.
+  """
+  folder = local_path(workdir).absolute()
+  missing = [p for p in (folder, *folder.parents) if not p.exists()]
+  claim = Claim(folder)
+  with contextlib.ExitStack() as stack:
+    _on_first_process(lambda: _take(folder, missing, stack))
+    try:
+      yield claim
+    finally:
+      if not claim.kept and jax.process_index() == 0:
+        _remove(missing)
+
+
+def _on_first_process(action: Any) -> None:
+  """Runs an action on process 0; if it fails there, all processes fail."""
+  error = None
+  if jax.process_index() == 0:
+    try:
+      action()
+    except (OSError, ValueError) as caught:
+      error = caught
+  if jax.process_count() > 1:
+    failed = np.array(error is not None)
+    if multihost_utils.broadcast_one_to_all(failed) and error is None:
+      error = ValueError('process 0 cannot use the workdir; see its message')
+  if error is not None:
+    raise error
+
+
+def _take(
+  folder: pathlib.Path,
+  missing: list[pathlib.Path],
+  stack: contextlib.ExitStack,
+) -> None:
+  """Makes the folder and locks it until the stack unwinds."""
+  try:
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = filelock.FileLock(folder / _LOCK, timeout=0)
+    lock.acquire()
+  except filelock.Timeout:
+    raise ValueError(f'{folder} is in use by {_owner(folder)}') from None
+  except OSError as error:
+    if error.errno not in _NO_LOCKS:
+      _remove(missing)
+      raise
+    logging.warning(
+      'the file system of %s has no locks: make sure that no other process '
+      'trains there',
+      folder,
+    )
+  else:
+    stack.callback(lock.release)
+  write_status(folder, state='starting')
+
+
+def _owner(folder: pathlib.Path) -> str:
+  status = read_status(folder)
+  if not status:
+    return 'another process'
+  return f'process {status.get("pid")} on {status.get("host")}'
+
+
+def _remove(made: list[pathlib.Path]) -> None:
+  """Removes a folder that was made, and its parents that were."""
+  for path in made[:1]:
+    shutil.rmtree(path, ignore_errors=True)
+  for path in made[1:]:
+    with contextlib.suppress(OSError):  # Somebody else uses it by now.
+      path.rmdir()
+
+
+def write_status(workdir: str | os.PathLike[str], **fields: Any) -> None:
+  """Writes `status.json`: how the run is doing; on process 0 only.
+
+  Args:
+    workdir: folder of the run.
+    **fields: values fit for JSON, such as `state`, `step`, `steps_per_s`.
+      Process id, host and time are added.
+  """
+  if jax.process_index() != 0:
+    return
+  status = fields | {
+    'pid': os.getpid(),
+    'host': socket.gethostname(),
+    'unix_s': round(time.time(), 3),
+  }
+  path = pathlib.Path(workdir) / _STATUS
+  temporary = path.with_name(f'{path.name}.tmp')
+  temporary.write_text(json.dumps(status) + '\n')
+  temporary.replace(path)
+
+
+def read_status(workdir: str | os.PathLike[str]) -> dict[str, Any]:
+  """Reads `status.json`; empty where there is none."""
+  try:
+    return json.loads((pathlib.Path(workdir) / _STATUS).read_text())
+  except (OSError, ValueError):
+    return {}
