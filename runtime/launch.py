@@ -10,7 +10,8 @@ if __name__ == '__main__':
 The root may be given by name, so that `--help` and a mistake in a flag answer
 before JAX is imported. Exit codes: 0 when the root returns; 2 with one message
 when the command line, the configuration or the input cannot be used; any other
-error, and any after the start of training, keeps its traceback and exits with 1.
+error, and any after the start of training, keeps its traceback and exits with 1,
+but for a `RunError`, such as a full disk, whose message says all.
 """
 
 import functools
@@ -25,13 +26,16 @@ from typing import Any, NoReturn
 
 from absl import app, flags, logging
 
-from runtime import context
+from runtime import context, paths
+from runtime import errors as run_errors
 from runtime.config import errors
 from runtime.config import files as files_lib
 
 __all__ = ['define_flags', 'run']
 
+_FAILURE = 1
 _MISTAKE = 2  # Exit code for what the user can put right.
+_LARGEST_SEED = 2**32 - 1  # JAX takes 32 bits: larger ones would repeat.
 
 _RUN_FLAGS = (
   'gin_file',
@@ -40,6 +44,7 @@ _RUN_FLAGS = (
   'seed',
   'dry_run',
   'allow_config_change',
+  'allow_module',
   'profile_steps',
   'debug',
 )
@@ -65,9 +70,17 @@ def define_flags(values: flags.FlagValues) -> None:
     'gin_param', [], "Statement such as 'NUM_LAYERS = 4'; overrides.", **add
   )
   flags.DEFINE_string(
-    'workdir', None, 'Folder of the run; default: runs/<last gin file>.', **add
+    'workdir',
+    None,
+    'Folder of the run; default: runs/ and the names of gin files and seed.',
+    **add,
   )
-  flags.DEFINE_integer('seed', 0, 'Seed of all randomness.', 0, **add)
+  flags.DEFINE_integer(
+    'seed', 0, 'Seed of all randomness.', 0, _LARGEST_SEED, **add
+  )
+  flags.DEFINE_multi_string(
+    'allow_module', [], 'Module that gin files may name; repeat it.', **add
+  )
   flags.DEFINE_bool(
     'dry_run', False, 'Build and describe everything, then exit.', **add
   )
@@ -102,8 +115,22 @@ def run(root: Callable[..., Any] | str) -> None:
     root: the function, or its dotted name, which is then imported after the
       flags were read.
   """
+  _mend_streams()
   define_flags(flags.FLAGS)
   app.run(functools.partial(_main, root), flags_parser=_parse)
+
+
+def _mend_streams() -> None:
+  """Keeps what is printed from ending a run.
+
+  A shell may close a stream (`2>&-`), and a terminal may lack characters.
+  """
+  for name in ('stdout', 'stderr'):
+    stream = getattr(sys, name)
+    if stream is None:
+      setattr(sys, name, open(os.devnull, 'w'))  # noqa: SIM115
+    elif hasattr(stream, 'reconfigure'):
+      stream.reconfigure(errors='backslashreplace')
 
 
 def _main(root: Callable[..., Any] | str, argv: Sequence[str]) -> None:
@@ -119,11 +146,12 @@ def _main(root: Callable[..., Any] | str, argv: Sequence[str]) -> None:
     _check_files(values, root)
     _join_hosts(values)
     _execute(_resolve(root), values, started)
-  except (ValueError, OSError) as error:
-    mistake = isinstance(error, errors.ConfigError)
-    if values.debug or (started.is_set() and not mistake):
+  except (ValueError, OSError, run_errors.RunError) as error:
+    told = isinstance(error, (errors.ConfigError, run_errors.RunError))
+    if values.debug or (started.is_set() and not told):
       raise
-    _exit_with(_message(error, root))
+    late = started.is_set() and isinstance(error, run_errors.RunError)
+    _exit_with(_message(error, root), _FAILURE if late else _MISTAKE)
 
 
 def _execute(
@@ -132,8 +160,10 @@ def _execute(
   """Reads the configuration and calls the root."""
   from runtime.config import sessions
 
-  workdir = values.workdir or f'runs/{pathlib.Path(values.gin_file[-1]).stem}'
-  with sessions.session(root, values.gin_file, values.gin_param) as parsed:
+  workdir = str(paths.local(values.workdir or _own_workdir(values)))
+  with sessions.session(
+    root, values.gin_file, values.gin_param, allow=values.allow_module
+  ) as parsed:
     logging.info('workdir: %s', workdir)
     parsed.build(
       workdir=workdir,
@@ -150,6 +180,13 @@ def _execute(
         argv=tuple(sys.argv),
       ),
     )
+
+
+def _own_workdir(values: flags.FlagValues) -> str:
+  """A folder that another experiment, overlay or seed does not have."""
+  names = [pathlib.Path(name).stem for name in values.gin_file]
+  seed = [f'seed{values.seed}'] if values.seed else []
+  return f'runs/{"-".join(names + seed)}'
 
 
 def _resolve(root: Callable[..., Any] | str) -> Callable[..., Any]:
@@ -170,10 +207,10 @@ def _message(error: Exception, root: Callable[..., Any] | str) -> str:
   return sessions.tell(error, root=name.rpartition('.')[2])
 
 
-def _exit_with(message: str) -> NoReturn:
+def _exit_with(message: str, code: int = _MISTAKE) -> NoReturn:
   """Ends the process with a message on stderr."""
   print(f'error: {message}', file=sys.stderr)
-  sys.exit(_MISTAKE)
+  sys.exit(code)
 
 
 def _check_files(

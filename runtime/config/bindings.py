@@ -178,6 +178,36 @@ class Bindings:
         'or a later value goes before them:\n  ' + '\n  '.join(lines)
       )
 
+  def knobs(self, parameters: Iterable[str]) -> list[str]:
+    """Says which macros set parameters.
+
+    Args:
+      parameters: their names, such as 'batch_size'.
+
+    Returns:
+      Clauses such as 'BATCH_SIZE sets batch_size'; none for a parameter that no
+      macro sets.
+    """
+    found: dict[str, None] = {}
+    for name in dict.fromkeys(parameters):
+      for (_, selector, argument), bound in self._bound.items():
+        if argument == name and selector != MACRO:
+          for macro in self._macros_behind(bound.value):
+            found[f'{macro} sets {name}'] = None
+    return list(found)
+
+  def _macros_behind(self, value: Any) -> Iterator[str]:
+    """Names of the macros in a value, and in what it builds."""
+    for reference in gin_config.iterate_references(value):
+      scope = '/'.join(reference.scopes)
+      selector = reference.configurable.selector
+      if selector == MACRO:
+        yield scope
+        continue
+      for (inner, target, _), bound in self._bound.items():
+        if (inner, target) == (scope, selector) and scope:
+          yield from self._macros_behind(bound.value)
+
   def _replaced_later(self, unused: list[Bound]) -> dict[str, int]:
     """Extends the replaced targets by what only replaced targets refer to."""
     replaced = dict(self._replaced)

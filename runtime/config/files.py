@@ -4,6 +4,7 @@ import os
 import pathlib
 from collections.abc import Sequence
 
+from runtime import paths
 from runtime.config import errors
 
 __all__ = ['PROJECT_ROOT', 'available', 'find', 'read', 'shown']
@@ -49,7 +50,7 @@ def find(
   Raises:
     ConfigError: if there is no such file; names the places and near names.
   """
-  name = pathlib.Path(name).expanduser()
+  name = paths.local(name)
   folders = dict.fromkeys([*beside, pathlib.Path.cwd(), PROJECT_ROOT])
   tried = dict.fromkeys((folder / name).resolve() for folder in folders)
   for path in tried:

@@ -8,20 +8,21 @@ imports of the files on the command line.
 
 import dataclasses
 import importlib
+import importlib.util
 import os
 import pathlib
 import pkgutil
 import sys
 import tokenize
 import types
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 from gin import config as gin_config
 from gin import config_parser
 
 from runtime.config import bindings as bindings_lib
-from runtime.config import errors, gin_state
+from runtime.config import errors, gin_state, trust
 from runtime.config import files as files_lib
 from runtime.config import types as types_lib
 
@@ -40,6 +41,7 @@ class _Source:
   label: str
   lines: bool = True
   dynamic: bool = False
+  allowed: Collection[str] = trust.TRUSTED
   symbols: dict[str, types.ModuleType] = dataclasses.field(default_factory=dict)
 
   def at(self, line: int) -> str:
@@ -76,6 +78,7 @@ class _Source:
         near = errors.nearest(name, public)
         raise ConfigError(f'{path} has no {name!r}{near}')
       found, path = getattr(found, name), f'{path}.{name}'
+      trust.check_object(found, path, self.allowed)
     if not callable(found):
       raise ConfigError(f'{path} is not a function or a class')
     return found
@@ -101,12 +104,18 @@ class Reader:
     bindings: what was read.
   """
 
-  def __init__(self, fixed: Mapping[Callable[..., Any], Sequence[str]]) -> None:
+  def __init__(
+    self,
+    fixed: Mapping[Callable[..., Any], Sequence[str]],
+    allowed: Collection[str] = trust.TRUSTED,
+  ) -> None:
     """Starts with nothing bound.
 
     Args:
       fixed: parameters, by function, that cannot be bound.
+      allowed: modules that may be named; see `trust`.
     """
+    self._allowed = allowed
     self.bindings = bindings_lib.Bindings()
     self._fixed = fixed
     self._imports: dict[str, config_parser.ImportStatement] = {}
@@ -127,7 +136,8 @@ class Reader:
       raise ConfigError(f'{files_lib.shown(path)} includes itself')
     text = files_lib.read(path)
     self._open.append(path)
-    self._read(_Source(files_lib.shown(path)), text, ())
+    source = _Source(files_lib.shown(path), allowed=self._allowed)
+    self._read(source, text, ())
     self._open.pop()
 
   def read_param(self, text: str) -> None:
@@ -140,7 +150,8 @@ class Reader:
       ConfigError: for every mistake in it.
     """
     dynamic = config_parser.ImportStatement(_DYNAMIC, True, None, _PLACE)
-    source = _Source(f'--gin_param {text!r}', lines=False)
+    label = f'--gin_param {text!r}'
+    source = _Source(label, lines=False, allowed=self._allowed)
     self._read(source, text, (dynamic, *self._imports.values()))
 
   def _read(
@@ -190,6 +201,8 @@ class Reader:
     if statement.module.startswith('__gin__'):
       source.dynamic = statement.module == _DYNAMIC
     else:
+      if importlib.util.find_spec(statement.module.split('.')[0]) is not None:
+        trust.check_module(statement.module, self._allowed)
       module = _import_module(statement.module)
       if not (statement.is_from or statement.alias):
         module = sys.modules[statement.module.split('.')[0]]

@@ -30,7 +30,8 @@ from typing import Any
 
 import gin
 
-from runtime.config import errors, gin_state
+from runtime.config import bindings as bindings_lib
+from runtime.config import errors, gin_state, trust
 from runtime.config import reader as reader_lib
 
 __all__ = ['ConfigError', 'Parsed', 'session', 'tell']
@@ -38,6 +39,8 @@ __all__ = ['ConfigError', 'Parsed', 'session', 'tell']
 ConfigError = errors.ConfigError
 
 _TAIL = re.compile(r"\n  In call to configurable '([^']*)' \([^\n]*")
+# `{batch_size=}` of a message, or its first word: 'batch_size must be ...'.
+_PARAMETER = re.compile(r'(?:^|\b)(\w+)(?==| must )')
 _MISSING = re.compile(r'([\w.<>]+)\(\) missing \d+ required')
 
 
@@ -69,6 +72,7 @@ def session(
   params: Sequence[str] = (),
   *,
   given: Sequence[str] = ('workdir', 'seed', 'context'),
+  allow: Sequence[str] = (),
 ) -> Iterator[Parsed]:
   """Reads gin files and parameters for a root function.
 
@@ -78,6 +82,8 @@ def session(
     params: single statements, such as `'NUM_LAYERS = 4'`; they override the
       files and may name everything that the files import.
     given: parameters of the root that its caller passes; they cannot be bound.
+    allow: modules that may be named beside those of `trust.TRUSTED` and that of
+      the root.
 
   Yields:
     The parsed configuration, to be used inside the `with` statement.
@@ -89,7 +95,8 @@ def session(
   """
   with gin_state.isolated(), gin.config_scope(None):
     configured = gin.configurable(root)
-    reader = reader_lib.Reader(fixed={root: tuple(given)})
+    allowed = (*trust.TRUSTED, root.__module__, *allow)
+    reader = reader_lib.Reader({root: tuple(given)}, allowed)
     for name in files:
       reader.read_file(name)
     for text in params:
@@ -98,18 +105,31 @@ def session(
     gin.finalize()
     yield Parsed(
       text=gin_state.bound_text(),
-      build=functools.partial(_build, configured),
+      build=functools.partial(_build, configured, reader.bindings),
       operative=gin_state.operative_text,
       check=reader.bindings.check_used,
     )
 
 
-def _build(configured: Callable[..., Any], **kwargs: Any) -> Any:
-  """Calls the configured root and translates a call that lacks arguments."""
+def _build(
+  configured: Callable[..., Any],
+  bindings: bindings_lib.Bindings,
+  **kwargs: Any,
+) -> Any:
+  """Calls the configured root and translates a call that lacks arguments.
+
+  The message of another mistake names parameters; a note says which macros set
+  them.
+  """
   try:
     return configured(**kwargs)
   except ConfigError as error:
     raise ConfigError(error.message) from None
+  except ValueError as error:
+    knobs = bindings.knobs(_PARAMETER.findall(_TAIL.sub('', str(error))))
+    if knobs:
+      error.add_note(', '.join(knobs))
+    raise
   except TypeError as error:
     if not _lacks_argument(str(error)):
       raise
@@ -128,7 +148,8 @@ def tell(error: BaseException, *, root: str = '') -> str:
   """Returns the message of an error in short.
 
   gin appends a paragraph for every configurable that an exception crosses. One
-  clause is enough: the innermost, as `(while building Encoder)`.
+  clause is enough: the innermost, as `(while building Encoder)`. Notes follow,
+  such as `BATCH_SIZE sets batch_size`.
 
   Args:
     error: an exception that `Parsed.build` raised.
@@ -139,5 +160,7 @@ def tell(error: BaseException, *, root: str = '') -> str:
   """
   text = str(error)
   names = [name for name in _TAIL.findall(text) if name != root]
+  clauses = [f'while building {names[0]}'] if names else []
+  clauses += getattr(error, '__notes__', [])
   message = _TAIL.sub('', text).rstrip()
-  return f'{message} (while building {names[0]})' if names else message
+  return f'{message} ({"; ".join(clauses)})' if clauses else message

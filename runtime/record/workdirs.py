@@ -9,7 +9,6 @@ import errno
 import json
 import os
 import pathlib
-import re
 import shutil
 import socket
 import time
@@ -22,31 +21,13 @@ import numpy as np
 from absl import logging
 from jax.experimental import multihost_utils
 
-__all__ = ['Claim', 'claimed', 'local_path', 'read_status', 'write_status']
+from runtime import paths
+
+__all__ = ['Claim', 'claimed', 'read_status', 'write_status']
 
 _LOCK = '.lock'
 _STATUS = 'status.json'
 _NO_LOCKS = (errno.ENOLCK, errno.EOPNOTSUPP)
-_URL = re.compile(r'[A-Za-z][A-Za-z0-9+.-]+://')
-
-
-def local_path(path: str | os.PathLike[str]) -> pathlib.Path:
-  """A path as a user wrote it, with `~` expanded.
-
-  Args:
-    path: of a file or folder, which need not exist.
-
-  Raises:
-    ValueError: for a URL such as `gs://bucket/run`, or a home that is unknown.
-  """
-  if _URL.match(os.fspath(path)):
-    raise ValueError(
-      f'{path} is a URL: give a folder of this machine, or mount the bucket'
-    )
-  try:
-    return pathlib.Path(path).expanduser()
-  except RuntimeError as error:
-    raise ValueError(f'{path}: {error}') from error
 
 
 class Claim:
@@ -83,7 +64,7 @@ def claimed(workdir: str | os.PathLike[str]) -> Iterator[Claim]:
     ValueError: if another process owns the folder; names its pid and host.
     OSError: if the folder cannot be written.
   """
-  folder = local_path(workdir).absolute()
+  folder = paths.local(workdir).absolute()
   missing = [p for p in (folder, *folder.parents) if not p.exists()]
   claim = Claim(folder)
   with contextlib.ExitStack() as stack:

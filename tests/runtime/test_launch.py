@@ -14,6 +14,7 @@ from absl import flags
 from absl.testing import flagsaver
 
 from runtime import context, launch
+from runtime import errors as run_errors
 from runtime.config import errors
 from runtime.config import files as files_lib
 
@@ -48,7 +49,8 @@ def main():
   def call(root, *args):
     with flagsaver.flagsaver():
       flags.FLAGS.unparse_flags()
-      argv = flags.FLAGS(['program', *args])
+      allow = '--allow_module=toy_experiment'
+      argv = flags.FLAGS(['program', allow, *args])
       return launch._main(root, argv)
 
   with flagsaver.flagsaver():
@@ -75,7 +77,7 @@ def test_root_gets_flags_and_context(toy, main, monkeypatch):
     '--profile_steps=5',
   )
   ((workdir, seed, given, steps),) = calls
-  assert (workdir, seed, steps) == ('runs/toy', 7, 4)
+  assert (workdir, seed, steps) == ('runs/toy-seed7', 7, 4)
   assert isinstance(given, context.RunContext)
   assert given.dry_run
   assert given.allow_config_change
@@ -100,7 +102,7 @@ def test_root_by_name_and_workdir_flag(toy, main, monkeypatch):
     (['--gin_file=toy.gin', '--gin_param=STEP=1'], 'did you mean STEPS?'),
     (
       ['--gin_file=toy.gin', '--gin_param=STEPS=-1'],
-      'error: steps must not be negative, got steps=-1\n',
+      'got steps=-1 (STEPS sets steps)\n',
     ),
     (['--gin_file=toy.gin', '--process_id=1'], 'missing: --coordinator'),
     (
@@ -303,3 +305,55 @@ def test_two_processes_join_and_one_speaks(toy, tmp_path):
     assert 'count 2' in err
   assert 'workdir: runs/hosts' in results[0][2]
   assert 'workdir' not in results[1][2]
+
+
+def test_overlays_and_seeds_have_workdirs_of_their_own(toy, main, monkeypatch):
+  calls = []
+  monkeypatch.setattr(toy, 'train', _recorder(calls))
+  pathlib.Path('more.gin').write_text(HEADER)
+  main(toy.train, '--gin_file=toy.gin', '--gin_file=more.gin', '--seed=2')
+  main(toy.train, '--gin_file=toy.gin', '--workdir=~/x')
+  assert calls[0][0] == 'runs/toy-more-seed2'
+  assert calls[1][0] == os.path.expanduser('~/x')
+
+
+def test_a_late_run_error_is_one_message(toy, main, monkeypatch, capsys):
+  def train(*, workdir, seed, context, steps: int = 1):
+    context.on_start()
+    raise run_errors.RunError('the disk is full')
+
+  monkeypatch.setattr(toy, 'train', train)
+  with pytest.raises(SystemExit) as caught:
+    main(toy.train, '--gin_file=toy.gin')
+  assert caught.value.code == 1
+  assert capsys.readouterr().err == 'error: the disk is full\n'
+
+
+def test_streams_that_are_closed_or_narrow_end_no_run(tmp_path):
+  """A shell's `2>&-`, and a terminal without the character."""
+  program = """
+import sys
+from runtime import launch
+launch._mend_streams()
+print('\\u2713')
+print('unseen', file=sys.stderr, flush=True)
+print('end')
+"""
+  path = tmp_path / 'program.py'
+  path.write_text(program)
+  environment = dict(os.environ, PYTHONIOENCODING='ascii')
+  environment['PYTHONPATH'] = str(files_lib.PROJECT_ROOT)
+  done = subprocess.run(
+    f'{sys.executable} {path} 2>&-',
+    shell=True,
+    env=environment,
+    stdout=subprocess.PIPE,
+    text=True,
+    check=True,
+  )
+  assert done.stdout == '\\u2713\nend\n'
+
+
+def test_seeds_that_would_repeat_are_refused(toy, main):
+  with pytest.raises(flags.IllegalFlagValueError, match='4294967295'):
+    main(toy.train, '--gin_file=toy.gin', f'--seed={2**32}')

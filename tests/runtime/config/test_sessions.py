@@ -56,7 +56,8 @@ def build(toy, tmp_path):
 
   def call(text, *params, header=HEADER):
     (tmp_path / 'a.gin').write_text(header + text)
-    with sessions.session(toy.train, ['a.gin'], params) as parsed:
+    allow = ('math', 'cmath')
+    with sessions.session(toy.train, ['a.gin'], params, allow=allow) as parsed:
       return parsed.build(workdir='w', seed=3, context=_context(parsed))
 
   return call
@@ -496,6 +497,7 @@ def test_errors_of_the_code_are_not_errors(toy, build, monkeypatch):
   def broken():
     return toy.Dataset()
 
+  broken.__module__ = toy.__name__
   monkeypatch.setattr(toy, 'broken', broken, raising=False)
   with pytest.raises(TypeError, match='missing 1 required') as caught:
     build('toy_experiment.train.other = @toy_experiment.broken()')

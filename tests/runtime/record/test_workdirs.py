@@ -1,7 +1,6 @@
 """Who owns a folder, what a failed start leaves, and paths as users write them."""
 
 import os
-import pathlib
 import signal
 import subprocess
 import sys
@@ -86,16 +85,6 @@ def test_file_systems_without_locks_are_named(tmp_path, monkeypatch, caplog):
   with workdirs.claimed(tmp_path / 'run') as claim:
     claim.keep()
   assert 'has no locks' in caplog.text
-
-
-def test_paths_as_users_write_them(monkeypatch, tmp_path):
-  monkeypatch.setenv('HOME', str(tmp_path))
-  assert workdirs.local_path('~/x') == tmp_path / 'x'
-  assert workdirs.local_path(pathlib.Path('a/b')) == pathlib.Path('a/b')
-  with pytest.raises(ValueError, match='gs://bucket/run is a URL'):
-    workdirs.local_path('gs://bucket/run')
-  with pytest.raises(ValueError, match='~nobody_here'):
-    workdirs.local_path('~nobody_here/x')
 
 
 def test_status_is_read_as_written_and_may_be_missing(tmp_path):

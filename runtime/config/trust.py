@@ -1,0 +1,61 @@
+"""Which modules a configuration may name.
+
+A gin file is code: it calls the functions that it names. Files come from mails
+and downloads, so only the workspace and the libraries that its configurations
+need may be named; users add modules of their own by `--allow_module`.
+"""
+
+import types
+from collections.abc import Collection
+from typing import Any
+
+from runtime.config import errors
+
+__all__ = ['TRUSTED', 'check_module', 'check_object']
+
+TRUSTED = ('performer', 'rl', 'nas', 'hpo', 'runtime', 'flax', 'jax', 'optax')
+
+
+def _is_trusted(module: str, allowed: Collection[str]) -> bool:
+  return any(module == a or module.startswith(f'{a}.') for a in allowed)
+
+
+def check_module(name: str, allowed: Collection[str]) -> None:
+  """Checks a module before it is imported.
+
+  Args:
+    name: dotted name of the module.
+    allowed: modules that may be named, with all that lies in them.
+
+  Raises:
+    ConfigError: if it may not be named.
+  """
+  if not _is_trusted(name, allowed):
+    raise errors.ConfigError(
+      f'module {name} may not be named: configurations run what they name. '
+      f'If you trust it: --allow_module={name.partition(".")[0]}'
+    )
+
+
+def check_object(found: Any, path: str, allowed: Collection[str]) -> None:
+  """Checks what a selector leads to, which may come from another module.
+
+  Args:
+    found: a module, class or function on the way of a selector.
+    path: the selector until there.
+    allowed: modules that may be named.
+
+  Raises:
+    ConfigError: if it is, or was defined in, a module that may not be named.
+  """
+  if isinstance(found, types.ModuleType):
+    check_module(found.__name__, allowed)
+    return
+  home = getattr(found, '__module__', None) or getattr(
+    type(found), '__module__', ''
+  )
+  if not _is_trusted(home, allowed):
+    raise errors.ConfigError(
+      f'{path} comes from module {home}, which may not be named. '
+      f'If you trust it: --allow_module={home.partition(".")[0]}'
+    )
