@@ -99,6 +99,16 @@ class LanguageModelTrainer:
       batch_size=self.batch_size,
       num_examples=self.data.num_examples('train'),
       evaluators=self._evaluators(learner, mesh),
+      on_request={
+        split: evaluate(
+          learner, self.data, split, mesh=mesh, batch_size=self._judged_at_once
+        )
+        for split in self.data.splits
+        if split not in self.eval_splits
+      },
+      scores=dict.fromkeys(
+        self.eval_splits, ('loss', 'accuracy', 'perplexity')
+      ),
       activation_bytes=lambda: _activation_bytes(
         learner, self.batch_size, self.data.max_length
       ),

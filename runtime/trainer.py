@@ -91,6 +91,8 @@ def write_report(
   experiment: loop_lib.Experiment[State],
   result: loop_lib.Result[State],
   workdir: str | os.PathLike[str],
+  *,
+  folder: str | os.PathLike[str] | None = None,
 ) -> None:
   """Prints the final tables and writes `workdir/report/`.
 
@@ -102,8 +104,13 @@ def write_report(
     experiment: still open.
     result: of its run.
     workdir: folder of the run, with `metrics.jsonl`.
+    folder: where to write; None: `workdir/report`.
   """
-  rows = writers.read_metrics(workdir) if jax.process_index() == 0 else []
+  rows = []
+  if jax.process_index() == 0:
+    rows = [
+      row for row in writers.read_metrics(workdir) if row['step'] <= result.step
+    ]
   run = loop_lib.Finished(result.state, rows, result.seconds)
   pictures = {}
   with _told('the tables'):
@@ -115,7 +122,8 @@ def write_report(
   if not rows:
     logging.warning('no report: there are no steps in %s', workdir)
     return
-  folder = pathlib.Path(workdir) / 'report'
+  folder = pathlib.Path(workdir, 'report') if folder is None else folder
+  folder = pathlib.Path(folder)
   for name, table in run.tables.items():
     with _told(f'the table {name}'):
       report_lib.write_table(table, folder / name)
@@ -124,7 +132,9 @@ def write_report(
   if not can_draw:
     logging.warning('no pictures: they need the extra `report` (matplotlib)')
   with _told('the curves'):
-    report_lib.run_report(workdir, pictures=can_draw)
+    report_lib.run_report(
+      rows, folder, name=pathlib.Path(workdir).name, pictures=can_draw
+    )
   for name, draw in pictures.items() if can_draw else ():
     with _told(f'the picture {name}'):
       draw(folder / name)

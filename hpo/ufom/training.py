@@ -59,20 +59,22 @@ class Family(Protocol):
 class TrainState:
   """All that training changes.
 
+  The same tree also carries shapes or shardings.
+
   Attributes:
     step: outer steps so far, int32.
     theta: outer variable.
     opt_state: of the outer optimiser.
-    averages: of the adaptive rule; None for a fixed q.
-    spent: what gradients have cost.
+    averages: `adaptive.AdaptiveQ`; None for a fixed q.
+    spent: what gradients have cost, `costs.Telemetry`.
     key: never changes; steps fold their number into it.
   """
 
   step: Any
   theta: PyTree
   opt_state: PyTree
-  averages: adaptive.AdaptiveQ | None
-  spent: costs.Telemetry
+  averages: PyTree
+  spent: PyTree
   key: Any
 
 

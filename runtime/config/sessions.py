@@ -54,6 +54,8 @@ class Parsed:
     build: calls the root with keyword arguments of the caller and the bound
       values; raises `ConfigError` for a value of a wrong type and for a
       parameter without a value, and whatever the root raises.
+    arguments: builds the values that are bound to parameters of the root, by
+      name, without calling it.
     operative: returns the values that were used until now, defaults included,
       as text that can be parsed again.
     check: raises `ConfigError` if a binding or macro was not used until now.
@@ -61,6 +63,7 @@ class Parsed:
 
   text: str
   build: Callable[..., Any]
+  arguments: Callable[[], dict[str, Any]]
   operative: Callable[[], str]
   check: Callable[[], None]
 
@@ -106,6 +109,7 @@ def session(
     yield Parsed(
       text=gin_state.bound_text(),
       build=functools.partial(_build, configured, reader.bindings),
+      arguments=functools.partial(gin.get_bindings, configured),
       operative=gin_state.operative_text,
       check=reader.bindings.check_used,
     )

@@ -80,10 +80,23 @@ class CheckpointConfig:
 
 
 class Checkpoints:
-  """The checkpoints of one run, under `workdir/checkpoints`."""
+  """The checkpoints of one run, under `workdir/checkpoints`.
 
-  def __init__(self, workdir: str | os.PathLike, config: CheckpointConfig):
+  Args:
+    workdir: folder of the run.
+    config: which of them stay.
+    read_only: nothing is written, moved or removed.
+  """
+
+  def __init__(
+    self,
+    workdir: str | os.PathLike,
+    config: CheckpointConfig,
+    *,
+    read_only: bool = False,
+  ):
     self._config = config
+    self._read_only = read_only
     self._path = (pathlib.Path(workdir) / 'checkpoints').absolute()
     self._manager = self._open()
 
@@ -94,13 +107,23 @@ class Checkpoints:
       # Metrics go to disk, where a restarted run finds them, only with it.
       best_fn=None if best is None else self._config.rank,
       best_mode=self._config.best_mode,
-      cleanup_tmp_directories=True,
-      enable_async_checkpointing=True,
+      cleanup_tmp_directories=not self._read_only,
+      enable_async_checkpointing=not self._read_only,
+      read_only=self._read_only,
+      save_interval_steps=0 if self._read_only else 1,
+      create=not self._read_only,
     )
     # The manager reads the ranking of every checkpoint when it is made.
-    first = jax.process_index() == 0
+    first = jax.process_index() == 0 and not self._read_only
     self._move_aside(self._without_ranking() if first else [])
-    return ocp.CheckpointManager(self._path, options=options)
+    handlers = {
+      'state': ocp.StandardCheckpointHandler(),
+      'loop': ocp.JsonCheckpointHandler(),
+    }
+    with _quiet() if self._read_only else contextlib.nullcontext():
+      return ocp.CheckpointManager(
+        self._path, options=options, item_handlers=handlers
+      )
 
   def _without_ranking(self) -> list[int]:
     """Steps whose metrics file is there and cannot be read."""
@@ -205,8 +228,7 @@ class Checkpoints:
     damaged: dict[int, Exception] = {}
     for step in sorted(self._manager.all_steps(), reverse=True):
       try:
-        self._check_fits(step, abstract_state)
-        state, record = self._read(step, abstract_state)
+        state, record = self.read(step, abstract_state)
       except MisfitError:
         raise
       # Orbax and TensorStore report damage by many types, Exception included.
@@ -232,9 +254,8 @@ class Checkpoints:
 
   def _check_fits(self, step: int, abstract_state: Any) -> None:
     """Raises MisfitError if a checkpoint holds other arrays than a state."""
-    with ocp.StandardCheckpointer() as reader:
-      found = reader.metadata(self._path / str(step) / 'state').item_metadata
-    there, here = _shapes(found), _shapes(abstract_state)
+    found = self._manager.item_metadata(step).state
+    there, here = _shapes(found.tree), _shapes(abstract_state)
     lines = [
       f'{name}: {there.get(name, "missing")} there, '
       f'{here.get(name, "missing")} here'
@@ -249,7 +270,21 @@ class Checkpoints:
         + more
       )
 
-  def _read(self, step: int, abstract_state: State) -> tuple[State, Record]:
+  def read(self, step: int, abstract_state: State) -> tuple[State, Record]:
+    """Reads one checkpoint.
+
+    Args:
+      step: has a checkpoint.
+      abstract_state: shapes, dtypes and shardings of the state.
+
+    Returns:
+      (state, record).
+
+    Raises:
+      MisfitError: if it holds arrays of other names or shapes. Damage raises
+        errors of many other types.
+    """
+    self._check_fits(step, abstract_state)
     restored = self._manager.restore(
       step,
       args=ocp.args.Composite(
@@ -310,6 +345,18 @@ class Checkpoints:
       self.wait()
     finally:
       self._manager.close()
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+  """Drops Orbax's warnings that a read-only manager writes nothing."""
+  drop = lambda record: False
+  logger = logging.get_absl_logger()
+  logger.addFilter(drop)
+  try:
+    yield
+  finally:
+    logger.removeFilter(drop)
 
 
 def _shapes(tree: Any) -> dict[str, tuple[int, ...]]:

@@ -60,6 +60,7 @@ class Experiment(Generic[State]):
     shardings: tree of `NamedSharding` with the structure of the state.
     batches: the training data.
     evaluators: name -> function of the state; run at the evaluation interval.
+    on_request: evaluators that run only when a user asks for them by name.
     scores: by evaluator, the names of its metrics, as far as they are known
       before it has run; the best checkpoint cannot be asked for by others.
     mesh: the devices.
@@ -90,6 +91,7 @@ class Experiment(Generic[State]):
   batch_size: int
   num_examples: int | None = None
   evaluators: Mapping[str, Evaluator] = dataclasses.field(default_factory=dict)
+  on_request: Mapping[str, Evaluator] = dataclasses.field(default_factory=dict)
   scores: Mapping[str, Sequence[str]] = dataclasses.field(default_factory=dict)
   activation_bytes: Callable[[], int] | None = None
   params: Callable[[State], Any] = lambda state: state

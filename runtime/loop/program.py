@@ -8,9 +8,20 @@ from runtime.devices import mesh as mesh_lib
 from runtime.loop.experiment import Experiment
 from runtime.record import metrics as metrics_lib
 
-__all__ = ['Program']
+__all__ = ['Program', 'abstract_state']
 
 State = TypeVar('State')
+
+
+def abstract_state(experiment: Experiment[State]) -> State:
+  """Shapes, dtypes and shardings of an experiment's state."""
+  return jax.tree.map(
+    lambda leaf, sharding: jax.ShapeDtypeStruct(
+      leaf.shape, leaf.dtype, sharding=sharding
+    ),
+    jax.eval_shape(experiment.init),
+    experiment.shardings,
+  )
 
 
 class Program(Generic[State]):

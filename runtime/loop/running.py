@@ -29,7 +29,7 @@ from runtime import context as context_lib
 from runtime.loop import checkpoints as checkpoints_lib
 from runtime.loop import durations, preemption, timer
 from runtime.loop.experiment import Experiment
-from runtime.loop.program import Program
+from runtime.loop.program import Program, abstract_state
 from runtime.record import metrics as metrics_lib
 from runtime.record import profiling, provenance, summary, workdirs, writers
 
@@ -115,7 +115,7 @@ def run(
   """
   context.check_config()
   schedule = _Schedule.of(experiment, config)
-  abstract = jax.eval_shape(experiment.init)
+  abstract = abstract_state(experiment)
   if context.dry_run:
     print(_dry_run_text(experiment, abstract, context))
     return Result(None, 0, finished=False, seconds=0.0)
@@ -231,14 +231,7 @@ class _Loop(Generic[State]):
     self._timer = timer.StepTimer()
 
   def _restore_or_init(self, abstract: State) -> tuple[State, dict[str, Any]]:
-    target = jax.tree.map(
-      lambda leaf, sharding: jax.ShapeDtypeStruct(
-        leaf.shape, leaf.dtype, sharding=sharding
-      ),
-      abstract,
-      self._experiment.shardings,
-    )
-    restored = self._checkpoints.restore(target)
+    restored = self._checkpoints.restore(abstract)
     if restored is None:
       params = self._experiment.params(abstract)
       logging.info('%s', summary.parameter_overview(params))

@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 from jaxtyping import Float
 
-from runtime.record import tables, writers
+from runtime.record import tables
 
 __all__ = [
   'AXES',
@@ -406,32 +406,35 @@ def summary_rows(rows: Sequence[Row]) -> list[dict[str, Any]]:
 
 
 def run_report(
-  workdir: str | os.PathLike[str], *, pictures: bool = True
+  rows: Sequence[Row],
+  folder: str | os.PathLike[str],
+  *,
+  name: str,
+  pictures: bool = True,
 ) -> list[pathlib.Path]:
-  """Writes `report/` of a run: all rows, a summary and the curves.
+  """Writes what every run's report has: all rows, a summary and the curves.
 
   Args:
-    workdir: folder of the run, with `metrics.jsonl`.
+    rows: of `metrics.jsonl`.
+    folder: where to write; made if missing.
+    name: of the run.
     pictures: also draw; pass `can_draw()` where tables are enough.
 
   Returns:
     The files that were written.
 
   Raises:
-    FileNotFoundError: if the folder has no `metrics.jsonl`.
-    ValueError: if the file has no rows, or a line is not a row.
+    ValueError: if there are no rows.
     ImportError: if pictures are asked for without matplotlib.
   """
-  workdir = pathlib.Path(workdir)
-  rows = writers.read_metrics(workdir)
   if not rows:
-    raise ValueError(f'no rows in the metrics of {workdir}')
-  folder = workdir / 'report'
+    raise ValueError(f'a report needs rows, got none of {name}')
+  folder = pathlib.Path(folder)
   written = [tables.write_csv(rows, folder / 'metrics.csv')]
   written += write_table(summary_rows(rows), folder / 'summary')
   if not pictures:
     return written
-  runs = {workdir.name: [rows]}
+  runs = {name: [rows]}
   names = metric_names(rows)
   learning = [name for name in names if '/' not in name]
   for kind, chosen, axis in (

@@ -2,7 +2,6 @@
 
 import builtins
 import csv
-import json
 import re
 
 import numpy as np
@@ -211,33 +210,27 @@ def test_heatmaps_refuse(tmp_path, arrays, titles, message):
     report.heatmaps(arrays, titles, tmp_path / 'h.png')
 
 
-def _write_metrics(folder, rows):
-  lines = [json.dumps(row) for row in rows]
-  (folder / 'metrics.jsonl').write_text('\n'.join(lines) + '\n')
-
-
 @drawing
 def test_run_report_writes_tables_and_pictures(tmp_path):
-  _write_metrics(tmp_path, ROWS)
-  written = report.run_report(tmp_path)
+  rows = [row | {'time/examples': 8 * row['step']} for row in ROWS]
+  written = report.run_report(rows, tmp_path / 'r', name='run')
   assert {path.name for path in written} == {
     'metrics.csv',
     'summary.csv',
     'summary.md',
     'curves.png',
+    'curves_by_examples.png',
     'time.png',
   }
-  assert all(path.parent == tmp_path / 'report' for path in written)
-  assert 'eval/valid/accuracy' in (tmp_path / 'report/summary.md').read_text()
+  assert all(path.parent == tmp_path / 'r' for path in written)
+  summary = (tmp_path / 'r' / 'summary.md').read_text()
+  assert 'eval/valid/accuracy' in summary
+  assert 'time/examples' not in summary
 
 
 def test_run_report_without_rows(tmp_path):
-  with pytest.raises(FileNotFoundError):
-    report.run_report(tmp_path)
-  _write_metrics(tmp_path, [])
-  (tmp_path / 'metrics.jsonl').write_text('')
-  with pytest.raises(ValueError, match='no rows'):
-    report.run_report(tmp_path)
+  with pytest.raises(ValueError, match='needs rows, got none of run'):
+    report.run_report([], tmp_path, name='run')
 
 
 def test_tables_need_no_matplotlib(tmp_path, monkeypatch):
@@ -250,11 +243,10 @@ def test_tables_need_no_matplotlib(tmp_path, monkeypatch):
 
   monkeypatch.setattr(builtins, '__import__', blocked)
   monkeypatch.setattr(report, 'can_draw', lambda: False)
-  _write_metrics(tmp_path, ROWS)
-  written = report.run_report(tmp_path, pictures=report.can_draw())
+  written = report.run_report(ROWS, tmp_path, name='run', pictures=False)
   assert len(written) == 3
   with pytest.raises(ImportError, match=re.escape('attune[report]')):
-    report.run_report(tmp_path)
+    report.run_report(ROWS, tmp_path, name='run')
 
 
 def test_report_offers_the_tables():

@@ -1,0 +1,55 @@
+"""The options and exit codes that commands on workdirs share."""
+
+import argparse
+import sys
+from collections.abc import Callable
+
+from runtime import errors
+
+__all__ = ['parser', 'run', 'step']
+
+
+def parser(description: str) -> argparse.ArgumentParser:
+  """A parser with the options of all commands that restore a run.
+
+  Args:
+    description: help text, laid out as it is to be shown.
+  """
+  found = argparse.ArgumentParser(
+    description=description,
+    formatter_class=argparse.RawDescriptionHelpFormatter,
+  )
+  found.add_argument(
+    '--gin_param',
+    action='append',
+    default=[],
+    help="statement that changes the configuration, such as 'DATA = @mine.D()'",
+  )
+  found.add_argument(
+    '--allow_module',
+    action='append',
+    default=[],
+    help='module that the configuration may name',
+  )
+  return found
+
+
+def step(text: str) -> int | str:
+  """Reads the step of a checkpoint: a number, 'latest' or 'best'."""
+  if text in ('latest', 'best'):
+    return text
+  try:
+    return int(text)
+  except ValueError:
+    raise argparse.ArgumentTypeError(
+      f"must be a number, 'latest' or 'best', got {text!r}"
+    ) from None
+
+
+def run(main: Callable[[], None]) -> None:
+  """Runs a command; a mistake ends it with one message and exit code 2."""
+  try:
+    main()
+  except (ValueError, OSError, errors.RunError) as error:
+    print(f'error: {error}', file=sys.stderr)
+    sys.exit(2)

@@ -1,0 +1,145 @@
+"""Compares runs: their configurations, curves and last scores.
+
+python -m runtime.compare runs/a runs/a-seed1 runs/b runs/b-seed1
+
+Runs that differ only in their seed are one group: a curve is the median of a
+group with a band from its least to its greatest value, a score is its mean with
+a 95 % interval. Written to `--out`: `curves.png`, `scores.csv` and `scores.md`.
+"""
+
+import argparse
+import difflib
+import pathlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from runtime import commands, paths, restored
+from runtime.record import report as report_lib
+from runtime.record import tables, writers
+
+__all__ = ['differences', 'groups', 'main', 'score_rows']
+
+Groups = Mapping[str, Sequence[pathlib.Path]]
+
+
+def groups(workdirs: Sequence[str]) -> dict[str, list[pathlib.Path]]:
+  """Puts runs together that differ in nothing but their seed.
+
+  Args:
+    workdirs: folders of runs.
+
+  Returns:
+    Folders by the name of the first of each group.
+
+  Raises:
+    ValueError: if a folder holds no run, or is named twice.
+  """
+  found: dict[str, list[pathlib.Path]] = {}
+  folders = [paths.local(name) for name in workdirs]
+  if len(set(folders)) != len(folders):
+    raise ValueError(f'a run is named twice: {workdirs}')
+  for folder in folders:
+    text = restored.configuration(folder).text
+    found.setdefault(text, []).append(folder)
+  return {str(members[0]): members for members in found.values()}
+
+
+def differences(found: Groups) -> str:
+  """The lines in which configurations differ from that of the first group."""
+  first, *others = found
+  text = {name: restored.configuration(found[name][0]).text for name in found}
+  parts = []
+  for other in others:
+    lines = difflib.unified_diff(
+      text[first].splitlines(), text[other].splitlines(),
+      first, other, lineterm='', n=0,
+    )  # fmt: skip
+    parts += [line for line in lines if not line.startswith('@@')]
+  return '\n'.join(parts)
+
+
+def score_rows(found: Groups) -> list[dict[str, Any]]:
+  """The last value of every evaluated metric: mean and interval of a group.
+
+  Intervals are Student's, with 95 % confidence; one run has none.
+  """
+  runs = {n: [writers.read_metrics(f) for f in m] for n, m in found.items()}
+  names = dict.fromkeys(
+    name
+    for members in runs.values()
+    for rows in members
+    for row in rows
+    for name in row
+    if name.startswith('eval/')
+  )
+  return [
+    {'metric': name.removeprefix('eval/'), 'runs': group} | _interval(last)
+    for name in names
+    for group, members in runs.items()
+    if (last := [_last(rows, name) for rows in members if _has(rows, name)])
+  ]
+
+
+def _has(rows: Sequence[report_lib.Row], name: str) -> bool:
+  return any(row.get(name) is not None for row in rows)
+
+
+def _last(rows: Sequence[report_lib.Row], name: str) -> float:
+  values = report_lib.series(rows, name)[1]
+  return float(values[np.isfinite(values)][-1])
+
+
+def _interval(values: Sequence[float]) -> dict[str, Any]:
+  count, mean = len(values), float(np.mean(values))
+  if count == 1:
+    return {'seeds': 1, 'mean': mean, 'low': None, 'high': None}
+  from scipy import stats
+
+  error = np.std(values, ddof=1) / np.sqrt(count)
+  half = float(stats.t.ppf(0.975, count - 1) * error)
+  return {
+    'seeds': count,
+    'mean': mean,
+    'low': mean - half,
+    'high': mean + half,
+  }
+
+
+def _draw(found: Groups, axis: str, path: pathlib.Path) -> None:
+  runs = {n: [writers.read_metrics(f) for f in m] for n, m in found.items()}
+  everything = [row for m in runs.values() for rows in m for row in rows]
+  metrics = [n for n in report_lib.metric_names(everything) if '/' not in n]
+  report_lib.curves(runs, metrics, path, axis=axis)
+
+
+def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
+  parser = commands.parser(__doc__)
+  parser.add_argument('workdirs', nargs='+', help='folders of runs')
+  parser.add_argument('--out', default='runs/compare', help='folder to write')
+  parser.add_argument(
+    '--axis', default='step', choices=report_lib.AXES, help='of the curves'
+  )
+  return parser.parse_args(argv)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+  """Runs the command.
+
+  Args:
+    argv: its arguments; None: those of the process.
+  """
+  options = _arguments(argv)
+  found = groups(options.workdirs)
+  rows = score_rows(found)
+  out = paths.local(options.out)
+  tables.write_table(rows, out / 'scores')
+  print(f'{differences(found)}\n\n{tables.table(rows)}')
+  if report_lib.can_draw():
+    _draw(found, options.axis, out / 'curves.png')
+  print(f'Curves and tables: {out}')
+
+
+if __name__ == '__main__':
+  commands.run(main)

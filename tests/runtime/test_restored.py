@@ -1,0 +1,146 @@
+"""A run from its workdir alone: restored, evaluated, reported, compared."""
+
+import csv
+import shutil
+
+import jax
+import numpy as np
+import pytest
+
+import runtime
+from runtime import compare, evaluate, report, trainer
+from runtime.config import sessions
+from runtime.context import RunContext
+from runtime.loop import checkpoints
+
+FILES = ['configs/hpo/ufom_toy_tiny.gin']
+PARAMS = [
+  'STEPS = 4',
+  'LOG_EVERY = 2',
+  'EVAL_EVERY = 2',
+  'CHECKPOINT_EVERY = 2',
+  "checkpoints.CheckpointConfig.best_metric = 'eval/true/slope'",
+]
+
+
+def _train(workdir, seed=0, params=()):
+  with sessions.session(trainer.train, FILES, [*PARAMS, *params]) as parsed:
+    return parsed.build(
+      workdir=str(workdir),
+      seed=seed,
+      context=RunContext(config=parsed.text, operative_config=parsed.operative),
+    )
+
+
+@pytest.fixture(scope='module')
+def trained(tmp_path_factory):
+  workdir = tmp_path_factory.mktemp('runs') / 'toy'
+  return workdir, _train(workdir)
+
+
+def test_state_trainer_and_scores_are_those_of_the_run(trained):
+  workdir, result = trained
+  with runtime.restore(str(workdir)) as run:
+    assert (run.step, run.seed) == (4, 0)
+    jax.tree.map(
+      np.testing.assert_array_equal, run.state.theta, result.state.theta
+    )
+    assert run.trainer.tasks_per_step == run.experiment.batch_size
+    last = run.finished().rows[-1]
+    assert run.experiment.evaluate(run.state).items() <= last.items()
+
+
+def test_steps_are_chosen_and_wrong_ones_named(trained, tmp_path):
+  workdir = str(trained[0])
+  with runtime.restore(workdir, step=2) as run:
+    assert int(run.state.step) == 2
+    assert run.finished().rows[-1]['step'] == 2
+  slopes = {}
+  for step in (2, 4):
+    with runtime.restore(workdir, step=step) as run:
+      slopes[step] = run.experiment.evaluate(run.state)['eval/true/slope']
+  with runtime.restore(workdir, step='best') as run:
+    assert run.step == min(slopes, key=slopes.get)
+  with pytest.raises(ValueError, match=r'no checkpoint 3; it has \[2, 4\]'):
+    runtime.restore(workdir, step=3)
+  with pytest.raises(ValueError, match='holds no run'):
+    runtime.restore(str(tmp_path))
+
+
+def test_nothing_is_written_even_beside_a_running_process(trained, tmp_path):
+  workdir = tmp_path / 'copy'
+  shutil.copytree(trained[0], workdir)
+  before = {p: p.stat().st_mtime_ns for p in workdir.rglob('*')}
+  with runtime.restore(str(workdir)):
+    pass
+  assert {p: p.stat().st_mtime_ns for p in workdir.rglob('*')} == before
+
+
+def test_settings_and_statements_change_the_trainer(trained):
+  workdir = str(trained[0])
+  with runtime.restore(
+    workdir, params=['optax.sgd.learning_rate = 0.5'], tasks_per_step=2
+  ) as run:
+    assert run.experiment.batch_size == 2
+  with pytest.raises(ValueError, match='no tasks; it has'):
+    runtime.restore(workdir, tasks=2)
+
+
+def test_parameters_that_do_not_fit_are_named(trained, tmp_path):
+  workdir = tmp_path / 'copy'
+  shutil.copytree(trained[0], workdir)
+  params = ['from hpo.ufom import adaptive', 'Q = @adaptive.AdaptiveRule()']
+  text = (workdir / 'config.gin').read_text()
+  text = text.replace('Q = 0.1', 'Q = @adaptive.AdaptiveRule()')
+  text = text.replace(
+    'from hpo.ufom', 'from hpo.ufom import adaptive\nfrom hpo.ufom', 1
+  )
+  (workdir / 'config.gin').write_text(text + '\nadaptive.AdaptiveRule.r = 10\n')
+  del params
+  with pytest.raises(checkpoints.MisfitError, match='averages'):
+    runtime.restore(str(workdir))
+
+
+def test_evaluate_prints_scores_and_writes_a_report(trained, tmp_path, capsys):
+  workdir = str(trained[0])
+  evaluate.main([workdir, '--step', 'best', '--report', str(tmp_path / 'r')])
+  out = capsys.readouterr().out
+  assert 'slope' in out
+  assert (tmp_path / 'r' / 'scores.md').exists()
+  with pytest.raises(ValueError, match=r"no split 'x'; there are \['true'\]"):
+    evaluate.main([workdir, '--split', 'x'])
+  with pytest.raises(ValueError, match='has no eval_episodes'):
+    evaluate.main([workdir, '--episodes', '3'])
+
+
+def test_a_report_is_written_again(trained, tmp_path):
+  workdir = tmp_path / 'copy'
+  shutil.copytree(trained[0], workdir)
+  report.main([str(workdir)])
+  names = {path.name for path in (workdir / 'report').iterdir()}
+  assert {'scores.md', 'cost.csv', 'curves.png'} <= names
+
+
+def test_runs_are_compared_by_configuration_and_seed(trained, tmp_path, capsys):
+  folders = [str(trained[0])]
+  for name, seed, params in (('b', 1, []), ('c', 0, ['Q = 0.5'])):
+    _train(tmp_path / name, seed, params)
+    folders.append(str(tmp_path / name))
+  compare.main([*folders, '--out', str(tmp_path / 'out')])
+  out = capsys.readouterr().out
+  assert '-Q = 0.1' in out
+  assert '+Q = 0.5' in out
+  with (tmp_path / 'out' / 'scores.csv').open() as file:
+    rows = [r for r in csv.DictReader(file) if r['metric'] == 'true/slope']
+  assert [row['seeds'] for row in rows] == ['2', '1']
+  first = [
+    runtime.restored.writers.read_metrics(folder)[-1]['eval/true/slope']
+    for folder in folders[:2]
+  ]
+  assert float(rows[0]['mean']) == pytest.approx(np.mean(first))
+  # Student's t of one degree of freedom: 12.706.
+  half = 12.7062 * abs(first[0] - first[1]) / 2
+  assert float(rows[0]['high']) - float(rows[0]['mean']) == pytest.approx(half)
+  assert (tmp_path / 'out' / 'curves.png').exists()
+  with pytest.raises(ValueError, match='named twice'):
+    compare.main([folders[0], folders[0]])
