@@ -37,6 +37,8 @@ class RunContext:
       reported as mistakes of the user, in one message and without a traceback.
     dry_run: build everything, describe it and return without training.
     allow_config_change: continue in a workdir that another configuration wrote.
+    init_from: workdir of another run, whose parameters a new run starts from;
+      empty: none.
     profile_steps: number of early steps to trace with the profiler; 0: none.
     program: how a user starts this binary, such as 'python -m performer.train'.
     argv: the command line, program first; empty outside a launched binary.
@@ -48,6 +50,7 @@ class RunContext:
   on_start: Callable[[], None] = _nothing
   dry_run: bool = False
   allow_config_change: bool = False
+  init_from: str = ''
   profile_steps: int = 0
   program: str = ''
   argv: tuple[str, ...] = ()

@@ -45,6 +45,7 @@ _RUN_FLAGS = (
   'dry_run',
   'allow_config_change',
   'allow_module',
+  'init_from',
   'profile_steps',
   'debug',
 )
@@ -89,6 +90,9 @@ def define_flags(values: flags.FlagValues) -> None:
     False,
     'Continue in a workdir that another configuration wrote.',
     **add,
+  )
+  flags.DEFINE_string(
+    'init_from', '', 'Workdir whose parameters a new run starts from.', **add
   )
   flags.DEFINE_integer(
     'profile_steps', 0, 'Trace so many early steps; 0: none.', 0, **add
@@ -175,6 +179,7 @@ def _execute(
         on_start=started.set,
         dry_run=values.dry_run,
         allow_config_change=values.allow_config_change,
+        init_from=values.init_from,
         profile_steps=values.profile_steps,
         program=_program(),
         argv=tuple(sys.argv),

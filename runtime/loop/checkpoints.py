@@ -15,13 +15,21 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
 import jax
+import numpy as np
 import orbax.checkpoint as ocp
 from absl import logging
 from orbax.checkpoint import checkpoint_managers as policies
 
 from runtime import errors
 
-__all__ = ['CheckpointConfig', 'CheckpointError', 'Checkpoints', 'MisfitError']
+__all__ = [
+  'CheckpointConfig',
+  'CheckpointError',
+  'Checkpoints',
+  'MisfitError',
+  'dotted',
+  'newest_arrays',
+]
 
 State = TypeVar('State')
 Record = dict[str, Any]
@@ -347,9 +355,42 @@ class Checkpoints:
       self._manager.close()
 
 
+def newest_arrays(
+  workdir: str | os.PathLike,
+) -> tuple[int, dict[str, np.ndarray]]:
+  """Reads the newest checkpoint of a run without knowing what it holds.
+
+  Args:
+    workdir: folder of the run.
+
+  Returns:
+    (step, arrays of the state by their dotted names).
+
+  Raises:
+    ValueError: if there is no checkpoint.
+  """
+  folder = pathlib.Path(workdir).absolute() / 'checkpoints'
+  steps = [int(p.name) for p in folder.glob('*') if p.name.isdigit()]
+  if not steps:
+    raise ValueError(f'{workdir} has no checkpoint')
+  with ocp.StandardCheckpointer() as reader, _quiet():
+    state = reader.restore(folder / str(max(steps)) / 'state')
+  leaves = jax.tree_util.tree_leaves_with_path(state)
+  return max(steps), {
+    dotted(path): np.asarray(leaf)
+    for path, leaf in leaves
+    if not jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+  }
+
+
+def dotted(path: tuple[Any, ...]) -> str:
+  """The name of a leaf, such as `params.blocks.kernel`."""
+  return jax.tree_util.keystr(path, simple=True, separator='.')
+
+
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-  """Drops Orbax's warnings that a read-only manager writes nothing."""
+  """Drops Orbax's warnings about reading only."""
   drop = lambda record: False
   logger = logging.get_absl_logger()
   logger.addFilter(drop)
@@ -370,7 +411,7 @@ def _shapes(tree: Any) -> dict[str, tuple[int, ...]]:
     tree,
   )
   return {
-    jax.tree_util.keystr(path, simple=True, separator='.'): tuple(leaf.shape)
+    dotted(path): tuple(leaf.shape)
     for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
   }
 

@@ -26,8 +26,9 @@ import jax
 from absl import logging
 
 from runtime import context as context_lib
+from runtime import paths
 from runtime.loop import checkpoints as checkpoints_lib
-from runtime.loop import durations, preemption, timer
+from runtime.loop import durations, preemption, timer, warm_start
 from runtime.loop.experiment import Experiment
 from runtime.loop.program import Program, abstract_state
 from runtime.record import metrics as metrics_lib
@@ -236,7 +237,7 @@ class _Loop(Generic[State]):
       params = self._experiment.params(abstract)
       logging.info('%s', summary.parameter_overview(params))
       start = {'step': 0, 'seconds': 0.0, 'metrics': None, 'metrics_offset': 0}
-      return self._program.init(), start
+      return self._first_state(), start
     step, state, record = restored
     if step > self._total:
       raise ValueError(
@@ -246,6 +247,24 @@ class _Loop(Generic[State]):
     self._experiment.batches.set_state(record['batches'])
     self._progress.note(f'continuing after step {step} of {self._workdir}')
     return state, record
+
+  def _first_state(self) -> State:
+    """A fresh state, perhaps with the parameters of another run."""
+    state = self._program.init()
+    source = self._context.init_from
+    if not source:
+      return state
+    step, saved = checkpoints_lib.newest_arrays(paths.local(source))
+    state, kept = warm_start.replace_params(
+      state, self._experiment.params, saved
+    )
+    taken = f'parameters of step {step} of {source}'
+    self._progress.note(f'starts from the {taken}')
+    if kept:
+      logging.warning(
+        'not among the %s, and drawn afresh:\n  %s', taken, '\n  '.join(kept)
+      )
+    return state
 
   def train(self, stop: preemption.StopRequest) -> Result[State]:
     """Runs to the end, or until asked to stop."""

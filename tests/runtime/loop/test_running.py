@@ -523,3 +523,41 @@ def test_a_checkpoint_that_cannot_be_written_is_one_message(
   assert 'No space left' in text
   assert 'step 5 is the last that is safe' in text
   assert len(text.splitlines()) == 1
+
+
+def test_a_new_run_may_start_from_parameters_of_another(
+  unbroken, regression, tmp_path, caplog
+):
+  workdir, result = unbroken
+  start = context.RunContext(init_from=str(workdir))
+  options = {'workdir': tmp_path / 'new', 'seed': 0, 'context': start}
+  fresh = loop.run(regression(), config(0), **options).state
+  np.testing.assert_array_equal(fresh.params['w'], result.state.params['w'])
+  assert int(fresh.step) == 0
+  assert not np.asarray(fresh.opt_state[0].mu['w']).any()
+  # What is there already goes before.
+  first = loop.run(regression(), config(3), **options).state
+  again = loop.run(regression(), config(3), **options).state
+  assert same(first, again)
+
+
+def test_parameters_that_do_not_fit_the_new_run_are_listed(
+  unbroken, regression, tmp_path
+):
+  start = context.RunContext(init_from=str(unbroken[0]))
+  with pytest.raises(ValueError, match=r'params\.w: \(4,\) there, \(6,\) here'):
+    loop.run(
+      regression(width=6),
+      config(2),
+      workdir=tmp_path / 'new',
+      seed=0,
+      context=start,
+    )
+  with pytest.raises(ValueError, match='has no checkpoint'):
+    loop.run(
+      regression(),
+      config(2),
+      workdir=tmp_path / 'new',
+      seed=0,
+      context=context.RunContext(init_from=str(tmp_path)),
+    )
