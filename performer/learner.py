@@ -15,6 +15,7 @@ from jaxtyping import Array, Float, PyTree
 from performer import attention, objective
 from performer.models import language_model, parallel
 from performer.slim import training as slim_training
+from runtime import optimizers
 from runtime.devices import mesh as mesh_lib
 from runtime.record import metrics as metrics_lib
 
@@ -46,6 +47,11 @@ class TrainState:
   opt_state: PyTree
   projections: PyTree
   key: PyTree
+
+  @property
+  def eval_params(self) -> PyTree:
+    """The parameters to judge: their average, if the optimiser keeps one."""
+    return optimizers.averaged_params(self.params, self.opt_state)
 
 
 @dataclasses.dataclass(frozen=True)

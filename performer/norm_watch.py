@@ -138,7 +138,7 @@ def watch(
         )
       )
       placed = mesh_lib.place_batch(mesh, batch)
-      errors = np.asarray(predict(state.params, state.projections, placed))
+      errors = np.asarray(predict(state.eval_params, state.projections, placed))
       warned = _warn(favor, errors)
     return dict(evaluator(state))
 

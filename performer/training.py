@@ -170,7 +170,7 @@ class LanguageModelTrainer:
       results.draw_attention,
       self.model,
       self.data,
-      state.params,
+      state.eval_params,
       state.projections,
     )
     return {'attention.png': draw}
@@ -210,7 +210,7 @@ def evaluate(
       split, batch_size=batch_size, process_index=index, process_count=count
     ):
       placed = mesh_lib.place_batch(mesh, batch)
-      update = eval_step(state.params, state.projections, placed)
+      update = eval_step(state.eval_params, state.projections, placed)
       update = jax.tree.map(np.float64, jax.device_get(update))
       total = update if total is None else _merge(total, update)
     return {name: float(metric.compute()) for name, metric in total.items()}

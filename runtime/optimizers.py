@@ -1,31 +1,40 @@
 """Optimisers as configurations name them, composed from optax."""
 
-import optax
+from typing import Any, NamedTuple
 
-__all__ = ['adamw']
+import jax
+import optax
+from jaxtyping import PyTree
+
+__all__ = ['AveragedState', 'adamw', 'averaged', 'averaged_params', 'kernels']
 
 
 def adamw(
   *,
-  learning_rate: float,
+  learning_rate: float | optax.Schedule,
   b1: float = 0.9,
   b2: float = 0.999,
   eps: float = 1e-8,
   weight_decay: float = 0.0,
+  decay_mask: Any = None,
   clip_norm: float | None = None,
   warmup_steps: int = 0,
   decay_steps: int | None = None,
   drop_step: int | None = None,
   drop_factor: float = 0.1,
+  accumulate_steps: int = 1,
 ) -> optax.GradientTransformation:
   """Adam with decoupled weight decay, after clipping by the global norm.
 
   Args:
-    learning_rate: peak rate.
+    learning_rate: peak rate; or any schedule of optax, which then excludes the
+      schedules below.
     b1: decay of the first moment.
     b2: decay of the second moment.
     eps: added to the root of the second moment.
-    weight_decay: decoupled decay, on all parameters.
+    weight_decay: decoupled decay.
+    decay_mask: the parameters that decay, as a tree of bools or a function of
+      the parameters, such as `kernels`; None: all.
     clip_norm: largest global norm of the gradient; None: no limit.
     warmup_steps: steps of linear growth from 0 to the peak.
     decay_steps: steps, warm-up included, after which a cosine has taken the
@@ -33,34 +42,143 @@ def adamw(
     drop_step: steps after which the rate is multiplied by `drop_factor`; None:
       never. Excludes the other schedules.
     drop_factor: see `drop_step`.
+    accumulate_steps: steps whose mean gradient makes one update. Schedules then
+      count updates.
 
   Raises:
-    ValueError: if the decay would end before the warm-up, or schedules are
-      combined.
+    ValueError: if a number is out of range, the decay would end before the
+      warm-up, or schedules are combined.
   """
+  for name, value, least in (
+    ('weight_decay', weight_decay, 0),
+    ('warmup_steps', warmup_steps, 0),
+    ('accumulate_steps', accumulate_steps, 1),
+    ('clip_norm', clip_norm, 0),
+  ):
+    if value is not None and value < least:
+      raise ValueError(f'{name} must be at least {least}, got {name}={value}')
+  rate = _schedule(
+    learning_rate, warmup_steps, decay_steps, drop_step, drop_factor
+  )
+  found = optax.adamw(
+    rate, b1, b2, eps, weight_decay=weight_decay, mask=decay_mask
+  )
+  if clip_norm is not None:
+    found = optax.chain(optax.clip_by_global_norm(clip_norm), found)
+  if accumulate_steps > 1:
+    found = optax.MultiSteps(found, accumulate_steps).gradient_transformation()
+  return found
+
+
+def _schedule(
+  learning_rate: float | optax.Schedule,
+  warmup_steps: int,
+  decay_steps: int | None,
+  drop_step: int | None,
+  drop_factor: float,
+) -> float | optax.Schedule:
   if drop_step is not None and (warmup_steps or decay_steps is not None):
     raise ValueError(
       'drop_step excludes warm-up and decay, '
       f'got {drop_step=} {warmup_steps=} {decay_steps=}'
     )
+  if callable(learning_rate):
+    if drop_step is not None or warmup_steps or decay_steps is not None:
+      raise ValueError(
+        'a learning_rate that is a schedule excludes other schedules, '
+        f'got {drop_step=} {warmup_steps=} {decay_steps=}'
+      )
+    return learning_rate
+  if learning_rate < 0:
+    raise ValueError(f'learning_rate must be at least 0, got {learning_rate=}')
   if decay_steps is not None and decay_steps <= warmup_steps:
     raise ValueError(
       'decay_steps counts the warm-up and must exceed it, '
       f'got {decay_steps=} {warmup_steps=}'
     )
   if decay_steps is not None:
-    rate = optax.warmup_cosine_decay_schedule(
+    return optax.warmup_cosine_decay_schedule(
       0.0, learning_rate, warmup_steps, decay_steps
     )
-  elif drop_step is not None:
-    rate = optax.piecewise_constant_schedule(
+  if drop_step is not None:
+    return optax.piecewise_constant_schedule(
       learning_rate, {drop_step: drop_factor}
     )
-  elif warmup_steps:
-    rate = optax.linear_schedule(0.0, learning_rate, warmup_steps)
-  else:
-    rate = learning_rate
-  adam = optax.adamw(rate, b1, b2, eps, weight_decay=weight_decay)
-  if clip_norm is None:
-    return adam
-  return optax.chain(optax.clip_by_global_norm(clip_norm), adam)
+  if warmup_steps:
+    return optax.linear_schedule(0.0, learning_rate, warmup_steps)
+  return learning_rate
+
+
+def kernels(params: PyTree) -> PyTree:
+  """A mask for weight decay: matrices and embeddings, no biases or scales.
+
+  Args:
+    params: of a Flax module.
+
+  Returns:
+    A tree of bools: True where the name is 'kernel' or 'embedding'.
+  """
+  return jax.tree_util.tree_map_with_path(
+    lambda path, _: (
+      jax.tree_util.keystr(path[-1:], simple=True) in ('kernel', 'embedding')
+    ),
+    params,
+  )
+
+
+class AveragedState(NamedTuple):
+  """State of `averaged`.
+
+  Attributes:
+    inner: of the optimiser.
+    average: of the parameters.
+  """
+
+  inner: PyTree
+  average: PyTree
+
+
+def averaged(
+  optimizer: optax.GradientTransformation, *, decay: float
+) -> optax.GradientTransformation:
+  """Keeps an exponential moving average of the parameters, for evaluation.
+
+  Args:
+    optimizer: of the parameters, which it moves as it would alone.
+    decay: of the average, in [0, 1); 0.999 averages about 1,000 steps.
+
+  Returns:
+    The optimiser; `averaged_params` reads the average from its state.
+
+  Raises:
+    ValueError: if the decay is out of range.
+  """
+  if not 0 <= decay < 1:
+    raise ValueError(f'decay must be in [0, 1), got {decay=}')
+
+  def init(params: PyTree) -> AveragedState:
+    return AveragedState(optimizer.init(params), params)
+
+  def update(
+    grads: PyTree, state: AveragedState, params: PyTree
+  ) -> tuple[PyTree, AveragedState]:
+    updates, inner = optimizer.update(grads, state.inner, params)
+    moved = optax.apply_updates(params, updates)
+    average = optax.incremental_update(moved, state.average, 1 - decay)
+    return updates, AveragedState(inner, average)
+
+  return optax.GradientTransformation(init, update)
+
+
+def averaged_params(params: PyTree, opt_state: PyTree) -> PyTree:
+  """The average that `averaged` keeps, or the parameters if it does not.
+
+  Args:
+    params: parameters of the model.
+    opt_state: state of its optimiser.
+  """
+  is_average = lambda node: isinstance(node, AveragedState)
+  for node in jax.tree.leaves(opt_state, is_leaf=is_average):
+    if is_average(node):
+      return node.average
+  return params

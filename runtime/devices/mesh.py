@@ -168,13 +168,15 @@ def process_slice(mesh: jax.sharding.Mesh, batch_size: int) -> tuple[int, int]:
     (index, count): the process loads rows [index, index + 1) * batch / count.
 
   Raises:
-    ValueError: if the batch does not divide by the batch axes, or this
-      process's devices hold no contiguous share of it.
+    ValueError: if the batch is empty or does not divide by the batch axes, or
+      this process's devices hold no contiguous share of it.
   """
+  if batch_size < 1:
+    raise ValueError(f'batch_size must be at least 1, got {batch_size=}')
   shards = math.prod(mesh.shape[axis] for axis in BATCH_AXES)
   if batch_size % shards:
     raise ValueError(
-      'the batch must divide by the mesh axes data x fsdp, '
+      'batch_size must be divisible by the mesh axes data x fsdp, '
       f'got {batch_size=} and data={mesh.shape["data"]} x '
       f'fsdp={mesh.shape["fsdp"]}'
     )

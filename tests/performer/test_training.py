@@ -9,7 +9,7 @@ import pytest
 from performer import attention, objective, results, train_lib, training
 from performer.data import proteins
 from performer.models import transformer
-from runtime import loop
+from runtime import loop, optimizers
 from runtime.devices import mesh as mesh_lib
 from runtime.loop import durations
 from tests import experiments
@@ -239,3 +239,23 @@ def test_attention_maps_are_causal_averages(files, mechanism):
 def test_parts_that_do_not_fit_are_named(files, change, message):
   with pytest.raises(ValueError, match=message):
     build(files, **change)
+
+
+def test_averages_are_judged_and_may_lie_on_a_mesh(files):
+  """Gradient accumulation and averages, over two devices with split kernels."""
+  optimizer = optimizers.averaged(
+    optimizers.adamw(learning_rate=0.1, accumulate_steps=2), decay=0.5
+  )
+  _, experiment = build(
+    files, optimizer=optimizer, devices=2, mesh=mesh_lib.MeshConfig(fsdp=2)
+  )
+  state = loop.drive(experiment, 4, records=()).state
+  average = state.eval_params
+  assert average is state.opt_state.average
+  kernel = average['blocks']['mlp_in']['kernel']
+  assert kernel.sharding == state.params['blocks']['mlp_in']['kernel'].sharding
+  found = experiment.evaluators['valid'](state)
+  as_params = state.replace(
+    params=average, opt_state=state.opt_state._replace(average=state.params)
+  )
+  assert experiment.evaluators['valid'](as_params) != found

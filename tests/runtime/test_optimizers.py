@@ -1,0 +1,91 @@
+"""Optimisers of configurations: against optax's own parts and by hand."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from runtime import optimizers
+
+PARAMS = {'kernel': jnp.ones((2, 2)), 'bias': jnp.ones(2)}
+
+
+def steps(optimizer, count, gradient=1.0):
+  """The parameters after each of some steps with a constant gradient."""
+  params, state, seen = PARAMS, optimizer.init(PARAMS), []
+  grads = jax.tree.map(lambda x: jnp.full_like(x, gradient), params)
+  for _ in range(count):
+    updates, state = optimizer.update(grads, state, params)
+    params = optax.apply_updates(params, updates)
+    seen.append(params)
+  return seen, state
+
+
+def test_any_schedule_of_optax_is_a_learning_rate():
+  schedule = optax.polynomial_schedule(0.1, 0.0, 2, 3)
+  found, _ = steps(optimizers.adamw(learning_rate=schedule), 4)
+  expected, _ = steps(optax.adamw(schedule, weight_decay=0.0), 4)
+  jax.tree.map(np.testing.assert_array_equal, found, expected)
+  with pytest.raises(ValueError, match='excludes other schedules'):
+    optimizers.adamw(learning_rate=schedule, warmup_steps=3)
+
+
+def test_only_kernels_decay_where_the_mask_says_so():
+  optimizer = optimizers.adamw(
+    learning_rate=0.1, weight_decay=0.5, decay_mask=optimizers.kernels
+  )
+  (after,), _ = steps(optimizer, 1, gradient=0.0)
+  np.testing.assert_allclose(after['kernel'], 0.95)
+  np.testing.assert_array_equal(after['bias'], 1)
+
+
+def test_accumulated_steps_are_one_step_of_their_mean():
+  optimizer = optimizers.adamw(learning_rate=0.1, accumulate_steps=3)
+  found, _ = steps(optimizer, 6)
+  whole, _ = steps(optimizers.adamw(learning_rate=0.1), 2)
+  for index, expected in (
+    (0, PARAMS),
+    (1, PARAMS),
+    (2, whole[0]),
+    (5, whole[1]),
+  ):
+    jax.tree.map(
+      lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6),
+      found[index],
+      expected,
+    )
+
+
+def test_averages_follow_the_parameters_and_change_nothing():
+  plain, _ = steps(optax.sgd(0.1), 3)
+  found, state = steps(optimizers.averaged(optax.sgd(0.1), decay=0.5), 3)
+  jax.tree.map(np.testing.assert_array_equal, found, plain)
+  average = optimizers.averaged_params(found[-1], state)
+  expected = 1.0
+  for position in (0.9, 0.8, 0.7):
+    expected = 0.5 * expected + 0.5 * position
+  np.testing.assert_allclose(average['bias'], expected, rtol=1e-6)
+  nested = (optax.EmptyState(), state)
+  assert optimizers.averaged_params(PARAMS, nested) is state.average
+  assert optimizers.averaged_params(PARAMS, optax.EmptyState()) is PARAMS
+
+
+@pytest.mark.parametrize(
+  ('settings', 'message'),
+  [
+    ({'learning_rate': -0.1}, 'learning_rate=-0.1'),
+    ({'learning_rate': 0.1, 'warmup_steps': -1}, 'warmup_steps=-1'),
+    ({'learning_rate': 0.1, 'weight_decay': -0.1}, 'weight_decay=-0.1'),
+    ({'learning_rate': 0.1, 'accumulate_steps': 0}, 'accumulate_steps=0'),
+    ({'learning_rate': 0.1, 'clip_norm': -1.0}, r'clip_norm=-1\.0'),
+  ],
+)
+def test_numbers_out_of_range_are_named(settings, message):
+  with pytest.raises(ValueError, match=message):
+    optimizers.adamw(**settings)
+
+
+def test_a_decay_out_of_range_is_named():
+  with pytest.raises(ValueError, match='decay=1'):
+    optimizers.averaged(optax.sgd(0.1), decay=1)
