@@ -33,6 +33,7 @@ from runtime.loop.experiment import Experiment
 from runtime.loop.program import Program, abstract_state
 from runtime.record import metrics as metrics_lib
 from runtime.record import profiling, provenance, summary, workdirs, writers
+from runtime.record import trackers as trackers_lib
 
 __all__ = ['LoopConfig', 'Result', 'run']
 
@@ -50,6 +51,7 @@ class LoopConfig:
     checkpoint_every: interval of checkpoints; None: only at the end.
     checkpoints: which of them stay.
     progress: training metrics to show on the terminal.
+    trackers: who else gets the rows, such as `trackers.MLflow()`.
   """
 
   duration: durations.Duration
@@ -60,6 +62,7 @@ class LoopConfig:
     checkpoints_lib.CheckpointConfig()
   )
   progress: tuple[str, ...] = ('loss',)
+  trackers: tuple[trackers_lib.Tracker, ...] = ()
 
   def __post_init__(self) -> None:
     if self.log_every < 1:
@@ -229,6 +232,7 @@ class _Loop(Generic[State]):
     self._writer = writers.MetricWriter(
       workdir, step=self._step, offset=record['metrics_offset']
     )
+    self._trackers = trackers_lib.Trackers(config.trackers, workdir)
     self._timer = timer.StepTimer()
 
   def _restore_or_init(self, abstract: State) -> tuple[State, dict[str, Any]]:
@@ -351,6 +355,7 @@ class _Loop(Generic[State]):
       'time/examples': self._step * self._experiment.batch_size,
     }
     self._writer.write(self._step, row | axes)
+    self._trackers.write(self._step, row | axes)
 
   def _write_status(self, state: str, **fields: Any) -> None:
     saved = self._checkpoints.steps()
@@ -420,4 +425,5 @@ class _Loop(Generic[State]):
     self._profiler.close()
     self._progress.close()
     self._writer.close()
+    self._trackers.close()
     self._checkpoints.close()
