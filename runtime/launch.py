@@ -269,6 +269,8 @@ def _join_hosts(values: flags.FlagValues) -> None:
         coordinator_address=values.coordinator_address,
         num_processes=values.num_processes,
         process_id=values.process_id,
+        # By default JAX listens on all interfaces, without authentication.
+        coordinator_bind_address=values.coordinator_address,
       )
     except (RuntimeError, ValueError) as error:
       raise ValueError(f'the hosts cannot be joined: {error}') from error

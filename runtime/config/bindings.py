@@ -7,6 +7,7 @@ keeps all of them and finds what is missing or has no effect.
 
 import contextlib
 import copy
+import inspect
 from collections.abc import Iterable, Iterator
 from typing import Any
 
@@ -76,9 +77,11 @@ class Bound:
   def check_type(self, value: Any) -> None:
     """Raises ConfigError if `value`, made from this one, does not fit."""
     if not types_lib.accepts(value, self.hint):
+      forgot = inspect.isclass(value) or inspect.isfunction(value)
+      hint = '; are its parentheses missing, as in @name()?' if forgot else ''
       raise errors.ConfigError(
         f'{self.name} must be {types_lib.describe(self.hint)}, '
-        f'got {value!r} ({type(value).__name__})',
+        f'got {value!r} ({type(value).__name__}){hint}',
         self.where,
       )
 

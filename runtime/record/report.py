@@ -317,12 +317,13 @@ def how_to_continue(program: str, argv: Sequence[str]) -> str:
     argv: its command line, program first.
 
   Returns:
-    Two lines for the terminal.
+    Lines for the terminal.
   """
   again = ' '.join([program, shlex.join(argv[1:])])
   return (
-    'To train longer, give it more STEPS:\n  '
-    f"{again} --gin_param='STEPS = ...' --allow_config_change"
+    'To train longer, give it more STEPS. A learning rate whose schedule has '
+    'its own length stays where it ended; --init_from starts a new schedule:\n'
+    f"  {again} --gin_param='STEPS = ...' --allow_config_change"
   )
 
 

@@ -265,7 +265,7 @@ def test_unquoted_text_is_explained(build):
     ('toy_experiment.train.hook = 3', 'hook must be Callable | None, got 3'),
     (
       'toy_experiment.train.attention = @toy_experiment.Favor',
-      "| None, got <class 'toy_experiment.Favor'>",
+      "| None, got <class 'toy_experiment.Favor'> (type); are its parentheses",
     ),
   ],
 )
