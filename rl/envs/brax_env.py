@@ -7,7 +7,8 @@ from typing import Any
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Key, PyTree
 
-from rl.envs import optional, protocol, spaces
+from rl.envs import protocol, spaces
+from runtime import optional
 
 __all__ = ['BraxEnvironment', 'make']
 

@@ -16,9 +16,10 @@ from rl.envs import (
   foreign_spaces,
   host_vector,
   mujoco_distractions,
-  optional,
+  rendering,
   spaces,
 )
+from runtime import optional
 
 __all__ = ['DmControlPixels', 'draw_fast']
 
@@ -76,8 +77,8 @@ class DmControlPixels(host_vector.HostVector):
       action_repeat=action_repeat,
       num_threads=threads,
     )
-    optional.choose_renderer()
-    suite = optional.load('dm_control.suite')
+    rendering.choose_renderer()
+    suite = optional.load('dm_control.suite', extra='rl')
     self._repeat = action_repeat
     self._envs = [suite.load(domain, task) for _ in range(num_lanes)]
     if fast:

@@ -10,7 +10,8 @@ import numpy as np
 from jaxtyping import Shaped
 
 from rl import ranges
-from rl.envs import foreign_spaces, frames, host_vector, optional, spaces
+from rl.envs import foreign_spaces, frames, host_vector, spaces
+from runtime import optional
 
 __all__ = ['EnvPoolVector', 'car_racing', 'take_cover']
 
@@ -56,7 +57,7 @@ class EnvPoolVector(host_vector.HostVector):
     info: Sequence[str] = (),
     **options: Any,
   ) -> None:
-    self._envpool = optional.load('envpool')
+    self._envpool = optional.load('envpool', extra='rl')
     ranges.check_counts(num_lanes=num_lanes)
     if ours := [name for name in _OURS if name in options]:
       raise ValueError(f'options {ours} are set by the lanes, got {options}')

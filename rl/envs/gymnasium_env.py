@@ -5,7 +5,8 @@ from typing import Any
 import numpy as np
 from jaxtyping import Shaped
 
-from rl.envs import foreign_spaces, host_vector, optional
+from rl.envs import foreign_spaces, host_vector
+from runtime import optional
 
 __all__ = ['GymnasiumVector', 'make']
 
@@ -77,7 +78,7 @@ def make(name: str, num_lanes: int, **options: Any) -> GymnasiumVector:
   Raises:
     ImportError: if Gymnasium is not installed, naming the extra.
   """
-  gymnasium = optional.load('gymnasium')
+  gymnasium = optional.load('gymnasium', extra='rl')
   env = gymnasium.make_vec(
     name, num_envs=num_lanes, vectorization_mode='sync', **options
   )

@@ -8,7 +8,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Key, PyTree, Shaped
 
-from rl.envs import foreign_spaces, optional, protocol, spaces
+from rl.envs import foreign_spaces, protocol, spaces
+from runtime import optional
 
 __all__ = ['GymnaxEnvironment', 'make']
 
@@ -85,4 +86,4 @@ def make(name: str) -> GymnaxEnvironment:
   Raises:
     ImportError: if gymnax is not installed, naming the extra.
   """
-  return GymnaxEnvironment(*optional.load('gymnax').make(name))
+  return GymnaxEnvironment(*optional.load('gymnax', extra='rl').make(name))

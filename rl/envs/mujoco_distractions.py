@@ -15,7 +15,8 @@ import numpy as np
 from jaxtyping import Float, UInt8
 
 from rl.envs import clips as clips_lib
-from rl.envs import levels, optional
+from rl.envs import levels
+from runtime import optional
 
 __all__ = ['Distractions', 'Painter', 'graded', 'orbit']
 
@@ -309,7 +310,8 @@ class _Sky:
     """Blends a picture into each side and loads it into the renderer."""
     faces = (1 - opacity) * self._faces + opacity * picture
     physics.model.tex_data[self._data] = np.rint(faces).reshape(-1)
-    library = optional.load('dm_control.mujoco.wrapper.mjbindings').mjlib
+    bindings = 'dm_control.mujoco.wrapper.mjbindings'
+    library = optional.load(bindings, extra='rl').mjlib
     contexts = physics.contexts
     with contexts.gl.make_current() as context:
       context.call(

@@ -12,10 +12,11 @@ from rl.envs import (
   dm_control_env,
   envpool_env,
   lanes,
-  optional,
   protocol,
+  rendering,
   spaces,
 )
+from runtime import optional
 
 __all__ = ['FilmState', 'MujocoFilm']
 
@@ -77,9 +78,11 @@ class MujocoFilm:
     )
     self._hidden = everything - shown
     self._size, self._camera = size, camera
-    name = optional.load('envpool').make_spec(task, **options).config.xml_file
+    envpool = optional.load('envpool', extra='rl')
+    name = envpool.make_spec(task, **options).config.xml_file
     # EnvPool's own models are of another version of MuJoCo.
-    assets = pathlib.Path(optional.load('gymnasium').__file__).parent
+    gymnasium = optional.load('gymnasium', extra='rl')
+    assets = pathlib.Path(gymnasium.__file__).parent
     self._model = assets / 'envs' / 'mujoco' / 'assets' / name
 
   def reset(
@@ -110,8 +113,8 @@ class MujocoFilm:
   @functools.cached_property
   def _renderer(self) -> tuple[Any, Any]:
     """MuJoCo's data, and what draws it."""
-    optional.choose_renderer()
-    mujoco = optional.load('mujoco')
+    rendering.choose_renderer()
+    mujoco = optional.load('mujoco', extra='rl')
     model = mujoco.MjModel.from_xml_path(str(self._model))
     dm_control_env.draw_fast(model, self._size)
     try:
@@ -119,7 +122,7 @@ class MujocoFilm:
         model, self._size, self._size
       )
     except Exception as error:  # Each back end has its own.
-      raise optional.RendererError(
+      raise rendering.RendererError(
         "MuJoCo cannot draw here: install Debian's libosmesa6, or set MUJOCO_GL "
         f'to egl with a GPU; got {type(error).__name__}: {error}'
       ) from error
@@ -134,7 +137,7 @@ class MujocoFilm:
       RendererError: if MuJoCo finds no renderer.
     """
     data, renderer = self._renderer  # First: it chooses what MuJoCo loads.
-    mujoco = optional.load('mujoco')
+    mujoco = optional.load('mujoco', extra='rl')
     pictures = []
     for positions in state.everything:
       # Observations begin with the positions.

@@ -13,8 +13,8 @@ from jaxtyping import Array, Bool, Float, Key
 
 from rl import normalizer as normalizer_lib
 from rl import ranges
-from rl.envs import optional
 from rl.es import evaluator as evaluator_lib
+from runtime import optional
 
 __all__ = ['CMAES']
 
@@ -57,7 +57,7 @@ class CMAES:
       )
     ranges.check_positive(sigma=sigma)
     ranges.check_counts(least=2, population_size=population_size)
-    self._optimizer: Any = optional.load('cmaes').CMA(
+    self._optimizer: Any = optional.load('cmaes', extra='rl').CMA(
       mean=np.asarray(theta, np.float64),
       sigma=sigma,
       population_size=population_size,

@@ -18,9 +18,9 @@ from jaxtyping import Array, Bool, Float, Key
 
 from rl import normalizer as normalizer_lib
 from rl import ranges
-from rl.envs import optional
 from rl.es import evaluator as evaluator_lib
 from rl.es import vector_evaluator
+from runtime import optional
 
 __all__ = ['RayEvaluator']
 

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
 from rl import ranges
-from rl.envs import optional
+from runtime import optional
 
 __all__ = ['METHODS', 'Adaptive', 'Field', 'Fixed', 'Solver', 'integrate']
 
@@ -165,7 +165,7 @@ class Adaptive:
     ranges.check_positive(time=time)
     _check_floats(x0)
     single = lambda x: x.astype(jnp.promote_types(x.dtype, jnp.float32))
-    diffrax = optional.load('diffrax')
+    diffrax = optional.load('diffrax', extra='rl')
     solution = diffrax.diffeqsolve(
       diffrax.ODETerm(lambda t, x, _: field(t, x)),
       diffrax.Tsit5(),

@@ -13,9 +13,9 @@ from rl.envs import (
   cartpole,
   lane_following,
   lanes,
-  optional,
   pendulum,
   pixels,
+  rendering,
 )
 from rl.es import policies, strategy, training
 from runtime import loop
@@ -106,7 +106,7 @@ def test_what_cannot_be_shown_does_not_fail_the_run(tmp_path, caplog):
 
   class Blind(lanes.Lanes):
     def render(self, state):
-      raise optional.RendererError('no renderer')
+      raise rendering.RendererError('no renderer')
 
   shown = film.Film(Blind(pendulum.Pendulum(), 2), num_frames=1)
   trainer = training.ESTrainer(

@@ -6,7 +6,8 @@ import jax
 import numpy as np
 import pytest
 
-from rl.envs import envpool_env, mujoco_film, optional, protocol
+from rl.envs import envpool_env, mujoco_film, protocol, rendering
+from runtime import optional
 
 os.environ.setdefault('MUJOCO_GL', 'osmesa')
 for needed in ('envpool', 'gymnasium', 'mujoco'):
@@ -26,7 +27,7 @@ def test_lanes_are_the_tasks_own_and_are_drawn_where_they_are():
   np.testing.assert_array_equal(seen, expected)
   try:
     first = shown.render(state)
-  except optional.RendererError as error:
+  except rendering.RendererError as error:
     pytest.skip(str(error))
   action = np.tile(np.array([1.0, -1.0], np.float32), (2, 1))
   for _ in range(3):
@@ -60,7 +61,7 @@ def test_where_nothing_can_draw_the_remedy_is_told(monkeypatch):
   def fail(*_):
     raise OSError('no library')
 
-  monkeypatch.setattr(optional.load('mujoco'), 'Renderer', fail)
-  with pytest.raises(optional.RendererError, match=r'libosmesa6.*no library'):
+  monkeypatch.setattr(optional.load('mujoco', extra='rl'), 'Renderer', fail)
+  with pytest.raises(rendering.RendererError, match=r'libosmesa6.*no library'):
     shown.render(state)
   shown.close()
