@@ -56,8 +56,8 @@ def learn(
     records: how often to judge, at equal distances; the last at the end.
     until: gradients after which the next record is the last.
   """
-  batches = training.TaskBatches(
-    trainer.family, count=trainer.tasks_per_step, seed=seed, share=(0, 1)
+  batches = training.task_batches(
+    trainer.family, count=trainer.tasks_per_step, seed=seed
   )
 
   @jax.jit

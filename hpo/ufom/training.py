@@ -16,21 +16,23 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Protocol, runtime_checkable
 
 import flax
+import grain
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 from absl import logging
 from clu import metrics as clu_metrics
-from jaxtyping import Array, Float, Key, PyTree
+from jaxtyping import Array, Float, Int, Key, PyTree
 
 from hpo.ufom import adaptive, batches, costs, estimator, exact, results
 from hpo.ufom import problem as problem_lib
 from runtime import loop as loop_lib
+from runtime.data import indexed
 from runtime.devices import mesh as mesh_lib
 from runtime.record import metrics as metrics_lib
 
-__all__ = ['Family', 'TaskBatches', 'TrainState', 'Trainer']
+__all__ = ['Family', 'TrainState', 'Trainer', 'task_batches']
 
 Evaluate = Callable[[PyTree], Mapping[str, float]]
 
@@ -93,8 +95,10 @@ class Latest(clu_metrics.Metric):
     return self.value
 
 
-class TaskBatches:
-  """Endless batches of tasks: batch k is a function of the seed and k.
+def task_batches(
+  family: Family, *, count: int, seed: int, share: tuple[int, int] = (0, 1)
+) -> grain.DatasetIterator:
+  """Batches of tasks without end: batch k is a function of the seed and k.
 
   Args:
     family: draws them.
@@ -103,28 +107,17 @@ class TaskBatches:
     share: (index, number) of this process's share of every batch.
   """
 
-  def __init__(
-    self, family: Family, *, count: int, seed: int, share: tuple[int, int]
-  ) -> None:
-    self._family, self._count, self._seed = family, count, seed
-    size = count // share[1]
-    self._rows = slice(share[0] * size, (share[0] + 1) * size)
-    self._drawn = 0
+  def examples(numbers: Int[np.ndarray, 'n']) -> indexed.Arrays:
+    rng = np.random.default_rng((seed, int(numbers[0]) // count))
+    tasks = family.sample(rng, count)
+    return {name: value[numbers % count] for name, value in tasks.items()}
 
-  def __next__(self) -> dict[str, np.ndarray]:
-    """This process's share of the next batch."""
-    rng = np.random.default_rng((self._seed, self._drawn))
-    self._drawn += 1
-    tasks = self._family.sample(rng, self._count)
-    return {name: value[self._rows] for name, value in tasks.items()}
-
-  def get_state(self) -> dict[str, Any]:
-    """How many were drawn."""
-    return {'drawn': self._drawn}
-
-  def set_state(self, state: Mapping[str, Any]) -> None:
-    """Goes to a saved position."""
-    self._drawn = state['drawn']
+  return indexed.iterator(
+    examples,
+    batch_size=count,
+    process_index=share[0],
+    process_count=share[1],
+  )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -206,7 +199,7 @@ class Trainer:
       init=lambda: self.init(seed),
       step=lambda state, tasks: self.step(state, tasks, mesh=over),
       shardings=jax.tree.map(lambda _: mesh_lib.replicated(mesh), shape),
-      batches=TaskBatches(
+      batches=task_batches(
         self.family, count=self.tasks_per_step, seed=seed, share=share
       ),
       mesh=mesh,

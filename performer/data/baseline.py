@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterable
 import numpy as np
 from jaxtyping import Float, Int, Real
 
-from performer.data import examples
+from runtime.data import indexed
 
 __all__ = ['PositionWise', 'Scores', 'TokenWise', 'Unigram', 'unigram']
 
@@ -54,7 +54,7 @@ class Unigram:
   probabilities: Float[np.ndarray, 'vocab']
   targets: str = _POSSIBLE
 
-  def evaluate(self, batches: Iterable[examples.Example]) -> Scores:
+  def evaluate(self, batches: Iterable[indexed.Arrays]) -> Scores:
     """Scores the baseline on the targets of evaluation batches.
 
     Args:
@@ -88,7 +88,7 @@ class TokenWise:
   probabilities: Float[np.ndarray, 'vocab vocab']
   targets: str = _POSSIBLE
 
-  def evaluate(self, batches: Iterable[examples.Example]) -> Scores:
+  def evaluate(self, batches: Iterable[indexed.Arrays]) -> Scores:
     """As `Unigram.evaluate`; the batches must hold `tokens` [b, l] too."""
     return _evaluate(
       self.probabilities, lambda batch: batch['tokens'], batches, self.targets
@@ -107,10 +107,10 @@ class PositionWise:
   probabilities: Float[np.ndarray, 'l vocab']
   targets: str = _POSSIBLE
 
-  def evaluate(self, batches: Iterable[examples.Example]) -> Scores:
+  def evaluate(self, batches: Iterable[indexed.Arrays]) -> Scores:
     """As `Unigram.evaluate`; targets must not be longer than the table."""
 
-    def positions(batch: examples.Example) -> Int[np.ndarray, 'b l']:
+    def positions(batch: indexed.Arrays) -> Int[np.ndarray, 'b l']:
       shape = batch['targets'].shape
       return np.broadcast_to(np.arange(shape[1]), shape)
 
@@ -144,8 +144,8 @@ def unigram(
 
 def _evaluate(
   table: Float[np.ndarray, 'rows vocab'],
-  rows_of: Callable[[examples.Example], np.ndarray],
-  batches: Iterable[examples.Example],
+  rows_of: Callable[[indexed.Arrays], np.ndarray],
+  batches: Iterable[indexed.Arrays],
   possible: str,
 ) -> Scores:
   """Scores a table of predictions; `rows_of` a batch are rows of it [b, l]."""

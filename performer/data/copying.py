@@ -12,12 +12,11 @@ window of 512 tokens (`max_length` 511) over 256 symbols.
 
 import dataclasses
 import math
-from collections.abc import Iterator
 
-import grain
 import numpy as np
 
-from performer.data import baseline, batching, examples
+from performer.data import baseline, dataset
+from runtime.data import indexed
 
 __all__ = ['Copying']
 
@@ -27,12 +26,10 @@ _CHANCE = 'knows the format'  # Name of the baseline.
 # First words of the random streams: training varies with the run's seed and the
 # position in the run, evaluation with the split and the index of the example.
 _TRAIN_STREAM, _EVAL_STREAM = 0, 1
-# An index that no run reaches; the positions of grain are 64-bit integers.
-_ENDLESS = 2**48
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
-class Copying:
+class Copying(dataset.DataSet):
   """The copy task as a data set without files.
 
   Batches are dicts of numpy arrays, `tokens` and `targets` int32 [b, l],
@@ -108,79 +105,15 @@ class Copying:
     """
     return None if split == 'train' else self._eval_size(split)
 
-  def train_iterator(
-    self,
-    *,
-    batch_size: int,
-    seed: int,
-    process_index: int = 0,
-    process_count: int = 1,
-  ) -> grain.DatasetIterator:
-    """Returns an endless iterator over training batches.
+  def training_examples(self, seed: int) -> indexed.Examples:
+    """See `Indexed`: no two examples of a run are the same draw."""
+    return indexed.stacked(lambda i: self._example((_TRAIN_STREAM, seed, i)))
 
-    `get_state()` is a small dict that JSON can hold, the same on every process
-    and valid for any process count; `set_state()` continues bit for bit.
-
-    Args:
-      batch_size: examples per step over all processes.
-      seed: of the words, >= 0.
-      process_index: which rows of the global batch to yield.
-      process_count: number of processes; row r of the global batch belongs to
-        process r // (batch_size // process_count).
-
-    Returns:
-      A grain iterator over dicts with batch_size // process_count rows.
-
-    Raises:
-      ValueError: an argument is out of range.
-    """
-    batching.check_seed(seed)
-
-    def example(index: int) -> examples.Example:
-      return self._example((_TRAIN_STREAM, seed, int(index)))
-
-    return batching.train_iterator(
-      grain.MapDataset.range(_ENDLESS).map(example),
-      batch_size=batch_size,
-      num_threads=self.num_threads,
-      process_index=process_index,
-      process_count=process_count,
-    )
-
-  def eval_batches(
-    self,
-    split: str,
-    *,
-    batch_size: int,
-    process_index: int = 0,
-    process_count: int = 1,
-  ) -> Iterator[examples.Example]:
-    """Yields the `num_eval` examples of a split, always the same.
-
-    The last batch is filled up with copies of the last example whose `weights`
-    are 0.
-
-    Args:
-      split: name of the split.
-      batch_size: examples per step over all processes.
-      process_index: which rows of the global batch to yield.
-      process_count: number of processes.
-
-    Returns:
-      An iterator over dicts with batch_size // process_count rows; all
-      processes get the same number of batches.
-
-    Raises:
-      ValueError: an argument is out of range or the split unknown.
-    """
-    size = self._eval_size(split)
-    stream = (_EVAL_STREAM, _SPLITS.index(split))
-    return batching.eval_batches(
-      lambda index: self._example((*stream, index)),
-      size,
-      batch_size=batch_size,
-      process_index=process_index,
-      process_count=process_count,
+  def evaluation_examples(self, split: str) -> tuple[int, indexed.Examples]:
+    """See `Indexed`: the `num_eval` examples of a split, always the same."""
+    count, stream = self._eval_size(split), _SPLITS.index(split)
+    return count, indexed.stacked(
+      lambda i: self._example((_EVAL_STREAM, stream, i))
     )
 
   def baselines(self) -> dict[str, baseline.PositionWise]:
@@ -206,7 +139,7 @@ class Copying:
       raise ValueError(f'split must be one of {[*_SPLITS]}, got {split=}')
     return self.num_eval
 
-  def _example(self, stream: tuple[int, int, int]) -> examples.Example:
+  def _example(self, stream: tuple[int, int, int]) -> indexed.Arrays:
     """Makes the example of a random stream."""
     rng = np.random.default_rng(stream)
     window = np.full((2, self._half), _SEPARATOR, np.int32)

@@ -19,10 +19,9 @@ import numpy as np
 from jaxtyping import Integer
 
 from performer.data import masking, vocabulary
+from runtime.data import indexed
 
-__all__ = ['Example', 'causal', 'masked']
-
-Example = dict[str, np.ndarray]
+__all__ = ['causal', 'masked']
 
 
 def masked(
@@ -30,7 +29,7 @@ def masked(
   length: int,
   rng: np.random.Generator,
   how: masking.Preset,
-) -> Example:
+) -> indexed.Arrays:
   """Builds a masked-language-model example.
 
   Args:
@@ -55,7 +54,7 @@ def masked(
   }
 
 
-def causal(ids: Integer[np.ndarray, 'n'], length: int) -> Example:
+def causal(ids: Integer[np.ndarray, 'n'], length: int) -> indexed.Arrays:
   """Builds a next-token example: inputs are the targets shifted right.
 
   Args:

@@ -14,10 +14,10 @@ import zlib
 from collections.abc import Iterable, Iterator
 
 from performer.data import vocabulary
+from runtime.data import files
 
 __all__ = ['Record', 'read', 'write']
 
-_GZIP_MAGIC = b'\x1f\x8b'
 # The longest known protein has 45,354 residues; a longer "line" than this means
 # a binary or newline-free file, which must not be read into memory whole.
 _MAX_LINE_BYTES = 1 << 20
@@ -109,14 +109,9 @@ def _open(path: str) -> Iterator[io.BufferedIOBase]:
     raise ValueError(f'{path}: a FASTA path must be a file, got a directory')
   if not os.path.exists(path):
     raise FileNotFoundError(f'{path}: no such FASTA file')
-  with open(path, 'rb') as raw:
-    compressed = raw.read(2) == _GZIP_MAGIC
-    raw.seek(0)
-    if compressed:
-      with gzip.GzipFile(fileobj=raw) as stream:
-        yield stream
-    else:
-      yield raw
+  opener = gzip.open if files.is_gzip(path) else open
+  with opener(path, 'rb') as stream:
+    yield stream
 
 
 def _lines(stream: io.BufferedIOBase, path: str) -> Iterator[tuple[int, bytes]]:

@@ -3,20 +3,20 @@
 import dataclasses
 import functools
 import importlib.resources
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
-import grain
 import numpy as np
 from jaxtyping import Float, Int
 
 from performer.data import (
   baseline,
-  batching,
+  dataset,
   examples,
   masking,
   store,
   vocabulary,
 )
+from runtime.data import indexed
 
 __all__ = ['SAMPLE_SPLITS', 'Proteins', 'sample_file']
 
@@ -35,7 +35,7 @@ def sample_file(split: str) -> str:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
-class Proteins:
+class Proteins(dataset.DataSet):
   """A protein data set: one training split and any number of others.
 
   Batches are dicts of numpy arrays, `tokens` and `targets` int32 [b, l],
@@ -140,87 +140,19 @@ class Proteins:
       counts[vocabulary.EOS] = summary.sequences
     return counts
 
-  def train_iterator(
-    self,
-    *,
-    batch_size: int,
-    seed: int,
-    process_index: int = 0,
-    process_count: int = 1,
-  ) -> grain.DatasetIterator:
-    """Returns an endless iterator over training batches.
-
-    Every epoch has its own order. `get_state()` is a small dict that JSON can
-    hold, the same on every process and valid for any process count;
-    `set_state()` continues bit for bit.
-
-    Args:
-      batch_size: examples per step over all processes.
-      seed: order, masks and replacements, >= 0.
-      process_index: which rows of the global batch to yield.
-      process_count: number of processes; row r of the global batch belongs to
-        process r // (batch_size // process_count).
-
-    Returns:
-      A grain iterator over dicts with batch_size // process_count rows.
-
-    Raises:
-      FileNotFoundError: the training file does not exist.
-      ValueError: an argument is out of range or the file malformed.
-    """
-    # Before the first use of a file, which may take long to convert.
-    batching.check_seed(seed)
-    batching.rows_per_process(batch_size, process_index, process_count)
-
-    def example(index: int, ids: np.ndarray) -> examples.Example:
-      return self._example(ids, (_TRAIN_STREAM, seed, int(index)))
-
-    dataset = grain.MapDataset.source(self._source(_TRAIN)).seed(seed)
-    return batching.train_iterator(
-      dataset.shuffle().repeat().map_with_index(example),
-      batch_size=batch_size,
-      num_threads=self.num_threads,
-      process_index=process_index,
-      process_count=process_count,
+  def training_examples(self, seed: int) -> indexed.Examples:
+    """See `Indexed`: every epoch has its own order, every example its masks."""
+    source = self._source(_TRAIN)
+    row = indexed.shuffled(len(source), seed)
+    return indexed.stacked(
+      lambda i: self._example(source[row(i)], (_TRAIN_STREAM, seed, i))
     )
 
-  def eval_batches(
-    self,
-    split: str,
-    *,
-    batch_size: int,
-    process_index: int = 0,
-    process_count: int = 1,
-  ) -> Iterator[examples.Example]:
-    """Yields every example of a split once, in file order.
-
-    Masks depend on the index of the example alone, so results do not change
-    with the batch size. The last batch is filled up with copies of the last
-    example whose `weights` are 0.
-
-    Args:
-      split: name of the split.
-      batch_size: examples per step over all processes.
-      process_index: which rows of the global batch to yield.
-      process_count: number of processes.
-
-    Returns:
-      An iterator over dicts with batch_size // process_count rows; all
-      processes get the same number of batches.
-
-    Raises:
-      FileNotFoundError: the file of the split does not exist.
-      ValueError: an argument is out of range, the split is unknown or its file
-        malformed.
-    """
-    batching.rows_per_process(batch_size, process_index, process_count)
+  def evaluation_examples(self, split: str) -> tuple[int, indexed.Examples]:
+    """See `Indexed`: file order; masks depend on the example's number alone."""
     source = self._source(split)
-    return batching.eval_batches(
-      lambda index: self._example(source[index], (_EVAL_STREAM, index)),
-      len(source),
-      batch_size=batch_size,
-      process_index=process_index,
-      process_count=process_count,
+    return len(source), indexed.stacked(
+      lambda i: self._example(source[i], (_EVAL_STREAM, i))
     )
 
   def baselines(
@@ -309,7 +241,7 @@ class Proteins:
 
   def _example(
     self, ids: np.ndarray, stream: tuple[int, ...]
-  ) -> examples.Example:
+  ) -> indexed.Arrays:
     """Builds one example; `stream` seeds the masks."""
     if self.task == 'causal':
       return examples.causal(ids, self.max_length)

@@ -14,18 +14,17 @@ and use the raw bytes of
 
 import dataclasses
 import functools
-import gzip
 import importlib.resources
 import itertools
 import os
-import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 
-import grain
 import numpy as np
 from jaxtyping import Int, UInt8
 
-from performer.data import baseline, batching, examples
+from performer.data import baseline, dataset
+from runtime.data import files as files_lib
+from runtime.data import indexed
 
 __all__ = ['SAMPLE_SPLITS', 'Text', 'sample_file']
 
@@ -33,7 +32,7 @@ SAMPLE_SPLITS = ('train', 'valid', 'test')
 
 _TRAIN = 'train'
 _VOCAB_SIZE = 256
-_GZIP, _ZIP = b'\x1f\x8b', b'PK\x03\x04'
+_ZIP = b'PK\x03\x04'
 _BLOCK = 2**20  # Bytes counted at a time: NumPy widens them to 8 bytes each.
 
 
@@ -44,7 +43,7 @@ def sample_file(split: str) -> str:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
-class Text:
+class Text(dataset.DataSet):
   """A text of bytes: one training split and any number of others.
 
   Batches are dicts of numpy arrays, `tokens` and `targets` int32 [b, l],
@@ -164,84 +163,24 @@ class Text:
     targets = _counts(windows.ravel()) - _counts(windows[:, 0])
     return float(targets @ bits / targets.sum())
 
-  def train_iterator(
-    self,
-    *,
-    batch_size: int,
-    seed: int,
-    process_index: int = 0,
-    process_count: int = 1,
-  ) -> grain.DatasetIterator:
-    """Returns an endless iterator over training batches.
+  def training_examples(self, seed: int) -> indexed.Examples:
+    """See `Indexed`: example i is window i modulo `num_examples`.
 
-    Example i, counted over all batches, is window i modulo `num_examples`, in
-    the order of the file or of the epoch. `get_state()` is a small dict that
-    JSON can hold, the same on every process and valid for any process count;
-    `set_state()` continues bit for bit.
-
-    Args:
-      batch_size: examples per step over all processes.
-      seed: of the order `shuffled`, >= 0; the order `sequential` has no
-        randomness.
-      process_index: which rows of the global batch to yield.
-      process_count: number of processes; row r of the global batch belongs to
-        process r // (batch_size // process_count).
-
-    Returns:
-      A grain iterator over dicts with batch_size // process_count rows.
-
-    Raises:
-      FileNotFoundError: the training file does not exist.
-      ValueError: an argument is out of range or the file unusable.
+    It counts in the order of the file, or of the epoch; without `shuffled`,
+    nothing depends on the seed.
     """
-    batching.check_seed(seed)
-    dataset = grain.MapDataset.source(self._windows(_TRAIN)).seed(seed)
-    if self.order == 'shuffled':
-      dataset = dataset.shuffle()
-    return batching.train_iterator(
-      dataset.repeat().map(_example),
-      batch_size=batch_size,
-      num_threads=self.num_threads,
-      process_index=process_index,
-      process_count=process_count,
+    windows = self._windows(_TRAIN)
+    if self.order == 'sequential':
+      return lambda numbers: _examples(windows[numbers % len(windows)])
+    row = indexed.shuffled(len(windows), seed)
+    return lambda numbers: _examples(
+      windows[[row(i) for i in numbers.tolist()]]
     )
 
-  def eval_batches(
-    self,
-    split: str,
-    *,
-    batch_size: int,
-    process_index: int = 0,
-    process_count: int = 1,
-  ) -> Iterator[examples.Example]:
-    """Yields every window of a split once, in file order.
-
-    The last batch is filled up with copies of the last window whose `weights`
-    are 0.
-
-    Args:
-      split: name of the split.
-      batch_size: examples per step over all processes.
-      process_index: which rows of the global batch to yield.
-      process_count: number of processes.
-
-    Returns:
-      An iterator over dicts with batch_size // process_count rows; all
-      processes get the same number of batches.
-
-    Raises:
-      FileNotFoundError: the file of the split does not exist.
-      ValueError: an argument is out of range, the split is unknown or its file
-        unusable.
-    """
+  def evaluation_examples(self, split: str) -> tuple[int, indexed.Examples]:
+    """See `Indexed`: the windows of a split, in file order."""
     windows = self._windows(split)
-    return batching.eval_batches(
-      lambda index: _example(windows[index]),
-      len(windows),
-      batch_size=batch_size,
-      process_index=process_index,
-      process_count=process_count,
-    )
+    return len(windows), lambda numbers: _examples(windows[numbers])
 
   def baselines(self) -> dict[str, baseline.Unigram]:
     """Returns the empirical baseline: who knows frequencies only.
@@ -325,8 +264,8 @@ def _open(path: str) -> UInt8[np.ndarray, 'n']:
     magic = stream.read(4)
   if magic == _ZIP:
     raise ValueError(f'{path}: the file must be plain or gzip, got a zip')
-  if magic.startswith(_GZIP):
-    data = np.frombuffer(_unpack(path), np.uint8)
+  if files_lib.is_gzip(path):
+    data = np.frombuffer(files_lib.gunzip(path), np.uint8)
   elif magic:
     data = np.asarray(np.memmap(path, np.uint8, mode='r'))
   else:
@@ -334,15 +273,6 @@ def _open(path: str) -> UInt8[np.ndarray, 'n']:
   if data.size == 0:
     raise ValueError(f'{path}: the file must hold text, but is empty')
   return data
-
-
-def _unpack(path: str) -> bytes:
-  """Returns the content of a gzip file."""
-  try:
-    with gzip.open(path, 'rb') as stream:
-      return stream.read()
-  except (EOFError, gzip.BadGzipFile, zlib.error) as error:
-    raise ValueError(f'{path}: the gzip file must be whole: {error}') from error
 
 
 def _counts(data: UInt8[np.ndarray, 'n']) -> Int[np.ndarray, '256']:
@@ -354,13 +284,12 @@ def _counts(data: UInt8[np.ndarray, 'n']) -> Int[np.ndarray, '256']:
   return counts
 
 
-def _example(window: UInt8[np.ndarray, 'w']) -> examples.Example:
-  """Makes an example of one window."""
-  tokens = window.astype(np.int32)
-  length = window.size - 1
+def _examples(windows: UInt8[np.ndarray, 'n w']) -> indexed.Arrays:
+  """Makes an example of every window."""
+  targets = windows[:, 1:].astype(np.int32)
   return {
-    'tokens': tokens[:-1],
-    'targets': tokens[1:],
-    'weights': np.ones(length, np.float32),
-    'mask': np.ones(length, np.bool_),
+    'tokens': windows[:, :-1].astype(np.int32),
+    'targets': targets,
+    'weights': np.ones(targets.shape, np.float32),
+    'mask': np.ones(targets.shape, np.bool_),
   }

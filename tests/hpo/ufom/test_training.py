@@ -78,8 +78,8 @@ def test_resumed_runs_are_the_same(tmp_path, capsys):
 
 def after(made, steps=12):
   state = jax.jit(made.init, static_argnums=0)(1)
-  batches = training.TaskBatches(
-    made.family, count=made.tasks_per_step, seed=1, share=(0, 1)
+  batches = training.task_batches(
+    made.family, count=made.tasks_per_step, seed=1
   )
   step = jax.jit(made.step)
   thetas = []
@@ -109,16 +109,16 @@ def test_variance_is_matched():
 
 
 def test_batches_are_functions_of_seed_and_number():
-  draw = lambda share: training.TaskBatches(
+  draw = lambda share: training.task_batches(
     toy.Toy(), count=64, seed=5, share=share
   )
   whole, half = draw((0, 1)), draw((1, 2))
   first = [next(whole)['number'] for _ in range(3)]
   np.testing.assert_array_equal(next(half)['number'], first[0][32:])
   again = draw((0, 1))
-  again.set_state({'drawn': 2})
+  again.set_state({'next_index': 2})
   np.testing.assert_array_equal(next(again)['number'], first[2])
-  assert again.get_state() == {'drawn': 3}
+  assert again.get_state() == {'next_index': 3}
   assert (first[0] != first[1]).any()
 
 

@@ -1,16 +1,12 @@
-import itertools
 import math
 
 import numpy as np
 import pytest
 
 from performer.data import baseline, copying
+from tests.performer.data import batch_cases
 
 LENGTH, SYMBOLS = 31, 16  # A window of 32: the small setting of the paper.
-
-
-def take(iterator, steps):
-  return list(itertools.islice(iterator, steps))
 
 
 def windows(batches):
@@ -24,7 +20,9 @@ def windows(batches):
 def train(steps=1, batch_size=8, seed=0, **options):
   settings = {'max_length': LENGTH, 'vocab_size': SYMBOLS, **options}
   data = copying.Copying(**settings)
-  return take(data.train_iterator(batch_size=batch_size, seed=seed), steps)
+  return batch_cases.take(
+    data.train_iterator(batch_size=batch_size, seed=seed), steps
+  )
 
 
 def check_words(words, symbols):

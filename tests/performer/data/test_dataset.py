@@ -1,12 +1,13 @@
 """Every data set keeps the contract that the trainer relies on."""
 
-import inspect
-import itertools
+import dataclasses
+import json
 
 import numpy as np
 import pytest
 
 from performer.data import copying, dataset, proteins, text
+from tests.performer.data import batch_cases
 
 SETS = {
   'proteins, masked': lambda: proteins.Proteins(task='mlm', max_length=15),
@@ -14,6 +15,7 @@ SETS = {
     task='causal', max_length=15, concatenate=True
   ),
   'text': lambda: text.Text(max_length=15),
+  'text, shuffled': lambda: text.Text(max_length=15, order='shuffled'),
   'copying': lambda: copying.Copying(max_length=15, vocab_size=9, num_eval=7),
 }
 
@@ -28,29 +30,10 @@ def test_members(data):
   assert data.task in ('causal', 'mlm')
   assert data.unit in ('bits', 'perplexity')
   assert 'train' not in data.splits
-  for method in ('num_examples', 'train_iterator', 'eval_batches'):
-    promised = inspect.signature(getattr(dataset.DataSet, method)).parameters
-    kept = inspect.signature(getattr(type(data), method)).parameters
-    for name, parameter in promised.items():
-      assert kept[name].kind == parameter.kind
-      assert kept[name].default == parameter.default
-
-
-def test_a_data_set_without_baselines_is_none():
-  class Half:
-    task, max_length, vocab_size = 'causal', 15, 9
-    splits, unit = (), 'bits'
-
-    def num_examples(self, split):
-      return None
-
-    train_iterator = eval_batches = num_examples
-
-  assert not isinstance(Half(), dataset.DataSet)
 
 
 def test_batches(data):
-  batches = list(itertools.islice(data.train_iterator(batch_size=2, seed=0), 2))
+  batches = batch_cases.take(data.train_iterator(batch_size=2, seed=0), 2)
   batches.append(next(data.eval_batches(data.splits[0], batch_size=2)))
   for batch in batches:
     found = {name: (a.dtype.name, a.shape) for name, a in batch.items()}
@@ -63,6 +46,70 @@ def test_batches(data):
     ids = np.stack([batch['tokens'], batch['targets']])
     assert ids.min() >= 0
     assert ids.max() < data.vocab_size
+    assert not (batch['weights'] * ~batch['mask']).any()
+    # Attention over no key at all is undefined.
+    assert batch['mask'].any(axis=1).all()
+
+
+@pytest.mark.parametrize('at', [0, 7])
+def test_resume_is_bit_exact(data, at):
+  unbroken = data.train_iterator(batch_size=4, seed=5)
+  batch_cases.take(unbroken, at)
+  state = json.loads(json.dumps(unbroken.get_state()))
+  expected = batch_cases.take(unbroken, 8)
+  resumed = data.train_iterator(batch_size=4, seed=5)
+  batch_cases.take(resumed, 2)
+  resumed.set_state(state)
+  for one, other in zip(batch_cases.take(resumed, 8), expected, strict=True):
+    batch_cases.assert_equal(one, other)
+  assert (expected[0]['tokens'] != expected[1]['tokens']).any()
+
+
+def test_threads_change_nothing(data):
+  makes = [
+    dataclasses.replace(data, num_threads=n).train_iterator for n in (0, 3)
+  ]
+  found = [batch_cases.take(make(batch_size=4, seed=5), 9) for make in makes]
+  for one, other in zip(*found, strict=True):
+    batch_cases.assert_equal(one, other)
+
+
+def test_processes_split_every_batch(data):
+  sizes = {'batch_size': 6}
+  shares = [{'process_index': p, 'process_count': 3} for p in range(3)]
+  split = data.splits[0]
+  for make in (
+    lambda **share: data.train_iterator(seed=2, **sizes, **share),
+    lambda **share: data.eval_batches(split, **sizes, **share),
+  ):
+    parts = zip(
+      *(batch_cases.take(make(**share), 3) for share in shares), strict=True
+    )
+    for found, batch in zip(parts, batch_cases.take(make(), 3), strict=True):
+      batch_cases.assert_equal(batch_cases.joined(found), batch)
+
+
+def test_evaluation_does_not_depend_on_the_batch(data):
+  split = data.splits[0]
+  one, other = (
+    batch_cases.joined(
+      batch_cases.take(data.eval_batches(split, batch_size=size), 12 // size)
+    )
+    for size in (1, 4)
+  )
+  count = min(data.num_examples(split), 12)
+  for name, values in one.items():
+    np.testing.assert_array_equal(values[:count], other[name][:count])
+
+
+def test_unknown_splits_are_refused(data):
+  for split in ('ood2', 'train.txt'):
+    with pytest.raises(ValueError, match=f'split must be one of .*{split}'):
+      data.num_examples(split)
+    with pytest.raises(ValueError, match='split must be one of'):
+      data.eval_batches(split, batch_size=1)
+  with pytest.raises(ValueError, match='num_threads must be >= 0'):
+    dataclasses.replace(data, num_threads=-1)
 
 
 def test_baselines_can_judge_every_split(data):

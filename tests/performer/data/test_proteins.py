@@ -1,11 +1,10 @@
-import itertools
-import json
 import pathlib
 
 import numpy as np
 import pytest
 
 from performer.data import proteins, vocabulary
+from tests.performer.data import batch_cases
 
 LENGTH = 16
 SIZE = 23
@@ -50,54 +49,8 @@ def padded(ids):
   return out
 
 
-def take(iterator, steps):
-  return list(itertools.islice(iterator, steps))
-
-
-def assert_equal(one, other):
-  assert one.keys() == other.keys()
-  for name in one:
-    np.testing.assert_array_equal(one[name], other[name], err_msg=name)
-    assert one[name].dtype == other[name].dtype
-
-
-def joined(shards):
-  return {key: np.concatenate([s[key] for s in shards]) for key in shards[0]}
-
-
-OPTIONS = [
-  {'task': 'mlm'},
-  {'task': 'mlm', 'masking': 'protein_lm', 'concatenate': True},
-  {'task': 'causal'},
-  {'task': 'causal', 'concatenate': True},
-]
-
-
-@pytest.mark.parametrize('options', OPTIONS, ids=str)
-def test_batches_keep_the_contract(make, options):
-  data = make(**options)
-  batches = take(data.train_iterator(batch_size=4, seed=0), 3)
-  batches += list(data.eval_batches('valid', batch_size=4))
-  for batch in batches:
-    shapes = {name: (a.dtype.name, a.shape) for name, a in batch.items()}
-    assert shapes == {
-      'tokens': ('int32', (4, LENGTH)),
-      'targets': ('int32', (4, LENGTH)),
-      'weights': ('float32', (4, LENGTH)),
-      'mask': ('bool', (4, LENGTH)),
-    }
-    assert set(np.unique(batch['weights'])) <= {0.0, 1.0}
-    assert not (batch['weights'] * ~batch['mask']).any()
-    # No row is all padding, not even a filler row: attention over no key at
-    # all is undefined.
-    assert batch['mask'].any(axis=1).all()
-    np.testing.assert_array_equal(
-      batch['mask'], batch['targets'] != vocabulary.PAD
-    )
-
-
 def test_an_epoch_holds_every_sequence_once_and_is_reshuffled(make, files):
-  rows = take(make().train_iterator(batch_size=1, seed=3), 3 * SIZE)
+  rows = batch_cases.take(make().train_iterator(batch_size=1, seed=3), 3 * SIZE)
   targets = [tuple(row['targets'][0].tolist()) for row in rows]
   expected = sorted(tuple(padded(ids).tolist()) for ids in read(files['train']))
   epochs = [targets[i : i + SIZE] for i in range(0, 3 * SIZE, SIZE)]
@@ -113,67 +66,11 @@ def test_an_epoch_holds_every_sequence_once_and_is_reshuffled(make, files):
 
 def test_seed_decides_order_and_masks(make):
   def first(seed):
-    return take(make().train_iterator(batch_size=8, seed=seed), 2)
+    return batch_cases.take(make().train_iterator(batch_size=8, seed=seed), 2)
 
   for one, other in zip(first(1), first(1), strict=True):
-    assert_equal(one, other)
+    batch_cases.assert_equal(one, other)
   assert (first(1)[0]['targets'] != first(2)[0]['targets']).any()
-
-
-@pytest.mark.parametrize('options', OPTIONS, ids=str)
-def test_resume_is_bit_exact(make, options):
-  unbroken = make(**options).train_iterator(batch_size=4, seed=5)
-  take(unbroken, 7)
-  state = json.loads(json.dumps(unbroken.get_state()))
-  expected = take(unbroken, 20)  # Crosses an epoch border.
-  resumed = make(**options).train_iterator(batch_size=4, seed=5)
-  take(resumed, 2)
-  resumed.set_state(state)
-  for one, other in zip(take(resumed, 20), expected, strict=True):
-    assert_equal(one, other)
-
-
-@pytest.mark.parametrize('threads', [0, 3])
-def test_threads_change_nothing(make, threads):
-  found = take(
-    make(num_threads=threads).train_iterator(batch_size=4, seed=5), 9
-  )
-  expected = take(make().train_iterator(batch_size=4, seed=5), 9)
-  for one, other in zip(found, expected, strict=True):
-    assert_equal(one, other)
-
-
-@pytest.mark.parametrize('count', [2, 3])
-def test_processes_split_the_global_batch(make, count):
-  data = make()
-  whole = data.train_iterator(batch_size=6, seed=2)
-  shards = [
-    data.train_iterator(
-      batch_size=6, seed=2, process_index=p, process_count=count
-    )
-    for p in range(count)
-  ]
-  for _ in range(9):
-    parts = [next(shard) for shard in shards]
-    assert {len(part['tokens']) for part in parts} == {6 // count}
-    assert_equal(joined(parts), next(whole))
-  states = [shard.get_state() for shard in shards]
-  assert all(state == whole.get_state() for state in states)
-
-
-def test_state_moves_to_another_process_count(make):
-  data = make()
-  whole = data.train_iterator(batch_size=6, seed=2)
-  take(whole, 5)
-  shards = []
-  for p in range(3):
-    shard = data.train_iterator(
-      batch_size=6, seed=2, process_index=p, process_count=3
-    )
-    shard.set_state(whole.get_state())
-    shards.append(shard)
-  for _ in range(4):
-    assert_equal(joined([next(shard) for shard in shards]), next(whole))
 
 
 @pytest.mark.parametrize('task', ['mlm', 'causal'])
@@ -182,11 +79,11 @@ def test_evaluation_is_one_pass_whatever_the_batch(
   make, files, task, batch_size
 ):
   data = make(task=task)
-  expected = joined(list(data.eval_batches('valid', batch_size=1)))
+  expected = batch_cases.joined(list(data.eval_batches('valid', batch_size=1)))
   batches = list(data.eval_batches('valid', batch_size=batch_size))
-  found = joined(batches)
+  found = batch_cases.joined(batches)
   real = {name: values[:10] for name, values in found.items()}
-  assert_equal(real, expected)
+  batch_cases.assert_equal(real, expected)
   assert not found['weights'][10:].any()
   assert {len(batch['tokens']) for batch in batches} == {batch_size}
   np.testing.assert_array_equal(
@@ -210,20 +107,6 @@ def test_a_mask_seeded_by_the_batch_fails_that_check(make):
   assert (one != other).any()
 
 
-@pytest.mark.parametrize('split', ['valid', 'odd'])
-def test_processes_split_evaluation_batches(make, split):
-  data = make()
-  whole = list(data.eval_batches(split, batch_size=8))
-  shards = [
-    list(
-      data.eval_batches(split, batch_size=8, process_index=p, process_count=4)
-    )
-    for p in range(4)
-  ]
-  for parts, batch in zip(zip(*shards, strict=True), whole, strict=True):
-    assert_equal(joined(parts), batch)
-
-
 def test_concatenated_training_covers_the_stream(make, files):
   data = make(task='causal', concatenate=True)
   stream = np.concatenate(
@@ -231,7 +114,7 @@ def test_concatenated_training_covers_the_stream(make, files):
   )
   count = len(stream) // LENGTH
   assert data.num_examples('valid') == count
-  batches = joined(list(data.eval_batches('valid', batch_size=1)))
+  batches = batch_cases.joined(list(data.eval_batches('valid', batch_size=1)))
   np.testing.assert_array_equal(
     batches['targets'].ravel(), stream[: count * LENGTH]
   )
@@ -284,22 +167,6 @@ def test_long_sequences_can_be_refused(make, files, tmp_path):
 def test_bad_options(make, options, message):
   with pytest.raises(ValueError, match=message):
     make(**options)
-
-
-@pytest.mark.parametrize(
-  ('arguments', 'message'),
-  [
-    ({'batch_size': 0}, 'positive multiple of process_count'),
-    ({'batch_size': 5, 'process_count': 2}, 'positive multiple'),
-    ({'process_index': 1}, r'must lie in 0\.\.process_count-1'),
-    ({'process_count': 0}, r'must lie in 0\.\.process_count-1'),
-    ({'seed': -1}, 'seed must lie in'),
-    ({'seed': 2**32}, 'seed must lie in'),
-  ],
-)
-def test_bad_iterator_arguments(make, arguments, message):
-  with pytest.raises(ValueError, match=message):
-    make().train_iterator(**{'batch_size': 4, 'seed': 0, **arguments})
 
 
 def test_bad_splits_and_files(make, files, tmp_path):

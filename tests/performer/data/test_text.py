@@ -1,12 +1,12 @@
 import collections
 import gzip
-import itertools
 import tracemalloc
 
 import numpy as np
 import pytest
 
 from performer.data import text
+from tests.performer.data import batch_cases
 
 ALPHABET = b'abcdefghijklmnopqrstuvwxyz'
 
@@ -20,10 +20,6 @@ def path(tmp_path):
 
 def rows(batches, name):
   return [bytes(row.astype(np.uint8)) for b in batches for row in b[name]]
-
-
-def take(iterator, steps):
-  return list(itertools.islice(iterator, steps))
 
 
 def test_windows_by_hand(path):
@@ -48,7 +44,7 @@ def test_whole_windows_only(tmp_path, size, length, expected):
 
 def test_sequential_order_wraps_by_modulo(path):
   data = text.Text(max_length=3, files={'train': str(path)})
-  batches = take(data.train_iterator(batch_size=3, seed=9), 3)
+  batches = batch_cases.take(data.train_iterator(batch_size=3, seed=9), 3)
   found = rows(batches, 'tokens')
   assert found == [b'abc', b'efg'] * 4 + [b'abc']
 
@@ -59,7 +55,7 @@ def test_published_batches(tmp_path):
   file = tmp_path / 'bytes'
   raw.tofile(file)
   data = text.Text(max_length=63, files={'train': str(file)})
-  batches = take(data.train_iterator(batch_size=1, seed=1), 40)
+  batches = batch_cases.take(data.train_iterator(batch_size=1, seed=1), 40)
   for step, batch in enumerate(batches):
     start = 64 * (step % (1000 // 64))
     np.testing.assert_array_equal(batch['tokens'][0], raw[start : start + 63])
@@ -75,7 +71,7 @@ def test_a_shuffled_epoch_holds_every_window_once(tmp_path):
 
   def order(seed):
     data = text.Text(max_length=3, files=files, order='shuffled')
-    batches = take(data.train_iterator(batch_size=5, seed=seed), 12)
+    batches = batch_cases.take(data.train_iterator(batch_size=5, seed=seed), 12)
     return rows(batches, 'tokens')
 
   sequential = text.Text(max_length=3, files=files)
@@ -104,7 +100,9 @@ def test_gzip_gives_what_plain_gives(tmp_path):
     for name in ('plain.gz', 'packed.txt')
   ]
   one, other = (
-    rows(take(d.train_iterator(batch_size=2, seed=0), 12), 'targets')
+    rows(
+      batch_cases.take(d.train_iterator(batch_size=2, seed=0), 12), 'targets'
+    )
     for d in found
   )
   assert one == other
@@ -147,7 +145,7 @@ def test_a_large_file_is_not_read_into_memory(tmp_path):
   def mapped():
     data = text.Text(max_length=1023, files={'train': str(file)})
     assert data.num_examples('train') == size // 1024
-    take(data.train_iterator(batch_size=2, seed=0), 3)
+    batch_cases.take(data.train_iterator(batch_size=2, seed=0), 3)
 
   assert peak(mapped) < size / 16
   # The check sees NumPy's memory: reading the file fails it.

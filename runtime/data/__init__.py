@@ -1,0 +1,1 @@
+"""Where examples come from: indexed data sets, pictures, public data sets."""
