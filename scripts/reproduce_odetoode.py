@@ -22,7 +22,7 @@ import reproduce_odetoode_parameters as parameters
 import reproduce_odetoode_retractions as retractions
 import reproduce_odetoode_rl as rl
 
-from rl.odetoode.images import data
+from runtime.data import images as images_lib
 
 __all__ = ['ROWS', 'main']
 
@@ -40,10 +40,10 @@ ROWS: dict[str, common.Experiment] = {
 # The published width, depth and epochs, and what a laptop can do of them.
 _MNIST = {
   'paper': digits.Setting(
-    'mnist', data.mnist, 128, 100, 50_000, batch=100, rate=1e-3
+    'mnist', images_lib.mnist, 128, 100, 50_000, batch=100, rate=1e-3
   ),
   'tiny': digits.Setting(
-    'mnist', data.mnist, 32, 10, 1_000, batch=100, names=digits.SHORT
+    'mnist', images_lib.mnist, 32, 10, 1_000, batch=100, names=digits.SHORT
   ),
 }
 
@@ -57,7 +57,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
   if (args.row == 'mnist') != (args.mnist is not None):
     parser.error('the row mnist, and no other, needs --mnist')
   if args.row == 'mnist':
-    load = functools.partial(data.mnist, args.mnist)
+    load = functools.partial(images_lib.mnist, args.mnist)
     setting = dataclasses.replace(_MNIST[args.scale], load=load)
     experiment = functools.partial(experiment, setting=setting)
   common.publish(

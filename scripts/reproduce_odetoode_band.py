@@ -21,7 +21,7 @@ from rl.odetoode import (
   retractions,
   trivialization,
 )
-from rl.odetoode.images import data as data_lib
+from runtime.data import images as images_lib
 from runtime.devices import mesh as mesh_lib
 
 __all__ = ['CASES', 'Ratios', 'band_finding', 'band_rows']
@@ -124,7 +124,7 @@ def band_rows(
 
 def _trained(count: int, steps: int) -> dict[str, tuple[np.ndarray, float]]:
   """|g_n| / |g_N| of classifiers of digits, and T."""
-  images = data_lib.digits()
+  images = images_lib.digits()
   found = {}
   for name, time, orthogonal in (
     ('trained, T=1', 1.0, True),

@@ -23,8 +23,8 @@ from rl.odetoode import (
   classification,
   trivialization,
 )
-from rl.odetoode.images import data as data_lib
 from runtime import optimizers
+from runtime.data import images as images_lib
 from runtime.devices import mesh as mesh_lib
 from runtime.record import verdicts
 
@@ -69,7 +69,7 @@ class Setting:
   """
 
   name: str
-  load: Callable[[], data_lib.Images]
+  load: Callable[[], images_lib.Images]
   width: int
   depth: int
   steps: int
@@ -78,7 +78,7 @@ class Setting:
   names: tuple[str, ...] = ()
 
 
-TINY = Setting('digits', data_lib.digits, 32, 25, 1200)
+TINY = Setting('digits', images_lib.digits, 32, 25, 1200)
 
 
 def models(width: int, depth: int) -> dict[str, bodies.Body]:
@@ -105,7 +105,7 @@ def models(width: int, depth: int) -> dict[str, bodies.Body]:
 
 
 def train(
-  body: bodies.Body, images: data_lib.Images, setting: Setting, count: int
+  body: bodies.Body, images: images_lib.Images, setting: Setting, count: int
 ) -> dict[str, Float[np.ndarray, ' s']]:
   """Trains models of seeds 0, ..., count - 1; accuracies in percent.
 

@@ -12,7 +12,7 @@ import reproduce_ufom_training as training_runs
 from hpo import ufom
 from hpo.ufom import training
 from hpo.ufom.tasks import hypercleaning
-from rl.odetoode.images import data as image_data
+from runtime.data import images as images_lib
 from runtime.record import verdicts
 
 __all__ = ['Setting', 'hypercleaning_rows']
@@ -34,7 +34,7 @@ class Setting:
     rate: outer step of the logits; grows with the number of examples.
   """
 
-  images: image_data.Images
+  images: images_lib.Images
   num_train: int = 500
   r: int = 50
   alpha: float = 2.0
@@ -49,11 +49,11 @@ def setting(scale: str, mnist: str | None) -> Setting:
     ValueError: the larger scale lacks the folder.
   """
   if scale == 'tiny':
-    return Setting(image_data.digits(num_test=797))
+    return Setting(images_lib.digits(num_test=797))
   if mnist is None:
     raise ValueError('--scale paper needs --mnist, the folder of MNIST')
   return Setting(
-    image_data.mnist(mnist), num_train=5000, r=100, alpha=1.0, rate=5000.0
+    images_lib.mnist(mnist), num_train=5000, r=100, alpha=1.0, rate=5000.0
   )
 
 

@@ -22,10 +22,10 @@ from clu import metrics as clu_metrics
 from jaxtyping import Array, Float, Key, PyTree
 
 from rl.odetoode import bodies, certificates, class_results, heads
-from rl.odetoode.images import batches as batches_lib
 from rl.odetoode.images import corrupted as corrupted_lib
-from rl.odetoode.images import data as data_lib
 from runtime import loop as loop_lib
+from runtime.data import images as images_lib
+from runtime.data import indexed
 from runtime.devices import mesh as mesh_lib
 from runtime.record import metrics as metrics_lib
 
@@ -72,7 +72,7 @@ class ClassifierTrainer:
     ValueError: if a number is out of range.
   """
 
-  data: data_lib.Images
+  data: images_lib.Images
   body: bodies.Body
   optimizer: optax.GradientTransformation
   batch_size: int
@@ -96,7 +96,7 @@ class ClassifierTrainer:
     return heads.Classifier(self.body, self.data.num_classes, self.dropout)
 
   @functools.cached_property
-  def test_sets(self) -> dict[str, data_lib.ImageSet]:
+  def test_sets(self) -> dict[str, images_lib.ImageSet]:
     """Clean pictures, as 'test', and corrupted ones, made when first asked."""
     return {'test': self.data.test} | self.corrupted(self.data)
 
@@ -108,15 +108,18 @@ class ClassifierTrainer:
     seeds = range(seed * self.num_models, (seed + 1) * self.num_models)
     init = functools.partial(self._init, seeds)
     whole = mesh_lib.replicated(mesh)
+    index, count = mesh_lib.process_slice(mesh, self.batch_size)
     yield loop_lib.Experiment(
       init=init,
       step=self._step,
       shardings=jax.tree.map(lambda _: whole, jax.eval_shape(init)),
-      batches=batches_lib.SideBySide(
-        self.data.train,
+      batches=indexed.iterator(
+        indexed.side_by_side(
+          [self.data.train.training_examples(seed) for seed in seeds]
+        ),
         batch_size=self.batch_size,
-        seeds=seeds,
-        share=mesh_lib.process_slice(mesh, self.batch_size),
+        process_index=index,
+        process_count=count,
       ),
       mesh=mesh,
       batch_size=self.batch_size,
@@ -141,18 +144,15 @@ class ClassifierTrainer:
     )
 
   def scores(
-    self, state: TrainState, image_set: data_lib.ImageSet
+    self, state: TrainState, image_set: images_lib.ImageSet
   ) -> dict[str, Float[np.ndarray, ' m']]:
     """Mean loss and accuracy of every model on a set of pictures."""
-    sums, size = np.zeros((2, self.num_models)), self.eval_batch_size
-    for start in range(0, len(image_set), size):
-      rows = slice(start, start + size)
-      images, labels = image_set.images[rows], image_set.labels[rows]
-      # The last batch is filled up, so that one program serves all.
-      short = size - len(labels)
-      images = np.pad(images, ((0, short), (0, 0), (0, 0)))
-      labels = np.pad(labels, (0, short), constant_values=-1)
-      found = self._score(state.params, state.constants, images, labels)
+    sums = np.zeros((2, self.num_models))
+    # The last batch is filled up, so that one program serves all.
+    for batch in indexed.eval_batches(
+      image_set.examples, len(image_set), batch_size=self.eval_batch_size
+    ):
+      found = self._score(state.params, state.constants, batch)
       sums += np.asarray(jax.device_get(found), np.float64)
     loss, accuracy = sums / len(image_set)
     return {'loss': loss, 'accuracy': accuracy}
@@ -240,21 +240,21 @@ class ClassifierTrainer:
 
   @functools.cached_property
   def _score(self) -> Any:
-    """Sums of losses and hits of every model; label -1 does not count."""
+    """Sums of losses and hits of every model, over what has weight."""
 
     def score(
-      params: PyTree, constants: PyTree, images: Array, labels: Array
+      params: PyTree, constants: PyTree, batch: Mapping[str, Array]
     ) -> Array:
       variables = {'params': params, **constants}
-      logits, _ = self.model.apply(variables, images)
-      counts = labels >= 0
+      logits, _ = self.model.apply(variables, batch['images'])
       losses = optax.softmax_cross_entropy_with_integer_labels(
-        logits, jnp.where(counts, labels, 0)
+        logits, batch['labels']
       )
-      hits = jnp.argmax(logits, axis=-1) == labels
-      return jnp.stack([jnp.sum(losses * counts), jnp.sum(hits)])
+      hits = jnp.argmax(logits, axis=-1) == batch['labels']
+      weights = batch['weights']
+      return jnp.stack([jnp.sum(losses * weights), jnp.sum(hits * weights)])
 
-    over_models = jax.vmap(score, in_axes=(0, 0, None, None), out_axes=1)
+    over_models = jax.vmap(score, in_axes=(0, 0, None), out_axes=1)
     return jax.jit(over_models)
 
   @functools.cached_property

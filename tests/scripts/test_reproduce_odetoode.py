@@ -5,7 +5,7 @@ import pytest
 from rl.envs import lanes, pendulum
 from rl.es import jax_evaluator
 from rl.odetoode import accounting, bodies
-from rl.odetoode.images import data
+from runtime.data import images as images_lib
 from runtime.record import ledger
 
 SEEDS = range(4)
@@ -65,7 +65,7 @@ def table(load, changed):
 )
 def test_pictures_are_judged(load, tmp_path, changed, first, second):
   digits = load('reproduce_odetoode_digits')
-  setting = digits.Setting('digits', data.digits, 4, 2, 1)
+  setting = digits.Setting('digits', images_lib.digits, 4, 2, 1)
   scores = table(load, changed)
   found = digits.findings(scores, dict.fromkeys(scores, 7), setting)
   assert check_rows(found, tmp_path) == {
@@ -79,8 +79,8 @@ def test_classifiers_are_trained(load):
   rng = np.random.default_rng(3)
   labels = rng.integers(0, 2, 40).astype(np.int32)
   images = np.tile(labels[:, None, None], (1, 4, 4)).astype(np.float32)
-  part = data.ImageSet(images=images, labels=labels)
-  pictures = data.Images(train=part, test=part, num_classes=2)
+  part = images_lib.ImageSet(images=images, labels=labels)
+  pictures = images_lib.Images(train=part, test=part, num_classes=2)
   setting = digits.Setting('x', lambda: pictures, 4, 2, 30, batch=8, rate=0.05)
   body = bodies.ODEtoODE(4, kind='static', n_steps=2)
   found = digits.train(body, pictures, setting, 2)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from hpo.ufom.tasks import class_sets, few_shot, networks
-from rl.odetoode.images import data as image_data
+from runtime.data import images as images_lib
 
 SCRIPTS = Path(__file__).parents[2] / 'scripts'
 
@@ -85,7 +85,7 @@ def test_adaptive_rows(script, tmp_path):
 
 def part(count, seed):
   rng = np.random.default_rng(seed)
-  return image_data.ImageSet(
+  return images_lib.ImageSet(
     images=rng.random((count, 2, 2)).astype(np.float32),
     labels=rng.integers(2, size=count).astype(np.int32),
   )
@@ -93,7 +93,7 @@ def part(count, seed):
 
 @pytest.mark.slow
 def test_hypercleaning_rows(script, tmp_path):
-  images = image_data.Images(train=part(40, 0), test=part(9, 1), num_classes=2)
+  images = images_lib.Images(train=part(40, 0), test=part(9, 1), num_classes=2)
   sizes = script.hypercleaning.Setting(
     images, num_train=20, r=3, steps=4, rate=1.0
   )

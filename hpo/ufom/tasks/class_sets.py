@@ -4,7 +4,7 @@
 |----------------|-------------------------------|--------------------------------|
 | `digits`       | 80: 10 digits, 4 turns, 2 flips | scikit-learn (extra `hpo`) |
 | `prepared`     | as prepared: glyphs, emoji    | `scripts/prepare_glyphs.py`    |
-| `omniglot`     | 1,623 characters              | tensorflow-datasets, or a folder |
+| `omniglot`     | 1,623 characters              | extra `data`, or a folder      |
 | `cifar100`     | 100                           | the same                       |
 | `mini_imagenet`| 64 / 16 / 20                  | a folder per split and class   |
 
@@ -13,14 +13,13 @@ The splits of Omniglot and CIFAR-100 are drawn at random, as published.
 
 import dataclasses
 import pathlib
-import pickle
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 from jaxtyping import Integer, UInt8
 
-from rl.odetoode.images import data as image_data
+from runtime.data import images as images_lib
+from runtime.data import pickles, public
 
 __all__ = [
   'ClassSet',
@@ -158,7 +157,7 @@ def digits(*, num_test: int = 20, seed: int = 0) -> ClassSplit:
     ImportError: scikit-learn is not installed.
     ValueError: num_test leaves one side empty.
   """
-  whole = image_data.digits(num_test=1)
+  whole = images_lib.digits(num_test=1)
   images = np.concatenate([whole.train.images, whole.test.images])[..., None]
   labels = np.concatenate([whole.train.labels, whole.test.labels])
   images = np.round(images * 255).astype(np.uint8)
@@ -212,19 +211,18 @@ def omniglot(
 
   Args:
     folder: with `images_background` and `images_evaluation` of the release,
-      each alphabet/character/*.png; None: TensorFlow Datasets.
+      each alphabet/character/*.png; None: the public data set.
     size: of the pictures.
     num_test: classes of the test.
     seed: of the split.
-    data_dir: where TensorFlow Datasets keeps data.
+    data_dir: where public data sets lie; None: see `public.load`.
 
   Raises:
-    ImportError: tensorflow-datasets, or Pillow for a folder, is missing.
-    FileNotFoundError: the folder has no pictures.
+    ImportError: the extra `data`, or `hpo` for a folder, is not installed.
+    FileNotFoundError: the folder has no pictures, or as `public.load`.
   """
   if folder is None:
-    splits = ('train', 'test')
-    images, labels = _from_tfds('omniglot', splits, data_dir, 'label')
+    images, labels = _from_public('omniglot', data_dir)
   else:
     images, labels = _from_folders(
       sorted(pathlib.Path(folder).glob('images_*/*/*')), folder, 'L', size
@@ -246,19 +244,18 @@ def cifar100(
   This is not CIFAR-FS.
 
   Args:
-    folder: with `train` and `test` of the python release; None: TensorFlow
-      Datasets.
+    folder: with `train` and `test` of the python release; None: the
+      public data set.
     num_test: classes of the test.
     seed: of the split.
-    data_dir: where TensorFlow Datasets keeps data.
+    data_dir: where public data sets lie; None: see `public.load`.
 
   Raises:
-    ImportError: tensorflow-datasets is missing.
-    FileNotFoundError: the folder lacks a file.
+    ImportError: the extra `data` is not installed.
+    FileNotFoundError: the folder lacks a file, or as `public.load`.
   """
   if folder is None:
-    splits = ('train', 'test')
-    images, labels = _from_tfds('cifar100', splits, data_dir, 'label')
+    images, labels = _from_public('cifar100', data_dir)
   else:
     parts = [_cifar_file(pathlib.Path(folder) / n) for n in ('train', 'test')]
     images, labels = map(np.concatenate, zip(*parts, strict=True))
@@ -290,28 +287,10 @@ def _cifar_file(path: pathlib.Path) -> tuple[np.ndarray, np.ndarray]:
   """Reads a file of the release, which is a pickle of bytes and numbers."""
   if not path.exists():
     raise FileNotFoundError(f'{path}: no such file of CIFAR-100')
-  content = _unpickled(path)
+  content = pickles.load_arrays(path.read_bytes(), encoding='bytes')
   flat = np.asarray(content[b'data'], np.uint8)
   images = flat.reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1)
   return images, np.asarray(content[b'fine_labels'], np.int32)
-
-
-class _Arrays(pickle.Unpickler):
-  """Reads arrays and builtin values, and nothing that runs code."""
-
-  def find_class(self, module: str, name: str) -> Any:
-    """Finds what arrays are made of."""
-    if module.partition('.')[0] == 'numpy' and name in _ARRAY_PARTS:
-      return super().find_class(module, name)
-    raise ValueError(f'not an array: {module}.{name}')
-
-
-_ARRAY_PARTS = ('_reconstruct', 'ndarray', 'dtype')
-
-
-def _unpickled(path: pathlib.Path) -> dict[bytes, Any]:
-  with path.open('rb') as stream:
-    return _Arrays(stream, encoding='bytes').load()
 
 
 def _from_folders(
@@ -352,19 +331,11 @@ def _resized(
   return np.stack(small)[..., None]
 
 
-def _from_tfds(
-  name: str, splits: Sequence[str], data_dir: str | None, label: str
+def _from_public(
+  name: str, data_dir: str | None
 ) -> tuple[np.ndarray, np.ndarray]:
-  """All pictures and labels of some splits of a data set."""
-  try:
-    import tensorflow_datasets as tfds
-  except ImportError as error:
-    raise ImportError(
-      f'{name} needs tensorflow-datasets, or a folder of its release'
-    ) from error
-  images, labels = [], []
-  for source in tfds.data_source(name, split=list(splits), data_dir=data_dir):
-    examples = [source[index] for index in range(len(source))]
-    images += [np.asarray(example['image'], np.uint8) for example in examples]
-    labels += [int(example[label]) for example in examples]
-  return np.stack(images), np.array(labels, np.int32)
+  """All pictures and labels of a public data set."""
+  splits = public.load(name, ('train', 'test'), data_dir=data_dir)
+  parts = [images_lib.labelled(split) for split in splits]
+  images, labels = map(np.concatenate, zip(*parts, strict=True))
+  return images, labels

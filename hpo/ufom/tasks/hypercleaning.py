@@ -21,7 +21,7 @@ from jaxtyping import Array, Bool, Float, Key, PyTree
 
 from hpo.ufom import estimator, training
 from hpo.ufom import problem as problem_lib
-from rl.odetoode.images import data as image_data
+from runtime.data import images as images_lib
 
 __all__ = ['HyperCleaning', 'Split', 'area_under_curve', 'optimizer']
 
@@ -66,7 +66,7 @@ class HyperCleaning:
     ValueError: there are too few pictures, or the share is outside [0, 1].
   """
 
-  images: image_data.Images
+  images: images_lib.Images
   num_train: int = 500
   num_valid: int = 500
   redrawn: float = 0.5
@@ -182,7 +182,7 @@ class HyperCleaning:
     return {'test': judge}
 
 
-def _flat(part: image_data.ImageSet, rows: Any) -> Split:
+def _flat(part: images_lib.ImageSet, rows: Any) -> Split:
   images = part.images[rows]
   return Split(images.reshape(len(images), -1), part.labels[rows])
 

@@ -9,12 +9,16 @@ Source: arXiv:1906.02337.
 """
 
 import dataclasses
+import pathlib
 from typing import Protocol, runtime_checkable
 
-from rl import ranges
-from rl.odetoode.images import corruptions, data
+import numpy as np
 
-__all__ = ['Corrupted', 'Released', 'Remade', 'harmed']
+from rl import ranges
+from rl.odetoode.images import corruptions
+from runtime.data import images as images_lib
+
+__all__ = ['Corrupted', 'Released', 'Remade', 'harmed', 'mnist_c']
 
 _ALL = corruptions.NAMES[1:]
 # Not the streams of the test pictures.
@@ -25,14 +29,16 @@ _TRAIN_SEED = 1_000_003
 class Corrupted(Protocol):
   """Makes test sets by the names of their corruptions."""
 
-  def __call__(self, images: data.Images) -> dict[str, data.ImageSet]:
+  def __call__(
+    self, images: images_lib.Images
+  ) -> dict[str, images_lib.ImageSet]:
     """Test sets that belong to a clean data set."""
     ...
 
 
 def _corrupt(
-  image_set: data.ImageSet, name: str, severity: int, seed: int
-) -> data.ImageSet:
+  image_set: images_lib.ImageSet, name: str, severity: int, seed: int
+) -> images_lib.ImageSet:
   images = corruptions.corrupt(
     image_set.images, name, seed=seed, severity=severity
   )
@@ -72,7 +78,9 @@ class Remade:
     ranges.check_counts(severity=self.severity)
     ranges.check_counts(least=0, seed=self.seed)
 
-  def __call__(self, images: data.Images) -> dict[str, data.ImageSet]:
+  def __call__(
+    self, images: images_lib.Images
+  ) -> dict[str, images_lib.ImageSet]:
     """See `Corrupted`."""
     return {
       name: _corrupt(images.test, name, self.severity, self.seed)
@@ -82,10 +90,10 @@ class Remade:
 
 @dataclasses.dataclass(frozen=True)
 class Released:
-  """The published MNIST-C, from a folder or by TensorFlow Datasets.
+  """The published MNIST-C, from a folder or as a public data set.
 
   Attributes:
-    folder: the unpacked release; None: TensorFlow Datasets.
+    folder: the unpacked release; None: the public data set.
     names: of corruptions.
 
   Raises:
@@ -98,19 +106,53 @@ class Released:
   def __post_init__(self) -> None:
     _check(self.names)
 
-  def __call__(self, images: data.Images) -> dict[str, data.ImageSet]:
+  def __call__(
+    self, images: images_lib.Images
+  ) -> dict[str, images_lib.ImageSet]:
     """See `Corrupted`."""
     del images
-    if self.folder is None:
-      return {name: data.mnist_c_tfds(name).test for name in self.names}
-    return {
-      name: data.mnist_c_folder(self.folder, name).test for name in self.names
-    }
+    return {name: mnist_c(name, self.folder).test for name in self.names}
+
+
+def mnist_c(
+  corruption: str, folder: str | None = None, *, num_valid: int = 10_000
+) -> images_lib.Images:
+  """Loads one corruption of MNIST-C.
+
+  Args:
+    corruption: one of `corruptions.NAMES`.
+    folder: the unpacked release, with a folder for each corruption and in it
+      `train_images.npy`, `train_labels.npy` and the same for `test`; None: the
+      public data set `mnist_corrupted`.
+    num_valid: size of the validation set, the end of the training set.
+
+  Raises:
+    FileNotFoundError: a file is missing, or as `runtime.data.public.load`.
+    ImportError: as there.
+    ValueError: the corruption is unknown, a file malformed or num_valid out of
+      range.
+  """
+  if corruption not in corruptions.NAMES:
+    raise ValueError(
+      f'corruption must be one of {corruptions.NAMES}, got {corruption!r}'
+    )
+  if folder is None:
+    name = f'mnist_corrupted/{corruption}'
+    return images_lib.from_public(name, num_valid=num_valid)
+  arrays = []
+  for name in ('train_images', 'train_labels', 'test_images', 'test_labels'):
+    path = pathlib.Path(folder) / corruption / f'{name}.npy'
+    if not path.exists():
+      raise FileNotFoundError(
+        f'{path}: no such file; folder must be the unpacked MNIST-C release'
+      )
+    arrays.append(np.load(path, allow_pickle=False))
+  return images_lib.from_arrays(*arrays, num_valid)
 
 
 def harmed(
-  images: data.Images, name: str, *, severity: int = 3, seed: int = 0
-) -> data.Images:
+  images: images_lib.Images, name: str, *, severity: int = 3, seed: int = 0
+) -> images_lib.Images:
   """A data set all of whose pictures are corrupted in one way.
 
   Args:

@@ -26,9 +26,10 @@ from rl.odetoode import (
   retractions,
   trivialization,
 )
-from rl.odetoode.images import corrupted, data
+from rl.odetoode.images import corrupted
 from runtime import loop
 from runtime.config import sessions
+from runtime.data import images as images_lib
 from runtime.loop import durations
 from tests import experiments
 
@@ -45,13 +46,15 @@ def draw(rng, count):
   labels = rng.integers(0, 3, count).astype(np.int32)
   images = 0.3 * rng.random((count, 3, 4), np.float32)
   images[np.arange(count), labels] += 0.6
-  return data.ImageSet(images=images, labels=labels)
+  return images_lib.ImageSet(images=images, labels=labels)
 
 
 @pytest.fixture(scope='module')
 def pictures():
   rng = np.random.default_rng(np.random.SeedSequence().entropy)
-  return data.Images(train=draw(rng, 90), test=draw(rng, 25), num_classes=3)
+  return images_lib.Images(
+    train=draw(rng, 90), test=draw(rng, 25), num_classes=3
+  )
 
 
 def make(pictures, **kwargs):

@@ -1,17 +1,18 @@
 import numpy as np
 import pytest
 
-from rl.odetoode.images import batches, corrupted, corruptions, data
+from rl.odetoode.images import corrupted, corruptions
+from runtime.data import images as images_lib
 
 
 @pytest.fixture
 def pictures():
   rng = np.random.default_rng(np.random.SeedSequence().entropy)
-  draw = lambda n: data.ImageSet(
+  draw = lambda n: images_lib.ImageSet(
     images=rng.random((n, 8, 8), np.float32),
     labels=rng.integers(0, 10, n).astype(np.int32),
   )
-  return data.Images(train=draw(6), test=draw(5), num_classes=10)
+  return images_lib.Images(train=draw(6), test=draw(5), num_classes=10)
 
 
 def test_remade(pictures):
@@ -60,21 +61,41 @@ def test_released(pictures, tmp_path):
     corrupted.Released(str(tmp_path), ('fog',))(pictures)
 
 
-def test_orders_side_by_side(pictures):
-  make = lambda **k: batches.SideBySide(
-    pictures.train, batch_size=4, seeds=(3, 8), **k
-  )
-  both = [next(batch) for batch in [make()] for _ in range(3)]
-  for index, seed in enumerate((3, 8)):
-    alone = batches.Batches(pictures.train, batch_size=4, seed=seed)
-    for batch in both:
-      expected = next(alone)
-      np.testing.assert_array_equal(
-        batch['images'][:, index], expected['images']
-      )
-  later = make(share=(1, 2))
-  later.set_state({'batches': 2})
-  np.testing.assert_array_equal(next(later)['labels'], both[2]['labels'][2:])
-  assert later.get_state() == {'batches': 3}
-  with pytest.raises(ValueError, match='seed'):
-    batches.SideBySide(pictures.train, batch_size=4, seeds=())
+def mnist_c(folder, last=()):
+  """A release of one corruption, 30 and 20 pictures, each with its number."""
+  (folder / 'fog').mkdir()
+  for split, count in {'train': 30, 'test': 20}.items():
+    images = np.arange(count, dtype=np.uint8).repeat(64)
+    images = images.reshape(count, 8, 8, *last)
+    np.save(folder / 'fog' / f'{split}_images.npy', images)
+    np.save(folder / 'fog' / f'{split}_labels.npy', np.arange(count) % 10)
+  return str(folder)
+
+
+@pytest.mark.parametrize('last', [(), (1,)])
+def test_mnist_c_folder(tmp_path, last):
+  folder = mnist_c(tmp_path, last)
+  loaded = corrupted.mnist_c('fog', folder, num_valid=10)
+  parts = (loaded.train, loaded.valid, loaded.test)
+  assert [len(part) for part in parts] == [20, 10, 20]
+  numbers = np.concatenate([part.images[:, 0, 0] for part in parts]) * 255
+  np.testing.assert_allclose(numbers, [*range(30), *range(20)], rtol=1e-6)
+  np.testing.assert_array_equal(loaded.test.labels, np.arange(20) % 10)
+  with pytest.raises(FileNotFoundError, match='must be the unpacked MNIST-C'):
+    corrupted.mnist_c('shear', folder)
+  with pytest.raises(ValueError, match=r"one of .*'fog'.* got 'snow'"):
+    corrupted.mnist_c('snow', folder)
+  np.save(tmp_path / 'fog' / 'test_images.npy', np.zeros((20, 8, 8)))
+  with pytest.raises(ValueError, match=r'must be uint8 .* got float64'):
+    corrupted.mnist_c('fog', folder, num_valid=10)
+
+
+def test_released_as_a_public_set(pictures):
+  tfds = pytest.importorskip('tensorflow_datasets')
+  names = corruptions.NAMES[1:]
+  configs = tfds.builder_cls('mnist_corrupted').builder_configs
+  assert set(corruptions.NAMES) == set(configs)
+  with tfds.testing.mock_data(num_examples=3):
+    loaded = corrupted.mnist_c(names[0], num_valid=1)
+  assert loaded.test.images.shape == (3, 28, 28)
+  assert len(loaded.train) == 2

@@ -9,7 +9,7 @@ import pytest
 from hpo import ufom
 from hpo.ufom import training
 from hpo.ufom.tasks import hypercleaning
-from rl.odetoode.images import data as image_data
+from runtime.data import images as images_lib
 
 
 def part(count, seed):
@@ -18,12 +18,12 @@ def part(count, seed):
   labels = rng.integers(3, size=count).astype(np.int32)
   images = 0.2 + 0.1 * rng.random((count, 4)).astype(np.float32)
   images[np.arange(count), labels] += 0.6
-  return image_data.ImageSet(images=images.reshape(-1, 2, 2), labels=labels)
+  return images_lib.ImageSet(images=images.reshape(-1, 2, 2), labels=labels)
 
 
 @functools.cache
 def family(**options):
-  images = image_data.Images(
+  images = images_lib.Images(
     train=part(160, 0), test=part(50, 1), num_classes=3
   )
   return hypercleaning.HyperCleaning(

@@ -1,40 +1,35 @@
 """Pictures of digits, and where they come from.
 
-| loader          | pictures                      | needs                       |
-| --------------- | ----------------------------- | --------------------------- |
-| `digits`        | 1,797 of 8x8                  | scikit-learn (extra `rl`)   |
-| `mnist`         | 70,000 of 28x28               | `scripts/prepare_mnist.py`  |
-| `mnist_idx`     | the same                      | the four original files     |
-| `mnist_tfds`    | the same, in another order    | tensorflow-datasets         |
-| `mnist_c_folder`| MNIST-C, one corruption       | the unpacked release        |
-| `mnist_c_tfds`  | MNIST-C, one corruption       | tensorflow-datasets         |
-
-`corruptions` makes corruptions of any of them instead of loading them.
-
-Source of MNIST-C: arXiv:1906.02337.
+| loader       | pictures                   | needs                             |
+| ------------ | -------------------------- | --------------------------------- |
+| `digits`     | 1,797 of 8x8               | scikit-learn (extra `rl` or `hpo`) |
+| `mnist`      | 70,000 of 28x28            | `scripts/prepare_mnist.py`        |
+| `mnist_idx`  | the same                   | the four original files           |
+| `from_public`| a public set in this form  | see `public`                      |
 """
 
 import dataclasses
-import gzip
-import importlib
+import functools
 import math
 import pathlib
-import types
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
-from jaxtyping import Float, Integer, Shaped, UInt8
+from jaxtyping import Float, Int, Integer, Shaped, UInt8
 
-from rl.odetoode.images import corruptions
+from runtime import optional
+from runtime.data import files, indexed, public
 
 __all__ = [
   'ImageSet',
   'Images',
   'digits',
+  'from_arrays',
+  'from_public',
+  'labelled',
   'mnist',
-  'mnist_c_folder',
-  'mnist_c_tfds',
   'mnist_idx',
-  'mnist_tfds',
 ]
 
 _CLASSES = 10
@@ -77,6 +72,43 @@ class ImageSet:
 
   def __len__(self) -> int:
     return len(self.labels)
+
+  def training_examples(self, seed: int) -> indexed.Examples:
+    """Pictures without end, every epoch in an order of its own.
+
+    Args:
+      seed: of the orders, not negative.
+
+    Returns:
+      From numbers to `images` float32 [n, h, w] and `labels` int32 [n].
+    """
+    rows = _epochs(len(self), seed)
+    return lambda numbers: self._rows(rows(numbers))
+
+  def examples(self, numbers: Int[np.ndarray, 'n']) -> indexed.Arrays:
+    """Pictures by number, `images` and `labels`, with `weights` float32 [n]."""
+    return self._rows(numbers) | {'weights': np.ones(len(numbers), np.float32)}
+
+  def _rows(self, rows: Int[np.ndarray, 'n']) -> indexed.Arrays:
+    return {'images': self.images[rows], 'labels': self.labels[rows]}
+
+
+def _epochs(
+  count: int, seed: int
+) -> Callable[[Int[np.ndarray, 'n']], Int[np.ndarray, 'n']]:
+  """From numbers to rows; recorded results were made with these orders."""
+
+  @functools.lru_cache(maxsize=2)  # A batch may see one epoch end, one begin.
+  def order(epoch: int) -> Int[np.ndarray, 'n']:
+    return np.random.default_rng([seed, epoch]).permutation(count)
+
+  def rows(numbers: Int[np.ndarray, 'n']) -> Int[np.ndarray, 'n']:
+    epochs, places = np.divmod(numbers, count)
+    return np.concatenate(
+      [order(e)[places[epochs == e]] for e in range(epochs[0], epochs[-1] + 1)]
+    )
+
+  return rows
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
@@ -122,7 +154,7 @@ def digits(*, num_test: int = 500, seed: int = 0) -> Images:
     ImportError: scikit-learn is not installed.
     ValueError: num_test leaves one of the sets empty.
   """
-  datasets = _import('sklearn.datasets', 'scikit-learn; it is in the extra rl')
+  datasets = optional.load('sklearn.datasets', extra='rl')
   content = datasets.load_digits()
   count = len(content.target)
   if not 0 < num_test < count:
@@ -180,90 +212,40 @@ def mnist_idx(folder: str, *, num_valid: int = _NUM_VALID) -> Images:
     )
     for name in ('train', 't10k')
   )
-  return _with_valid(*train, *test, num_valid)
+  return from_arrays(*train, *test, num_valid)
 
 
-def mnist_tfds(
-  *, data_dir: str | None = None, num_valid: int = _NUM_VALID
+def from_public(
+  name: str, *, data_dir: str | None = None, num_valid: int = _NUM_VALID
 ) -> Images:
-  """Loads MNIST with TensorFlow Datasets, which downloads it if need be.
+  """Loads a public data set of pictures of ten classes, such as `mnist`.
 
   Args:
-    data_dir: where data sets lie; None: where the package keeps them.
+    name: see `public.load`.
+    data_dir: where data sets lie; None: see `public.load`.
     num_valid: size of the validation set, the end of the training set. The
-      package stores that in an order of its own, so the set is not the one of
+      public sets have an order of their own, so this set is not the one of
       `mnist`.
 
   Raises:
-    ImportError: tensorflow-datasets is not installed.
-    ValueError: num_valid is out of range.
+    ImportError: the extra `data` is not installed.
+    ValueError: num_valid is out of range, or as `public.load`.
+    FileNotFoundError: as `public.load`.
   """
-  return _from_tfds('mnist', data_dir, num_valid)
+  train, test = (
+    labelled(part)
+    for part in public.load(name, ('train', 'test'), data_dir=data_dir)
+  )
+  return from_arrays(*train, *test, num_valid)
 
 
-def mnist_c_tfds(
-  corruption: str,
-  *,
-  data_dir: str | None = None,
-  num_valid: int = _NUM_VALID,
-) -> Images:
-  """Loads one corruption of MNIST-C with TensorFlow Datasets.
-
-  Args:
-    corruption: one of `corruptions.NAMES`.
-    data_dir: where data sets lie; None: where the package keeps them.
-    num_valid: size of the validation set, the end of the training set, in the
-      order of the package.
-
-  Raises:
-    ImportError: tensorflow-datasets is not installed.
-    ValueError: the corruption is unknown or num_valid out of range.
-  """
-  _check_corruption(corruption)
-  return _from_tfds(f'mnist_corrupted/{corruption}', data_dir, num_valid)
-
-
-def mnist_c_folder(
-  folder: str, corruption: str, *, num_valid: int = _NUM_VALID
-) -> Images:
-  """Loads one corruption of MNIST-C from the unpacked release.
-
-  Args:
-    folder: with one folder per corruption, in it `train_images.npy`,
-      `train_labels.npy` and the same for `test`.
-    corruption: one of `corruptions.NAMES`.
-    num_valid: size of the validation set, the end of the training set.
-
-  Raises:
-    FileNotFoundError: a file is missing.
-    ValueError: the corruption is unknown, a file malformed or num_valid out of
-      range.
-  """
-  _check_corruption(corruption)
-  arrays = []
-  for name in ('train_images', 'train_labels', 'test_images', 'test_labels'):
-    path = pathlib.Path(folder) / corruption / f'{name}.npy'
-    if not path.exists():
-      raise FileNotFoundError(
-        f'{path}: no such file; folder must be the unpacked MNIST-C release'
-      )
-    arrays.append(np.load(path, allow_pickle=False))
-  return _with_valid(*arrays, num_valid)
-
-
-def _import(module: str, package: str) -> types.ModuleType:
-  """Imports a module of an optional package."""
-  try:
-    return importlib.import_module(module)
-  except ImportError as error:
-    raise ImportError(f'{module} is missing: install {package}') from error
-
-
-def _check_corruption(name: str) -> None:
-  if name not in corruptions.NAMES:
-    raise ValueError(
-      f'corruption must be one of {corruptions.NAMES}, got {name!r}'
-    )
+def labelled(
+  examples: Sequence[Mapping[str, Any]],
+) -> tuple[UInt8[np.ndarray, 'n h w c'], Integer[np.ndarray, 'n']]:
+  """Reads all `image`s and `label`s of a split of `public.load`."""
+  read = [(example['image'], example['label']) for example in examples]
+  images, labels = zip(*read, strict=True)
+  return np.stack(images), np.array(labels, np.int32)
 
 
 def _image_set(
@@ -288,14 +270,26 @@ def _bytes_set(
   return _image_set(pixels / np.float32(255), labels)
 
 
-def _with_valid(
+def from_arrays(
   train_images: Shaped[np.ndarray, '...'],
   train_labels: Shaped[np.ndarray, '...'],
   test_images: Shaped[np.ndarray, '...'],
   test_labels: Shaped[np.ndarray, '...'],
   num_valid: int,
 ) -> Images:
-  """Splits the end of the training set off; 0: there is no validation set."""
+  """Makes a data set of pictures in bytes.
+
+  Args:
+    train_images: uint8 [n, h, w] or [n, h, w, 1].
+    train_labels: [n], below 10.
+    test_images: like train_images.
+    test_labels: like train_labels.
+    num_valid: size of the validation set, the end of the training pictures; 0:
+      there is none.
+
+  Raises:
+    ValueError: num_valid is out of range, or arrays have other types or shapes.
+  """
   count = len(train_labels)
   if not 0 <= num_valid < count:
     raise ValueError(f'num_valid must lie in 0..{count - 1}, got {num_valid=}')
@@ -311,19 +305,6 @@ def _with_valid(
   )
 
 
-def _from_tfds(name: str, data_dir: str | None, num_valid: int) -> Images:
-  """Loads the splits `train` and `test` of a data set of pictures."""
-  tfds = _import('tensorflow_datasets', 'tensorflow-datasets')
-  arrays = []
-  for source in tfds.data_source(
-    name, split=['train', 'test'], data_dir=data_dir
-  ):
-    examples = [source[index] for index in range(len(source))]
-    arrays.append(np.stack([example['image'] for example in examples]))
-    arrays.append(np.array([example['label'] for example in examples]))
-  return _with_valid(*arrays, num_valid)
-
-
 def _read_idx(folder: str, name: str) -> UInt8[np.ndarray, '...']:
   """Reads a file of the original format, an array with a header."""
   plain = pathlib.Path(folder) / name
@@ -331,7 +312,7 @@ def _read_idx(folder: str, name: str) -> UInt8[np.ndarray, '...']:
   if plain.exists():
     data = plain.read_bytes()
   elif packed.exists():
-    data = gzip.decompress(packed.read_bytes())
+    data = files.gunzip(str(packed))
   else:
     raise FileNotFoundError(f'{plain}: no such file, nor one ending in .gz')
   # Two zeros, the type, the number of axes; then their sizes, big-endian.

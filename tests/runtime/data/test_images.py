@@ -1,13 +1,13 @@
 import gzip
 import struct
 import sys
-import types
 
 import jaxtyping
 import numpy as np
 import pytest
 
-from rl.odetoode.images import data
+from runtime.data import images as images_lib
+from runtime.data import indexed
 
 
 def stored(count, seed=0, side=28):
@@ -33,7 +33,7 @@ def check_all(loaded, train, test, num_valid):
 
 
 def test_digits():
-  loaded = data.digits()
+  loaded = images_lib.digits()
   assert loaded.train.images.shape == (1297, 8, 8)
   assert loaded.test.images.shape == (500, 8, 8)
   assert loaded.valid is None
@@ -51,31 +51,24 @@ def test_digits():
 
 
 def test_digits_are_dealt_by_the_seed():
-  one, same, other = (data.digits(seed=seed) for seed in (0, 0, 1))
+  one, same, other = (images_lib.digits(seed=seed) for seed in (0, 0, 1))
   np.testing.assert_array_equal(one.test.images, same.test.images)
   assert not np.array_equal(one.test.labels, other.test.labels)
-  assert len(data.digits(num_test=1796).train) == 1
+  assert len(images_lib.digits(num_test=1796).train) == 1
   for num_test in (0, 1797):
     with pytest.raises(ValueError, match=r'num_test must lie in 1\.\.1796'):
-      data.digits(num_test=num_test)
+      images_lib.digits(num_test=num_test)
 
 
-@pytest.mark.parametrize(
-  ('module', 'load', 'message'),
-  [
-    ('sklearn.datasets', data.digits, 'install scikit-learn; it is in the ex'),
-    ('tensorflow_datasets', data.mnist_tfds, 'install tensorflow-datasets'),
-  ],
-)
-def test_names_the_missing_package(monkeypatch, module, load, message):
-  monkeypatch.setitem(sys.modules, module, None)
-  with pytest.raises(ImportError, match=message):
-    load()
+def test_names_the_missing_package(monkeypatch):
+  monkeypatch.setitem(sys.modules, 'sklearn.datasets', None)
+  with pytest.raises(ImportError, match=r'sklearn is not inst.*attune\[rl\]'):
+    images_lib.digits()
 
 
 def test_mnist(tmp_path):
   with pytest.raises(FileNotFoundError, match=r'python scripts/prepare_mnist'):
-    data.mnist(str(tmp_path))
+    images_lib.mnist(str(tmp_path))
   parts = {
     split: stored(count, count)
     for split, count in {'train': 30, 'valid': 20, 'test': 10}.items()
@@ -84,7 +77,7 @@ def test_mnist(tmp_path):
   for split, (images, labels) in parts.items():
     arrays |= {f'{split}_images': images, f'{split}_labels': labels}
   np.savez_compressed(tmp_path / 'mnist.npz', **arrays)
-  loaded = data.mnist(str(tmp_path))
+  loaded = images_lib.mnist(str(tmp_path))
   check(loaded.train, *parts['train'])
   check(loaded.valid, *parts['valid'])
   check(loaded.test, *parts['test'])
@@ -107,11 +100,11 @@ def idx_folder(tmp_path):
 
 def test_mnist_idx(idx_folder):
   folder, train, test = idx_folder
-  check_all(data.mnist_idx(str(folder), num_valid=10), train, test, 10)
-  assert data.mnist_idx(str(folder), num_valid=0).valid is None
+  check_all(images_lib.mnist_idx(str(folder), num_valid=10), train, test, 10)
+  assert images_lib.mnist_idx(str(folder), num_valid=0).valid is None
   for num_valid in (-1, 30, 10_000):
     with pytest.raises(ValueError, match=r'num_valid must lie in 0\.\.29'):
-      data.mnist_idx(str(folder), num_valid=num_valid)
+      images_lib.mnist_idx(str(folder), num_valid=num_valid)
 
 
 @pytest.mark.parametrize(
@@ -127,58 +120,76 @@ def test_refuses_malformed_idx(idx_folder, content, message):
   folder, *_ = idx_folder
   (folder / 'train-images-idx3-ubyte').write_bytes(content)
   with pytest.raises(ValueError, match=message):
-    data.mnist_idx(str(folder), num_valid=10)
+    images_lib.mnist_idx(str(folder), num_valid=10)
+
+
+def test_refuses_a_damaged_archive(idx_folder):
+  folder, *_ = idx_folder
+  path = folder / 'train-labels-idx1-ubyte.gz'
+  path.write_bytes(path.read_bytes()[:-9])
+  with pytest.raises(
+    ValueError, match=r'ubyte\.gz: the gzip file must be whol'
+  ):
+    images_lib.mnist_idx(str(folder), num_valid=10)
 
 
 def test_missing_idx(idx_folder):
   folder, *_ = idx_folder
   (folder / 't10k-labels-idx1-ubyte.gz').unlink()
   with pytest.raises(FileNotFoundError, match=r't10k-labels.*nor one .*\.gz'):
-    data.mnist_idx(str(folder), num_valid=10)
+    images_lib.mnist_idx(str(folder), num_valid=10)
 
 
-@pytest.mark.parametrize('last', [(), (1,)])
-def test_mnist_c_folder(tmp_path, last):
-  train, test = stored(30), stored(20, 1)
-  (tmp_path / 'fog').mkdir()
-  for name, (images, labels) in {'train': train, 'test': test}.items():
-    shaped = images.reshape(images.shape + last)
-    np.save(tmp_path / 'fog' / f'{name}_images.npy', shaped)
-    np.save(tmp_path / 'fog' / f'{name}_labels.npy', labels.astype(np.int64))
-  loaded = data.mnist_c_folder(str(tmp_path), 'fog', num_valid=10)
-  check_all(loaded, train, test, 10)
-  with pytest.raises(FileNotFoundError, match='must be the unpacked MNIST-C'):
-    data.mnist_c_folder(str(tmp_path), 'shear')
-  with pytest.raises(ValueError, match=r"one of .*'fog'.* got 'snow'"):
-    data.mnist_c_folder(str(tmp_path), 'snow')
-  np.save(tmp_path / 'fog' / 'test_images.npy', test[0] / 255)
-  with pytest.raises(ValueError, match=r'must be uint8 .* got float64'):
-    data.mnist_c_folder(str(tmp_path), 'fog', num_valid=10)
+def test_public_pictures():
+  """Two sets of the real library, whose pictures are drawn by it."""
+  tfds = pytest.importorskip('tensorflow_datasets')
+  with tfds.testing.mock_data(num_examples=7):
+    loaded = images_lib.from_public('mnist', num_valid=2)
+    again = images_lib.from_public('mnist', num_valid=0)
+  assert [len(p) for p in (loaded.train, loaded.valid, loaded.test)] == [
+    5,
+    2,
+    7,
+  ]
+  assert loaded.train.images.shape == (5, 28, 28)
+  assert again.valid is None
+  joined = [loaded.train.images, loaded.valid.images]
+  np.testing.assert_array_equal(np.concatenate(joined), again.train.images)
+  assert np.ptp(again.train.images) > 0.5
 
 
-def test_tfds(monkeypatch):
-  parts = {'train': stored(30), 'test': stored(20, 1)}
-  calls = []
+@pytest.fixture
+def numbers():
+  """Ten pictures, each of which carries its number."""
+  images = np.arange(10, dtype=np.float32)[:, None, None] / 16
+  return images_lib.ImageSet(
+    images=np.tile(images, (1, 2, 3)), labels=np.arange(10, dtype=np.int32)
+  )
 
-  def data_source(name, *, split, data_dir):
-    calls.append((name, data_dir))
-    return [
-      [
-        {'image': image[..., None], 'label': int(label)}
-        for image, label in zip(*parts[part], strict=True)
-      ]
-      for part in split
-    ]
 
-  module = types.ModuleType('tensorflow_datasets')
-  module.data_source = data_source
-  monkeypatch.setitem(sys.modules, 'tensorflow_datasets', module)
-  check_all(data.mnist_tfds(num_valid=10), *parts.values(), 10)
-  loaded = data.mnist_c_tfds('dotted_line', data_dir='here', num_valid=10)
-  check_all(loaded, *parts.values(), 10)
-  assert calls == [('mnist', None), ('mnist_corrupted/dotted_line', 'here')]
-  with pytest.raises(ValueError, match="got 'snow'"):
-    data.mnist_c_tfds('snow')
+def test_examples_by_number(numbers):
+  found = numbers.examples(np.array([3, 3, 9]))
+  np.testing.assert_array_equal(found['images'][:, 1, 2] * 16, [3, 3, 9])
+  np.testing.assert_array_equal(found['labels'], [3, 3, 9])
+  np.testing.assert_array_equal(found['weights'], np.ones(3, np.float32))
+
+
+@pytest.mark.parametrize('batch_size', [1, 4, 25])
+def test_every_epoch_has_an_order_of_its_own(numbers, batch_size):
+  def drawn(seed):
+    batches = indexed.iterator(
+      numbers.training_examples(seed), batch_size=batch_size
+    )
+    parts = [next(batches) for _ in range(-(-100 // batch_size))]
+    np.testing.assert_array_equal(
+      parts[-1]['images'][:, 0, 0] * 16, parts[-1]['labels']
+    )
+    return np.concatenate([b['labels'] for b in parts])[:100].reshape(10, 10)
+
+  one, other = drawn(0), drawn(1)
+  assert (np.sort(one) == np.arange(10)).all()
+  # Nor is an epoch of one seed another epoch of the next.
+  assert len(np.unique(np.concatenate([one, other]), axis=0)) == 20
 
 
 def image_set(**changes):
@@ -186,7 +197,7 @@ def image_set(**changes):
     'images': np.zeros((4, 8, 8), np.float32),
     'labels': np.arange(4, dtype=np.int32),
   }
-  return data.ImageSet(**{**fields, **changes})
+  return images_lib.ImageSet(**{**fields, **changes})
 
 
 @pytest.mark.parametrize(
@@ -214,7 +225,7 @@ def test_image_sets_pair_pictures_with_labels():
 def test_images_are_checked():
   train, test = image_set(), image_set()
   with pytest.raises(ValueError, match='below num_classes, got 3'):
-    data.Images(train=train, test=test, num_classes=3)
+    images_lib.Images(train=train, test=test, num_classes=3)
   other = image_set(images=np.zeros((4, 7, 8), np.float32))
   with pytest.raises(ValueError, match='one shape'):
-    data.Images(train=train, test=other, num_classes=4)
+    images_lib.Images(train=train, test=other, num_classes=4)
