@@ -2,12 +2,14 @@
 
 import abc
 import typing
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+
+import numpy as np
 
 from performer.data import baseline
 from runtime.data import indexed
 
-__all__ = ['DataSet', 'Predictor']
+__all__ = ['Codec', 'DataSet', 'Predictor']
 
 
 @typing.runtime_checkable
@@ -27,6 +29,21 @@ class Predictor(typing.Protocol):
     Raises:
       ValueError: there is no target of weight > 0, or an impossible one.
     """
+
+
+class Codec(typing.NamedTuple):
+  """Text to tokens and back, for models that write.
+
+  Attributes:
+    encode: from a prompt, which may be empty, to the tokens that the model
+      reads first, int32 [n], n >= 1.
+    decode: from tokens that the model wrote to text.
+    stop_token: the model writes it at the end; None: it never ends.
+  """
+
+  encode: Callable[[str], np.ndarray]
+  decode: Callable[[np.ndarray], str]
+  stop_token: int | None
 
 
 class DataSet(indexed.Indexed):
@@ -53,6 +70,11 @@ class DataSet(indexed.Indexed):
   @abc.abstractmethod
   def splits(self) -> tuple[str, ...]:
     """Names of the splits other than `train`."""
+
+  @property
+  def codec(self) -> Codec | None:
+    """How its tokens are text; None: they are not."""
+    return None
 
   @abc.abstractmethod
   def num_examples(self, split: str) -> int | None:

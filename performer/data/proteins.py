@@ -112,6 +112,16 @@ class Proteins(dataset.DataSet):
     """Names of the splits other than `train`."""
     return tuple(name for name in self._paths if name != _TRAIN)
 
+  @property
+  def codec(self) -> dataset.Codec:
+    """Residues after BOS. Models that read single proteins see no end."""
+    begin = np.array([vocabulary.BOS], np.int32)
+    return dataset.Codec(
+      lambda text: np.concatenate([begin, vocabulary.encode(text)]),
+      vocabulary.decode,
+      stop_token=vocabulary.EOS if self.concatenate else None,
+    )
+
   def num_examples(self, split: str) -> int:
     """Returns the number of sequences, or windows, of a split.
 

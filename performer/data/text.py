@@ -113,6 +113,17 @@ class Text(dataset.DataSet):
     """Names of the splits other than `train`."""
     return tuple(name for name in self._paths if name != _TRAIN)
 
+  @property
+  def codec(self) -> dataset.Codec:
+    """UTF-8; an empty prompt begins as after the end of a line."""
+    return dataset.Codec(
+      lambda text: np.frombuffer((text or '\n').encode(), np.uint8).astype(
+        np.int32
+      ),
+      lambda ids: bytes(ids.astype(np.uint8)).decode(errors='replace'),
+      stop_token=None,
+    )
+
   def num_examples(self, split: str) -> int:
     """Returns the number of windows of a split.
 

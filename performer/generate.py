@@ -1,0 +1,200 @@
+r"""Writes with a trained language model, from its workdir alone.
+
+  python -m performer.generate runs/protein_causal_tiny
+  python -m performer.generate runs/slim_text_tiny --prompt 'To be' --temperature 0.7
+
+The text appears as it is written. A token costs the same at every position: the
+model keeps sums over all tokens so far, not the tokens (arXiv:2009.14794, B.1).
+"""
+
+import argparse
+import functools
+import sys
+import time
+from collections.abc import Iterator, Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int, Key
+
+import runtime
+from performer import training
+from performer.data import dataset
+from performer.models import decoding, language_model
+from runtime import commands, restored
+
+__all__ = ['blocks', 'main']
+
+_BLOCK = 16  # Tokens written between two looks at the clock.
+
+
+def blocks(
+  model: language_model.LanguageModel,
+  params: dict,
+  projections: Array | None,
+  prompt: Int[np.ndarray, 'n'],
+  *,
+  max_new_tokens: int,
+  temperature: float,
+  key: Key[Array, ''],
+) -> Iterator[Int[np.ndarray, 'm']]:
+  """Continues a prompt, some tokens at a time.
+
+  Args:
+    model: a causal model with linear attention.
+    params: its parameters.
+    projections: its random matrices.
+    prompt: tokens that it reads first, at least one.
+    max_new_tokens: how many to write.
+    temperature: divides the logits; 0: the most likely token.
+    key: of the sampling.
+
+  Yields:
+    The next tokens; at most `max_new_tokens` in all.
+
+  Raises:
+    ValueError: if the tokens would not fit the positions of the model, or it
+      cannot decode; see `decoding.prefill`.
+  """
+  if model.max_length is not None:
+    room = model.max_length - len(prompt)
+    if max_new_tokens > room:
+      raise ValueError(
+        f'the model has {model.max_length} positions, of which the prompt takes '
+        f'{len(prompt)}: max_new_tokens must be at most {room}, '
+        f'got {max_new_tokens=}'
+      )
+
+  @jax.jit
+  def write(
+    logits: Float[Array, '1 v'], cache: decoding.Cache, key: Key[Array, '']
+  ) -> tuple[Array, decoding.Cache, Array]:
+    def one(carry: tuple, key: Key[Array, '']) -> tuple[tuple, Array]:
+      logits, cache = carry
+      if temperature:
+        token = jax.random.categorical(key, logits / temperature)
+      else:
+        token = jnp.argmax(logits, -1)
+      token = token.astype(jnp.int32)
+      after = decoding.decode_step(
+        model, params, token, cache, projections=projections
+      )
+      return after, token[0]
+
+    (logits, cache), tokens = jax.lax.scan(
+      one, (logits, cache), jax.random.split(key, _BLOCK)
+    )
+    return logits, cache, tokens
+
+  prefill = jax.jit(functools.partial(decoding.prefill, model))
+  logits, cache = prefill(
+    params, prompt[None], jnp.array([len(prompt)]), projections=projections
+  )
+  for start in range(0, max_new_tokens, _BLOCK):
+    # The last block may run past the positions: what it writes there is cut.
+    logits, cache, tokens = write(logits, cache, jax.random.fold_in(key, start))
+    yield np.asarray(tokens)[: max_new_tokens - start]
+
+
+def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
+  parser = commands.parser(__doc__)
+  parser.add_argument('workdir', help='folder of the run')
+  parser.add_argument('--step', default='latest', type=commands.step)
+  parser.add_argument('--prompt', default='', help='text to continue')
+  parser.add_argument(
+    '--max_new_tokens', type=int, help='default: all that fit'
+  )
+  parser.add_argument('--temperature', type=float, default=1.0)
+  parser.add_argument('--seed', type=int, default=0, help='of the sampling')
+  return parser.parse_args(argv)
+
+
+def _check(
+  run: restored.Restored, options: argparse.Namespace
+) -> tuple[training.LanguageModelTrainer, dataset.Codec]:
+  """The trainer and how its tokens are text; refuses what cannot write."""
+  trainer = run.trainer
+  if not isinstance(trainer, training.LanguageModelTrainer):
+    raise ValueError(f'{run.workdir} holds no language model, got {trainer}')
+  if not trainer.model.causal:
+    raise ValueError(
+      f'{run.workdir} holds a masked language model, which sees both sides of a '
+      "token; writing needs TASK = 'causal'"
+    )
+  codec = trainer.data.codec
+  if codec is None:
+    raise ValueError(f'the tokens of {type(trainer.data).__name__} are no text')
+  if options.temperature < 0:
+    raise ValueError(
+      f'temperature must not be negative, got {options.temperature}'
+    )
+  return trainer, codec
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+  """Runs the command.
+
+  Args:
+    argv: its arguments; None: those of the process.
+  """
+  options = _arguments(argv)
+  with runtime.restore(
+    options.workdir,
+    step=options.step,
+    params=options.gin_param,
+    allow_module=options.allow_module,
+    devices=jax.devices()[:1],
+  ) as run:
+    trainer, codec = _check(run, options)
+    prompt = codec.encode(options.prompt)
+    count = options.max_new_tokens
+    if count is None:
+      count = (trainer.model.max_length or 1024) - len(prompt)
+    written = blocks(
+      trainer.model,
+      run.state.eval_params,
+      run.state.projections,
+      prompt,
+      max_new_tokens=count,
+      temperature=options.temperature,
+      key=jax.random.key(options.seed),
+    )
+    print(options.prompt, end='', flush=True)
+    seconds = _stream(written, codec)
+  _tell(seconds, sys.stderr)
+
+
+def _stream(
+  written: Iterator[Int[np.ndarray, 'm']], codec: dataset.Codec
+) -> list[float]:
+  """Prints tokens as they come; returns seconds per token of every block."""
+  seconds, start = [], time.perf_counter()
+  for tokens in written:
+    now = time.perf_counter()
+    seconds.append((now - start) / len(tokens))
+    ended = np.flatnonzero(tokens == codec.stop_token)
+    print(codec.decode(tokens[: ended[0]] if ended.size else tokens), end='')
+    sys.stdout.flush()
+    if ended.size:
+      break
+    start = time.perf_counter()
+  print()
+  return seconds
+
+
+def _tell(seconds: Sequence[float], stream: object) -> None:
+  """Tells the rate of the first and the second half, without compilation."""
+  timed = seconds[1:]
+  if len(timed) < 2:
+    return
+  half = len(timed) // 2
+  first, second = (1 / np.median(part) for part in (timed[:half], timed[half:]))
+  print(
+    f'{first:.0f} tokens/s in the first half, {second:.0f} in the second',
+    file=stream,
+  )
+
+
+if __name__ == '__main__':
+  commands.run(main)

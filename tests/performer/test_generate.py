@@ -1,0 +1,105 @@
+"""Writing from a workdir: the same tokens as `decoding.generate`."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from performer import attention, generate
+from performer.data import copying, proteins, text, vocabulary
+from performer.models import decoding, transformer
+from runtime import trainer
+from runtime.config import sessions
+from runtime.context import RunContext
+
+MODEL = transformer.Transformer(
+  vocab_size=29,
+  max_length=48,
+  attention=attention.Favor(kernel='elu1', projection=False, features=None),
+  causal=True,
+  num_layers=1,
+  num_heads=2,
+  d_model=8,
+  d_ff=8,
+  dropout=0.0,
+)
+
+
+@pytest.fixture(scope='module')
+def params():
+  token = jnp.zeros((1, 1), jnp.int32)
+  options = {'mask': token == 0, 'projections': None}
+  found = MODEL.init(jax.random.key(0), token, **options)['params']
+  # Far from uniform, so that the most likely token is beyond doubt.
+  return jax.tree.map(lambda x: 3 * x, found)
+
+
+def write(params, count, temperature=0.0):
+  found = generate.blocks(
+    MODEL,
+    params,
+    None,
+    np.array([25, 3, 1], np.int32),
+    max_new_tokens=count,
+    temperature=temperature,
+    key=jax.random.key(5),
+  )
+  return np.concatenate(list(found))
+
+
+def test_blocks_are_the_tokens_of_one_call(params):
+  expected = decoding.generate(
+    MODEL,
+    params,
+    jnp.array([[25, 3, 1]]),
+    jnp.array([3]),
+    projections=None,
+    max_new_tokens=45,
+  )
+  found = write(params, 45)
+  np.testing.assert_array_equal(found, expected.tokens[0])
+  assert len(set(found.tolist())) > 1
+  np.testing.assert_array_equal(write(params, 20), found[:20])
+
+
+def test_samples_follow_the_seed_and_differ(params):
+  found = write(params, 20, temperature=5.0)
+  np.testing.assert_array_equal(found, write(params, 20, temperature=5.0))
+  assert (found != write(params, 20)).any()
+
+
+def test_tokens_that_do_not_fit_are_refused(params):
+  with pytest.raises(ValueError, match='at most 45, got max_new_tokens=46'):
+    write(params, 46)
+
+
+def test_text_becomes_tokens_and_back():
+  codec = proteins.Proteins(task='causal', max_length=8).codec
+  assert codec.encode('').tolist() == [vocabulary.BOS]
+  assert codec.decode(codec.encode('MKV')[1:]) == 'MKV'
+  assert codec.stop_token is None
+  assert (
+    proteins.Proteins(task='causal', max_length=8, concatenate=True)
+  ).codec.stop_token == vocabulary.EOS
+  codec = text.Text(max_length=8).codec
+  assert codec.decode(codec.encode('Größe')) == 'Größe'
+  assert len(codec.encode('')) == 1
+  assert copying.Copying(max_length=7, vocab_size=8).codec is None
+
+
+@pytest.mark.slow
+def test_a_trained_run_writes(tmp_path, capsys):
+  files = ['configs/performer/protein_causal_tiny.gin']
+  params = ['STEPS = 2', 'WARMUP_STEPS = 1', 'MAX_LENGTH = 64']
+  with sessions.session(trainer.train, files, params) as parsed:
+    parsed.build(
+      workdir=str(tmp_path),
+      seed=0,
+      context=RunContext(operative_config=parsed.operative),
+    )
+  capsys.readouterr()
+  generate.main([str(tmp_path), '--prompt', 'MKV', '--seed', '3'])
+  out, err = capsys.readouterr()
+  assert out.startswith('MKV')
+  assert len(out.strip()) == 63
+  assert 'tokens/s in the first half' in err
