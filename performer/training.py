@@ -14,7 +14,7 @@ from absl import logging
 from clu import metrics as clu_metrics
 from jaxtyping import PyTree
 
-from performer import attention, norm_watch, results
+from performer import attention, cost, norm_watch, results
 from performer import learner as learner_lib
 from performer.data import dataset
 from performer.models import language_model
@@ -41,6 +41,8 @@ class LanguageModelTrainer:
     eval_batch_size: sequences per evaluation step; None: as in training.
     slim: gradients by chunks, in memory that does not grow with the length;
       None: whole sequences.
+    cost_lengths: the report shows what a step costs at these lengths, beside
+      exact attention; none: it does not.
 
   Raises:
     ValueError: if model and data do not fit each other.
@@ -53,6 +55,7 @@ class LanguageModelTrainer:
   eval_splits: tuple[str, ...] = ('valid',)
   eval_batch_size: int | None = None
   slim: slim_options.Slim | None = None
+  cost_lengths: tuple[int, ...] = ()
 
   def __post_init__(self) -> None:
     _check(self.model, self.data, self.eval_splits)
@@ -158,7 +161,10 @@ class LanguageModelTrainer:
       )
       for split in self.data.splits
     }
-    return {'scores': results.score_rows(self.data, scores, batch_size=size)}
+    tables = {'scores': results.score_rows(self.data, scores, batch_size=size)}
+    if self.cost_lengths and jax.process_index() == 0:
+      tables['cost'] = cost.step_costs(self.model, self.cost_lengths)
+    return tables
 
   def _pictures(
     self,
@@ -173,7 +179,10 @@ class LanguageModelTrainer:
       state.eval_params,
       state.projections,
     )
-    return {'attention.png': draw}
+    pictures = {'attention.png': draw}
+    if 'cost' in run.tables:
+      pictures['cost.png'] = functools.partial(cost.draw, run.tables['cost'])
+    return pictures
 
 
 def evaluate(

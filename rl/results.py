@@ -41,13 +41,16 @@ def returns(
     name: of the returns' mean, such as 'eval/test/episode_return'.
 
   Returns:
-    Steps, and returns: one row per agent, or only one.
+    Steps, and returns: one row per agent, or only one; NaN where an agent
+    finished no episode.
   """
   steps, mean = report_lib.series(rows, name)
   agents = []
   while any(agent_name(name, len(agents)) in row for row in rows):
-    column = agent_name(name, len(agents))
-    agents.append(report_lib.series(rows, column)[1])
+    # An agent has no returns in a row in which none of its episodes ended.
+    found = report_lib.series(rows, agent_name(name, len(agents)))
+    at = dict(zip(*found, strict=True))
+    agents.append(np.array([at.get(step, np.nan) for step in steps]))
   return steps, np.stack(agents or [mean])
 
 
@@ -83,10 +86,13 @@ def score_rows(
 
 
 def _summary(values: Float[np.ndarray, ' n']) -> dict[str, float]:
-  low, middle, high = np.nanpercentile(values, (25, 50, 75))
+  known = values[np.isfinite(values)]
+  if not known.size:
+    return {}
+  low, middle, high = np.percentile(known, (25, 50, 75))
   return {
-    'mean': np.nanmean(values),
-    'error': np.nanstd(values) / np.sqrt(len(values)),
+    'mean': known.mean(),
+    'error': known.std() / np.sqrt(known.size),
     'lower quartile': low,
     'median': middle,
     'upper quartile': high,

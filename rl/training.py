@@ -208,10 +208,14 @@ class AgentTrainer:
     return _Player(self.learner, self.learner.acting(one))
 
   def random_returns(self, seed: int) -> dict[str, Float[np.ndarray, ' e']]:
-    """In every evaluation's lanes, as many episodes as an evaluation has."""
+    """In every evaluation's lanes, as many episodes as an evaluation has.
+
+    None where actions have no bounds: those cannot be drawn uniformly.
+    """
     return {
       name: random_returns(env, seed, episodes=self.eval_episodes)
       for name, env in self.eval_envs.items()
+      if env.action_space.bounded
     }
 
   def _init(self, seed: int) -> TrainState:

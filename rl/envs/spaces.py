@@ -115,6 +115,11 @@ class Discrete:
       return False
     return bool(0 <= value < self.n)
 
+  @property
+  def bounded(self) -> bool:
+    """Always: there are finitely many."""
+    return True
+
   def sample(self, key: Key[Array, '']) -> Int[Array, '']:
     """Draws uniformly."""
     return jax.random.randint(key, (), 0, self.n)

@@ -78,7 +78,7 @@ class PolicyTrainer:
 
   def random_returns(self, seed: int) -> dict[str, Float[np.ndarray, ' e']]:
     """Of about as many episodes as an evaluation has."""
-    if not self.eval_episodes:
+    if not (self.eval_episodes and self.env.action_space.bounded):
       return {}
     env, episodes = self.env, 1
     if isinstance(env, protocol.VectorEnvironment):

@@ -27,6 +27,7 @@ __all__ = [
   'curves',
   'heatmaps',
   'how_to_continue',
+  'log_lines',
   'metric_names',
   'quartiles',
   'run_report',
@@ -306,6 +307,41 @@ def quartiles(
   axes.grid(alpha=0.25)
   axes.spines[['top', 'right']].set_visible(False)
   axes.legend(frameon=False, fontsize='small')
+  return _save(figure, path)
+
+
+def log_lines(
+  panels: Sequence[
+    tuple[str, Mapping[str, tuple[npt.ArrayLike, npt.ArrayLike]]]
+  ],
+  path: str | os.PathLike[str],
+  *,
+  xlabel: str,
+) -> pathlib.Path:
+  """Draws growth: straight lines on logarithmic axes, one panel a quantity.
+
+  Args:
+    panels: text of the vertical axis, and by label positions and values [n].
+    path: PNG file to write; folders are made.
+    xlabel: text of the horizontal axes.
+
+  Returns:
+    The path.
+
+  Raises:
+    ImportError: without matplotlib.
+  """
+  figure = _new_figure(1, len(panels), _PANEL)
+  for column, (ylabel, lines) in enumerate(panels):
+    axes = figure.add_subplot(1, len(panels), column + 1)
+    for color, (label, (x, y)) in zip(_COLORS, lines.items(), strict=False):
+      axes.plot(x, y, 'o-', color=color, markersize=3, label=label)
+    axes.set_xscale('log', base=2)
+    axes.set_yscale('log')
+    axes.set(xlabel=xlabel, ylabel=ylabel)
+    axes.grid(alpha=0.25)
+    axes.spines[['top', 'right']].set_visible(False)
+    axes.legend(frameon=False, fontsize='small')
   return _save(figure, path)
 
 

@@ -57,6 +57,21 @@ def test_agents_are_the_spread():
   assert (line['lower quartile'], line['upper quartile']) == (5.5, 8.0)
 
 
+def test_agents_that_finish_no_episode_are_left_out():
+  """Agents end episodes at different steps, in training and in evaluation."""
+  rows = [
+    {'step': 1, 'x/episode_return': 3.0, 'x/episode_return_agent00': 3.0},
+    {'step': 2, 'x/episode_return': 4.0, 'x/episode_return_agent01': 4.0},
+    {'step': 3, 'x/episode_return': 6.0, 'x/episode_return_agent01': 6.0},
+  ]
+  steps, found = results.returns(rows, 'x/episode_return')
+  nan = np.nan
+  np.testing.assert_array_equal(steps, [1, 2, 3])
+  np.testing.assert_array_equal(found, [[3, nan, nan], [nan, 4, 6]])
+  (line,) = results.score_rows(rows, {})
+  assert (line['mean'], line['error']) == (6.0, 0.0)
+
+
 def test_a_run_leaves_a_table_curves_and_a_film(tmp_path, capsys):
   task = pendulum.Pendulum(max_steps=5)
   trainer = training.ESTrainer(

@@ -1,0 +1,94 @@
+"""What a training step costs against the length: a mechanism beside exact."""
+
+import functools
+import pathlib
+import time
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import PyTree
+
+from performer import attention, objective
+from performer.models import language_model
+from runtime.record import report as report_lib
+
+__all__ = ['draw', 'step_costs']
+
+_REPEATS = 3
+
+
+def step_costs(
+  model: language_model.LanguageModel, lengths: Iterable[int]
+) -> list[dict[str, Any]]:
+  """Measures gradients of one sequence, on one device.
+
+  Args:
+    model: with the attention to measure; its parameters are drawn anew.
+    lengths: of the sequence, in tokens.
+
+  Returns:
+    A row per length and mechanism: 'length', 'attention', 'ms' (the median of
+    three steps), 'MiB' (what the compiler plans for the step besides its
+    arguments and results).
+  """
+  mechanisms = {
+    type(model.attention).__name__: model.attention,
+    'Exact': attention.Exact(),
+  }
+  return [
+    {'length': length, 'attention': name}
+    | _cost(model.clone(attention=mechanism, max_length=length), length)
+    for length in lengths
+    for name, mechanism in mechanisms.items()
+  ]
+
+
+def _cost(model: language_model.LanguageModel, length: int) -> dict[str, float]:
+  tokens = jnp.zeros((1, length), jnp.int32)
+  projections = model.draw_projections(jax.random.key(0), 0)
+  params = jax.jit(
+    functools.partial(model.init, mask=tokens == 0, projections=projections)
+  )(jax.random.key(1), tokens)
+
+  def loss(params: PyTree) -> jax.Array:
+    logits = model.apply(
+      params, tokens, mask=tokens == 0, projections=projections
+    )
+    return objective.token_losses(logits, tokens).mean()
+
+  compiled = jax.jit(jax.grad(loss)).lower(params).compile()
+  seconds = []
+  for _ in range(_REPEATS + 1):
+    start = time.perf_counter()
+    jax.block_until_ready(compiled(params))
+    seconds.append(time.perf_counter() - start)
+  planned = compiled.memory_analysis().temp_size_in_bytes
+  return {'ms': 1e3 * float(np.median(seconds[1:])), 'MiB': planned / 2**20}
+
+
+def draw(rows: Sequence[dict[str, Any]], path: pathlib.Path) -> None:
+  """Draws time and memory over the length, on logarithmic axes.
+
+  Args:
+    rows: of `step_costs`.
+    path: PNG file to write.
+  """
+  names = dict.fromkeys(row['attention'] for row in rows)
+  lines = {
+    kind: {
+      name: tuple(
+        np.array([row[column] for row in rows if row['attention'] == name])
+        for column in ('length', kind)
+      )
+      for name in names
+    }
+    for kind in ('ms', 'MiB')
+  }
+  report_lib.log_lines(
+    [('ms of a training step', lines['ms']), ('MiB of a step', lines['MiB'])],
+    path,
+    xlabel='length (tokens)',
+  )
