@@ -14,6 +14,7 @@ error, and any after the start of training, keeps its traceback and exits with 1
 but for a `RunError`, such as a full disk, whose message says all.
 """
 
+import contextlib
 import functools
 import importlib
 import logging as std_logging
@@ -165,9 +166,12 @@ def _execute(
   from runtime.config import sessions
 
   workdir = str(paths.local(values.workdir or _own_workdir(values)))
-  with sessions.session(
-    root, values.gin_file, values.gin_param, allow=values.allow_module
-  ) as parsed:
+  with (
+    paths.nothing_kept() if values.dry_run else contextlib.nullcontext(),
+    sessions.session(
+      root, values.gin_file, values.gin_param, allow=values.allow_module
+    ) as parsed,
+  ):
     logging.info('workdir: %s', workdir)
     parsed.build(
       workdir=workdir,

@@ -1,10 +1,43 @@
 """Paths as users write them."""
 
+import contextlib
+import contextvars
 import os
 import pathlib
 import re
+import tempfile
+from collections.abc import Iterator
 
-__all__ = ['local']
+__all__ = ['kept', 'local', 'nothing_kept']
+
+_scratch: contextvars.ContextVar[str | None] = contextvars.ContextVar(
+  'scratch', default=None
+)
+
+
+@contextlib.contextmanager
+def nothing_kept() -> Iterator[None]:
+  """Lets caches be written to a temporary folder only, as in a dry run."""
+  with tempfile.TemporaryDirectory() as folder:
+    token = _scratch.set(folder)
+    try:
+      yield
+    finally:
+      _scratch.reset(token)
+
+
+def kept(folder: str) -> str:
+  """Where a cache may write what belongs into a folder.
+
+  Args:
+    folder: of the cache.
+
+  Returns:
+    The folder itself; inside of `nothing_kept` one that will be removed.
+  """
+  scratch = _scratch.get()
+  return folder if scratch is None else os.path.join(scratch, 'cache')
+
 
 _URL = re.compile(r'[A-Za-z][A-Za-z0-9+.-]+://')
 

@@ -9,7 +9,10 @@ import numpy as np
 from performer.data import baseline
 from runtime.data import indexed
 
-__all__ = ['Codec', 'DataSet', 'Predictor']
+__all__ = ['SHARES', 'Codec', 'DataSet', 'Predictor']
+
+# Where a data set splits the one file it is given: parts of [0, 1).
+SHARES = {'train': (0.0, 0.9), 'valid': (0.9, 0.95), 'test': (0.95, 1.0)}
 
 
 @typing.runtime_checkable

@@ -2,9 +2,11 @@
 
 Reads plain text and gzip (told apart by the first two bytes, not the name), one
 line at a time. A record is a line `>header` followed by one or more lines of
-residues; blank lines and white space at line ends are skipped.
+residues; blank lines, white space at line ends and a byte-order mark at the
+start of the file are skipped. Lines end with LF, CR LF or CR.
 """
 
+import codecs
 import contextlib
 import dataclasses
 import gzip
@@ -41,11 +43,13 @@ class Record:
   line: int
 
 
-def read(path: str) -> Iterator[Record]:
+def read(path: str, *, stops: str = 'error') -> Iterator[Record]:
   """Yields the records of a FASTA file, holding one of them at a time.
 
   Args:
     path: plain or gzip-compressed file.
+    stops: what becomes of a `*` at the end of a line, which translated genes
+      have: 'error', or 'drop'.
 
   Yields:
     Records in file order.
@@ -69,15 +73,25 @@ def read(path: str) -> Iterator[Record]:
           f' {text[:40]!r}'
         )
       else:
-        symbol = vocabulary.illegal_symbol(text)
-        if symbol is not None:
-          raise ValueError(
-            f'{path}:{number}: residues must be letters A-Z, got {symbol!r}'
-          )
-        parts.append(text)
+        parts.append(_residues(path, text, number, stops))
     if not header:
       raise ValueError(f'{path}:1: the file must hold a record, but is empty')
     yield _record(path, header, line, parts)
+
+
+def _residues(path: str, text: bytes, number: int, stops: str) -> bytes:
+  """Checks a line of residues; drops a stop at its end if that is wanted."""
+  if stops == 'drop':
+    text = text.removesuffix(b'*')
+  symbol = vocabulary.illegal_symbol(text)
+  if symbol is not None:
+    hint = (
+      "; stops='drop' drops it at the end of a line" if symbol == '*' else ''
+    )
+    raise ValueError(
+      f'{path}:{number}: residues must be letters A-Z, got {symbol!r}{hint}'
+    )
+  return text
 
 
 def write(path: str, proteins: Iterable[tuple[str, str]]) -> int:
@@ -116,9 +130,8 @@ def _open(path: str) -> Iterator[io.BufferedIOBase]:
 
 def _lines(stream: io.BufferedIOBase, path: str) -> Iterator[tuple[int, bytes]]:
   """Yields (number, stripped line) of the lines that are not blank."""
-  number = 0
+  number = 1
   while True:
-    number += 1
     try:
       text = stream.readline(_MAX_LINE_BYTES)
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
@@ -131,9 +144,13 @@ def _lines(stream: io.BufferedIOBase, path: str) -> Iterator[tuple[int, bytes]]:
       raise ValueError(
         f'{path}:{number}: a line must be shorter than {_MAX_LINE_BYTES} bytes'
       )
-    text = text.strip()
-    if text:
-      yield number, text
+    if number == 1:
+      text = text.removeprefix(codecs.BOM_UTF8)
+    lines = text.removesuffix(b'\n').removesuffix(b'\r').split(b'\r')
+    for line in lines:
+      if line.strip():
+        yield number, line.strip()
+      number += 1
 
 
 def _header(path: str, text: bytes, number: int) -> str:
@@ -149,7 +166,7 @@ def _record(path: str, header: str, line: int, parts: list[bytes]) -> Record:
   sequence = b''.join(parts).decode('ascii')
   if not sequence:
     raise ValueError(
-      f'{path}:{line}: a record must have residues, got none for {header!r}'
+      f'{path}:{line}: a record must have residues, got none for {header[:60]!r}'
     )
   fields = header.split('|')
   accession = fields[1] if len(fields) >= 3 and fields[1] else header.split()[0]

@@ -16,6 +16,7 @@ from performer.data import (
   store,
   vocabulary,
 )
+from runtime import paths
 from runtime.data import indexed
 
 __all__ = ['SAMPLE_SPLITS', 'Proteins', 'sample_file']
@@ -50,8 +51,12 @@ class Proteins(dataset.DataSet):
     task: `mlm` (hide and predict) or `causal` (predict the next residue).
     max_length: tokens per example, l.
     files: path of the FASTA (plain or gzip) or `.array_record` file of each
-      split, one of them named `train`; None for the sample of UniProt in this
-      package, with the splits `train`, `valid`, `test` and `ood`.
+      split, one of them named `train`. A single path is split by the hash of
+      the sequences: `train` has 90 % of them, `valid` and `test` 5 % each, and
+      equal sequences are in one split; related ones may not be. None for the
+      sample of UniProt in this package, with the splits `train`, `valid`,
+      `test` and `ood`.
+    stops: what becomes of a `*` at the end of a line: 'error' or 'drop'.
     masking: `bert` or `protein_lm` (see `performer.data.masking`); None for
       `bert`. Must be None for the causal task.
     concatenate: join all sequences, an end symbol after each, and cut windows
@@ -68,7 +73,8 @@ class Proteins(dataset.DataSet):
 
   task: str
   max_length: int
-  files: Mapping[str, str] | None = None
+  files: Mapping[str, str] | str | None = None
+  stops: str = 'error'
   masking: str | None = None
   concatenate: bool = False
   long_sequences: str = 'crop'
@@ -80,7 +86,9 @@ class Proteins(dataset.DataSet):
       raise ValueError(f"task must be 'mlm' or 'causal', got {self.task=}")
     if self.max_length < 2:
       raise ValueError(f'max_length must be at least 2, got {self.max_length=}')
-    if self.files is not None and _TRAIN not in self.files:
+    if self.stops not in ('error', 'drop'):
+      raise ValueError(f"stops must be 'error' or 'drop', got {self.stops=}")
+    if isinstance(self.files, Mapping) and _TRAIN not in self.files:
       raise ValueError(f"files must name a 'train' split, got {self.files=}")
     if self.masking is not None:
       masking.preset(self.masking)
@@ -203,15 +211,21 @@ class Proteins(dataset.DataSet):
 
   @functools.cached_property
   def _paths(self) -> Mapping[str, str]:
-    if self.files is not None:
-      return self.files
-    return {split: sample_file(split) for split in SAMPLE_SPLITS}
+    if self.files is None:
+      return {split: sample_file(split) for split in SAMPLE_SPLITS}
+    if isinstance(self.files, str):
+      return dict.fromkeys(dataset.SHARES, str(paths.local(self.files)))
+    return {k: str(paths.local(path)) for k, path in self.files.items()}
+
+  def _reading(self, split: str) -> store.Reading:
+    share = dataset.SHARES[split] if isinstance(self.files, str) else None
+    return store.Reading(self.stops, share)
 
   @functools.cached_property
   def _cache(self) -> str | None:
     if self.files is None:
       return None
-    return self.cache_dir or store.default_cache_dir()
+    return str(paths.local(self.cache_dir or store.default_cache_dir()))
 
   @functools.cached_property
   def _opened(self) -> dict[str, Sequence[np.ndarray]]:
@@ -223,7 +237,7 @@ class Proteins(dataset.DataSet):
     return self._paths[split]
 
   def _summary(self, split: str) -> store.Summary:
-    return store.summarize(self._path(split), self._cache)
+    return store.summarize(self._path(split), self._cache, self._reading(split))
 
   def _source(self, split: str) -> Sequence[np.ndarray]:
     """Returns the encoded examples of a split, opened on first use."""
@@ -231,9 +245,11 @@ class Proteins(dataset.DataSet):
     if split not in self._opened:
       window = self.max_length if self.concatenate else None
       if self._cache is None:
-        source = store.load(path, window)
+        source = store.load(path, window, self._reading(split))
       else:
-        source = store.open_records(path, window, self._cache)
+        source = store.open_records(
+          path, window, self._cache, self._reading(split)
+        )
       if self.long_sequences == 'error':
         self._check_longest(split)
       self._opened[split] = source

@@ -26,8 +26,10 @@ from array_record.python import array_record_module
 from jaxtyping import UInt8
 
 from performer.data import fasta, vocabulary
+from runtime import paths
 
 __all__ = [
+  'Reading',
   'Records',
   'Summary',
   'default_cache_dir',
@@ -43,6 +45,28 @@ _FORMAT = 1  # Part of every cache key; raise it when the record format changes.
 # group for one sequence. Residues barely compress below one byte at this size.
 _WRITER_OPTIONS = 'group_size:1,uncompressed'
 _READER_OPTIONS = 'readahead_buffer_size:0,max_parallelism:0'  # Random access.
+
+
+@dataclasses.dataclass(frozen=True)
+class Reading:
+  """How a file is read.
+
+  Attributes:
+    stops: see `fasta.read`.
+    share: only the sequences whose hash lies in this part of [0, 1), so that
+      equal sequences meet in one share; None: all.
+  """
+
+  stops: str = 'error'
+  share: tuple[float, float] | None = None
+
+  def takes(self, ids: UInt8[np.ndarray, 'n']) -> bool:
+    """Whether a sequence belongs to the share."""
+    if self.share is None:
+      return True
+    digest = hashlib.blake2b(ids.tobytes(), digest_size=8).digest()
+    place = int.from_bytes(digest, 'big') / 2**64
+    return self.share[0] <= place < self.share[1]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -168,12 +192,15 @@ def windows(
       pending, size = [joined[whole:]], size - whole
 
 
-def load(path: str, window: int | None) -> list[UInt8[np.ndarray, '_']]:
+def load(
+  path: str, window: int | None, reading: Reading = Reading()
+) -> list[UInt8[np.ndarray, '_']]:
   """Reads the examples of a small file into memory.
 
   Args:
     path: FASTA or ArrayRecord file of sequences.
     window: window length, or None for whole sequences.
+    reading: which sequences, and how.
 
   Returns:
     The examples, uint8 ids each.
@@ -182,22 +209,29 @@ def load(path: str, window: int | None) -> list[UInt8[np.ndarray, '_']]:
     FileNotFoundError: no such file.
     ValueError: the file is malformed or too small for one window.
   """
-  examples = list(_examples(path, window, _Tally()))
+  examples = list(_examples(path, window, reading, _Tally()))
   if not examples:
     raise _too_small(path, window)
   return examples
 
 
-def open_records(path: str, window: int | None, cache_dir: str) -> Records:
+def open_records(
+  path: str,
+  window: int | None,
+  cache_dir: str,
+  reading: Reading = Reading(),
+) -> Records:
   """Opens the examples of a file, converting it on first use.
 
   Safe to call from several processes at once: one of them converts, and a
-  finished copy appears under its name in one step.
+  finished copy appears under its name in one step. A finished copy needs no
+  permission to write. A dry run converts into a folder that is removed.
 
   Args:
     path: FASTA or ArrayRecord file of sequences.
     window: window length, or None for whole sequences.
     cache_dir: directory for the converted copy; created when missing.
+    reading: which sequences, and how.
 
   Returns:
     Examples with random access.
@@ -206,53 +240,67 @@ def open_records(path: str, window: int | None, cache_dir: str) -> Records:
     FileNotFoundError: no such file.
     ValueError: the file is malformed or too small for one window.
   """
-  if path.endswith(_SUFFIX) and window is None:
+  if path.endswith(_SUFFIX) and window is None and reading.share is None:
     return Records(path)
-  stem = _cache_stem(path, cache_dir)
+  name = _cache_name(path, reading)
   kind = 'sequences' if window is None else f'windows{window}'
-  target = f'{stem}-{kind}{_SUFFIX}'
+  target = os.path.join(cache_dir, f'{name}-{kind}{_SUFFIX}')
+  if os.path.exists(target):
+    return Records(target)
+  cache_dir = paths.kept(cache_dir)
+  target = os.path.join(cache_dir, os.path.basename(target))
+  os.makedirs(cache_dir, exist_ok=True)
   with _locked(f'{target}.lock'):
     if not os.path.exists(target):
       tally = _Tally()
       with _replacing(target) as temporary:
-        if not _write(temporary, _examples(path, window, tally)):
+        if not _write(temporary, _examples(path, window, reading, tally)):
           raise _too_small(path, window)
-        _save(f'{stem}.json', tally.summary())
+        _save(os.path.join(cache_dir, f'{name}.json'), tally.summary())
   return Records(target)
 
 
-def summarize(path: str, cache_dir: str | None) -> Summary:
+def summarize(
+  path: str, cache_dir: str | None, reading: Reading = Reading()
+) -> Summary:
   """Returns the summary of a file, from the cache or by one pass over it.
 
   Args:
     path: FASTA or ArrayRecord file of sequences.
     cache_dir: directory where the summary is kept, None to keep nothing.
+    reading: which sequences, and how.
 
   Raises:
     FileNotFoundError: no such file.
     ValueError: the file is malformed.
   """
-  saved = cache_dir and f'{_cache_stem(path, cache_dir)}.json'
-  if saved and os.path.exists(saved):
-    fields = json.loads(pathlib.Path(saved).read_text())
-    return Summary(**{**fields, 'counts': tuple(fields['counts'])})
+  name = f'{_cache_name(path, reading)}.json'
+  for folder in (cache_dir, cache_dir and paths.kept(cache_dir)):
+    if folder and os.path.exists(os.path.join(folder, name)):
+      fields = json.loads(pathlib.Path(folder, name).read_text())
+      return Summary(**{**fields, 'counts': tuple(fields['counts'])})
   tally = _Tally()
-  for _ in _examples(path, None, tally):
+  for _ in _examples(path, None, reading, tally):
     pass
-  if saved:
-    _save(saved, tally.summary())
+  if cache_dir:
+    folder = paths.kept(cache_dir)
+    os.makedirs(folder, exist_ok=True)
+    _save(os.path.join(folder, name), tally.summary())
   return tally.summary()
 
 
 def _examples(
-  path: str, window: int | None, tally: _Tally
+  path: str, window: int | None, reading: Reading, tally: _Tally
 ) -> Iterator[np.ndarray]:
   """Streams the examples of a file while counting its sequences."""
-  sequences = tally.watch(_named_sequences(path))
+  named = _named_sequences(path, reading)
+  sequences = tally.watch(pair for pair in named if reading.takes(pair[1]))
   return sequences if window is None else windows(sequences, window)
 
 
-def _named_sequences(path: str) -> Iterator[tuple[str, np.ndarray]]:
+def _named_sequences(
+  path: str, reading: Reading
+) -> Iterator[tuple[str, np.ndarray]]:
   """Yields (name for messages, uint8 ids) of every sequence of a file."""
   if path.endswith(_SUFFIX):
     for index, ids in enumerate(Records(path)):
@@ -260,7 +308,7 @@ def _named_sequences(path: str) -> Iterator[tuple[str, np.ndarray]]:
       _check_residues(name, ids)
       yield name, ids
   else:
-    for record in fasta.read(path):
+    for record in fasta.read(path, stops=reading.stops):
       name = f'{path}:{record.line}: {record.accession}'
       yield name, vocabulary.encode(record.sequence).astype(np.uint8)
 
@@ -281,18 +329,18 @@ def _too_small(path: str, window: int | None) -> ValueError:
   )
 
 
-def _cache_stem(path: str, cache_dir: str) -> str:
-  """Returns the path, without suffix, of what is derived from a file."""
+def _cache_name(path: str, reading: Reading) -> str:
+  """Returns the name, without suffix, of what is derived from a file."""
   if os.path.isdir(path):
     raise ValueError(f'{path}: a data path must be a file, got a directory')
   if not os.path.exists(path):
     raise FileNotFoundError(f'{path}: no such file')
   status = os.stat(path)
   key = (_FORMAT, os.path.abspath(path), status.st_size, status.st_mtime_ns)
+  if reading != Reading():
+    key = (*key, reading)
   digest = hashlib.sha256(repr(key).encode()).hexdigest()[:16]
-  os.makedirs(cache_dir, exist_ok=True)
-  name = os.path.basename(path).split('.')[0]
-  return os.path.join(cache_dir, f'{name}-{digest}')
+  return f'{os.path.basename(path).split(".")[0]}-{digest}'
 
 
 @contextlib.contextmanager
@@ -312,6 +360,10 @@ def _replacing(target: str) -> Iterator[str]:
   os.close(handle)
   try:
     yield temporary
+    # Temporary files are for their owner alone; caches may be shared.
+    umask = os.umask(0)
+    os.umask(umask)
+    os.chmod(temporary, 0o666 & ~umask)
     os.replace(temporary, target)
   except BaseException:
     os.unlink(temporary)

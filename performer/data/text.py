@@ -23,6 +23,7 @@ import numpy as np
 from jaxtyping import Int, UInt8
 
 from performer.data import baseline, dataset
+from runtime import paths
 from runtime.data import files as files_lib
 from runtime.data import indexed
 
@@ -55,8 +56,10 @@ class Text(dataset.DataSet):
   Attributes:
     max_length: tokens that a model reads, l = W - 1 for windows of W bytes.
     files: path of the file (plain or gzip, told by its first bytes) of each
-      split, one of them named `train`; None for the sample of Shakespeare in
-      this package, with the splits `train`, `valid` and `test`.
+      split, one of them named `train`. A single path is split by position: the
+      first 90 % of its bytes are `train`, 5 % each `valid` and `test`. None for
+      the sample of Shakespeare in this package, with the splits `train`,
+      `valid` and `test`.
     byte_ranges: for some of the splits of `files`, (start, stop): only these
       bytes of the (unpacked) file. Splits may share a file if they share no
       byte of it.
@@ -69,7 +72,7 @@ class Text(dataset.DataSet):
   """
 
   max_length: int
-  files: Mapping[str, str] | None = None
+  files: Mapping[str, str] | str | None = None
   byte_ranges: Mapping[str, tuple[int, int]] | None = None
   order: str = 'sequential'
   num_threads: int = 2
@@ -77,7 +80,8 @@ class Text(dataset.DataSet):
   def __post_init__(self) -> None:
     if self.max_length < 1:
       raise ValueError(f'max_length must be at least 1, got {self.max_length=}')
-    if self.files is not None and _TRAIN not in self.files:
+    files = self.files if isinstance(self.files, Mapping) else {}
+    if files and _TRAIN not in files:
       raise ValueError(f"files must name a 'train' split, got {self.files=}")
     if self.order not in ('sequential', 'shuffled'):
       raise ValueError(
@@ -85,13 +89,13 @@ class Text(dataset.DataSet):
       )
     if self.num_threads < 0:
       raise ValueError(f'num_threads must be >= 0, got {self.num_threads=}')
-    unknown = sorted(set(self.byte_ranges or ()) - set(self.files or ()))
+    unknown = sorted(set(self.byte_ranges or ()) - set(files))
     if unknown:
       raise ValueError(
         'byte_ranges must name splits of files,'
-        f' got {unknown} beside {[*(self.files or ())]}'
+        f' got {unknown} beside {[*files]}'
       )
-    _check_ranges(self.files or {}, self.byte_ranges or {})
+    _check_ranges(files, self.byte_ranges or {})
 
   @property
   def task(self) -> str:
@@ -207,9 +211,11 @@ class Text(dataset.DataSet):
 
   @functools.cached_property
   def _paths(self) -> Mapping[str, str]:
-    if self.files is not None:
-      return self.files
-    return {split: sample_file(split) for split in SAMPLE_SPLITS}
+    if self.files is None:
+      return {split: sample_file(split) for split in SAMPLE_SPLITS}
+    if isinstance(self.files, str):
+      return dict.fromkeys(dataset.SHARES, str(paths.local(self.files)))
+    return {k: str(paths.local(path)) for k, path in self.files.items()}
 
   @functools.cached_property
   def _opened(self) -> dict[str, np.ndarray]:
@@ -224,6 +230,8 @@ class Text(dataset.DataSet):
       self._opened[path] = _open(path)
     data = self._opened[path]
     start, stop = (self.byte_ranges or {}).get(split, (0, data.size))
+    if isinstance(self.files, str):
+      start, stop = (round(part * data.size) for part in dataset.SHARES[split])
     if stop > data.size:
       raise ValueError(
         f'{path}: the file must reach to the end of the byte range of'

@@ -74,7 +74,9 @@ def test_converted_once_and_again_when_the_file_changes(tmp_path, monkeypatch):
   path, cache = write_fasta(tmp_path), str(tmp_path / 'cache')
   passes = []
   read = fasta.read
-  monkeypatch.setattr(fasta, 'read', lambda p: passes.append(p) or read(p))
+  monkeypatch.setattr(
+    fasta, 'read', lambda p, **how: passes.append(p) or read(p, **how)
+  )
   store.open_records(path, None, cache)
   store.open_records(path, None, cache)
   assert store.summarize(path, cache).sequences == 5
