@@ -1,37 +1,32 @@
-"""The forms of attention that `bench_attention.py` compares.
+"""Implementations of attention: ours, exact attention, other Performers.
 
-A form is one implementation: how it is called, what it should compute (a
-float64 definition that is quadratic in the length), what it needs. Peers are
-imported when they are asked for; one that is not installed is reported.
+An implementation says how it is called, what it should compute (a float64
+definition that is quadratic in the length) and what it needs. Packages of
+others are imported when they are asked for.
 """
 
 import dataclasses
 import functools
-import importlib.util
-import os
-import pathlib
-import types
 from collections.abc import Callable
 from typing import Any
 
-# Worker threads of torch that spin while JAX is timed would be counted as its.
-os.environ.setdefault('OMP_WAIT_POLICY', 'PASSIVE')
-
-import bench_attention_definitions as definitions
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from benchmarks import attention_definitions as definitions
+from benchmarks import programs
 from performer import attention
 
 __all__ = [
+  'NAMES',
+  'OURS',
+  'PEERS',
+  'TORCH',
   'Case',
-  'Form',
-  'MissingError',
-  'favor_form',
-  'import_torch',
+  'Implementation',
+  'framework',
   'make',
-  'names',
   'torch_device',
 ]
 
@@ -39,10 +34,6 @@ Attend = Callable[[Any, Any, Any], Any]
 Definition = Callable[..., jax.Array]
 # Bytes that a form needs at its worst, as multiples of the case's arrays.
 Bytes = Callable[['Case'], int]
-
-
-class MissingError(Exception):
-  """A peer cannot run here; the message says why."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,6 +49,7 @@ class Case:
     width: d, of keys and values.
     features: r, of linear forms.
     dtype: of inputs and outputs.
+    timed: whether to run it, or only to compile it.
   """
 
   causal: bool
@@ -68,11 +60,16 @@ class Case:
   width: int = 64
   features: int = 256
   dtype: str = 'float32'
+  timed: bool = True
+
+  @property
+  def kind(self) -> str:
+    """Direction and passes, for tables."""
+    what = 'forward+backward' if self.backward else 'forward'
+    return f'{"causal" if self.causal else "bidirectional"} {what}'
 
   def __str__(self) -> str:
-    kind = 'causal' if self.causal else 'bidirectional'
-    what = 'forward+backward' if self.backward else 'forward'
-    return f'{kind} {what} L={self.length}'
+    return f'{self.kind} L={self.length}'
 
   @property
   def shape(self) -> tuple[int, int, int, int]:
@@ -87,11 +84,10 @@ class Case:
 
 
 @dataclasses.dataclass(frozen=True)
-class Form:
-  """One implementation of attention.
+class Implementation:
+  """How to call one implementation of attention.
 
   Attributes:
-    name: for tables.
     framework: 'jax' or 'torch'.
     attend: makes the function of (q, k, v), given `causal`.
     definition: the same in float64, quadratic: (q, k, v, causal) in [b, l, h,
@@ -105,7 +101,6 @@ class Form:
     prepare: made of (q, k, v) outside the timed part.
   """
 
-  name: str
   framework: str
   attend: Callable[[bool], Attend]
   definition: Definition
@@ -137,34 +132,30 @@ class Form:
     return heads * (times[0] * project + times[1] * rest)
 
 
-def names() -> tuple[str, ...]:
-  """Names for `make`; 'recipe' needs a path."""
-  return tuple(_MAKERS)
-
-
-def make(name: str, case: Case, *, recipe: pathlib.Path | None = None) -> Form:
-  """Makes a form for the sizes of a case.
+def make(name: str, case: Case) -> Implementation:
+  """Makes an implementation for the sizes of a case.
 
   Args:
-    name: one of `names()`.
-    case: gives heads, width, features.
-    recipe: file of the published JAX code, for `recipe`.
-
-  Returns:
-    The form.
+    name: one of `NAMES`.
+    case: gives heads, width, features and dtype; its kind and length do not
+      matter.
 
   Raises:
     MissingError: if the peer cannot run here.
     ValueError: if the name is unknown.
   """
   if name not in _MAKERS:
-    raise ValueError(f'unknown form {name!r} (known: {sorted(_MAKERS)})')
-  if name == 'recipe':
-    return _recipe(case, recipe)
+    raise ValueError(f'unknown form {name!r} (known: {NAMES})')
+  any_kind = dataclasses.replace(case, causal=False, backward=False, length=1)
+  return _made(name, any_kind)
+
+
+@functools.cache
+def _made(name: str, case: Case) -> Implementation:
   return _MAKERS[name](case)
 
 
-def favor_form(case: Case, kernel: str, **options: Any) -> Form:
+def _favor(case: Case, kernel: str, **options: Any) -> Implementation:
   """Ours, with a kernel at r = `case.features`."""
   favor = attention.Favor(kernel=kernel, features=case.features, **options)
   w = favor.draw(
@@ -178,8 +169,7 @@ def favor_form(case: Case, kernel: str, **options: Any) -> Form:
   def attend(causal: bool) -> Attend:
     return functools.partial(favor, projection=w, causal=causal)
 
-  return Form(
-    f'ours {kernel.removeprefix("softmax_")}',
+  return Implementation(
     'jax',
     attend,
     functools.partial(definitions.favor, w=np.asarray(w), kernel=kernel),
@@ -195,7 +185,7 @@ def _quadratic_bytes(case: Case) -> int:
   return pairs * 4 * (4 if case.backward else 2)
 
 
-def _exact(case: Case) -> Form:
+def _exact(case: Case) -> Implementation:
   half = case.dtype != 'float32'
   cudnn = 'cudnn' if half and jax.default_backend() == 'gpu' else None
 
@@ -204,8 +194,7 @@ def _exact(case: Case) -> Form:
       jax.nn.dot_product_attention, is_causal=causal, implementation=cudnn
     )
 
-  return Form(
-    'jax.nn exact' + (' (cudnn)' if cudnn else ''),
+  return Implementation(
     'jax',
     attend,
     definitions.exact,
@@ -214,10 +203,9 @@ def _exact(case: Case) -> Form:
   )
 
 
-def _identity(case: Case) -> Form:
+def _identity(case: Case) -> Implementation:
   del case
-  return Form(
-    'identity',
+  return Implementation(
     'jax',
     # A copy, lest the compiler return its argument: the least that can be done.
     lambda causal: lambda q, k, v: jnp.copy(v),
@@ -226,19 +214,8 @@ def _identity(case: Case) -> Form:
   )
 
 
-@functools.cache
-def _load(path: pathlib.Path) -> types.ModuleType:
-  """Imports a file once: it registers its functions with gin."""
-  spec = importlib.util.spec_from_file_location('published_recipe', path)
-  module = importlib.util.module_from_spec(spec)
-  spec.loader.exec_module(module)
-  return module
-
-
-def _recipe(case: Case, path: pathlib.Path | None) -> Form:
-  if path is None:
-    raise MissingError('needs --recipe=PATH of the published fast_attention.py')
-  module = _load(path)
+def _recipe(case: Case) -> Implementation:
+  module = programs.peer('fast_attention')
 
   @functools.cache
   def make_one(causal: bool) -> Attend:
@@ -252,8 +229,7 @@ def _recipe(case: Case, path: pathlib.Path | None) -> Form:
     )
 
   w = np.asarray(make_one(True).__self__.projection_matrix)
-  return Form(
-    'published JAX',
+  return Implementation(
     'jax',
     make_one,
     functools.partial(
@@ -266,22 +242,11 @@ def _recipe(case: Case, path: pathlib.Path | None) -> Form:
   )
 
 
-def import_torch() -> Any:
-  """Imports torch with as many threads as JAX has; raises MissingError."""
-  if importlib.util.find_spec('torch') is None:
-    raise MissingError('torch is not installed')
-  import torch
-
-  torch.set_num_threads(len(os.sched_getaffinity(0)))
-  return torch
-
-
-def _sdpa(case: Case) -> Form:
+def _sdpa(case: Case) -> Implementation:
   del case
-  torch = import_torch()
+  torch = programs.torch()
   function = torch.nn.functional.scaled_dot_product_attention
-  return Form(
-    'torch sdpa',
+  return Implementation(
     'torch',
     lambda causal: functools.partial(function, is_causal=causal),
     definitions.exact,
@@ -290,11 +255,9 @@ def _sdpa(case: Case) -> Form:
   )
 
 
-def _performer_pytorch(case: Case) -> Form:
-  torch = import_torch()
-  if importlib.util.find_spec('performer_pytorch') is None:
-    raise MissingError('performer-pytorch is not installed')
-  import performer_pytorch
+def _performer_pytorch(case: Case) -> Implementation:
+  torch = programs.torch()
+  performer_pytorch = programs.peer('performer_pytorch')
 
   @functools.cache
   def make_one(causal: bool) -> Attend:
@@ -313,9 +276,10 @@ def _performer_pytorch(case: Case) -> Form:
 
   w = make_one(True).projection_matrix.cpu().numpy()
   if not np.array_equal(w, make_one(False).projection_matrix.cpu().numpy()):
-    raise MissingError('its two kinds drew different matrices from one seed')
-  return Form(
-    'performer-pytorch',
+    raise programs.MissingError(
+      'its two kinds drew different matrices from one seed'
+    )
+  return Implementation(
     'torch',
     make_one,
     functools.partial(
@@ -329,14 +293,12 @@ def _performer_pytorch(case: Case) -> Form:
   )
 
 
-def _fla(case: Case) -> Form:
+def _fla(case: Case) -> Implementation:
   """Its kernel fed with ready-made features: features are not timed."""
-  torch = import_torch()
+  torch = programs.torch()
   if not torch.cuda.is_available():
-    raise MissingError('flash-linear-attention needs a GPU')
-  if importlib.util.find_spec('fla') is None:
-    raise MissingError('flash-linear-attention is not installed')
-  from fla.ops import linear_attn
+    raise programs.MissingError('flash-linear-attention needs a GPU')
+  linear_attn = programs.peer('fla.ops.linear_attn')
 
   rng = np.random.default_rng(0)
   w = rng.standard_normal((case.features, case.width)).astype(np.float32)
@@ -354,8 +316,7 @@ def _fla(case: Case) -> Form:
       q, k, v, scale=1.0, normalize=True
     )[0]
 
-  return Form(
-    'flash-linear-attention',
+  return Implementation(
     'torch',
     attend,
     definitions.from_features,
@@ -366,18 +327,27 @@ def _fla(case: Case) -> Form:
   )
 
 
+def framework(name: str) -> str:
+  """'jax' or 'torch', whichever computes the form of this name."""
+  return 'torch' if name in TORCH else 'jax'
+
+
 def torch_device(torch: Any) -> str:
   """Device of torch forms."""
   return 'cuda' if torch.cuda.is_available() else 'cpu'
 
 
-_MAKERS: dict[str, Callable[..., Form]] = {
-  'pos': lambda case: favor_form(case, 'softmax_pos'),
-  'hyp': lambda case: favor_form(case, 'softmax_hyp'),
-  'exact': _exact,
+_MAKERS: dict[str, Callable[[Case], Implementation]] = {
+  'ours pos': lambda case: _favor(case, 'softmax_pos'),
+  'ours hyp': lambda case: _favor(case, 'softmax_hyp'),
+  'jax.nn exact': _exact,
   'identity': _identity,
-  'recipe': _recipe,
-  'torch': _sdpa,
+  'published JAX': _recipe,
+  'torch sdpa': _sdpa,
   'performer-pytorch': _performer_pytorch,
-  'fla': _fla,
+  'flash-linear-attention': _fla,
 }
+NAMES = tuple(_MAKERS)
+OURS = NAMES[:2]
+PEERS = NAMES[4:]  # They need packages of others.
+TORCH = NAMES[5:]

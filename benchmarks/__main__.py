@@ -1,0 +1,213 @@
+r"""The benchmarks as a program.
+
+  python -m benchmarks                          what is recorded
+  python -m benchmarks --check                  which bars are missed
+  python -m benchmarks attention --peers        measure a subject, record it
+  python -m benchmarks attention --quick causal 'L=256'
+
+A filter chooses the cases whose names contain it. A run that is quick, or of
+some cases only, is printed; it replaces no record unless `--out` names a file.
+`--set` replaces a size of the subject (`--set lengths=256,512`), the number of
+turns (`--set rounds=5`) or their time (`--set seconds=2`). `--check` exits with
+code 1 if a recorded result misses its bar, else with 0.
+"""
+
+import argparse
+import ast
+import dataclasses
+import importlib
+import importlib.util
+import os
+import pathlib
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+from benchmarks import harness, programs, record
+from runtime.record import tables
+
+__all__ = ['main']
+
+SUBJECTS = (
+  'attention',
+  'slim',
+  'loop',
+  'es',
+  'rl',
+  'rl_procgen',
+  'ufom',
+  'ode',
+)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+  """Lists, checks or measures; returns the exit code."""
+  parser = _parser()
+  args = parser.parse_args(arguments)
+  if args.subject is None:
+    return _check(args.results) if args.check else _list(args.results)
+  subject = importlib.import_module(f'benchmarks.{args.subject}').SUBJECT
+  start = subject.quick if args.quick else subject.sizes
+  try:
+    sizes, settings = _replaced(start, subject.settings, args.set)
+    cases = harness.chosen(subject.cases(sizes), args.filters)
+  except ValueError as error:
+    parser.error(str(error))
+  subject.prepare()
+  _measure(subject, sizes, settings, cases, args)
+  return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+  parser = argparse.ArgumentParser(
+    prog='python -m benchmarks',
+    description=__doc__,
+    formatter_class=argparse.RawDescriptionHelpFormatter,
+  )
+  add = parser.add_argument
+  add('subject', nargs='?', choices=SUBJECTS)
+  add('filters', nargs='*', help='texts in the names of the cases to measure')
+  add('--check', action='store_true', help='print the bars that are missed')
+  add('--peers', action='store_true', help='measure other packages too')
+  add('--quick', action='store_true', help='small sizes')
+  add('--set', action='append', default=[], metavar='NAME=VALUE')
+  add('--note', help='a remark for the record, such as a change in a peer')
+  add('--out', type=pathlib.Path, help='the file to write')
+  add('--results', type=pathlib.Path, default=record.RESULTS,
+      help='folder of the records')  # fmt: skip
+  return parser
+
+
+def _list(folder: pathlib.Path) -> int:
+  """Prints a line for each record."""
+  rows = []
+  for path in sorted(folder.glob('*.json')):
+    found = record.read(path)
+    rows.append(
+      {
+        'record': path.stem,
+        'date': found.details.get('date'),
+        'commit': found.commit,
+        'device': found.device,
+        'rows': len(found.rows),
+        'bars met': found.count(True),
+        'missed': found.count(False),
+        'not measured': found.count(None),
+      }
+    )
+  print(tables.table(rows))
+  unrecorded = [s for s in SUBJECTS if s not in {r['record'] for r in rows}]
+  for name in unrecorded:
+    print(f'no record of {name}')
+  return 0
+
+
+def _check(folder: pathlib.Path) -> int:
+  """Prints the values that miss their bars; 1 if there are any."""
+  rows = [
+    row
+    for path in sorted(folder.glob('*.json'))
+    for row in record.missed(record.read(path), path.stem)
+  ]
+  print(tables.table(rows) if rows else 'all measured bars are met')
+  return 1 if rows else 0
+
+
+def _measure(
+  subject: harness.Subject,
+  sizes: Any,
+  settings: programs.Settings,
+  cases: Sequence[Any],
+  args: argparse.Namespace,
+) -> None:
+  """Measures, prints and, for a whole run, writes."""
+  before, revision = os.getloadavg()[0], record.commit()
+  results = harness.run(subject, sizes, settings, cases, peers=args.peers)
+  document = record.Document(
+    subject.name,
+    record.machine(),
+    record.versions(subject.packages),
+    revision,
+    {'before': before, 'after': os.getloadavg()[0]},
+    harness.rows(subject, sizes, results),
+    details={
+      'unit': subject.unit,
+      'date': record.today(),
+      'sizes': dataclasses.asdict(sizes),
+      'settings': dataclasses.asdict(settings),
+      'notes': args.note,
+      'left_out': results.left_out,
+    },
+  )
+  print(f'\n{document.device}; load {document.load}; {subject.unit}')
+  print(tables.table([_cells(row) for row in document.rows]))
+  out = args.out
+  if out is None and not (args.quick or args.filters or args.set):
+    out = args.results / f'{subject.name}.json'
+  if out is None:
+    return
+  print(f'wrote {record.write(document, out)}')
+  if subject.panels is None:
+    return
+  if importlib.util.find_spec('matplotlib') is None:
+    print('no picture: matplotlib is not installed')
+    return
+  title = f'{document.device}, commit {document.commit}'
+  panels = subject.panels(results)
+  path = record.picture(panels, out.with_suffix('.png'), title=title)
+  print(f'wrote {path}')
+
+
+def _cells(row: record.Row) -> dict[str, Any]:
+  """A row for the terminal: numbers, the bar in words, the verdict."""
+  line = row.to_json()
+  line['bar'] = row.bar and str(row.bar)
+  return line | ({} if row.met() is None else {'met': row.met()})
+
+
+def _replaced(
+  sizes: Any, settings: Any, assignments: Sequence[str]
+) -> tuple[Any, Any]:
+  """Sizes and settings with the fields that `--set` names.
+
+  Raises:
+    ValueError: for an unknown name or a value of another type.
+  """
+  for text in assignments:
+    name, _, value = text.partition('=')
+    if hasattr(sizes, name):
+      sizes = _with(sizes, name, value)
+    elif hasattr(settings, name):
+      settings = _with(settings, name, value)
+    else:
+      known = [*dataclasses.asdict(sizes), *dataclasses.asdict(settings)]
+      raise ValueError(f'--set: unknown name in {text!r} (known: {known})')
+  return sizes, settings
+
+
+def _with(fields: Any, name: str, text: str) -> Any:
+  """A dataclass with one field read from a text of its type."""
+  before = getattr(fields, name)
+  try:
+    if isinstance(before, tuple):
+      kinds = {type(x) for x in before} or {str}
+      values = [_literal(kinds, part) for part in text.split(',') if part]
+      return dataclasses.replace(fields, **{name: tuple(values)})
+    return dataclasses.replace(fields, **{name: _literal({type(before)}, text)})
+  except (ValueError, SyntaxError) as error:
+    raise ValueError(
+      f'--set: {name} must be like {before!r}, got {text!r}: {error}'
+    ) from error
+
+
+def _literal(kinds: set[type], text: str) -> Any:
+  value = text if kinds == {str} else ast.literal_eval(text)
+  if type(value) is int and float in kinds:
+    return float(value)
+  if type(value) not in kinds:
+    raise ValueError(f'{value!r} is no {[kind.__name__ for kind in kinds]}')
+  return value
+
+
+if __name__ == '__main__':
+  sys.exit(main())

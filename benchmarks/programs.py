@@ -1,0 +1,223 @@
+"""Programs that compute a case once: how to build, call and time them."""
+
+import dataclasses
+import importlib
+import itertools
+import os
+import sys
+import time
+from collections.abc import Callable, Mapping
+from typing import Any, Literal, NamedTuple
+
+# Threads of torch that spin while JAX is timed would count as time of JAX.
+os.environ.setdefault('OMP_WAIT_POLICY', 'PASSIVE')
+
+import jax
+import numpy as np
+
+__all__ = [
+  'CLOCKS',
+  'Clock',
+  'Clocks',
+  'MissingError',
+  'Program',
+  'Sample',
+  'Settings',
+  'alternate',
+  'compiled',
+  'disagreement',
+  'in_float64',
+  'peer',
+  'temporary_bytes',
+  'torch',
+  'wait',
+]
+
+Clock = Literal['wall', 'cpu']
+CLOCKS: tuple[Clock, ...] = ('wall', 'cpu')
+
+
+class MissingError(Exception):
+  """A peer cannot run here; the message says why."""
+
+
+class Clocks(NamedTuple):
+  """One value by each clock; None where nothing was measured."""
+
+  wall: float | None = None
+  cpu: float | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Sample:
+  """Seconds of one unit of work: wall clock, and CPU time of all threads."""
+
+  wall: float
+  cpu: float
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+  """How to measure.
+
+  Attributes:
+    rounds: turns of each form at most.
+    seconds: a form that has used so much time takes no turn after its third.
+    pause: seconds before each turn, so that idle threads come to rest.
+  """
+
+  rounds: int = 15
+  seconds: float = 6.0
+  pause: float = 0.02
+
+
+@dataclasses.dataclass(frozen=True)
+class Program:
+  """A form that is built for a case.
+
+  Attributes:
+    call: computes once.
+    inputs: maps a seed to the arguments of `call`.
+    units: of work in a call, such as steps; times are per unit.
+    temporary_bytes: memory besides inputs and outputs; None if unknown.
+    compile_s: CPU seconds to trace and compile; None if nothing is compiled.
+    extras: other numbers for the record.
+  """
+
+  call: Callable[..., Any]
+  inputs: Callable[[int], tuple] = lambda seed: ()
+  units: float = 1
+  temporary_bytes: int | None = None
+  compile_s: float | None = None
+  extras: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+
+def peer(module: str) -> Any:
+  """Imports a package that only benchmarks need.
+
+  Raises:
+    MissingError: if it cannot be imported.
+  """
+  try:
+    return importlib.import_module(module)
+  except ImportError as error:
+    raise MissingError(f'{module} cannot be imported: {error}') from error
+
+
+def torch(threads: int | None = None) -> Any:
+  """Imports torch.
+
+  Args:
+    threads: that torch may use; as many as JAX has where it is None.
+
+  Raises:
+    MissingError: if it cannot be imported.
+  """
+  module = peer('torch')
+  module.set_num_threads(threads or len(os.sched_getaffinity(0)))
+  return module
+
+
+def temporary_bytes(executable: Any) -> int:
+  """Memory that the compiler plans besides inputs and outputs.
+
+  Raises:
+    RuntimeError: if the compiler of this platform does not tell.
+  """
+  analysis = executable.memory_analysis()
+  if analysis is None:
+    raise RuntimeError('the compiler of this platform tells no memory')
+  return analysis.temp_size_in_bytes
+
+
+def compiled(
+  function: Callable[..., Any],
+  inputs: Callable[[int], tuple] = lambda seed: (),
+  *,
+  units: float = 1,
+) -> Program:
+  """Compiles a JAX function.
+
+  Args:
+    function: of arrays; may be jitted already.
+    inputs: maps a seed to the arguments.
+    units: as of `Program`.
+  """
+  arguments = inputs(0)
+  start = time.process_time()  # Other processes must not count.
+  executable = jax.jit(function).lower(*arguments).compile()
+  seconds = time.process_time() - start
+  return Program(
+    executable, inputs, units, temporary_bytes(executable), seconds
+  )
+
+
+def wait(result: Any) -> Any:
+  """Returns a result of JAX or torch when it is there."""
+  jax.block_until_ready(result)
+  if 'torch' in sys.modules:
+    leaf = next(iter(jax.tree.leaves(result)), None)
+    if getattr(leaf, 'is_cuda', False):
+      sys.modules['torch'].cuda.synchronize()
+  return result
+
+
+def in_float64(function: Callable[..., Any], *arguments: Any) -> Any:
+  """Computes a JAX function in float64; integers stay what they are."""
+
+  def widen(x: Any) -> np.ndarray:
+    x = np.asarray(x)
+    return x.astype(np.float64) if np.issubdtype(x.dtype, np.floating) else x
+
+  with jax.enable_x64(True):
+    found = jax.jit(function)(*jax.tree.map(widen, arguments))
+    return jax.tree.map(np.asarray, found)
+
+
+def disagreement(found: Any, expected: Any) -> float:
+  """The largest distance in a leaf, relative to its largest entry."""
+  pairs = zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True)
+  gaps = [
+    float(np.max(np.abs(np.asarray(a, np.float64) - np.asarray(b))))
+    / max(float(np.max(np.abs(b))), 1e-30)
+    for a, b in pairs
+  ]
+  return float(np.max(gaps))  # NaN stays NaN.
+
+
+def alternate(
+  calls: Mapping[Any, Callable[[], Any]], settings: Settings
+) -> dict[Any, list[Sample]]:
+  """Times calls in turns.
+
+  Args:
+    calls: what to time; each is warmed up first, twice.
+    settings: how often and how long.
+
+  Returns:
+    By name a sample for each turn; turn i of one call stands beside turn i of
+    every other.
+  """
+  repeats = {name: _repeats(call) for name, call in calls.items()}
+  spent = dict.fromkeys(calls, 0.0)
+  samples: dict[Any, list[Sample]] = {name: [] for name in calls}
+  for turn, name in itertools.product(range(settings.rounds), calls):
+    if turn >= 3 and spent[name] > settings.seconds:
+      continue
+    time.sleep(settings.pause)
+    wall, cpu = time.perf_counter(), time.process_time()
+    for _ in range(repeats[name]):
+      calls[name]()
+    wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
+    spent[name] += wall
+    samples[name].append(Sample(wall / repeats[name], cpu / repeats[name]))
+  return samples
+
+
+def _repeats(call: Callable[[], Any]) -> int:
+  """Calls of a turn, so that a turn lasts longer than ticks and noise."""
+  call()
+  start = time.perf_counter()
+  call()
+  once = time.perf_counter() - start
+  return max(1, min(50, round(0.03 / max(once, 1e-6))))
