@@ -123,13 +123,14 @@ def _measure(
   """Measures, prints and, for a whole run, writes."""
   before, revision = os.getloadavg()[0], record.commit()
   results = harness.run(subject, sizes, settings, cases, peers=args.peers)
+  rows = harness.rows(subject, sizes, results)
   document = record.Document(
     subject.name,
     record.machine(),
     record.versions(subject.packages),
     revision,
     {'before': before, 'after': os.getloadavg()[0]},
-    harness.rows(subject, sizes, results),
+    [row for group in rows.values() for row in group],
     details={
       'unit': subject.unit,
       'date': record.today(),
@@ -140,7 +141,8 @@ def _measure(
     },
   )
   print(f'\n{document.device}; load {document.load}; {subject.unit}')
-  print(tables.table([_cells(row) for row in document.rows]))
+  for name, group in rows.items():
+    print(f'\n{name}\n{tables.table([_cells(row) for row in group])}')
   out = args.out
   if out is None and not (args.quick or args.filters or args.set):
     out = args.results / f'{subject.name}.json'

@@ -188,7 +188,7 @@ SUBJECT = harness.Subject(
   'attention',
   Sizes(),
   quick=Sizes(
-    lengths=(16, 32),
+    lengths=(32,),
     compile_lengths=(64,),
     heads=2,
     width=8,

@@ -323,8 +323,10 @@ def _build(
   return built
 
 
-def rows(subject: Subject, sizes: Any, results: Results) -> list[record.Row]:
-  """The rows of a record: pairs, then single forms, then the summary.
+def rows(
+  subject: Subject, sizes: Any, results: Results
+) -> dict[str, list[record.Row]]:
+  """The rows of a record by what they are: pairs, forms, summary.
 
   Args:
     subject: the declaration.
@@ -343,8 +345,11 @@ def rows(subject: Subject, sizes: Any, results: Results) -> list[record.Row]:
     for two in everything
     if one.case == two.case and one is not two and subject.beside(one, two)
   ]
-  singles = [_single(subject, one) for one in everything]
-  return [*pairs, *singles, *subject.summary(sizes, results)]
+  return {
+    'pairs': pairs,
+    'forms': [_single(subject, one) for one in everything],
+    'summary': list(subject.summary(sizes, results)),
+  }
 
 
 def _pair(

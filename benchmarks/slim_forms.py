@@ -23,30 +23,41 @@ import numpy as np
 from flax import linen as nn
 from jaxtyping import Array, Float, PyTree
 
+from benchmarks import programs
 from performer import attention, objective, slim
 from performer.attention import state as state_lib
-from performer.slim import language
+from performer.slim import language, planner
 from performer.slim import model as model_lib
 
 __all__ = [
+  'CHECK_LENGTH',
   'OURS',
   'PEERS',
   'WHOLE',
+  'Case',
   'Form',
   'Sizes',
   'apart',
   'build',
   'defined',
+  'disagreement',
   'gradient',
   'inputs',
   'parameters',
+  'planned',
   'problem',
+  'program',
   'state_bytes',
+  'wrong',
 ]
 
 OURS = slim.STRATEGIES
 PEERS = ('autodiff', 'layer remat', 'chunk remat')
 WHOLE = ('full', 'autodiff', 'layer remat')
+
+CHECK_LENGTH = 512
+# Of loss and gradient against float64, relative; rounding gives 1e-7 to 1e-6.
+_TOLERANCE = 1e-5
 
 # (parameters, inputs, projections) -> (mean loss, its gradient, drift or None).
 Gradient = Callable[..., tuple[Array, PyTree, PyTree]]
@@ -109,10 +120,24 @@ class Form:
     """Whether the library computes it."""
     return self.kind in OURS
 
-  @property
-  def name(self) -> str:
-    """For tables."""
+  def __str__(self) -> str:
     return self.kind if self.whole else f'{self.kind} C={self.chunk}'
+
+
+@dataclasses.dataclass(frozen=True)
+class Case:
+  """The gradient of one sequence.
+
+  Attributes:
+    length: L.
+    timed: whether it is run, or only compiled.
+  """
+
+  length: int
+  timed: bool = True
+
+  def __str__(self) -> str:
+    return f'L={self.length}'
 
 
 def build(sizes: Sizes, **options: Any) -> model_lib.SlimTransformer:
@@ -274,6 +299,72 @@ def _chunk_loss(
   return loss
 
 
+def program(form: Form, sizes: Sizes, case: Case) -> programs.Program:
+  """Compiles a form for a length.
+
+  Returns:
+    The program; its extras are the lines of the compiled text, which no clock
+    disturbs, and for ours the bytes that the planner expects.
+  """
+  model = build(sizes)
+  params, projections = parameters(model, 0)
+
+  def arguments(seed: int) -> tuple:
+    batch = inputs(sizes.vocab, case.length, seed=seed)
+    return params, jax.tree.map(jax.device_put, batch), projections
+
+  built = programs.compiled(gradient(form, model), arguments)
+  extras = {'instructions': len(built.call.as_text().splitlines())}
+  if form.ours:
+    extras['planned_bytes'] = planned(form, model, *arguments(0)[:2])
+  return dataclasses.replace(built, extras=extras)
+
+
+def planned(
+  form: Form, model: model_lib.SlimTransformer, params: PyTree, batch: PyTree
+) -> int:
+  """Bytes of temporaries that `planner.plan` expects of a form of ours."""
+  plan = planner.plan(
+    problem(model),
+    params,
+    batch,
+    strategy=form.kind,
+    chunk=form.chunk,
+    constants=language.Constants(None),
+  )
+  return plan.chosen.temporary_bytes
+
+
+def wrong(form: Form, sizes: Sizes) -> str | None:
+  """Says what of a form's gradient is off and by how much; None: nothing."""
+  arrays, expected = _reference(sizes, CHECK_LENGTH)
+  loss, grads, _ = jax.jit(gradient(form, build(sizes)))(*arrays)
+  return disagreement((loss, grads), expected)
+
+
+@functools.cache
+def _reference(sizes: Sizes, length: int) -> tuple[tuple, tuple[float, PyTree]]:
+  """Arrays of a short sequence, its loss and gradient in float64."""
+  model = build(sizes)
+  params, w = parameters(model, 1)
+  arrays = (params, inputs(sizes.vocab, length, seed=1), w)
+  return arrays, defined(model, *arrays)
+
+
+def disagreement(
+  found: tuple[Any, PyTree], expected: tuple[float, PyTree]
+) -> str | None:
+  """Compares losses and gradients; None if they agree."""
+  gaps = {
+    'loss': abs(float(found[0]) - expected[0]) / abs(expected[0]),
+    'gradient': apart(found[1], expected[1]),
+  }
+  for name, gap in gaps.items():
+    if not gap <= _TOLERANCE:  # A NaN fails too.
+      return f'{name} is off by {gap:.2g}, more than {_TOLERANCE:g}'
+  return None
+
+
 def defined(
   model: model_lib.SlimTransformer,
   params: PyTree,
@@ -281,16 +372,9 @@ def defined(
   projections: PyTree,
 ) -> tuple[float, PyTree]:
   """Loss and gradient of the whole sequence, all of it in float64."""
-  with jax.enable_x64(True):
-    wide = model.clone(dtype=jnp.float64)
-    arrays = jax.tree.map(_double, (params, batch, projections))
-    loss, grads, _ = jax.jit(gradient(Form('autodiff'), wide))(*arrays)
-    return float(loss), jax.tree.map(np.asarray, grads)
-
-
-def _double(x: Any) -> np.ndarray:
-  x = np.asarray(x)
-  return x.astype(np.float64) if np.issubdtype(x.dtype, np.floating) else x
+  wide = gradient(Form('autodiff'), model.clone(dtype=jnp.float64))
+  loss, grads, _ = programs.in_float64(wide, params, batch, projections)
+  return float(loss), grads
 
 
 def apart(found: PyTree, expected: PyTree) -> float:
@@ -298,6 +382,6 @@ def apart(found: PyTree, expected: PyTree) -> float:
   squares = np.zeros(2)
   pairs = zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True)
   for one, two in pairs:
-    one, two = _double(one), _double(two)
+    one, two = np.asarray(one, np.float64), np.asarray(two, np.float64)
     squares += ((one - two) ** 2).sum(), (two**2).sum()
   return float(np.sqrt(squares[0] / squares[1]))
