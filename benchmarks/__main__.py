@@ -142,7 +142,8 @@ def _measure(
   )
   print(f'\n{document.device}; load {document.load}; {subject.unit}')
   for name, group in rows.items():
-    print(f'\n{name}\n{tables.table([_cells(row) for row in group])}')
+    if group:
+      print(f'\n{name}\n{tables.table([_cells(row) for row in group])}')
   out = args.out
   if out is None and not (args.quick or args.filters or args.set):
     out = args.results / f'{subject.name}.json'

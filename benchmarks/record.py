@@ -296,16 +296,19 @@ class Line:
   """Of a picture.
 
   Attributes:
-    label: lines with the same label share a colour in all panels.
+    label: in the legend.
     x: positions.
     y: values, as many.
     style: of matplotlib.
+    group: lines of a group share a colour in all panels; without a group those
+      of a label do.
   """
 
   label: str
   x: Sequence[float]
   y: Sequence[float]
   style: str = '-'
+  group: str = ''
 
 
 @dataclasses.dataclass(frozen=True)
@@ -353,12 +356,13 @@ def picture(
   fig = figure.Figure(
     figsize=(4.2 * columns + 1.5, 3.4 * rows), layout='constrained'
   )
-  labels = list(dict.fromkeys(line.label for p in panels for line in p.lines))
+  lines = [line for panel in panels for line in panel.lines]
+  groups = list(dict.fromkeys(line.group or line.label for line in lines))
   handles: dict[str, Any] = {}
   for index, panel in enumerate(panels):
     axis = fig.add_subplot(rows, columns, index + 1)
     for line in panel.lines:
-      color = _COLORS[labels.index(line.label) % len(_COLORS)]
+      color = _COLORS[groups.index(line.group or line.label) % len(_COLORS)]
       (handles[line.label],) = axis.plot(
         line.x, line.y, line.style, color=color, marker='o', markersize=3
       )
@@ -372,9 +376,8 @@ def picture(
     axis.grid(alpha=0.25)
     axis.spines[['top', 'right']].set_visible(False)
   fig.legend(
-    [handles[label] for label in labels], labels,
-    loc='outside right center', frameon=False,
-  )  # fmt: skip
+    handles.values(), handles.keys(), loc='outside right center', frameon=False
+  )
   fig.suptitle(title, fontsize='medium')
   path = pathlib.Path(path)
   path.parent.mkdir(parents=True, exist_ok=True)

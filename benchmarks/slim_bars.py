@@ -16,6 +16,7 @@ INPUT_BYTES = 16
 _FROM = 2048
 _CHUNKED = ('subtract', 'anchored', 'checkpoint', 'checkpoint2')
 _WHERE_FULL_FITS = 16384
+_STYLES = ('-', '--', ':', '-.')
 Measured = harness.Measured
 Kinds = dict[str, list[Measured]]
 
@@ -169,20 +170,17 @@ def _exponent(points: dict[int, float]) -> float:
 def panels(measured: Sequence[Measured]) -> list[record.Panel]:
   """Memory over L, and memory and time over C where most chunks are."""
   mib = lambda m: m.temporary_bytes / 2**20
-  lines: dict[str, list[tuple[int, float]]] = {}
-  for one in sorted(measured, key=lambda m: m.case.length):
-    lines.setdefault(str(one.form), []).append((one.case.length, mib(one)))
-  found = [
-    record.Panel(
-      'temporary memory (MiB)',
-      'length L',
-      [
-        record.Line(name, *zip(*points, strict=True))
-        for name, points in lines.items()
-        if len(points) > 1
-      ],
-    )
-  ]
+  forms = list(dict.fromkeys(m.form for m in measured))
+  chunks = sorted({form.chunk for form in forms if form.chunk})
+  lines = []
+  for form in forms:
+    line = {m.case.length: mib(m) for m in measured if m.form == form}
+    if len(line) > 1:
+      style = _STYLES[chunks.index(form.chunk) % 4 if form.chunk else 0]
+      x = sorted(line)
+      y = [line[n] for n in x]
+      lines.append(record.Line(str(form), x, y, style, form.kind))
+  found = [record.Panel('temporary memory (MiB)', 'length L', lines)]
   cases = [m.case for m in measured]
   most = max(cases, key=cases.count)
   at = [m for m in measured if m.case == most]

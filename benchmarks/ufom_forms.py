@@ -1,10 +1,11 @@
-"""What `bench_ufom.py` measures: gradients of one few-shot task.
+"""Gradients of one few-shot task: ours, unrolled by torch, differentiated scans.
 
 Five classes of 28x28 pictures, three convolutions of stride 2 and 32 filters, a
 linear layer, mean cross-entropy; plain gradient descent inside.
 """
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -14,20 +15,17 @@ import numpy as np
 import optax
 from jaxtyping import PyTree
 
+from benchmarks import programs
 from hpo import ufom
 from hpo.ufom.tasks import networks
 
-__all__ = ['FORMS', 'PEERS', 'Case', 'Refused', 'form', 'peer', 'problem']
+__all__ = ['FORMS', 'PEERS', 'Case', 'form', 'peer', 'problem', 'program']
 
 WAYS, SIZE, FILTERS, BLOCKS = 5, 28, 32, 3
 ALPHA = 0.01
 FORMS = ('fom', 'store', 'store_phi', 'sqrt', 'recompute', 'ufom')
 PEERS = ('torch fom', 'torch exact', 'autodiff fom', 'autodiff exact')
 Gradient = Callable[..., PyTree]
-
-
-class Refused(Exception):  # noqa: N818 (an outcome, not an error)
-  """Why something is not measured."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,10 +35,15 @@ class Case:
   Attributes:
     shots: support and query pictures of a class.
     r: inner steps.
+    timed: whether it is run, or only compiled.
   """
 
   shots: int
   r: int
+  timed: bool = True
+
+  def __str__(self) -> str:
+    return f'{self.shots} shots, r={self.r}'
 
   def arrays(self, seed: int = 0) -> tuple[PyTree, dict[str, np.ndarray]]:
     """Parameters and a task, float32."""
@@ -93,23 +96,33 @@ def form(name: str, r: int) -> Gradient:
   )
 
 
-def peer(name: str, case: Case) -> Callable[[], PyTree]:
-  """A peer on the arrays of a case: () -> gradient like theta.
+def program(name: str, case: Case, key: int = 0) -> programs.Program:
+  """Compiles a form of ours; `key` is that of its random draws."""
+  built = _compiled(name, case)
+  theta, task, _ = built.inputs(0)
+  draw = jax.random.key(key)
+  return dataclasses.replace(built, inputs=lambda seed: (theta, task, draw))
+
+
+@functools.cache
+def _compiled(name: str, case: Case) -> programs.Program:
+  arrays = jax.tree.map(jnp.asarray, case.arrays())
+  inputs = lambda seed: (*arrays, jax.random.key(0))
+  return programs.compiled(form(name, case.r), inputs)
+
+
+def peer(name: str, case: Case) -> programs.Program:
+  """A peer, whose gradient is like theta.
 
   Raises:
-    Refused: it is not installed.
+    MissingError: if it is not installed.
   """
   kind, _, order = name.partition(' ')
-  if kind == 'autodiff':
-    return _autodiff(case, exact=order == 'exact')
-  try:
-    import torch
-  except ImportError as error:
-    raise Refused(f'not installed: {error.name}') from error
-  return _torch(torch, case, exact=order == 'exact')
+  make = _autodiff if kind == 'autodiff' else _torch
+  return make(case, exact=order == 'exact')
 
 
-def _autodiff(case: Case, *, exact: bool) -> Callable[[], PyTree]:
+def _autodiff(case: Case, *, exact: bool) -> programs.Program:
   """As a user of JAX writes it: a scan, the compiler's convolutions."""
   shape = problem('lax')
 
@@ -124,8 +137,7 @@ def _autodiff(case: Case, *, exact: bool) -> Callable[[], PyTree]:
     return shape.outer_loss(theta, phi, task)
 
   arrays = jax.tree.map(jnp.asarray, case.arrays())
-  compiled = jax.jit(jax.grad(unrolled)).lower(*arrays).compile()
-  return lambda: jax.block_until_ready(compiled(*arrays))
+  return programs.compiled(jax.grad(unrolled), lambda seed: arrays)
 
 
 class _TorchTask:
@@ -191,8 +203,9 @@ class _TorchTask:
     )
 
 
-def _torch(torch: Any, case: Case, *, exact: bool) -> Callable[[], PyTree]:
+def _torch(case: Case, *, exact: bool) -> programs.Program:
   """Unrolling by hand: the steps of learn2learn's MAML without its modules."""
+  torch = programs.torch()
   task = _TorchTask(torch, case)
 
   def run() -> PyTree:
@@ -205,4 +218,4 @@ def _torch(torch: Any, case: Case, *, exact: bool) -> Callable[[], PyTree]:
       params = [p - ALPHA * g for p, g in zip(params, grads, strict=True)]
     return task.tree(torch.autograd.grad(task.loss(params, task.query), first))
 
-  return run
+  return programs.Program(run)

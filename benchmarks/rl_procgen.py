@@ -1,37 +1,28 @@
 """Where the time of PPO on Procgen goes: to simulation, gradients, or neither.
 
-  python scripts/bench_rl_procgen.py
-
 The training of configs/rl/procgen_starpilot_tiny.gin: an actor steps EnvPool in
 a thread of its own while the learner computes. A moment counts if a simulator
 steps or a gradient is computed in it, on either thread; also if only the policy
 chooses actions, in a second row. What is left is hand-over: copies, shrinking of
 pictures, bookkeeping, waiting. Shares are of the clock, over all iterations but
-the first two, which compile. Needs the extra `rl`. Prints a table; writes
-`benchmarks/results/rl_procgen.json`.
+the first two, which compile. Needs the extra `rl`.
 """
 
-import argparse
-import json
-import os
-import pathlib
-import platform
+import dataclasses
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
-from importlib import metadata
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import jax
 
+from benchmarks import harness, programs, record
 from rl import actors, networks, ppo, rollout
 from rl import learner as learner_lib
 from rl.envs import frames, procgen, protocol
-from runtime.record import provenance, tables
 
-__all__ = ['Spans', 'TimedLanes', 'covered', 'main', 'train']
+__all__ = ['SUBJECT', 'Sizes', 'Spans', 'TimedLanes', 'covered', 'train']
 
-ROOT = pathlib.Path(__file__).resolve().parent.parent
 _WARM_UP = 2
 _SEED = 0
 
@@ -129,7 +120,43 @@ def train(
   return begin, end
 
 
-def _rows(spans: Spans, begin: float, end: float) -> list[dict[str, Any]]:
+@dataclasses.dataclass(frozen=True)
+class Sizes:
+  """What is measured.
+
+  Attributes:
+    game: of Procgen.
+    lanes: played at once.
+    iterations: of acting and learning, more than the two that compile.
+  """
+
+  game: str = 'starpilot'
+  lanes: int = 64
+  iterations: int = 8
+
+  def __post_init__(self) -> None:
+    if self.iterations <= _WARM_UP:
+      raise ValueError(
+        f'iterations must exceed {_WARM_UP}, got {self.iterations=}'
+      )
+
+
+def _take(sizes: Sizes, settings: programs.Settings) -> harness.Measured:
+  """Trains once; the shares and the speed are extras."""
+  del settings
+  spans = Spans()
+  games = procgen.make(sizes.game, sizes.lanes, num_levels=200)
+  # Inside: shrinking the pictures is no simulation.
+  env = frames.Downscaled(TimedLanes(games, spans), 4)
+  learner = ppo.PPO(
+    encoder=networks.MLP((256, 128)),
+    learning_rate=5e-4,
+    unroll_length=128,
+    num_minibatches=8,
+  ).learner(env.observation_space, env.action_space, env.num_lanes)
+  begin, end = train(env, learner, spans, sizes.iterations)
+  env.close()
+  steps = (sizes.iterations - _WARM_UP) * learner.unroll_length * sizes.lanes
   found = spans.found
   busy = found['simulation'] + found['gradients']
   kinds = {
@@ -139,71 +166,26 @@ def _rows(spans: Spans, begin: float, end: float) -> list[dict[str, Any]]:
     'gradients': found['gradients'],
     'policy': found['policy'],
   }
-  return [
-    {
-      'case': name,
-      'ours': covered(some, begin, end) / (end - begin),
-      'peer': None,
-      'ratio': None,
-    }
+  shares = {
+    name: covered(some, begin, end) / (end - begin)
     for name, some in kinds.items()
-  ]
-
-
-def _arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
-  parser = argparse.ArgumentParser(
-    description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-  )
-  parser.add_argument('--game', default='starpilot', choices=procgen.GAMES)
-  parser.add_argument('--lanes', type=int, default=64)
-  parser.add_argument('--iterations', type=int, default=8)
-  out = ROOT / 'benchmarks' / 'results' / 'rl_procgen.json'
-  parser.add_argument('--out', type=pathlib.Path, default=out)
-  args = parser.parse_args(arguments)
-  if args.iterations <= _WARM_UP:
-    parser.error(f'--iterations must exceed {_WARM_UP}')
-  return args
-
-
-def main(arguments: Sequence[str] | None = None) -> None:
-  """Measures, prints and writes."""
-  args = _arguments(arguments)
-  before = os.getloadavg()[0]
-  revision, dirty = provenance.commit()
-  spans = Spans()
-  games = procgen.make(args.game, args.lanes, num_levels=200)
-  # Inside: shrinking the pictures is no simulation.
-  env = frames.Downscaled(TimedLanes(games, spans), 4)
-  learner = ppo.PPO(
-    encoder=networks.MLP((256, 128)),
-    learning_rate=5e-4,
-    unroll_length=128,
-    num_minibatches=8,
-  ).learner(env.observation_space, env.action_space, env.num_lanes)
-  begin, end = train(env, learner, spans, args.iterations)
-  env.close()
-  steps = (args.iterations - _WARM_UP) * learner.unroll_length * args.lanes
-  rows = _rows(spans, begin, end)
-  speed = {
-    'case': 'environment steps per second',
-    'ours': steps / (end - begin),
   }
-  rows.append(speed | {'peer': None, 'ratio': None})
-  result = {
-    'name': 'rl_procgen',
-    'device': f'{platform.machine()}, {len(os.sched_getaffinity(0))} cores',
-    'versions': {
-      name: metadata.version(name) for name in ('jax', 'jaxlib', 'envpool')
-    },
-    'commit': revision and revision[:12] + ('-dirty' if dirty else ''),
-    'load': {'before': before, 'after': os.getloadavg()[0]},
-    'sizes': {k: getattr(args, k) for k in ('game', 'lanes', 'iterations')},
-    'rows': rows,
-  }
-  args.out.parent.mkdir(parents=True, exist_ok=True)
-  args.out.write_text(json.dumps(result, indent=2) + '\n')
-  print(tables.table(rows))
+  speed = {'environment steps per second': steps / (end - begin)}
+  return harness.Measured(sizes, 'ours', extras=shares | speed, ours=True)
 
 
-if __name__ == '__main__':
-  main()
+def _summary(sizes: Sizes, results: harness.Results) -> Iterator[record.Row]:
+  for name, value in results.get(sizes, 'ours').extras.items():
+    yield record.value_row(name, value)
+
+
+SUBJECT = harness.Subject(
+  'rl_procgen',
+  Sizes(),
+  quick=Sizes(lanes=4, iterations=3),
+  cases=lambda sizes: [sizes],
+  take=lambda case, settings: [_take(case, settings)],
+  summary=_summary,
+  unit='shares of the time',
+  packages=('jax', 'jaxlib', 'envpool'),
+)
