@@ -26,8 +26,6 @@ from typing import Any
 from benchmarks import harness, programs, record
 from runtime.record import tables
 
-__all__ = ['main']
-
 SUBJECTS = (
   'attention',
   'slim',
@@ -156,7 +154,7 @@ def _measure(
     print('no picture: matplotlib is not installed')
     return
   title = f'{document.device}, commit {document.commit}'
-  panels = subject.panels(results)
+  panels = subject.panels(sizes, results)
   path = record.picture(panels, out.with_suffix('.png'), title=title)
   print(f'wrote {path}')
 

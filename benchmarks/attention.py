@@ -1,14 +1,13 @@
 """Attention: ours, exact attention, other Performers.
 
 Speed says nothing without the error, so each form carries its relative error
-against exact attention at several scales of queries and keys. Forms that return
-V bound what any attention can reach, and a matrix product, timed in the same
-turns, tells the rate of the machine. The bars are for two CPU cores.
+against exact attention at several scales of queries and keys. The form that
+returns V bounds what any attention can reach, and a matrix product, timed in the
+same turns, tells the rate of the machine.
 """
 
 import dataclasses
 import functools
-from typing import Any
 
 import jax.numpy as jnp
 
@@ -17,71 +16,25 @@ from benchmarks import attention_forms as forms
 from benchmarks import attention_runs as runs
 from benchmarks import harness, memory, programs
 
-__all__ = ['SUBJECT', 'Sizes', 'cases']
-
-Case = forms.Case
-Results = harness.Results
-
-
-@dataclasses.dataclass(frozen=True)
-class Sizes:
-  """What is measured.
-
-  Attributes:
-    lengths: L of timed cases.
-    compile_lengths: L at which the gradient of ours is only compiled.
-    kinds: 'bidirectional', 'causal'.
-    passes: 'forward', 'backward' (with the forward pass).
-    forms: members of `attention_forms.NAMES`.
-    batch: B.
-    heads: H.
-    width: d.
-    features: r.
-    dtype: 'float32', 'bfloat16' or 'float16'.
-    scale: standard deviation of q and k while timing.
-    error_scales: the same for the errors.
-    matmul: rows of the square product that tells the rate of the machine.
-    call_seconds: a form whose call should last longer is left out.
-    memory_bytes: a form that needs more is left out.
-  """
-
-  lengths: tuple[int, ...] = tuple(2**n for n in range(8, 15))
-  compile_lengths: tuple[int, ...] = (65536,)
-  kinds: tuple[str, ...] = ('bidirectional', 'causal')
-  passes: tuple[str, ...] = ('forward', 'backward')
-  forms: tuple[str, ...] = forms.NAMES
-  batch: int = 1
-  heads: int = 8
-  width: int = 64
-  features: int = 256
-  dtype: str = 'float32'
-  scale: float = 1.0
-  error_scales: tuple[float, ...] = (0.25, 0.5, 1.0)
-  matmul: int = 2048
-  call_seconds: float = 15.0
-  memory_bytes: int = 6 * 2**30
+Case, Sizes = forms.Case, forms.Sizes
 
 
 def cases(sizes: Sizes) -> list[Case]:
-  """Kinds, passes and lengths; those that are only compiled come last."""
-  names = ('batch', 'heads', 'width', 'features', 'dtype')
-  common = {name: getattr(sizes, name) for name in names}
-  timed = [
-    Case(kind == 'causal', what == 'backward', length, **common)
-    for kind in sizes.kinds
-    for what in sizes.passes
-    for length in sizes.lengths
+  """Kinds and lengths; gradients that are only compiled come last."""
+  kinds = [sizes.case(*kind, 1) for kind in forms.KINDS]
+  kinds = [case for case in kinds if case.kind in sizes.kinds]
+  at = lambda case, lengths: [
+    dataclasses.replace(case, length=length) for length in lengths
   ]
-  return timed + [
-    Case(kind == 'causal', True, length, **common, timed=False)
-    for kind in sizes.kinds
-    for length in sizes.compile_lengths
-  ]
+  whole = [at(case, sizes.lengths) for case in kinds]
+  whole += [at(c, sizes.compile_lengths) for c in kinds if c.backward]
+  return [case for group in whole for case in group]
 
 
-def forms_of(sizes: Sizes, case: Case) -> list[harness.Form]:
+def _forms(sizes: Sizes, case: Case) -> list[harness.Form]:
   """Forms of the case's kind, and a matrix product for each framework."""
-  names = [name for name in sizes.forms if case.timed or name in forms.OURS]
+  timed = _timed(sizes, case)
+  names = [name for name in sizes.forms if timed or name in forms.OURS]
   if not case.causal:
     names = [name for name in names if name != 'flash-linear-attention']
   found = [
@@ -94,9 +47,7 @@ def forms_of(sizes: Sizes, case: Case) -> list[harness.Form]:
     )
     for name in names
   ]
-  frameworks = (
-    {forms.framework(name) for name in names} if case.timed else set()
-  )
+  frameworks = {forms.framework(name) for name in names} if timed else set()
   return found + [
     harness.Form(
       bars.MATMUL + framework,
@@ -107,12 +58,16 @@ def forms_of(sizes: Sizes, case: Case) -> list[harness.Form]:
   ]
 
 
+def _timed(sizes: Sizes, case: Case) -> bool:
+  return case.length in sizes.lengths
+
+
 def _program(name: str, sizes: Sizes, case: Case) -> programs.Program:
   """A form with its errors against exact attention."""
   built = runs.program(name, sizes.scale, case)
-  if not case.timed or name in ('identity', 'flash-linear-attention'):
+  if not _timed(sizes, case) or name in ('identity', 'flash-linear-attention'):
     return built  # It approximates nothing, or its features are not its own.
-  key = name, case.causal, case.length, sizes
+  key = name, dataclasses.replace(case, backward=False), sizes.error_scales
   if key not in _ERRORS:
     one = forms.make(name, case)
     _ERRORS[key] = {
@@ -123,7 +78,7 @@ def _program(name: str, sizes: Sizes, case: Case) -> programs.Program:
 
 
 # Errors of the forward pass serve the gradient of the same length too.
-_ERRORS: dict[Any, dict[str, float]] = {}
+_ERRORS: dict[tuple, dict[str, float]] = {}
 
 
 def _wrong(name: str, case: Case, built: programs.Program) -> str | None:
@@ -148,39 +103,39 @@ def _matmul(framework: str, rows: int, case: Case) -> programs.Program:
   return dataclasses.replace(built, extras=extras)
 
 
-def skip(
-  sizes: Sizes, results: Results, case: Case, form: harness.Form
+def _skip(
+  sizes: Sizes, results: harness.Results, case: Case, form: harness.Form
 ) -> str | None:
   """Says why a form does not fit: its memory, or its time at less length."""
-  if form.key not in forms.NAMES or not case.timed:
+  if form.key not in forms.NAMES or not _timed(sizes, case):
     return None
   one = forms.make(form.key, case)
   needed = one.bytes_needed(case)
   if needed > sizes.memory_bytes:
     return f'needs about {needed / 2**30:.1f} GiB'
-  before = bars.Grid(results).timed(form.key, case.causal, case.backward)
+  before = bars.timed(results, form.key, case.causal, case.backward)
   if not before:
     return None
-  growth_of_length = case.length / before[-1].case.length
+  length, last = max(before.items())
   # The least, as a pause of the machine must not leave a form out.
-  fastest = min(sample.wall for sample in before[-1].samples)
-  expected = fastest * growth_of_length ** (1 if one.linear else 2)
+  fastest = min(sample.wall for sample in last.samples)
+  expected = fastest * (case.length / length) ** (1 if one.linear else 2)
   if expected > sizes.call_seconds:
     return f'would take about {expected:.0f} s a call'
   return None
 
 
-def finish(results: Results) -> None:
+def _finish(results: harness.Results) -> None:
   """Adds the memory of torch forms, measured in processes of their own."""
   for name in forms.TORCH:
-    mine = [m for m in results if m.form == name]
-    if not mine:
-      continue
+    mine = results.of(name)
     make = functools.partial(runs.program, name, 1.0)
-    found = memory.peaks(make, [m.case for m in mine])
+    sizes = memory.peaks(make, list(mine)) if mine else []
     results.add(
-      dataclasses.replace(m, temporary_bytes=size)
-      for m, size in zip(mine, found, strict=True)
+      dataclasses.replace(
+        m, program=dataclasses.replace(m.program, temporary_bytes=size)
+      )
+      for m, size in zip(mine.values(), sizes, strict=True)
     )
 
 
@@ -197,12 +152,12 @@ SUBJECT = harness.Subject(
     matmul=32,
   ),
   cases=cases,
-  forms=forms_of,
-  skip=skip,
-  finish=finish,
+  forms=_forms,
+  skip=_skip,
+  finish=_finish,
   summary=bars.summary,
-  panels=bars.panels,
-  timed=lambda case: case.timed,
+  panels=lambda sizes, results: bars.panels(results),
+  timed=_timed,
   beside=lambda one, two: one.ours and two.form in forms.NAMES[2:],
   packages=(
     *('jax', 'jaxlib', 'numpy', 'torch', 'performer-pytorch'),

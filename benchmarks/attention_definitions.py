@@ -7,8 +7,6 @@ the functions are differentiable by JAX, with x64 enabled by the caller.
 import jax
 import jax.numpy as jnp
 
-__all__ = ['exact', 'favor', 'from_features', 'published']
-
 
 def _average(
   weights: jax.Array,

@@ -18,49 +18,30 @@ from benchmarks import attention_definitions as definitions
 from benchmarks import programs
 from performer import attention
 
-__all__ = [
-  'NAMES',
-  'OURS',
-  'PEERS',
-  'TORCH',
-  'Case',
-  'Implementation',
-  'framework',
-  'make',
-  'torch_device',
-]
-
+OURS = ('ours pos', 'ours hyp')
+TORCH = ('torch sdpa', 'performer-pytorch', 'flash-linear-attention')
+PEERS = ('published JAX', *TORCH)  # They need packages of others.
+NAMES = (*OURS, 'jax.nn exact', 'identity', *PEERS)
+# Of `causal` and `backward`.
+KINDS = ((False, False), (False, True), (True, False), (True, True))
+_ANY_KIND = {'causal': False, 'backward': False, 'length': 1}
 Attend = Callable[[Any, Any, Any], Any]
 Definition = Callable[..., jax.Array]
-# Bytes that a form needs at its worst, as multiples of the case's arrays.
 Bytes = Callable[['Case'], int]
 
 
 @dataclasses.dataclass(frozen=True)
 class Case:
-  """What is measured.
+  """What is measured: one pass over batch x length x heads x width arrays."""
 
-  Attributes:
-    causal: whether row i sees keys 0..i only.
-    backward: forward and gradients in q, k, v; or forward alone.
-    length: L, of queries and keys.
-    batch: B.
-    heads: H.
-    width: d, of keys and values.
-    features: r, of linear forms.
-    dtype: of inputs and outputs.
-    timed: whether to run it, or only to compile it.
-  """
-
-  causal: bool
-  backward: bool
-  length: int
-  batch: int = 1
-  heads: int = 8
-  width: int = 64
-  features: int = 256
-  dtype: str = 'float32'
-  timed: bool = True
+  causal: bool  # Whether row i sees keys 0..i only.
+  backward: bool  # With gradients in q, k, v; or forward alone.
+  length: int  # L, of queries and keys.
+  batch: int = 1  # B.
+  heads: int = 8  # H.
+  width: int = 64  # d, of keys and values.
+  features: int = 256  # r, of linear forms.
+  dtype: str = 'float32'  # Of inputs and outputs.
 
   @property
   def kind(self) -> str:
@@ -85,32 +66,18 @@ class Case:
 
 @dataclasses.dataclass(frozen=True)
 class Implementation:
-  """How to call one implementation of attention.
+  """How to call one implementation of attention."""
 
-  Attributes:
-    framework: 'jax' or 'torch'.
-    attend: makes the function of (q, k, v), given `causal`.
-    definition: the same in float64, quadratic: (q, k, v, causal) in [b, l, h,
-      d] to outputs; what a check compares with.
-    linear: whether time is linear in the length.
-    rows: m, rows of the projection of a linear form.
-    chunk: positions per chunk of a causal linear form, for counting FLOPs.
-    bytes_needed: memory at its worst, to leave out what does not fit.
-    heads_first: whether arrays are [b, h, l, d] and not [b, l, h, d].
-    causal_only: whether there is no bidirectional form.
-    prepare: made of (q, k, v) outside the timed part.
-  """
-
-  framework: str
-  attend: Callable[[bool], Attend]
+  framework: str  # 'jax' or 'torch'.
+  attend: Callable[[bool], Attend]  # Given `causal`, of (q, k, v).
+  # The same in float64: (q, k, v, causal) in [b, l, h, d] to outputs.
   definition: Definition
-  linear: bool
-  rows: int = 0
-  chunk: int = 0
-  bytes_needed: Bytes = lambda case: 0
-  heads_first: bool = False
-  causal_only: bool = False
-  prepare: Callable[..., tuple] | None = None
+  linear: bool  # Whether time is linear in the length.
+  rows: int = 0  # m, of the projection of a linear form.
+  chunk: int = 0  # Positions per chunk of a causal linear form, for FLOPs.
+  bytes_needed: Bytes = lambda case: 0  # To leave out what does not fit.
+  heads_first: bool = False  # Whether arrays are [b, h, l, d].
+  prepare: Callable[..., tuple] | None = None  # Of (q, k, v), before the time.
 
   def flops(self, case: Case) -> float:
     """Products that the method needs, 2 per multiplication and addition.
@@ -132,27 +99,58 @@ class Implementation:
     return heads * (times[0] * project + times[1] * rest)
 
 
-def make(name: str, case: Case) -> Implementation:
-  """Makes an implementation for the sizes of a case.
+@dataclasses.dataclass(frozen=True)
+class Sizes:
+  """What is measured."""
 
-  Args:
-    name: one of `NAMES`.
-    case: gives heads, width, features and dtype; its kind and length do not
-      matter.
+  lengths: tuple[int, ...] = tuple(2**n for n in range(8, 15))
+  compile_lengths: tuple[int, ...] = (65536,)  # Gradients of ours, not run.
+  kinds: tuple[str, ...] = tuple(Case(*kind, 1).kind for kind in KINDS)
+  forms: tuple[str, ...] = NAMES
+  batch: int = 1
+  heads: int = 8
+  width: int = 64
+  features: int = 256
+  dtype: str = 'float32'
+  scale: float = 1.0  # Standard deviation of q and k while timing.
+  error_scales: tuple[float, ...] = (0.25, 0.5, 1.0)  # And for the errors.
+  matmul: int = 2048  # Rows of the product that tells the machine's rate.
+  call_seconds: float = (
+    15.0  # A form whose call should last longer is left out,
+  )
+  memory_bytes: int = 6 * 2**30  # as is one that needs more.
+
+  def case(self, causal: bool, backward: bool, length: int) -> Case:
+    """The case of a kind and length."""
+    names = ('batch', 'heads', 'width', 'features', 'dtype')
+    return Case(causal, backward, length, *(getattr(self, n) for n in names))
+
+
+def make(name: str, case: Case) -> Implementation:
+  """Makes an implementation for heads, width, features and dtype of a case.
 
   Raises:
     MissingError: if the peer cannot run here.
     ValueError: if the name is unknown.
   """
-  if name not in _MAKERS:
+  if name not in NAMES:
     raise ValueError(f'unknown form {name!r} (known: {NAMES})')
-  any_kind = dataclasses.replace(case, causal=False, backward=False, length=1)
-  return _made(name, any_kind)
+  return _made(name, dataclasses.replace(case, **_ANY_KIND))
 
 
 @functools.cache
 def _made(name: str, case: Case) -> Implementation:
-  return _MAKERS[name](case)
+  makers: dict[str, Callable[[Case], Implementation]] = {
+    'ours pos': lambda case: _favor(case, 'softmax_pos'),
+    'ours hyp': lambda case: _favor(case, 'softmax_hyp'),
+    'jax.nn exact': _exact,
+    'identity': _identity,
+    'published JAX': _recipe,
+    'torch sdpa': _sdpa,
+    'performer-pytorch': _performer_pytorch,
+    'flash-linear-attention': _fla,
+  }
+  return makers[name](case)
 
 
 def _favor(case: Case, kernel: str, **options: Any) -> Implementation:
@@ -322,7 +320,6 @@ def _fla(case: Case) -> Implementation:
     definitions.from_features,
     linear=True,
     chunk=64,
-    causal_only=True,
     prepare=features,
   )
 
@@ -335,19 +332,3 @@ def framework(name: str) -> str:
 def torch_device(torch: Any) -> str:
   """Device of torch forms."""
   return 'cuda' if torch.cuda.is_available() else 'cpu'
-
-
-_MAKERS: dict[str, Callable[[Case], Implementation]] = {
-  'ours pos': lambda case: _favor(case, 'softmax_pos'),
-  'ours hyp': lambda case: _favor(case, 'softmax_hyp'),
-  'jax.nn exact': _exact,
-  'identity': _identity,
-  'published JAX': _recipe,
-  'torch sdpa': _sdpa,
-  'performer-pytorch': _performer_pytorch,
-  'flash-linear-attention': _fla,
-}
-NAMES = tuple(_MAKERS)
-OURS = NAMES[:2]
-PEERS = NAMES[4:]  # They need packages of others.
-TORCH = NAMES[5:]

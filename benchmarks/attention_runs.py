@@ -11,8 +11,6 @@ import numpy as np
 from benchmarks import attention_forms as forms
 from benchmarks import programs
 
-__all__ = ['CHECK_LENGTH', 'apply', 'check', 'defined', 'error', 'program']
-
 CHECK_LENGTH = 160  # More than a chunk, and no multiple of one.
 _CHECK_SCALE = 0.7
 # Largest difference over the largest value: of outputs, and of gradients.

@@ -23,31 +23,19 @@ from benchmarks import harness, programs
 from rl.envs import pendulum, protocol, spaces
 from rl.es import estimators, jax_evaluator, policies, shaping, strategy
 
-__all__ = ['SUBJECT', 'Pendulum', 'Sizes']
-
 SIGMA = 0.1
 RATE = 0.02
 
 
 @dataclasses.dataclass(frozen=True)
 class Sizes:
-  """Of the cases.
+  """What is measured."""
 
-  Attributes:
-    population: members on the pendulum.
-    steps: of a pendulum episode.
-    generations: in one call.
-    wide: width of the layers of the memory case.
-    repeats: episodes of a member on the cart-pole.
-    cartpole_population: members there.
-    cartpole_steps: of an episode there.
-  """
-
-  population: int = 256
-  steps: int = 200
-  generations: int = 10
-  wide: int = 314
-  repeats: int = 16
+  population: int = 256  # On the pendulum.
+  steps: int = 200  # Of a pendulum episode.
+  generations: int = 10  # In one call.
+  wide: int = 314  # Width of the layers of the memory case.
+  repeats: int = 16  # Episodes of a member on the cart-pole.
   cartpole_population: int = 64
   cartpole_steps: int = 1000
 
@@ -347,7 +335,7 @@ SUBJECT = harness.Subject(
   ),
   cases=lambda sizes: [PENDULUM, MEMORY, CARTPOLE],
   forms=_forms,
-  timed=lambda case: case != MEMORY,
+  timed=lambda sizes, case: case != MEMORY,
   settings=programs.Settings(rounds=11, seconds=60.0),
   clock='cpu',
   unit='CPU ms per generation',

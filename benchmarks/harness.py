@@ -22,62 +22,35 @@ from typing import Any
 
 from benchmarks import programs, record
 
-__all__ = [
-  'Form',
-  'Measured',
-  'Results',
-  'Subject',
-  'chosen',
-  'measure',
-  'rows',
-  'run',
-]
-
 
 @dataclasses.dataclass(frozen=True)
 class Form:
-  """One way to compute the cases of a subject.
+  """One way to compute the cases of a subject."""
 
-  Attributes:
-    key: names the form: a string, or an object whose `str` is the name.
-    make: builds the form for a case; raises `MissingError` if a package that
-      it needs is not there.
-    check: given the case and the program, says what is wrong with its result;
-      None if it is right.
-    ours: whether the library computes it.
-    peer: whether it runs only when peers are asked for.
-  """
-
-  key: Hashable
-  make: Callable[[Any], programs.Program]
-  check: Callable[[Any, programs.Program], str | None] = lambda case, program: (
+  key: Hashable  # A name, or an object whose `str` is the name.
+  make: Callable[[Any], programs.Program]  # Of a case; or `MissingError`.
+  # Given case and program: what is wrong with the result; None if it is right.
+  check: Callable[[Any, programs.Program], str | None] = lambda case, built: (
     None
   )
-  ours: bool = False
-  peer: bool = False
+  ours: bool = False  # Whether the library computes it.
+  peer: bool = False  # Whether it runs only when peers are asked for.
 
 
 @dataclasses.dataclass(frozen=True)
 class Measured:
-  """One form at one case.
-
-  Attributes:
-    case: the case.
-    form: key of the form.
-    samples: its turns; empty if it was only compiled.
-    temporary_bytes: as of `Program`.
-    compile_s: as of `Program`.
-    extras: as of `Program`.
-    ours: as of `Form`.
-  """
+  """One form at one case; without samples it was only compiled."""
 
   case: Hashable
-  form: Hashable
+  form: Hashable  # The key of the form.
   samples: Sequence[programs.Sample] = ()
-  temporary_bytes: int | None = None
-  compile_s: float | None = None
-  extras: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+  program: programs.Program = programs.Program(lambda: None)
   ours: bool = False
+
+  @property
+  def bytes(self) -> int | None:
+    """Memory besides inputs and outputs; None if unknown."""
+    return self.program.temporary_bytes
 
   def median(self, clock: programs.Clock) -> float:
     """Median seconds of a unit of work."""
@@ -85,18 +58,12 @@ class Measured:
 
 
 class Results:
-  """What was measured, by case and form, and what was left out.
-
-  Args:
-    measured: in the order in which it was measured.
-
-  Attributes:
-    left_out: why some forms were not measured.
-  """
+  """What was measured, by case and form, and what was left out and why."""
 
   def __init__(self, measured: Iterable[Measured] = ()) -> None:
-    self._by_key = {(m.case, m.form): m for m in measured}
+    self._by_key: dict[tuple, Measured] = {}
     self.left_out: list[dict[str, str]] = []
+    self.add(measured)
 
   def __iter__(self) -> Iterator[Measured]:
     return iter(self._by_key.values())
@@ -109,6 +76,10 @@ class Results:
     """The measurement, or None."""
     return self._by_key.get((case, form))
 
+  def of(self, form: Hashable) -> dict[Any, Measured]:
+    """The measurements of a form, by case."""
+    return {m.case: m for m in self if m.form == form}
+
   def ratio(
     self, case: Hashable, one: Hashable, two: Hashable
   ) -> programs.Clocks:
@@ -117,87 +88,64 @@ class Results:
     if not (first and second and first.samples and second.samples):
       return programs.Clocks()
     pairs = list(zip(first.samples, second.samples, strict=False))
-    return programs.Clocks(
-      *(
-        statistics.median(getattr(a, c) / getattr(b, c) for a, b in pairs)
-        for c in programs.CLOCKS
-      )
+    medians = (
+      statistics.median(getattr(a, c) / getattr(b, c) for a, b in pairs)
+      for c in programs.CLOCKS
     )
+    return programs.Clocks(*medians)
 
   def memory_ratio(
     self, case: Hashable, one: Hashable, two: Hashable
   ) -> float | None:
     """Temporary memory of one form over that of another."""
-    first, second = self.get(case, one), self.get(case, two)
-    if not (first and second and first.temporary_bytes):
-      return None
-    if not second.temporary_bytes:
-      return None
-    return first.temporary_bytes / second.temporary_bytes
+    sizes = [m and m.bytes for m in (self.get(case, one), self.get(case, two))]
+    return sizes[0] / sizes[1] if all(sizes) else None
 
   def leave_out(self, form: Form, case: Any, why: str, reason: str) -> None:
     """Notes and says why a form is not measured; the same reason once."""
-    for found in self.left_out:
-      if (found['form'], found['reason']) == (str(form.key), reason):
-        return
-    row = {'form': str(form.key), 'case': str(case), 'why': why}
-    self.left_out.append(row | {'reason': reason})
+    row = {'form': str(form.key), 'why': why, 'reason': reason}
+    if any(row.items() <= found.items() for found in self.left_out):
+      return
+    self.left_out.append(row | {'case': str(case)})
     print(f'{why}: {form.key}: {case}: {reason}', flush=True)
-
-
-def _nothing() -> None:
-  pass
 
 
 @dataclasses.dataclass(frozen=True)
 class Subject:
-  """What a file of this package declares.
+  """What a file of this package declares; functions get the sizes first."""
 
-  Attributes:
-    name: of the subject and of its file in `results/`.
-    sizes: frozen dataclass; what the recorded results were measured with.
-    quick: the same at sizes that take seconds.
-    cases: makes the cases of given sizes.
-    forms: makes the forms that a case has, given sizes and case.
-    beside: whether a row sets the first measurement beside the second.
-    summary: rows that are computed from several measurements, bars above all.
-    settings: how to measure.
-    clock: whose times `ours`, `peer` and `ratio` of a row are.
-    unit: of these times.
-    scale: units in a second, 1e3 for milliseconds.
-    packages: whose versions are recorded.
-    timed: whether the forms of a case are run, or only compiled.
-    skip: says why a form does not fit a case; None if it does.
-    finish: completes the results when all cases are measured.
-    take: measures a case whose forms cannot be called in turn.
-    prepare: what must be set before JAX computes for the first time.
-    panels: makes the panels of a picture.
-  """
-
-  name: str
-  sizes: Any
-  quick: Any
+  name: str  # Of the subject and of its file in `results/`.
+  sizes: Any  # Frozen dataclass: what the recorded results were measured with.
+  quick: Any  # The same at sizes that take seconds.
   cases: Callable[[Any], Sequence[Any]]
   forms: Callable[[Any, Any], Sequence[Form]] = lambda sizes, case: ()
+  # Whether a row sets the first measurement beside the second.
   beside: Callable[[Measured, Measured], bool] = lambda one, two: (
     one.ours and not two.ours
   )
+  # Rows that are computed from several measurements, bars above all.
   summary: Callable[[Any, Results], Iterable[record.Row]] = (
     lambda sizes, results: ()
   )
-  settings: programs.Settings = programs.Settings(rounds=15, seconds=6.0)
-  clock: programs.Clock = 'wall'
-  unit: str = 'ms'
-  scale: float = 1e3
-  packages: tuple[str, ...] = ()
-  timed: Callable[[Any], bool] = lambda case: True
+  settings: programs.Settings = programs.Settings()
+  clock: programs.Clock = 'wall'  # Of `ours`, `peer` and `ratio` of a row.
+  unit: str = 'ms'  # Of the times.
+  scale: float = 1e3  # Units in a second.
+  packages: tuple[str, ...] = ()  # Whose versions are recorded.
+  # Whether the forms of a case are run, or only compiled.
+  timed: Callable[[Any, Any], bool] = lambda sizes, case: True
+  # Says why a form does not fit a case; None if it does.
   skip: Callable[[Any, Results, Any, Form], str | None] = (
     lambda sizes, results, case, form: None
   )
+  # Completes the results when all cases are measured.
   finish: Callable[[Results], None] = lambda results: None
+  # Measures a case whose forms cannot be called in turn.
   take: Callable[[Any, programs.Settings], Iterable[Measured]] | None = None
-  prepare: Callable[[], None] = _nothing
-  panels: Callable[[Results], Sequence[record.Panel]] | None = None
+  # Sets what must be set before JAX computes for the first time.
+  prepare: Callable[[], None] = lambda: None
+  # The panels of a picture.
+  panels: Callable[[Any, Results], Sequence[record.Panel]] | None = None
 
 
 def measure(
@@ -216,9 +164,6 @@ def measure(
     settings: how to measure.
     timed: whether to run them; else memory and compilation are all.
     seeds: of the inputs; samples of all seeds follow each other.
-
-  Returns:
-    A measurement of each program.
   """
   samples: dict[Form, list[programs.Sample]] = {form: [] for form in built}
   for seed in seeds if timed else ():
@@ -232,15 +177,7 @@ def measure(
         programs.Sample(s.wall / units, s.cpu / units) for s in turns
       ]
   return [
-    Measured(
-      case,
-      form.key,
-      samples[form],
-      program.temporary_bytes,
-      program.compile_s,
-      program.extras,
-      form.ours,
-    )
+    Measured(case, form.key, samples[form], program, form.ours)
     for form, program in built.items()
   ]
 
@@ -280,9 +217,6 @@ def run(
     cases: what to measure, as `subject.cases` makes them.
     peers: whether forms that need the environment of the peers run too.
     seeds: of the inputs.
-
-  Returns:
-    What was measured, and what was left out and why.
   """
   results = Results()
   for case in cases:
@@ -292,7 +226,7 @@ def run(
       continue
     forms = [f for f in subject.forms(sizes, case) if peers or not f.peer]
     built = _build(subject, sizes, case, forms, results)
-    timed = subject.timed(case)
+    timed = subject.timed(sizes, case)
     results.add(measure(case, built, settings, timed=timed, seeds=seeds))
   subject.finish(results)
   return results
@@ -328,15 +262,9 @@ def rows(
 ) -> dict[str, list[record.Row]]:
   """The rows of a record by what they are: pairs, forms, summary.
 
-  Args:
-    subject: the declaration.
-    sizes: of the cases.
-    results: what was measured.
-
-  Returns:
-    Times by the clock of the subject and in its unit. `memory_ratio` and the
-    ratio by the other clock are ours over peer too; a pair that was only
-    compiled is compared by its memory, in MiB.
+  Times are by the clock of the subject and in its unit. `memory_ratio` and the
+  ratio by the other clock are ours over peer too; a pair that was only compiled
+  is compared by its memory, in MiB.
   """
   everything = list(results)
   pairs = [
@@ -358,16 +286,13 @@ def _pair(
   case = f'{one.case}, {one.form} against {two.form}'
   memory = results.memory_ratio(one.case, one.form, two.form)
   if not (one.samples and two.samples):
-    sizes = [
-      m.temporary_bytes and m.temporary_bytes / 2**20 for m in (one, two)
-    ]
+    sizes = [m.bytes and m.bytes / 2**20 for m in (one, two)]
     return record.Row(f'{case}: temporary MiB', *sizes, memory)
   ratios = results.ratio(one.case, one.form, two.form)._asdict()
+  times = [subject.scale * m.median(subject.clock) for m in (one, two)]
   ratio = ratios.pop(subject.clock)
   extras = {f'{clock}_ratio': value for clock, value in ratios.items()}
-  times = [subject.scale * m.median(subject.clock) for m in (one, two)]
-  if memory is not None:
-    extras['memory_ratio'] = memory
+  extras |= {} if memory is None else {'memory_ratio': memory}
   return record.Row(case, *times, ratio, extras=extras)
 
 
@@ -379,8 +304,8 @@ def _single(subject: Subject, one: Measured) -> record.Row:
     value = times.pop(subject.clock)
     extras |= times | {'turns': len(one.samples)}
   for name in ('temporary_bytes', 'compile_s'):
-    if getattr(one, name) is not None:
-      extras[name] = getattr(one, name)
-  extras |= one.extras
-  ours, theirs = (value, None) if one.ours else (None, value)
-  return record.Row(f'{one.case}, {one.form}', ours, theirs, extras=extras)
+    if getattr(one.program, name) is not None:
+      extras[name] = getattr(one.program, name)
+  values = (value, None) if one.ours else (None, value)
+  extras |= one.program.extras
+  return record.Row(f'{one.case}, {one.form}', *values, extras=extras)

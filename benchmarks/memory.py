@@ -4,22 +4,20 @@ The compiler of JAX tells what a program needs. PyTorch keeps no count of the
 memory of a CPU, so its programs are watched from outside.
 """
 
-import contextlib
 import functools
 import multiprocessing
 import os
 import pathlib
 import re
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from concurrent import futures
 from typing import Any
+from unittest import mock
 
 import jax
 
 from benchmarks import programs
-
-__all__ = ['peaks']
 
 # Freed memory goes back to the system, and so is seen when it is used again.
 _RETURN_MEMORY = {
@@ -42,25 +40,10 @@ def peaks(
   """
   context = multiprocessing.get_context('spawn')
   with (
-    _environment(_RETURN_MEMORY),
+    mock.patch.dict(os.environ, _RETURN_MEMORY),
     futures.ProcessPoolExecutor(1, mp_context=context) as pool,
   ):
     return list(pool.map(functools.partial(_peak, make), cases))
-
-
-@contextlib.contextmanager
-def _environment(values: Mapping[str, str]) -> Iterator[None]:
-  """Variables for processes that start meanwhile."""
-  before = {name: os.environ.get(name) for name in values}
-  os.environ.update(values)
-  try:
-    yield
-  finally:
-    for name, value in before.items():
-      if value is None:
-        del os.environ[name]
-      else:
-        os.environ[name] = value
 
 
 def _peak(make: Callable[[Any], programs.Program], case: Any) -> int | None:

@@ -15,24 +15,6 @@ os.environ.setdefault('OMP_WAIT_POLICY', 'PASSIVE')
 import jax
 import numpy as np
 
-__all__ = [
-  'CLOCKS',
-  'Clock',
-  'Clocks',
-  'MissingError',
-  'Program',
-  'Sample',
-  'Settings',
-  'alternate',
-  'compiled',
-  'disagreement',
-  'in_float64',
-  'peer',
-  'temporary_bytes',
-  'torch',
-  'wait',
-]
-
 Clock = Literal['wall', 'cpu']
 CLOCKS: tuple[Clock, ...] = ('wall', 'cpu')
 
@@ -56,48 +38,45 @@ class Sample:
   cpu: float
 
 
+class Stopwatch:
+  """Reads both clocks since it was made."""
+
+  def __init__(self) -> None:
+    self._wall, self._cpu = time.perf_counter(), time.process_time()
+
+  def sample(self, units: float) -> Sample:
+    """The time that has passed, per unit of work."""
+    wall, cpu = time.perf_counter(), time.process_time()
+    return Sample((wall - self._wall) / units, (cpu - self._cpu) / units)
+
+
 @dataclasses.dataclass(frozen=True)
 class Settings:
-  """How to measure.
+  """How to measure."""
 
-  Attributes:
-    rounds: turns of each form at most.
-    seconds: a form that has used so much time takes no turn after its third.
-    pause: seconds before each turn, so that idle threads come to rest.
-  """
-
-  rounds: int = 15
-  seconds: float = 6.0
-  pause: float = 0.02
+  rounds: int = 15  # Turns of each form at most.
+  seconds: float = 6.0  # After so much time a form takes no turn but three.
+  pause: float = 0.02  # Before each turn, so that idle threads come to rest.
 
 
 @dataclasses.dataclass(frozen=True)
 class Program:
-  """A form that is built for a case.
+  """A form that is built for a case."""
 
-  Attributes:
-    call: computes once.
-    inputs: maps a seed to the arguments of `call`.
-    units: of work in a call, such as steps; times are per unit.
-    temporary_bytes: memory besides inputs and outputs; None if unknown.
-    compile_s: CPU seconds to trace and compile; None if nothing is compiled.
-    extras: other numbers for the record.
-  """
-
-  call: Callable[..., Any]
-  inputs: Callable[[int], tuple] = lambda seed: ()
-  units: float = 1
-  temporary_bytes: int | None = None
-  compile_s: float | None = None
+  call: Callable[..., Any]  # Computes once.
+  inputs: Callable[[int], tuple] = lambda seed: ()  # Arguments of `call`.
+  units: float = 1  # Of work in a call, such as steps; times are per unit.
+  temporary_bytes: int | None = None  # Besides inputs and outputs.
+  compile_s: float | None = None  # CPU seconds to trace and compile.
   extras: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+  def __call__(self, seed: int = 0) -> Any:
+    """Computes with the inputs of a seed; returns when the result is there."""
+    return wait(self.call(*self.inputs(seed)))
 
 
 def peer(module: str) -> Any:
-  """Imports a package that only benchmarks need.
-
-  Raises:
-    MissingError: if it cannot be imported.
-  """
+  """Imports a package that only benchmarks need; may raise `MissingError`."""
   try:
     return importlib.import_module(module)
   except ImportError as error:
@@ -105,14 +84,7 @@ def peer(module: str) -> Any:
 
 
 def torch(threads: int | None = None) -> Any:
-  """Imports torch.
-
-  Args:
-    threads: that torch may use; as many as JAX has where it is None.
-
-  Raises:
-    MissingError: if it cannot be imported.
-  """
+  """Imports torch, with as many threads as JAX has; may raise `MissingError`."""
   module = peer('torch')
   module.set_num_threads(threads or len(os.sched_getaffinity(0)))
   return module
@@ -136,17 +108,11 @@ def compiled(
   *,
   units: float = 1,
 ) -> Program:
-  """Compiles a JAX function.
-
-  Args:
-    function: of arrays; may be jitted already.
-    inputs: maps a seed to the arguments.
-    units: as of `Program`.
-  """
+  """Compiles a function of arrays; see `Program` for the arguments."""
   arguments = inputs(0)
-  start = time.process_time()  # Other processes must not count.
+  start = Stopwatch()
   executable = jax.jit(function).lower(*arguments).compile()
-  seconds = time.process_time() - start
+  seconds = start.sample(1).cpu  # Other processes must not count.
   return Program(
     executable, inputs, units, temporary_bytes(executable), seconds
   )
@@ -205,19 +171,17 @@ def alternate(
     if turn >= 3 and spent[name] > settings.seconds:
       continue
     time.sleep(settings.pause)
-    wall, cpu = time.perf_counter(), time.process_time()
+    start = Stopwatch()
     for _ in range(repeats[name]):
       calls[name]()
-    wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
-    spent[name] += wall
-    samples[name].append(Sample(wall / repeats[name], cpu / repeats[name]))
+    samples[name].append(start.sample(repeats[name]))
+    spent[name] += samples[name][-1].wall * repeats[name]
   return samples
 
 
 def _repeats(call: Callable[[], Any]) -> int:
   """Calls of a turn, so that a turn lasts longer than ticks and noise."""
   call()
-  start = time.perf_counter()
+  start = Stopwatch()
   call()
-  once = time.perf_counter() - start
-  return max(1, min(50, round(0.03 / max(once, 1e-6))))
+  return max(1, min(50, round(0.03 / max(start.sample(1).wall, 1e-6))))

@@ -22,26 +22,11 @@ import pathlib
 import platform
 from collections.abc import Mapping, Sequence
 from importlib import metadata
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 
 from runtime.record import provenance
-
-__all__ = [
-  'Bar',
-  'Document',
-  'Line',
-  'Panel',
-  'Row',
-  'machine',
-  'missed',
-  'picture',
-  'read',
-  'value_row',
-  'versions',
-  'write',
-]
 
 RESULTS = pathlib.Path(__file__).parent / 'results'
 _COLUMNS = ('case', 'ours', 'peer', 'ratio', 'bar')
@@ -51,13 +36,7 @@ _DETAILS = ('unit', 'date', 'sizes', 'settings', 'notes', 'left_out')
 
 @dataclasses.dataclass(frozen=True)
 class Bar:
-  """A limit that columns of a row must keep.
-
-  Attributes:
-    at_most: the largest value allowed.
-    at_least: the smallest value allowed.
-    of: the columns; without any `ratio`, or `ours` where `ratio` is None.
-  """
+  """A limit that columns of a row must keep; see the module."""
 
   at_most: float | None = None
   at_least: float | None = None
@@ -65,10 +44,7 @@ class Bar:
 
   def __post_init__(self) -> None:
     if (self.at_most is None) == (self.at_least is None):
-      raise ValueError(
-        'a bar is either at_most or at_least, got '
-        f'{self.at_most=} {self.at_least=}'
-      )
+      raise ValueError(f'a bar is either at_most or at_least, got {self!r}')
 
   def __str__(self) -> str:
     if self.at_least is None:
@@ -84,16 +60,7 @@ class Bar:
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-  """One line of a record.
-
-  Attributes:
-    case: what was measured.
-    ours: value of ours; None if there is none.
-    peer: value of the peer.
-    ratio: ours over peer.
-    bar: the limit; None if there is none.
-    extras: more values by name.
-  """
+  """One line of a record; see the module."""
 
   case: str
   ours: float | None = None
@@ -106,10 +73,9 @@ class Row:
     """The measured values that the bar is about, by column."""
     if self.bar is None:
       return {}
-    default = 'ours' if self.ratio is None else 'ratio'
     line = self.to_json()
-    found = {name: line.get(name) for name in self.bar.of or (default,)}
-    return {name: x for name, x in found.items() if x is not None}
+    columns = self.bar.of or ('ours' if self.ratio is None else 'ratio',)
+    return {name: line[name] for name in columns if line.get(name) is not None}
 
   def met(self) -> bool | None:
     """Whether all values keep the bar; None without a bar or a value."""
@@ -118,44 +84,36 @@ class Row:
 
   def to_json(self) -> dict[str, Any]:
     """The row as it stands in a file."""
-    bar = None
+    line = {name: getattr(self, name) for name in _COLUMNS} | dict(self.extras)
     if self.bar is not None:
-      fields = dataclasses.asdict(self.bar)
-      bar = {k: x for k, x in fields.items() if x not in (None, ())}
-    fields = (self.case, self.ours, self.peer, self.ratio, bar)
-    return dict(zip(_COLUMNS, fields, strict=True)) | dict(self.extras)
+      bar = dataclasses.asdict(self.bar).items()
+      line['bar'] = {name: x for name, x in bar if x not in (None, ())}
+    return line
 
   @classmethod
   def from_json(cls, line: Mapping[str, Any]) -> 'Row':
-    """Reads what `to_json` makes.
-
-    Raises:
-      ValueError: if a column is missing or has another type.
-    """
-    absent = [name for name in _COLUMNS if name not in line]
-    if absent or not isinstance(line.get('case'), str):
-      raise ValueError(f'a row needs a case and {_COLUMNS}, got {dict(line)}')
-    for name in ('ours', 'peer', 'ratio'):
-      if not isinstance(line[name], int | float | None):
-        raise ValueError(f'{name} must be a number or null, got {dict(line)}')
-    bar = line['bar']
-    if bar is not None:
-      unknown = set(bar) - {'at_most', 'at_least', 'of'}
-      if unknown:
+    """Reads what `to_json` makes; a ValueError names the line and the rule."""
+    kinds = {name: (int, float, type(None)) for name in _COLUMNS[1:4]}
+    kinds |= {'case': (str,), 'bar': (dict, type(None))}
+    for name, kind in kinds.items():
+      if name not in line or not isinstance(line[name], kind):
+        raise ValueError(f'a row needs {name} of {kind}, got {dict(line)}')
+    fields = {name: line[name] for name in _COLUMNS}
+    if fields['bar'] is not None:
+      bar = fields['bar'] | {'of': tuple(fields['bar'].get('of', ()))}
+      if unknown := set(bar) - {'at_most', 'at_least', 'of'}:
         raise ValueError(f'a bar has no {sorted(unknown)}, got {dict(line)}')
-      bar = Bar(**bar | {'of': tuple(bar.get('of', ()))})
+      fields['bar'] = Bar(**bar)
     extras = {name: x for name, x in line.items() if name not in _COLUMNS}
-    numbers = (line[name] for name in ('ours', 'peer', 'ratio'))
-    return cls(line['case'], *numbers, bar, extras)
+    return cls(**fields, extras=extras)
 
 
 def value_row(
   case: str,
   value: float | Sequence[float | None] | None,
   *,
-  at_most: float | None = None,
-  at_least: float | None = None,
   both: bool = False,
+  **limit: float,
 ) -> Row:
   """A row of one value, which stands in its column `ours`.
 
@@ -163,32 +121,18 @@ def value_row(
     case: what the value is.
     value: one number, or one by wall clock and one by CPU time, which stands in
       the column `cpu`; None: not measured.
-    at_most: bar.
-    at_least: bar.
     both: whether CPU time must keep the bar too.
+    **limit: `at_most` or `at_least`; without either there is no bar.
   """
-  bar = None
-  if at_most is not None or at_least is not None:
-    bar = Bar(at_most, at_least, ('ours', 'cpu') if both else ())
+  bar = Bar(**limit, of=('ours', 'cpu') if both else ()) if limit else None
   if isinstance(value, Sequence):
-    wall, cpu = value
-    return Row(case, wall, bar=bar, extras={'cpu': cpu})
+    return Row(case, value[0], bar=bar, extras={'cpu': value[1]})
   return Row(case, value, bar=bar)
 
 
 @dataclasses.dataclass(frozen=True)
 class Document:
-  """A record of one subject.
-
-  Attributes:
-    name: of the subject.
-    device: what computed.
-    versions: by package; None for one that is not installed.
-    commit: of the code when it started; None if unknown.
-    load: of the machine, before and after.
-    rows: the results.
-    details: optional fields of the file.
-  """
+  """A record of one subject; see the module."""
 
   name: str
   device: str
@@ -199,9 +143,8 @@ class Document:
   details: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
   def __post_init__(self) -> None:
-    unknown = sorted(set(self.details) - set(_DETAILS))
-    if unknown:
-      raise ValueError(f'details are {_DETAILS}, got {unknown=}')
+    if unknown := set(self.details) - set(_DETAILS):
+      raise ValueError(f'a record has no {sorted(unknown)}, only {_DETAILS}')
 
   def count(self, met: bool | None) -> int:
     """Number of bars that are met, missed or, for None, not measured."""
@@ -237,38 +180,25 @@ def today() -> str:
 
 
 def write(document: Document, path: str | os.PathLike[str]) -> pathlib.Path:
-  """Writes a record; folders are made.
-
-  Raises:
-    ValueError: if a number is not finite.
-  """
+  """Writes a record; a number that is not finite is a ValueError."""
   path = pathlib.Path(path)
-  fields = {name: getattr(document, name) for name in _FIELDS}
-  rows = [row.to_json() for row in document.rows]
-  text = json.dumps(
-    fields | dict(document.details) | {'rows': rows}, indent=1, allow_nan=False
-  )
+  found = {name: getattr(document, name) for name in _FIELDS}
+  found |= document.details | {'rows': [row.to_json() for row in document.rows]}
+  text = json.dumps(found, indent=1, allow_nan=False)
   path.parent.mkdir(parents=True, exist_ok=True)
   path.write_text(text + '\n')
   return path
 
 
 def read(path: str | os.PathLike[str]) -> Document:
-  """Reads a record.
-
-  Raises:
-    ValueError: if the file is no record; the message names file and rule.
-  """
+  """Reads a record; a ValueError names the file and the rule."""
   found = json.loads(pathlib.Path(path).read_text())
-  absent = [name for name in _FIELDS if name not in found]
-  if absent:
-    raise ValueError(f'{path}: a record needs {_FIELDS}, {absent} are missing')
+  if absent := set(_FIELDS) - set(found):
+    raise ValueError(f'{path}: a record needs {sorted(absent)}')
+  fields = {name: found.pop(name) for name in _FIELDS}
   try:
-    rows = [Row.from_json(line) for line in found['rows']]
-    details = {k: x for k, x in found.items() if k not in _FIELDS}
-    return Document(
-      *(found[name] for name in _FIELDS[:-1]), rows=rows, details=details
-    )
+    rows = [Row.from_json(line) for line in fields.pop('rows')]
+    return Document(**fields, rows=rows, details=found)
   except ValueError as error:
     raise ValueError(f'{path}: {error}') from error
 
@@ -278,7 +208,6 @@ def missed(document: Document, name: str) -> list[dict[str, Any]]:
   return [
     {'name': name, 'case': r.case, 'value': x, 'bar': str(r.bar)}
     for r in document.rows
-    if r.met() is False
     for x in r.judged().values()
     if not r.bar.keeps(x)
   ]
@@ -291,41 +220,22 @@ _COLORS = (
 )
 
 
-@dataclasses.dataclass(frozen=True)
-class Line:
-  """Of a picture.
-
-  Attributes:
-    label: in the legend.
-    x: positions.
-    y: values, as many.
-    style: of matplotlib.
-    group: lines of a group share a colour in all panels; without a group those
-      of a label do.
-  """
+class Line(NamedTuple):
+  """Of a picture; lines of a group share a colour in all panels."""
 
   label: str
-  x: Sequence[float]
-  y: Sequence[float]
+  points: Mapping[float, float]
   style: str = '-'
-  group: str = ''
+  group: str = ''  # The label, if it is empty.
 
 
-@dataclasses.dataclass(frozen=True)
-class Panel:
-  """Lines with common axes; the horizontal one is logarithmic.
-
-  Attributes:
-    title: above the panel.
-    x_label: below it.
-    lines: what to draw.
-    log_y: whether the vertical axis is logarithmic; else it begins at 0.
-  """
+class Panel(NamedTuple):
+  """Lines with common axes; the horizontal one is logarithmic."""
 
   title: str
   x_label: str
   lines: Sequence[Line]
-  log_y: bool = True
+  log_y: bool = True  # Else the vertical axis begins at 0.
 
 
 def picture(
@@ -335,27 +245,13 @@ def picture(
   title: str,
   columns: int = 3,
 ) -> pathlib.Path:
-  """Draws panels in a grid, with one legend.
-
-  Args:
-    panels: row by row.
-    path: PNG file; folders are made.
-    title: of the whole.
-    columns: panels of a row.
-
-  Returns:
-    The path.
-
-  Raises:
-    ImportError: without matplotlib.
-  """
+  """Draws panels row by row, with one legend, to a PNG file; needs matplotlib."""
   from matplotlib import figure
 
   columns = min(columns, len(panels))
   rows = -(-len(panels) // columns)
-  fig = figure.Figure(
-    figsize=(4.2 * columns + 1.5, 3.4 * rows), layout='constrained'
-  )
+  size = (4.2 * columns + 1.5, 3.4 * rows)
+  fig = figure.Figure(figsize=size, layout='constrained')
   lines = [line for panel in panels for line in panel.lines]
   groups = list(dict.fromkeys(line.group or line.label for line in lines))
   handles: dict[str, Any] = {}
@@ -363,8 +259,9 @@ def picture(
     axis = fig.add_subplot(rows, columns, index + 1)
     for line in panel.lines:
       color = _COLORS[groups.index(line.group or line.label) % len(_COLORS)]
+      x, y = zip(*sorted(line.points.items()), strict=True)
       (handles[line.label],) = axis.plot(
-        line.x, line.y, line.style, color=color, marker='o', markersize=3
+        x, y, line.style, color=color, marker='o', markersize=3
       )
     axis.set_title(panel.title, fontsize='medium')
     axis.set_xlabel(panel.x_label)

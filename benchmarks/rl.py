@@ -25,8 +25,6 @@ from rl.envs import cartpole, lanes
 from rl.ppo import algorithm
 from runtime.devices import counting
 
-__all__ = ['SUBJECT', 'Sizes', 'bound', 'ours']
-
 _LANES, _LENGTH, _MINIBATCHES, _EPOCHS, _RATE = 4, 128, 4, 4, 2.5e-4
 _STEPS = _LANES * _LENGTH
 # Environment steps of the published run, over which the rate is annealed.
@@ -37,17 +35,11 @@ _PRODUCT = 2048
 
 @dataclasses.dataclass(frozen=True)
 class Sizes:
-  """What is measured.
+  """What is measured."""
 
-  Attributes:
-    iterations: of acting and learning of one agent.
-    agents: that are trained at once.
-    devices: that share them out; 0 for as many as there are.
-  """
-
-  iterations: int = 100
-  agents: int = 64
-  devices: int = 0
+  iterations: int = 100  # Of acting and learning of one agent.
+  agents: int = 64  # That are trained at once.
+  devices: int = 0  # That share them out; 0 for as many as there are.
 
 
 def ours(

@@ -21,8 +21,6 @@ from rl import actors, networks, ppo, rollout
 from rl import learner as learner_lib
 from rl.envs import frames, procgen, protocol
 
-__all__ = ['SUBJECT', 'Sizes', 'Spans', 'TimedLanes', 'covered', 'train']
-
 _WARM_UP = 2
 _SEED = 0
 
@@ -122,17 +120,11 @@ def train(
 
 @dataclasses.dataclass(frozen=True)
 class Sizes:
-  """What is measured.
+  """What is measured."""
 
-  Attributes:
-    game: of Procgen.
-    lanes: played at once.
-    iterations: of acting and learning, more than the two that compile.
-  """
-
-  game: str = 'starpilot'
-  lanes: int = 64
-  iterations: int = 8
+  game: str = 'starpilot'  # Of Procgen.
+  lanes: int = 64  # Played at once.
+  iterations: int = 8  # Of acting and learning; two of them only compile.
 
   def __post_init__(self) -> None:
     if self.iterations <= _WARM_UP:
@@ -171,11 +163,12 @@ def _take(sizes: Sizes, settings: programs.Settings) -> harness.Measured:
     for name, some in kinds.items()
   }
   speed = {'environment steps per second': steps / (end - begin)}
-  return harness.Measured(sizes, 'ours', extras=shares | speed, ours=True)
+  program = programs.Program(env.step, extras=shares | speed)
+  return harness.Measured(sizes, 'ours', program=program, ours=True)
 
 
 def _summary(sizes: Sizes, results: harness.Results) -> Iterator[record.Row]:
-  for name, value in results.get(sizes, 'ours').extras.items():
+  for name, value in results.get(sizes, 'ours').program.extras.items():
     yield record.value_row(name, value)
 
 

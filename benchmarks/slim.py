@@ -6,40 +6,26 @@ package. Forms that keep all activations are measured up to `whole_up_to`.
 
 import dataclasses
 import functools
-from collections.abc import Sequence
 
 from benchmarks import harness, programs
 from benchmarks import slim_bars as bars
 from benchmarks import slim_forms as forms
-
-__all__ = ['SUBJECT', 'Sizes', 'chunked', 'forms_of']
 
 _SWEPT = ('subtract', 'checkpoint')
 
 
 @dataclasses.dataclass(frozen=True)
 class Sizes:
-  """What is measured.
-
-  Attributes:
-    model: its sizes.
-    lengths: L.
-    chunks: C at every length; they divide all lengths that are longer.
-    kinds: members of `slim_forms.OURS` and `slim_forms.PEERS`.
-    sweep: C at `sweep_length` only.
-    sweep_length: L.
-    timed_up_to: the longest L that is run; longer ones are compiled.
-    whole_up_to: the longest L of forms that keep all activations.
-  """
+  """What is measured."""
 
   model: forms.Sizes = forms.Sizes()
   lengths: tuple[int, ...] = tuple(2**n for n in range(10, 17))
-  chunks: tuple[int, ...] = (64, 256)
+  chunks: tuple[int, ...] = (64, 256)  # They divide all lengths.
   kinds: tuple[str, ...] = (*forms.OURS, *forms.PEERS)
-  sweep: tuple[int, ...] = tuple(2**n for n in range(4, 12))
-  sweep_length: int = 16384
-  timed_up_to: int = 16384
-  whole_up_to: int = 16384
+  sweep: tuple[int, ...] = tuple(2**n for n in range(4, 12))  # More chunks
+  sweep_length: int = 16384  # at this length.
+  timed_up_to: int = 16384  # Longer ones are only compiled.
+  whole_up_to: int = 16384  # The longest for forms that keep all activations.
 
   def __post_init__(self) -> None:
     for length in self.lengths:
@@ -49,21 +35,15 @@ class Sizes:
         )
 
 
-def chunked(kinds: Sequence[str], chunks: Sequence[int]) -> list[forms.Form]:
-  """Every kind that has no chunks, then the others with each chunk."""
-  return [
-    forms.Form(kind, chunk)
-    for chunk in (None, *chunks)
-    for kind in kinds
-    if (kind in forms.WHOLE) == (chunk is None)
-  ]
-
-
 def forms_of(sizes: Sizes, case: forms.Case) -> list[harness.Form]:
   """Forms that fit a length, with the sweep over chunks at its length."""
-  found = chunked(sizes.kinds, sizes.chunks)
+  whole = sizes.kinds if case.length <= sizes.whole_up_to else ()
+  found = [forms.Form(kind) for kind in whole if kind in forms.WHOLE]
+  chunked = [kind for kind in sizes.kinds if kind not in forms.WHOLE]
+  found += [forms.Form(k, c) for c in sizes.chunks for k in chunked]
   if case.length == sizes.sweep_length:
-    found += chunked([k for k in _SWEPT if k in sizes.kinds], sizes.sweep)
+    swept = [kind for kind in _SWEPT if kind in sizes.kinds]
+    found += [forms.Form(k, c) for c in sizes.sweep for k in swept]
   return [
     harness.Form(
       form,
@@ -72,7 +52,6 @@ def forms_of(sizes: Sizes, case: forms.Case) -> list[harness.Form]:
       ours=form.ours,
     )
     for form in dict.fromkeys(found)
-    if case.length <= sizes.whole_up_to or not form.whole
   ]
 
 
@@ -95,16 +74,14 @@ SUBJECT = harness.Subject(
     kinds=('subtract', 'autodiff'),
     sweep=(),
   ),
-  cases=lambda sizes: [
-    forms.Case(n, n <= sizes.timed_up_to) for n in sizes.lengths
-  ],
+  cases=lambda sizes: [forms.Case(n) for n in sizes.lengths],
   forms=forms_of,
   beside=_beside,
-  timed=lambda case: case.timed,
+  timed=lambda sizes, case: case.length <= sizes.timed_up_to,
   summary=lambda sizes, results: bars.summary(
-    list(results), forms.state_bytes(forms.build(sizes.model))
+    sizes.chunks, forms.state_bytes(forms.build(sizes.model)), results
   ),
-  panels=lambda results: bars.panels(list(results)),
+  panels=lambda sizes, results: bars.panels(results),
   settings=programs.Settings(rounds=7, seconds=12.0),
   packages=('jax', 'jaxlib', 'flax', 'numpy'),
 )

@@ -4,41 +4,58 @@ Bytes come from the compiler, times from the wall clock. Notation: C positions
 of a chunk, N = L / C chunks, sigma bytes of the state of all layers.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 
 from benchmarks import growth, harness, record
-
-__all__ = ['INPUT_BYTES', 'beyond_inputs', 'panels', 'summary']
+from benchmarks import slim_forms as forms
 
 # Per position: tokens and targets, which may be copied once into chunks, and
 # their weights and mask.
 INPUT_BYTES = 16
 _FROM = 2048
 _CHUNKED = ('subtract', 'anchored', 'checkpoint', 'checkpoint2')
-_WHERE_FULL_FITS = 16384
+_FULL = forms.Form('full')
+_WHERE_FULL_FITS = forms.Case(16384)
 _STYLES = ('-', '--', ':', '-.')
 Measured = harness.Measured
-Kinds = dict[str, list[Measured]]
 
 
-def summary(measured: Sequence[Measured], sigma: int) -> Iterator[record.Row]:
-  """Compares what was measured with the bars.
+def summary(
+  chunks: Iterable[int], sigma: int, results: harness.Results
+) -> Iterator[record.Row]:
+  """A row per bar, with the worst value that was found.
 
   Args:
-    measured: all forms.
+    chunks: C of forms that are measured at all lengths.
     sigma: bytes of a state.
-
-  Yields:
-    A row per bar, with the worst value that was found.
+    results: of all forms.
   """
-  by_kind: Kinds = {}
-  for one in measured:
-    by_kind.setdefault(one.form.kind, []).append(one)
-  for chunk in _chunks(by_kind.get('subtract', [])):
-    yield from _memory(by_kind, chunk, sigma)
-  yield _against_full(by_kind)
-  yield from _times(by_kind, harness.Results(measured))
-  yield from _compilation(by_kind)
+  by_form = {
+    (kind, c): results.of(forms.Form(kind, c))
+    for kind in _CHUNKED
+    for c in chunks
+  }
+  for chunk in chunks:
+    subtract, stored = by_form['subtract', chunk], by_form['checkpoint', chunk]
+    yield from _memory(chunk, sigma, subtract, stored)
+  full = results.get(_WHERE_FULL_FITS, _FULL)
+  found = [line.get(_WHERE_FULL_FITS) for line in by_form.values()]
+  found = [full.bytes / m.bytes for m in found if full and m]
+  yield record.value_row(
+    f'{_WHERE_FULL_FITS}: times less memory than full, least of all',
+    min(found, default=None),
+    at_least=20,
+  )
+  for (kind, chunk), line in by_form.items():
+    ratios = [
+      results.ratio(case, m.form, _FULL).wall for case, m in line.items()
+    ]
+    yield _worst(
+      f'{kind} C={chunk}: time over that of full, worst length',
+      [x for x in ratios if x is not None],
+      1.6,
+    )
+  yield from _compilation(results, by_form)
 
 
 def beyond_inputs(at: int, bytes_at: int, start: int, start_bytes: int) -> int:
@@ -54,162 +71,117 @@ def beyond_inputs(at: int, bytes_at: int, start: int, start_bytes: int) -> int:
     Bytes; 0 if the growth is between nothing and `INPUT_BYTES` per position,
     negative if memory shrinks.
   """
-  growth_bytes = bytes_at - start_bytes
-  return growth_bytes - min(max(growth_bytes, 0), INPUT_BYTES * (at - start))
+  grown = bytes_at - start_bytes
+  return grown - min(max(grown, 0), INPUT_BYTES * (at - start))
 
 
-def _chunks(measured: Sequence[Measured]) -> list[int]:
-  """Chunks that were measured at several lengths."""
-  lengths: dict[int, set[int]] = {}
-  for one in measured:
-    lengths.setdefault(one.form.chunk, set()).add(one.case.length)
-  return sorted(chunk for chunk, found in lengths.items() if len(found) > 1)
-
-
-def _by_length(
-  measured: Sequence[Measured], chunk: int | None
-) -> dict[int, Measured]:
-  return {m.case.length: m for m in measured if m.form.chunk == chunk}
-
-
-def _worst(case: str, found: Sequence[float], at_most: float) -> record.Row:
+def _worst(case: str, found: Iterable[float], at_most: float) -> record.Row:
   return record.value_row(case, max(found, default=None), at_most=at_most)
 
 
-def _memory(by_kind: Kinds, chunk: int, sigma: int) -> Iterator[record.Row]:
-  subtract = _by_length(by_kind['subtract'], chunk)
-  stored = _by_length(by_kind.get('checkpoint', []), chunk)
-  start = subtract.get(_FROM)
-  flat = [
-    abs(beyond_inputs(n, m.temporary_bytes, _FROM, start.temporary_bytes))
-    / start.temporary_bytes
-    for n, m in subtract.items()
-    if start is not None and n > _FROM
-  ]
+def _memory(
+  chunk: int,
+  sigma: int,
+  subtract: dict[forms.Case, Measured],
+  stored: dict[forms.Case, Measured],
+) -> Iterator[record.Row]:
+  start = subtract.get(forms.Case(_FROM))
+  long = [case for case in subtract if case.length > _FROM]
   yield _worst(
     f'subtract C={chunk}, L > {_FROM}: memory apart from that at {_FROM},'
     f' less {INPUT_BYTES} bytes per position (share)',
-    flat,
+    [
+      abs(beyond_inputs(c.length, subtract[c].bytes, _FROM, start.bytes))
+      / start.bytes
+      for c in (long if start else ())
+    ],
     0.05,
   )
-  states = [
-    abs((stored[n].temporary_bytes - m.temporary_bytes) * chunk / n / sigma - 1)
-    for n, m in subtract.items()
-    if n > _FROM and n in stored
-  ]
   yield _worst(
     f'checkpoint less subtract, C={chunk}, L > {_FROM}: memory apart from'
     ' sigma N (share)',
-    states,
+    [
+      abs((stored[c].bytes - subtract[c].bytes) * chunk / c.length / sigma - 1)
+      for c in long
+      if c in stored
+    ],
     0.1,
   )
 
 
-def _against_full(by_kind: Kinds) -> record.Row:
-  full = _by_length(by_kind.get('full', []), None).get(_WHERE_FULL_FITS)
-  found = [
-    full.temporary_bytes / one.temporary_bytes
-    for kind in _CHUNKED
-    for one in by_kind.get(kind, [])
-    if full is not None
-    and one.case == full.case
-    and one.form.chunk in _chunks(by_kind[kind])
-  ]
-  return record.value_row(
-    f'L={_WHERE_FULL_FITS}: times less memory than full, least of all',
-    min(found, default=None),
-    at_least=20,
-  )
-
-
-def _times(by_kind: Kinds, results: harness.Results) -> Iterator[record.Row]:
-  full = _by_length(by_kind.get('full', []), None)
-  for kind in _CHUNKED:
-    for chunk in _chunks(by_kind.get(kind, [])):
-      ratios = [
-        results.ratio(m.case, m.form, full[n].form).wall
-        for n, m in _by_length(by_kind[kind], chunk).items()
-        if n in full
-      ]
-      yield _worst(
-        f'{kind} C={chunk}: time over that of full, worst length',
-        [x for x in ratios if x is not None],
-        1.6,
-      )
-
-
-def _compilation(by_kind: Kinds) -> Iterator[record.Row]:
+def _compilation(
+  results: harness.Results, by_form: dict[tuple[str, int], dict]
+) -> Iterator[record.Row]:
   """Exponents of L and of C, by CPU time and by size of the program."""
   measures: dict[str, Callable[[Measured], float]] = {
-    'time to compile': lambda m: m.compile_s,
-    'compiled program': lambda m: m.extras['instructions'],
+    'time to compile': lambda m: m.program.compile_s,
+    'compiled program': lambda m: m.program.extras['instructions'],
   }
   for what, value in measures.items():
     for kind in _CHUNKED:
-      measured = by_kind.get(kind, [])
-      of_length = [
-        _exponent(
-          {m.case.length: value(m) for m in measured if m.form.chunk == chunk}
-        )
-        for chunk in _chunks(measured)
-      ]
-      yield _worst(f'{what}, {kind}: exponent of L', of_length, 0.1)
-      # At the length of the sweep over chunks.
-      lengths = [m.case.length for m in measured]
-      at = max(set(lengths), key=lengths.count, default=None)
-      points = {m.form.chunk: value(m) for m in measured if m.case.length == at}
-      of_chunk = [_exponent(points)] if len(points) > 1 else []
-      yield _worst(f'{what}, {kind}: exponent of C', of_chunk, 0.1)
+      lines = [x for (k, _), x in by_form.items() if k == kind and len(x) > 1]
+      yield _worst(
+        f'{what}, {kind}: exponent of L',
+        [_exponent({c.length: value(m) for c, m in x.items()}) for x in lines],
+        0.1,
+      )
+      swept = _most([m for m in results if m.form.kind == kind])
+      points = {m.form.chunk: value(m) for m in swept}
+      slopes = [_exponent(points)] if len(points) > 1 else []
+      yield _worst(f'{what}, {kind}: exponent of C', slopes, 0.1)
+
+
+def _most(measured: list[Measured]) -> list[Measured]:
+  """Those of the case that has most, which is that of the sweep over chunks."""
+  cases = [m.case for m in measured]
+  most = max(cases, key=cases.count, default=None)
+  return [m for m in measured if m.case == most]
 
 
 def _exponent(points: dict[int, float]) -> float:
   """Size of p in value ~ x^p."""
-  return abs(growth.slope(list(points), list(points.values())))
+  return abs(growth.slope(points))
 
 
-def panels(measured: Sequence[Measured]) -> list[record.Panel]:
+def panels(results: harness.Results) -> list[record.Panel]:
   """Memory over L, and memory and time over C where most chunks are."""
-  mib = lambda m: m.temporary_bytes / 2**20
-  forms = list(dict.fromkeys(m.form for m in measured))
-  chunks = sorted({form.chunk for form in forms if form.chunk})
+  mib = lambda m: m.bytes / 2**20
+  keys = list(dict.fromkeys(m.form for m in results))
+  chunks = sorted({form.chunk for form in keys if form.chunk})
   lines = []
-  for form in forms:
-    line = {m.case.length: mib(m) for m in measured if m.form == form}
-    if len(line) > 1:
+  for form in keys:
+    points = {case.length: mib(m) for case, m in results.of(form).items()}
+    if len(points) > 1:
       style = _STYLES[chunks.index(form.chunk) % 4 if form.chunk else 0]
-      x = sorted(line)
-      y = [line[n] for n in x]
-      lines.append(record.Line(str(form), x, y, style, form.kind))
-  found = [record.Panel('temporary memory (MiB)', 'length L', lines)]
-  cases = [m.case for m in measured]
-  most = max(cases, key=cases.count)
-  at = [m for m in measured if m.case == most]
-  timed = [m for m in at if m.samples]
-  title = f'(MiB), {most}'
-  found.append(_over_chunk(f'temporary memory {title}', at, mib, log_y=True))
-  if timed:
+      lines.append(record.Line(str(form), points, style, form.kind))
+  swept = _most(list(results))
+  at = swept[0].case
+  found = [
+    record.Panel('temporary memory (MiB)', 'length L', lines),
+    _over_chunk(f'temporary memory (MiB), {at}', swept, mib, log_y=True),
+  ]
+  if timed := [m for m in swept if m.samples]:
     value = lambda m: 1e3 * m.median('wall')
-    title = f'time of a step (ms), {most}'
+    title = f'time of a step (ms), {at}'
     found.append(_over_chunk(title, timed, value, log_y=False))
   return found
 
 
 def _over_chunk(
   title: str,
-  measured: Sequence[Measured],
+  measured: list[Measured],
   value: Callable[[Measured], float],
   *,
   log_y: bool,
 ) -> record.Panel:
   """Lines over C; a form without chunks is a level."""
-  chunks = sorted({m.form.chunk for m in measured if m.form.chunk})
+  chunks = [m.form.chunk for m in measured if m.form.chunk] or [1, 2]
   lines = []
   for kind in dict.fromkeys(m.form.kind for m in measured):
-    line = {m.form.chunk: value(m) for m in measured if m.form.kind == kind}
-    if None in line:
-      ends = [chunks[0], chunks[-1]] if chunks else [1, 2]
-      lines.append(record.Line(kind, ends, 2 * [line[None]], ':'))
+    points = {m.form.chunk: value(m) for m in measured if m.form.kind == kind}
+    if None in points:
+      level = dict.fromkeys((min(chunks), max(chunks)), points[None])
+      lines.append(record.Line(kind, level, ':'))
     else:
-      x = sorted(line)
-      lines.append(record.Line(kind, x, [line[c] for c in x]))
+      lines.append(record.Line(kind, points))
   return record.Panel(title, 'positions of a chunk C', lines, log_y)

@@ -29,28 +29,6 @@ from performer.attention import state as state_lib
 from performer.slim import language, planner
 from performer.slim import model as model_lib
 
-__all__ = [
-  'CHECK_LENGTH',
-  'OURS',
-  'PEERS',
-  'WHOLE',
-  'Case',
-  'Form',
-  'Sizes',
-  'apart',
-  'build',
-  'defined',
-  'disagreement',
-  'gradient',
-  'inputs',
-  'parameters',
-  'planned',
-  'problem',
-  'program',
-  'state_bytes',
-  'wrong',
-]
-
 OURS = slim.STRATEGIES
 PEERS = ('autodiff', 'layer remat', 'chunk remat')
 WHOLE = ('full', 'autodiff', 'layer remat')
@@ -65,55 +43,43 @@ Gradient = Callable[..., tuple[Array, PyTree, PyTree]]
 
 @dataclasses.dataclass(frozen=True)
 class Sizes:
-  """Of a model.
+  """Of a model."""
 
-  Attributes:
-    width: d.
-    heads: h.
-    layers: s.
-    inner: f, of the MLP.
-    vocab: number of symbols.
-    kernel: of the attention.
-    norm: where LayerNorm stands.
-    dtype: of activations.
-    random: M over the width of a head, for kernels with random features.
-  """
+  width: int = 128  # d.
+  heads: int = 4  # h.
+  layers: int = 3  # s.
+  inner: int = 512  # f, of the MLP.
+  vocab: int = 256  # Symbols.
+  kernel: str = 'square'  # Of the attention.
+  norm: str = 'post_branch'  # Where LayerNorm stands.
+  dtype: str = 'float32'  # Of activations.
+  random: int = 2  # M over the width of a head, for random features.
 
-  width: int = 128
-  heads: int = 4
-  layers: int = 3
-  inner: int = 512
-  vocab: int = 256
-  kernel: str = 'square'
-  norm: str = 'post_branch'
-  dtype: str = 'float32'
-  random: int = 2
+
+@dataclasses.dataclass(frozen=True)
+class Case:
+  """The gradient of one sequence of this length."""
+
+  length: int
+
+  def __str__(self) -> str:
+    return f'L={self.length}'
 
 
 @dataclasses.dataclass(frozen=True)
 class Form:
-  """A way to compute the gradient.
+  """A way to compute the gradient."""
 
-  Attributes:
-    kind: a member of `OURS` or `PEERS`.
-    chunk: positions of a chunk; None for those without chunks.
-  """
-
-  kind: str
-  chunk: int | None = None
+  kind: str  # A member of `OURS` or `PEERS`.
+  chunk: int | None = None  # Positions; None for kinds in `WHOLE`.
 
   def __post_init__(self) -> None:
     if self.kind not in (*OURS, *PEERS):
       raise ValueError(
         f'kind must be one of {(*OURS, *PEERS)}, got {self.kind!r}'
       )
-    if self.whole != (self.chunk is None):
+    if (self.kind in WHOLE) != (self.chunk is None):
       raise ValueError(f'{self.kind!r} and {self.chunk=} do not go together')
-
-  @property
-  def whole(self) -> bool:
-    """Whether all positions are computed at once."""
-    return self.kind in WHOLE
 
   @property
   def ours(self) -> bool:
@@ -121,23 +87,7 @@ class Form:
     return self.kind in OURS
 
   def __str__(self) -> str:
-    return self.kind if self.whole else f'{self.kind} C={self.chunk}'
-
-
-@dataclasses.dataclass(frozen=True)
-class Case:
-  """The gradient of one sequence.
-
-  Attributes:
-    length: L.
-    timed: whether it is run, or only compiled.
-  """
-
-  length: int
-  timed: bool = True
-
-  def __str__(self) -> str:
-    return f'L={self.length}'
+    return self.kind if self.chunk is None else f'{self.kind} C={self.chunk}'
 
 
 def build(sizes: Sizes, **options: Any) -> model_lib.SlimTransformer:
@@ -194,11 +144,6 @@ def inputs(
   }
 
 
-def problem(model: model_lib.SlimTransformer) -> slim.Problem:
-  """The model as SLiM sees it."""
-  return language.problem(model)
-
-
 def state_bytes(model: model_lib.SlimTransformer, batch: int = 1) -> int:
   """Bytes of S and z of all layers, sigma."""
   state = jax.eval_shape(lambda: model.empty_state(batch))
@@ -223,7 +168,7 @@ def _ours(
   projections: PyTree,
 ) -> tuple[Array, PyTree, PyTree]:
   found = slim.slim_value_and_grad(
-    problem(model),
+    language.problem(model),
     params,
     batch,
     chunk=form.chunk or batch['tokens'].shape[1],
@@ -316,23 +261,15 @@ def program(form: Form, sizes: Sizes, case: Case) -> programs.Program:
   built = programs.compiled(gradient(form, model), arguments)
   extras = {'instructions': len(built.call.as_text().splitlines())}
   if form.ours:
-    extras['planned_bytes'] = planned(form, model, *arguments(0)[:2])
+    plan = planner.plan(
+      language.problem(model),
+      *arguments(0)[:2],
+      strategy=form.kind,
+      chunk=form.chunk,
+      constants=language.Constants(None),
+    )
+    extras['planned_bytes'] = plan.chosen.temporary_bytes
   return dataclasses.replace(built, extras=extras)
-
-
-def planned(
-  form: Form, model: model_lib.SlimTransformer, params: PyTree, batch: PyTree
-) -> int:
-  """Bytes of temporaries that `planner.plan` expects of a form of ours."""
-  plan = planner.plan(
-    problem(model),
-    params,
-    batch,
-    strategy=form.kind,
-    chunk=form.chunk,
-    constants=language.Constants(None),
-  )
-  return plan.chosen.temporary_bytes
 
 
 def wrong(form: Form, sizes: Sizes) -> str | None:

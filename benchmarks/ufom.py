@@ -10,7 +10,8 @@ project. Measure on one core (`taskset -c 0`): torch has one thread too then.
 
 import dataclasses
 import functools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import jax
 import numpy as np
@@ -19,8 +20,6 @@ from jaxtyping import PyTree
 from benchmarks import harness, programs, record
 from benchmarks import ufom_forms as forms
 from hpo import ufom
-
-__all__ = ['SUBJECT', 'Sizes', 'differs', 'summary']
 
 # Checks are after few steps: in many, rounding moves an input of a ReLU across 0.
 _CHECK_STEPS = 4
@@ -34,17 +33,11 @@ _EXACT_MB = {50: 12.0, 200: 25.0}
 
 @dataclasses.dataclass(frozen=True)
 class Sizes:
-  """What is measured.
+  """What is measured."""
 
-  Attributes:
-    shots: pictures of a class, of timed cases.
-    steps: inner steps that are timed.
-    memory_steps: inner steps at which ours is only compiled.
-  """
-
-  shots: tuple[int, ...] = (1, 5)
-  steps: int = 50
-  memory_steps: tuple[int, ...] = (8, 50, 200, 512)
+  shots: tuple[int, ...] = (1, 5)  # Pictures of a class, of timed cases.
+  steps: int = 50  # Inner steps that are timed.
+  memory_steps: tuple[int, ...] = (8, 50, 200, 512)  # Ours, only compiled.
 
 
 def _flat(tree: PyTree) -> np.ndarray:
@@ -78,8 +71,7 @@ def differs(name: str, grad: PyTree, case: forms.Case) -> str | None:
 def _wrong(name: str, shots: int) -> str | None:
   case = forms.Case(shots, _CHECK_STEPS)
   make = forms.program if name in forms.FORMS else forms.peer
-  built = make(name, case)
-  return differs(name, programs.wait(built.call(*built.inputs(0))), case)
+  return differs(name, make(name, case)(), case)
 
 
 def _draw(name: str, case: forms.Case) -> programs.Program:
@@ -91,28 +83,23 @@ def _draw(name: str, case: forms.Case) -> programs.Program:
   raise ValueError(f'no key of 200 has the draw of {name!r}')
 
 
-def forms_of(sizes: Sizes, case: forms.Case) -> list[harness.Form]:
+def _forms(sizes: Sizes, case: forms.Case) -> list[harness.Form]:
   """Ours in every mode, and for timed cases UFOM's draws and the peers."""
-  del sizes
 
-  def one(name: str, make: object, **options: bool) -> harness.Form:
-    check = lambda case, built: _wrong(name, case.shots)
+  def one(name: str, make: Callable[..., Any], **options: bool) -> harness.Form:
+    check = lambda case, built: _wrong(name, sizes.shots[0])
     return harness.Form(name, functools.partial(make, name), check, **options)
 
   modes = [name for name in forms.FORMS if name != 'ufom']
   found = [one(name, forms.program, ours=True) for name in modes]
-  if not case.timed:
-    return [
-      *found,
-      harness.Form('ufom', functools.partial(forms.program, 'ufom'), ours=True),
-    ]
   # Made of two others, which are checked.
-  found += [
+  draws = [
     harness.Form(name, functools.partial(_draw, name), ours=True)
-    for name in _DRAWS
+    for name in (_DRAWS if case.timed else _DRAWS[:1])
   ]
-  return found + [
-    one(name, forms.peer, peer=name.startswith('torch')) for name in forms.PEERS
+  peers = forms.PEERS if case.timed else ()
+  return [*found, *draws] + [
+    one(name, forms.peer, peer=name.startswith('torch')) for name in peers
   ]
 
 
@@ -122,18 +109,8 @@ def _beside(one: harness.Measured, two: harness.Measured) -> bool:
 
 
 def summary(sizes: Sizes, results: harness.Results) -> Iterator[record.Row]:
-  """The bars.
-
-  Args:
-    sizes: of the cases.
-    results: what was measured.
-  """
-  measured = list(results)
-  size = {
-    (m.form, m.case.r): m.temporary_bytes
-    for m in measured
-    if m.temporary_bytes is not None
-  }
+  """The bars; those on memory are about the cases that are only compiled."""
+  size = {(m.form, m.case.r): m.bytes for m in results if not m.case.timed}
   for r, limit in _EXACT_MB.items():
     exact = [
       size[key] for key in (('store_phi', r), ('sqrt', r)) if key in size
@@ -156,14 +133,14 @@ def summary(sizes: Sizes, results: harness.Results) -> Iterator[record.Row]:
 
 def _times(results: harness.Results, case: forms.Case) -> Iterator[record.Row]:
   times = {
-    m.form: programs.Clocks(*(m.median(c) for c in programs.CLOCKS))
+    m.form: [m.median(clock) for clock in programs.CLOCKS]
     for m in results
     if m.case == case and m.samples
   }
 
   def over(one: str, two: str) -> float | None:
     """CPU time of a form over that of another."""
-    return times[one].cpu / times[two].cpu if {one, two} <= set(times) else None
+    return times[one][1] / times[two][1] if {one, two} <= set(times) else None
 
   yield record.value_row(
     f'exact (store_phi) over fom, CPU, {case}',
@@ -194,10 +171,10 @@ SUBJECT = harness.Subject(
     *(forms.Case(sizes.shots[0], r, False) for r in sizes.memory_steps),
     *(forms.Case(shots, sizes.steps) for shots in sizes.shots),
   ],
-  forms=forms_of,
+  forms=_forms,
   beside=_beside,
   summary=summary,
-  timed=lambda case: case.timed,
+  timed=lambda sizes, case: case.timed,
   settings=programs.Settings(rounds=15, seconds=20.0),
   clock='cpu',
   unit='CPU ms',

@@ -19,8 +19,6 @@ from benchmarks import programs
 from hpo import ufom
 from hpo.ufom.tasks import networks
 
-__all__ = ['FORMS', 'PEERS', 'Case', 'form', 'peer', 'problem', 'program']
-
 WAYS, SIZE, FILTERS, BLOCKS = 5, 28, 32, 3
 ALPHA = 0.01
 FORMS = ('fom', 'store', 'store_phi', 'sqrt', 'recompute', 'ufom')
@@ -30,17 +28,11 @@ Gradient = Callable[..., PyTree]
 
 @dataclasses.dataclass(frozen=True)
 class Case:
-  """A task.
+  """A task."""
 
-  Attributes:
-    shots: support and query pictures of a class.
-    r: inner steps.
-    timed: whether it is run, or only compiled.
-  """
-
-  shots: int
-  r: int
-  timed: bool = True
+  shots: int  # Support and query pictures of a class.
+  r: int  # Inner steps.
+  timed: bool = True  # Or only compiled.
 
   def __str__(self) -> str:
     return f'{self.shots} shots, r={self.r}'

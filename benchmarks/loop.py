@@ -1,33 +1,20 @@
 """Overhead of `runtime.loop` over the bare jitted step.
 
-  python scripts/bench_loop.py
-
 Both run the same step in one process, in turns of 100 steps. The peer calls the
 jitted step on batches that lie on the device and waits at the end of its turn.
 Ours is `runtime.loop.run` with everything that a step of a run has: the batch
 drawn and placed, metrics fetched and merged, a row in `metrics.jsonl` and
 TensorBoard at the end of each turn. Compilation and the one checkpoint, at the
-end, are not counted. Prints medians, and the median of the ratios of
-neighbouring turns, which a busy machine disturbs least; writes
-`benchmarks/results/loop.json`.
+end, are not counted.
 """
 
-import argparse
 import contextlib
+import dataclasses
 import io
-import json
 import os
-import pathlib
-import platform
-import statistics
 import tempfile
-import time
 from collections.abc import Callable
-from importlib import metadata
 from typing import Any
-
-# One core, as the calibrated work would else depend on the load of the others.
-os.environ.setdefault('XLA_FLAGS', '--xla_cpu_multi_thread_eigen=false')
 
 import flax
 import jax
@@ -35,14 +22,12 @@ import jax.numpy as jnp
 import numpy as np
 from clu import metrics as clu_metrics
 
+from benchmarks import harness, programs
 from runtime import loop
 from runtime.devices import mesh as mesh_lib
 from runtime.loop import durations
-from runtime.record import metrics, tables
+from runtime.record import metrics
 
-__all__ = ['calibrate', 'compare', 'main', 'make_experiment']
-
-ROOT = pathlib.Path(__file__).resolve().parent.parent
 WIDTH = 96
 ROWS = 8
 LOG_EVERY = 100
@@ -127,103 +112,87 @@ class Bare:
     batches = Batches()
     self._batches = [jax.device_put(next(batches), sharding) for _ in range(8)]
     self._state = jax.device_put(experiment.init(), experiment.shardings)
-    self.seconds(1)
+    self.run(1)
 
-  def seconds(self, steps: int) -> float:
-    """Runs; returns seconds per step."""
-    start = time.perf_counter()
+  def run(self, steps: int) -> programs.Sample:
+    """Takes steps; returns the time of each."""
+    start = programs.Stopwatch()
     for i in range(steps):
       self._state, collection = self._step(self._state, self._batches[i % 8])
     jax.block_until_ready((self._state, collection))
-    return (time.perf_counter() - start) / steps
+    return start.sample(steps)
 
 
 class Turns:
-  """Runs a turn of the bare step between the turns of the loop."""
+  """Runs a turn of the bare step between the turns of the loop.
+
+  Attributes:
+    ours: times of the loop's steps, by turn.
+    peer: times of the bare steps.
+  """
 
   def __init__(self, bare: Bare) -> None:
     self._bare = bare
-    self._since: float | None = None
-    self.ours: list[float] = []
-    self.peer: list[float] = []
+    self._since: programs.Stopwatch | None = None
+    self.ours: list[programs.Sample] = []
+    self.peer: list[programs.Sample] = []
 
   def next(self) -> None:
     """Ends the loop's turn and takes the peer's."""
-    now = time.perf_counter()
     if self._since is not None:
-      self.ours.append((now - self._since) / LOG_EVERY)
-      self.peer.append(self._bare.seconds(LOG_EVERY))
-    self._since = time.perf_counter()
+      self.ours.append(self._since.sample(LOG_EVERY))
+      self.peer.append(self._bare.run(LOG_EVERY))
+    self._since = programs.Stopwatch()
 
 
 def calibrate(target_s: float) -> int:
   """Number of products for which the bare step takes about `target_s`."""
   products = 64
   for _ in range(3):
-    seconds = Bare(make_experiment(products)).seconds(50)
+    seconds = Bare(make_experiment(products)).run(50).wall
     products = max(1, round(products * target_s / seconds))
   return products
 
 
-def compare(target_s: float, *, turns: int) -> dict[str, str | float]:
-  """Measures one step length.
-
-  Args:
-    target_s: wanted length of the bare step, seconds.
-    turns: turns of each side.
-
-  Returns:
-    A row: case, medians of ours and peer in milliseconds per step, and the
-    median of the ratios of neighbouring turns.
-  """
-  experiment = make_experiment(calibrate(target_s))
+def _take(case: float, settings: programs.Settings) -> list[harness.Measured]:
+  """Measures a step that takes about `case` milliseconds."""
+  experiment = make_experiment(calibrate(case / 1e3))
   taken = Turns(Bare(experiment))
   experiment.batches.on_turn = taken.next
   # The first turn compiles, and nothing follows the last: neither counts.
-  duration = durations.Duration(steps=(turns + 2) * LOG_EVERY)
+  duration = durations.Duration(steps=(settings.rounds + 2) * LOG_EVERY)
   with (
     tempfile.TemporaryDirectory() as workdir,
     contextlib.redirect_stderr(io.StringIO()),
   ):
     config = loop.LoopConfig(duration, log_every=LOG_EVERY)
     loop.run(experiment, config, workdir=workdir, seed=0)
-  ours, peer = taken.ours[1:], taken.peer[1:]
-  ratios = [a / b for a, b in zip(ours, peer, strict=True)]
-  return {
-    'case': f'step of {1e3 * target_s:g} ms',
-    'ours': 1e3 * statistics.median(ours),
-    'peer': 1e3 * statistics.median(peer),
-    'ratio': statistics.median(ratios),
-  }
+  name = f'step of {case:g} ms'
+  return [
+    harness.Measured(name, 'loop', taken.ours[1:], ours=True),
+    harness.Measured(name, 'bare step', taken.peer[1:]),
+  ]
 
 
-def main() -> None:
-  """Measures steps of 1, 5 and 20 ms."""
-  parser = argparse.ArgumentParser(description=__doc__.partition('\n')[0])
-  parser.add_argument('--turns', type=int, default=40)
-  parser.add_argument(
-    '--out',
-    type=pathlib.Path,
-    default=ROOT / 'benchmarks' / 'results' / 'loop.json',
-  )
-  args = parser.parse_args()
-  before = os.getloadavg()[0]
-  rows = [compare(t, turns=args.turns) for t in (1e-3, 5e-3, 20e-3)]
-  result = {
-    'name': 'loop',
-    'device': f'{platform.machine()}, {os.cpu_count()} cores, one used',
-    'versions': {
-      'python': platform.python_version(),
-      **{name: metadata.version(name) for name in ('jax', 'jaxlib', 'numpy')},
-    },
-    'load': {'before': before, 'after': os.getloadavg()[0]},
-    'rows': rows,
-  }
-  args.out.parent.mkdir(parents=True, exist_ok=True)
-  args.out.write_text(json.dumps(result, indent=2) + '\n')
-  print('milliseconds per step')
-  print(tables.table(rows))
+@dataclasses.dataclass(frozen=True)
+class Sizes:
+  """What is measured: about how long the bare steps take, in milliseconds."""
+
+  milliseconds: tuple[float, ...] = (1.0, 5.0, 20.0)
 
 
-if __name__ == '__main__':
-  main()
+def _prepare() -> None:
+  """One core, as the calibrated work would else depend on others' load."""
+  os.environ.setdefault('XLA_FLAGS', '--xla_cpu_multi_thread_eigen=false')
+
+
+SUBJECT = harness.Subject(
+  'loop',
+  Sizes(),
+  quick=Sizes((1.0,)),
+  cases=lambda sizes: list(sizes.milliseconds),
+  take=_take,
+  prepare=_prepare,
+  settings=programs.Settings(rounds=40),
+  packages=('jax', 'jaxlib', 'numpy'),
+)
