@@ -41,7 +41,7 @@ SUBJECTS = (
 def main(arguments: Sequence[str] | None = None) -> int:
   """Lists, checks or measures; returns the exit code."""
   parser = _parser()
-  args = parser.parse_args(arguments)
+  args = parser.parse_intermixed_args(arguments)
   if args.subject is None:
     return _check(args.results) if args.check else _list(args.results)
   subject = importlib.import_module(f'benchmarks.{args.subject}').SUBJECT

@@ -9,7 +9,7 @@ import functools
 import pathlib
 from collections.abc import Mapping, Sequence
 
-import bench_slim_forms as forms
+from benchmarks import slim_forms as forms
 import numpy as np
 import reproduce_common as common
 import reproduce_slim_training as training

@@ -14,7 +14,7 @@ import functools
 from collections.abc import Sequence
 from typing import Any
 
-import bench_slim_forms as forms
+from benchmarks import slim_forms as forms
 import jax
 import jax.numpy as jnp
 import numpy as np

@@ -11,7 +11,7 @@ import dataclasses
 import functools
 from collections.abc import Mapping, Sequence
 
-import bench_slim_forms as forms
+from benchmarks import slim_forms as forms
 import numpy as np
 import reproduce_common as common
 import reproduce_slim_errors as errors

@@ -6,7 +6,7 @@ import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import bench_slim_forms as forms
+from benchmarks import slim_forms as forms
 import jax
 import numpy as np
 import reproduce_common as common

@@ -14,7 +14,7 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
-import bench_slim_forms as forms
+from benchmarks import slim_forms as forms
 import jax
 import jax.numpy as jnp
 import numpy as np
