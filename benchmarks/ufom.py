@@ -132,33 +132,24 @@ def summary(sizes: Sizes, results: harness.Results) -> Iterator[record.Row]:
 
 
 def _times(results: harness.Results, case: forms.Case) -> Iterator[record.Row]:
-  times = {
-    m.form: [m.median(clock) for clock in programs.CLOCKS]
-    for m in results
-    if m.case == case and m.samples
-  }
-
-  def over(one: str, two: str) -> float | None:
-    """CPU time of a form over that of another."""
-    return times[one][1] / times[two][1] if {one, two} <= set(times) else None
-
   yield record.value_row(
     f'exact (store_phi) over fom, CPU, {case}',
-    over('store_phi', 'fom'),
+    results.ratio(case, 'store_phi', 'fom').cpu,
     at_most=3.3,
   )
-  for index, clock in enumerate(programs.CLOCKS):
+  mixed = [results.get(case, name) for name in (*_DRAWS, 'recompute')]
+  for clock in programs.CLOCKS:
     value = None
-    if {*_DRAWS, 'recompute'} <= set(times):
-      zero, one = (times[name][index] for name in _DRAWS)
-      value = ((1 - _Q) * zero + _Q * one) / times['recompute'][index]
+    if all(mixed):
+      zero, one, recompute = (m.median(clock) for m in mixed)
+      value = ((1 - _Q) * zero + _Q * one) / recompute
     yield record.value_row(
       f'UFOM q=0.1 over recompute, {clock}, {case}', value, at_most=0.35
     )
   for ours, (order, limit) in _PAIRS.items():
     yield record.value_row(
       f'{ours} over torch {order}, CPU, {case}',
-      over(ours, f'torch {order}'),
+      results.ratio(case, ours, f'torch {order}').cpu,
       at_most=limit,
     )
 

@@ -10,12 +10,12 @@ import functools
 import statistics
 from collections.abc import Sequence
 
-from benchmarks import attention, growth, harness, programs, record
-from benchmarks import attention_bars as report
-from benchmarks import attention_forms as forms
 import jax
 import reproduce_common as common
 
+from benchmarks import attention, growth, harness, programs, record
+from benchmarks import attention_bars as report
+from benchmarks import attention_forms as forms
 from runtime.record import ledger, verdicts
 
 __all__ = ['Times', 'findings', 'measure', 'rows']

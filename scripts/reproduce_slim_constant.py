@@ -5,12 +5,12 @@ import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from benchmarks import programs
-from benchmarks import slim_bars as targets
-from benchmarks import slim_forms as forms
 import jax
 import reproduce_common as common
 
+from benchmarks import programs
+from benchmarks import slim_bars as targets
+from benchmarks import slim_forms as forms
 from runtime.record import verdicts
 
 __all__ = ['constant_finding', 'constant_rows']

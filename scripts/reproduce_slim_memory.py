@@ -12,12 +12,12 @@ import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from benchmarks import growth, harness, programs
-from benchmarks import slim_bars as targets
-from benchmarks import slim_forms as forms
 import jax
 import reproduce_common as common
 
+from benchmarks import growth, harness, programs
+from benchmarks import slim_bars as targets
+from benchmarks import slim_forms as forms
 from runtime.devices import counting
 from runtime.record import verdicts
 
@@ -130,10 +130,7 @@ def growth_finding(records: Records, chunk: int) -> common.Finding:
       and r.form.chunk == 2 * round(n**0.5)
     },
   }
-  slopes = {
-    name: growth.slope(line)
-    for name, line in lines.items()
-  }
+  slopes = {name: growth.slope(line) for name, line in lines.items()}
   full, flat, _, root = slopes.values()
   parts = [abs(full - 1) <= 0.1, abs(flat) <= 0.05, root <= 0.75]
   return common.Finding(

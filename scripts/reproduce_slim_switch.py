@@ -6,12 +6,13 @@ import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from benchmarks import slim_forms as forms
 import jax
 import numpy as np
 import reproduce_common as common
 import reproduce_slim_curves as curves_lib
 import reproduce_slim_training as training
+
+from benchmarks import slim_forms as forms
 
 __all__ = ['switch_finding', 'switch_rows']
 

@@ -14,13 +14,13 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from benchmarks import slim_forms as forms
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 from jaxtyping import Array, PyTree
 
+from benchmarks import slim_forms as forms
 from performer import objective
 from performer.data import copying as copying_lib
 from performer.data import text as text_lib

@@ -1,23 +1,11 @@
 """Shares of the time: spans are joined, not added, and none is forgotten."""
 
-import importlib.util
-import pathlib
-
 import pytest
 
+from benchmarks import rl_procgen
 from rl.envs import lanes
 from tests.rl import agent_cases
 from tests.rl.envs import env_cases
-
-SCRIPT = pathlib.Path(__file__).parents[2] / 'scripts/bench_rl_procgen.py'
-
-
-@pytest.fixture(scope='module')
-def script():
-  spec = importlib.util.spec_from_file_location('bench_rl_procgen', SCRIPT)
-  module = importlib.util.module_from_spec(spec)
-  spec.loader.exec_module(module)
-  return module
 
 
 @pytest.mark.parametrize(
@@ -31,16 +19,17 @@ def script():
     ([(-9.0, -8.0)], 0.0),
   ],
 )
-def test_covered(script, spans, seconds):
-  assert script.covered(spans, 0.0, 10.0) == pytest.approx(seconds)
+def test_covered(spans, seconds):
+  assert rl_procgen.covered(spans, 0.0, 10.0) == pytest.approx(seconds)
 
 
-def test_every_step_and_update_is_noted(script):
-  spans = script.Spans()
+@pytest.mark.slow
+def test_every_step_and_update_is_noted():
+  spans = rl_procgen.Spans()
   inner = lanes.Lanes(env_cases.Scripted(length=3, max_steps=5), 2)
-  env = script.TimedLanes(agent_cases.Host(inner), spans)
+  env = rl_procgen.TimedLanes(agent_cases.Host(inner), spans)
   learner = agent_cases.CountingLearner()
-  begin, end = script.train(env, learner, spans, iterations=4)
+  begin, end = rl_procgen.train(env, learner, spans, iterations=4)
   found = spans.found
   assert len(found['gradients']) == 4
   # The actor is one iteration ahead.
@@ -50,4 +39,9 @@ def test_every_step_and_update_is_noted(script):
     found['gradients'][2:]
   )
   busy = found['simulation'] + found['gradients'] + found['policy']
-  assert 0 < script.covered(busy, begin, end) < end - begin
+  assert 0 < rl_procgen.covered(busy, begin, end) < end - begin
+
+
+def test_two_iterations_do_not_count():
+  with pytest.raises(ValueError, match='iterations must exceed 2'):
+    rl_procgen.Sizes(iterations=2)
