@@ -13,7 +13,6 @@ code 1 if a recorded result misses its bar, else with 0.
 """
 
 import argparse
-import ast
 import dataclasses
 import importlib
 import importlib.util
@@ -45,9 +44,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
   if args.subject is None:
     return _check(args.results) if args.check else _list(args.results)
   subject = importlib.import_module(f'benchmarks.{args.subject}').SUBJECT
-  start = subject.quick if args.quick else subject.sizes
+  sizes = subject.quick if args.quick else subject.sizes
+  settings = subject.settings
   try:
-    sizes, settings = _replaced(start, subject.settings, args.set)
+    for text in args.set:
+      if hasattr(sizes, text.partition('=')[0]):
+        sizes = _replaced(sizes, text)
+      elif hasattr(settings, text.partition('=')[0]):
+        settings = _replaced(settings, text)
+      else:
+        raise ValueError(f'{text!r} names none of {sizes} and {settings}')
     cases = harness.chosen(subject.cases(sizes), args.filters)
   except ValueError as error:
     parser.error(str(error))
@@ -78,25 +84,29 @@ def _parser() -> argparse.ArgumentParser:
 
 def _list(folder: pathlib.Path) -> int:
   """Prints a line for each record."""
-  rows = []
-  for path in sorted(folder.glob('*.json')):
-    found = record.read(path)
-    rows.append(
-      {
-        'record': path.stem,
-        'date': found.details.get('date'),
-        'commit': found.commit,
-        'device': found.device,
-        'rows': len(found.rows),
-        'bars met': found.count(True),
-        'missed': found.count(False),
-        'not measured': found.count(None),
-      }
+  found = {
+    path.stem: record.read(path) for path in sorted(folder.glob('*.json'))
+  }
+  print(
+    tables.table(
+      [
+        {
+          'record': name,
+          'date': one.details.get('date'),
+          'commit': one.commit,
+          'device': one.device,
+          'rows': len(one.rows),
+          'bars met': one.count(True),
+          'missed': one.count(False),
+          'not measured': one.count(None),
+        }
+        for name, one in found.items()
+      ]
     )
-  print(tables.table(rows))
-  unrecorded = [s for s in SUBJECTS if s not in {r['record'] for r in rows}]
-  for name in unrecorded:
-    print(f'no record of {name}')
+  )
+  for name in SUBJECTS:
+    if name not in found:
+      print(f'no record of {name}')
   return 0
 
 
@@ -148,15 +158,14 @@ def _measure(
   if out is None:
     return
   print(f'wrote {record.write(document, out)}')
-  if subject.panels is None:
-    return
-  if importlib.util.find_spec('matplotlib') is None:
-    print('no picture: matplotlib is not installed')
-    return
-  title = f'{document.device}, commit {document.commit}'
-  panels = subject.panels(sizes, results)
-  path = record.picture(panels, out.with_suffix('.png'), title=title)
-  print(f'wrote {path}')
+  if subject.panels is not None:
+    if importlib.util.find_spec('matplotlib') is None:
+      print('no picture: matplotlib is not installed')
+      return
+    title = f'{document.device}, commit {document.commit}'
+    panels = subject.panels(sizes, results)
+    path = record.picture(panels, out.with_suffix('.png'), title=title)
+    print(f'wrote {path}')
 
 
 def _cells(row: record.Row) -> dict[str, Any]:
@@ -166,48 +175,18 @@ def _cells(row: record.Row) -> dict[str, Any]:
   return line | ({} if row.met() is None else {'met': row.met()})
 
 
-def _replaced(
-  sizes: Any, settings: Any, assignments: Sequence[str]
-) -> tuple[Any, Any]:
-  """Sizes and settings with the fields that `--set` names.
-
-  Raises:
-    ValueError: for an unknown name or a value of another type.
-  """
-  for text in assignments:
-    name, _, value = text.partition('=')
-    if hasattr(sizes, name):
-      sizes = _with(sizes, name, value)
-    elif hasattr(settings, name):
-      settings = _with(settings, name, value)
-    else:
-      known = [*dataclasses.asdict(sizes), *dataclasses.asdict(settings)]
-      raise ValueError(f'--set: unknown name in {text!r} (known: {known})')
-  return sizes, settings
-
-
-def _with(fields: Any, name: str, text: str) -> Any:
-  """A dataclass with one field read from a text of its type."""
+def _replaced(fields: Any, text: str) -> Any:
+  """A dataclass with the field that `NAME=VALUE` names, read as its type."""
+  name, _, value = text.partition('=')
   before = getattr(fields, name)
+  many = before if isinstance(before, tuple) else (before,)
   try:
-    if isinstance(before, tuple):
-      kinds = {type(x) for x in before} or {str}
-      values = [_literal(kinds, part) for part in text.split(',') if part]
-      return dataclasses.replace(fields, **{name: tuple(values)})
-    return dataclasses.replace(fields, **{name: _literal({type(before)}, text)})
-  except (ValueError, SyntaxError) as error:
-    raise ValueError(
-      f'--set: {name} must be like {before!r}, got {text!r}: {error}'
-    ) from error
-
-
-def _literal(kinds: set[type], text: str) -> Any:
-  value = text if kinds == {str} else ast.literal_eval(text)
-  if type(value) is int and float in kinds:
-    return float(value)
-  if type(value) not in kinds:
-    raise ValueError(f'{value!r} is no {[kind.__name__ for kind in kinds]}')
-  return value
+    read = tuple(type(many[0])(part) for part in value.split(','))
+  except ValueError as error:
+    raise ValueError(f'{name} must be like {before!r}, got {text!r}') from error
+  return dataclasses.replace(
+    fields, **{name: read if many is before else read[0]}
+  )
 
 
 if __name__ == '__main__':

@@ -198,36 +198,19 @@ def _memory_and_compilation(
 
 
 def panels(results: harness.Results) -> list[record.Panel]:
-  """Time of both passes, then temporary memory, over the length."""
+  """Time of each kind, and temporary memory of gradients, over the length."""
   found = []
-  for causal, backward in forms.KINDS:
-    what = Case(causal, backward, 1).kind
-    lines = {
-      name: timed(results, name, causal, backward) for name in forms.NAMES
-    }
-    if not any(lines.values()):
-      continue
-    found.append(
-      _panel(f'{what}: time (ms)', lines, lambda m: 1e3 * m.median('wall'))
-    )
-    if backward:
-      title = f'{what}: temporary memory (MB)'
-      found.append(_panel(title, lines, lambda m: (m.bytes or 0) / 1e6))
-  return found
-
-
-def _panel(title: str, lines: dict, value: object) -> record.Panel:
-  """Zeros have no place on a logarithmic scale."""
-  points = {
-    name: {n: value(m) for n, m in line.items() if value(m)}
-    for name, line in lines.items()
-  }
-  return record.Panel(
-    title,
-    'length L',
-    [
-      record.Line(name, line, '-' if name in forms.OURS else '--')
-      for name, line in points.items()
-      if line
-    ],
-  )
+  for kind in forms.KINDS:
+    lines = {name: timed(results, name, *kind) for name in forms.NAMES}
+    values = {'time (ms)': lambda m: 1e3 * m.median('wall')}
+    if kind[1]:  # Zeros have no place on a logarithmic scale.
+      values['temporary memory (MB)'] = lambda m: (m.bytes or 0) / 1e6 or None
+    for what, value in values.items():
+      points = {
+        name: {n: value(m) for n, m in line.items() if value(m)}
+        for name, line in lines.items()
+      }
+      points = {name: line for name, line in points.items() if line}
+      title = f'{Case(*kind, 1).kind}: {what}'
+      found.append(record.Panel(title, 'length L', points))
+  return [panel for panel in found if panel.lines]

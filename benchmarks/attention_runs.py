@@ -37,10 +37,8 @@ def program(name: str, scale: float, case: forms.Case) -> programs.Program:
   one = forms.make(name, case)
   inputs = lambda seed: _place(one, case, case.inputs(seed, scale))
   if one.framework == 'torch':
-    return programs.Program(
-      _torch_function(one.attend(case.causal), case), inputs
-    )
-  return programs.compiled(_jax_function(one.attend(case.causal), case), inputs)
+    return programs.Program(_function(one, case), inputs)
+  return programs.compiled(_function(one, case), inputs)
 
 
 def apply(
@@ -77,27 +75,20 @@ def _place(
   return (*(x.requires_grad_(case.backward) for x in qkv), g)
 
 
-def _jax_function(attend: forms.Attend, case: forms.Case) -> Callable[..., Any]:
+def _function(
+  one: forms.Implementation, case: forms.Case
+) -> Callable[..., Any]:
+  """Of q, k, v and a cotangent; torch records nothing for inputs alone."""
+  attend = one.attend(case.causal)
+
   def function(q: Any, k: Any, v: Any, g: Any) -> Any:
     if not case.backward:
       return attend(q, k, v)
-    out, pull = jax.vjp(attend, q, k, v)
-    return out, *pull(g)
-
-  return function
-
-
-def _torch_function(
-  attend: forms.Attend, case: forms.Case
-) -> Callable[..., Any]:
-  torch = programs.torch()
-
-  def function(q: Any, k: Any, v: Any, g: Any) -> Any:
-    if not case.backward:
-      with torch.no_grad():
-        return attend(q, k, v)
+    if one.framework == 'jax':
+      out, pull = jax.vjp(attend, q, k, v)
+      return out, *pull(g)
     out = attend(q, k, v)
-    return out, *torch.autograd.grad(out, (q, k, v), g)
+    return out, *programs.torch().autograd.grad(out, (q, k, v), g)
 
   return function
 
@@ -108,9 +99,8 @@ def defined(
   """Output and gradients of the definition, float64."""
 
   def function(q: Any, k: Any, v: Any, g: Any) -> Any:
-    out, pull = jax.vjp(
-      lambda q, k, v: one.definition(q, k, v, causal), q, k, v
-    )
+    exact = lambda q, k, v: one.definition(q, k, v, causal)
+    out, pull = jax.vjp(exact, q, k, v)
     return out, *pull(g)
 
   return list(programs.in_float64(function, *arrays))
@@ -132,11 +122,8 @@ def check(one: forms.Implementation, case: forms.Case) -> str | None:
   arrays = small.inputs(1, _CHECK_SCALE)
   # Rounded as the form sees them, so that the definition sees the same.
   arrays = [np.asarray(jnp.asarray(x, case.dtype), np.float32) for x in arrays]
-  attend = one.attend(case.causal)
-  if one.framework == 'jax':
-    call = jax.jit(_jax_function(attend, small))
-  else:
-    call = _torch_function(attend, small)
+  call = _function(one, small)
+  call = jax.jit(call) if one.framework == 'jax' else call
   found = apply(one, small, programs.Program(call), arrays)
   if one.prepare is not None:
     arrays = [*one.prepare(*arrays[:3]), arrays[3]]

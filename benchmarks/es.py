@@ -40,17 +40,13 @@ class Sizes:
   cartpole_steps: int = 1000
 
 
-def _strategy(population: int) -> strategy.Strategy:
-  estimator = estimators.Antithetic(shaping.centered_ranks)
-  config = strategy.ESConfig(population // 2, SIGMA, estimator, normalize=False)
-  return strategy.Strategy(config, optax.adam(RATE))
-
-
 def _ours(
   evaluator: jax_evaluator.JaxEvaluator, population: int, generations: int
 ) -> programs.Program:
   """The program of all generations."""
-  es = _strategy(population)
+  estimator = estimators.Antithetic(shaping.centered_ranks)
+  config = strategy.ESConfig(population // 2, SIGMA, estimator, normalize=False)
+  es = strategy.Strategy(config, optax.adam(RATE))
   state = es.init(evaluator.policy.init(jax.random.key(0)), jax.random.key(1))
 
   def run(state: strategy.State) -> Any:
@@ -61,13 +57,7 @@ def _ours(
 
 
 class Pendulum:
-  """The pendulum for both sides; the peer's rollout is a user's.
-
-  Attributes:
-    evaluator: ours.
-    policy: of both.
-    sizes: see `Sizes`.
-  """
+  """The pendulum for both sides; the peer's rollout is a user's."""
 
   def __init__(self, sizes: Sizes, hidden: tuple[int, ...] = (32, 32)) -> None:
     self.sizes = sizes
@@ -99,7 +89,30 @@ class Pendulum:
     trees = jax.vmap(self.policy.unravel)(thetas)
     return _differ(ours, jax.jit(jax.vmap(self.returns))(trees, keys))
 
-  def evosax(self) -> tuple[Any, Callable[[Any, jax.Array], tuple]]:
+  def ours(self, generations: int) -> programs.Program:
+    """Our generations, in one program."""
+    return _ours(self.evaluator, self.sizes.population, generations)
+
+  def evosax(self, generations: int, *, scan: bool) -> programs.Program:
+    """Its generations: in one program, or called from Python."""
+    first, generation = self._evosax()
+    keys = jax.random.split(jax.random.key(2), generations)
+    if generations == 1:  # Its memory is measured.
+      return programs.compiled(generation, lambda seed: (first, keys[0]))
+    if scan:
+      run = lambda state: jax.lax.scan(generation, state, keys)
+      return programs.compiled(run, lambda seed: (first,), units=generations)
+    step = jax.jit(generation)
+
+    def loop() -> Any:
+      state = first
+      for key in keys:
+        state, _ = step(state, key)
+      return state
+
+    return programs.Program(loop, units=generations)
+
+  def _evosax(self) -> tuple[Any, Callable[[Any, jax.Array], tuple]]:
     """Its first state and one generation."""
     algorithms = programs.peer('evosax.algorithms')
     solution = self.policy.unravel(self.policy.init(jax.random.key(0)))
@@ -132,68 +145,14 @@ def _differ(ours: Any, peer: Any) -> str | None:
   return f'results differ by {difference:.2g} of their size'  # NaN too.
 
 
-def _evosax_scan(sizes: Sizes, case: str) -> programs.Program:
-  """All generations in one program; a single one where memory is measured."""
-  generations = _generations(sizes, case)
-  first, generation = _pendulum(sizes, case).evosax()
-  keys = jax.random.split(jax.random.key(2), generations)
-  if generations == 1:
-    return programs.compiled(generation, lambda seed: (first, keys[0]))
-  scan = lambda state: jax.lax.scan(generation, state, keys)
-  return programs.compiled(scan, lambda seed: (first,), units=generations)
-
-
-def _evosax_loop(sizes: Sizes, case: str) -> programs.Program:
-  """A compiled generation, called from Python."""
-  first, generation = _pendulum(sizes, case).evosax()
-  keys = jax.random.split(jax.random.key(2), sizes.generations)
-  step = jax.jit(generation)
-
-  def run() -> Any:
-    state = first
-    for key in keys:
-      state, _ = step(state, key)
-    return state
-
-  return programs.Program(run, units=sizes.generations)
-
-
-def _generations(sizes: Sizes, case: str) -> int:
-  return sizes.generations if case == PENDULUM else 1
-
-
-def _pendulum(sizes: Sizes, case: str) -> Pendulum:
-  wide = (sizes.wide, sizes.wide)
-  return Pendulum(sizes) if case == PENDULUM else Pendulum(sizes, wide)
-
-
-def _pendulum_ours(sizes: Sizes, case: str) -> programs.Program:
-  task = _pendulum(sizes, case)
-  generations = _generations(sizes, case)
-  return _ours(task.evaluator, sizes.population, generations)
-
-
 @dataclasses.dataclass(frozen=True, eq=False)
 class EvojaxTask:
-  """evojax's cart-pole swing-up as a `protocol.Environment`.
+  """evojax's cart-pole swing-up as a `protocol.Environment`."""
 
-  Attributes:
-    task: its vectorised task.
-    max_steps: of an episode.
-  """
-
-  task: Any
+  task: Any  # Its vectorised task.
   max_steps: int
-
-  @property
-  def observation_space(self) -> spaces.Space:
-    """Of its five numbers."""
-    return spaces.Box((5,), -1e6, 1e6)
-
-  @property
-  def action_space(self) -> spaces.Space:
-    """Of the force."""
-    return spaces.Box((1,), -1.0, 1.0)
+  observation_space = spaces.Box((5,), -1e6, 1e6)
+  action_space = spaces.Box((1,), -1.0, 1.0)
 
   def reset(self, key: jax.Array) -> tuple[Any, jax.Array]:
     """Of one lane; evojax takes raw keys."""
@@ -208,13 +167,6 @@ class EvojaxTask:
     state, reward, done = self.task.step(state, action[None])
     step = protocol.Step(state.obs[0], reward[0], done[0].astype(bool), {})
     return state, step
-
-
-def _evojax_parameters(policy: policies.MLP, theta: jax.Array) -> jax.Array:
-  """Ours as evojax ravels them: per layer, biases before weights."""
-  layers = policy.unravel(theta)
-  parts = [part.reshape(-1) for w, b in layers for part in (b, w)]
-  return jnp.concatenate(parts)
 
 
 class Cartpole:
@@ -278,15 +230,14 @@ class Cartpole:
     keys = jax.random.split(jax.random.key(3), 4)
     thetas = jax.vmap(self._policy.init)(keys)
     observations = jax.random.normal(jax.random.key(4), (4, 5))
-    act = lambda theta, x: self._policy.act(self._policy.unravel(theta), (), x)[
-      1
-    ]
+    trees = jax.vmap(self._policy.unravel)(thetas)
+    act = lambda tree, x: self._policy.act(tree, (), x)[1]
+    # evojax ravels per layer, biases before weights.
+    parts = [part.reshape(4, -1) for w, b in trees for part in (b, w)]
     theirs, _ = self._net.get_actions(
-      types.SimpleNamespace(obs=observations),
-      jax.vmap(functools.partial(_evojax_parameters, self._policy))(thetas),
-      None,
+      types.SimpleNamespace(obs=observations), jnp.concatenate(parts, 1), None
     )
-    return _differ(jax.vmap(act)(thetas, observations), theirs)
+    return _differ(jax.vmap(act)(trees, observations), theirs)
 
 
 PENDULUM, MEMORY = 'pendulum', 'memory of a generation'
@@ -295,30 +246,28 @@ CARTPOLE = 'cart-pole of evojax, PGPE and SimManager'
 
 def _forms(sizes: Sizes, case: str) -> list[harness.Form]:
   if case == CARTPOLE:
-    cartpole = functools.cache(lambda: Cartpole(sizes))
+    task = functools.cache(lambda: Cartpole(sizes))
+    check = lambda case, built: task().check()
     return [
-      harness.Form(
-        'ours', lambda case: cartpole().ours(), ours=True, peer=True
-      ),
-      harness.Form(
-        'evojax',
-        lambda case: cartpole().evojax(),
-        lambda case, built: cartpole().check(),
-        peer=True,
-      ),
+      harness.Form('ours', lambda case: task().ours(), ours=True, peer=True),
+      harness.Form('evojax', lambda case: task().evojax(), check, peer=True),
     ]
-  check = lambda case, built: _pendulum(sizes, case).check()
-  bind = lambda make: functools.partial(make, sizes)
-  ours = harness.Form('ours', bind(_pendulum_ours), ours=True)
-  scan = harness.Form(
-    'evosax in one scan', bind(_evosax_scan), check, peer=True
-  )
-  if case == MEMORY:
-    return [ours, scan]
-  loop = harness.Form(
-    'evosax in a Python loop', bind(_evosax_loop), check, peer=True
-  )
-  return [ours, scan, loop]
+  generations = 1 if case == MEMORY else sizes.generations
+  hidden = (sizes.wide, sizes.wide) if case == MEMORY else (32, 32)
+  task = Pendulum(sizes, hidden)
+  names = {'evosax in one scan': True, 'evosax in a Python loop': False}
+  return [
+    harness.Form('ours', lambda case: task.ours(generations), ours=True)
+  ] + [
+    harness.Form(
+      name,
+      lambda case, scan=scan: task.evosax(generations, scan=scan),
+      lambda case, built: task.check(),
+      peer=True,
+    )
+    for name, scan in names.items()
+    if scan or case != MEMORY
+  ]
 
 
 SUBJECT = harness.Subject(

@@ -41,19 +41,14 @@ class State:
 
 
 class Batches:
-  """Batches from memory: their preparation is not the loop's work.
-
-  Attributes:
-    on_turn: called when the first batch of every 100 is drawn, which is when
-      the row of the 100 steps before has been written.
-  """
+  """Batches from memory: their preparation is not the loop's work."""
 
   def __init__(self) -> None:
-    rng = np.random.default_rng(0)
-    self._batches = [
-      {'x': rng.normal(size=(ROWS, WIDTH)).astype(np.float32)} for _ in range(8)
-    ]
+    x = np.random.default_rng(0).normal(size=(8, ROWS, WIDTH))
+    self._batches = [{'x': row} for row in x.astype(np.float32)]
     self._position = 0
+    # Called when the first batch of every 100 is drawn, which is when the row
+    # of the 100 steps before has been written.
     self.on_turn: Callable[[], None] = lambda: None
 
   def __next__(self) -> dict[str, np.ndarray]:
@@ -124,12 +119,7 @@ class Bare:
 
 
 class Turns:
-  """Runs a turn of the bare step between the turns of the loop.
-
-  Attributes:
-    ours: times of the loop's steps, by turn.
-    peer: times of the bare steps.
-  """
+  """Runs a turn of the bare step between the turns of the loop."""
 
   def __init__(self, bare: Bare) -> None:
     self._bare = bare

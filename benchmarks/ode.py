@@ -9,6 +9,7 @@ met if wall clock and CPU time both say so.
 
 import dataclasses
 import functools
+import itertools
 import math
 from collections.abc import Callable, Iterator
 from typing import Any, ClassVar
@@ -59,19 +60,15 @@ class Case:
     return f'flow of W, d={self.sizes.flow_width}, N={self.sizes.flow_steps}'
 
 
-def _inputs(
-  sizes: Sizes, batch: int, seed: int = 0
-) -> tuple[Params, np.ndarray]:
+def _inputs(case: Case) -> tuple[Params, np.ndarray]:
   """Draws parameters and x(0), float32."""
-  rng = np.random.default_rng(seed)
+  rng, widths = np.random.default_rng(0), case.sizes.widths
+  draw = lambda *shape: rng.normal(size=shape).astype(np.float32)
   params = [
-    (
-      rng.normal(size=(a, b)).astype(np.float32) / math.sqrt(a),
-      0.1 * rng.normal(size=b).astype(np.float32),
-    )
-    for a, b in zip(sizes.widths[:-1], sizes.widths[1:], strict=True)
+    (draw(a, b) / np.float32(math.sqrt(a)), np.float32(0.1) * draw(b))
+    for a, b in itertools.pairwise(widths)
   ]
-  return params, rng.normal(size=(batch, sizes.widths[0])).astype(np.float32)
+  return params, draw(case.batch, widths[0])
 
 
 def _field(params: Params, x: Array) -> Array:
@@ -82,13 +79,8 @@ def _field(params: Params, x: Array) -> Array:
 
 
 def _ours(remat: bool, steps: int, params: Params, x: Array) -> Array:
-  return solvers.integrate(
-    lambda t, x: _field(params, x),
-    x,
-    n_steps=steps,
-    method='rk4',
-    remat=remat,
-  )
+  field = lambda t, x: _field(params, x)
+  return solvers.integrate(field, x, n_steps=steps, method='rk4', remat=remat)
 
 
 def _hand(remat: bool, steps: int, params: Params, x: Array) -> Array:
@@ -134,18 +126,12 @@ def _classical() -> Any:
 
 def _diffrax(steps: int, params: Params, x: Array) -> Array:
   diffrax = programs.peer('diffrax')
-  solution = diffrax.diffeqsolve(
-    diffrax.ODETerm(lambda t, x, params: _field(params, x)),
-    _classical(),
-    t0=0.0,
-    t1=1.0,
-    dt0=1.0 / steps,
-    y0=x,
-    args=params,
-    # The last step may end a rounding error before 1.
-    max_steps=steps + 1,
-  )
-  return solution.ys[-1]
+  term = diffrax.ODETerm(lambda t, x, params: _field(params, x))
+  span = {'t0': 0.0, 't1': 1.0, 'dt0': 1.0 / steps}
+  # The last step may end a rounding error before 1.
+  return diffrax.diffeqsolve(
+    term, _classical(), **span, y0=x, args=params, max_steps=steps + 1
+  ).ys[-1]
 
 
 _SOLVE = {
@@ -167,7 +153,7 @@ def _torch(case: Case) -> programs.Program:
   """The same by torchdiffeq: its `rk4`, whose stages are those of the 3/8 rule."""
   torch = programs.torch(threads=1)  # Sums of this size are slower with more.
   torchdiffeq = programs.peer('torchdiffeq')
-  params, x0 = _inputs(case.sizes, case.batch)
+  params, x0 = _inputs(case)
   leaves = [
     torch.from_numpy(a.copy()).requires_grad_() for pair in params for a in pair
   ]
@@ -179,7 +165,7 @@ def _torch(case: Case) -> programs.Program:
       x = torch.tanh(x @ leaves[i] + leaves[i + 1])
     return x @ leaves[-2] + leaves[-1]
 
-  def call() -> tuple[float, Sequence[np.ndarray]]:
+  def call() -> tuple:
     out = torchdiffeq.odeint(
       field, x, times, method='rk4', options={'step_size': 1 / case.sizes.steps}
     )
@@ -190,26 +176,21 @@ def _torch(case: Case) -> programs.Program:
   return programs.Program(call)
 
 
-def _flow_inputs(sizes: Sizes, seed: int = 0) -> tuple[Array, Array, Array]:
+def _flow_inputs(d: int) -> tuple[Array, Array, Array]:
   """Q, N and W_0 of an ISO flow, as models start."""
-  keys = jax.random.split(jax.random.key(seed), 3)
-  d = sizes.flow_width
+  keys = jax.random.split(jax.random.key(0), 3)
   q, n = (jax.random.normal(key, (d, d)) / math.sqrt(d) for key in keys[:2])
   return q, n, manifolds.haar(keys[2], d)
 
 
 def _flow_gradient(
-  sizes: Sizes, retraction: retractions.Retraction
+  steps: int, retraction: retractions.Retraction
 ) -> Callable[..., Any]:
   """(Q, N, W_0) -> W_N, and gradients of a loss of all W_n."""
 
   def loss(q: Array, n: Array, w0: Array) -> tuple[Array, Array]:
-    flow = flows.matrix_flow(
-      w0,
-      generators.skew_iso(q, n),
-      n_steps=sizes.flow_steps,
-      retraction=retraction,
-    )
+    velocity = generators.skew_iso(q, n)
+    flow = flows.matrix_flow(w0, velocity, n_steps=steps, retraction=retraction)
     return jnp.sum(jnp.sin(flow.matrices)) + jnp.sum(flow.last), flow.last
 
   return jax.grad(loss, argnums=(0, 1, 2), has_aux=True)
@@ -220,9 +201,10 @@ def solutions(case: Case) -> dict[str, tuple[Callable[..., Any], tuple]]:
   sizes = case.sizes
   if not case.batch:
     kinds = {EXPM: retractions.Exp(), OURS: retractions.Guarded()}
-    arguments = _flow_inputs(sizes)
-    return {n: (_flow_gradient(sizes, k), arguments) for n, k in kinds.items()}
-  arguments = jax.tree.map(jax.device_put, _inputs(sizes, case.batch))
+    arguments = _flow_inputs(sizes.flow_width)
+    gradient = functools.partial(_flow_gradient, sizes.flow_steps)
+    return {name: (gradient(k), arguments) for name, k in kinds.items()}
+  arguments = jax.tree.map(jax.device_put, _inputs(case))
   names = (HAND, *(name for name in _SOLVE if name != HAND))
   return {name: (_gradient(name, sizes.steps), arguments) for name in names}
 
@@ -281,41 +263,31 @@ def summary(sizes: Sizes, results: harness.Results) -> Iterator[record.Row]:
   """The bars; those on times are about both clocks."""
   row, both = record.value_row, {'both': True}
   for batch in sizes.batches:
-    ratio = functools.partial(results.ratio, Case(batch, sizes))
-    bar = lambda text, value, batch=batch, **limit: row(
-      f'batch {batch}: {text}', value, **limit
-    )
-    by_hand, stored = ratio(OURS, HAND), ratio(OURS, STORED)
-    yield bar('time over that of a scan by hand', by_hand, at_most=1.1, **both)
-    yield bar('checkpointed over all stored, time', stored, at_most=1.1, **both)
-    yield bar(
-      'times faster than diffrax', ratio(DIFFRAX, OURS), at_least=2.0, **both
-    )
-    wanted = 25.0 if batch == 1 else 3.0
-    yield bar(
-      'times faster than torchdiffeq',
-      ratio(TORCH, OURS),
-      at_least=wanted,
-      **both,
-    )
-    memory = results.memory_ratio(Case(batch, sizes), STORED, OURS)
-    yield bar('times less memory than all stored', memory, at_least=10.0)
-  flow = Case(0, sizes)
+    name, case = f'batch {batch}', Case(batch, sizes)
+    ratio = functools.partial(results.ratio, case)
+    least = {DIFFRAX: 2.0, TORCH: 25.0 if batch == 1 else 3.0}
+    for text, other in (
+      ('time over that of a scan by hand', HAND),
+      ('checkpointed over all stored, time', STORED),
+    ):
+      yield row(f'{name}: {text}', ratio(OURS, other), at_most=1.1, **both)
+    for other, limit in least.items():
+      faster = ratio(other, OURS)
+      yield row(
+        f'{name}: times faster than {other}', faster, at_least=limit, **both
+      )
+    memory = results.memory_ratio(case, STORED, OURS)
+    text = f'{name}: times less memory than all stored'
+    yield row(text, memory, at_least=10.0)
+  flow, other = Case(0, sizes), 'with the general exponential'
+  faster = results.ratio(flow, EXPM, OURS)
   yield row(
-    'flow of W: times faster than with the general exponential',
-    results.ratio(flow, EXPM, OURS),
-    at_least=3.0,
-    **both,
+    f'flow of W: times faster than {other}', faster, at_least=3.0, **both
   )
-  errors = [
-    m and m.program.extras['error']
-    for m in (results.get(flow, OURS), results.get(flow, EXPM))
-  ]
-  yield row(
-    'flow of W: error over that with the general exponential',
-    errors[0] / errors[1] if all(errors) else None,
-    at_most=1.5,
-  )
+  pair = [results.get(flow, name) for name in (OURS, EXPM)]
+  errors = [m and m.program.extras['error'] for m in pair]
+  error_ratio = errors[0] / errors[1] if all(errors) else None
+  yield row(f'flow of W: error over that {other}', error_ratio, at_most=1.5)
 
 
 SUBJECT = harness.Subject(

@@ -218,15 +218,7 @@ _COLORS = (
   *('#0072B2', '#56B4E9', '#D55E00', '#999999', '#009E73', '#CC79A7'),
   *('#E69F00', '#000000'),
 )
-
-
-class Line(NamedTuple):
-  """Of a picture; lines of a group share a colour in all panels."""
-
-  label: str
-  points: Mapping[float, float]
-  style: str = '-'
-  group: str = ''  # The label, if it is empty.
+_STYLES = ('-', '--', ':', '-.')
 
 
 class Panel(NamedTuple):
@@ -234,7 +226,7 @@ class Panel(NamedTuple):
 
   title: str
   x_label: str
-  lines: Sequence[Line]
+  lines: Mapping[str, Mapping[float, float]]  # By label; none may be empty.
   log_y: bool = True  # Else the vertical axis begins at 0.
 
 
@@ -252,16 +244,20 @@ def picture(
   rows = -(-len(panels) // columns)
   size = (4.2 * columns + 1.5, 3.4 * rows)
   fig = figure.Figure(figsize=size, layout='constrained')
-  lines = [line for panel in panels for line in panel.lines]
-  groups = list(dict.fromkeys(line.group or line.label for line in lines))
+  labels = list(
+    dict.fromkeys(label for panel in panels for label in panel.lines)
+  )
   handles: dict[str, Any] = {}
   for index, panel in enumerate(panels):
     axis = fig.add_subplot(rows, columns, index + 1)
-    for line in panel.lines:
-      color = _COLORS[groups.index(line.group or line.label) % len(_COLORS)]
-      x, y = zip(*sorted(line.points.items()), strict=True)
-      (handles[line.label],) = axis.plot(
-        x, y, line.style, color=color, marker='o', markersize=3
+    for label, points in panel.lines.items():
+      place = labels.index(label)
+      (handles[label],) = axis.plot(
+        *zip(*sorted(points.items()), strict=True),
+        _STYLES[place // len(_COLORS)],
+        color=_COLORS[place % len(_COLORS)],
+        marker='o',
+        markersize=3,
       )
     axis.set_title(panel.title, fontsize='medium')
     axis.set_xlabel(panel.x_label)

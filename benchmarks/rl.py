@@ -45,13 +45,10 @@ class Sizes:
 def ours(
   iterations: int, agents: int = 1, devices: int = 1
 ) -> programs.Program:
-  """Our program.
+  """Our program; agents are trained at once, each from its own key.
 
-  Args:
-    iterations: of acting and learning.
-    agents: trained at once, each from its own key.
-    devices: that share the agents out; on each, all act at once and learn one
-      after the other, which keeps what an agent learns from in the cache.
+  On each of several devices all agents act at once and learn one after the
+  other, which keeps what an agent learns from in the cache.
   """
   keys, train = jax.random.key(0), _training(iterations)
   if agents > 1:
@@ -59,11 +56,12 @@ def ours(
     keys, train = jax.random.split(keys, agents), jax.vmap(train)
   if devices > 1:
     train = _in_turn(iterations)
-    kind = (jax.sharding.AxisType.Auto,)
-    mesh = jax.make_mesh(
-      (devices,), ('agents',), kind, devices=jax.devices()[:devices]
+    kind, part = (
+      jax.sharding.AxisType.Auto,
+      jax.sharding.PartitionSpec('agents'),
     )
-    part = jax.sharding.PartitionSpec('agents')
+    chosen = jax.devices()[:devices]
+    mesh = jax.make_mesh((devices,), ('agents',), (kind,), devices=chosen)
     train = jax.shard_map(
       train, mesh=mesh, in_specs=part, out_specs=part, check_vma=False
     )
@@ -73,11 +71,9 @@ def ours(
 
 def bound() -> programs.Program:
   """A large product, as the environment steps whose products cost as much."""
+  flops = lambda n: counting.matmul_flops(_training(n), jax.random.key(0))
   # A second iteration's: the first has the initialisation beside it.
-  one, two = (
-    counting.matmul_flops(_training(n), jax.random.key(0)) for n in (1, 2)
-  )
-  operations = (two - one) / _STEPS
+  operations = (flops(2) - flops(1)) / _STEPS
   x = jax.random.normal(jax.random.key(1), (_PRODUCT, _PRODUCT))
   steps = round(2 * _PRODUCT**3 / operations)
   return programs.compiled(jnp.matmul, lambda seed: (x, x), units=steps)
@@ -162,21 +158,13 @@ def _purejaxrl(iterations: int) -> programs.Program:
   """The published program; the same number of steps."""
   ppo = programs.peer('purejaxrl.ppo')
   config = {
-    'LR': _RATE,
-    'NUM_ENVS': _LANES,
-    'NUM_STEPS': _LENGTH,
-    'TOTAL_TIMESTEPS': iterations * _STEPS,
-    'UPDATE_EPOCHS': _EPOCHS,
-    'NUM_MINIBATCHES': _MINIBATCHES,
-    'GAMMA': 0.99,
-    'GAE_LAMBDA': 0.95,
-    'CLIP_EPS': 0.2,
-    'ENT_COEF': 0.01,
-    'VF_COEF': 0.5,
-    'MAX_GRAD_NORM': 0.5,
-    'ACTIVATION': 'tanh',
+    **{'LR': _RATE, 'ANNEAL_LR': True, 'MAX_GRAD_NORM': 0.5},
+    **{'NUM_ENVS': _LANES, 'NUM_STEPS': _LENGTH},
+    **{'UPDATE_EPOCHS': _EPOCHS, 'NUM_MINIBATCHES': _MINIBATCHES},
+    **{'GAMMA': 0.99, 'GAE_LAMBDA': 0.95, 'CLIP_EPS': 0.2},
+    **{'ENT_COEF': 0.01, 'VF_COEF': 0.5, 'ACTIVATION': 'tanh'},
     'ENV_NAME': 'CartPole-v1',
-    'ANNEAL_LR': True,
+    'TOTAL_TIMESTEPS': iterations * _STEPS,
   }
   train, key = ppo.make_train(config), jax.random.PRNGKey(0)
   return programs.compiled(

@@ -22,8 +22,6 @@ from rl import learner as learner_lib
 from rl.envs import frames, procgen, protocol
 
 _WARM_UP = 2
-_SEED = 0
-
 Span = tuple[float, float]
 
 
@@ -46,12 +44,7 @@ class Spans:
 
 
 class TimedLanes:
-  """The same lanes, whose steps are noted as 'simulation'.
-
-  Args:
-    env: the lanes.
-    spans: where.
-  """
+  """The same lanes, whose steps are noted as 'simulation'."""
 
   def __init__(self, env: protocol.VectorEnvironment, spans: Spans) -> None:
     self._env = env
@@ -85,18 +78,12 @@ def train(
   spans: Spans,
   iterations: int,
 ) -> Span:
-  """Acts and learns as `training.AgentTrainer` does with simulators.
+  """Acts and learns as the trainer of agents does with simulators.
 
-  Args:
-    env: the lanes.
-    learner: of these lanes.
-    spans: get 'policy' and 'gradients'.
-    iterations: of acting and learning; the first two do not count.
-
-  Returns:
-    When those that count began and ended.
+  `spans` get 'policy' and 'gradients'. Returns when the iterations that count,
+  all but the first two, began and ended.
   """
-  key = jax.random.key(_SEED)
+  key = jax.random.key(0)
   state = jax.jit(learner.init)(key)
   timed = _TimedActor(env, learner, spans)
   actor = actors.Actor(timed, key=key, pipelined=True)
@@ -128,9 +115,7 @@ class Sizes:
 
   def __post_init__(self) -> None:
     if self.iterations <= _WARM_UP:
-      raise ValueError(
-        f'iterations must exceed {_WARM_UP}, got {self.iterations=}'
-      )
+      raise ValueError(f'iterations must exceed 2, got {self.iterations=}')
 
 
 def _take(sizes: Sizes, settings: programs.Settings) -> harness.Measured:
@@ -149,19 +134,15 @@ def _take(sizes: Sizes, settings: programs.Settings) -> harness.Measured:
   begin, end = train(env, learner, spans, sizes.iterations)
   env.close()
   steps = (sizes.iterations - _WARM_UP) * learner.unroll_length * sizes.lanes
-  found = spans.found
+  found = {n: spans.found[n] for n in ('simulation', 'gradients', 'policy')}
   busy = found['simulation'] + found['gradients']
   kinds = {
     'simulation or gradients, share of the time': busy,
     'the same, or the policy': busy + found['policy'],
-    'simulation': found['simulation'],
-    'gradients': found['gradients'],
-    'policy': found['policy'],
+    **found,
   }
-  shares = {
-    name: covered(some, begin, end) / (end - begin)
-    for name, some in kinds.items()
-  }
+  share = lambda some: covered(some, begin, end) / (end - begin)
+  shares = {name: share(some) for name, some in kinds.items()}
   speed = {'environment steps per second': steps / (end - begin)}
   program = programs.Program(env.step, extras=shares | speed)
   return harness.Measured(sizes, 'ours', program=program, ours=True)

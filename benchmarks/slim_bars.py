@@ -16,7 +16,6 @@ _FROM = 2048
 _CHUNKED = ('subtract', 'anchored', 'checkpoint', 'checkpoint2')
 _FULL = forms.Form('full')
 _WHERE_FULL_FITS = forms.Case(16384)
-_STYLES = ('-', '--', ':', '-.')
 Measured = harness.Measured
 
 
@@ -146,25 +145,20 @@ def _exponent(points: dict[int, float]) -> float:
 def panels(results: harness.Results) -> list[record.Panel]:
   """Memory over L, and memory and time over C where most chunks are."""
   mib = lambda m: m.bytes / 2**20
-  keys = list(dict.fromkeys(m.form for m in results))
-  chunks = sorted({form.chunk for form in keys if form.chunk})
-  lines = []
-  for form in keys:
-    points = {case.length: mib(m) for case, m in results.of(form).items()}
-    if len(points) > 1:
-      style = _STYLES[chunks.index(form.chunk) % 4 if form.chunk else 0]
-      lines.append(record.Line(str(form), points, style, form.kind))
+  over_length = {
+    str(form): {case.length: mib(m) for case, m in results.of(form).items()}
+    for form in dict.fromkeys(m.form for m in results)
+  }
+  lines = {name: line for name, line in over_length.items() if len(line) > 1}
   swept = _most(list(results))
   at = swept[0].case
-  found = [
+  value = lambda m: 1e3 * m.median('wall')
+  timed = [m for m in swept if m.samples]
+  return [
     record.Panel('temporary memory (MiB)', 'length L', lines),
     _over_chunk(f'temporary memory (MiB), {at}', swept, mib, log_y=True),
+    _over_chunk(f'time of a step (ms), {at}', timed, value, log_y=False),
   ]
-  if timed := [m for m in swept if m.samples]:
-    value = lambda m: 1e3 * m.median('wall')
-    title = f'time of a step (ms), {at}'
-    found.append(_over_chunk(title, timed, value, log_y=False))
-  return found
 
 
 def _over_chunk(
@@ -176,12 +170,8 @@ def _over_chunk(
 ) -> record.Panel:
   """Lines over C; a form without chunks is a level."""
   chunks = [m.form.chunk for m in measured if m.form.chunk] or [1, 2]
-  lines = []
-  for kind in dict.fromkeys(m.form.kind for m in measured):
-    points = {m.form.chunk: value(m) for m in measured if m.form.kind == kind}
-    if None in points:
-      level = dict.fromkeys((min(chunks), max(chunks)), points[None])
-      lines.append(record.Line(kind, level, ':'))
-    else:
-      lines.append(record.Line(kind, points))
+  lines: dict[str, dict[int, float]] = {}
+  for m in measured:
+    at = (m.form.chunk,) if m.form.chunk else (min(chunks), max(chunks))
+    lines.setdefault(m.form.kind, {}).update(dict.fromkeys(at, value(m)))
   return record.Panel(title, 'positions of a chunk C', lines, log_y)

@@ -75,9 +75,8 @@ class Form:
 
   def __post_init__(self) -> None:
     if self.kind not in (*OURS, *PEERS):
-      raise ValueError(
-        f'kind must be one of {(*OURS, *PEERS)}, got {self.kind!r}'
-      )
+      known = (*OURS, *PEERS)
+      raise ValueError(f'kind must be one of {known}, got {self.kind!r}')
     if (self.kind in WHOLE) != (self.chunk is None):
       raise ValueError(f'{self.kind!r} and {self.chunk=} do not go together')
 
@@ -94,16 +93,10 @@ def build(sizes: Sizes, **options: Any) -> model_lib.SlimTransformer:
   """The model of these sizes; options replace its attributes."""
   if sizes.kernel.startswith('softmax'):
     features = sizes.random * sizes.width // sizes.heads
-    mechanism = attention.Favor(
-      kernel=sizes.kernel, features=features, stabilizer='none'
-    )
+    kernel = {'features': features, 'stabilizer': 'none'}
   else:
-    mechanism = attention.Favor(
-      kernel=sizes.kernel,
-      projection=False,
-      features=None,
-      kernel_epsilon=1e-6,
-    )
+    kernel = {'projection': False, 'features': None, 'kernel_epsilon': 1e-6}
+  mechanism = attention.Favor(kernel=sizes.kernel, **kernel)
   fields = {'attention': mechanism, 'dtype': jnp.dtype(sizes.dtype), **options}
   return model_lib.SlimTransformer(
     vocab_size=sizes.vocab,
@@ -197,12 +190,8 @@ def _whole_loss(
   batch: dict[str, Array],
   projections: PyTree,
 ) -> Float[Array, '']:
-  logits = model.apply(
-    {'params': params},
-    batch['tokens'],
-    mask=batch['mask'],
-    projections=projections,
-  )
+  call = functools.partial(model.apply, {'params': params}, batch['tokens'])
+  logits = call(mask=batch['mask'], projections=projections)
   losses = objective.token_losses(logits, batch['targets'])
   return jnp.sum(losses * batch['weights'])
 
@@ -281,11 +270,13 @@ def wrong(form: Form, sizes: Sizes) -> str | None:
 
 @functools.cache
 def _reference(sizes: Sizes, length: int) -> tuple[tuple, tuple[float, PyTree]]:
-  """Arrays of a short sequence, its loss and gradient in float64."""
+  """Arrays of a short sequence; loss and gradient of the whole in float64."""
   model = build(sizes)
   params, w = parameters(model, 1)
   arrays = (params, inputs(sizes.vocab, length, seed=1), w)
-  return arrays, defined(model, *arrays)
+  wide = gradient(Form('autodiff'), model.clone(dtype=jnp.float64))
+  loss, grads, _ = programs.in_float64(wide, *arrays)
+  return arrays, (float(loss), grads)
 
 
 def disagreement(
@@ -300,18 +291,6 @@ def disagreement(
     if not gap <= _TOLERANCE:  # A NaN fails too.
       return f'{name} is off by {gap:.2g}, more than {_TOLERANCE:g}'
   return None
-
-
-def defined(
-  model: model_lib.SlimTransformer,
-  params: PyTree,
-  batch: dict[str, np.ndarray],
-  projections: PyTree,
-) -> tuple[float, PyTree]:
-  """Loss and gradient of the whole sequence, all of it in float64."""
-  wide = gradient(Form('autodiff'), model.clone(dtype=jnp.float64))
-  loss, grads, _ = programs.in_float64(wide, params, batch, projections)
-  return float(loss), grads
 
 
 def apart(found: PyTree, expected: PyTree) -> float:

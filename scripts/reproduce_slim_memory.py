@@ -251,8 +251,8 @@ def time_findings(
   bytes_of, times = {}, {}
   for r in at:
     if r.form.kind in ('subtract', 'checkpoint') and r.form.chunk in chunks:
-      bytes_of[r.form.name] = r.bytes
-      times[r.form.name] = _ratios(r, full, seeds)
+      bytes_of[str(r.form)] = r.bytes
+      times[str(r.form)] = _ratios(r, full, seeds)
   low, high = f'subtract C={chunks[0]}', f'subtract C={chunks[-1]}'
   line = [bytes_of[f'subtract C={c}'] for c in chunks]
   falls = [a < b for a, b in itertools.pairwise(line)]

@@ -65,7 +65,7 @@ def _jumps(
   for kind in ('full', 'subtract', 'checkpoint', 'checkpoint2'):
     form = forms.Form(kind, None if kind == 'full' else chunk)
     loss, *_ = jax.jit(forms.gradient(form, model))(params, batch, None)
-    found[form.name] = float(loss)
+    found[str(form)] = float(loss)
   whole = found.pop('full')
   return {name: abs(loss / whole - 1) for name, loss in found.items()}
 

@@ -187,7 +187,7 @@ def train(
       scores.append((done, *_evaluate(setting, state.params)))
   values = np.asarray(jax.device_get(losses), np.float64) * _NAT
   if not np.isfinite(values).all():
-    raise FloatingPointError(f'{form.name}: a loss is not finite, {seed=}')
+    raise FloatingPointError(f'{form!s}: a loss is not finite, {seed=}')
   table = np.asarray(scores, np.float64).reshape(-1, 3)
   return state, Curve(values, *table.T)
 
