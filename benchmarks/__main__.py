@@ -5,10 +5,11 @@ r"""The benchmarks as a program.
   python -m benchmarks attention --peers        measure a subject, record it
   python -m benchmarks attention --quick causal 'L=256'
 
-A filter chooses the cases whose names contain it. A run that is quick, or of
-some cases only, is printed; it replaces no record unless `--out` names a file.
-`--set` replaces a size of the subject (`--set lengths=256,512`), the number of
-turns (`--set rounds=5`) or their time (`--set seconds=2`). `--check` exits with
+A filter chooses the cases whose names contain it. A run that is quick, of some
+cases or sizes only, or without the peers that the subject has is printed, but
+replaces no record unless `--out` names a file. `--set` replaces a size of the
+subject (`--set lengths=256,512`), the number of turns (`--set rounds=5`) or their
+time (`--set seconds=2`). `--check` exits with
 code 1 if a recorded result misses its bar, else with 0.
 """
 
@@ -84,26 +85,15 @@ def _parser() -> argparse.ArgumentParser:
 
 def _list(folder: pathlib.Path) -> int:
   """Prints a line for each record."""
-  found = {
-    path.stem: record.read(path) for path in sorted(folder.glob('*.json'))
-  }
-  print(
-    tables.table(
-      [
-        {
-          'record': name,
-          'date': one.details.get('date'),
-          'commit': one.commit,
-          'device': one.device,
-          'rows': len(one.rows),
-          'bars met': one.count(True),
-          'missed': one.count(False),
-          'not measured': one.count(None),
-        }
-        for name, one in found.items()
-      ]
-    )
-  )
+  found = {p.stem: record.read(p) for p in sorted(folder.glob('*.json'))}
+  counts = {'bars met': True, 'missed': False, 'not measured': None}
+  rows = [
+    {'record': name, 'date': one.details.get('date'), 'commit': one.commit}
+    | {'device': one.device, 'rows': len(one.rows)}
+    | {text: one.count(met) for text, met in counts.items()}
+    for name, one in found.items()
+  ]
+  print(tables.table(rows))
   for name in SUBJECTS:
     if name not in found:
       print(f'no record of {name}')
@@ -153,7 +143,9 @@ def _measure(
     if group:
       print(f'\n{name}\n{tables.table([_cells(row) for row in group])}')
   out = args.out
-  if out is None and not (args.quick or args.filters or args.set):
+  forms = (f for case in cases for f in subject.forms(sizes, case))
+  part = args.quick or args.filters or args.set
+  if not (out or part or (not args.peers and any(f.peer for f in forms))):
     out = args.results / f'{subject.name}.json'
   if out is None:
     return
@@ -178,15 +170,19 @@ def _cells(row: record.Row) -> dict[str, Any]:
 def _replaced(fields: Any, text: str) -> Any:
   """A dataclass with the field that `NAME=VALUE` names, read as its type."""
   name, _, value = text.partition('=')
-  before = getattr(fields, name)
-  many = before if isinstance(before, tuple) else (before,)
+  before, parts = getattr(fields, name), value.split(',') if value else []
   try:
-    read = tuple(type(many[0])(part) for part in value.split(','))
+    if dataclasses.is_dataclass(before):
+      kinds = map(type, dataclasses.astuple(before))
+      read = (kind(x) for kind, x in zip(kinds, parts, strict=False))
+      after = type(before)(*read)
+    elif isinstance(before, tuple):
+      after = tuple(map(type(before[0]) if before else int, parts))
+    else:
+      after = type(before)(value)
   except ValueError as error:
     raise ValueError(f'{name} must be like {before!r}, got {text!r}') from error
-  return dataclasses.replace(
-    fields, **{name: read if many is before else read[0]}
-  )
+  return dataclasses.replace(fields, **{name: after})
 
 
 if __name__ == '__main__':

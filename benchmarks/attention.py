@@ -21,14 +21,14 @@ Case, Sizes = forms.Case, forms.Sizes
 
 def cases(sizes: Sizes) -> list[Case]:
   """Kinds and lengths; gradients that are only compiled come last."""
-  kinds = [sizes.case(*kind, 1) for kind in forms.KINDS]
-  kinds = [case for case in kinds if case.kind in sizes.kinds]
-  at = lambda case, lengths: [
-    dataclasses.replace(case, length=length) for length in lengths
+  kinds = [kind for kind in forms.KINDS if Case(*kind, 1).kind in sizes.kinds]
+  timed = [sizes.case(*kind, n) for kind in kinds for n in sizes.lengths]
+  return timed + [
+    sizes.case(*kind, n)
+    for kind in kinds
+    for n in sizes.compile_lengths
+    if kind[1]
   ]
-  whole = [at(case, sizes.lengths) for case in kinds]
-  whole += [at(c, sizes.compile_lengths) for c in kinds if c.backward]
-  return [case for group in whole for case in group]
 
 
 def _forms(sizes: Sizes, case: Case) -> list[harness.Form]:
@@ -37,7 +37,8 @@ def _forms(sizes: Sizes, case: Case) -> list[harness.Form]:
   names = [name for name in sizes.forms if timed or name in forms.OURS]
   if not case.causal:
     names = [name for name in names if name != 'flash-linear-attention']
-  found = [
+  frameworks = {forms.framework(name) for name in names} if timed else set()
+  return [
     harness.Form(
       name,
       functools.partial(_program, name, sizes),
@@ -46,9 +47,7 @@ def _forms(sizes: Sizes, case: Case) -> list[harness.Form]:
       peer=name in forms.PEERS,
     )
     for name in names
-  ]
-  frameworks = {forms.framework(name) for name in names} if timed else set()
-  return found + [
+  ] + [
     harness.Form(
       bars.MATMUL + framework,
       functools.partial(_matmul, framework, sizes.matmul),

@@ -4,13 +4,14 @@ The bars are for B = 1, H = 8, d = 64, r = 256, float32. Wall clock decides; CPU
 time stands beside it, which a busy machine disturbs less.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from benchmarks import attention_forms as forms
 from benchmarks import growth, harness, programs, record
 
 MATMUL = 'matmul '  # Before the framework, in the key of a form.
 Case = forms.Case
+Kind = tuple[bool, bool]  # (causal, backward)
 _EXACT, _RECIPE, _TORCH, _PYTORCH = (
   *('jax.nn exact', 'published JAX', 'torch sdpa', 'performer-pytorch'),
 )
@@ -36,50 +37,36 @@ class _Grid:
     self._sizes, self._results = sizes, results
     self.names = [n for n in forms.NAMES if results.of(n)]
 
-  def speedups(
-    self, ours: str, peer: str, kind: tuple[bool, bool]
-  ) -> dict[int, programs.Clocks]:
-    """How many times faster ours is, by length."""
-    found = {
-      n: self._results.ratio(self._sizes.case(*kind, n), peer, ours)
-      for n in self._sizes.lengths
-    }
-    return {n: x for n, x in found.items() if x.wall is not None}
+  def _over_length(
+    self, ratio: Callable, ours: str, peer: str, kind: Kind
+  ) -> dict:
+    """A ratio of the peer over ours, by length, where both were measured."""
+    cases = (self._sizes.case(*kind, n) for n in self._sizes.lengths)
+    found = {case.length: ratio(case, peer, ours) for case in cases}
+    return {n: x for n, x in found.items() if x not in (None, (None, None))}
 
   def least_speedup(
-    self, ours: str, peer: str, kind: tuple[bool, bool], length: int = 0
+    self, ours: str, peer: str, kind: Kind, length: int = 0
   ) -> programs.Clocks:
     """How many times faster ours is at a length, or at the worst from 1k on."""
-    found = [
-      x
-      for n, x in self.speedups(ours, peer, kind).items()
-      if n in range(length or _FROM, length + 1 if length else 1 << 40)
-    ]
-    return programs.Clocks(*map(min, zip(*found, strict=True)))
+    found = self._over_length(self._results.ratio, ours, peer, kind)
+    chosen = [x for n, x in found.items() if n == length or n >= _FROM > length]
+    return programs.Clocks(*map(min, zip(*chosen, strict=True)))
 
-  def least_memory(
-    self, ours: str, peer: str, kind: tuple[bool, bool]
-  ) -> float | None:
+  def least_memory(self, ours: str, peer: str, kind: Kind) -> float | None:
     """How many times less memory ours needs, at the worst from 1k on."""
-    cases = [self._sizes.case(*kind, n) for n in self._sizes.lengths]
-    found = [
-      self._results.memory_ratio(case, peer, ours)
-      for case in cases
-      if case.length >= _FROM
-    ]
-    return min((x for x in found if x is not None), default=None)
+    found = self._over_length(self._results.memory_ratio, ours, peer, kind)
+    return min((x for n, x in found.items() if n >= _FROM), default=None)
 
-  def crossover(
-    self, ours: str, peer: str, kind: tuple[bool, bool]
-  ) -> programs.Clocks:
+  def crossover(self, ours: str, peer: str, kind: Kind) -> programs.Clocks:
     """The length from which ours is faster than a peer."""
-    found = self.speedups(ours, peer, kind)
+    found = self._over_length(self._results.ratio, ours, peer, kind)
     columns = zip(*found.values(), strict=True)
     points = [dict(zip(found, column, strict=True)) for column in columns]
     return programs.Clocks(*map(growth.crossover, points))
 
   def matmul_fraction(
-    self, ours: str, kind: tuple, length: int
+    self, ours: str, kind: Kind, length: int
   ) -> programs.Clocks:
     """Rate of the method's products over that of a matrix product."""
     case, product = self._sizes.case(*kind, length), MATMUL + 'jax'
@@ -106,7 +93,7 @@ def summary(
 
 
 def _growth(
-  grid: _Grid, results: harness.Results, kind: tuple[bool, bool]
+  grid: _Grid, results: harness.Results, kind: Kind
 ) -> Iterator[record.Row]:
   """Exponents of L, and lengths from which ours is faster."""
   what = Case(*kind, 1).kind

@@ -80,12 +80,8 @@ def published(
     w: projection, [m, d].
     epsilon: added to each feature.
     delta: denominators within it of zero are moved by twice of it.
-    sum_epsilon: added to the sums over keys of which denominators are made,
-      in the causal kind.
+    sum_epsilon: added to the sums over keys of denominators, if causal.
     detach: whether the maxima carry no gradient.
-
-  Returns:
-    Outputs, [b, l, h, d].
 
   Reference: arXiv:2009.14794, section A.3.
   """

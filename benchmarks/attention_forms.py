@@ -26,8 +26,6 @@ NAMES = (*OURS, 'jax.nn exact', 'identity', *PEERS)
 KINDS = ((False, False), (False, True), (True, False), (True, True))
 _ANY_KIND = {'causal': False, 'backward': False, 'length': 1}
 Attend = Callable[[Any, Any, Any], Any]
-Definition = Callable[..., jax.Array]
-Bytes = Callable[['Case'], int]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,11 +69,13 @@ class Implementation:
   framework: str  # 'jax' or 'torch'.
   attend: Callable[[bool], Attend]  # Given `causal`, of (q, k, v).
   # The same in float64: (q, k, v, causal) in [b, l, h, d] to outputs.
-  definition: Definition
+  definition: Callable[..., jax.Array]
   linear: bool  # Whether time is linear in the length.
   rows: int = 0  # m, of the projection of a linear form.
   chunk: int = 0  # Positions per chunk of a causal linear form, for FLOPs.
-  bytes_needed: Bytes = lambda case: 0  # To leave out what does not fit.
+  bytes_needed: Callable[[Case], int] = lambda case: (
+    0
+  )  # To leave out what does not fit.
   heads_first: bool = False  # Whether arrays are [b, h, l, d].
   prepare: Callable[..., tuple] | None = None  # Of (q, k, v), before the time.
 
@@ -141,8 +141,8 @@ def make(name: str, case: Case) -> Implementation:
 @functools.cache
 def _made(name: str, case: Case) -> Implementation:
   makers: dict[str, Callable[[Case], Implementation]] = {
-    'ours pos': lambda case: _favor(case, 'softmax_pos'),
-    'ours hyp': lambda case: _favor(case, 'softmax_hyp'),
+    'ours pos': functools.partial(_favor, 'softmax_pos'),
+    'ours hyp': functools.partial(_favor, 'softmax_hyp'),
     'jax.nn exact': _exact,
     'identity': _identity,
     'published JAX': _recipe,
@@ -153,23 +153,14 @@ def _made(name: str, case: Case) -> Implementation:
   return makers[name](case)
 
 
-def _favor(case: Case, kernel: str, **options: Any) -> Implementation:
+def _favor(kernel: str, case: Case) -> Implementation:
   """Ours, with a kernel at r = `case.features`."""
-  favor = attention.Favor(kernel=kernel, features=case.features, **options)
-  w = favor.draw(
-    jax.random.key(0),
-    layer=0,
-    step=0,
-    num_heads=case.heads,
-    head_dim=case.width,
-  )
-
-  def attend(causal: bool) -> Attend:
-    return functools.partial(favor, projection=w, causal=causal)
-
+  favor = attention.Favor(kernel=kernel, features=case.features)
+  sizes = {'num_heads': case.heads, 'head_dim': case.width}
+  w = favor.draw(jax.random.key(0), layer=0, step=0, **sizes)
   return Implementation(
     'jax',
-    attend,
+    lambda causal: functools.partial(favor, projection=w, causal=causal),
     functools.partial(definitions.favor, w=np.asarray(w), kernel=kernel),
     linear=True,
     rows=w.shape[0],
@@ -177,38 +168,33 @@ def _favor(case: Case, kernel: str, **options: Any) -> Implementation:
   )
 
 
-def _quadratic_bytes(case: Case) -> int:
-  # Logits and weights, and for the gradient their cotangents, in float32.
-  pairs = case.batch * case.heads * case.length**2
-  return pairs * 4 * (4 if case.backward else 2)
-
-
 def _exact(case: Case) -> Implementation:
-  half = case.dtype != 'float32'
-  cudnn = 'cudnn' if half and jax.default_backend() == 'gpu' else None
+  """On a GPU in half precision it is cuDNN's, which keeps no logits."""
+  half = case.dtype != 'float32' and jax.default_backend() == 'gpu'
+  attend = functools.partial(
+    jax.nn.dot_product_attention, implementation='cudnn' if half else None
+  )
 
-  def attend(causal: bool) -> Attend:
-    return functools.partial(
-      jax.nn.dot_product_attention, is_causal=causal, implementation=cudnn
-    )
+  def needed(case: Case) -> int:
+    # Logits and weights, and for the gradient their cotangents, in float32.
+    pairs = case.batch * case.heads * case.length**2
+    return 0 if half else pairs * 4 * (4 if case.backward else 2)
 
   return Implementation(
     'jax',
-    attend,
+    lambda causal: functools.partial(attend, is_causal=causal),
     definitions.exact,
     linear=False,
-    bytes_needed=(lambda case: 0) if cudnn else _quadratic_bytes,
+    bytes_needed=needed,
   )
 
 
 def _identity(case: Case) -> Implementation:
+  """A copy, lest the compiler return its argument: the least that can be done."""
   del case
+  copy = lambda q, k, v: jnp.copy(v)
   return Implementation(
-    'jax',
-    # A copy, lest the compiler return its argument: the least that can be done.
-    lambda causal: lambda q, k, v: jnp.copy(v),
-    lambda q, k, v, causal: v,
-    linear=True,
+    'jax', lambda causal: copy, lambda q, k, v, causal: v, linear=True
   )
 
 

@@ -23,16 +23,10 @@ _GPU_TOLERANCE = (5e-3, 2e-2)  # float32 products are TF32 there.
 
 
 def program(name: str, scale: float, case: forms.Case) -> programs.Program:
-  """Builds an implementation.
+  """Builds the form of a name; `scale` is the deviation of entries of q and k.
 
-  Args:
-    name: one of `attention_forms.NAMES`.
-    scale: standard deviation of the entries of q and k.
-    case: what it computes.
-
-  Returns:
-    Maps q, k, v and a cotangent, placed as the implementation wants them, to
-    the output, or with `case.backward` to it and three gradients.
+  The program maps q, k, v and a cotangent, placed as the form wants them, to the
+  output, or with `case.backward` to it and three gradients.
   """
   one = forms.make(name, case)
   inputs = lambda seed: _place(one, case, case.inputs(seed, scale))
@@ -107,11 +101,7 @@ def defined(
 
 
 def check(one: forms.Implementation, case: forms.Case) -> str | None:
-  """Compares value and gradient with the definition.
-
-  Args:
-    one: the implementation.
-    case: its kind and sizes are checked, at a short length.
+  """Compares value and gradient with the definition, at a short length.
 
   Returns:
     None if they agree, else what does not and by how much.
@@ -148,17 +138,14 @@ def error(
   *,
   rows: int = 64,
 ) -> float:
-  """Relative error of the output against exact attention.
+  """Relative error of the first sequence's output against exact attention.
 
   Args:
     one: the implementation.
-    case: a case; its first sequence is compared.
+    case: a case.
     built: the program of both.
     scale: standard deviation of the entries of q and k.
-    rows: rows of the output that are compared, evenly spaced.
-
-  Returns:
-    Frobenius norm of the difference over that of the exact rows.
+    rows: rows of the output that are compared in norm, evenly spaced.
   """
   arrays = case.inputs(2, scale)
   out = apply(one, case, built, arrays)[0]

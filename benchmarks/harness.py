@@ -8,7 +8,6 @@ Times are medians; a ratio is the median over common turns.
 """
 
 import dataclasses
-import functools
 import statistics
 from collections.abc import (
   Callable,
@@ -167,23 +166,13 @@ def measure(
   """
   samples: dict[Form, list[programs.Sample]] = {form: [] for form in built}
   for seed in seeds if timed else ():
-    calls = {
-      form: functools.partial(_finish, program.call, program.inputs(seed))
-      for form, program in built.items()
-    }
+    calls = {form: program.bound(seed) for form, program in built.items()}
     for form, turns in programs.alternate(calls, settings).items():
-      units = built[form].units
-      samples[form] += [
-        programs.Sample(s.wall / units, s.cpu / units) for s in turns
-      ]
+      samples[form] += [s.per(built[form].units) for s in turns]
   return [
     Measured(case, form.key, samples[form], program, form.ours)
     for form, program in built.items()
   ]
-
-
-def _finish(call: Callable[..., Any], arguments: tuple) -> None:
-  programs.wait(call(*arguments))
 
 
 def chosen(cases: Sequence[Any], filters: Sequence[str]) -> list[Any]:

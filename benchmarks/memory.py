@@ -47,9 +47,7 @@ def peaks(
 
 
 def _peak(make: Callable[[Any], programs.Program], case: Any) -> int | None:
-  program = make(case)
-  arguments = program.inputs(0)
-  call = lambda: programs.wait(program.call(*arguments))
+  call = make(case).bound()
   call()  # What the first call allocates for good must not count.
   torch = sys.modules.get('torch')
   if torch is not None and torch.cuda.is_available():

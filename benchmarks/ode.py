@@ -234,7 +234,9 @@ def _program(name: str, case: Case) -> programs.Program:
   else:
     function, arguments = solutions(case)[name]
     built = programs.compiled(function, lambda seed: arguments)
-  return dataclasses.replace(built, extras={'error': error(case, built())})
+  return dataclasses.replace(
+    built, extras={'error': error(case, built.bound()())}
+  )
 
 
 def _wrong(case: Case, built: programs.Program) -> str | None:

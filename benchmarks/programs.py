@@ -37,6 +37,10 @@ class Sample:
   wall: float
   cpu: float
 
+  def per(self, units: float) -> 'Sample':
+    """The time of each of some units of work."""
+    return Sample(self.wall / units, self.cpu / units)
+
 
 class Stopwatch:
   """Reads both clocks since it was made."""
@@ -47,7 +51,7 @@ class Stopwatch:
   def sample(self, units: float) -> Sample:
     """The time that has passed, per unit of work."""
     wall, cpu = time.perf_counter(), time.process_time()
-    return Sample((wall - self._wall) / units, (cpu - self._cpu) / units)
+    return Sample(wall - self._wall, cpu - self._cpu).per(units)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,9 +74,10 @@ class Program:
   compile_s: float | None = None  # CPU seconds to trace and compile.
   extras: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
-  def __call__(self, seed: int = 0) -> Any:
+  def bound(self, seed: int = 0) -> Callable[[], Any]:
     """Computes with the inputs of a seed; returns when the result is there."""
-    return wait(self.call(*self.inputs(seed)))
+    arguments = self.inputs(seed)
+    return lambda: wait(self.call(*arguments))
 
 
 def peer(module: str) -> Any:

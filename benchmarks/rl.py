@@ -55,7 +55,7 @@ def ours(
     # Not for one: mapped conditions are selections, which compute both sides.
     keys, train = jax.random.split(keys, agents), jax.vmap(train)
   if devices > 1:
-    train = _in_turn(iterations)
+    train = _training(iterations, in_turn=True)
     kind, part = (
       jax.sharding.AxisType.Auto,
       jax.sharding.PartitionSpec('agents'),
@@ -101,55 +101,36 @@ def _task() -> tuple[lanes.Lanes, learner_lib.Learner]:
   )
 
 
-def _training(iterations: int) -> Callable[[jax.Array], Any]:
-  """Trains one agent from a key."""
+def _training(
+  iterations: int, *, in_turn: bool = False
+) -> Callable[[jax.Array], Any]:
+  """Trains one agent from a key, or agents that learn in turn from theirs."""
   vector, learner = _task()
-
-  def iterate(carry: tuple, key: jax.Array) -> tuple[tuple, Any]:
-    state, stage = carry
-    act_key, learn_key = jax.random.split(key)
-    stage, trajectory = rollout.collect(
-      vector, learner, learner.acting(state), stage, act_key
-    )
-    state, metrics = learner.learn(state, trajectory, learn_key)
-    return (state, stage), (metrics, trajectory.episode_return)
-
-  def train(key: jax.Array) -> Any:
-    init_key, lanes_key, key = jax.random.split(key, 3)
-    carry = learner.init(init_key), rollout.start(vector, learner, lanes_key)
-    return jax.lax.scan(iterate, carry, jax.random.split(key, iterations))
-
-  return train
-
-
-def _in_turn(iterations: int) -> Callable[[jax.Array], Any]:
-  """Trains agents from their keys as `_training` does each."""
-  vector, learner = _task()
+  each = jax.vmap if in_turn else (lambda function, **_: function)
+  split = lambda n: each(functools.partial(jax.random.split, num=n), out_axes=1)
+  learn = learner.learn
+  if in_turn:
+    learn = lambda *x: jax.lax.map(lambda one: learner.learn(*one), x)
 
   def collect(state: Any, stage: Any, key: jax.Array) -> Any:
     acting = learner.acting(state)
     return rollout.collect(vector, learner, acting, stage, key)
 
-  def iterate(carry: tuple, keys: jax.Array) -> tuple[tuple, Any]:
+  def iterate(carry: tuple, key: jax.Array) -> tuple[tuple, Any]:
     state, stage = carry
-    act_keys, learn_keys = jax.vmap(jax.random.split, out_axes=1)(keys)
-    stage, trajectory = jax.vmap(collect)(state, stage, act_keys)
-    state, metrics = jax.lax.map(
-      lambda one: learner.learn(*one), (state, trajectory, learn_keys)
-    )
+    act_key, learn_key = split(2)(key)
+    stage, trajectory = each(collect)(state, stage, act_key)
+    state, metrics = learn(state, trajectory, learn_key)
     return (state, stage), (metrics, trajectory.episode_return)
 
-  def train(keys: jax.Array) -> Any:
-    split = functools.partial(jax.random.split, num=3)
-    init_keys, lanes_keys, keys = jax.vmap(split, out_axes=1)(keys)
+  def train(key: jax.Array) -> Any:
+    init_key, lanes_key, key = split(3)(key)
     start = lambda key: rollout.start(vector, learner, key)
-    carry = jax.vmap(learner.init)(init_keys), jax.vmap(start)(lanes_keys)
-    split = functools.partial(jax.random.split, num=iterations)
-    carry, found = jax.lax.scan(
-      iterate, carry, jax.vmap(split, out_axes=1)(keys)
-    )
-    # Agents lead, as of `_training` mapped.
-    return carry, jax.tree.map(lambda x: jnp.swapaxes(x, 0, 1), found)
+    carry = each(learner.init)(init_key), each(start)(lanes_key)
+    carry, found = jax.lax.scan(iterate, carry, split(iterations)(key))
+    if in_turn:  # Agents lead, as when one agent is mapped.
+      found = jax.tree.map(lambda x: jnp.swapaxes(x, 0, 1), found)
+    return carry, found
 
   return train
 
@@ -181,18 +162,15 @@ def _forms(sizes: Sizes, case: str) -> list[harness.Form]:
   count = sizes.devices or jax.device_count()
   # As many iterations as keep a call short.
   fewer = max(sizes.iterations // sizes.agents, 4)
-  many = [
-    harness.Form(
-      f'{sizes.agents} agents on {devices} devices',
-      lambda case, devices=devices: ours(fewer, sizes.agents, devices),
-      ours=True,
-    )
-    for devices in sorted({1, count})
-  ]
+  many = lambda devices: harness.Form(
+    f'{sizes.agents} agents on {devices} devices',
+    lambda case: ours(fewer, sizes.agents, devices),
+    ours=True,
+  )
   return [
     harness.Form(ONE, lambda case: ours(sizes.iterations), ours=True),
     harness.Form(PEER, lambda case: _purejaxrl(sizes.iterations), peer=True),
-    *many,
+    *(many(devices) for devices in sorted({1, count})),
     harness.Form(PRODUCTS, lambda case: bound()),
   ]
 

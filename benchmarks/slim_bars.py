@@ -22,13 +22,7 @@ Measured = harness.Measured
 def summary(
   chunks: Iterable[int], sigma: int, results: harness.Results
 ) -> Iterator[record.Row]:
-  """A row per bar, with the worst value that was found.
-
-  Args:
-    chunks: C of forms that are measured at all lengths.
-    sigma: bytes of a state.
-    results: of all forms.
-  """
+  """A row per bar, with the worst value found; C in `chunks` have all lengths."""
   by_form = {
     (kind, c): results.of(forms.Form(kind, c))
     for kind in _CHUNKED

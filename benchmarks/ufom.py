@@ -71,7 +71,7 @@ def differs(name: str, grad: PyTree, case: forms.Case) -> str | None:
 def _wrong(name: str, shots: int) -> str | None:
   case = forms.Case(shots, _CHECK_STEPS)
   make = forms.program if name in forms.FORMS else forms.peer
-  return differs(name, make(name, case)(), case)
+  return differs(name, make(name, case).bound()(), case)
 
 
 def _draw(name: str, case: forms.Case) -> programs.Program:
@@ -147,11 +147,9 @@ def _times(results: harness.Results, case: forms.Case) -> Iterator[record.Row]:
       f'UFOM q=0.1 over recompute, {clock}, {case}', value, at_most=0.35
     )
   for ours, (order, limit) in _PAIRS.items():
-    yield record.value_row(
-      f'{ours} over torch {order}, CPU, {case}',
-      results.ratio(case, ours, f'torch {order}').cpu,
-      at_most=limit,
-    )
+    ratio = results.ratio(case, ours, f'torch {order}').cpu
+    text = f'{ours} over torch {order}, CPU, {case}'
+    yield record.value_row(text, ratio, at_most=limit)
 
 
 SUBJECT = harness.Subject(

@@ -47,7 +47,8 @@ class Case:
       'query_x': rng.random(shape, np.float32),
       'y': np.repeat(np.arange(WAYS, dtype=np.int32), self.shots),
     }
-    theta = _network('lax').init(jax.random.key(seed), task['query_x'])
+    pictures = jnp.asarray(task['query_x'])
+    theta = _network('lax').init(jax.random.key(seed), pictures)
     return theta['params'], task
 
 
@@ -74,23 +75,23 @@ def problem(form: networks.Form = 'auto') -> ufom.ABLOProblem:
 def form(name: str, r: int) -> Gradient:
   """Ours: (theta, task, key) -> gradient; the key is for UFOM's xi, q = 0.1."""
   shape = problem()
-  if name == 'fom':
-    return lambda theta, task, key: (
-      ufom.fom_grad(shape, theta, task, r, ALPHA).grad
-    )
-  if name == 'ufom':
-    inner = ufom.Inner(r, ALPHA)
-    return lambda theta, task, key: (
-      ufom.ufom_grad(shape, theta, task, key, 0.1, inner).grad
-    )
-  return lambda theta, task, key: (
-    ufom.exact_grad(shape, theta, task, r, ALPHA, mode=name).grad
-  )
+
+  def gradient(theta: PyTree, task: PyTree, key: jax.Array) -> PyTree:
+    if name == 'fom':
+      found = ufom.fom_grad(shape, theta, task, r, ALPHA)
+    elif name == 'ufom':
+      inner = ufom.Inner(r, ALPHA)
+      found = ufom.ufom_grad(shape, theta, task, key, 0.1, inner)
+    else:
+      found = ufom.exact_grad(shape, theta, task, r, ALPHA, mode=name)
+    return found.grad
+
+  return gradient
 
 
 def program(name: str, case: Case, key: int = 0) -> programs.Program:
   """Compiles a form of ours; `key` is that of its random draws."""
-  built = _compiled(name, case)
+  built = _compiled(name, dataclasses.replace(case, timed=True))
   theta, task, _ = built.inputs(0)
   draw = jax.random.key(key)
   return dataclasses.replace(built, inputs=lambda seed: (theta, task, draw))

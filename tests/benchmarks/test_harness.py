@@ -162,8 +162,8 @@ def test_compiled_programs_tell_memory_and_check_in_float64():
   built = programs.compiled(function, lambda seed: (x + seed,))
   expected = programs.in_float64(function, x)
   assert expected[0].dtype == np.float64
-  assert programs.disagreement(built(), expected) < 1e-6
-  assert programs.disagreement(built(1), expected) > 0.1
+  assert programs.disagreement(built.bound()(), expected) < 1e-6
+  assert programs.disagreement(built.bound(1)(), expected) > 0.1
   bad = (expected[0] * np.nan, expected[1])
   assert np.isnan(programs.disagreement(bad, expected))
   assert built.compile_s > 0

@@ -1,5 +1,6 @@
 """One schema for all results, the bars in it, and the program that reads it."""
 
+import dataclasses
 import json
 import sys
 import types
@@ -115,12 +116,13 @@ def subject(monkeypatch):
     ],
     summary=lambda sizes, results: [record.value_row('bar', 1.0, at_most=0.5)],
     panels=lambda sizes, results: [
-      record.Panel('panel', 'x', [record.Line('line', {1: 2.0, 4: 3.0})])
+      record.Panel('panel', 'x', {'line': {1: 2.0, 4: 3.0}})
     ],
     settings=programs.Settings(rounds=1, pause=0.0),
   )
   module = types.SimpleNamespace(SUBJECT=one)
   monkeypatch.setitem(sys.modules, 'benchmarks.loop', module)
+  return one
 
 
 def test_a_whole_run_is_recorded_with_its_picture(subject, tmp_path, capsys):
@@ -145,12 +147,44 @@ def test_a_quick_or_partial_run_replaces_no_record(subject, tmp_path, capsys):
   assert record.read(out).details['sizes']['rounds'] == 2
 
 
+def test_a_run_without_its_peers_replaces_no_record(
+  subject, tmp_path, monkeypatch
+):
+  form = harness.Form(
+    'peer', lambda case: programs.Program(lambda: 0), peer=True
+  )
+  one = dataclasses.replace(subject, forms=lambda sizes, case: [form])
+  module = types.SimpleNamespace(SUBJECT=one)
+  monkeypatch.setitem(sys.modules, 'benchmarks.loop', module)
+  assert program.main(['loop', f'--results={tmp_path}']) == 0
+  assert list(tmp_path.iterdir()) == []
+  assert program.main(['loop', f'--results={tmp_path}', '--peers']) == 0
+  assert (tmp_path / 'loop.json').exists()
+
+
+@dataclasses.dataclass(frozen=True)
+class Fields:
+  numbers: tuple[int, ...] = (1, 2)
+  inner: programs.Settings = programs.Settings()
+  name: str = 'a'
+
+
+def test_a_setting_is_read_as_the_type_of_its_field():
+  read = lambda text: program._replaced(Fields(), text)
+  assert read('numbers=3').numbers == (3,)
+  assert read('numbers=').numbers == ()
+  assert read('inner=4,5').inner == programs.Settings(4, 5.0)
+  assert read('name=b').name == 'b'
+  with pytest.raises(ValueError, match=r'numbers must be like \(1, 2\)'):
+    read('numbers=x')
+
+
 @pytest.mark.parametrize(
   ('words', 'message'),
   [
     (['swim'], 'invalid choice'),
     (['loop', 'no such case'], 'no case contains any of'),
-    (['loop', '--set', 'speed=1'], "unknown name in 'speed=1'"),
+    (['loop', '--set', 'speed=1'], "'speed=1' names none of"),
     (['loop', '--set', 'rounds=many'], 'rounds must be like'),
     (['loop', '--set', 'rounds=1.5'], 'rounds must be like'),
   ],

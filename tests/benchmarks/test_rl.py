@@ -35,7 +35,7 @@ def test_our_side_trains_alike_on_any_devices():
   for devices in (1, 2):
     side = rl.ours(1, agents=2, devices=devices)
     assert side.units == 2 * 4 * 128
-    _, (metrics, _) = side()
+    _, (metrics, _) = side.bound()()
     assert metrics['policy_loss'].shape == (2, 1)
     found.append(metrics)
   for name, values in found[0].items():

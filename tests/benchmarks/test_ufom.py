@@ -82,4 +82,4 @@ def test_bars():
 def test_all_of_ours_agree():
   case = forms.Case(1, 4)
   for name in forms.FORMS[:-1]:  # UFOM is made of two others.
-    assert ufom.differs(name, forms.program(name, case)(), case) is None
+    assert ufom.differs(name, forms.program(name, case).bound()(), case) is None
