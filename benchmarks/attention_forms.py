@@ -73,9 +73,8 @@ class Implementation:
   linear: bool  # Whether time is linear in the length.
   rows: int = 0  # m, of the projection of a linear form.
   chunk: int = 0  # Positions per chunk of a causal linear form, for FLOPs.
-  bytes_needed: Callable[[Case], int] = lambda case: (
-    0
-  )  # To leave out what does not fit.
+  # Of memory at its worst, to leave out what does not fit.
+  bytes_needed: Callable[[Case], int] = lambda case: 0
   heads_first: bool = False  # Whether arrays are [b, h, l, d].
   prepare: Callable[..., tuple] | None = None  # Of (q, k, v), before the time.
 
@@ -115,10 +114,9 @@ class Sizes:
   scale: float = 1.0  # Standard deviation of q and k while timing.
   error_scales: tuple[float, ...] = (0.25, 0.5, 1.0)  # And for the errors.
   matmul: int = 2048  # Rows of the product that tells the machine's rate.
-  call_seconds: float = (
-    15.0  # A form whose call should last longer is left out,
-  )
-  memory_bytes: int = 6 * 2**30  # as is one that needs more.
+  # A form whose call should last longer or that needs more is left out.
+  call_seconds: float = 15.0
+  memory_bytes: int = 6 * 2**30
 
   def case(self, causal: bool, backward: bool, length: int) -> Case:
     """The case of a kind and length."""

@@ -72,17 +72,18 @@ def _place(
 def _function(
   one: forms.Implementation, case: forms.Case
 ) -> Callable[..., Any]:
-  """Of q, k, v and a cotangent; torch records nothing for inputs alone."""
+  """Of q, k, v and a cotangent; without gradients no input of torch needs one."""
   attend = one.attend(case.causal)
+  if not case.backward:
+    return lambda q, k, v, g: attend(q, k, v)
+  torch = programs.torch() if one.framework == 'torch' else None
 
   def function(q: Any, k: Any, v: Any, g: Any) -> Any:
-    if not case.backward:
-      return attend(q, k, v)
-    if one.framework == 'jax':
+    if torch is None:
       out, pull = jax.vjp(attend, q, k, v)
       return out, *pull(g)
     out = attend(q, k, v)
-    return out, *programs.torch().autograd.grad(out, (q, k, v), g)
+    return out, *torch.autograd.grad(out, (q, k, v), g)
 
   return function
 
