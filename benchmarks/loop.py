@@ -144,9 +144,19 @@ def calibrate(target_s: float) -> int:
   return products
 
 
-def _take(case: float, settings: programs.Settings) -> list[harness.Measured]:
-  """Measures a step that takes about `case` milliseconds."""
-  experiment = make_experiment(calibrate(case / 1e3))
+@dataclasses.dataclass(frozen=True)
+class Case:
+  """A step of about this length."""
+
+  milliseconds: float
+
+  def __str__(self) -> str:
+    return f'step of {self.milliseconds:g} ms'
+
+
+def _take(case: Case, settings: programs.Settings) -> list[harness.Measured]:
+  """Measures steps of both."""
+  experiment = make_experiment(calibrate(case.milliseconds / 1e3))
   taken = Turns(Bare(experiment))
   experiment.batches.on_turn = taken.next
   # The first turn compiles, and nothing follows the last: neither counts.
@@ -157,10 +167,9 @@ def _take(case: float, settings: programs.Settings) -> list[harness.Measured]:
   ):
     config = loop.LoopConfig(duration, log_every=LOG_EVERY)
     loop.run(experiment, config, workdir=workdir, seed=0)
-  name = f'step of {case:g} ms'
   return [
-    harness.Measured(name, 'loop', taken.ours[1:], ours=True),
-    harness.Measured(name, 'bare step', taken.peer[1:]),
+    harness.Measured(case, 'loop', taken.ours[1:], ours=True),
+    harness.Measured(case, 'bare step', taken.peer[1:]),
   ]
 
 
@@ -180,7 +189,7 @@ SUBJECT = harness.Subject(
   'loop',
   Sizes(),
   quick=Sizes((1.0,)),
-  cases=lambda sizes: list(sizes.milliseconds),
+  cases=lambda sizes: [Case(length) for length in sizes.milliseconds],
   take=_take,
   prepare=_prepare,
   settings=programs.Settings(rounds=40),

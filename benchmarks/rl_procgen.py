@@ -113,6 +113,9 @@ class Sizes:
   lanes: int = 64  # Played at once.
   iterations: int = 8  # Of acting and learning; two of them only compile.
 
+  def __str__(self) -> str:
+    return f'{self.game}, {self.lanes} lanes'
+
   def __post_init__(self) -> None:
     if self.iterations <= _WARM_UP:
       raise ValueError(f'iterations must exceed 2, got {self.iterations=}')

@@ -47,4 +47,4 @@ def test_a_case_is_measured(quick, monkeypatch):
   results, rows = quick(loop.SUBJECT)
   row = rows['step of 1 ms, loop against bare step']
   assert min(row.ours, row.peer, row.ratio) > 0
-  assert len(results.get('step of 1 ms', 'loop').samples) == 2
+  assert len(results.get(loop.Case(1.0), 'loop').samples) == 2
