@@ -150,7 +150,7 @@ def _against_others(
   )
   forward = (causal, False)
   yield row(
-    f'{ours}, {Case(*forward, 16384)}: times faster than {_TORCH}',
+    f'{ours}, {Case(*forward, 1).kind}, L=16384: times faster than {_TORCH}',
     grid.least_speedup(ours, _TORCH, forward, 16384),
     at_least=6 if causal else 15,
   )
