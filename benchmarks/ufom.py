@@ -133,7 +133,7 @@ def summary(sizes: Sizes, results: harness.Results) -> Iterator[record.Row]:
 
 def _times(results: harness.Results, case: forms.Case) -> Iterator[record.Row]:
   yield record.value_row(
-    f'exact (store_phi) over fom, CPU, {case}',
+    f'exact (store_phi) over fom, {case}',
     results.ratio(case, 'store_phi', 'fom').cpu,
     at_most=3.3,
   )
@@ -148,7 +148,7 @@ def _times(results: harness.Results, case: forms.Case) -> Iterator[record.Row]:
     )
   for ours, (order, limit) in _PAIRS.items():
     ratio = results.ratio(case, ours, f'torch {order}').cpu
-    text = f'{ours} over torch {order}, CPU, {case}'
+    text = f'{ours} beside torch {order}, {case}'
     yield record.value_row(text, ratio, at_most=limit)
 
 

@@ -68,12 +68,12 @@ def test_bars():
   assert rows['exact, r=200: MB of temporaries (the least mode)'].met() is None
   assert rows['fom: memory at any r over the least'].ours == 1.2
   assert not rows['fom: memory at any r over the least'].met()
-  assert rows['exact (store_phi) over fom, CPU, 5 shots, r=50'].ours == 3
+  assert rows['exact (store_phi) over fom, 5 shots, r=50'].ours == 3
   row = rows['UFOM q=0.1 over recompute, wall, 5 shots, r=50']
   assert row.ours == pytest.approx((0.9 * 2 + 0.1 * 52) / 50)
   assert row.met()
-  assert rows['fom over torch fom, CPU, 5 shots, r=50'].met()
-  assert not rows['store_phi over torch exact, CPU, 5 shots, r=50'].met()
+  assert rows['fom beside torch fom, 5 shots, r=50'].met()
+  assert not rows['store_phi beside torch exact, 5 shots, r=50'].met()
   pairs = harness.rows(ufom.SUBJECT, sizes, results)['pairs']
   assert [row.ratio for row in pairs if 'torch' in row.case] == [0.5, 1.0]
 
