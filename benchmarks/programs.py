@@ -85,7 +85,10 @@ def peer(module: str) -> Any:
   try:
     return importlib.import_module(module)
   except ImportError as error:
-    raise MissingError(f'{module} cannot be imported: {error}') from error
+    raise MissingError(
+      f'{module} cannot be imported ({error}); benchmarks/README.md says how '
+      'to install the peers'
+    ) from error
 
 
 def torch(threads: int | None = None) -> Any:
