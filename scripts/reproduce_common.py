@@ -6,6 +6,7 @@ import os
 import pathlib
 import platform
 import shlex
+import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
@@ -13,6 +14,9 @@ from typing import Any
 import jax
 
 from runtime.record import ledger, provenance, verdicts
+
+# The benchmarks are no package that is installed.
+sys.path.append(str(pathlib.Path(__file__).resolve().parent.parent))
 
 __all__ = [
   'COLORS',

@@ -2,7 +2,7 @@
 
 FAVOR+ (positive features, r = 256), exact attention, and attention that returns
 V, which bounds what any attention can reach; B = 1, H = 8, d = 64. Uses the
-functions of `bench_attention.py`; each seed has inputs and turns of its own. On
+functions of `benchmarks.attention`; each seed has inputs and turns of its own. On
 a CPU the time is that of all threads, which other processes do not lengthen.
 """
 
@@ -10,12 +10,12 @@ import functools
 import statistics
 from collections.abc import Sequence
 
-import bench_attention_forms as forms
-import bench_attention_lib as lib
-import bench_attention_report as report
 import jax
 import reproduce_common as common
 
+from benchmarks import attention, growth, harness, programs, record
+from benchmarks import attention_bars as report
+from benchmarks import attention_forms as forms
 from runtime.record import ledger, verdicts
 
 __all__ = ['Times', 'findings', 'measure', 'rows']
@@ -27,14 +27,12 @@ LENGTHS = {
 TURNS = 3  # Of each seed.
 FAVOR, EXACT, IDENTITY = 'ours pos', 'jax.nn exact', 'identity'
 SOURCE = 'arXiv:2009.14794, Fig. 3, 20 and 21'
-_KINDS = tuple(
-  (causal, backward) for causal in (False, True) for backward in (False, True)
-)
+_KINDS = forms.KINDS
 
 
 def measure(
   seeds: Sequence[int], *, lengths: Sequence[int], turns: int = TURNS
-) -> report.Results:
+) -> harness.Results:
   """Checks and times the three forms.
 
   Args:
@@ -48,28 +46,25 @@ def measure(
   Raises:
     RuntimeError: if a form does not compute what it should.
   """
-  cases = [
-    forms.Case(causal, backward, length)
-    for causal, backward in _KINDS
-    for length in lengths
-  ]
-  chosen = {
-    name: forms.make(name, cases[0]) for name in ('pos', 'exact', 'identity')
-  }
-  accepted, refused = lib.accept(chosen, cases)
-  if refused:
-    raise RuntimeError(f'nothing to time: {refused}')
-  settings = lib.Settings(
-    rounds=turns,
-    seconds=60.0,
+  sizes = forms.Sizes(
+    lengths=tuple(lengths),
+    compile_lengths=(),
+    forms=(FAVOR, EXACT, IDENTITY),
     call_seconds=60.0,
     memory_bytes=3 * 2**30,
     matmul=512,
   )
-  bench = lib.Bench(accepted, settings)
-  for case in cases:
-    bench.time(case, seeds=seeds)
-  return report.Results(bench.records)
+  results = harness.run(
+    attention.SUBJECT,
+    sizes,
+    programs.Settings(rounds=turns, seconds=60.0),
+    attention.cases(sizes),
+    seeds=seeds,
+  )
+  refused = [row for row in results.left_out if row['why'] == 'refused']
+  if refused:
+    raise RuntimeError(f'nothing to time: {refused}')
+  return results
 
 
 class Times:
@@ -79,7 +74,7 @@ class Times:
     clock: 'cpu' on a CPU, else 'wall'.
   """
 
-  def __init__(self, results: report.Results, seeds: Sequence[int]) -> None:
+  def __init__(self, results: harness.Results, seeds: Sequence[int]) -> None:
     self._results = results
     self._seeds = len(seeds)
     self.clock = 'cpu' if jax.default_backend() == 'cpu' else 'wall'
@@ -87,10 +82,11 @@ class Times:
   def at(self, form: str, causal: bool, backward: bool) -> dict[int, list]:
     """Seconds by length, one for each seed."""
     found = {}
-    for record in self._results.timed(form, causal, backward):
-      values = [getattr(s, self.clock) for s in record.samples]
+    timed = report.timed(self._results, form, causal, backward)
+    for length, one in timed.items():
+      values = [getattr(s, self.clock) for s in one.samples]
       turns = len(values) // self._seeds
-      found[record.case.length] = [
+      found[length] = [
         statistics.median(values[i * turns : (i + 1) * turns])
         for i in range(self._seeds)
       ]
@@ -103,7 +99,7 @@ class Times:
     times = self.at(form, causal, backward)
     chosen = [length for length in times if low <= length <= high]
     return [
-      report.slope(chosen, [times[length][i] for length in chosen])
+      growth.slope({length: times[length][i] for length in chosen})
       for i in range(self._seeds)
     ]
 
@@ -113,7 +109,7 @@ class Times:
     exact = self.at(EXACT, causal, backward)
     lengths = sorted(set(ours) & set(exact))
     return [
-      report.crossover(lengths, [exact[n][i] / ours[n][i] for n in lengths])
+      growth.crossover({n: exact[n][i] / ours[n][i] for n in lengths})
       or 2.0 * lengths[-1]
       for i in range(self._seeds)
     ]
@@ -134,7 +130,7 @@ def rows(scale: str, seeds: Sequence[int]) -> list[common.Finding]:
 
 
 def findings(
-  results: report.Results, seeds: Sequence[int]
+  results: harness.Results, seeds: Sequence[int]
 ) -> list[common.Finding]:
   """Judges measured times; see `measure`."""
   times = Times(results, seeds)
@@ -151,8 +147,8 @@ def findings(
   ]
 
 
-def _draw(results: report.Results, title: str, path: str) -> None:
-  report.picture(results, path, title)
+def _draw(results: harness.Results, title: str, path: str) -> None:
+  record.picture(report.panels(results), path, title=title)
 
 
 def _kind(causal: bool, backward: bool) -> str:

@@ -5,12 +5,12 @@ import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import bench_slim_forms as forms
-import bench_slim_runs as runs
-import bench_slim_targets as targets
 import jax
 import reproduce_common as common
 
+from benchmarks import programs
+from benchmarks import slim_bars as targets
+from benchmarks import slim_forms as forms
 from runtime.record import verdicts
 
 __all__ = ['constant_finding', 'constant_rows']
@@ -48,7 +48,7 @@ def constant_rows(
     for name in names:
       function = jax.jit(forms.gradient(forms.Form(name, chunk), model))
       steps[name] = function.lower(params, batch, None).compile()
-      memory.setdefault(name, []).append(runs.temporary_bytes(steps[name]))
+      memory.setdefault(name, []).append(programs.temporary_bytes(steps[name]))
   gaps = []
   for seed in seeds:
     params, _ = forms.parameters(model, seed)

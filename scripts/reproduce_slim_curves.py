@@ -9,11 +9,11 @@ import functools
 import pathlib
 from collections.abc import Mapping, Sequence
 
-import bench_slim_forms as forms
 import numpy as np
 import reproduce_common as common
 import reproduce_slim_training as training
 
+from benchmarks import slim_forms as forms
 from performer.data import copying as copying_lib
 from performer.data import text as text_lib
 from runtime.record import verdicts

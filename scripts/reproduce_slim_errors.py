@@ -14,12 +14,12 @@ import functools
 from collections.abc import Sequence
 from typing import Any
 
-import bench_slim_forms as forms
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, PyTree
 
+from benchmarks import slim_forms as forms
 from performer import attention
 from performer.attention import state as state_lib
 

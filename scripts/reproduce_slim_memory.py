@@ -12,13 +12,12 @@ import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import bench_attention_report as attention_report
-import bench_slim_forms as forms
-import bench_slim_runs as runs
-import bench_slim_targets as targets
 import jax
 import reproduce_common as common
 
+from benchmarks import growth, harness, programs
+from benchmarks import slim_bars as targets
+from benchmarks import slim_forms as forms
 from runtime.devices import counting
 from runtime.record import verdicts
 
@@ -41,7 +40,7 @@ SIZES = {
 }
 CHUNKED = ('subtract', 'checkpoint', 'checkpoint2')
 _TURNS = 3  # Of each seed.
-Records = Sequence[runs.Record]
+Records = Sequence[harness.Measured]
 
 
 def memory_rows(
@@ -68,9 +67,8 @@ def memory_rows(
   # Time is compared at a length between the ends.
   middle = sorted(lengths)[len(lengths) // 2]
   whole_up_to = max(lengths) if scale == 'tiny' else middle
-  bench = runs.Bench(
-    sizes, rounds=_TURNS, seconds=120.0, whole_up_to=whole_up_to
-  )
+  settings = programs.Settings(rounds=_TURNS, seconds=120.0)
+  records: list[harness.Measured] = []
   grid = [forms.Form('full')]
   grid += [
     forms.Form(kind, c) for c in chunks for kind in ('subtract', 'checkpoint')
@@ -78,13 +76,20 @@ def memory_rows(
   for length in lengths:
     root = forms.Form('checkpoint', 2 * round(length**0.5))
     fresh = [root] if root not in grid else []
-    timed = length == middle
-    bench.measure([*grid, *fresh], length, timed=timed, seeds=seeds)
-  flops = _flops(bench.model, middle, chunks[1])
+    case = forms.Case(length)
+    built = {
+      harness.Form(form, lambda case: None): forms.program(form, sizes, case)
+      for form in (*grid, *fresh)
+      if length <= whole_up_to or form.kind not in forms.WHOLE
+    }
+    records += harness.measure(
+      case, built, settings, timed=length == middle, seeds=seeds
+    )
+  flops = _flops(forms.build(sizes), middle, chunks[1])
   return [
-    growth_finding(bench.records, chunks[1]),
+    growth_finding(records, chunks[1]),
     flops_finding(flops, f'L={middle}, C={chunks[1]}'),
-    *time_findings(bench.records, middle, len(seeds)),
+    *time_findings(records, middle, len(seeds)),
   ]
 
 
@@ -118,17 +123,14 @@ def growth_finding(records: Records, chunk: int) -> common.Finding:
     f'subtract C={chunk}': _net(_line(records, 'subtract', chunk)),
     f'checkpoint C={chunk}': _line(records, 'checkpoint', chunk),
     'checkpoint C=2 sqrt(L)': {
-      n: r.temporary_bytes
-      for n in sorted({r.length for r in records})
+      n: r.bytes
+      for n in sorted({r.case.length for r in records})
       for r in records
-      if (r.form.kind, r.length) == ('checkpoint', n)
+      if (r.form.kind, r.case.length) == ('checkpoint', n)
       and r.form.chunk == 2 * round(n**0.5)
     },
   }
-  slopes = {
-    name: attention_report.slope(list(line), list(line.values()))
-    for name, line in lines.items()
-  }
+  slopes = {name: growth.slope(line) for name, line in lines.items()}
   full, flat, _, root = slopes.values()
   parts = [abs(full - 1) <= 0.1, abs(flat) <= 0.05, root <= 0.75]
   return common.Finding(
@@ -157,7 +159,7 @@ def growth_finding(records: Records, chunk: int) -> common.Finding:
 
 def _line(records: Records, kind: str, chunk: int | None) -> dict[int, int]:
   found = {
-    r.length: r.temporary_bytes
+    r.case.length: r.bytes
     for r in records
     if (r.form.kind, r.form.chunk) == (kind, chunk)
   }
@@ -243,14 +245,14 @@ def time_findings(
   Returns:
     A finding on memory and one on time.
   """
-  at = [r for r in records if r.length == length and r.samples]
+  at = [r for r in records if r.case.length == length and r.samples]
   full = next(r for r in at if r.form.kind == 'full')
   chunks = sorted({r.form.chunk for r in at if r.form.kind == 'subtract'})
   bytes_of, times = {}, {}
   for r in at:
     if r.form.kind in ('subtract', 'checkpoint') and r.form.chunk in chunks:
-      bytes_of[r.form.name] = r.temporary_bytes
-      times[r.form.name] = _ratios(r, full, seeds)
+      bytes_of[str(r.form)] = r.bytes
+      times[str(r.form)] = _ratios(r, full, seeds)
   low, high = f'subtract C={chunks[0]}', f'subtract C={chunks[-1]}'
   line = [bytes_of[f'subtract C={c}'] for c in chunks]
   falls = [a < b for a, b in itertools.pairwise(line)]
@@ -266,10 +268,10 @@ def time_findings(
         'id': 'memory-against-chunk',
         'claim': 'Smaller chunks need less memory (MiB of temporaries).',
         'ours': {n: (v / _MIB,) for n, v in bytes_of.items()}
-        | {'full': (full.temporary_bytes / _MIB,)},
+        | {'full': (full.bytes / _MIB,)},
         'published': 'not found',
         'trend': 'subtract: rises with C; every C below full',
-        'verdict': _all([*falls, max(line) < full.temporary_bytes]),
+        'verdict': _all([*falls, max(line) < full.bytes]),
         'explanation': f'L={length}.',
       },
       draw,
@@ -300,7 +302,7 @@ def time_findings(
 
 
 def _ratios(
-  record: runs.Record, full: runs.Record, seeds: int
+  record: harness.Measured, full: harness.Measured, seeds: int
 ) -> tuple[float, ...]:
   """Median time over that of full, for each seed."""
   turns = min(len(record.samples), len(full.samples)) // seeds
@@ -316,7 +318,7 @@ def _ratios(
 def _chunk_picture(
   bytes_of: Mapping[str, int],
   times: Mapping[str, Sequence[float]],
-  full: runs.Record,
+  full: harness.Measured,
   length: int,
   path: pathlib.Path,
 ) -> None:
@@ -330,7 +332,7 @@ def _chunk_picture(
     left.plot(chunks, memory, 'o-', color=color, label=kind)
     means = [statistics.fmean(times[n]) for n in names]
     right.plot(chunks, means, 'o-', color=color, label=kind)
-  left.axhline(full.temporary_bytes / _MIB, color='0.3', ls=':', label='full')
+  left.axhline(full.bytes / _MIB, color='0.3', ls=':', label='full')
   right.axhline(1, color='0.3', ls=':', label='full')
   left.set_yscale('log')
   left.set_ylabel(f'temporary memory (MiB), L = {length}')

@@ -11,12 +11,12 @@ import dataclasses
 import functools
 from collections.abc import Mapping, Sequence
 
-import bench_slim_forms as forms
 import numpy as np
 import reproduce_common as common
 import reproduce_slim_errors as errors
 import reproduce_slim_precision_pictures as pictures
 
+from benchmarks import slim_forms as forms
 from performer.slim import drift
 from runtime.record import verdicts
 

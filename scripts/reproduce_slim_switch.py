@@ -6,12 +6,13 @@ import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import bench_slim_forms as forms
 import jax
 import numpy as np
 import reproduce_common as common
 import reproduce_slim_curves as curves_lib
 import reproduce_slim_training as training
+
+from benchmarks import slim_forms as forms
 
 __all__ = ['switch_finding', 'switch_rows']
 
@@ -64,7 +65,7 @@ def _jumps(
   for kind in ('full', 'subtract', 'checkpoint', 'checkpoint2'):
     form = forms.Form(kind, None if kind == 'full' else chunk)
     loss, *_ = jax.jit(forms.gradient(form, model))(params, batch, None)
-    found[form.name] = float(loss)
+    found[str(form)] = float(loss)
   whole = found.pop('full')
   return {name: abs(loss / whole - 1) for name, loss in found.items()}
 

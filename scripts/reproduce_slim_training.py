@@ -14,13 +14,13 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
-import bench_slim_forms as forms
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 from jaxtyping import Array, PyTree
 
+from benchmarks import slim_forms as forms
 from performer import objective
 from performer.data import copying as copying_lib
 from performer.data import text as text_lib
@@ -187,7 +187,7 @@ def train(
       scores.append((done, *_evaluate(setting, state.params)))
   values = np.asarray(jax.device_get(losses), np.float64) * _NAT
   if not np.isfinite(values).all():
-    raise FloatingPointError(f'{form.name}: a loss is not finite, {seed=}')
+    raise FloatingPointError(f'{form!s}: a loss is not finite, {seed=}')
   table = np.asarray(scores, np.float64).reshape(-1, 3)
   return state, Curve(values, *table.T)
 

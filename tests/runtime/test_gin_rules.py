@@ -18,6 +18,7 @@ ALLOWED = {
   'rl': ('rl', 'performer.attention', 'runtime'),
   'nas': ('nas', 'rl', 'runtime'),
   'hpo': ('hpo', *SYSTEMS, 'runtime'),
+  'benchmarks': ('benchmarks', *SYSTEMS, 'runtime'),
 }
 FORBIDDEN = {'performer.attention': ('flax', 'gin', 'absl')}
 
@@ -52,7 +53,7 @@ def _violations(module, tree):
   if not owners:
     return []
   owner = max(owners, key=len)
-  ours = ('runtime', *SYSTEMS)
+  ours = ('runtime', 'benchmarks', *SYSTEMS)
   return [
     name
     for name in _imports(tree)
@@ -68,7 +69,7 @@ def _parsed(path):
 def test_arrows():
   found = {
     str(path): bad
-    for path in _sources('runtime', *SYSTEMS)
+    for path in _sources('runtime', 'benchmarks', *SYSTEMS)
     if (bad := _violations(_module(path), _parsed(path)))
   }
   assert found == {}
@@ -89,6 +90,8 @@ def test_arrows():
     ('rl.ppo.models', 'from performer import models', True),
     ('rl.ppo.models', 'from hpo import ufom', True),
     ('hpo.ufom.train_lib', 'from rl import actors', False),
+    ('benchmarks.rl', 'from rl.ppo import algorithm', False),
+    ('rl.ppo.models', 'from benchmarks import harness', True),
   ],
 )
 def test_arrows_catch_a_planted_import(module, line, caught):
@@ -98,7 +101,7 @@ def test_arrows_catch_a_planted_import(module, line, caught):
 def test_only_the_configuration_imports_gin():
   importing = {
     _module(path)
-    for path in _sources('runtime', 'scripts', *SYSTEMS)
+    for path in _sources('runtime', 'scripts', 'benchmarks', *SYSTEMS)
     if any(_is_in(name, ['gin']) for name in _imports(_parsed(path)))
   }
   assert importing == {

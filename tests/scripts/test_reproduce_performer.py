@@ -2,6 +2,7 @@ import jax
 import numpy as np
 import pytest
 
+from benchmarks import attention_forms, harness, programs
 from runtime.record import ledger
 from tests.performer.models import test_bert
 
@@ -127,10 +128,8 @@ def test_a_planted_bias_of_the_closed_form_is_seen(load, tmp_path, bias):
   assert {f['verdict'] for f in rows.values()} == {'holds'}
 
 
-def times(load, powers):
+def times(powers):
   """Results whose times are powers of the length, for three seeds."""
-  forms, report = load('bench_attention_forms'), load('bench_attention_report')
-  runs = load('bench_attention_runs')
   rng = np.random.default_rng(2)
   records = []
   for causal in (False, True):
@@ -139,12 +138,11 @@ def times(load, powers):
         for length in (256, 512, 1024, 2048, 4096):
           seconds = factor * length**power * (1.2 if causal else 1.0)
           noise = 1 + 0.01 * rng.standard_normal(6)
-          samples = [runs.Sample(s, s) for s in seconds * noise]
-          case = forms.Case(causal, backward, length)
-          records.append(
-            report.Record(name, case, samples, temporary_bytes=length)
-          )
-  return report.Results(records)
+          samples = [programs.Sample(s, s) for s in seconds * noise]
+          case = attention_forms.Case(causal, backward, length)
+          program = programs.Program(None, temporary_bytes=length)
+          records.append(harness.Measured(case, name, samples, program))
+  return harness.Results(records)
 
 
 @pytest.mark.parametrize(
@@ -162,7 +160,7 @@ def test_growth_and_crossover_are_judged(load, tmp_path, power, verdicts):
     'jax.nn exact': (1.0, 2.0),
     'identity': (0.01, 1.0),
   }
-  found = speed.findings(times(load, powers), range(3))
+  found = speed.findings(times(powers), range(3))
   assert [f.fields['verdict'] for f in found] == verdicts
   if power == 1:
     rows = check_rows(found, range(3), tmp_path)

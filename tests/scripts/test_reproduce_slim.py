@@ -2,6 +2,8 @@ import jax
 import numpy as np
 import pytest
 
+from benchmarks import harness, programs
+from benchmarks import slim_forms as forms
 from tests.scripts.slim_row_cases import SEEDS, check_rows, noisy, one
 
 MIB = 2**20
@@ -10,18 +12,16 @@ MIB = 2**20
 # Memory, FLOPs and time.
 
 
-def records(load, *, leak=16, root=0.5, small=2.0, usual=1.3, falls=True):
+def records(*, leak=16, root=0.5, small=2.0, usual=1.3, falls=True):
   """Of `full` and two chunks, with exponents and times as given."""
-  forms, runs = load('bench_slim_forms'), load('bench_slim_runs')
-  timing = load('bench_attention_runs')
   found = []
 
   def add(kind, chunk, length, memory, factor):
     form = forms.Form(kind, chunk)
-    samples = [timing.Sample(factor * t, t) for t in (1.0, 1.1, 0.9) * 3]
-    found.append(
-      runs.Record(form, length, round(memory), 1.0, 10, None, samples)
-    )
+    samples = [programs.Sample(factor * t, t) for t in (1.0, 1.1, 0.9) * 3]
+    program = programs.Program(None, temporary_bytes=round(memory))
+    case = forms.Case(length)
+    found.append(harness.Measured(case, form, samples, program))
 
   for length in (1024, 4096, 16384):
     add('full', None, length, 100e3 * length, 1.0)
@@ -40,7 +40,7 @@ def records(load, *, leak=16, root=0.5, small=2.0, usual=1.3, falls=True):
 )
 def test_growth_of_memory_is_judged(load, tmp_path, options, verdict):
   memory = load('reproduce_slim_memory')
-  found = memory.growth_finding(records(load, **options), 64)
+  found = memory.growth_finding(records(**options), 64)
   assert one(found, tmp_path) == verdict
 
 
@@ -57,7 +57,7 @@ def test_memory_and_time_against_chunk_are_judged(
   load, tmp_path, options, verdicts
 ):
   memory = load('reproduce_slim_memory')
-  found = memory.time_findings(records(load, **options), 1024, len(SEEDS))
+  found = memory.time_findings(records(**options), 1024, len(SEEDS))
   rows = check_rows(found, SEEDS, tmp_path)
   assert [row['verdict'] for row in rows.values()] == verdicts
 
@@ -207,7 +207,7 @@ def test_the_audit_is_judged(load, tmp_path, drifts, verdict):
 
 
 def test_a_stress_changes_what_it_says(load):
-  forms, lib = load('bench_slim_forms'), load('reproduce_slim_errors')
+  lib = load('reproduce_slim_errors')
   sizes = forms.Sizes(8, 2, 1, 8, 7)
   plain, _, _ = lib._arrays(lib.Case(sizes, 16), 0)
   sharp, _, _ = lib._arrays(lib.Case(sizes, 16, 'qk', 6.0), 0)
@@ -228,7 +228,7 @@ def test_a_stress_changes_what_it_says(load):
 
 @pytest.mark.slow
 def test_errors_are_those_of_the_gradient(load, monkeypatch, quick_compiler):
-  forms, lib = load('bench_slim_forms'), load('reproduce_slim_errors')
+  lib = load('reproduce_slim_errors')
   case = lib.Case(forms.Sizes(8, 2, 1, 8, 7), 16)
   found = lib.measure(case, [forms.Form('subtract', 4)], (0, 1))['subtract']
   assert len(found.errors) == len(found.drifts) == 2

@@ -3,6 +3,7 @@ import dataclasses
 import numpy as np
 import pytest
 
+from benchmarks import slim_forms as forms
 from tests.scripts.slim_row_cases import SEEDS, check_rows, noisy, one
 
 
@@ -66,7 +67,7 @@ def test_jumps_are_judged(load, tmp_path, gap, verdict):
 def small(load, **options):
   """A setting whose programs compile and run in seconds."""
   setting = load('reproduce_slim_curves').copying_setting('tiny')
-  sizes = load('bench_slim_forms').Sizes(8, 2, 1, 8, 16, norm='pre')
+  sizes = forms.Sizes(8, 2, 1, 8, 16, norm='pre')
   fields = {'steps': 4, 'every': 2, 'eval_batches': 1, **options}
   return dataclasses.replace(setting, sizes=sizes, **fields)
 
@@ -95,7 +96,7 @@ def test_copying_runs_in_all_regimes(load, tmp_path, quick_compiler):
 @pytest.mark.slow
 def test_a_run_that_continues_is_the_run(load, quick_compiler):
   """Two halves from the state between them are the whole, bit for bit."""
-  training, forms = load('reproduce_slim_training'), load('bench_slim_forms')
+  training = load('reproduce_slim_training')
   setting = small(load)
   form, start = forms.Form('full'), training.begin(setting, 3)
   _, whole = training.train(setting, form, start, 3, (0, 4))
@@ -135,7 +136,7 @@ def test_arguments_that_do_not_fit_are_refused(load, capsys):
 
 @pytest.mark.slow
 def test_every_other_row_runs(load, tmp_path, quick_compiler):
-  forms, curves_lib = load('bench_slim_forms'), load('reproduce_slim_curves')
+  curves_lib = load('reproduce_slim_curves')
   sizes = forms.Sizes(8, 2, 1, 8, 16)
   rows = load('reproduce_slim_memory').memory_rows(
     'tiny', (0, 1), sizes=sizes, lengths=(32, 64), chunks=(8, 16)

@@ -59,7 +59,7 @@ Fallback = Callable[..., Float[Array, 'b l h v']]
 
 # Kinds of device (`jax.Device.device_kind`) on which `implementation='auto'`
 # takes these kernels. Empty because none was measured. To add one, run
-# scripts/bench_attention.py on it with both implementations.
+# python -m benchmarks attention on it with both implementations.
 FASTER_ON: frozenset[str] = frozenset()
 
 # Positions per program: fewer states in memory, or more programs at a time.
