@@ -4,7 +4,7 @@
 import runtime
 
 with runtime.restore('runs/protein_mlm_tiny', step='best') as run:
-  print(run.step, run.trainer.model, run.experiment.evaluate(run.state))
+  print(run.step, run.trainer, run.experiment.evaluate(run.state))
 ```
 """
 

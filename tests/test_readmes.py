@@ -1,0 +1,118 @@
+"""What READMEs tell a user to type exists: modules, flags, files, blocks."""
+
+import argparse
+import importlib.util
+import pathlib
+import re
+import shlex
+
+import pytest
+from absl import flags
+
+from runtime import launch, trainer
+from runtime.config import sessions
+from runtime.context import RunContext
+
+ROOT = pathlib.Path(__file__).resolve().parents[1]
+PAGES = sorted(
+  path
+  for path in ROOT.rglob('*.md')
+  if not {'.venv', 'results', 'runs', '.pytest_cache'} & set(path.parts)
+)
+# Python blocks are run by the test of the package, or below.
+RUN_BY = {
+  'README.md': 'tests/performer/attention',
+  'WORKSPACE.md': 'tests/test_readmes.py',
+  'performer/README.md': 'tests/performer/test_performer_readme.py',
+  'performer/attention/README.md': 'tests/performer/attention',
+  'performer/slim/README.md': 'tests/performer/test_performer_readme.py',
+  'hpo/ufom/README.md': 'tests/hpo/ufom/test_ufom_readme.py',
+  'rl/README.md': 'tests/rl/test_rl_readme.py',
+  'rl/odetoode/README.md': 'tests/rl/odetoode',
+}
+LAUNCHED = ('performer.train', 'rl.train', 'hpo.ufom.main', 'rl.odetoode.main')
+
+
+def commands(path):
+  """Command lines of fenced blocks and of code in tables and text."""
+  text = path.read_text()
+  blocks = re.findall(r'^```(?:bash|sh|console)?\n(.*?)^```', text, re.M | re.S)
+  lines = '\n'.join(blocks).replace('\\\n', ' ').splitlines()
+  lines += re.findall(r'`((?:\S+=\S+ )*\S*python\S* -m [^`]+)`', text)
+  for line in lines:
+    found = re.search(r'python[\d.]* -m ([\w.]+)(.*)', line.split('  #')[0])
+    if found:
+      yield found[1], shlex.split(found[2])
+
+
+def test_every_block_of_python_has_a_test():
+  with_blocks = {
+    str(page.relative_to(ROOT))
+    for page in PAGES
+    if '```python' in page.read_text()
+  }
+  assert with_blocks == set(RUN_BY)
+  assert all((ROOT / where).exists() for where in RUN_BY.values())
+
+
+@pytest.mark.parametrize('page', PAGES, ids=lambda p: str(p.relative_to(ROOT)))
+def test_commands_name_what_exists(page):
+  for module, words in commands(page):
+    if module in ('venv', 'pip', 'pytest'):
+      continue
+    assert importlib.util.find_spec(module), (page, module)
+    if module in LAUNCHED and 'FLAGS' not in words:
+      _check_flags(words)
+
+
+def _check_flags(words):
+  values = flags.FlagValues()
+  launch.define_flags(values)
+  rest = values(['program', *words])
+  assert rest == ['program'], words
+  for name in values.gin_file:
+    assert '...' in name or 'FILE' in name or (ROOT / name).exists(), name
+
+
+def test_flags_that_do_not_exist_would_be_found():
+  with pytest.raises(flags.UnrecognizedFlagError):
+    _check_flags(['--gin_fil=x'])
+  found = list(commands(ROOT / 'WORKSPACE.md'))
+  assert {'performer.train', 'runtime.evaluate', 'papers'} <= dict(found).keys()
+
+
+@pytest.mark.parametrize(
+  'module', ['evaluate', 'report', 'compare', 'performer.generate']
+)
+def test_options_of_commands_that_the_page_names_exist(module, monkeypatch):
+  name = module if '.' in module else f'runtime.{module}'
+  known = set()
+
+  def stop(parser, argv=None):
+    known.update(parser._option_string_actions)
+    raise SystemExit
+
+  monkeypatch.setattr(argparse.ArgumentParser, 'parse_args', stop)
+  with pytest.raises(SystemExit):
+    importlib.import_module(name).main([])
+  text = (ROOT / 'WORKSPACE.md').read_text()
+  (row,) = re.findall(rf'^\| `python -m {name} .*$', text, re.M)
+  assert set(re.findall(r'`(--\w+)', row)) <= known
+
+
+def test_the_notebook_of_the_workspace(tmp_path, capsys):
+  text = (ROOT / 'WORKSPACE.md').read_text()
+  (block,) = re.findall(r'^```python\n(.*?)^```', text, re.M | re.S)
+  params = ['STEPS = 2', 'LOG_EVERY = 1']
+  params.append("checkpoints.CheckpointConfig.best_metric = 'eval/true/slope'")
+  files = ['configs/hpo/ufom_toy_tiny.gin']
+  with sessions.session(trainer.train, files, params) as parsed:
+    parsed.build(
+      workdir=str(tmp_path),
+      seed=0,
+      context=RunContext(operative_config=parsed.operative),
+    )
+  capsys.readouterr()
+  assert "'runs/protein_mlm_tiny'" in block
+  exec(block.replace("'runs/protein_mlm_tiny'", repr(str(tmp_path))), {})
+  assert 'eval/true/slope' in capsys.readouterr().out
