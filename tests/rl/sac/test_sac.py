@@ -8,10 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from rl import evaluation, rollout
+from rl import evaluation, rollout, sac
 from rl import learner as learner_lib
 from rl.envs import lanes, pendulum, protocol, spaces
-from rl.sac import algorithm
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,7 +37,7 @@ class Aim:
     return aim, protocol.Step(aim, reward, jnp.zeros((), bool), {})
 
 
-SMALL = algorithm.SAC(
+SMALL = sac.SAC(
   hidden=(32,),
   discount=0.5,
   temperature=0.1,
@@ -152,7 +151,7 @@ def test_truncated_steps_are_not_learnt_from():
 
 @pytest.mark.slow
 def test_swings_up():
-  settings = algorithm.SAC(
+  settings = sac.SAC(
     hidden=(64, 64),
     learning_rate=1e-3,
     batch_size=128,
@@ -183,7 +182,7 @@ def test_rejects_settings_and_tasks():
     with pytest.raises(ValueError, match='bounded box'):
       SMALL.learner(box, wrong, LANES)
   half = dataclasses.replace(SMALL, updates_per_step=0.3)
-  with pytest.raises(ValueError, match='multiple'):
+  with pytest.raises(ValueError, match='updates_per_step'):
     half.learner(box, box, LANES)
   learner = SMALL.learner(box, box, LANES)
   assert isinstance(learner, learner_lib.Learner)
