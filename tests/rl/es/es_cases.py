@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from rl.envs import protocol, spaces
-from rl.es import evaluator
+from rl.es import evaluator, population
 
 
 class DriftState(NamedTuple):
@@ -61,11 +61,11 @@ class Function:
   pure = True
   observation_shape = ()
 
+  def close(self):
+    pass
+
   def evaluate(self, candidates, keys, normalizer):
-    thetas = candidates
-    if isinstance(candidates, evaluator.Perturbations):
-      drawn = evaluator.members(candidates, 0, count=keys.shape[0])
-      thetas = drawn.reshape(-1, drawn.shape[-1])
+    thetas = population.all_members(candidates, keys.shape[0])
     returns = jax.vmap(self.function)(thetas)
     valid = jnp.ones(returns.shape, bool)
     if self.lost is not None:

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from rl.envs import lanes, protocol, spaces
-from rl.es import jax_evaluator, vector_evaluator
+from rl.es import jax_evaluator, population, vector_evaluator
 
 
 class Walk:
@@ -54,7 +54,8 @@ class Constant:
 
 def evaluate(make, thetas):
   keys = jax.random.split(jax.random.key(0), len(thetas))
-  return make().evaluate(jnp.array(thetas)[:, None], keys, None)
+  listed = population.Listed(jnp.array(thetas)[:, None])
+  return make().evaluate(listed, keys, None)
 
 
 def in_one_program(**options):

@@ -15,6 +15,7 @@ from rl.es import (
   estimators,
   jax_evaluator,
   policies,
+  search,
   shaping,
   strategy,
 )
@@ -201,7 +202,7 @@ def test_directions_drawn_once_are_those_drawn_twice(pairs, monkeypatch):
   assert len(drawn) == 1
   request = es.ask(state)
   assert request.population.kept is None
-  found, _ = es.run(request, None, evaluator)
+  found, _ = search.run(request, None, evaluator)
   twice, _ = es.tell(state, request, found)
   assert len(drawn) == 3
   np.testing.assert_array_equal(once.theta, twice.theta)
