@@ -4,6 +4,7 @@ from typing import Any, Protocol, runtime_checkable
 
 import flax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Bool, Float, Key
 
 from rl import normalizer as normalizer_lib
@@ -36,8 +37,8 @@ class Evaluation:
   @classmethod
   def of(
     cls,
-    returns: Float[Array, ' p'],
-    valid: Bool[Array, ' p'] | None = None,
+    returns: Float[Array | np.ndarray, ' p'],
+    valid: Bool[Array | np.ndarray, ' p'] | None = None,
   ) -> 'Evaluation':
     """Of values of a function, each of which counts as one step.
 
@@ -46,7 +47,7 @@ class Evaluation:
       valid: which of them came back; None: the finite ones.
     """
     returns = jnp.asarray(returns)
-    valid = jnp.isfinite(returns) if valid is None else valid
+    valid = jnp.isfinite(returns) if valid is None else jnp.asarray(valid)
     return cls(returns, jnp.ones(returns.shape, jnp.int32), None, valid)
 
 

@@ -119,30 +119,6 @@ def test_thetas_are_evaluated_as_members_are():
   same(spread.evaluate(thetas, KEYS, STATS), run.evaluate(thetas, KEYS, STATS))
 
 
-def test_pairs_share_their_environment():
-  """Without a perturbation both members see the same; others do not."""
-  run = jax_evaluator.JaxEvaluator(ENV, POLICY)
-  pop = population().replace(sigma=jnp.float32(0.0))
-  plus, minus = jnp.split(run.evaluate(pop, KEYS, None).returns, 2)
-  np.testing.assert_array_equal(plus, minus)
-  assert len(np.unique(plus)) == PAIRS
-
-
-def test_a_broken_return_is_left_out():
-  run = jax_evaluator.JaxEvaluator(ENV, POLICY)
-  none = normalizer.empty(run.observation_shape)
-  thetas = jnp.tile(population().theta, (2, 1))
-  listed = population_lib.Listed
-  alone = run.evaluate(listed(thetas[:1]), KEYS[:1], none)
-  broken = run.evaluate(listed(thetas.at[1].set(jnp.nan)), KEYS[:2], none)
-  np.testing.assert_array_equal(broken.valid, [True, False])
-  assert not bool(jnp.isfinite(broken.returns[1]))
-  np.testing.assert_array_equal(broken.returns[0], alone.returns[0])
-  jax.tree.map(
-    np.testing.assert_array_equal, broken.statistics, alone.statistics
-  )
-
-
 def test_memory_does_not_hold_the_population():
   policy = dataclasses.replace(POLICY, hidden=(512,))
   run = jax_evaluator.JaxEvaluator(ENV, policy, cache_bytes=2**14)
@@ -164,12 +140,6 @@ def test_memory_does_not_hold_the_population():
     lambda: jax_evaluator.JaxEvaluator(ENV, POLICY, episodes=0),
     lambda: jax_evaluator.JaxEvaluator(ENV, POLICY, block=6),
     lambda: jax_evaluator.JaxEvaluator(ENV, POLICY, clip=-1.0),
-    lambda: jax_evaluator.JaxEvaluator(ENV, POLICY).evaluate(
-      population_lib.Listed(jnp.zeros((2, POLICY.size))), KEYS, None
-    ),
-    lambda: jax_evaluator.JaxEvaluator(ENV, POLICY).evaluate(
-      population_lib.Listed(jnp.zeros((PAIRS, 3))), KEYS, None
-    ),
   ],
 )
 def test_rejects(make):

@@ -139,8 +139,17 @@ def test_bugs_are_errors_and_not_losses(tmp_path):
 
 def test_tasks_are_seeds():
   """Bytes of a task do not grow with the parameters."""
-  workers = ray_evaluator.RayEvaluator(ray_cases.runner)
+  tasks = ray_evaluator.RayEvaluator(ray_cases.runner)._tasks(KEYS)
+  assert len(ray.cloudpickle.dumps(tasks)) < 2000
   sizes = []
+  for size in (10, 100_000):
+    pop = population().replace(theta=jnp.zeros(size))
+    sent = ray_evaluator._packed(pop)
+    sizes.append(len(ray.cloudpickle.dumps(sent)) - 4 * size)
+  # Theta once, and nothing else that grows with it.
+  assert abs(sizes[0] - sizes[1]) < 100
+  back = ray_evaluator._unpacked(sent)
+  same(jax.random.key_data(back.key), jax.random.key_data(pop.key))
 
 
 @pytest.mark.parametrize(

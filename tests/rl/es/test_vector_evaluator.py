@@ -22,9 +22,7 @@ from tests.rl.es import es_cases
 
 PAIRS = 5
 KEYS = jax.random.split(jax.random.key(2), PAIRS)
-members = jax.jit(
-  population_lib.Perturbations.members, static_argnames='count'
-)
+members = jax.jit(population_lib.Perturbations.members, static_argnames='count')
 
 
 def cart(num_lanes):
@@ -50,10 +48,6 @@ def population(policy, kind='gaussian', mirrored=True):
     directions=directions.Directions(kind, block=4),
     mirrored=mirrored,
   )
-
-
-def listed(*shape):
-  return population_lib.Listed(jnp.zeros(shape))
 
 
 def stats(size):
@@ -180,16 +174,6 @@ def test_both_ways_of_resetting_agree():
   assert found[0].lengths.min() < 60
 
 
-def test_pairs_share_their_environment():
-  env = swimmer(4)
-  run = runner(env, max_steps=6)
-  pop = population(run.policy).replace(sigma=jnp.float32(0.0))
-  plus, minus = jnp.split(run.evaluate(pop, KEYS, None).returns, 2)
-  np.testing.assert_array_equal(plus, minus)
-  assert len(np.unique(plus)) == PAIRS
-  env.close()
-
-
 class Watchful(host_vector.HostVector):
   """Counts to its limit, and refuses actions that are not finite."""
 
@@ -258,11 +242,6 @@ def test_an_environment_without_lanes_is_refused():
   [
     lambda run: dataclasses.replace(run, episodes=0),
     lambda run: dataclasses.replace(run, max_steps=0),
-    lambda run: run.evaluate(listed(2, run.policy.size), KEYS, None),
-    lambda run: run.evaluate(listed(PAIRS, 3), KEYS, None),
-    lambda run: run.evaluate(
-      population(run.policy).replace(theta=jnp.zeros(3)), KEYS, None
-    ),
   ],
 )
 def test_rejects(call):

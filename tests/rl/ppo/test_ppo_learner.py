@@ -87,36 +87,6 @@ def test_greedy_is_an_option():
     assert (np.asarray(actions[0] == actions[1]).all()) == greedy
 
 
-def test_steps_that_reset_change_nothing():
-  changes = {'normalize_rewards': True, 'normalize_observations': True}
-  learner, state, found = _setting(ppo_cases.Recall(4), **changes)
-  ended = np.asarray(found.terminated | found.truncated)
-  valid = np.ones_like(ended)
-  valid[1:] = ~ended[:-1]
-  assert not valid.all()
-  found = found._replace(
-    valid=jnp.asarray(valid), truncated=found.truncated & valid
-  )
-  poison = lambda x, other: jnp.where(
-    valid.reshape(valid.shape + (1,) * (x.ndim - 2)), x, other
-  )
-  other = found._replace(
-    observation=poison(found.observation, 9.0),
-    action=poison(found.action, 0),
-    extras=jax.tree.map(lambda x: poison(x, -0.5), found.extras),
-  )
-  learn = jax.jit(learner.learn)
-  want, metrics = learn(state, found, KEY)
-  got, _ = learn(state, other, KEY)
-  for a, b in zip(jax.tree.leaves(got), jax.tree.leaves(want), strict=True):
-    np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
-  assert metrics['grad_norm'] > 0
-  # Were they counted, the same poison would show.
-  counted = other._replace(valid=jnp.ones_like(found.valid))
-  wrong, _ = learn(state, counted, KEY)
-  assert np.abs(wrong.observations.mean - want.observations.mean).max() > 0.1
-
-
 def test_one_update_is_the_gradient_of_the_written_out_loss():
   changes = {'num_minibatches': 1, 'max_grad_norm': 0.05}
   learner, state, found = _setting(ppo_cases.Recall(4), **changes)
