@@ -135,7 +135,7 @@ CASES = {
   'gymnasium, resets at once': gymnasium('SameStep'),
   'envpool': Case(envpool, (1, 1)),
   'envpool, cut off': Case(
-    lambda n: cutoffs.CutOff(envpool(n, step_reward=-1.1), most=4), (-0.2, 0)
+    lambda n: cutoffs.CutOff(envpool(n, step_reward=-1.1), most=4), (-1.1, -1.1)
   ),
   'procgen': Case(starpilot, slow=True),
   'dm_control': Case(rendered, (0, 100), slow=True),
