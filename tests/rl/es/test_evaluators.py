@@ -166,9 +166,7 @@ def test_an_absurd_last_observation_is_not_counted(make):
   """It would stay in the statistics of all later generations."""
   run = make(Explodes())
   found = run.evaluate(perturbations(), KEYS, normalizer.empty((2,)))
-  usual = make().evaluate(
-    perturbations(), KEYS, normalizer.empty((2,))
-  )
+  usual = make().evaluate(perturbations(), KEYS, normalizer.empty((2,)))
   lost = float(usual.statistics.count - found.statistics.count)
   assert 0 < lost <= 10
   assert float(normalizer.std(found.statistics).max()) < 5
