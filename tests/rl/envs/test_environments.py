@@ -90,10 +90,10 @@ def envpool(count, **options):
   )
 
 
-def starpilot(count):
+def bigfish(count):
   pytest.importorskip('envpool')
   try:
-    return procgen.make('bigfish', count, max_episode_steps=15)
+    return procgen.make('bigfish', count)
   except ImportError as error:
     pytest.skip(f'Procgen in EnvPool needs Qt 5: {error}')
 
@@ -137,7 +137,7 @@ CASES = {
   'envpool, cut off': Case(
     lambda n: cutoffs.CutOff(envpool(n, step_reward=-1.1), most=4), (-1.1, -1.1)
   ),
-  'procgen': Case(starpilot, slow=True),
+  'procgen': Case(bigfish, slow=True),
   'dm_control': Case(rendered, (0, 100), slow=True),
 }
 
