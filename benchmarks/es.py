@@ -21,7 +21,14 @@ import optax
 
 from benchmarks import harness, programs
 from rl.envs import pendulum, protocol, spaces
-from rl.es import estimators, jax_evaluator, policies, shaping, strategy
+from rl.es import (
+  estimators,
+  jax_evaluator,
+  policies,
+  search,
+  shaping,
+  strategy,
+)
 
 SIGMA = 0.1
 RATE = 0.02
@@ -49,7 +56,7 @@ def _ours(
   es = strategy.Strategy(config, optax.adam(RATE))
   state = es.init(evaluator.policy.init(jax.random.key(0)), jax.random.key(1))
 
-  def run(state: strategy.State) -> Any:
+  def run(state: search.State) -> Any:
     step = functools.partial(es.step, evaluator=evaluator)
     return jax.lax.scan(lambda s, _: step(s), state, length=generations)
 

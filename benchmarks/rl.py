@@ -22,7 +22,7 @@ from benchmarks import harness, programs
 from rl import learner as learner_lib
 from rl import networks, rollout
 from rl.envs import cartpole, lanes
-from rl.ppo import algorithm
+from rl.ppo import ppo as ppo_lib
 from runtime.devices import counting
 
 _LANES, _LENGTH, _MINIBATCHES, _EPOCHS, _RATE = 4, 128, 4, 4, 2.5e-4
@@ -83,7 +83,7 @@ def _task() -> tuple[lanes.Lanes, learner_lib.Learner]:
   """Lanes and learner of the recipe."""
   vector = lanes.Lanes(cartpole.CartPoleBalance(), _LANES)
   updates = _PUBLISHED_STEPS // _STEPS * _MINIBATCHES * _EPOCHS
-  settings = algorithm.PPO(
+  settings = ppo_lib.PPO(
     encoder=networks.MLP((64, 64)),
     separate=True,
     value_init=networks.orthogonal(1.0),

@@ -7,7 +7,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key
 
-__all__ = ['Categorical', 'DiagonalGaussian', 'Distribution']
+from rl.envs import spaces
+
+__all__ = ['Categorical', 'DiagonalGaussian', 'Distribution', 'to_box']
 
 
 class Categorical(NamedTuple):
@@ -75,3 +77,22 @@ class DiagonalGaussian(NamedTuple):
 
 
 Distribution = Categorical | DiagonalGaussian
+
+
+def to_box(
+  box: spaces.Box, drawn: Float[Array, 'n d']
+) -> Float[Array, 'n ...']:
+  """Maps numbers to actions within the bounds.
+
+  Args:
+    box: if it is bounded, [-1, 1] spans it; otherwise numbers are actions.
+    drawn: one row per action.
+
+  Returns:
+    Actions of the box's shape and dtype.
+  """
+  low, high = box.bounds
+  action = drawn.reshape(-1, *box.shape)
+  if box.bounded:
+    action = low + (jnp.clip(action, -1, 1) + 1) / 2 * (high - low)
+  return jnp.clip(action, low, high).astype(box.dtype)

@@ -4,6 +4,12 @@ Kept as count, mean and sum of squared deviations (M2): sums of squares would
 cancel where the mean is large. One population uses fixed statistics; those of
 what it visited are merged afterwards.
 
+An observation with a number that is NaN, infinite or beyond +-`LARGEST` is not
+counted: it comes from a simulation that broke, often in the very step that ends
+an episode, and one such number would stay in the statistics for ever. `LARGEST`
+is the fourth root of float32's range: 4.3e9, above any clock or counter, whose
+squares can be summed over 10^19 observations without an overflow.
+
 Reference: Chan, Golub and LeVeque, "Updating formulae and a pairwise algorithm
 for computing sample variances", 1979.
 """
@@ -15,15 +21,18 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 __all__ = [
+  'LARGEST',
   'Statistics',
   'add',
   'empty',
   'merge',
   'merge_all',
   'normalize',
-  'of',
   'std',
+  'weighted',
 ]
+
+LARGEST = float(jnp.finfo(jnp.float32).max) ** 0.25
 
 
 class Statistics(NamedTuple):
@@ -54,20 +63,43 @@ def empty(shape: tuple[int, ...], batch: tuple[int, ...] = ()) -> Statistics:
   return Statistics(jnp.zeros(batch), zeros, zeros)
 
 
-def of(observations: Float[Array, 'n ...']) -> Statistics:
-  """Of n >= 1 observations; what is constant has a deviation of exactly 0."""
-  # Around one of them: the mean of equal numbers may differ from them, and
-  # divided by such a deviation they would become -1 or 1.
-  away = observations - observations[0]
-  shift = away.mean(0)
-  count = jnp.asarray(observations.shape[0], shift.dtype)
-  m2 = jnp.sum((away - shift) ** 2, 0)
-  return Statistics(count, observations[0] + shift, m2)
-
-
 def _beside(count: Array, like: Array) -> Array:
   """Gives a count the trailing axes of an observation."""
   return count.reshape(count.shape + (1,) * (like.ndim - count.ndim))
+
+
+def _sound(observation: Array, axes: int) -> Bool[Array, '...']:
+  """Whether all numbers of an observation may count, after some axes."""
+  sound = _bounded(observation)
+  return sound.all(tuple(range(axes, observation.ndim)))
+
+
+def _bounded(x: Array) -> Bool[Array, '...']:
+  """False for NaN too."""
+  return jnp.abs(x) <= LARGEST
+
+
+def weighted(
+  observations: Float[Array, '...'], weight: Float[Array, '...']
+) -> Statistics:
+  """Of the observations with a weight of 1; equal ones deviate by exactly 0.
+
+  Args:
+    observations: any axes in front; where the weight is 0, anything.
+    weight: the axes in front; 0 or 1.
+  """
+  axes = tuple(range(weight.ndim))
+  weight = weight * _sound(observations, weight.ndim)
+  x = jnp.where(_bounded(observations), observations, 0)
+  count = weight.sum()
+  # Around one that counts: the mean of equal numbers may differ from them, and
+  # divided by such a deviation they would become -1 or 1.
+  some = x.reshape(-1, *x.shape[weight.ndim :])[jnp.argmax(weight.reshape(-1))]
+  weight = _beside(weight, x)
+  mean = jnp.sum((x - some) * weight, axes) / jnp.maximum(count, 1)
+  centre = jnp.where(count > 0, some + mean, 0)
+  m2 = jnp.sum(weight * (x - centre) ** 2, axes)
+  return Statistics(count, centre, m2)
 
 
 def add(
@@ -85,6 +117,7 @@ def add(
   Returns:
     The new statistics (Welford's update).
   """
+  included = included & _sound(observation, included.ndim)
   count = statistics.count + included
   # What is left out may be anything, infinite too.
   difference = jnp.where(

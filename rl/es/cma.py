@@ -3,17 +3,19 @@
 Reference: arXiv:1604.00772 (Hansen's tutorial).
 """
 
+import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, Key
+from jaxtyping import Array, Float, Key
 
-from rl import normalizer as normalizer_lib
 from rl import ranges
 from rl.es import evaluator as evaluator_lib
+from rl.es import population as population_lib
+from rl.es import search as search_lib
 from runtime import optional
 
 __all__ = ['CMAES']
@@ -21,157 +23,146 @@ __all__ = ['CMAES']
 _MOST = 200
 
 
+@dataclasses.dataclass(frozen=True)
 class CMAES:
-  """Maximises returns by adapting a full covariance matrix.
+  """Maximises returns by adapting a full covariance matrix; a `search.Search`.
 
-  Its matrix has d^2 numbers and costs O(d^3) a generation: for more than a few
-  hundred parameters use `strategy.Strategy`.
+  The matrix has d^2 numbers and costs O(d^3) a generation: for more than a few
+  hundred parameters use `strategy.Strategy`. All members of a generation meet
+  the same environment (common random numbers), and only their ranks count.
 
-  A pickle of it, between any two calls, is a checkpoint: what is loaded does what
-  the original would have done, bit by bit. So is `get_state`, as JSON.
+  The state's `opt_state` holds the library's numbers, in NumPy and JSON's types:
+  a checkpoint of the state continues bit for bit.
 
-  Args:
-    theta: first mean, [d].
+  Attributes:
     sigma: first step size.
-    population_size: p; None: 4 + floor(3 ln d).
-    seed: of all draws.
+    population_size: p, members of a generation; None: 4 + floor(3 ln d).
+    normalize: whether observations are normalised by running statistics.
+    seed: of the members; None: of the state's key, which environments use too.
 
   Raises:
-    ImportError: if cmaes is not installed, naming the extra.
-    ValueError: if d is not in 2..200, or a number is not positive.
+    ValueError: if a number is out of range.
   """
 
-  def __init__(
+  sigma: float
+  population_size: int | None = None
+  normalize: bool = False
+  seed: int | None = None
+  pure = False
+
+  def __post_init__(self) -> None:
+    ranges.check_positive(sigma=self.sigma)
+    ranges.check_counts(least=2, population_size=self.population_size)
+
+  def init(
     self,
     theta: Float[Array | np.ndarray, ' d'],
-    *,
-    sigma: float,
-    population_size: int | None = None,
-    seed: int,
-  ) -> None:
+    key: Key[Array, ''],
+    observation_shape: tuple[int, ...] | None = None,
+  ) -> search_lib.State:
+    """See `search.Search`; theta is the first mean.
+
+    Raises:
+      ImportError: if cmaes is not installed, naming the extra.
+      ValueError: if d is not in 2..200, or observations are to be normalised
+        and their shape is missing.
+    """
     size = theta.shape[0]
     if not 2 <= size <= _MOST:
       raise ValueError(
         f'CMA-ES is for 2 to {_MOST} parameters, got {size}; '
         'use strategy.Strategy (training.ESTrainer)'
       )
-    ranges.check_positive(sigma=sigma)
-    ranges.check_counts(least=2, population_size=population_size)
-    self._optimizer: Any = optional.load('cmaes', extra='rl').CMA(
+    optimizer = optional.load('cmaes', extra='rl').CMA(
       mean=np.asarray(theta, np.float64),
-      sigma=sigma,
-      population_size=population_size,
-      seed=seed,
+      sigma=self.sigma,
+      population_size=self.population_size,
     )
-    self._seed = seed
-    self._asked: np.ndarray | None = None
+    return search_lib.State(
+      theta=jnp.asarray(theta, jnp.float32),
+      opt_state=optimizer.__getstate__(),
+      normalizer=search_lib.nothing_seen(self.normalize, observation_shape),
+      estimates=None,
+      key=key,
+      generation=jnp.zeros((), jnp.int32),
+    )
 
-  @property
-  def mean(self) -> Float[np.ndarray, ' d']:
-    """The centre of the population, float32."""
-    return np.asarray(self._optimizer.mean, np.float32)
+  def ask(self, state: search_lib.State) -> search_lib.Request:
+    """See `search.Search`; draws the members."""
+    thetas, _ = self._drawn(state)
+    key = jax.random.fold_in(state.key, state.generation)
+    return search_lib.Request(
+      population_lib.Listed(jnp.asarray(thetas, jnp.float32)),
+      jnp.broadcast_to(key, (len(thetas),)),
+      population_lib.Repeated(state.theta),
+      search_lib.keys_of(key, 0),
+    )
 
-  @property
-  def population_size(self) -> int:
-    """Thetas per generation, p."""
-    return self._optimizer.population_size
-
-  def ask(self) -> Float[np.ndarray, 'p d']:
-    """Draws a generation; the same one again until `tell`."""
-    if self._asked is None:
-      # The library's pickles leave its generator out.
-      generation = (self._seed, self._optimizer.generation)
-      (seed,) = np.random.SeedSequence(generation).generate_state(1)
-      self._optimizer.reseed_rng(int(seed))
-      draws = [self._optimizer.ask() for _ in range(self.population_size)]
-      self._asked = np.stack(draws)
-      self._forget_rounding()
-    return self._asked.astype(np.float32)
+  def _drawn(
+    self, state: search_lib.State
+  ) -> tuple[Float[np.ndarray, 'p d'], Any]:
+    """Members in float64, and the library's optimiser after drawing them."""
+    seed = self.seed
+    if seed is None:
+      high, low = np.asarray(jax.random.key_data(state.key), object)[-2:]
+      seed = int(high) << 32 | int(low)
+    optimizer = _restored(state.opt_state)
+    # The library's states leave its generator out.
+    sequence = np.random.SeedSequence((seed, optimizer.generation))
+    optimizer.reseed_rng(int(sequence.generate_state(1)[0]))
+    draws = [optimizer.ask() for _ in range(optimizer.population_size)]
+    # Its states keep a triangle of the covariance. The other one has other last
+    # digits, which must not count: a restored search would lack them.
+    return np.stack(draws), _restored(optimizer.__getstate__())
 
   def tell(
     self,
-    returns: Float[Array | np.ndarray, ' p'],
-    valid: Bool[Array | np.ndarray, ' p'] | None = None,
-  ) -> None:
-    """Learns from a generation.
+    state: search_lib.State,
+    request: search_lib.Request,
+    evaluation: evaluator_lib.Evaluation,
+    center: evaluator_lib.Evaluation | None = None,
+  ) -> tuple[search_lib.State, dict[str, Array]]:
+    """See `search.Search`; lost members take the last ranks.
 
-    Args:
-      returns: of what `ask` gave.
-      valid: which came back; None: all. Ranks are all that counts, and lost
-        thetas take the last ones.
-
-    Raises:
-      RuntimeError: if there is nothing to tell about, or nothing came back.
-      ValueError: if a valid return is not finite.
+    Where all are lost, only the generation moves on.
     """
-    if self._asked is None:
-      raise RuntimeError('tell must come after ask')
-    returns = np.asarray(returns, np.float64)
-    valid = np.ones(len(returns), bool) if valid is None else np.asarray(valid)
+    del request
+    evaluation, center = map(search_lib.finite, (evaluation, center))
+    metrics = search_lib.summary(evaluation, center)
+    generation = state.generation + 1
+    returns, valid = map(np.asarray, (evaluation.returns, evaluation.valid))
     if not valid.any():
-      raise RuntimeError('no theta of the generation came back')
-    if not np.isfinite(returns[valid]).all():
-      raise ValueError(f'returns must be finite, got {returns[valid]}')
+      metrics['update_norm'] = jnp.zeros(())
+      return state.replace(generation=generation), metrics
+    thetas, optimizer = self._drawn(state)
+    returns = returns.astype(np.float64)
     losses = np.where(valid, -returns, -returns[valid].min() + 1.0)
-    self._optimizer.tell(list(zip(self._asked, losses, strict=True)))
-    self._asked = None
-    self._forget_rounding()
-
-  def _forget_rounding(self) -> None:
-    """Keeps a triangle of the covariance only, as the library's pickles do.
-
-    The other differs in its last digits, which a restored search would lack.
-    """
-    self._optimizer.__setstate__(self._optimizer.__getstate__())
-
-  def get_state(self) -> dict[str, Any]:
-    """All that changes, fit for JSON.
-
-    Raises:
-      RuntimeError: between `ask` and `tell`.
-    """
-    if self._asked is not None:
-      raise RuntimeError('get_state must not come between ask and tell')
-    values = self._optimizer.__getstate__()
-    return {
-      name: value.tolist() if isinstance(value, np.ndarray) else value
-      for name, value in values.items()
-    }
-
-  def set_state(self, state: Mapping[str, Any]) -> None:
-    """Goes on from what `get_state` returned.
-
-    Args:
-      state: of a search for as many parameters, with the same settings.
-    """
-    self._optimizer.__setstate__(
-      {
-        name: np.asarray(value) if isinstance(value, list) else value
-        for name, value in state.items()
-      }
-    )
-    self._asked = None
+    optimizer.tell(list(zip(thetas, losses, strict=True)))
+    theta = jnp.asarray(optimizer.mean, jnp.float32)
+    metrics['update_norm'] = jnp.linalg.norm(theta - state.theta)
+    return state.replace(
+      theta=theta,
+      opt_state=optimizer.__getstate__(),
+      normalizer=search_lib.counted(state.normalizer, evaluation, center),
+      generation=generation,
+    ), metrics
 
   def step(
-    self,
-    evaluator: evaluator_lib.Evaluator,
-    key: Key[Array, ''],
-    normalizer: normalizer_lib.Statistics | None = None,
-  ) -> evaluator_lib.Evaluation:
-    """One generation.
+    self, state: search_lib.State, evaluator: evaluator_lib.Evaluator
+  ) -> tuple[search_lib.State, dict[str, Array]]:
+    """See `search.Search`."""
+    request = self.ask(state)
+    found = search_lib.run(request, state.normalizer, evaluator)
+    return self.tell(state, request, *found)
 
-    All thetas meet the same environments (common random numbers).
 
-    Args:
-      evaluator: runs the rollouts.
-      key: of the environments of this generation.
-      normalizer: of observations.
-
-    Returns:
-      What came back.
-    """
-    thetas = jnp.asarray(self.ask())
-    keys = jnp.broadcast_to(key, (len(thetas),))
-    evaluation = jax.device_get(evaluator.evaluate(thetas, keys, normalizer))
-    self.tell(evaluation.returns, evaluation.valid)
-    return evaluation
+def _restored(numbers: Mapping[str, Any]) -> Any:
+  """The library's optimiser, which changes copies of these numbers."""
+  optimizer = optional.load('cmaes', extra='rl').CMA(np.zeros(1), 1.0)
+  optimizer.__setstate__(
+    {
+      name: np.array(value) if np.ndim(value) else value
+      for name, value in numbers.items()
+    }
+  )
+  return optimizer

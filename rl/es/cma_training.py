@@ -8,11 +8,12 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from clu import metrics as clu_metrics
 
-from rl import normalizer as normalizer_lib
-from rl.es import cma, policy_training, strategy
+from rl.es import cma, policy_training
 from rl.es import evaluator as evaluator_lib
+from rl.es import search as search_lib
 from runtime import loop as loop_lib
 
 __all__ = ['CMATrainer', 'Generations']
@@ -26,34 +27,49 @@ class Generations:
   Args:
     search: asks, and is told.
     evaluator: answers.
+    numbers: `opt_state` of the search's first state. The loop's own states are
+      without: they have no float64.
   """
 
   def __init__(
-    self, search: cma.CMAES, evaluator: evaluator_lib.Evaluator
+    self,
+    search: cma.CMAES,
+    evaluator: evaluator_lib.Evaluator,
+    numbers: Mapping[str, Any],
   ) -> None:
     self._search = search
     self._evaluator = evaluator
-    self._given: Any = None
+    self._numbers = numbers
+    self._state: Any = None
 
-  def observe(self, state: strategy.State) -> None:
+  def observe(self, state: search_lib.State) -> None:
     """Takes the state whose generation comes next."""
-    key = jax.random.fold_in(state.key, state.generation)
-    self._given = key, jax.tree.map(jnp.copy, state.normalizer)
+    self._state = jax.tree.map(jnp.copy, state)
 
   def __next__(self) -> dict[str, Any]:
     """The mean after the observed state's generation, and what came back."""
-    evaluation = self._search.step(self._evaluator, *self._given)
+    state = self._state.replace(opt_state=self._numbers)
+    request = self._search.ask(state)
+    found, _ = search_lib.run(request, state.normalizer, self._evaluator)
+    after, _ = self._search.tell(state, request, found)
+    self._numbers = after.opt_state
     return policy_training.as_example(
-      {'theta': self._search.mean, 'evaluation': evaluation}
+      {'theta': after.theta, 'evaluation': found}
     )
 
   def get_state(self) -> dict[str, Any]:
-    """The search."""
-    return self._search.get_state()
+    """The search's numbers, fit for JSON."""
+    return {
+      name: value.tolist() if np.ndim(value) else value
+      for name, value in self._numbers.items()
+    }
 
   def set_state(self, state: Mapping[str, Any]) -> None:
     """Goes on with a saved search."""
-    self._search.set_state(state)
+    self._numbers = {
+      name: np.asarray(value) if isinstance(value, list) else value
+      for name, value in state.items()
+    }
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,7 +97,7 @@ class CMATrainer(policy_training.PolicyTrainer):
   @contextlib.contextmanager
   def experiment(
     self, *, seed: int, mesh: jax.sharding.Mesh
-  ) -> Iterator[loop_lib.Experiment[strategy.State]]:
+  ) -> Iterator[loop_lib.Experiment[search_lib.State]]:
     """See `runtime.trainer.Trainer`; an example is a member of a generation.
 
     The environment is closed with it.
@@ -89,10 +105,9 @@ class CMATrainer(policy_training.PolicyTrainer):
     mesh = policy_training.one_device(mesh)
     with self._opened(mesh) as evaluator:
       theta, _ = self._first(seed)
-      search = cma.CMAES(
-        theta, sigma=self.sigma, population_size=self.population_size, seed=seed
-      )
-      batches = Generations(search, evaluator)
+      search = cma.CMAES(self.sigma, self.population_size, seed=seed)
+      numbers = search.init(theta, jax.random.key(seed)).opt_state
+      batches = Generations(search, evaluator, numbers)
       yield loop_lib.Experiment(
         step=self._step,
         batches=batches,
@@ -102,36 +117,33 @@ class CMATrainer(policy_training.PolicyTrainer):
           evaluator,
           mesh=mesh,
           seed=seed,
-          members=search.population_size,
+          members=numbers['_popsize'],
         ),
       )
 
-  def _init(self, seed: int, shape: tuple[int, ...]) -> strategy.State:
+  def _init(self, seed: int, shape: tuple[int, ...]) -> search_lib.State:
     theta, key = self._first(seed)
-    return strategy.State(
+    return search_lib.State(
       theta=theta,
       opt_state=(),
-      normalizer=normalizer_lib.empty(shape) if self.normalize else None,
+      normalizer=search_lib.nothing_seen(self.normalize, shape),
       estimates=None,
       key=key,
       generation=jnp.zeros((), jnp.int32),
     )
 
   def _step(
-    self, state: strategy.State, batch: Mapping[str, Any]
-  ) -> tuple[strategy.State, clu_metrics.Collection]:
+    self, state: search_lib.State, batch: Mapping[str, Any]
+  ) -> tuple[search_lib.State, clu_metrics.Collection]:
     """Takes the new mean, and merges what was seen."""
     found = jax.tree.map(lambda leaf: leaf[0], batch)
     evaluation = found['evaluation']
-    normalizer = state.normalizer
-    if normalizer is not None:
-      normalizer = normalizer_lib.merge(normalizer, evaluation.statistics)
-    metrics = strategy.summary(evaluation) | {
+    metrics = search_lib.summary(evaluation) | {
       'update_norm': jnp.linalg.norm(found['theta'] - state.theta)
     }
     state = state.replace(
       theta=found['theta'],
-      normalizer=normalizer,
+      normalizer=search_lib.counted(state.normalizer, evaluation),
       generation=state.generation + 1,
     )
     return policy_training.collected(state, metrics)

@@ -1,7 +1,7 @@
 """Rollouts of JAX environments: all episodes of a generation in one program.
 
-Letters: n pairs (or thetas), b of them in a block, e episodes of a member,
-s sides of a pair (2 if mirrored), m = s b lanes.
+Letters: n rows of a population, b of them in a block, e episodes of a member,
+s sides of a row (2 if mirrored), m = s b lanes.
 
 Blocks, and episodes in them, are computed one after the other (`lax.map`),
 members of a block together (`vmap`), so that a block's parameters stay in the
@@ -20,11 +20,11 @@ That holds 2 p e observations at once, p members.
 import dataclasses
 import functools
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Key, PyTree
+from jaxtyping import Array, Bool, Key, PyTree
 
 from rl import normalizer as normalizer_lib
 from rl import ranges
@@ -32,6 +32,7 @@ from rl.envs import checks, protocol
 from rl.envs import lanes as lanes_lib
 from rl.es import evaluator as evaluator_lib
 from rl.es import policies
+from rl.es import population as population_lib
 
 __all__ = ['JaxEvaluator']
 
@@ -106,7 +107,7 @@ class JaxEvaluator:
   clip: float | None = None
   mesh: jax.sharding.Mesh | None = None
   block: int | None = None
-  cache_bytes: int = evaluator_lib.CACHE_BYTES
+  cache_bytes: int = population_lib.CACHE_BYTES
   pure = True
 
   def __post_init__(self) -> None:
@@ -134,27 +135,20 @@ class JaxEvaluator:
   @functools.partial(jax.jit, static_argnums=0)
   def evaluate(
     self,
-    candidates: evaluator_lib.Perturbations | Float[Array, 'n d'],
+    population: population_lib.Population,
     keys: Key[Array, ' keys'],
     normalizer: normalizer_lib.Statistics | None,
   ) -> evaluator_lib.Evaluation:
-    """See `evaluator.Evaluator.evaluate`; what is finite is valid.
-
-    Raises:
-      ValueError: if the number of parameters is not the policy's, or there are
-        more or fewer keys than thetas.
-    """
+    """See `evaluator.Evaluator`; members with a finite return are valid."""
     count = keys.shape[0]
-    self._check(candidates, count)
-    block, blocks = self._blocks(candidates, count)
+    population_lib.check_rows(population, count)
+    population_lib.check_size(population, self.policy.size)
+    block, blocks = self._blocks(population, count)
     # Blocks that fill up the last ones repeat the last key and are cut off.
     slots = jnp.arange(block * blocks)
     repeated = jnp.minimum(slots, count - 1)
     starts = jnp.arange(0, block * blocks, block)
-    parts = (starts, keys[repeated].reshape(blocks, block), None)
-    if not isinstance(candidates, evaluator_lib.Perturbations):
-      thetas = candidates[repeated].reshape(blocks, block, -1)
-      candidates, parts = None, (*parts[:2], thetas)
+    parts = (starts, keys[repeated].reshape(blocks, block))
     run = functools.partial(self._run, count=count)
     if self.mesh is not None:
       spec = jax.sharding.PartitionSpec
@@ -169,7 +163,7 @@ class JaxEvaluator:
         out_specs=spec(),
         check_vma=False,
       )
-    returns, lengths, statistics = run(candidates, normalizer, parts)
+    returns, lengths, statistics = run(population, normalizer, parts)
     # [blocks, e, s, b] to [e, s n].
     flat = functools.partial(_flat, count=count)
     returns, lengths = flat(returns), flat(lengths)
@@ -184,67 +178,54 @@ class JaxEvaluator:
         statistics = normalizer_lib.merge_all(statistics)
     return evaluator_lib.Evaluation(returns, lengths, statistics, valid)
 
-  def _check(self, candidates: Any, count: int) -> None:
-    thetas = candidates
-    if isinstance(candidates, evaluator_lib.Perturbations):
-      thetas = candidates.theta[None]
-    elif thetas.shape[0] != count:
-      raise ValueError(
-        f'there must be a key per theta, got {count} keys for {thetas.shape}'
-      )
-    if thetas.shape[1] != self.policy.size:
-      raise ValueError(
-        f'the policy has {self.policy.size} parameters, got {thetas.shape[1]}'
-      )
+  def close(self) -> None:
+    """Nothing is held."""
 
-  def _blocks(self, candidates: Any, count: int) -> tuple[int, int]:
+  def _blocks(
+    self, population: population_lib.Population, count: int
+  ) -> tuple[int, int]:
     """Size and number of blocks; the number divides by the devices."""
     devices = 1 if self.mesh is None else self.mesh.size
-    sides, least = 1, 1
-    if isinstance(candidates, evaluator_lib.Perturbations):
-      sides = 1 + candidates.mirrored
-      least = candidates.directions.rows_per_block(candidates.size)
     block = self.block
     if block is None:
-      fits = evaluator_lib.rows_in_cache(
-        sides * self.policy.size, self.cache_bytes
+      fits = population_lib.rows_in_cache(
+        population.sides * self.policy.size, self.cache_bytes
       )
       share = 1 << (-(-count // devices) - 1).bit_length()
-      block = min(max(fits, least), share)
+      block = min(max(fits, population.rows_per_block), share)
     return block, -(-count // (block * devices)) * devices
 
   def _run(
     self,
-    population: evaluator_lib.Perturbations | None,
+    population: population_lib.Population,
     normalizer: normalizer_lib.Statistics | None,
-    parts: tuple[Array, Array, Array | None],
+    parts: tuple[Array, Array],
     *,
     count: int,
   ) -> tuple[Array, Array, normalizer_lib.Statistics | None]:
     """Returns, lengths, statistics of all episodes, [blocks, e, s, b]."""
 
     def one(part: tuple) -> tuple:
-      start, keys, thetas = part
+      start, keys = part
       size = keys.shape[0]
-      if thetas is None:
-        thetas = evaluator_lib.members(population, start, count=size)
-      else:
-        thetas = thetas[None]
+      members = population.members(start, count=size)
       included = start + jnp.arange(size) < count
-      return self._block(thetas, keys, included, normalizer)
+      return self._block(members, population.sides, keys, included, normalizer)
 
     return jax.lax.map(one, parts)
 
   def _block(
     self,
-    thetas: Float[Array, 's b d'],
+    members: PyTree,
+    sides: int,
     keys: Key[Array, ' b'],
     included: Bool[Array, ' b'],
     normalizer: normalizer_lib.Statistics | None,
   ) -> tuple[Array, Array, normalizer_lib.Statistics | None]:
     """Of one block, [e, s, b]; those not included end before they start."""
-    sides, size, _ = thetas.shape
-    params = jax.vmap(self.policy.unravel)(thetas.reshape(sides * size, -1))
+    size = keys.shape[0]
+    flat = lambda x: x.reshape(sides * size, *x.shape[2:])
+    params = jax.vmap(self.policy.unravel)(jax.tree.map(flat, members))
     limit = min(self.env.max_steps, self.max_steps or self.env.max_steps)
 
     def episode(index: Array) -> tuple:

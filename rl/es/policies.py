@@ -35,7 +35,7 @@ class Policy(Protocol):
   """Maps observations to actions; hashable.
 
   Attributes:
-    size: d, the number of parameters.
+    size: d, the number of parameters in theta.
   """
 
   @property
@@ -47,8 +47,13 @@ class Policy(Protocol):
     """Draws first parameters."""
     ...
 
-  def unravel(self, theta: Float[Array, ' d']) -> PyTree:
-    """What `act` takes."""
+  def unravel(self, member: PyTree) -> PyTree:
+    """What `act` takes.
+
+    Args:
+      member: of a `population.Population`: theta [d], or what else a policy
+        is searched by, such as theta and an architecture.
+    """
     ...
 
   def initial_memory(self) -> PyTree:

@@ -20,7 +20,9 @@ from rl import normalizer as normalizer_lib
 from rl import ranges, results, training
 from rl.envs import lanes, protocol, spaces
 from rl.es import evaluator as evaluator_lib
-from rl.es import jax_evaluator, policies, ray_evaluator, strategy
+from rl.es import jax_evaluator, policies
+from rl.es import population as population_lib
+from rl.es import search as search_lib
 from runtime import loop as loop_lib
 from runtime.devices import mesh as mesh_lib
 from runtime.record import metrics as metrics_lib
@@ -71,7 +73,7 @@ class PolicyTrainer:
     """The policy for the task's spaces."""
     return self.policy(self.env.observation_space, self.env.action_space)
 
-  def player(self, state: strategy.State) -> film_lib.Player:
+  def player(self, state: search_lib.State) -> film_lib.Player:
     """Theta, with the statistics of its observations."""
     params = self.fitted_policy.unravel(state.theta)
     return _Player(self.fitted_policy, params, state.normalizer, self.clip)
@@ -100,8 +102,7 @@ class PolicyTrainer:
       evaluator = self.evaluator(
         env=self.env, policy=self.fitted_policy, mesh=mesh, clip=self.clip
       )
-      if isinstance(evaluator, ray_evaluator.RayEvaluator):
-        stack.callback(evaluator.close)
+      stack.callback(evaluator.close)
       yield evaluator
 
   def _first(
@@ -113,7 +114,7 @@ class PolicyTrainer:
 
   def _common(
     self,
-    init: Callable[[], strategy.State],
+    init: Callable[[], search_lib.State],
     evaluator: evaluator_lib.Evaluator,
     *,
     mesh: jax.sharding.Mesh,
@@ -145,18 +146,17 @@ class PolicyTrainer:
     if not self.eval_episodes:
       return {}
 
-    def evaluate(state: strategy.State) -> evaluator_lib.Evaluation:
+    def evaluate(state: search_lib.State) -> evaluator_lib.Evaluation:
       # A generation splits this key in three; here is a fourth.
       key = jax.random.fold_in(state.key, state.generation)
       keys = jax.random.split(jax.random.fold_in(key, 3), self.eval_episodes)
-      return strategy.evaluate_theta(
-        evaluator, state.theta, keys, state.normalizer
-      )
+      theta = population_lib.Repeated(state.theta)
+      return evaluator.evaluate(theta, keys, state.normalizer)
 
     if evaluator.pure:
       evaluate = jax.jit(evaluate)
 
-    def run(state: strategy.State) -> dict[str, float]:
+    def run(state: search_lib.State) -> dict[str, float]:
       found = jax.device_get(evaluate(state))
       returns = np.asarray(found.returns, np.float64)
       # A broken episode stays, as NaN: the mean must not be that of lucky ones.
@@ -214,8 +214,8 @@ def as_example(batch: Mapping[str, PyTree]) -> dict[str, PyTree]:
 
 
 def collected(
-  state: strategy.State, values: PyTree
-) -> tuple[strategy.State, clu_metrics.Collection]:
+  state: search_lib.State, values: PyTree
+) -> tuple[search_lib.State, clu_metrics.Collection]:
   """What a step of the loop returns.
 
   Args:

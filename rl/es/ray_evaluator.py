@@ -1,24 +1,27 @@
 """Rollouts on Ray: many machines, sent seeds and theta, never perturbations.
 
-A task is some directions of the generation: their number, where they start and
-their keys, beside theta and the statistics, which each machine gets once a
-generation. The worker regenerates its members. Episodes come back one by one
+A task is some rows of the population: where they start and their keys, beside
+what regenerates the population and the statistics, which each machine gets once
+a generation. The worker draws its members. Episodes come back one by one
 and are put together here in their order, so that neither the number of workers
 nor the order of arrival changes a bit.
 """
 
+import dataclasses
 import time
 from collections import deque
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, Key
+from jaxtyping import Array, Bool, Key, PyTree
 
 from rl import normalizer as normalizer_lib
 from rl import ranges
 from rl.es import evaluator as evaluator_lib
+from rl.es import population as population_lib
 from rl.es import vector_evaluator
 from runtime import optional
 
@@ -27,26 +30,41 @@ __all__ = ['RayEvaluator']
 Make = Callable[[], vector_evaluator.VectorEvaluator]
 
 
-class _Generation(NamedTuple):
-  """What all tasks of a generation share, in NumPy: JAX keys do not pickle.
+@dataclasses.dataclass(frozen=True)
+class _Keys:
+  """JAX keys do not pickle; attributes: their data, and how they are made."""
 
-  Attributes:
-    population: with the data of its key; None if thetas are evaluated.
-    normalizer: of observations.
-    impl: how keys are made of their data.
-  """
-
-  population: Any
-  normalizer: Any
+  data: np.ndarray
   impl: str
 
 
+def _packed(tree: PyTree) -> PyTree:
+  """In NumPy, to be sent."""
+  pack = lambda x: (
+    _Keys(np.asarray(jax.random.key_data(x)), str(jax.random.key_impl(x)))
+    if jnp.issubdtype(x.dtype, jax.dtypes.prng_key)
+    else np.asarray(x)
+  )
+  return jax.tree.map(pack, tree)
+
+
+def _unpacked(tree: PyTree) -> PyTree:
+  """Undoes `_packed`."""
+  return jax.tree.map(
+    lambda x: (
+      jax.random.wrap_key_data(x.data, impl=x.impl)
+      if isinstance(x, _Keys)
+      else x
+    ),
+    tree,
+  )
+
+
 class _Task(NamedTuple):
-  """Attributes: first direction, data of keys, thetas unless regenerated."""
+  """Attributes: first row, and its and the following rows' packed keys."""
 
   start: int
-  keys: np.ndarray
-  thetas: np.ndarray | None
+  keys: _Keys
 
 
 class _Job(NamedTuple):
@@ -54,7 +72,7 @@ class _Job(NamedTuple):
 
   Attributes:
     worker: its number.
-    start: first direction of its task; None: it only gives a sign of life.
+    start: first row of its task; None: it only gives a sign of life.
     again: whether it replaces one that gave none.
     since: when it was sent, seconds.
   """
@@ -74,24 +92,19 @@ class _Worker:
   def observation_shape(self) -> tuple[int, ...]:
     return self._evaluator.observation_shape
 
-  def run(
-    self, generation: _Generation, task: _Task
-  ) -> vector_evaluator.Rollouts:
-    wrap = lambda data: jax.random.wrap_key_data(data, impl=generation.impl)
-    candidates = task.thetas
-    if candidates is None:
-      population = generation.population
-      candidates = population.replace(key=wrap(population.key))
+  def run(self, generation: PyTree, task: _Task) -> vector_evaluator.Rollouts:
+    population, normalizer = _unpacked(generation)
+    keys = _unpacked(task.keys)
     return self._evaluator.rollouts(
-      candidates, wrap(task.keys), generation.normalizer, start=task.start
+      population, keys, normalizer, start=task.start
     )
 
 
 class RayEvaluator:
   """An `evaluator.Evaluator` whose workers are Ray actors.
 
-  A worker that dies, or takes too long, loses the directions it was working on:
-  both members of these pairs are not `valid`. It is replaced, and all others
+  A worker that dies, or takes too long, loses the rows it was working on: all
+  members of these rows are not `valid`. It is replaced, and all others
   count. A worker that cannot start, twice in a row, is left out until the next
   evaluation. An exception in a worker is no loss but an error here.
 
@@ -144,18 +157,19 @@ class RayEvaluator:
 
   def evaluate(
     self,
-    candidates: evaluator_lib.Perturbations | Float[Array, 'n d'],
+    population: population_lib.Population,
     keys: Key[Array, ' keys'],
     normalizer: normalizer_lib.Statistics | None,
   ) -> evaluator_lib.Evaluation:
-    """See `evaluator.Evaluator.evaluate`.
+    """See `evaluator.Evaluator`.
 
     Raises:
       RuntimeError: if every task was lost.
-      ValueError: of a worker, if the candidates do not fit.
+      ValueError: of a worker, if the members do not fit its policy.
     """
+    population_lib.check_rows(population, keys.shape[0])
     ray = self._started()
-    generation, tasks = self._packed(candidates, keys, normalizer)
+    generation, tasks = _packed((population, normalizer)), self._tasks(keys)
     parts, error = self._run(ray, ray.put(generation), tasks)
     if not parts:
       raise RuntimeError(
@@ -163,37 +177,17 @@ class RayEvaluator:
       ) from error
     return vector_evaluator.summarized(*_assembled(tasks, parts))
 
-  def _packed(
-    self,
-    candidates: Any,
-    keys: Key[Array, ' keys'],
-    normalizer: normalizer_lib.Statistics | None,
-  ) -> tuple[_Generation, list[_Task]]:
-    key_data = np.asarray(jax.random.key_data(keys))
-    population, thetas = None, None
-    if isinstance(candidates, evaluator_lib.Perturbations):
-      data = jax.random.key_data(candidates.key)
-      population = jax.device_get(candidates.replace(key=data))
-    else:
-      thetas = np.asarray(candidates)
-      if len(thetas) != len(key_data):
-        raise ValueError(
-          'there must be a key per theta, got '
-          f'{len(key_data)} keys for {thetas.shape}'
-        )
-    tasks = []
-    for start in range(0, len(key_data), self._per_task):
-      part = slice(start, start + self._per_task)
-      rows = None if thetas is None else thetas[part]
-      tasks.append(_Task(start, key_data[part], rows))
-    normalizer = jax.device_get(normalizer)
-    impl = str(jax.random.key_impl(keys))
-    return _Generation(population, normalizer, impl), tasks
+  def _tasks(self, keys: Key[Array, ' keys']) -> list[_Task]:
+    step = self._per_task
+    return [
+      _Task(start, _packed(keys[start : start + step]))
+      for start in range(0, keys.shape[0], step)
+    ]
 
   def _run(
     self, ray: Any, generation: Any, tasks: list[_Task]
   ) -> tuple[dict[int, vector_evaluator.Rollouts], Exception | None]:
-    """What came back, by first direction, and why the rest did not."""
+    """What came back, by first row, and why the rest did not."""
     waiting, error = deque(tasks), None
     parts: dict[int, vector_evaluator.Rollouts] = {}
     # Workers are asked for a sign of life first: starting one takes no task's
@@ -275,15 +269,15 @@ class RayEvaluator:
 def _assembled(
   tasks: list[_Task], parts: dict[int, vector_evaluator.Rollouts]
 ) -> tuple[vector_evaluator.Rollouts, Bool[np.ndarray, ' n']]:
-  """All episodes in the order of directions, and which ones came back."""
+  """All episodes in the order of rows, and which rows came back."""
   like = next(iter(parts.values()))
 
   def empty(task: _Task) -> vector_evaluator.Rollouts:
-    size = len(task.keys)
+    size = len(task.keys.data)
     zeros = lambda x: np.zeros((*x.shape[:2], size, *x.shape[3:]), x.dtype)
     return jax.tree.map(zeros, like)
 
   found = [parts.get(t.start) or empty(t) for t in tasks]
   joined = jax.tree.map(lambda *x: np.concatenate(x, axis=2), *found)
-  valid = [np.full(len(t.keys), t.start in parts) for t in tasks]
+  valid = [np.full(len(t.keys.data), t.start in parts) for t in tasks]
   return joined, np.concatenate(valid)

@@ -1,8 +1,9 @@
-"""One iteration of an evolution strategy: ask, evaluate, tell.
+"""Evolution strategies: perturbations of theta, weighted by their returns.
 
 theta <- theta + update(sum_i w_i g_i), in its geometry, with an estimator's
-weights w_i and an optax update. Nothing is random but what is drawn from the state's key folded
-with the generation, so a resumed run goes on as the uninterrupted one.
+weights w_i and an optax update. Nothing is random but what is drawn from the
+state's key folded with the generation, so a resumed run goes on as the
+uninterrupted one.
 
   state, metrics = jax.jit(functools.partial(es.step, evaluator=evaluator))(
     state)
@@ -11,35 +12,28 @@ may be jitted and scanned if the evaluator is pure. Otherwise `step` runs as it
 is, or `ask` and `tell` around any other way to get returns.
 
 A pair is dropped where a return is not finite, as if its worker had been lost;
-`valid_fraction` shows how many are left. Where none is, the return's mean is
-NaN, at which the training loop stops.
+`valid_fraction` shows how many are left. Where none is left, only the generation
+moves on: theta, the optimiser and the statistics stay. The return's mean is NaN
+then, at which the training loop stops.
 """
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any
 
-import flax
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Float, Key
+from jaxtyping import Array, Bool, Float, Key
 
-from rl import normalizer as normalizer_lib
 from rl import ranges
 from rl.es import directions as directions_lib
 from rl.es import estimators
 from rl.es import evaluator as evaluator_lib
 from rl.es import geometry as geometry_lib
+from rl.es import population as population_lib
+from rl.es import search as search_lib
 
-__all__ = [
-  'ESConfig',
-  'Request',
-  'State',
-  'Strategy',
-  'evaluate_theta',
-  'summary',
-]
+__all__ = ['ESConfig', 'Strategy']
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,7 +50,8 @@ class ESConfig:
     center_evaluations: how often theta itself is evaluated, with keys of its
       own: for reports, and for estimators that use the mean of the returns.
     normalize: whether observations are normalised by running statistics.
-    guides: k, for guided directions: the last k estimates span the subspace,
+    guides: k, for guided directions: the last k estimates span the subspace (those that were
+      not zero),
       random ones before; 0: whoever calls `ask` gives a basis. On a manifold
       they are taken in the coordinates of the newest tangent space.
 
@@ -95,51 +90,9 @@ class ESConfig:
       )
 
 
-@flax.struct.dataclass
-class State:
-  """All that changes; what a checkpoint holds.
-
-  Attributes:
-    theta: parameters, float32 [d].
-    opt_state: of the optimiser.
-    normalizer: statistics of all observations so far; None if not normalised.
-    estimates: the last ones, the newest last, [guides, k]; None without guides.
-    key: never changes; generations fold their number into it.
-    generation: how many there were, int32.
-  """
-
-  # Not annotated by shape: transformations put other things into the leaves.
-  theta: Any
-  opt_state: Any
-  normalizer: Any
-  estimates: Any
-  key: Any
-  generation: Any
-
-
-@flax.struct.dataclass
-class Request:
-  """What is to be evaluated.
-
-  Attributes:
-    population: the perturbed members.
-    keys: of their environments, one per direction; new in each generation.
-    center_keys: of evaluations of theta; may be none.
-  """
-
-  population: evaluator_lib.Perturbations
-  keys: Any
-  center_keys: Any
-
-
-def _keys(key: Key[Array, ''], count: int) -> Key[Array, ' n']:
-  """The i-th depends on i, not on the count."""
-  return jax.vmap(lambda i: jax.random.fold_in(key, i))(jnp.arange(count))
-
-
 @dataclasses.dataclass(frozen=True)
 class Strategy:
-  """An evolution strategy with any optimiser.
+  """An evolution strategy with any optimiser; a `search.Search`.
 
   Attributes:
     config: what an iteration does.
@@ -151,26 +104,15 @@ class Strategy:
   config: ESConfig
   optimizer: optax.GradientTransformation
   geometry: geometry_lib.Geometry = geometry_lib.EUCLIDEAN
+  pure = True
 
   def init(
     self,
     theta: Float[Array, ' d'],
     key: Key[Array, ''],
     observation_shape: tuple[int, ...] | None = None,
-  ) -> State:
-    """The state before the first generation.
-
-    Args:
-      theta: first parameters.
-      key: of the whole run.
-      observation_shape: `Evaluator.observation_shape`; needed to normalise.
-
-    Raises:
-      ValueError: if observations are to be normalised and their shape is
-        missing.
-    """
-    if self.config.normalize and observation_shape is None:
-      raise ValueError('normalize=True needs observation_shape, got None')
+  ) -> search_lib.State:
+    """See `search.Search`."""
     theta = jnp.asarray(theta, jnp.float32)
     coordinates = self.geometry.coordinates(theta)
     guides, estimates = self.config.guides, None
@@ -178,13 +120,11 @@ class Strategy:
       # Folded with what no generation is.
       guide_key = jax.random.fold_in(key, jnp.uint32(2**32 - 1))
       estimates = jax.random.normal(guide_key, (guides, *coordinates.shape))
-    return State(
+    return search_lib.State(
       theta=theta,
       opt_state=self.optimizer.init(coordinates),
-      normalizer=(
-        normalizer_lib.empty(observation_shape)
-        if self.config.normalize
-        else None
+      normalizer=search_lib.nothing_seen(
+        self.config.normalize, observation_shape
       ),
       estimates=estimates,
       key=key,
@@ -192,9 +132,9 @@ class Strategy:
     )
 
   def ask(
-    self, state: State, basis: Float[Array, 'd k'] | None = None
-  ) -> Request:
-    """What this generation evaluates.
+    self, state: search_lib.State, basis: Float[Array, 'd k'] | None = None
+  ) -> search_lib.Request:
+    """What this generation evaluates; see `search.Search`.
 
     Args:
       state: before the generation.
@@ -209,87 +149,84 @@ class Strategy:
       basis = directions_lib.orthonormal_basis(state.estimates)
     key = jax.random.fold_in(state.key, state.generation)
     key_directions, key_pairs, key_center = jax.random.split(key, 3)
-    sigma = config.sigma
-    population = evaluator_lib.Perturbations(
+    population = population_lib.Perturbations(
       theta=state.theta,
-      sigma=jnp.float32(sigma(state.generation) if callable(sigma) else sigma),
+      sigma=self._sigma(state),
       key=key_directions,
       basis=basis,
       directions=config.directions,
       mirrored=config.estimator.mirrored,
       geometry=self.geometry,
     )
-    return Request(
+    return search_lib.Request(
       population,
-      _keys(key_pairs, config.num_pairs),
-      _keys(key_center, config.center_evaluations),
+      search_lib.keys_of(key_pairs, config.num_pairs),
+      population_lib.Repeated(state.theta),
+      search_lib.keys_of(key_center, config.center_evaluations),
     )
+
+  def _sigma(self, state: search_lib.State) -> Float[Array, '']:
+    sigma = self.config.sigma
+    return jnp.float32(sigma(state.generation) if callable(sigma) else sigma)
 
   def tell(
     self,
-    state: State,
-    request: Request,
+    state: search_lib.State,
+    request: search_lib.Request,
     evaluation: evaluator_lib.Evaluation,
     center: evaluator_lib.Evaluation | None = None,
-  ) -> tuple[State, dict[str, Array]]:
-    """Updates with what came back.
-
-    Args:
-      state: what `ask` was given.
-      request: what it returned.
-      evaluation: of `request.population`; returns that are not finite count
-        as lost, each with its pair.
-      center: of theta, once per center key; None if there are none.
-
-    Returns:
-      The new state and metrics, scalars by name.
-    """
-    population = request.population
-    evaluation, center = _finite(evaluation), _finite(center)
+  ) -> tuple[search_lib.State, dict[str, Array]]:
+    """See `search.Search`; each lost return takes its pair with it."""
+    evaluation, center = map(search_lib.finite, (evaluation, center))
+    sigma = self._sigma(state)
     weights = self.config.estimator.weights(
       evaluation.returns,
       evaluation.valid,
-      sigma=population.sigma,
-      center=None if center is None else _mean(center),
+      sigma=sigma,
+      center=None if center is None else search_lib.mean(center),
     )
-    gradient = directions_lib.weighted_sum(
-      population.directions,
-      population.key,
-      weights,
-      size=population.size,
-      basis=population.basis,
-      block=evaluator_lib.rows_in_cache(population.size),
-      kept=population.kept,
-    )
+    gradient = request.population.gradient(weights)
     updates, opt_state = self.optimizer.update(
       -gradient, state.opt_state, self.geometry.coordinates(state.theta)
     )
-    normalizer = state.normalizer
-    for part in (evaluation, center):
-      if normalizer is not None and part is not None:
-        normalizer = normalizer_lib.merge(normalizer, part.statistics)
-    estimates = state.estimates
-    if estimates is not None:
-      estimates = jnp.concatenate([estimates[1:], gradient[None]])
-    metrics = summary(evaluation, center) | {
-      'gradient_norm': jnp.linalg.norm(gradient),
-      'update_norm': jnp.linalg.norm(updates),
-      'sigma': population.sigma,
-    }
-    return state.replace(
+    new = state.replace(
       theta=self.geometry.step(state.theta, updates),
       opt_state=opt_state,
-      normalizer=normalizer,
-      estimates=estimates,
-      generation=state.generation + 1,
-    ), metrics
+      normalizer=search_lib.counted(state.normalizer, evaluation, center),
+      estimates=_remembered(state.estimates, gradient),
+    )
+    told = self._told_something(evaluation, center)
+    parts = lambda s: (s.theta, s.opt_state, s.normalizer, s.estimates)
+    kept = jax.tree.map(
+      lambda a, b: jnp.where(told, a, b), parts(new), parts(state)
+    )
+    metrics = search_lib.summary(evaluation, center) | {
+      'gradient_norm': jnp.linalg.norm(gradient),
+      'update_norm': jnp.where(told, jnp.linalg.norm(updates), 0),
+      'sigma': sigma,
+    }
+    generation = state.generation + 1
+    return search_lib.State(*kept, state.key, generation), metrics
+
+  def _told_something(
+    self,
+    evaluation: evaluator_lib.Evaluation,
+    center: evaluator_lib.Evaluation | None,
+  ) -> Bool[Array, '']:
+    """Whether there is a whole pair, and theta's return where it is needed."""
+    estimator = self.config.estimator
+    rows = evaluation.valid.reshape(1 + estimator.mirrored, -1)
+    told = rows.all(axis=0).any()
+    if estimator.needs_center and center is not None:
+      told &= center.valid.any()
+    return told
 
   def step(
     self,
-    state: State,
+    state: search_lib.State,
     evaluator: evaluator_lib.Evaluator,
     basis: Float[Array, 'd k'] | None = None,
-  ) -> tuple[State, dict[str, Array]]:
+  ) -> tuple[search_lib.State, dict[str, Array]]:
     """One generation.
 
     Args:
@@ -301,52 +238,14 @@ class Strategy:
       As `tell`.
     """
     if evaluator.pure:
-      request = self._kept(self.ask(state, basis))
-      evaluation, center = self.run(request, state.normalizer, evaluator)
-      return self.tell(state, request, evaluation, center)
-    request = _ask(self, state, basis)
-    evaluation, center = self.run(request, state.normalizer, evaluator)
-    return _tell(self, state, request, evaluation, center)
-
-  def _kept(self, request: Request) -> Request:
-    """With directions, if they are few enough not to be drawn twice."""
-    population = request.population
-    size = population.size
-    kept = directions_lib.keep(
-      population.directions,
-      population.key,
-      self.config.num_pairs,
-      size=size,
-      block=evaluator_lib.rows_in_cache(size),
-      basis=population.basis,
-    )
-    return request.replace(population=population.replace(kept=kept))
-
-  def run(
-    self,
-    request: Request,
-    normalizer: normalizer_lib.Statistics | None,
-    evaluator: evaluator_lib.Evaluator,
-  ) -> tuple[evaluator_lib.Evaluation, evaluator_lib.Evaluation | None]:
-    """Evaluates what `ask` returned.
-
-    Args:
-      request: of `ask`.
-      normalizer: of its state.
-      evaluator: runs the rollouts.
-
-    Returns:
-      Evaluations of the population, and of theta; None if there are none.
-    """
-    evaluation = evaluator.evaluate(
-      request.population, request.keys, normalizer
-    )
-    if not self.config.center_evaluations:
-      return evaluation, None
-    theta = request.population.theta
-    return evaluation, evaluate_theta(
-      evaluator, theta, request.center_keys, normalizer
-    )
+      request = self.ask(state, basis)
+      # In one program, directions that are few need not be drawn twice.
+      population = request.population.keep(self.config.num_pairs)
+      request, tell = request.replace(population=population), Strategy.tell
+    else:
+      request, tell = _ask(self, state, basis), _tell
+    found = search_lib.run(request, state.normalizer, evaluator)
+    return tell(self, state, request, *found)
 
 
 # Between rollouts on the host: compiled once, whoever calls `step`.
@@ -354,67 +253,11 @@ _ask = jax.jit(Strategy.ask, static_argnums=0)
 _tell = jax.jit(Strategy.tell, static_argnums=0)
 
 
-def evaluate_theta(
-  evaluator: evaluator_lib.Evaluator,
-  theta: Float[Array, ' d'],
-  keys: Key[Array, ' n'],
-  normalizer: normalizer_lib.Statistics | None,
-) -> evaluator_lib.Evaluation:
-  """Evaluates the same parameters once per key.
-
-  Args:
-    evaluator: runs the rollouts.
-    theta: parameters.
-    keys: of the environments.
-    normalizer: as `Evaluator.evaluate` takes it.
-
-  Returns:
-    One return per key.
-  """
-  thetas = jnp.broadcast_to(theta, (keys.shape[0], *theta.shape))
-  return evaluator.evaluate(thetas, keys, normalizer)
-
-
-def _finite(
-  evaluation: evaluator_lib.Evaluation | None,
-) -> evaluator_lib.Evaluation | None:
-  """Without the returns that are not."""
-  if evaluation is None:
+def _remembered(
+  estimates: Float[Array, 'guides k'] | None, gradient: Float[Array, ' k']
+) -> Float[Array, 'guides k'] | None:
+  """The last estimates; one of zero has no direction, and is not among them."""
+  if estimates is None:
     return None
-  valid = evaluation.valid & jnp.isfinite(evaluation.returns)
-  return evaluation.replace(valid=valid)
-
-
-def _mean(evaluation: evaluator_lib.Evaluation) -> Array:
-  """Over the valid members; NaN if there are none."""
-  valid = evaluation.valid
-  total = jnp.sum(jnp.where(valid, evaluation.returns, 0))
-  return total / jnp.sum(valid)
-
-
-def summary(
-  evaluation: evaluator_lib.Evaluation,
-  center: evaluator_lib.Evaluation | None = None,
-) -> dict[str, Array]:
-  """Metrics of a generation, over the valid returns: NaN where all were lost.
-
-  Args:
-    evaluation: of the population.
-    center: of theta; None if it was not evaluated.
-
-  Returns:
-    Scalars by name.
-  """
-  returns = jnp.where(evaluation.valid, evaluation.returns, jnp.nan)
-  steps = jnp.sum(evaluation.lengths)
-  metrics = {
-    'episode_return': _mean(evaluation),
-    'episode_return_median': jnp.nanmedian(returns),
-    'episode_return_max': jnp.nanmax(returns),
-    'episode_return_min': jnp.nanmin(returns),
-    'valid_fraction': jnp.mean(evaluation.valid),
-  }
-  if center is not None:
-    metrics['episode_return_center'] = _mean(center)
-    steps += jnp.sum(center.lengths)
-  return metrics | {'environment_steps': steps}
+  newest = jnp.concatenate([estimates[1:], gradient[None]])
+  return jnp.where(jnp.any(gradient != 0), newest, estimates)

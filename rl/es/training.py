@@ -14,6 +14,7 @@ from clu import metrics as clu_metrics
 from rl import actors
 from rl.es import evaluator as evaluator_lib
 from rl.es import geometry, policy_training, strategy
+from rl.es import search as search_lib
 from runtime import loop as loop_lib
 
 __all__ = ['ESTrainer', 'Evaluations']
@@ -30,11 +31,11 @@ class Evaluations:
   def __init__(
     self, algorithm: strategy.Strategy, evaluator: evaluator_lib.Evaluator
   ) -> None:
-    self._run = functools.partial(algorithm.run, evaluator=evaluator)
+    self._run = functools.partial(search_lib.run, evaluator=evaluator)
     self._ask = jax.jit(algorithm.ask)
     self._state: Any = None
 
-  def observe(self, state: strategy.State) -> None:
+  def observe(self, state: search_lib.State) -> None:
     """Takes the state whose generation comes next."""
     request = self._ask(state)
     self._state = request, jax.tree.map(jnp.copy, state.normalizer)
@@ -91,7 +92,7 @@ class ESTrainer(policy_training.PolicyTrainer):
   @contextlib.contextmanager
   def experiment(
     self, *, seed: int, mesh: jax.sharding.Mesh
-  ) -> Iterator[loop_lib.Experiment[strategy.State]]:
+  ) -> Iterator[loop_lib.Experiment[search_lib.State]]:
     """See `runtime.trainer.Trainer`; an example is a member of the population.
 
     The environment is closed with it.
@@ -117,22 +118,22 @@ class ESTrainer(policy_training.PolicyTrainer):
           step=self._tell, batches=batches, observe=batches.observe, **common
         )
 
-  def _init(self, seed: int, shape: tuple[int, ...]) -> strategy.State:
+  def _init(self, seed: int, shape: tuple[int, ...]) -> search_lib.State:
     return self._strategy.init(*self._first(seed), shape)
 
   def _step(
     self,
     evaluator: evaluator_lib.Evaluator,
-    state: strategy.State,
+    state: search_lib.State,
     batch: Mapping[str, Any],
-  ) -> tuple[strategy.State, clu_metrics.Collection]:
+  ) -> tuple[search_lib.State, clu_metrics.Collection]:
     """A generation in one program."""
     del batch
     return policy_training.collected(*self._strategy.step(state, evaluator))
 
   def _tell(
-    self, state: strategy.State, batch: Mapping[str, Any]
-  ) -> tuple[strategy.State, clu_metrics.Collection]:
+    self, state: search_lib.State, batch: Mapping[str, Any]
+  ) -> tuple[search_lib.State, clu_metrics.Collection]:
     """The update, after a host evaluated the generation."""
     algorithm = self._strategy
     request = algorithm.ask(state)

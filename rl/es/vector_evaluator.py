@@ -1,7 +1,7 @@
 """Rollouts of simulators: members of a population in lanes, round by round.
 
-Letters: n pairs (or thetas), s sides of a pair (2 if mirrored), e episodes of a
-member, L lanes. The n s e episodes fill the lanes in rounds; a round ends with
+Letters: n rows of a population, s sides of a row (2 if mirrored), e episodes of
+a member, L lanes. The n s e episodes fill the lanes in rounds; a round ends with
 its longest episode. Parameters of a round are regenerated from their key when
 it begins, and no more of the population ever exists.
 """
@@ -20,8 +20,9 @@ from rl import ranges
 from rl.envs import checks, protocol
 from rl.es import evaluator as evaluator_lib
 from rl.es import policies
+from rl.es import population as population_lib
 
-__all__ = ['Rollouts', 'VectorEvaluator', 'check_candidates', 'summarized']
+__all__ = ['Rollouts', 'VectorEvaluator', 'summarized']
 
 
 class Rollouts(NamedTuple):
@@ -44,8 +45,8 @@ def summarized(
   """Of members: what `evaluator.Evaluator.evaluate` returns.
 
   Args:
-    rollouts: of all episodes; those of lost directions may hold anything.
-    valid: which directions came back; None: all.
+    rollouts: of all episodes; those of lost rows may hold anything.
+    valid: which rows came back; None: all.
 
   Returns:
     The evaluation, in the order of members. Valid are those that came back
@@ -79,9 +80,9 @@ def _merged(statistics: normalizer_lib.Statistics) -> normalizer_lib.Statistics:
 
 
 class _Round(NamedTuple):
-  """What the lanes of one round do; direction, side and episode of each."""
+  """What the lanes of one round do; row, side and episode of each."""
 
-  direction: Int[np.ndarray, ' L']
+  row: Int[np.ndarray, ' L']
   side: Int[np.ndarray, ' L']
   episode: Int[np.ndarray, ' L']
   included: Bool[np.ndarray, ' L']
@@ -137,40 +138,38 @@ class VectorEvaluator:
 
   def evaluate(
     self,
-    candidates: evaluator_lib.Perturbations | Float[Array, 'n d'],
+    population: population_lib.Population,
     keys: Key[Array, ' keys'],
     normalizer: normalizer_lib.Statistics | None,
   ) -> evaluator_lib.Evaluation:
-    """See `evaluator.Evaluator.evaluate`; what is finite is valid.
+    """See `evaluator.Evaluator`; members with a finite return are valid."""
+    population_lib.check_rows(population, keys.shape[0])
+    return summarized(self.rollouts(population, keys, normalizer))
 
-    Raises:
-      ValueError: if the number of parameters is not the policy's, or there are
-        more or fewer keys than thetas.
-    """
-    return summarized(self.rollouts(candidates, keys, normalizer))
+  def close(self) -> None:
+    """Nothing is held but the lanes, which are closed by whoever made them."""
 
   def rollouts(
     self,
-    candidates: evaluator_lib.Perturbations | Float[Array, 'n d'],
+    population: population_lib.Population,
     keys: Key[Array, ' keys'],
     normalizer: normalizer_lib.Statistics | None,
     *,
     start: int = 0,
   ) -> Rollouts:
-    """Runs the directions start, ..., start + len(keys) - 1 of a population.
+    """Runs the rows start, ..., start + len(keys) - 1 of a population.
 
     Args:
-      candidates: a population, or only the thetas of these keys.
-      keys: of these directions or thetas.
+      population: with these rows.
+      keys: of these rows.
       normalizer: as `evaluator.Evaluator.evaluate` takes it.
-      start: the first direction.
+      start: the first row.
 
     Raises:
-      ValueError: as `evaluate`.
+      ValueError: if the members do not fit the policy.
     """
-    check_candidates(candidates, keys.shape[0], self.policy.size)
-    sides = _sides(candidates)
-    shape = (keys.shape[0], sides, self.episodes)
+    population_lib.check_size(population, self.policy.size)
+    shape = (keys.shape[0], population.sides, self.episodes)
     total, width = int(np.prod(shape)), self.env.num_lanes
     found = []
     for first in range(0, total, width):
@@ -178,8 +177,8 @@ class VectorEvaluator:
       # Lanes that fill up the last round repeat its last episode unseen.
       parts = np.unravel_index(np.minimum(lanes, total - 1), shape)
       what = _Round(*parts, included=lanes < total)
-      params = self._params(candidates, what, start)
-      lane_keys = _episode_keys(keys, what.direction, what.episode)
+      params = self._params(population, what, start)
+      lane_keys = _episode_keys(keys, what.row, what.episode)
       found.append(self._play(params, lane_keys, what.included, normalizer))
     axes = lambda *x: np.moveaxis(
       np.concatenate(x)[:total].reshape(*shape, *x[0].shape[1:]),
@@ -188,36 +187,31 @@ class VectorEvaluator:
     )
     return Rollouts(*jax.tree.map(axes, *found))
 
-  def _params(self, candidates: Any, what: _Round, start: int) -> PyTree:
+  def _params(
+    self, population: population_lib.Population, what: _Round, start: int
+  ) -> PyTree:
     """Of the policies in the lanes."""
-    if not isinstance(candidates, evaluator_lib.Perturbations):
-      return self._unraveled(jnp.asarray(candidates)[what.direction])
-    directions = start + what.direction
+    rows = start + what.row
     # Aligned to what is drawn together, and as many rows in every round.
-    block = candidates.directions.rows_per_block(candidates.size)
-    each = _sides(candidates) * self.episodes
+    block = population.rows_per_block
+    each = population.sides * self.episodes
     most = (self.env.num_lanes - 1) // each + 2
-    rows = -(-(most + block - 1) // block) * block
-    first = int(directions[0]) // block * block
-    return self._regenerated(
-      candidates, first, directions - first, what.side, rows
-    )
-
-  @functools.partial(jax.jit, static_argnums=0)
-  def _unraveled(self, thetas: Float[Array, 'L d']) -> PyTree:
-    return jax.vmap(self.policy.unravel)(thetas)
+    count = -(-(most + block - 1) // block) * block
+    first = int(rows[0]) // block * block
+    return self._regenerated(population, first, rows - first, what.side, count)
 
   @functools.partial(jax.jit, static_argnums=(0, 5))
   def _regenerated(
     self,
-    population: evaluator_lib.Perturbations,
+    population: population_lib.Population,
     first: Int[Array, ''] | int,
     row: Int[Array | np.ndarray, ' L'],
     side: Int[Array | np.ndarray, ' L'],
-    rows: int,
+    count: int,
   ) -> PyTree:
-    drawn = evaluator_lib.members(population, first, count=rows)
-    return jax.vmap(self.policy.unravel)(drawn[side, row])
+    drawn = population.members(first, count=count)
+    chosen = jax.tree.map(lambda x: x[side, row], drawn)
+    return jax.vmap(self.policy.unravel)(chosen)
 
   @functools.cached_property
   def _env_functions(self) -> tuple[Any, Any]:
@@ -289,38 +283,10 @@ class VectorEvaluator:
 _counted = jax.jit(normalizer_lib.add)
 
 
-def _sides(candidates: Any) -> int:
-  if isinstance(candidates, evaluator_lib.Perturbations):
-    return 1 + candidates.mirrored
-  return 1
-
-
 @jax.jit
 def _episode_keys(
   keys: Key[Array, ' n'],
-  direction: Int[Array | np.ndarray, ' L'],
+  row: Int[Array | np.ndarray, ' L'],
   episode: Int[Array | np.ndarray, ' L'],
 ) -> Key[Array, ' L']:
-  return jax.vmap(jax.random.fold_in)(keys[direction], episode)
-
-
-def check_candidates(candidates: Any, count: int, size: int) -> None:
-  """Rejects what does not fit the keys or the policy.
-
-  Args:
-    candidates: as `evaluator.Evaluator.evaluate` takes them.
-    count: how many keys there are.
-    size: parameters of the policy.
-
-  Raises:
-    ValueError: naming the numbers.
-  """
-  thetas = candidates
-  if isinstance(candidates, evaluator_lib.Perturbations):
-    thetas = candidates.theta[None]
-  elif thetas.shape[0] != count:
-    raise ValueError(
-      f'there must be a key per theta, got {count} keys for {thetas.shape}'
-    )
-  if thetas.shape[1] != size:
-    raise ValueError(f'the policy has {size} parameters, got {thetas.shape[1]}')
+  return jax.vmap(jax.random.fold_in)(keys[row], episode)

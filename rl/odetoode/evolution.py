@@ -10,7 +10,7 @@ import jax
 from jaxtyping import Array, Float, Key
 
 from rl import ranges
-from rl.es import directions, estimators, evaluator, shaping
+from rl.es import estimators, population, shaping
 from rl.es import geometry as geometry_lib
 
 __all__ = ['es_gradient']
@@ -52,14 +52,10 @@ def es_gradient(
     ranges.check_positive(sigma=sigma)
   if theta.ndim != 1:
     raise ValueError(f'theta must be a vector, got shape {theta.shape}')
-  population = evaluator.Perturbations(
-    theta, sigma, key, geometry=geometry, mirrored=True
-  )
-  members = evaluator.members(population, 0, count=num_pairs)
+  perturbed = population.Perturbations(theta, sigma, key, geometry=geometry)
+  members = perturbed.members(0, count=num_pairs)
   returns = jax.vmap(objective)(members.reshape(-1, theta.shape[0]))
   weights = estimators.Antithetic(shaping.unshaped).weights(
     returns, jax.numpy.ones(returns.shape, bool), sigma=sigma
   )
-  return directions.weighted_sum(
-    population.directions, key, weights, size=population.size
-  )
+  return perturbed.gradient(weights)

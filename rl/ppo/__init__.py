@@ -1,5 +1,5 @@
 """PPO: proximal policy optimisation (arXiv:1707.06347)."""
 
-from rl.ppo.algorithm import PPO
+from rl.ppo.ppo import PPO
 
 __all__ = ['PPO']

@@ -8,7 +8,9 @@ from jaxtyping import Array, Bool, Float, PyTree, Shaped
 
 from rl import distributions, networks
 
-__all__ = ['ActorCritic', 'Outputs']
+__all__ = ['SMALL_UNIFORM', 'ActorCritic', 'Outputs']
+
+SMALL_UNIFORM = networks.symmetric_uniform(0.03)
 
 
 class Outputs(NamedTuple):

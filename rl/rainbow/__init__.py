@@ -1,6 +1,6 @@
 """Rainbow: distributional Q-learning with its improvements (arXiv:1710.02298)."""
 
-from rl.rainbow.algorithm import Rainbow, procgen
-from rl.rainbow.schedules import Linear, Powers
+from rl.exploration import Linear, Powers
+from rl.rainbow.rainbow import Rainbow, procgen
 
 __all__ = ['Linear', 'Powers', 'Rainbow', 'procgen']

@@ -1,4 +1,6 @@
-"""Categorical value distributions: mass on fixed, evenly spaced returns.
+"""Categorical value distributions, and the loss that learns them.
+
+A distribution has its mass on fixed, evenly spaced returns.
 
 Reference: Bellemare, Dabney and Munos (2017), arXiv:1707.06887.
 """
@@ -7,9 +9,17 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
-__all__ = ['Projection', 'mean', 'project', 'support']
+__all__ = [
+  'Projection',
+  'cross_entropy',
+  'mean',
+  'project',
+  'support',
+  'target',
+  'weighted_mean',
+]
 
 
 class Projection(NamedTuple):
@@ -85,3 +95,55 @@ def project(
     jnp.sum(probability[:, :, None] * share, axis=1),
     jnp.sum(jnp.where(outside, probability, 0), axis=-1),
   )
+
+
+def target(
+  selector: Float[Array, 'b a z'],
+  judge: Float[Array, 'b a z'],
+  reward: Float[Array, ' b'],
+  discount: Float[Array, ' b'],
+  atoms: Float[Array, ' z'],
+) -> Projection:
+  """The distribution to learn, after the best next action.
+
+  Args:
+    selector: logits at the next observation that choose the action: of the
+      online network for double Q-learning (arXiv:1509.06461), else of `judge`.
+    judge: logits of the target network there.
+    reward: n-step sum.
+    discount: of what follows; 0 where the task ended.
+    atoms: of the support.
+
+  Returns:
+    The projected distribution; no gradient flows into it.
+  """
+  best = jnp.argmax(mean(selector, atoms), axis=-1)
+  chosen = jnp.take_along_axis(judge, best[:, None, None], axis=1)[:, 0]
+  found = project(jax.nn.softmax(chosen), reward, discount, atoms)
+  return jax.lax.stop_gradient(found)
+
+
+def cross_entropy(
+  logits: Float[Array, 'b a z'],
+  action: Int[Array, ' b'],
+  probability: Float[Array, 'b z'],
+) -> Float[Array, ' b']:
+  """-sum_i m_i log p_i(o, a) per step: its loss, and its next priority.
+
+  Args:
+    logits: of the online network.
+    action: that was taken.
+    probability: m, the target.
+
+  Returns:
+    Not negative, nats.
+  """
+  taken = jnp.take_along_axis(logits, action[:, None, None], axis=1)[:, 0]
+  return -jnp.sum(probability * jax.nn.log_softmax(taken), axis=-1)
+
+
+def weighted_mean(
+  loss: Float[Array, ' b'], weights: Float[Array, ' b']
+) -> Float[Array, '']:
+  """sum_i w_i l_i / b, the weights divided by their largest."""
+  return jnp.mean(loss * weights / weights.max())

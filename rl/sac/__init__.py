@@ -1,5 +1,5 @@
 """SAC: soft actor-critic for continuous control (arXiv:1812.05905)."""
 
-from rl.sac.algorithm import SAC
+from rl.sac.sac import SAC
 
 __all__ = ['SAC']

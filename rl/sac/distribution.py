@@ -1,4 +1,4 @@
-"""A Gaussian squashed by tanh, and the map onto the box of actions.
+"""A Gaussian squashed by tanh.
 
 Reference: Haarnoja et al. (2018), arXiv:1812.05905, appendix C.
 """
@@ -12,7 +12,7 @@ from jaxtyping import Array, Float, Key
 
 from rl.envs import spaces
 
-__all__ = ['Draw', 'log_det', 'log_prob', 'sample', 'to_box', 'to_unit']
+__all__ = ['Draw', 'log_det', 'log_prob', 'sample', 'to_unit']
 
 
 class Draw(NamedTuple):
@@ -73,28 +73,10 @@ def sample(
   return Draw(jnp.tanh(before), log_prob(before, mean, log_std))
 
 
-def to_box(
-  space: spaces.Box, unit: Float[Array, 'b a']
-) -> Float[Array, 'b ...']:
-  """Maps [-1, 1] affinely onto a bounded box.
-
-  Args:
-    space: the box.
-    unit: one row per action.
-
-  Returns:
-    Actions of the box's shape and dtype.
-  """
-  low, high = space.bounds
-  unit = unit.reshape(unit.shape[0], *space.shape)
-  action = low + (unit + 1) / 2 * (high - low)
-  return jnp.clip(action, low, high).astype(space.dtype)
-
-
 def to_unit(
   space: spaces.Box, action: Float[Array, 'b ...']
 ) -> Float[Array, 'b a']:
-  """The inverse of `to_box`; a side of width zero gives 0."""
+  """The inverse of `distributions.to_box`; a side of width zero gives 0."""
   low, high = space.bounds
   width = high - low
   safe = jnp.where(width > 0, width, 1)

@@ -1,4 +1,4 @@
-"""A tiny learner whose every number can be foretold, and simulators."""
+"""All agents; a learner whose every number can be foretold; simulators."""
 
 import dataclasses
 from typing import Any, NamedTuple
@@ -9,9 +9,56 @@ import jax.numpy as jnp
 import numpy as np
 
 from rl import learner as learner_lib
-from rl.envs import lanes, protocol
+from rl import networks, ppo, rainbow, sac
+from rl.envs import cartpole, lanes, pendulum, protocol, spaces
 
 KEY = jax.random.key(12)
+
+
+class Agent(NamedTuple):
+  """A row of the table: small settings, a task, and actions it refuses."""
+
+  algorithm: Any
+  env: Any
+  refuses: Any
+
+
+_POLE = cartpole.CartPoleBalance(max_steps=7)
+_PENDULUM = pendulum.Pendulum(max_steps=7)
+_BOX = spaces.Box((2,), -1.0, 1.0)
+_PPO = {
+  'encoder': networks.MLP((8,)),
+  'unroll_length': 8,
+  'num_minibatches': 2,
+  'normalize_observations': True,
+}
+_REPLAY = {
+  'hidden': (8,),
+  'capacity': 256,
+  'min_replay': 40,
+  'batch_size': 16,
+  'unroll_length': 8,
+}
+
+# Every agent of `rl`; what each does is in `test_agents`.
+AGENTS = {
+  'ppo': Agent(ppo.PPO(**_PPO), _POLE, spaces.Box((2,), 0, 9, 'int32')),
+  'ppo with a memory': Agent(
+    ppo.PPO(**_PPO, core=networks.GRU(4)),
+    _PENDULUM,
+    spaces.Box((2,), 0, 9, 'int32'),
+  ),
+  'rainbow': Agent(
+    rainbow.Rainbow(**_REPLAY, num_atoms=5, samples_per_insert=1.0),
+    _POLE,
+    _BOX,
+  ),
+  'sac': Agent(
+    sac.SAC(**_REPLAY, random_steps=64, updates_per_step=0.0625),
+    _PENDULUM,
+    spaces.Discrete(2),
+  ),
+}
 
 
 @flax.struct.dataclass

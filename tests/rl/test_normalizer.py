@@ -20,7 +20,7 @@ def data(*sizes):
 
 
 def stats(x):
-  return normalizer.of(jnp.asarray(x))
+  return normalizer.weighted(jnp.asarray(x), jnp.ones(len(x), x.dtype))
 
 
 def close(a, b, rtol=1e-10):
@@ -78,11 +78,9 @@ def test_constants_are_exact_however_they_are_counted():
   running = normalizer.empty((2,), (1,))
   for row in x[:9]:
     running = normalizer.add(running, row[None], jnp.ones(1, bool))
-  halves = jax.tree.map(
-    lambda *s: jnp.stack(s), *map(normalizer.of, (x, x[:7]))
-  )
+  halves = jax.tree.map(lambda *s: jnp.stack(s), *map(stats, (x, x[:7])))
   for found in (
-    normalizer.of(x),
+    stats(x),
     normalizer.merge_all(halves),
     jax.tree.map(lambda leaf: leaf[0], running),
   ):
@@ -96,7 +94,69 @@ def test_sums_of_squares_would_not_do():
   total, squares = x.sum(0), (x**2).sum(0)
   naive = squares / len(x) - (total / len(x)) ** 2
   parts = jnp.asarray(x).reshape(40, 100, 1)
-  merged = normalizer.merge_all(jax.vmap(normalizer.of)(parts))
+  merged = normalizer.merge_all(jax.vmap(stats)(parts))
   expected = x.astype(np.float64).std()
   assert abs(float(normalizer.std(merged)[0]) - expected) < 1e-3 * expected
   assert abs(np.sqrt(abs(naive[0])) - expected) > 0.05 * expected
+
+
+def test_statistics_are_those_of_the_steps_that_count():
+  rng = np.random.default_rng(2)
+  x = rng.normal(1e3, 1, (20, 4, 3)).astype(np.float32)
+  weight = (rng.random((20, 4)) < 0.6).astype(np.float32)
+  # What does not count may be anything.
+  shown = np.where(weight[..., None] > 0, x, np.nan)
+  found = normalizer.weighted(jnp.asarray(shown), jnp.asarray(weight))
+  kept = x[weight > 0].astype(np.float64)
+  assert found.count == len(kept)
+  np.testing.assert_allclose(found.mean, kept.mean(0), rtol=1e-6)
+  np.testing.assert_allclose(
+    found.m2, ((kept - kept.mean(0)) ** 2).sum(0), rtol=1e-3
+  )
+
+
+def test_nothing_counts():
+  found = normalizer.weighted(jnp.ones((3, 2, 1)), jnp.zeros((3, 2)))
+  for leaf in found:
+    np.testing.assert_array_equal(leaf, 0)
+
+
+def test_what_is_constant_has_no_deviation():
+  """0.1 is no float: sums of it are not multiples."""
+  total = normalizer.empty((2,))
+  for steps in (128, 100):
+    weight = jnp.ones((steps, 4)).at[0].set(0)
+    seen = normalizer.weighted(jnp.full((steps, 4, 2), 0.1), weight)
+    total = normalizer.merge(total, seen)
+  np.testing.assert_array_equal(
+    normalizer.normalize(total, jnp.full(2, 0.1)), 0
+  )
+  assert float(normalizer.std(total)[0]) == 1
+
+
+@pytest.mark.parametrize('broken', [np.nan, np.inf, -np.inf, 1e30, -5e9])
+def test_broken_observations_do_not_count(broken):
+  """One number of an observation spoils all of it, and nothing else."""
+  x = data(7)[0].astype(np.float32)
+  shown = x.copy()
+  shown[3, 1, 2] = broken
+  kept = np.arange(7) != 3
+  running = normalizer.empty((2, 3), (1,))
+  for row in jnp.asarray(shown):
+    running = normalizer.add(running, row[None], jnp.ones(1, bool))
+  running = jax.tree.map(lambda v: v[0], running)
+  close(stats(shown), stats(x[kept]), rtol=1e-6)
+  close(running, stats(x[kept]), rtol=1e-4)
+  assert float(running.count) == 6
+
+
+def test_large_observations_count_and_overflow_nothing():
+  """A clock in seconds counts; sums of the largest squares are finite."""
+  clock = stats(np.full((3, 1), 1.7e9, np.float32))
+  assert float(clock.count) == 3
+  most = np.float32(normalizer.LARGEST)
+  found = stats(np.array([[most], [-most]]))
+  for _ in range(60):
+    found = normalizer.merge(found, found)
+  assert found.m2.dtype == jnp.float32
+  assert bool(jnp.isfinite(found.m2[0]))

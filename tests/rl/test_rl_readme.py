@@ -1,17 +1,39 @@
-"""The python block of the README runs as it stands."""
+"""The python blocks of the README run as they stand."""
 
 import pathlib
 import re
+
+import pytest
 
 import rl
 
 TEXT = (pathlib.Path(rl.__file__).parent / 'README.md').read_text()
 
 
-def test_in_your_own_code(capsys):
-  (block,) = re.findall(r'^```python\n(.*?)^```', TEXT, re.M | re.S)
+BLOCKS = re.findall(r'^```python\n(.*?)^```', TEXT, re.M | re.S)
+
+
+def printed(block, capsys):
   exec(block, {})
-  assert float(capsys.readouterr().out) > 5
+  return capsys.readouterr().out.split()
+
+
+def test_an_agent_in_your_own_code(capsys):
+  assert float(printed(BLOCKS[0], capsys)[0]) > 5
+
+
+def test_a_function_is_minimised(capsys):
+  pytest.importorskip('cmaes')
+  strategy, x, best, cma = printed(BLOCKS[1], capsys)
+  assert float(strategy) < 0.1
+  assert float(cma) < 1e-3
+  assert (x, best) == ('(10,)', '(200,)')
+
+
+def test_a_search_is_asked_and_told(capsys):
+  assert len(BLOCKS) == 3
+  (mean,) = printed(BLOCKS[2], capsys)
+  assert 0.5 < float(mean) < 1.5
 
 
 def test_configurations_exist():

@@ -1,9 +1,11 @@
-"""A scripted environment whose every number is known beforehand."""
+"""A scripted environment, and statistics counted one by one."""
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
+import pytest
 
 from rl.envs import protocol, spaces
 
@@ -38,3 +40,24 @@ class Scripted:
     ends = state[1] == self.length
     info = {'noise': noise}
     return state, protocol.Step(state, state[1] + action, ends, info)
+
+
+def count(moves, stats):
+  """Returns and lengths, counted one by one."""
+  for lane in range(moves.reward.shape[1]):
+    episodes, total, length = [], 0.0, 0
+    for t in range(len(moves.reward)):
+      if not moves.valid[t, lane]:
+        continue
+      total += float(moves.reward[t, lane])
+      length += 1
+      if moves.terminated[t, lane] or moves.truncated[t, lane]:
+        episodes.append((total, length))
+        total, length = 0.0, 0
+    assert stats.episodes[lane] == len(episodes)
+    episodes = episodes or [(0.0, 0)]
+    close = functools.partial(pytest.approx, rel=1e-4, abs=1e-4)
+    assert stats.last_return[lane] == close(episodes[-1][0])
+    assert stats.last_length[lane] == episodes[-1][1]
+    assert stats.running_return[lane] == close(total)
+    assert stats.running_length[lane] == length

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from rl.envs import cartpole, lanes, pendulum, protocol, reacher
+from rl.envs import cartpole, pendulum, reacher
 
 ENVS = [
   pendulum.Pendulum(),
@@ -132,34 +132,6 @@ def test_equations(env, twin, steps):
     )
     np.testing.assert_allclose(got.reward[t], reward, rtol=2e-4, atol=2e-4)
     assert bool(got.terminated[t]) == lost
-
-
-@pytest.mark.parametrize('env', ENVS, ids=lambda e: type(e).__name__)
-def test_contract(env):
-  """Spaces, dtypes, finite numbers and bounded rewards on random actions."""
-  assert isinstance(env, protocol.Environment)
-  assert hash(env) == hash(type(env)())
-  vector = lanes.Lanes(env, 8, max_steps=40)
-  keys = jax.random.split(KEY, 8)
-
-  @jax.jit
-  def run(keys, actions):
-    state, first = vector.reset(keys)
-    return first, jax.lax.scan(vector.step, state, actions)[1]
-
-  draw = jax.vmap(jax.vmap(env.action_space.sample))
-  first, moves = run(keys, draw(jax.random.split(jax.random.key(2), (50, 8))))
-  assert all(env.observation_space.contains(x) for x in np.asarray(first))
-  seen = np.asarray(moves.final_observation).reshape(-1, *first.shape[1:])
-  assert all(env.observation_space.contains(x) for x in seen)
-  assert moves.reward.dtype == jnp.float32
-  low, high = {
-    'Pendulum': (-(np.pi**2 + 6.4 + 0.004) - 1e-4, 0),
-    'CartPoleBalance': (1, 1),
-    'CartPoleSwingUp': (0, 1),
-    'Reacher': (-2.1, 0),
-  }[type(env).__name__]
-  assert low <= moves.reward.min() <= moves.reward.max() <= high
 
 
 def _resets(env, count=4000):

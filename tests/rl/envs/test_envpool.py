@@ -6,7 +6,8 @@ import jax
 import numpy as np
 import pytest
 
-from rl.envs import envpool_env, procgen, protocol, spaces
+from rl.envs import envpool_env, procgen, spaces
+from tests.rl.envs import env_cases
 
 envpool = pytest.importorskip('envpool')
 
@@ -52,10 +53,9 @@ def cart():
 
 
 def test_the_step_after_an_end_only_resets(cart):
-  assert isinstance(cart, protocol.VectorEnvironment)
   assert not cart.pure
   assert not cart.resets_at_once
-  first, moves, stats = drive(cart, KEY, pushes(3), 90)
+  first, moves, _ = drive(cart, KEY, pushes(3), 90)
   assert first.dtype == moves.observation.dtype == np.float32
   ended = moves.terminated | moves.truncated
   assert moves.terminated.any()
@@ -73,58 +73,6 @@ def test_the_step_after_an_end_only_resets(cart):
   kept = moves.final_observation[moves.truncated]
   assert (np.abs(kept[:, 2]) < 0.21).all()
   np.testing.assert_array_equal(moves.final_observation, moves.observation)
-  count(moves, stats)
-
-
-def count(moves, stats):
-  """Returns and lengths, counted one by one."""
-  for lane in range(moves.reward.shape[1]):
-    episodes, total, length = [], 0.0, 0
-    for t in range(len(moves.reward)):
-      if not moves.valid[t, lane]:
-        continue
-      total += float(moves.reward[t, lane])
-      length += 1
-      if moves.terminated[t, lane] or moves.truncated[t, lane]:
-        episodes.append((total, length))
-        total, length = 0.0, 0
-    assert episodes, 'an episode must end in every lane'
-    assert stats.episodes[lane] == len(episodes)
-    assert stats.last_return[lane] == pytest.approx(episodes[-1][0], rel=1e-5)
-    assert stats.last_length[lane] == episodes[-1][1]
-    assert stats.running_return[lane] == pytest.approx(total, rel=1e-5)
-    assert stats.running_length[lane] == length
-
-
-def test_unmasked_reset_steps_would_be_seen(cart):
-  """The wrong recipe, counting every step, gives other lengths."""
-  _, moves, stats = drive(cart, KEY, pushes(3), 90)
-  wrong = moves._replace(valid=np.ones_like(moves.valid))
-  with pytest.raises(AssertionError):
-    count(wrong, stats)
-
-
-def test_seeds_and_lanes(cart):
-  one = drive(cart, KEY, pushes(3), 40)
-  same(one, drive(cart, KEY, pushes(3), 40))
-  other = drive(cart, jax.random.key(62), pushes(3), 40)
-  assert not np.array_equal(one[0], other[0])
-  # A lane is its key and its actions, wherever it stands.
-  single = envpool_env.EnvPoolVector(
-    'CartPole-v1', 1, max_episode_steps=15, num_threads=1
-  )
-  key = jax.random.split(KEY, 3)[1:2]
-  state, seen = single.reset(key)
-  np.testing.assert_array_equal(seen[0], one[0][1])
-  for t in range(40):
-    state, move = single.step(state, pushes(3)(t, None)[1:2])
-    np.testing.assert_array_equal(move.observation[0], one[1].observation[t, 1])
-  single.close()
-
-
-def same(a, b):
-  for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True):
-    np.testing.assert_array_equal(x, y)
 
 
 def test_lanes_follow_their_own_policies(cart):
@@ -294,5 +242,5 @@ def test_take_cover_pays_for_tics(tmp_path, monkeypatch):
   _, moves, stats = drive(env, KEY, lambda t, x: np.zeros(2, np.int32), 200)
   np.testing.assert_array_equal(moves.reward, 4.0 * moves.valid)
   assert moves.terminated.any()
-  count(moves, stats)
+  env_cases.count(moves, stats)
   env.close()

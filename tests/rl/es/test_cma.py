@@ -1,4 +1,4 @@
-"""CMA-ES: solves what it should, through the evaluator's interface."""
+"""CMA-ES: solves what it should, by asking and telling."""
 
 import json
 import pickle
@@ -8,14 +8,16 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from rl.es import cma
+from rl.es import cma, evaluator, search
 from tests.rl.es import es_cases
 
 pytest.importorskip('cmaes')
 
 KEY = jax.random.key(3)
+SEARCH = cma.CMAES(0.5, population_size=6)
 
 
+@jax.jit
 def tilted(theta):
   """A quadratic of condition 10^4 with its maximum of 5 at (1, 2, 3, 4)."""
   away = theta - jnp.arange(1.0, 5.0)
@@ -23,94 +25,108 @@ def tilted(theta):
   return 5 - jnp.sum(10.0 ** jnp.arange(4) * mixed**2)
 
 
+values = jax.jit(jax.vmap(tilted))
+
+
+def start(settings=SEARCH, key=KEY):
+  return settings.init(jnp.zeros(4), key)
+
+
+def told(settings, state, valid=None, returns=None):
+  request = settings.ask(state)
+  found = values(request.population.thetas) if returns is None else returns
+  found = evaluator.Evaluation.of(found, valid)
+  return settings.tell(state, request, found)[0]
+
+
 def test_finds_a_maximum():
-  search = cma.CMAES(jnp.zeros(4), sigma=0.5, seed=1)
-  found = jax.jit(lambda keys, thetas: jax.vmap(tilted)(thetas))
-  assert search.population_size == 8
+  settings = cma.CMAES(0.5)
+  state = start(settings)
+  assert settings.ask(state).keys.shape == (8,)
   for _ in range(150):
-    search.tell(found(None, search.ask()))
-  np.testing.assert_allclose(search.mean, [1, 2, 3, 4], atol=1e-3)
+    state = told(settings, state)
+  np.testing.assert_allclose(state.theta, [1, 2, 3, 4], atol=1e-3)
 
 
 def test_evaluators_and_seeds():
-  evaluator = es_cases.Function(tilted)
+  function = es_cases.Function(tilted)
+  assert isinstance(SEARCH, search.Search)
   runs = []
-  for seed in (1, 1, 2):
-    search = cma.CMAES(jnp.zeros(4), sigma=0.5, population_size=6, seed=seed)
-    thetas = search.ask()
-    np.testing.assert_array_equal(search.ask(), thetas)
-    evaluation = search.step(evaluator, KEY)
-    assert evaluation.returns.shape == (6,)
-    runs.append(search.mean)
+  for key in (KEY, KEY, jax.random.key(4)):
+    state = start(key=key)
+    request = SEARCH.ask(state)
+    np.testing.assert_array_equal(
+      SEARCH.ask(state).population.thetas, request.population.thetas
+    )
+    # All members meet the same environment, in each generation another one.
+    assert len(np.unique(jax.random.key_data(request.keys), axis=0)) == 1
+    after, metrics = SEARCH.step(state, function)
+    assert float(metrics['environment_steps']) == 6
+    runs.append(after.theta)
   np.testing.assert_array_equal(runs[0], runs[1])
   assert not np.array_equal(runs[0], runs[2])
+  given = cma.CMAES(0.5, population_size=6, seed=3)
+  np.testing.assert_array_equal(told(given, start(given)).theta, runs[0])
 
 
-@pytest.mark.parametrize('asked', [False, True])
-def test_a_pickle_is_a_checkpoint(asked):
-  """Between generations and inside of one: the same draws follow."""
-  search = cma.CMAES(jnp.zeros(4), sigma=0.5, seed=1)
-  tell = lambda s: s.tell(jax.vmap(tilted)(jnp.asarray(s.ask())))
+def restored(state, how):
+  numbers = {
+    name: x.tolist() if np.ndim(x) else x for name, x in state.opt_state.items()
+  }
+  if how == 'json':
+    return state.replace(opt_state=json.loads(json.dumps(numbers)))
+  return state.replace(opt_state=pickle.loads(pickle.dumps(state.opt_state)))
+
+
+@pytest.mark.parametrize('how', ['json', 'pickle'])
+def test_a_state_goes_on_bit_by_bit(how):
+  state = start()
   for _ in range(3):
-    tell(search)
-  if asked:
-    search.ask()
-  restored = pickle.loads(pickle.dumps(search))
-  for one in (search, restored):
-    for _ in range(2):
-      tell(one)
-  np.testing.assert_array_equal(restored.mean, search.mean)
-  np.testing.assert_array_equal(restored.ask(), search.ask())
-
-
-def test_a_state_is_json_and_goes_on_bit_by_bit():
-  search, other = (cma.CMAES(jnp.zeros(4), sigma=0.5, seed=1) for _ in range(2))
-  tell = lambda s: s.tell(jax.vmap(tilted)(jnp.asarray(s.ask())))
+    state = told(SEARCH, state)
+  before = restored(state, 'pickle')
+  other = restored(state, how)
   for _ in range(3):
-    tell(search)
-  other.set_state(json.loads(json.dumps(search.get_state())))
-  for one in (search, other):
-    for _ in range(3):
-      tell(one)
-  np.testing.assert_array_equal(other.mean, search.mean)
-  np.testing.assert_array_equal(other.ask(), search.ask())
-  with pytest.raises(RuntimeError, match='between ask and tell'):
-    search.get_state()
+    state, other = told(SEARCH, state), told(SEARCH, other)
+  np.testing.assert_array_equal(other.theta, state.theta)
+  # What is asked and told changes no state.
+  again = before
+  for _ in range(3):
+    again = told(SEARCH, again)
+  np.testing.assert_array_equal(again.theta, state.theta)
 
 
 def test_lost_members_rank_last():
   """What it learns does not depend on what a lost return happens to be."""
-  means = []
-  for lost in (np.nan, 1e9):
-    search = cma.CMAES(jnp.zeros(4), sigma=0.5, population_size=6, seed=1)
-    returns = np.array(jax.vmap(tilted)(search.ask()))
-    best = returns.argmax()
+  state = start()
+  returns = np.array(values(SEARCH.ask(state).population.thetas))
+  best, means = returns.argmax(), []
+  for lost in (np.nan, 1e9, -np.inf):
     returns[best] = lost
-    search.tell(returns, np.arange(6) != best)
-    means.append(search.mean)
-  np.testing.assert_array_equal(*means)
-  search = cma.CMAES(jnp.zeros(4), sigma=0.5, population_size=6, seed=1)
-  search.tell(jax.vmap(tilted)(search.ask()))
-  assert not np.array_equal(search.mean, means[0])
+    valid = jnp.arange(6) != best
+    means.append(told(SEARCH, state, valid, returns).theta)
+  # A return that is not finite is lost, whoever calls it valid.
+  returns[best] = np.nan
+  means.append(told(SEARCH, state, jnp.ones(6, bool), returns).theta)
+  for other in means[1:]:
+    np.testing.assert_array_equal(other, means[0])
+  assert not np.array_equal(told(SEARCH, state).theta, means[0])
+
+
+def test_a_generation_without_returns_leaves_the_state_as_it_is():
+  state = told(SEARCH, start())
+  after = told(SEARCH, state, returns=jnp.full(6, jnp.nan))
+  np.testing.assert_array_equal(after.theta, state.theta)
+  assert int(after.generation) == 2
+  assert after.opt_state is state.opt_state
 
 
 def test_rejects():
-  make = lambda size, **options: cma.CMAES(
-    jnp.zeros(size), **{'sigma': 0.5, 'seed': 0, **options}
-  )
   for call in (
-    lambda: make(201),
-    lambda: make(1),
-    lambda: make(3, sigma=0.0),
-    lambda: make(3, population_size=1),
+    lambda: cma.CMAES(0.5).init(jnp.zeros(201), KEY),
+    lambda: cma.CMAES(0.5).init(jnp.zeros(1), KEY),
+    lambda: cma.CMAES(0.0),
+    lambda: cma.CMAES(0.5, population_size=1),
+    lambda: cma.CMAES(0.5, normalize=True).init(jnp.zeros(3), KEY),
   ):
     with pytest.raises(ValueError, match='got'):
       call()
-  search = make(3, population_size=4)
-  with pytest.raises(RuntimeError, match='after ask'):
-    search.tell(np.zeros(4))
-  search.ask()
-  with pytest.raises(ValueError, match='finite'):
-    search.tell(np.array([0.0, np.nan, 0.0, 0.0]))
-  with pytest.raises(RuntimeError, match='came back'):
-    search.tell(np.zeros(4), np.zeros(4, bool))

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from rl import normalizer
-from rl.es import directions, evaluator, jax_evaluator, policies
+from rl.es import directions, jax_evaluator, policies
+from rl.es import population as population_lib
 from tests.rl.es import es_cases
 
 ENV = es_cases.Drift()
@@ -20,7 +21,7 @@ STATS = normalizer.Statistics(
 
 
 def population(kind='gaussian', mirrored=True):
-  return evaluator.Perturbations(
+  return population_lib.Perturbations(
     theta=POLICY.init(jax.random.key(0)),
     sigma=jnp.float32(0.5),
     key=jax.random.key(1),
@@ -57,7 +58,7 @@ def test_against_a_loop(stats):
   episodes, pop = 2, population()
   run = jax_evaluator.JaxEvaluator(ENV, POLICY, episodes, max_steps=6, clip=2.0)
   found = run.evaluate(pop, KEYS, stats)
-  thetas = evaluator.members(pop, 0, count=8)[:, :PAIRS].reshape(10, -1)
+  thetas = pop.members(0, count=8)[:, :PAIRS].reshape(10, -1)
   visited, lengths = [], []
   for i, theta in enumerate(thetas):
     runs = [
@@ -106,7 +107,7 @@ def test_blocks_and_devices_change_no_bit(kind, blocks, meshes):
 def test_thetas_are_evaluated_as_members_are():
   run = jax_evaluator.JaxEvaluator(ENV, POLICY)
   pop = population(mirrored=False)
-  thetas = evaluator.members(pop, 0, count=8)[0, :PAIRS]
+  thetas = population_lib.Listed(pop.members(0, count=8)[0, :PAIRS])
   # Two programs: the compiler may round their sums differently.
   np.testing.assert_allclose(
     run.evaluate(pop, KEYS, STATS).returns,
@@ -116,29 +117,6 @@ def test_thetas_are_evaluated_as_members_are():
   mesh = jax.make_mesh((2, 2), ('a', 'b'), devices=jax.devices()[:4])
   spread = dataclasses.replace(run, mesh=mesh)
   same(spread.evaluate(thetas, KEYS, STATS), run.evaluate(thetas, KEYS, STATS))
-
-
-def test_pairs_share_their_environment():
-  """Without a perturbation both members see the same; others do not."""
-  run = jax_evaluator.JaxEvaluator(ENV, POLICY)
-  pop = population().replace(sigma=jnp.float32(0.0))
-  plus, minus = jnp.split(run.evaluate(pop, KEYS, None).returns, 2)
-  np.testing.assert_array_equal(plus, minus)
-  assert len(np.unique(plus)) == PAIRS
-
-
-def test_a_broken_return_is_left_out():
-  run = jax_evaluator.JaxEvaluator(ENV, POLICY)
-  none = normalizer.empty(run.observation_shape)
-  thetas = jnp.tile(population().theta, (2, 1))
-  alone = run.evaluate(thetas[:1], KEYS[:1], none)
-  broken = run.evaluate(thetas.at[1].set(jnp.nan), KEYS[:2], none)
-  np.testing.assert_array_equal(broken.valid, [True, False])
-  assert not bool(jnp.isfinite(broken.returns[1]))
-  np.testing.assert_array_equal(broken.returns[0], alone.returns[0])
-  jax.tree.map(
-    np.testing.assert_array_equal, broken.statistics, alone.statistics
-  )
 
 
 def test_memory_does_not_hold_the_population():
@@ -162,12 +140,6 @@ def test_memory_does_not_hold_the_population():
     lambda: jax_evaluator.JaxEvaluator(ENV, POLICY, episodes=0),
     lambda: jax_evaluator.JaxEvaluator(ENV, POLICY, block=6),
     lambda: jax_evaluator.JaxEvaluator(ENV, POLICY, clip=-1.0),
-    lambda: jax_evaluator.JaxEvaluator(ENV, POLICY).evaluate(
-      jnp.zeros((2, POLICY.size)), KEYS, None
-    ),
-    lambda: jax_evaluator.JaxEvaluator(ENV, POLICY).evaluate(
-      jnp.zeros((PAIRS, 3)), KEYS, None
-    ),
   ],
 )
 def test_rejects(make):

@@ -1,96 +1,34 @@
-"""Actions beyond their box and actions that are no numbers, for evaluators."""
+"""Limits of episodes, and what evaluators refuse."""
 
 import os
 import subprocess
 import sys
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from rl.envs import lanes, protocol, spaces
-from rl.es import jax_evaluator, vector_evaluator
-
-
-class Walk:
-  """Adds the action; ends beyond 5; a reward of 1 a step."""
-
-  observation_space = spaces.Box((1,), -10.0, 10.0)
-  action_space = spaces.Box((1,), -1.0, 1.0)
-  max_steps = 50
-
-  def reset(self, key):
-    del key
-    return jnp.zeros(1), jnp.zeros(1)
-
-  def step(self, state, action, key):
-    del key
-    state = state + action
-    ended = jnp.abs(state[0]) > 5
-    return state, protocol.Step(state, jnp.float32(1), ended, {})
-
-
-class Constant:
-  """Its parameter is the action."""
-
-  observation_space, action_space = Walk.observation_space, Walk.action_space
-  size = 1
-
-  def init(self, key):
-    del key
-    return jnp.zeros(1)
-
-  def unravel(self, theta):
-    return theta
-
-  def initial_memory(self):
-    return ()
-
-  def act(self, params, memory, observation):
-    del observation
-    return memory, params
-
-
-def evaluate(make, thetas):
-  keys = jax.random.split(jax.random.key(0), len(thetas))
-  return make().evaluate(jnp.array(thetas)[:, None], keys, None)
-
-
-def in_one_program(**options):
-  return jax_evaluator.JaxEvaluator(Walk(), Constant(), **options)
-
-
-def in_lanes(**options):
-  env = lanes.Lanes(Walk(), 4)
-  return vector_evaluator.VectorEvaluator(env, Constant(), **options)
-
-
-@pytest.mark.parametrize('make', [in_one_program, in_lanes])
-def test_beyond_the_box_is_clipped_and_nan_is_lost(make):
-  found = evaluate(make, [0.0, 0.2, 3.0, jnp.nan, jnp.inf])
-  # Clipped to 1, the third leaves after six steps.
-  np.testing.assert_array_equal(found.returns[:3], [50, 26, 6])
-  assert np.isnan(found.returns[3:]).all()
-  assert found.valid.tolist() == [True] * 3 + [False] * 2
+from rl.es import jax_evaluator
+from tests.rl.es import es_cases
 
 
 @pytest.mark.parametrize('limit', [20, 300])
 def test_a_limit_only_cuts(limit):
   one, many = (
-    evaluate(lambda m=make: m(max_steps=limit), [0.0, 0.1])
-    for make in (in_one_program, in_lanes)
+    es_cases.evaluate(
+      make(es_cases.Walk(), es_cases.Constant(), max_steps=limit), [0.0, 0.1]
+    )
+    for make in (es_cases.in_one_program, es_cases.in_lanes)
   )
   np.testing.assert_array_equal(one.returns, many.returns)
   assert one.lengths.max() == min(limit, 50)
 
 
 def test_lanes_are_refused_where_one_environment_is_needed():
-  class Lanes(Walk):
+  class Lanes(es_cases.Walk):
     num_lanes = 2
 
   with pytest.raises(ValueError, match=r'backends\.Lanes'):
-    jax_evaluator.JaxEvaluator(Lanes(), Constant())
+    jax_evaluator.JaxEvaluator(Lanes(), es_cases.Constant())
 
 
 def test_orthogonal_directions_on_two_devices_end():
@@ -99,7 +37,7 @@ def test_orthogonal_directions_on_two_devices_end():
 import jax, optax
 from rl.envs import pendulum
 from rl.es import directions, jax_evaluator, policies, strategy
-from runtime import mesh
+from runtime.devices import mesh
 env = pendulum.Pendulum()
 policy = policies.MLP(env.observation_space, env.action_space)
 evaluator = jax_evaluator.JaxEvaluator(

@@ -11,7 +11,8 @@ import optax
 import pytest
 
 from rl import normalizer
-from rl.es import directions, estimators, evaluator, ray_evaluator, strategy
+from rl.es import directions, estimators, ray_evaluator, strategy
+from rl.es import population as population_lib
 from tests.rl.es import ray_cases
 
 ray = pytest.importorskip('ray')
@@ -37,7 +38,7 @@ def cluster():
 
 
 def population(kind='gaussian'):
-  return evaluator.Perturbations(
+  return population_lib.Perturbations(
     theta=LOCAL.policy.init(jax.random.key(0)),
     sigma=jnp.float32(0.5),
     key=jax.random.key(1),
@@ -76,7 +77,7 @@ def test_training_is_that_of_one_process():
   pop = population('orthogonal')
   same(workers.evaluate(pop, KEYS, NORMAL), LOCAL.evaluate(pop, KEYS, NORMAL))
   with pytest.raises(ValueError, match='parameters'):
-    workers.evaluate(jnp.zeros((PAIRS, 3)), KEYS, None)
+    workers.evaluate(population_lib.Repeated(jnp.zeros(3)), KEYS, None)
   workers.close()
 
 
@@ -138,13 +139,17 @@ def test_bugs_are_errors_and_not_losses(tmp_path):
 
 def test_tasks_are_seeds():
   """Bytes of a task do not grow with the parameters."""
-  workers = ray_evaluator.RayEvaluator(ray_cases.runner)
+  tasks = ray_evaluator.RayEvaluator(ray_cases.runner)._tasks(KEYS)
+  assert len(ray.cloudpickle.dumps(tasks)) < 2000
   sizes = []
   for size in (10, 100_000):
     pop = population().replace(theta=jnp.zeros(size))
-    _, tasks = workers._packed(pop, KEYS, None)
-    sizes.append(len(ray.cloudpickle.dumps(tasks)))
-  assert sizes[0] == sizes[1] < 2000
+    sent = ray_evaluator._packed(pop)
+    sizes.append(len(ray.cloudpickle.dumps(sent)) - 4 * size)
+  # Theta once, and nothing else that grows with it.
+  assert abs(sizes[0] - sizes[1]) < 100
+  back = ray_evaluator._unpacked(sent)
+  same(jax.random.key_data(back.key), jax.random.key_data(pop.key))
 
 
 @pytest.mark.parametrize(

@@ -13,8 +13,10 @@ from rl.envs import cartpole
 from rl.es import (
   directions,
   estimators,
+  evaluator,
   jax_evaluator,
   policies,
+  search,
   shaping,
   strategy,
 )
@@ -23,6 +25,7 @@ from tests.rl.es import es_cases
 THETA = jnp.array([1.0, -2.0, 0.5])
 KEY = jax.random.key(0)
 SPHERE = lambda x: -jnp.sum(x**2)
+evaluation = evaluator.Evaluation
 
 
 def make(**settings):
@@ -68,10 +71,49 @@ def test_lost_members_do_not_make_nan():
   state, metrics = one_step(make(), SPHERE, lost)
   assert bool(jnp.all(jnp.isfinite(state.theta)))
   assert float(metrics['valid_fraction']) == 0.75
-  everything = lambda keys, returns: jnp.ones(returns.shape, bool)
-  state, metrics = one_step(make(), SPHERE, everything)
-  np.testing.assert_array_equal(state.theta, THETA)
-  assert bool(jnp.isnan(metrics['episode_return']))
+
+
+@pytest.mark.parametrize(
+  ('settings', 'lost'),
+  [
+    ({}, [True] * 16),
+    # One member of every pair is left.
+    ({}, [True] * 8 + [False] * 8),
+    ({'estimator': estimators.Forward(), 'center_evaluations': 1}, [True] * 8),
+  ],
+)
+def test_a_generation_without_a_pair_leaves_the_state_as_it_is(settings, lost):
+  """Momentum would go on without it."""
+  config = strategy.ESConfig(8, 0.1, normalize=False, **settings)
+  es = strategy.Strategy(config, optax.adam(0.1))
+  step = jax.jit(
+    functools.partial(es.step, evaluator=es_cases.Function(SPHERE))
+  )
+  state, _ = step(es.init(THETA, KEY))
+  request = es.ask(state)
+  returns = jnp.where(jnp.array(lost), jnp.nan, 1.0 + jnp.arange(len(lost)))
+  center = search.finite(evaluation.of(jnp.ones(1)))
+  after, metrics = es.tell(state, request, evaluation.of(returns), center)
+  jax.tree.map(
+    np.testing.assert_array_equal,
+    (after.theta, after.opt_state),
+    (state.theta, state.opt_state),
+  )
+  assert int(after.generation) == int(state.generation) + 1
+  assert float(metrics['update_norm']) == 0
+  assert bool(jnp.isnan(metrics['episode_return'])) == all(lost)
+  # The next one draws anew, and moves.
+  moved, _ = step(after)
+  assert np.abs(moved.theta - state.theta).max() > 1e-3
+
+
+def test_a_lost_centre_leaves_the_state_as_it_is():
+  es = make(estimator=estimators.Forward(), center_evaluations=1)
+  state = es.init(THETA, KEY)
+  lost = evaluation.of(jnp.full(1, jnp.nan))
+  returns = evaluation.of(jnp.arange(8.0))
+  after, _ = es.tell(state, es.ask(state), returns, lost)
+  np.testing.assert_array_equal(after.theta, THETA)
 
 
 def test_returns_that_are_not_finite_are_lost():
@@ -114,6 +156,18 @@ def test_the_last_estimates_guide():
   for settings in ({'guides': 1}, {'directions': guided, 'guides': -1}):
     with pytest.raises(ValueError, match='guides'):
       make(**settings)
+
+
+def test_an_estimate_of_zero_does_not_guide():
+  """It has no direction; the ones before it go on guiding."""
+  es = make(directions=directions.Directions(guide=0.5), guides=2)
+  flat = es_cases.Function(lambda x: 0 * x[0])
+  state = es.init(THETA, KEY)
+  after, _ = es.step(state, flat)
+  np.testing.assert_array_equal(after.estimates, state.estimates)
+  moved, _ = es.step(after, es_cases.Function(SPHERE))
+  assert bool(jnp.all(jnp.isfinite(moved.theta)))
+  assert np.abs(moved.theta - THETA).max() > 1e-3
 
 
 class OnHost(es_cases.Function):
@@ -189,7 +243,7 @@ def test_directions_drawn_once_are_those_drawn_twice(pairs, monkeypatch):
   es = strategy.Strategy(
     strategy.ESConfig(pairs, 0.1, normalize=False), optax.sgd(0.05)
   )
-  state, evaluator = es.init(THETA, KEY), es_cases.Function(SPHERE)
+  state, function = es.init(THETA, KEY), es_cases.Function(SPHERE)
   drawn, rows = [], directions.rows
 
   def counted(*args, **kwargs):
@@ -197,11 +251,11 @@ def test_directions_drawn_once_are_those_drawn_twice(pairs, monkeypatch):
     return rows(*args, **kwargs)
 
   monkeypatch.setattr(directions, 'rows', counted)
-  once, _ = es.step(state, evaluator)
+  once, _ = es.step(state, function)
   assert len(drawn) == 1
   request = es.ask(state)
   assert request.population.kept is None
-  found, _ = es.run(request, None, evaluator)
+  found, _ = search.run(request, None, function)
   twice, _ = es.tell(state, request, found)
   assert len(drawn) == 3
   np.testing.assert_array_equal(once.theta, twice.theta)

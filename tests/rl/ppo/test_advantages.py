@@ -4,7 +4,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from rl.ppo import advantages
+from rl.ppo import losses
 
 NO = np.zeros((4, 1), bool)
 YES = np.ones((4, 1), bool)
@@ -19,7 +19,7 @@ def _at(*times):
 def _estimate(case):
   arrays = {k: jnp.asarray(v) for k, v in case['arrays'].items()}
   masks = {k: jnp.asarray(v) for k, v in case['masks'].items()}
-  return advantages.estimate(
+  return losses.advantages(
     *arrays.values(), **masks, discount=case['discount'], trace=case['trace']
   )
 

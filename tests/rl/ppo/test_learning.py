@@ -4,9 +4,8 @@ import numpy as np
 import optax
 import pytest
 
-from rl import networks
+from rl import networks, ppo
 from rl.envs import cartpole
-from rl.ppo import algorithm
 from tests.rl.ppo import ppo_cases
 
 TOY = {
@@ -20,7 +19,7 @@ TOY = {
 
 
 def _scores(env, iterations=60, **changes):
-  settings = algorithm.PPO(**{**TOY, **changes})
+  settings = ppo.PPO(**{**TOY, **changes})
   scores, metrics = ppo_cases.train(
     settings, env, lanes_count=16, iterations=iterations, seeds=3, episodes=20
   )
@@ -48,7 +47,7 @@ def test_only_a_memory_recalls():
 @pytest.mark.slow
 def test_cart_pole_on_ten_of_ten_seeds():
   iterations = 400
-  settings = algorithm.PPO(
+  settings = ppo.PPO(
     encoder=networks.MLP(),
     separate=True,
     value_init=networks.orthogonal(1.0),

@@ -3,8 +3,10 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
-from rl.ppo import losses, masked
+from rl import normalizer
+from rl.ppo import losses
 
 RNG = np.random.default_rng(11)
 
@@ -56,13 +58,13 @@ def test_masked():
   x, weight = _numbers(6, 7), np.float32(RNG.random((6, 7)) < 0.6)
   kept = np.float64(x[weight > 0])
   some = jnp.asarray(x), jnp.asarray(weight)
-  np.testing.assert_allclose(masked.mean(*some), kept.mean(), rtol=1e-5)
-  got = np.asarray(masked.standardize(*some))[weight > 0]
+  np.testing.assert_allclose(losses.mean(*some), kept.mean(), rtol=1e-5)
+  got = np.asarray(losses.standardize(*some))[weight > 0]
   want = (kept - kept.mean()) / kept.std()
   np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-5)
   none = jnp.zeros((6, 7))
-  assert masked.mean(some[0], none) == 0
-  seen = masked.statistics(jnp.asarray(x[..., None] * [1, 2.0]), some[1])
+  assert losses.mean(some[0], none) == 0
+  seen = normalizer.weighted(jnp.asarray(x[..., None] * [1, 2.0]), some[1])
   np.testing.assert_allclose(seen.count, len(kept))
   np.testing.assert_allclose(
     seen.mean, [kept.mean(), 2 * kept.mean()], rtol=1e-4
@@ -87,3 +89,20 @@ def test_explained_variance():
     jnp.asarray(value), arrays[1], jnp.asarray(weight)
   )
   np.testing.assert_allclose(got, 0.75, rtol=1e-4)
+
+
+@pytest.mark.parametrize('value', [0.1, -1234.567, 1e-6, 0.0])
+@pytest.mark.parametrize('counted', [1, 7, 31])
+def test_equal_advantages_are_standardized_to_zero(value, counted):
+  """Up to rounding, and whatever the steps that do not count hold."""
+  weight = (np.arange(31) < counted).astype(np.float32)
+  x = np.where(weight > 0, np.float32(value), 7.0).astype(np.float32)
+  x[::2] = np.nextafter(x[::2], np.float32(np.inf))
+  got = losses.standardize(jnp.asarray(x), jnp.asarray(weight))
+  np.testing.assert_array_equal(got, 0)
+
+
+def test_small_differences_are_standardized():
+  x = 1.0 + 1e-4 * _numbers(40)
+  got = losses.standardize(jnp.asarray(x), jnp.ones(40))
+  np.testing.assert_allclose(got.std(), 1, rtol=1e-2)

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from rl.rainbow import c51, losses, networks
+from rl.rainbow import c51, networks
 
 B, A, Z = 4, 3, 5
 
@@ -39,7 +39,7 @@ def test_the_online_network_chooses_and_the_target_judges(double_q):
   ]
   assert chosen != others
   reward, discount = drawn(B, seed=2) / 10, np.full(B, 0.5)
-  found = losses.target(
+  found = c51.target(
     jnp.asarray(online if double_q else judge),
     jnp.asarray(judge),
     jnp.asarray(reward),
@@ -58,15 +58,15 @@ def test_the_online_network_chooses_and_the_target_judges(double_q):
 
 def test_no_gradient_flows_into_the_target():
   atoms = jnp.linspace(-1.0, 1.0, Z)
-  value = lambda x: losses.target(
+  value = lambda x: c51.target(
     x, x, jnp.zeros(B), jnp.ones(B), atoms
   ).probability[0, 0]
   assert not jax.grad(value)(jnp.asarray(drawn(B, A, Z))).any()
 
 
 def objective(logits, action, goal, weights):
-  each = losses.cross_entropy(logits, action, goal)
-  return losses.weighted_mean(each, weights)
+  each = c51.cross_entropy(logits, action, goal)
+  return c51.weighted_mean(each, weights)
 
 
 def test_gradient_by_finite_differences():
@@ -91,13 +91,13 @@ def test_cross_entropy_and_weights_by_hand():
   action, weights = np.array([0, 2, 1, 2]), np.array([0.5, 2.0, 1.0, 0.1])
   taken = np.log(softmax(logits[np.arange(B), action]))
   each = -(goal * taken).sum(-1)
-  found = losses.cross_entropy(
+  found = c51.cross_entropy(
     jnp.asarray(logits), jnp.asarray(action), jnp.asarray(goal)
   )
   np.testing.assert_allclose(found, each, atol=1e-12)
   # Least at the target's own distribution: its entropy, more than zero.
   assert (each > -(goal * np.log(goal)).sum(-1)).all()
-  mean = losses.weighted_mean(jnp.asarray(each), jnp.asarray(weights))
+  mean = c51.weighted_mean(jnp.asarray(each), jnp.asarray(weights))
   np.testing.assert_allclose(mean, (each * weights / 2).mean(), atol=1e-12)
 
 

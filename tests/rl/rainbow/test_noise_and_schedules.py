@@ -5,7 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from rl.rainbow import networks, schedules
+from rl import exploration
+from rl.rainbow import networks
 
 LAYER = networks.NoisyDense(3)
 X = jax.random.normal(jax.random.key(1), (5, 4))
@@ -64,7 +65,7 @@ def test_noise_has_the_size_of_its_weights():
 
 
 def test_powers():
-  found = schedules.Powers(steps=1000)
+  found = exploration.Powers(steps=1000)
   u = np.linspace(1, 8, 4)
   base = 0.4**u
   for steps, share in ((0, 0.0), (500, 0.5), (1000, 1.0), (9000, 1.0)):
@@ -74,7 +75,7 @@ def test_powers():
 
 
 def test_linear():
-  found = schedules.Linear(1.0, 0.2, 100)
+  found = exploration.Linear(1.0, 0.2, 100)
   for steps, value in ((0, 1.0), (50, 0.6), (100, 0.2), (500, 0.2)):
     np.testing.assert_allclose(found(jnp.int32(steps), 2), value, rtol=1e-6)
 
@@ -82,11 +83,11 @@ def test_linear():
 @pytest.mark.parametrize(
   'make',
   [
-    lambda: schedules.Linear(first=1.5),
-    lambda: schedules.Linear(steps=0),
-    lambda: schedules.Powers(base=1.0),
-    lambda: schedules.Powers(low=9.0),
-    lambda: schedules.Powers(growth=-1.0),
+    lambda: exploration.Linear(first=1.5),
+    lambda: exploration.Linear(steps=0),
+    lambda: exploration.Powers(base=1.0),
+    lambda: exploration.Powers(low=9.0),
+    lambda: exploration.Powers(growth=-1.0),
   ],
 )
 def test_rejects_schedules(make):

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from rl.envs import spaces
-from rl.replay import buffer, sizes
+from rl.replay import buffer, off_policy
 from tests.rl.replay import replay_cases as cases
 
 UNROLL, LANES, LENGTH, N, DISCOUNT = 4, 2, 16, 3, 0.9
@@ -239,16 +239,27 @@ def test_rejects_settings(settings, message):
     buffer.Replay(**settings)
 
 
-def test_rejects_other_shapes_and_sizes():
+def test_rejects_other_shapes():
   state = REPLAY.init(cases.OBSERVATIONS, cases.ACTIONS)
   trajectory = cases.trajectory(cases.script(8, LANES), 0, 8)
   with pytest.raises(ValueError, match='rows and lanes'):
     REPLAY.insert(state, trajectory)
-  assert sizes.rows(1000, num_lanes=3, unroll_length=7) == 47 * 7
-  assert sizes.updates(32.0, 16) == 2
+
+
+def test_settings_become_rows_and_updates():
+  def fit(updates=2.0, **settings):
+    chosen = off_policy.Settings(unroll_length=7, **settings)
+    return chosen.fit(
+      cases.OBSERVATIONS, cases.ACTIONS, 3, updates=updates, knobs='rate'
+    )
+
+  found = fit(capacity=1000, min_replay=400)
+  assert found['replay'].length == 47 * 7
+  assert found['num_updates'] == 2
   with pytest.raises(ValueError, match='capacity'):
-    sizes.rows(10, num_lanes=3, unroll_length=7)
-  with pytest.raises(ValueError, match='multiple of batch_size'):
-    sizes.updates(24.0, 16)
+    fit(capacity=10, min_replay=1)
+  for count in (1.5, 0.0):
+    with pytest.raises(ValueError, match=r'unroll_length \* rate.*whole'):
+      fit(updates=count)
   with pytest.raises(ValueError, match='half of the replay'):
-    sizes.check_room(6, 10)
+    fit(capacity=1000, min_replay=494)

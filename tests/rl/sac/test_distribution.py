@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from rl import distributions
 from rl.envs import spaces
 from rl.sac import distribution
 
@@ -58,7 +59,7 @@ def test_draws_have_their_log_density():
 def test_boxes_and_back():
   box = spaces.Box((2, 1), ((-2.0,), (0.0,)), ((2.0,), (10.0,)))
   unit = jnp.array([[-1.0, 1.0], [0.0, -0.5]])
-  action = distribution.to_box(box, unit)
+  action = distributions.to_box(box, unit)
   np.testing.assert_allclose(action, [[[-2], [10]], [[0], [2.5]]], atol=1e-6)
   np.testing.assert_allclose(distribution.to_unit(box, action), unit, atol=1e-6)
   flat = spaces.Box((1,), 3.0, 3.0)

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from rl.sac import distribution, losses
+from rl.sac import distribution, sac
 
 
 @pytest.fixture(autouse=True)
@@ -32,7 +32,7 @@ def check_gradient(function, x):
 def test_target_by_hand():
   values, log_prob, reward = drawn(2, 5), drawn(5, seed=1), drawn(5, seed=2)
   discount = np.array([0.9, 0.0, 0.9, 0.0, 0.9])
-  goal = lambda v: losses.target(
+  goal = lambda v: sac.soft_target(
     v,
     jnp.asarray(log_prob),
     temperature=jnp.asarray(0.3),
@@ -46,7 +46,7 @@ def test_target_by_hand():
 
 def test_critic_gradient():
   goal = drawn(5, seed=1)
-  loss = lambda v: losses.critic_loss(v, jnp.asarray(goal))
+  loss = lambda v: sac.critic_loss(v, jnp.asarray(goal))
   values = drawn(2, 5)
   expected = 0.5 * ((values - goal) ** 2).mean(1).sum()
   np.testing.assert_allclose(loss(jnp.asarray(values)), expected, atol=1e-12)
@@ -62,16 +62,16 @@ def test_policy_gradient_flows_through_the_draw():
     draw = distribution.sample(key, mean, log_std)
     aims = jnp.array([0.5, 0.4])[:, None, None]
     values = -jnp.sum((draw.action - aims) ** 2, axis=-1)
-    return losses.policy_loss(values, draw.log_prob, jnp.asarray(0.2))
+    return sac.policy_loss(values, draw.log_prob, jnp.asarray(0.2))
 
   check_gradient(loss, drawn(4, 2) / 2)
 
 
 def test_temperature_rises_when_entropy_is_low():
-  grad = jax.grad(losses.temperature_loss)
+  grad = jax.grad(sac.temperature_loss)
   log_prob = jnp.array([1.0, 3.0])
   # Entropy -2 below the target of -1: descent must raise log alpha.
   assert float(grad(jnp.asarray(0.0), log_prob, -1.0)) == pytest.approx(-1)
   assert float(grad(jnp.asarray(0.0), log_prob, -3.0)) == pytest.approx(1)
-  gradient = jax.grad(losses.temperature_loss, argnums=1)
+  gradient = jax.grad(sac.temperature_loss, argnums=1)
   assert not gradient(jnp.asarray(0.5), log_prob, -1.0).any()

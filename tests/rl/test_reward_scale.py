@@ -5,9 +5,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from rl.ppo import rewards
+from rl import reward_scale
 
-SCALE = jax.jit(rewards.scale, static_argnames=('discount', 'clip'))
+SCALE = jax.jit(reward_scale.scale, static_argnames=('discount', 'clip'))
 
 
 def _steps(rng, length=31, lanes=3):
@@ -50,7 +50,9 @@ def _scaled(state, steps, discount=0.97, clip=1.5, first=None):
 def test_sums_begin_anew_where_simulators_were_restarted():
   steps = _steps(np.random.default_rng())
   first = jnp.array([True, False, True])
-  before = rewards.init(3)._replace(running=jnp.array([100.0, 50.0, -20.0]))
+  before = reward_scale.init(3)._replace(
+    running=jnp.array([100.0, 50.0, -20.0])
+  )
   begun = before._replace(running=jnp.array([0.0, 50.0, 0.0]))
   for got, want in zip(
     jax.tree.leaves(_scaled(before, steps, first=first)),
@@ -62,7 +64,7 @@ def test_sums_begin_anew_where_simulators_were_restarted():
 
 def test_two_trajectories_continue_each_other():
   rng = np.random.default_rng(5)
-  state, seen, running = rewards.init(3), [], np.zeros(3)
+  state, seen, running = reward_scale.init(3), [], np.zeros(3)
   for _ in range(2):
     steps = _steps(rng)
     state, got = _scaled(state, steps)
@@ -85,7 +87,7 @@ def test_known_errors_would_be_noticed(wrong):
     ended = np.zeros_like(ended)
   else:
     valid = np.ones_like(valid)
-  _, got = _scaled(rewards.init(3), (reward, ended, valid), discount, 1e9)
+  _, got = _scaled(reward_scale.init(3), (reward, ended, valid), discount, 1e9)
   ratio = np.asarray(got)[reward != 0] / want[reward != 0]
   assert np.abs(ratio - 1).max() > 0.005
 
@@ -93,7 +95,7 @@ def test_known_errors_would_be_noticed(wrong):
 def test_nothing_but_zeros_stays_zero():
   zeros = np.zeros((5, 3))
   state, got = _scaled(
-    rewards.init(3), (np.float32(zeros), zeros > 0, zeros == 0)
+    reward_scale.init(3), (np.float32(zeros), zeros > 0, zeros == 0)
   )
   np.testing.assert_array_equal(got, zeros)
   assert np.isfinite(jax.tree.leaves(state)[0]).all()

@@ -6,7 +6,7 @@ import jax
 import numpy as np
 import pytest
 
-from rl.ppo import shuffle
+from rl import shuffle
 
 KEY = jax.random.key(9)
 

@@ -7,7 +7,6 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from rl import normalizer
-from rl.ppo import masked
 
 __all__ = ['RewardState', 'init', 'scale']
 
@@ -69,7 +68,7 @@ def scale(
   running, totals = jax.lax.scan(
     step, jnp.where(first, 0, state.running), (reward, ended, valid), unroll=16
   )
-  seen = masked.statistics(totals, valid.astype(totals.dtype))
+  seen = normalizer.weighted(totals, valid.astype(totals.dtype))
   statistics = normalizer.merge(state.statistics, seen)
   scaled = jnp.clip(reward / normalizer.std(statistics), -clip, clip)
   return RewardState(running, statistics), scaled
