@@ -51,6 +51,7 @@ _RUN_FLAGS = (
   'debug',
 )
 _HOST_FLAGS = (
+  'ray_address',
   'distributed',
   'coordinator_address',
   'num_processes',
@@ -99,6 +100,12 @@ def define_flags(values: flags.FlagValues) -> None:
     'profile_steps', 0, 'Trace so many early steps; 0: none.', 0, **add
   )
   flags.DEFINE_bool('debug', False, 'Show the traceback of every error.', **add)
+  flags.DEFINE_string(
+    'ray_address',
+    None,
+    'host:port of a Ray cluster; default: this machine.',
+    **add,
+  )
   flags.DEFINE_bool(
     'distributed', False, 'Join the hosts that the cluster names.', **add
   )
@@ -150,6 +157,8 @@ def _main(root: Callable[..., Any] | str, argv: Sequence[str]) -> None:
     _check_host_flags(values)
     _check_files(values, root)
     _join_hosts(values)
+    if values.ray_address is not None:
+      os.environ['RAY_ADDRESS'] = values.ray_address
     _execute(_resolve(root), values, started)
   except (ValueError, OSError, run_errors.RunError) as error:
     told = isinstance(error, (errors.ConfigError, run_errors.RunError))

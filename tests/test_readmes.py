@@ -78,7 +78,7 @@ def test_flags_that_do_not_exist_would_be_found():
   with pytest.raises(flags.UnrecognizedFlagError):
     _check_flags(['--gin_fil=x'])
   found = list(commands(ROOT / 'WORKSPACE.md'))
-  assert {'performer.train', 'runtime.evaluate', 'papers'} <= dict(found).keys()
+  assert {'performer.train', 'runtime.evaluate'} <= dict(found).keys()
 
 
 @pytest.mark.parametrize(

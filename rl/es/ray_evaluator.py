@@ -108,8 +108,8 @@ class RayEvaluator:
   count. A worker that cannot start, twice in a row, is left out until the next
   evaluation. An exception in a worker is no loss but an error here.
 
-  Workers start at the first evaluation. Ray is started on this machine if it
-  runs nowhere in this process; to use a cluster, call `ray.init` before.
+  Workers start at the first evaluation. Ray is started on this machine, or
+  connected to the cluster at `--ray_address`, if it does not run in this process.
 
   Args:
     make: builds a worker's evaluator there; pickled by Ray.
@@ -240,12 +240,8 @@ class RayEvaluator:
 
   def _started(self) -> Any:
     """Ray, with all workers."""
-    ray = optional.load('ray', extra='ray')
-    if not ray.is_initialized():
-      ray.init(
-        address='local', include_dashboard=False, configure_logging=False
-      )
-      self._started_ray = True
+    ray, started = ray_cluster.connect()
+    self._started_ray = self._started_ray or started
     while len(self._workers) < self._num_workers:
       self._workers.append(self._new_worker(ray))
     return ray
