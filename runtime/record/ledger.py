@@ -1,12 +1,11 @@
 """The reproduction ledger: what we measured beside what was published.
 
-A row is one table cell or figure of a paper at one scale, written by a script
-as JSON and CSV, with a picture of the same name if there is one. The page
-`docs/results.md` is generated from all rows by `python -m runtime.record.ledger` and
-never written by hand. A row that does not reproduce stays, marked and explained.
+A row is one table cell or figure of a paper at one scale, written as JSON and
+CSV, with a picture of the same name if there is one. The page `docs/results.md`
+is generated from all rows and never written by hand. A row that does not
+reproduce stays, marked and explained.
 """
 
-import argparse
 import dataclasses
 import json
 import math
@@ -14,15 +13,19 @@ import os
 import pathlib
 import re
 import statistics
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 from runtime.config import types as types_lib
-from runtime.record import tables, verdicts
+from runtime.record import tables
 
 __all__ = [
+  'CONTACT_SHEET',
+  'NOT_FOUND',
   'Published',
   'Row',
+  'Verdict',
+  'mark',
   'read',
   'read_all',
   'render',
@@ -31,7 +34,11 @@ __all__ = [
 ]
 
 NOT_FOUND = 'not found'
+CONTACT_SHEET = 'contact_sheet.png'
+Verdict = Literal['holds', 'fails', 'inconclusive']
+_COUNTED = {'holds': 'hold', 'fails': 'fail', 'inconclusive': 'open'}
 _MARKS = {'holds': '✓ holds', 'fails': '✗ fails', 'inconclusive': '? open'}
+_OPTIONAL = ('explanation', 'headline', 'date')
 _NAME = re.compile(r'[a-z0-9][a-z0-9._-]*')
 _COMMIT = re.compile(r'[0-9a-f]{7,40}(-dirty)?')
 
@@ -64,11 +71,16 @@ class Row:
       what does not depend on the seed.
     published: the published figure, or `not found`.
     trend: the relation that must hold between the numbers.
-    verdict: whether it does; computed by `runtime.record.verdicts`.
+    verdict: whether it does; computed from confidence intervals.
     command: reproduces the row.
     commit: of the code, with `-dirty` if files were changed.
-    minutes: duration of the whole command.
-    explanation: why the row fails or is open; required for `fails`.
+    minutes: that all runs of the row took, together.
+    explanation: why the row fails or is open, and other remarks.
+    findings: one sentence for each part of the trend: the difference, its
+      interval and the verdict. A row that fails needs them or an explanation.
+    settings: of every arm, resolved to the last default.
+    headline: the label in `ours` that stands in the table; empty: the first.
+    date: of the newest run, as 2026-11-29.
   """
 
   id: str
@@ -80,11 +92,15 @@ class Row:
   ours: Mapping[str, tuple[float, ...]]
   published: Published | Literal['not found']
   trend: str
-  verdict: verdicts.Verdict
+  verdict: Verdict
   command: str
   commit: str
   minutes: float
   explanation: str = ''
+  findings: tuple[str, ...] = ()
+  settings: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+  headline: str = ''
+  date: str = ''
 
   def __post_init__(self) -> None:
     _check_types(self)
@@ -101,7 +117,7 @@ def _check_types(row: Row) -> None:
       raise ValueError(
         f'{row.id}: {name} must be {types_lib.describe(hint)}, got {value!r}'
       )
-    if value == '' and name != 'explanation':
+    if value == '' and name not in _OPTIONAL:
       raise ValueError(f'{row.id}: {name} must not be empty')
 
 
@@ -128,7 +144,9 @@ def _check_values(row: Row) -> None:
       raise ValueError(f'{row.id}: not finite: {label=} {values=}')
   if not (math.isfinite(row.minutes) and row.minutes >= 0):
     raise ValueError(f'{row.id}: not a duration, got {row.minutes=}')
-  if row.verdict == 'fails' and not row.explanation:
+  if row.headline and row.headline not in row.ours:
+    raise ValueError(f'{row.id}: not a label of ours, got {row.headline=}')
+  if row.verdict == 'fails' and not (row.explanation or row.findings):
     raise ValueError(f'{row.id}: a row that fails needs an explanation')
 
 
@@ -138,13 +156,18 @@ def _from_json(data: Any) -> Row:
     raise ValueError(f'a row is an object, got {type(data).__name__}')
   fields = {f.name: f for f in dataclasses.fields(Row)}
   unknown = sorted(data.keys() - fields.keys())
-  needed = {n for n, f in fields.items() if f.default is dataclasses.MISSING}
+  needed = {
+    name
+    for name, f in fields.items()
+    if f.default is f.default_factory is dataclasses.MISSING
+  }
   missing = sorted(needed - data.keys())
   if unknown or missing:
     raise ValueError(f'wrong keys, got {unknown=} {missing=}')
   data = dict(data)
-  if isinstance(data['seeds'], list):
-    data['seeds'] = tuple(data['seeds'])
+  for name in ('seeds', 'findings'):
+    if isinstance(data.get(name), list):
+      data[name] = tuple(data[name])
   if isinstance(data['ours'], dict):
     data['ours'] = {
       label: tuple(values) if isinstance(values, list) else values
@@ -220,46 +243,53 @@ def _number(value: float) -> str:
   return f'{value:.4g}'
 
 
-def _ours(row: Row) -> str:
-  """Mean and standard deviation of every label."""
-  parts = []
-  for label, values in row.ours.items():
-    text = f'{label}: {_number(statistics.fmean(values))}'
-    if len(values) > 1:
-      text += f' ± {statistics.stdev(values):.2g}'
-    parts.append(text)
-  return '; '.join(parts)
+def _mean(values: Sequence[float]) -> str:
+  """Mean and standard deviation."""
+  spread = f' ± {statistics.stdev(values):.2g}' if len(values) > 1 else ''
+  return f'{_number(statistics.fmean(values))}{spread}'
 
 
-def _published(row: Row) -> str:
+def _headline(row: Row) -> str:
+  """The one figure of ours that the table shows."""
+  label = row.headline or next(iter(row.ours))
+  return f'{label}: {_mean(row.ours[label])}'
+
+
+def _published(row: Row) -> tuple[str, str]:
+  """The published figure in short, and whole with its source."""
   if isinstance(row.published, str):
-    return NOT_FOUND
-  value = row.published.value
+    return NOT_FOUND, NOT_FOUND
+  value, source = row.published.value, row.published.source
   if isinstance(value, Mapping):
-    text = '; '.join(f'{label}: {_number(v)}' for label, v in value.items())
-  else:
-    text = value if isinstance(value, str) else _number(value)
-  return f'{text} ({row.published.source})'
+    parts = [f'{label}: {_number(v)}' for label, v in value.items()]
+    label = row.headline if row.headline in value else next(iter(value))
+    return _number(value[label]), f'{"; ".join(parts)} ({source})'
+  text = value if isinstance(value, str) else _number(value)
+  return text, f'{text} ({source})'
 
 
 def _details(row: Row, root: pathlib.Path) -> list[str]:
   """Lines about one row below the table."""
   seeds = ', '.join(map(str, row.seeds))
+  numbers = [{'label': k, 'ours': _mean(v)} for k, v in row.ours.items()]
   lines = [
     f'### {row.paper} {row.id}',
     '',
     row.claim,
     '',
     f'- Must hold: {row.trend}',
+    f'- Verdict: **{row.verdict}**',
   ]
-  lines.append(f'- Verdict: **{row.verdict}**')
+  lines += [f'  - {finding}' for finding in row.findings]
   if row.explanation:
     lines.append(f'- Explanation: {row.explanation}')
   lines += [
+    f'- Published: {_published(row)[1]}',
     f'- Scale: {row.scale}; {row.hardware}; {_number(row.minutes)} minutes; '
     f'seeds {seeds}',
     f'- Reproduce: `{row.command}` (commit {row.commit})',
     '',
+    tables.table(numbers),
   ]
   picture = root / row.paper / f'{row.id}.png'
   if picture.is_file():
@@ -275,51 +305,74 @@ def render(root: str | os.PathLike[str] = 'docs/results') -> str:
     root: folder of the ledger; pictures are linked from its parent.
 
   Returns:
-    Markdown: for each paper a table, then every row with its picture.
+    Markdown: a table of papers, the contact sheet if there is one, then for
+    each paper a table, and every row with its numbers and picture.
 
   Raises:
     ValueError: if a row is not valid.
   """
   folder = pathlib.Path(root)
-  rows = read_all(folder)
-  counts = ', '.join(
-    f'{sum(row.verdict == v for row in rows)} {text}'
-    for v, text in (
-      ('holds', 'hold'),
-      ('fails', 'fail'),
-      ('inconclusive', 'open'),
-    )
-  )
+  papers: dict[str, list[Row]] = {}
+  for row in read_all(folder):
+    papers.setdefault(row.paper, []).append(row)
   lines = [
     '# Results',
     '',
-    'Generated by `python -m runtime.record.ledger`; do not edit. Ours: mean ± standard '
+    'Generated by `python -m papers page`; do not edit. Ours: mean ± standard '
     'deviation over seeds. Verdicts are computed from confidence intervals.',
     '',
-    f'{len(rows)} rows: {counts}.',
-    '',
+    *_front(papers),
   ]
-  for paper in dict.fromkeys(row.paper for row in rows):
-    chosen = [row for row in rows if row.paper == paper]
+  sheet = folder / CONTACT_SHEET
+  if sheet.is_file():
+    link = sheet.relative_to(folder.parent).as_posix()
+    lines += [f'![All pictures of the rows below, small]({link})', '']
+  for paper, rows in papers.items():
     overview = [
       {
         'row': f'[{row.id}](#{_anchor(row)})',
         'scale': row.scale,
-        'ours': _ours(row),
-        'published': _published(row),
-        'verdict': _MARKS[row.verdict],
+        'ours': _headline(row),
+        'published': _published(row)[0],
+        'verdict': mark(row.verdict),
       }
-      for row in chosen
+      for row in rows
     ]
     lines += [f'## {paper}', '', tables.table(overview)]
-    for row in chosen:
+    for row in rows:
       lines += _details(row, folder)
   return '\n'.join(lines).rstrip() + '\n'
 
 
+def _front(papers: Mapping[str, Sequence[Row]]) -> list[str]:
+  """How many rows of each paper hold, fail and are open."""
+  groups = {
+    f'[{paper}](#{_slug(paper)})': rows for paper, rows in papers.items()
+  }
+  groups['all'] = [row for rows in papers.values() for row in rows]
+  lines = [
+    {'paper': paper, 'rows': len(rows)}
+    | {
+      text: sum(row.verdict == verdict for row in rows)
+      for verdict, text in _COUNTED.items()
+    }
+    for paper, rows in groups.items()
+  ]
+  return [tables.table(lines)]
+
+
+def mark(verdict: Verdict) -> str:
+  """A verdict in two words."""
+  return _MARKS[verdict]
+
+
 def _anchor(row: Row) -> str:
   """The link target that Markdown viewers give to the heading of a row."""
-  return f'{row.paper}-{row.id}'.replace('.', '')
+  return _slug(f'{row.paper} {row.id}')
+
+
+def _slug(heading: str) -> str:
+  return heading.replace('.', '').replace(' ', '-')
 
 
 def write_page(root: str | os.PathLike[str] = 'docs/results') -> pathlib.Path:
@@ -327,14 +380,3 @@ def write_page(root: str | os.PathLike[str] = 'docs/results') -> pathlib.Path:
   path = pathlib.Path(root).with_suffix('.md')
   path.write_text(render(root), encoding='utf-8')
   return path
-
-
-def main() -> None:
-  """Regenerates the page."""
-  parser = argparse.ArgumentParser(description=main.__doc__)
-  parser.add_argument('--root', default='docs/results', help='ledger folder')
-  print(write_page(parser.parse_args().root))
-
-
-if __name__ == '__main__':
-  main()

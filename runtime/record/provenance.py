@@ -13,7 +13,7 @@ import jax
 
 from runtime import context as context_lib
 
-__all__ = ['commit', 'difference', 'manifest', 'write']
+__all__ = ['commit', 'difference', 'manifest', 'short_commit', 'write']
 
 _PACKAGES = (
   'jax',
@@ -121,6 +121,18 @@ def commit(
     return git('rev-parse', 'HEAD'), bool(changes)
   except (OSError, subprocess.CalledProcessError):
     return None, None
+
+
+def short_commit() -> str:
+  """Twelve digits of the revision, with '-dirty' if files were changed.
+
+  Raises:
+    ValueError: outside a checkout, as results name their commit.
+  """
+  revision, dirty = commit()
+  if revision is None:
+    raise ValueError('results name their commit: run this in a checkout')
+  return f'{revision[:12]}{"-dirty" if dirty else ""}'
 
 
 def _replace(path: pathlib.Path, text: str) -> None:

@@ -23,14 +23,17 @@ from runtime.record import tables
 
 __all__ = [
   'AXES',
+  'COLORS',
   'can_draw',
   'curves',
   'heatmaps',
   'how_to_continue',
   'log_lines',
   'metric_names',
+  'new_figure',
   'quartiles',
   'run_report',
+  'save',
   'series',
   'summary_rows',
   'table',
@@ -51,7 +54,10 @@ AXES = {
 }
 
 # Okabe and Ito's palette: distinct with every kind of colour vision.
-_COLORS = ('#0072B2', '#D55E00', '#009E73', '#CC79A7', '#E69F00', '#56B4E9')
+COLORS = (
+  *('#0072B2', '#D55E00', '#009E73', '#CC79A7', '#E69F00', '#56B4E9'),
+  '#000000',
+)
 _STYLES = ('-', '--', ':', '-.')
 _PANEL = (4.6, 3.2)  # Inches.
 
@@ -61,7 +67,7 @@ def can_draw() -> bool:
   return importlib.util.find_spec('matplotlib') is not None
 
 
-def _new_figure(rows: int, columns: int, panel: tuple[float, float]) -> Any:
+def new_figure(rows: int, columns: int, panel: tuple[float, float]) -> Any:
   """Returns an empty figure, drawn without a display or global state."""
   if not can_draw():
     raise ImportError(
@@ -73,7 +79,7 @@ def _new_figure(rows: int, columns: int, panel: tuple[float, float]) -> Any:
   return figure.Figure(figsize=size, layout='constrained')
 
 
-def _save(figure: Any, path: str | os.PathLike[str]) -> pathlib.Path:
+def save(figure: Any, path: str | os.PathLike[str]) -> pathlib.Path:
   """Writes a PNG whose bytes depend on nothing but the figure."""
   path = pathlib.Path(path)
   path.parent.mkdir(parents=True, exist_ok=True)
@@ -209,7 +215,7 @@ def curves(
     raise ValueError(f'no such metrics, got {unknown=} {metrics=} {known=}')
   columns = min(len(metrics), 3)
   lines = -(-len(metrics) // columns)
-  figure = _new_figure(lines, columns, _PANEL)
+  figure = new_figure(lines, columns, _PANEL)
   for index, metric in enumerate(metrics):
     axes = figure.add_subplot(lines, columns, index + 1)
     _draw_metric(axes, runs, metric, axis)
@@ -224,7 +230,7 @@ def curves(
   seeds = max(len(group) for group in runs.values())
   if seeds > 1:
     figure.suptitle(f'median of up to {seeds} runs; band: least to greatest')
-  return _save(figure, path)
+  return save(figure, path)
 
 
 def _draw_metric(
@@ -248,7 +254,7 @@ def _draw_metric(
         text = f'{label}, {text}' if text else label
       shade = kind if one_label else line
       style = {
-        'color': _COLORS[shade % len(_COLORS)],
+        'color': COLORS[shade % len(COLORS)],
         'linestyle': '-' if one_label else _STYLES[kind % len(_STYLES)],
         'marker': 'o' if len(steps) <= 12 else None,
         'markersize': 3,
@@ -288,7 +294,7 @@ def quartiles(
   """
   if not lines:
     raise ValueError('there must be lines to draw, got none')
-  figure = _new_figure(1, 1, _PANEL)
+  figure = new_figure(1, 1, _PANEL)
   axes = figure.add_subplot()
   for index, (label, (x, values)) in enumerate(lines.items()):
     x, values = np.asarray(x, np.float64), np.asarray(values, np.float64)
@@ -300,14 +306,14 @@ def quartiles(
     known = np.isfinite(values).any(0)
     x, values = x[known], values[:, known]
     low, middle, high = np.nanpercentile(values, (25, 50, 75), axis=0)
-    color = _COLORS[index % len(_COLORS)]
+    color = COLORS[index % len(COLORS)]
     axes.plot(x, middle, color=color, label=f'{label} ({len(values)})')
     axes.fill_between(x, low, high, color=color, alpha=0.18, linewidth=0)
   axes.set(xlabel=axes_labels[0], ylabel=axes_labels[1])
   axes.grid(alpha=0.25)
   axes.spines[['top', 'right']].set_visible(False)
   axes.legend(frameon=False, fontsize='small')
-  return _save(figure, path)
+  return save(figure, path)
 
 
 def log_lines(
@@ -398,7 +404,7 @@ def heatmaps(
       raise ValueError(f'not a finite matrix: {title!r}, got {matrix.shape=}')
   columns = min(len(matrices), 4)
   lines = -(-len(matrices) // columns)
-  figure = _new_figure(lines, columns, (3.2, 3.2))
+  figure = new_figure(lines, columns, (3.2, 3.2))
   low = min(0.0, *(matrix.min() for matrix in matrices))
   high = max(matrix.max() for matrix in matrices)
   panels = []
@@ -413,7 +419,7 @@ def heatmaps(
       axes.set_ylabel(axes_labels[1])
     panels.append(axes)
   figure.colorbar(image, ax=panels, shrink=0.8)
-  return _save(figure, path)
+  return save(figure, path)
 
 
 def summary_rows(rows: Sequence[Row]) -> list[dict[str, Any]]:

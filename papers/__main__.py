@@ -1,0 +1,172 @@
+r"""Runs the tables and figures of the papers, and lists what is recorded.
+
+    python -m papers                       all rows: verdict, minutes, date
+    python -m papers ufom                  the rows of one system
+    python -m papers ufom fewshot-digits   runs a row
+    python -m papers ufom --all            runs what is missing or stale
+    python -m papers page                  writes docs/results.md anew
+    python -m papers power                 seeds that would decide open rows
+
+Finished runs are kept in runs/papers: an interrupted row goes on, and rows share
+runs. Prepared data are read from data/, where scripts/prepare_*.py write them.
+"""
+
+import argparse
+import difflib
+import pathlib
+from collections.abc import Iterable, Mapping, Sequence
+
+from papers import rows as rows_lib
+from papers import running
+from runtime.record import ledger, tables
+
+__all__ = ['main']
+
+Rows = Mapping[str, Mapping[str, rows_lib.Row]]
+Recorded = Mapping[tuple[str, str], ledger.Row]  # By paper and id.
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+  """Parses the command line and does what it says."""
+  parser = _parser()
+  args = parser.parse_args(arguments)
+  if args.system == 'page':
+    print(f'wrote {rows_lib.write_page(args.root)}')
+    return
+  found = rows_lib.find()
+  recorded = {(r.paper, r.id): r for r in ledger.read_all(args.root)}
+  if args.system == 'power':
+    print(_power(found, recorded))
+    return
+  try:
+    chosen = _chosen(found, args.system, args.row)
+  except ValueError as error:
+    parser.error(str(error))
+  if args.row is None and not args.all:
+    print(_listed(chosen, recorded))
+    return
+  if args.all:
+    chosen = {
+      system: {
+        name: row
+        for name, row in rows.items()
+        if _is_due(row, recorded.get((row.paper, row.id)), args.scale)
+      }
+      for system, rows in chosen.items()
+    }
+  _run(chosen, args)
+
+
+def _parser() -> argparse.ArgumentParser:
+  parser = argparse.ArgumentParser(
+    prog='python -m papers',
+    description=__doc__,
+    formatter_class=argparse.RawDescriptionHelpFormatter,
+  )
+  parser.add_argument('system', nargs='?', help='a system, `page` or `power`')
+  parser.add_argument('row', nargs='?', help='a row of the system')
+  parser.add_argument('--scale', choices=('tiny', 'paper'), default='tiny')
+  parser.add_argument('--seeds', type=_count, help="the default is the row's")
+  parser.add_argument(
+    '--workers', type=_count, default=1, help='runs at a time'
+  )
+  parser.add_argument(
+    '--fresh', action='store_true', help='repeat finished runs'
+  )
+  parser.add_argument(
+    '--all', action='store_true', help='missing or stale rows'
+  )
+  parser.add_argument('--root', type=pathlib.Path, default='docs/results')
+  return parser
+
+
+def _count(text: str) -> int:
+  number = int(text)
+  if number < 1:
+    raise argparse.ArgumentTypeError(f'must be positive, got {number}')
+  return number
+
+
+def _chosen(found: Rows, system: str | None, row: str | None) -> Rows:
+  """The rows that a command line names; all where it names none."""
+  if system is None:
+    return found
+  _check('system', system, found)
+  if row is None:
+    return {system: found[system]}
+  _check(f'row of {system}', row, found[system])
+  return {system: {row: found[system][row]}}
+
+
+def _check(kind: str, name: str, known: Iterable[str]) -> None:
+  """Raises ValueError for an unknown name, with near ones."""
+  known = list(known)
+  if name not in known:
+    near = difflib.get_close_matches(name, known, n=3, cutoff=0.4) or known
+    raise ValueError(f'no {kind} is called {name!r}: {", ".join(near)}?')
+
+
+def _run(chosen: Rows, args: argparse.Namespace) -> None:
+  options = running.Options(
+    workers=args.workers, fresh=args.fresh, log=lambda s: print(s, flush=True)
+  )
+  for system, rows in chosen.items():
+    for row in rows.values():
+      print(f'== {system} {row.id}: {row.claim}', flush=True)
+      written = rows_lib.publish(
+        row,
+        args.scale,
+        system=system,
+        root=args.root,
+        seeds=args.seeds,
+        options=options,
+      )
+      for finding in written.findings:
+        print(f'  {finding}')
+      print(f'{row.id}: {written.verdict}', flush=True)
+  print(f'wrote {rows_lib.write_page(args.root)}')
+
+
+def _is_due(row: rows_lib.Row, known: ledger.Row | None, scale: str) -> bool:
+  """Whether a row is missing at a scale that it has, or stale."""
+  if known is None or known.scale != scale:
+    return row.has_scale(scale)
+  return row.is_stale(known)
+
+
+def _listed(chosen: Rows, recorded: Recorded) -> str:
+  lines = []
+  for system, rows in chosen.items():
+    for row in rows.values():
+      known = recorded.get((row.paper, row.id))
+      line = {'system': system, 'row': row.id, 'verdict': 'missing'}
+      if known is not None:
+        line |= {
+          'verdict': ledger.mark(known.verdict),
+          'stale': row.is_stale(known),
+          'scale': known.scale,
+          'seeds': len(known.seeds),
+          'minutes': known.minutes,
+          'date': known.date,
+        }
+      lines.append(line)
+  return tables.table(lines)
+
+
+def _power(found: Rows, recorded: Recorded) -> str:
+  """How many seeds would decide each open row, by its recorded spread."""
+  lines = []
+  for system, rows in found.items():
+    for row in rows.values():
+      known = recorded.get((row.paper, row.id))
+      if known is None or known.verdict != 'inconclusive':
+        continue
+      lines += [
+        {'system': system, 'row': row.id, 'seeds': len(known.seeds), **line}
+        for line in rows_lib.power(row, known)
+      ]
+  return tables.table(lines) if lines else 'no row is open'
+
+
+if __name__ == '__main__':
+  main()

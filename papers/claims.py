@@ -1,0 +1,437 @@
+"""Claims about numbers by label: verdict, sentence, and how many seeds decide.
+
+A table maps labels to one value per seed, or to a single value that is known
+without error, as the row of the ledger holds them. A claim holds or fails only
+if a confidence interval says so; too few seeds, or too noisy ones, leave it
+open. `exact` says that nothing is random, so that single values are compared as
+they are.
+"""
+
+import dataclasses
+import itertools
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from runtime.record.ledger import Verdict
+
+__all__ = [
+  'All',
+  'Check',
+  'Claim',
+  'Derived',
+  'Difference',
+  'Judged',
+  'MissingLabelError',
+  'Table',
+  'above',
+  'below',
+  'close',
+  'conjunction',
+  'grows',
+  'interval',
+  'slope',
+]
+
+Table = Mapping[str, Sequence[float]]
+_MANY = 100_000  # Seeds that nobody runs.
+
+
+class MissingLabelError(ValueError):
+  """A table lacks a label that a claim names."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Judged:
+  """What a table says about a claim.
+
+  Attributes:
+    verdict: of the claim.
+    sentence: the difference, its interval and what it had to be.
+  """
+
+  verdict: Verdict
+  sentence: str
+
+
+class Claim(Protocol):
+  """Something that a table can confirm."""
+
+  def judge(self, table: Table, *, exact: bool = False) -> Judged:
+    """Compares the numbers; raises ValueError for a label that is not there."""
+
+  def seeds_needed(self, table: Table, *, power: float = 0.8) -> int | None:
+    """How many seeds would decide, if the recorded means and spreads are true.
+
+    Returns:
+      None where the claim is decided, or seeds do not decide it.
+    """
+
+
+@dataclasses.dataclass(frozen=True)
+class Derived:
+  """A quantity that is computed from others.
+
+  Attributes:
+    text: what it is.
+    values: of a table: one per seed, or a single one.
+  """
+
+  text: str
+  values: Callable[[Table], npt.ArrayLike]
+
+
+Operand = str | float | Derived  # A label, a constant, or derived.
+
+
+def _values(operand: Operand, table: Table) -> np.ndarray:
+  if isinstance(operand, str) and operand not in table:
+    raise MissingLabelError(
+      f'no {operand!r} in the table, only {sorted(table)}'
+    )
+  if isinstance(operand, Derived):
+    values = operand.values(table)
+  else:
+    values = table[operand] if isinstance(operand, str) else operand
+  return np.atleast_1d(np.asarray(values, np.float64))
+
+
+def _text(operand: Operand) -> str:
+  if isinstance(operand, Derived):
+    return operand.text
+  return operand if isinstance(operand, str) else f'{operand:.4g}'
+
+
+@dataclasses.dataclass(frozen=True)
+class _Spread:
+  """A difference of means, and how it varies.
+
+  Attributes:
+    mean: of the difference.
+    parts: variance of one value and number of values, of each noisy side.
+  """
+
+  mean: float
+  parts: tuple[tuple[float, int], ...]
+
+  @classmethod
+  def of(cls, first: np.ndarray, second: np.ndarray, paired: bool) -> '_Spread':
+    """Of two samples; the second is subtracted."""
+    if not (np.isfinite(first).all() and np.isfinite(second).all()):
+      raise ValueError(f'values must be finite, got {first=} {second=}')
+    if paired:
+      if first.size != second.size:
+        raise ValueError(
+          f'pairs need equal numbers, got {first.size=} {second.size=}'
+        )
+      first, second = first - second, np.zeros(1)
+    parts = [(np.var(x, ddof=1), x.size) for x in (first, second) if x.size > 1]
+    return cls(float(first.mean() - second.mean()), tuple(parts))
+
+  def interval(self, confidence: float, exact: bool) -> tuple[float, float]:
+    """Student's or Welch's; without a noisy side, nothing is known."""
+    if not self.parts and not exact:
+      return -math.inf, math.inf
+    half = 0.0
+    if any(variance for variance, _ in self.parts):
+      from scipy import stats
+
+      freedom, error = self._freedom()
+      half = stats.t.ppf(0.5 + confidence / 2, freedom) * error
+    return self.mean - half, self.mean + half
+
+  def _freedom(self, seeds: int | None = None) -> tuple[float, float]:
+    """Welch's degrees of freedom, and the standard error of the mean."""
+    parts = [(v / (seeds or n), (seeds or n) - 1) for v, n in self.parts]
+    variance = sum(v for v, _ in parts)
+    freedom = variance**2 / sum(v**2 / n for v, n in parts)
+    return freedom, math.sqrt(variance)
+
+  def seeds(self, gap: float, confidence: float, power: float) -> int | None:
+    """Least number of seeds whose interval leaves a bound at this distance."""
+    if gap <= 0 or not any(variance for variance, _ in self.parts):
+      return None
+    from scipy import stats
+
+    def enough(seeds: int) -> bool:
+      freedom, error = self._freedom(seeds)
+      limit = stats.t.ppf(0.5 + confidence / 2, freedom)
+      return stats.t.cdf(gap / error - limit, freedom) >= power
+
+    few, many = 1, 2
+    while not enough(many):
+      few, many = many, 2 * many
+      if many > _MANY:
+        return None
+    while many - few > 1:
+      middle = (few + many) // 2
+      few, many = (few, middle) if enough(middle) else (middle, many)
+    return many
+
+
+def interval(
+  first: npt.ArrayLike,
+  second: npt.ArrayLike,
+  *,
+  paired: bool = False,
+  confidence: float = 0.95,
+) -> tuple[float, float]:
+  """Confidence interval of the difference of two means.
+
+  Welch's two-sided t-interval (unequal variances), or the t-interval of the
+  differences for pairs. A sequence of one value is taken as exact, as for a
+  baseline without a seed; two of them give no information about spread and an
+  infinite interval.
+
+  Args:
+    first: values, one per seed.
+    second: values to subtract.
+    paired: the values belong together in order, such as those of one seed.
+    confidence: probability that the interval covers the true difference.
+
+  Returns:
+    Lower and upper end.
+
+  Raises:
+    ValueError: for values that are not finite, or pairs of different numbers.
+  """
+  a, b = (np.atleast_1d(np.asarray(x, np.float64)) for x in (first, second))
+  return _Spread.of(a, b, paired).interval(confidence, exact=False)
+
+
+@dataclasses.dataclass(frozen=True)
+class Difference:
+  """The difference of two means lies between two bounds.
+
+  Attributes:
+    value: label of what is compared, a number, or derived.
+    than: what is subtracted.
+    least: lower bound.
+    most: upper bound.
+    paired: values of one seed share data and draws.
+    log: compare natural logarithms; bounds are logarithms of ratios.
+    confidence: of the interval.
+  """
+
+  value: Operand
+  than: Operand
+  least: float = -math.inf
+  most: float = math.inf
+  paired: bool = False
+  log: bool = False
+  confidence: float = 0.95
+
+  def _spread(self, table: Table) -> _Spread:
+    pair = [_values(x, table) for x in (self.value, self.than)]
+    if self.log:
+      pair = [np.log(x) for x in pair]
+    return _Spread.of(*pair, paired=self.paired)
+
+  def judge(self, table: Table, *, exact: bool = False) -> Judged:
+    """See `Claim`."""
+    spread = self._spread(table)
+    low, high = spread.interval(self.confidence, exact)
+    verdict: Verdict = 'inconclusive'
+    if self.least < low and high < self.most:
+      verdict = 'holds'
+    elif exact or high < self.least or low > self.most:
+      verdict = 'fails'
+    return Judged(verdict, self._sentence(spread, (low, high), exact, verdict))
+
+  def _sentence(
+    self,
+    spread: _Spread,
+    found: tuple[float, float],
+    exact: bool,
+    verdict: Verdict,
+  ) -> str:
+    """As 'A minus B: +0.1 [+0.05, +0.15], must be above +0: holds'."""
+    shift, number, what = 0.0, '{:+.4g}'.format, _text(self.value)
+    if self.log:
+      number = lambda x: f'{math.exp(x):.4g}'
+      what += f' over {_text(self.than)}'
+    elif isinstance(self.than, (int, float)):
+      shift, number = self.than, '{:.4g}'.format
+    else:
+      what += f' minus {_text(self.than)}'
+    bounds = {'above': self.least, 'below': self.most}
+    must = ' and '.join(
+      f'{word} {number(bound + shift)}'
+      for word, bound in bounds.items()
+      if math.isfinite(bound)
+    )
+    low, high = (number(x + shift) for x in found)
+    known = '' if exact else f' [{low}, {high}]'
+    paired = ' paired' if self.paired else ''
+    mean = number(spread.mean + shift)
+    return f'{what}: {mean}{known}{paired}, must be {must}: {verdict}'
+
+  def seeds_needed(self, table: Table, *, power: float = 0.8) -> int | None:
+    """See `Claim`."""
+    if self.judge(table).verdict != 'inconclusive':
+      return None
+    spread = self._spread(table)
+    gap = min(abs(spread.mean - bound) for bound in (self.least, self.most))
+    return spread.seeds(gap, self.confidence, power)
+
+
+def above(
+  value: Operand,
+  than: Operand,
+  *,
+  margin: float = 0.0,
+  paired: bool = False,
+  log: bool = False,
+) -> Difference:
+  """`value` exceeds `than` by more than `margin`; below 0: it may lose by that.
+
+  Args:
+    value: as for `Difference`, also `paired` and `log`.
+    than: what it is compared with.
+    margin: least difference.
+    paired: of one seed.
+    log: of logarithms.
+  """
+  return Difference(value, than, least=margin, paired=paired, log=log)
+
+
+def below(
+  value: Operand,
+  than: Operand,
+  *,
+  margin: float = 0.0,
+  paired: bool = False,
+  log: bool = False,
+) -> Difference:
+  """`value` lies below `than` by more than `margin`; arguments as `above`."""
+  return Difference(value, than, most=-margin, paired=paired, log=log)
+
+
+def close(
+  value: Operand, to: Operand, *, within: float, paired: bool = False
+) -> Difference:
+  """`value` and `to` differ by less than `within`.
+
+  Two one-sided t-tests (Schuirmann 1987) at 5 %: the 90 % interval of the
+  difference must lie inside.
+
+  Args:
+    value: as for `Difference`, also `paired`.
+    to: what it is compared with.
+    within: greatest difference of means that counts as agreement.
+    paired: of one seed.
+
+  Raises:
+    ValueError: if `within` is not positive.
+  """
+  if not within > 0:
+    raise ValueError(f'within must be positive, got {within=}')
+  return Difference(
+    value, to, least=-within, most=within, paired=paired, confidence=0.9
+  )
+
+
+def grows(
+  labels: Sequence[Operand], *, paired: bool = True, falls: bool = False
+) -> 'All':
+  """Each is above the one before it; `falls`: below it."""
+  compare = below if falls else above
+  return All(
+    tuple(
+      compare(later, earlier, paired=paired)
+      for earlier, later in itertools.pairwise(labels)
+    )
+  )
+
+
+def slope(
+  labels: Mapping[float, str], *, within: tuple[float, float]
+) -> Difference:
+  """The exponent of a power law lies between two numbers.
+
+  Args:
+    labels: by position, such as a length; at least two.
+    within: the two numbers; the exponent is fitted for every seed.
+  """
+  low, high = within
+
+  def exponents(table: Table) -> np.ndarray:
+    values = [_values(label, table) for label in labels.values()]
+    return np.polyfit(np.log([*labels]), np.log(values), 1)[0]
+
+  first, *_, last = labels.values()
+  return Difference(
+    Derived(f'exponent from {first} to {last}', exponents),
+    0.0,
+    least=low,
+    most=high,
+  )
+
+
+@dataclasses.dataclass(frozen=True)
+class Check:
+  """A statement about numbers without spread.
+
+  Attributes:
+    text: the statement.
+    holds: whether it is true of a table.
+  """
+
+  text: str
+  holds: Callable[[Table], bool]
+
+  def judge(self, table: Table, *, exact: bool = False) -> Judged:
+    """See `Claim`."""
+    del exact
+    verdict: Verdict = 'holds' if self.holds(table) else 'fails'
+    return Judged(verdict, f'{self.text}: {verdict}')
+
+  def seeds_needed(self, table: Table, *, power: float = 0.8) -> None:
+    """See `Claim`; seeds do not decide it."""
+
+
+def conjunction(verdicts: Iterable[Verdict]) -> Verdict:
+  """The verdict of a claim whose parts must all hold."""
+  found = set(verdicts)
+  if 'fails' in found:
+    return 'fails'
+  return 'inconclusive' if 'inconclusive' in found else 'holds'
+
+
+@dataclasses.dataclass(frozen=True)
+class All:
+  """The conjunction of claims.
+
+  Attributes:
+    parts: all of which must hold.
+
+  Raises:
+    ValueError: for no part.
+  """
+
+  parts: tuple[Claim, ...]
+
+  def __post_init__(self) -> None:
+    if not self.parts:
+      raise ValueError('a conjunction needs a part')
+
+  def judge(self, table: Table, *, exact: bool = False) -> Judged:
+    """See `Claim`."""
+    found = [part.judge(table, exact=exact) for part in self.parts]
+    return Judged(
+      conjunction(judged.verdict for judged in found),
+      '; '.join(judged.sentence for judged in found),
+    )
+
+  def seeds_needed(self, table: Table, *, power: float = 0.8) -> int | None:
+    """See `Claim`: those of the most demanding part."""
+    if self.judge(table).verdict != 'inconclusive':
+      return None
+    open_parts = [
+      part for part in self.parts if part.judge(table).verdict == 'inconclusive'
+    ]
+    needed = [part.seeds_needed(table, power=power) for part in open_parts]
+    return None if None in needed else max(needed)

@@ -1,0 +1,288 @@
+"""Pictures of rows: panels of lines, bars or shaded numbers, side by side.
+
+A row says what its panels show; only this file and `runtime.record.report` draw.
+"""
+
+import dataclasses
+import math
+import os
+import pathlib
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from runtime.record import report, tables
+
+__all__ = [
+  'Bars',
+  'Line',
+  'Lines',
+  'Panel',
+  'Shades',
+  'contact_sheet',
+  'draw',
+  'write_curves',
+]
+
+Spread = Literal['each', 'mean', 'range', 'quartiles']
+_PANEL = (4.6, 3.6)  # Inches.
+
+
+@dataclasses.dataclass(frozen=True)
+class Line:
+  """A curve, of one run or of several.
+
+  Attributes:
+    label: text of the legend; empty: none.
+    x: positions [n], or of every run [runs][n].
+    y: values [n], or of every run [runs][n].
+    spread: of several runs: 'each' a thin line; 'mean': each, and a thick line
+      for the mean; 'range' and 'quartiles': the median and a band.
+    style: as of matplotlib, such as 'o-' or '--'.
+    color: index in the palette; None: the next one.
+  """
+
+  label: str
+  x: Any
+  y: Any
+  spread: Spread = 'each'
+  style: str = '-'
+  color: int | None = None
+
+  def runs(self) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Positions and values of every run."""
+    ys = [
+      np.asarray(y) for y in ([self.y] if np.ndim(self.y[0]) == 0 else self.y)
+    ]
+    xs = [self.x] * len(ys) if np.ndim(self.x[0]) == 0 else self.x
+    return [(np.asarray(x), y) for x, y in zip(xs, ys, strict=True)]
+
+
+@dataclasses.dataclass(frozen=True)
+class _Axes:
+  """What all panels say about their axes.
+
+  Attributes:
+    xlabel: text; as the next.
+    ylabel: text.
+    xscale: 'linear', 'log', or 'log2'; as the next.
+    yscale: scale.
+    levels: heights of dotted lines across the panel, by label.
+    options: others of `Axes.set`, such as `ylim`.
+  """
+
+  xlabel: str = ''
+  ylabel: str = ''
+  xscale: str = 'linear'
+  yscale: str = 'linear'
+  levels: Mapping[str, float] = dataclasses.field(default_factory=dict)
+  options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+  def finish(self, axes: Any) -> None:
+    """Labels, scales, levels and the legend."""
+    for style, (label, height) in zip(
+      (':', '--', '-.') * len(self.levels), self.levels.items(), strict=False
+    ):
+      axes.axhline(height, color='0.4', ls=style, lw=1, label=label)
+    for axis in 'xy':
+      scale = getattr(self, f'{axis}scale')
+      base = {'base': 2} if scale == 'log2' else {}
+      getattr(axes, f'set_{axis}scale')(scale.removesuffix('2'), **base)
+    axes.set(xlabel=self.xlabel, ylabel=self.ylabel, **self.options)
+    axes.spines[['top', 'right']].set_visible(False)
+    handles, _ = axes.get_legend_handles_labels()
+    if handles:
+      beside = {'loc': 'center left', 'bbox_to_anchor': (1, 0.5)}
+      axes.legend(
+        frameon=False, fontsize='small', **beside if len(handles) > 6 else {}
+      )
+
+
+@dataclasses.dataclass(frozen=True)
+class Lines(_Axes):
+  """Curves in one panel.
+
+  Attributes:
+    lines: the curves.
+  """
+
+  lines: Sequence[Line] = ()
+
+  def draw(self, axes: Any) -> None:
+    """Draws the curves."""
+    for index, line in enumerate(self.lines):
+      chosen = index if line.color is None else line.color
+      color = report.COLORS[chosen % len(report.COLORS)]
+      _draw_line(axes, line, color)
+    self.finish(axes)
+
+
+def _draw_line(axes: Any, line: Line, color: str) -> None:
+  style = {'color': color, 'markersize': 4}
+  runs = line.runs()
+  label = line.label or None
+  if len(runs) == 1:
+    axes.plot(*runs[0], line.style, label=label, **style)
+  elif line.spread in ('each', 'mean'):
+    thin = {'lw': 1} if line.spread == 'each' else {'lw': 0.6, 'alpha': 0.5}
+    for i, run in enumerate(runs):
+      text = label if i == 0 and line.spread == 'each' else None
+      axes.plot(*run, line.style, label=text, **style, **thin)
+    if line.spread == 'mean':
+      values = np.mean([y for _, y in runs], axis=0)
+      axes.plot(runs[0][0], values, line.style, label=label, **style)
+  else:
+    ends = (0, 50, 100) if line.spread == 'range' else (25, 50, 75)
+    low, middle, high = np.percentile([y for _, y in runs], ends, axis=0)
+    axes.plot(runs[0][0], middle, line.style, label=label, **style)
+    axes.fill_between(runs[0][0], low, high, color=color, alpha=0.15, lw=0)
+
+
+@dataclasses.dataclass(frozen=True)
+class Bars(_Axes):
+  """Horizontal bars: one for each name in each group.
+
+  Attributes:
+    names: from top to bottom.
+    groups: values, one for each name, by label.
+    marks: values that are marked across the bars, one for each name, by label.
+  """
+
+  names: Sequence[str] = ()
+  groups: Mapping[str, Sequence[float]] = dataclasses.field(
+    default_factory=dict
+  )
+  marks: Mapping[str, Sequence[float]] = dataclasses.field(default_factory=dict)
+
+  def draw(self, axes: Any) -> None:
+    """Draws the bars."""
+    places, thick = np.arange(len(self.names)), 0.8 / len(self.groups)
+    for i, (label, values) in enumerate(self.groups.items()):
+      shifted = places + (i - (len(self.groups) - 1) / 2) * thick
+      color = report.COLORS[i % len(report.COLORS)]
+      axes.barh(shifted, values, 0.95 * thick, color=color, label=label or None)
+    for i, (label, values) in enumerate(self.marks.items(), len(self.groups)):
+      color = report.COLORS[i % len(report.COLORS)]
+      axes.vlines(values, places - 0.4, places + 0.4, color=color, label=label)
+    axes.set_yticks(places, self.names)
+    axes.invert_yaxis()
+    self.finish(axes)
+
+
+@dataclasses.dataclass(frozen=True)
+class Shades(_Axes):
+  """A table whose shades compare the rows within each column.
+
+  Attributes:
+    rows: names from top to bottom.
+    columns: names from left to right.
+    values: [rows, columns].
+  """
+
+  rows: Sequence[str] = ()
+  columns: Sequence[str] = ()
+  values: Any = ()
+
+  def draw(self, axes: Any) -> None:
+    """Draws shades and numbers."""
+    values = np.asarray(self.values)
+    low, high = values.min(0), values.max(0)
+    shades = (values - low) / np.maximum(high - low, 1e-9)
+    axes.imshow(shades, cmap='cividis', aspect='auto', vmin=0, vmax=1)
+    for (row, column), value in np.ndenumerate(values):
+      color = 'black' if shades[row, column] > 0.5 else 'white'
+      place = {'ha': 'center', 'va': 'center', 'fontsize': 'x-small'}
+      axes.text(column, row, f'{value:.1f}', color=color, **place)
+    axes.set_xticks(
+      range(len(self.columns)), self.columns, rotation=40, ha='right'
+    )
+    axes.set_yticks(range(len(self.rows)), self.rows)
+    self.finish(axes)
+
+  def size(self) -> tuple[float, float]:
+    """Inches."""
+    return 0.55 * len(self.columns) + 3, 0.42 * len(self.rows) + 2
+
+
+Panel = Lines | Bars | Shades
+
+
+def draw(
+  panels: Sequence[Panel], path: str | os.PathLike[str], *, title: str = ''
+) -> pathlib.Path:
+  """Draws panels side by side.
+
+  Args:
+    panels: what to draw.
+    path: PNG file to write; folders are made.
+    title: above all panels.
+
+  Returns:
+    The path.
+
+  Raises:
+    ImportError: without matplotlib.
+  """
+  sizes = [p.size() if isinstance(p, Shades) else _PANEL for p in panels]
+  width, height = max(w for w, _ in sizes), max(h for _, h in sizes)
+  figure = report.new_figure(1, len(panels), (width, height))
+  for index, panel in enumerate(panels, 1):
+    panel.draw(figure.add_subplot(1, len(panels), index))
+  if title:
+    figure.suptitle(title, fontsize='medium')
+  return report.save(figure, path)
+
+
+def write_curves(
+  panels: Sequence[Panel], path: str | os.PathLike[str]
+) -> pathlib.Path:
+  """Writes the curves of all panels as CSV: label, run, x and value."""
+  rows = [
+    {'label': line.label, 'run': run, 'x': float(x), 'value': float(y)}
+    for panel in panels
+    if isinstance(panel, Lines)
+    for line in panel.lines
+    for run, points in enumerate(line.runs())
+    for x, y in zip(*points, strict=True)
+  ]
+  return tables.write_csv(rows, path)
+
+
+def contact_sheet(
+  pictures: Mapping[str, str | os.PathLike[str]],
+  path: str | os.PathLike[str],
+  *,
+  columns: int = 8,
+) -> pathlib.Path:
+  """Draws small copies of pictures.
+
+  Args:
+    pictures: PNG files by title; at least one.
+    path: PNG file to write.
+    columns: of the sheet.
+
+  Returns:
+    The path.
+  """
+  from matplotlib import image
+
+  lines = math.ceil(len(pictures) / columns)
+  figure = report.new_figure(lines, columns, (2.2, 1.8))
+  for index, (title, file) in enumerate(pictures.items(), 1):
+    axes = figure.add_subplot(lines, columns, index)
+    axes.imshow(_thumbnail(image.imread(file)), aspect='equal')
+    axes.set_title(title, fontsize='x-small')
+    axes.axis('off')
+  return report.save(figure, path)
+
+
+def _thumbnail(pixels: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+  """Means over blocks, so that thin lines do not vanish."""
+  factor = max(1, pixels.shape[1] // 300)
+  height, width = (n - n % factor for n in pixels.shape[:2])
+  blocks = pixels[:height, :width].reshape(
+    height // factor, factor, width // factor, factor, -1
+  )
+  return blocks.mean((1, 3))

@@ -1,0 +1,318 @@
+"""Rows of the ledger as data: what is claimed, measured, judged and drawn."""
+
+import dataclasses
+import datetime
+import importlib
+import os
+import pathlib
+import pkgutil
+import platform
+import shlex
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+import numpy.typing as npt
+
+import papers
+from papers import claims as claims_lib
+from papers import describing, figures, running
+from papers import study as study_lib
+from runtime.record import ledger
+
+__all__ = [
+  'Row',
+  'find',
+  'judge',
+  'publish',
+  'table',
+  'write_page',
+]
+
+Table = Mapping[str, npt.ArrayLike]
+Claims = Sequence[claims_lib.Claim]
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+  """A row before it is run.
+
+  Attributes:
+    id: name of the row, unique in its paper; also the name of its files.
+    paper: its arXiv id.
+    claim: what the paper says, in a sentence.
+    study: what is run; where scales differ, by 'tiny' and 'paper'.
+    ours: makes the numbers: by label, one per seed, or a single one for what
+      does not depend on the seed.
+    trend: the relation that must hold between the numbers, in words.
+    claims: that relation; all must hold. A function where it depends on the
+      numbers, such as on which arm is best.
+    figure: panels of the picture.
+    published: the published figure, or `not found`.
+    explain: remarks on the setting and on what failed.
+    unlisted: more numbers that claims need, which the row does not list.
+    headline: label of the number that the table of the page shows; empty: the
+      first.
+    title: above the picture.
+    curves: also write the curves of the picture as CSV.
+  """
+
+  id: str
+  paper: str
+  claim: str
+  study: study_lib.Study | Mapping[str, study_lib.Study]
+  ours: Callable[[study_lib.Results], Table]
+  trend: str
+  claims: Claims | Callable[[claims_lib.Table], Claims]
+  figure: Callable[[study_lib.Results], Sequence[figures.Panel]]
+  published: ledger.Published | str = ledger.NOT_FOUND
+  explain: str | Callable[[study_lib.Results], str] = ''
+  unlisted: Callable[[study_lib.Results], Table] | None = None
+  headline: str = ''
+  title: str = ''
+  curves: bool = False
+
+  def has_scale(self, scale: str) -> bool:
+    """Whether there is a study at a scale."""
+    return isinstance(self.study, study_lib.Study) or scale in self.study
+
+  def at_scale(self, scale: str) -> study_lib.Study:
+    """The study at a scale; raises ValueError if there is none."""
+    if not self.has_scale(scale):
+      raise ValueError(
+        f'{self.id} has no scale {scale!r}, only {sorted(self.study)}'
+      )
+    whole = isinstance(self.study, study_lib.Study)
+    return self.study if whole else self.study[scale]
+
+  def stated(self, values: claims_lib.Table) -> claims_lib.All:
+    """The claims about these numbers."""
+    found = self.claims(values) if callable(self.claims) else self.claims
+    return claims_lib.All(tuple(found))
+
+  def is_stale(self, recorded: ledger.Row) -> bool:
+    """Whether the settings have changed since the row was recorded.
+
+    Rows that were recorded without settings are not stale.
+    """
+    study = self.at_scale(recorded.scale)
+    return bool(recorded.settings) and any(
+      recorded.settings.get(arm) not in options
+      for arm, options in _options(study).items()
+    )
+
+
+def _options(study: study_lib.Study) -> dict[str, list[Any]]:
+  """Descriptions of the settings that an arm may end with."""
+  trials = study.trials
+  return {
+    arm: [
+      describing.describe(option)
+      for option in (trials.options(value).values() if trials else [value])
+    ]
+    for arm, value in study.arms.items()
+  }
+
+
+def find() -> dict[str, dict[str, Row]]:
+  """All rows by system and id, from the tuples `ROWS` of `papers/<system>/*`.
+
+  Raises:
+    ValueError: if two rows of a system have one id.
+  """
+  found: dict[str, dict[str, Row]] = {}
+  for system in pkgutil.iter_modules(papers.__path__):
+    if not system.ispkg:
+      continue
+    package = importlib.import_module(f'papers.{system.name}')
+    rows = found.setdefault(system.name, {})
+    for module in pkgutil.iter_modules(package.__path__):
+      table_of = importlib.import_module(f'{package.__name__}.{module.name}')
+      for row in getattr(table_of, 'ROWS', ()):
+        if row.id in rows:
+          raise ValueError(f'two rows of {system.name} are called {row.id!r}')
+        rows[row.id] = row
+  return found
+
+
+def table(
+  results: study_lib.Results,
+  *metrics: str,
+  form: str = '{arm}: {metric}',
+  arms: Sequence[str] | None = None,
+) -> dict[str, np.ndarray]:
+  """Numbers by label: the metrics of all arms, of curves the last value.
+
+  Args:
+    results: of a study with one position.
+    *metrics: names in its records.
+    form: of the labels.
+    arms: which; None: all.
+  """
+  return {
+    form.format(arm=arm, metric=metric): np.array(
+      [np.ravel(curve)[-1] for curve in results.curves(arm, metric)]
+    )
+    for metric in metrics
+    for arm in (results.arms if arms is None else arms)
+  }
+
+
+def _numbers(values: Table) -> dict[str, tuple[float, ...]]:
+  return {k: tuple(map(float, np.atleast_1d(v))) for k, v in values.items()}
+
+
+def judge(
+  row: Row, results: study_lib.Results
+) -> tuple[dict[str, tuple[float, ...]], list[claims_lib.Judged]]:
+  """The numbers of a row, and what they say about each of its claims."""
+  ours = _numbers(row.ours(results))
+  more = _numbers(row.unlisted(results)) if row.unlisted else {}
+  exact = results.seeds is None
+  parts = row.stated(ours | more).parts
+  return ours, [part.judge(ours | more, exact=exact) for part in parts]
+
+
+def publish(
+  row: Row,
+  scale: str,
+  *,
+  system: str,
+  root: str | os.PathLike[str],
+  seeds: int | None,
+  options: running.Options,
+) -> ledger.Row:
+  """Runs a row and writes it with its picture.
+
+  Args:
+    row: what to run.
+    scale: 'tiny' or 'paper'.
+    system: where the row belongs, for the command.
+    root: folder of the ledger.
+    seeds: how many; None: those of the study.
+    options: how to run.
+
+  Returns:
+    The row of the ledger.
+
+  Raises:
+    ValueError: if seeds are given to a row without randomness, or as
+      `running.run`.
+  """
+  study = row.at_scale(scale)
+  if seeds is not None and study.seeds is None:
+    raise ValueError(f'{row.id} has no randomness and takes no seeds: {seeds}')
+  count = study.seeds if seeds is None else seeds
+  chosen = None if count is None else range(count)
+  results = running.run(study, chosen, options)
+  ours, judged = judge(row, results)
+  written = ledger.Row(
+    id=row.id,
+    paper=row.paper,
+    claim=row.claim,
+    scale=scale,
+    hardware=_hardware(),
+    seeds=results.seeds or (0,),
+    ours=ours,
+    published=row.published,
+    trend=row.trend,
+    verdict=claims_lib.conjunction(part.verdict for part in judged),
+    command=_command(system, row.id, scale, count),
+    commit=results.commits[-1],
+    minutes=results.minutes,
+    explanation=_explanation(row, results),
+    findings=tuple(part.sentence for part in judged),
+    settings={k: describing.describe(v) for k, v in results.settings.items()},
+    headline=row.headline,
+    date=datetime.datetime.now(datetime.UTC).date().isoformat(),
+  )
+  path, _ = ledger.write(written, root)
+  panels = row.figure(results)
+  figures.draw(panels, path.with_suffix('.png'), title=row.title)
+  if row.curves:
+    figures.write_curves(panels, path.with_name(f'{path.stem}-curves.csv'))
+  return written
+
+
+def _hardware() -> str:
+  device = jax.devices()[0]
+  if device.platform == 'cpu':
+    return f'{platform.machine()} CPU, {os.cpu_count()} cores'
+  return device.device_kind
+
+
+def _command(system: str, name: str, scale: str, seeds: int | None) -> str:
+  words = ['python', '-m', 'papers', system, name, '--scale', scale]
+  words += [] if seeds is None else ['--seeds', str(seeds)]
+  return shlex.join(words)
+
+
+def _explanation(row: Row, results: study_lib.Results) -> str:
+  """The row's remarks, what trials chose, and which commits took part."""
+  text = row.explain(results) if callable(row.explain) else row.explain
+  parts = [text] if text else []
+  if results.tried:
+    trials = results.study.trials
+    chosen = '; '.join(
+      f'{arm} {max(scores, key=scores.__getitem__):g} ('
+      + ', '.join(f'{value:g}: {score:.4g}' for value, score in scores.items())
+      + ')'
+      for arm, scores in results.tried.items()
+    )
+    parts.append(
+      f'{trials.field.capitalize()} chosen by short runs with seeds '
+      f'{trials.seeds} (in brackets: what each gave): {chosen}.'
+    )
+  if len(results.commits) > 1:
+    parts.append(f'Runs of several commits: {", ".join(results.commits)}.')
+  return ' '.join(parts)
+
+
+def write_page(root: str | os.PathLike[str]) -> pathlib.Path:
+  """Writes the contact sheet and the page of all rows; returns its path."""
+  folder = pathlib.Path(root)
+  pictures = {
+    row.id: path
+    for row in ledger.read_all(folder)
+    if (path := folder / row.paper / f'{row.id}.png').is_file()
+  }
+  if pictures:
+    figures.contact_sheet(pictures, folder / ledger.CONTACT_SHEET)
+  return ledger.write_page(folder)
+
+
+def power(row: Row, recorded: ledger.Row) -> list[dict[str, Any]]:
+  """How many seeds would decide the open parts of a recorded row.
+
+  The recorded means and spreads are taken for the true ones; power 80 %.
+
+  Args:
+    row: has the claims.
+    recorded: has the numbers.
+
+  Returns:
+    For each open part what it says, and numbers of seeds: as it is judged, and
+    if its values could be paired by seed. None: seeds do not decide it.
+  """
+  try:
+    parts = row.stated(recorded.ours).parts
+    judged = [(part, part.judge(recorded.ours)) for part in parts]
+  except claims_lib.MissingLabelError as error:
+    return [{'part': f'recorded without what the claim needs: {error}'}]
+  return [
+    {
+      'part': found.sentence,
+      'decided by': part.seeds_needed(recorded.ours),
+      'paired': _paired(part).seeds_needed(recorded.ours),
+    }
+    for part, found in judged
+    if found.verdict == 'inconclusive'
+  ]
+
+
+def _paired(claim: claims_lib.Claim) -> claims_lib.Claim:
+  """The claim with its values paired by seed, where it compares two arms."""
+  if isinstance(claim, claims_lib.Difference) and isinstance(claim.than, str):
+    return dataclasses.replace(claim, paired=True)
+  return claim

@@ -1,0 +1,230 @@
+"""Runs studies: finished runs are kept, so that an interrupted row goes on.
+
+A finished run is a JSON file in `runs/papers`, named by the digest of its whole
+configuration: function, settings, seed and position. Rows that need the same run
+share it.
+"""
+
+import concurrent.futures
+import dataclasses
+import itertools
+import json
+import multiprocessing
+import os
+import pathlib
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from papers import describing
+from papers import study as study_lib
+from runtime.record import provenance
+
+__all__ = ['FOLDER', 'Options', 'run']
+
+FOLDER = pathlib.Path('runs/papers')
+Batch = dict[pathlib.Path, study_lib.Cell]  # What one call runs, by its file.
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+  """How to run.
+
+  Attributes:
+    folder: of finished runs.
+    workers: number of runs at a time, each in a process of its own; 1: in this
+      process, one after another.
+    fresh: also repeat finished runs.
+    log: told of progress.
+  """
+
+  folder: pathlib.Path = FOLDER
+  workers: int = 1
+  fresh: bool = False
+  log: Callable[[str], None] = print
+
+
+def run(
+  study: study_lib.Study,
+  seeds: Sequence[int] | None,
+  options: Options,
+) -> study_lib.Results:
+  """Does what is missing of a study.
+
+  Args:
+    study: what to run.
+    seeds: of the runs that are reported; None where nothing is random.
+    options: how.
+
+  Returns:
+    All results.
+
+  Raises:
+    ValueError: if seeds do not fit the study, settings cannot be described, or
+      this is no checkout, as runs name their commit.
+  """
+  if (seeds is None) != (study.seeds is None):
+    raise ValueError(f'seeds do not fit: {seeds=}, the study has {study.seeds}')
+  tried, spent = _try(study, options)
+  settings = dict(study.arms)
+  for arm, scores in tried.items():
+    best = max(scores, key=scores.__getitem__)
+    settings[arm] = study.trials.options(study.arms[arm])[best]
+  cells = {arm: study.cells(arm, settings[arm], seeds) for arm in study.arms}
+  for label, fixed in study.fixed.items():
+    settings[label] = fixed
+    cells[label] = [study_lib.Cell(study_lib.measure, fixed, None, None, label)]
+  done = iter(_finish(study, [*itertools.chain(*cells.values())], options))
+  records: dict[tuple[str, Any], list[study_lib.Record]] = {}
+  for arm, found in cells.items():
+    for cell in found:
+      saved = next(done)
+      records.setdefault((arm, cell.at), []).append(saved['record'])
+      spent.append(saved)
+  newest = sorted(spent, key=lambda saved: saved['time'])
+  return study_lib.Results(
+    study=study,
+    seeds=None if seeds is None else tuple(seeds),
+    records=records,
+    settings=settings,
+    tried=tried,
+    minutes=sum(saved['minutes'] for saved in spent),
+    # Each where it was used last.
+    commits=tuple(dict.fromkeys(s['commit'] for s in reversed(newest)))[::-1],
+  )
+
+
+def _try(
+  study: study_lib.Study, options: Options
+) -> tuple[dict[str, dict[Any, float]], list[dict[str, Any]]]:
+  """Mean scores of trials, by arm and value; and their runs."""
+  trials = study.trials
+  if trials is None or len(trials.values) < 2:
+    return {}, []
+  cells = [
+    cell
+    for arm, settings in study.arms.items()
+    for value, option in trials.options(settings).items()
+    for cell in study.cells(
+      f'{arm}, trial of {trials.field}={value}',
+      trials.shorten(option),
+      trials.seeds,
+    )
+  ]
+  saved = _finish(study, cells, options)
+  scores = np.array([trials.score(s['record']) for s in saved])
+  means = scores.reshape(len(study.arms), len(trials.values), -1).mean(-1)
+  return {
+    arm: dict(zip(trials.values, map(float, row), strict=True))
+    for arm, row in zip(study.arms, means, strict=True)
+  }, saved
+
+
+def _configuration(cell: study_lib.Cell) -> dict[str, Any]:
+  """All that decides what a run gives."""
+  parts = {'run': cell.run, 'settings': cell.settings}
+  parts |= {'seed': cell.seed, 'at': cell.at}
+  return {k: describing.describe(v, k) for k, v in parts.items()}
+
+
+def _finish(
+  study: study_lib.Study, cells: Sequence[study_lib.Cell], options: Options
+) -> list[dict[str, Any]]:
+  """What is saved of each cell, after the missing ones have run."""
+  configurations = [_configuration(cell) for cell in cells]
+  paths = [
+    options.folder / f'{describing.digest(c)}.json' for c in configurations
+  ]
+  known = dict(zip(paths, configurations, strict=True))
+  missing = {
+    path: cell
+    for path, cell in zip(paths, cells, strict=True)
+    if options.fresh or not path.exists()
+  }
+  batches = _batches(study, missing)
+  commit = provenance.short_commit() if batches else ''
+  start = time.monotonic()
+  finished = _execute(study, batches, options.workers)
+  for number, (batch, records, seconds) in enumerate(finished, 1):
+    for path, record in zip(batch, records, strict=True):
+      saved = {'configuration': known[path], 'record': record, 'commit': commit}
+      saved |= {'time': time.time(), 'minutes': seconds / 60 / len(batch)}
+      _write(path, saved)
+    each = (time.monotonic() - start) / number
+    options.log(
+      f'[{number}/{len(batches)}] '
+      f'{"; ".join(cell.label for cell in batch.values())}: {seconds:.1f} s, '
+      f'about {each * (len(batches) - number) / 60:.1f} minutes left'
+    )
+  return [json.loads(path.read_text(encoding='utf-8')) for path in paths]
+
+
+def _batches(
+  study: study_lib.Study, missing: Mapping[pathlib.Path, study_lib.Cell]
+) -> list[Batch]:
+  """Groups the missing runs into calls of the study's function."""
+  groups: dict[str, Batch] = {}
+  for path, cell in missing.items():
+    key = path.name
+    if study.together and cell.seed is not None:
+      other = dataclasses.replace(cell, seed=None)
+      key = describing.digest(_configuration(other))
+    groups.setdefault(key, {})[path] = cell
+  return list(groups.values())
+
+
+def _execute(
+  study: study_lib.Study, batches: Sequence[Batch], workers: int
+) -> Iterator[tuple[Batch, list[study_lib.Record], float]]:
+  """Calls the study's function; batches come as they finish."""
+  if workers < 1:
+    raise ValueError(f'workers must be positive, got {workers}')
+  if workers == 1:
+    for batch in batches:
+      yield batch, *_call(study.together, list(batch.values()))
+    return
+  # Spawned, as JAX does not survive a fork; one run each, as memory stays.
+  with concurrent.futures.ProcessPoolExecutor(
+    workers,
+    mp_context=multiprocessing.get_context('spawn'),
+    max_tasks_per_child=1,
+  ) as pool:
+    futures = {
+      pool.submit(_call, study.together, list(batch.values())): batch
+      for batch in batches
+    }
+    for future in concurrent.futures.as_completed(futures):
+      yield futures[future], *future.result()
+
+
+def _call(
+  together: bool, cells: list[study_lib.Cell]
+) -> tuple[list[study_lib.Record], float]:
+  """Records of cells that differ in their seeds, and seconds."""
+  first, start = cells[0], time.monotonic()
+  options = {} if first.at is None else {'at': first.at}
+  if first.seed is None:
+    records = [first.run(first.settings, **options)]
+  elif together:
+    seeds = tuple(cell.seed for cell in cells)
+    records = list(first.run(first.settings, seeds=seeds, **options))
+  else:
+    records = [first.run(first.settings, seed=first.seed, **options)]
+  return records, time.monotonic() - start
+
+
+def _write(path: pathlib.Path, saved: Mapping[str, Any]) -> None:
+  """Writes a file as a whole or not at all."""
+  path.parent.mkdir(parents=True, exist_ok=True)
+  temporary = path.with_suffix(f'.{os.getpid()}.tmp')
+  temporary.write_text(json.dumps(saved, default=_listed), encoding='utf-8')
+  temporary.replace(path)
+
+
+def _listed(value: Any) -> Any:
+  """Arrays and their scalars as lists and numbers."""
+  if hasattr(value, 'tolist'):
+    return value.tolist()
+  raise TypeError(f'a record holds numbers and lists, got {type(value)}')

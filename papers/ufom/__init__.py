@@ -1,0 +1,1 @@
+"""UFOM: unbiased first-order methods (arXiv:2106.02487)."""

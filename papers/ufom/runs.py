@@ -1,0 +1,61 @@
+"""Runs of the trainer of UFOM on a cost axis."""
+
+import dataclasses
+import math
+from typing import Any
+
+import numpy as np
+
+from hpo.ufom import training
+from runtime import loop
+from runtime.devices import mesh as mesh_lib
+
+__all__ = ['PAPER', 'learn']
+
+PAPER = '2106.02487'
+
+
+def learn(
+  trainer: training.Trainer,
+  *,
+  seed: int,
+  steps: int,
+  records: int,
+  judge: str = 'test',
+  until: float = math.inf,
+) -> tuple[dict[str, Any], Any]:
+  """Trains for a number of outer steps.
+
+  Args:
+    trainer: what to train.
+    seed: of the start, tasks and xi.
+    steps: outer steps.
+    records: how often theta is judged, at equal distances; the last at the end.
+    judge: name of the evaluator.
+    until: gradients after which the next record is the last.
+
+  Returns:
+    By name, the gradient evaluations spent and the scores at every record, the
+    mean q of the run, and D / V at the end for adaptive q; and the last state.
+  """
+  experiment = trainer.experiment(seed=seed, mesh=mesh_lib.MeshConfig().make())
+  experiment = dataclasses.replace(
+    experiment, evaluators={judge: experiment.evaluators[judge]}
+  )
+  driven = loop.drive(
+    experiment,
+    steps,
+    records,
+    until=lambda row: row['train/gradients'] >= until,
+  )
+  last = driven.rows[-1]
+  record = {
+    name.split('/')[-1]: driven.column(name)
+    for name in last
+    if name == 'train/gradients' or name.startswith('eval/')
+  }
+  since = np.diff(driven.column('step'), prepend=0)
+  record['q'] = np.average(driven.column('train/q'), weights=since)
+  if 'train/D_hat' in last:
+    record['ratio'] = last['train/D_hat'] / last['train/V_hat']
+  return record, driven.state
