@@ -22,7 +22,7 @@ from runtime.record import ledger, tables
 
 __all__ = ['main']
 
-Rows = Mapping[str, Mapping[str, rows_lib.Row]]
+Chosen = Sequence[tuple[rows_lib.System, rows_lib.Row]]
 Recorded = Mapping[tuple[str, str], ledger.Row]  # By paper and id.
 
 
@@ -36,7 +36,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
   found = rows_lib.find()
   recorded = {(r.paper, r.id): r for r in ledger.read_all(args.root)}
   if args.system == 'power':
-    print(_power(found, recorded))
+    print(_power(_chosen(found, None, None), recorded))
     return
   try:
     chosen = _chosen(found, args.system, args.row)
@@ -46,14 +46,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     print(_listed(chosen, recorded))
     return
   if args.all:
-    chosen = {
-      system: {
-        name: row
-        for name, row in rows.items()
-        if _is_due(row, recorded.get((row.paper, row.id)), args.scale)
-      }
-      for system, rows in chosen.items()
-    }
+    chosen = [
+      (system, row)
+      for system, row in chosen
+      if _is_due(row, recorded.get((system.paper, row.id)), args.scale)
+    ]
   _run(chosen, args)
 
 
@@ -87,15 +84,18 @@ def _count(text: str) -> int:
   return number
 
 
-def _chosen(found: Rows, system: str | None, row: str | None) -> Rows:
+def _chosen(
+  found: Mapping[str, rows_lib.System], system: str | None, row: str | None
+) -> Chosen:
   """The rows that a command line names; all where it names none."""
   if system is None:
-    return found
+    return [(s, r) for s in found.values() for r in s.rows.values()]
   _check('system', system, found)
+  rows = found[system].rows
   if row is None:
-    return {system: found[system]}
-  _check(f'row of {system}', row, found[system])
-  return {system: {row: found[system][row]}}
+    return [(found[system], r) for r in rows.values()]
+  _check(f'row of {system}', row, rows)
+  return [(found[system], rows[row])]
 
 
 def _check(kind: str, name: str, known: Iterable[str]) -> None:
@@ -106,24 +106,23 @@ def _check(kind: str, name: str, known: Iterable[str]) -> None:
     raise ValueError(f'no {kind} is called {name!r}: {", ".join(near)}?')
 
 
-def _run(chosen: Rows, args: argparse.Namespace) -> None:
+def _run(chosen: Chosen, args: argparse.Namespace) -> None:
   options = running.Options(
     workers=args.workers, fresh=args.fresh, log=lambda s: print(s, flush=True)
   )
-  for system, rows in chosen.items():
-    for row in rows.values():
-      print(f'== {system} {row.id}: {row.claim}', flush=True)
-      written = rows_lib.publish(
-        row,
-        args.scale,
-        system=system,
-        root=args.root,
-        seeds=args.seeds,
-        options=options,
-      )
-      for finding in written.findings:
-        print(f'  {finding}')
-      print(f'{row.id}: {written.verdict}', flush=True)
+  for system, row in chosen:
+    print(f'== {system.name} {row.id}: {row.claim}', flush=True)
+    written = rows_lib.publish(
+      row,
+      args.scale,
+      system=system,
+      root=args.root,
+      seeds=args.seeds,
+      options=options,
+    )
+    for finding in written.findings:
+      print(f'  {finding}')
+    print(f'{row.id}: {written.verdict}', flush=True)
   print(f'wrote {rows_lib.write_page(args.root)}')
 
 
@@ -134,35 +133,37 @@ def _is_due(row: rows_lib.Row, known: ledger.Row | None, scale: str) -> bool:
   return row.is_stale(known)
 
 
-def _listed(chosen: Rows, recorded: Recorded) -> str:
+def _listed(chosen: Chosen, recorded: Recorded) -> str:
   lines = []
-  for system, rows in chosen.items():
-    for row in rows.values():
-      known = recorded.get((row.paper, row.id))
-      line = {'system': system, 'row': row.id, 'verdict': 'missing'}
-      if known is not None:
-        line |= {
-          'verdict': ledger.mark(known.verdict),
-          'stale': row.is_stale(known),
-          'scale': known.scale,
-          'seeds': len(known.seeds),
-          'minutes': known.minutes,
-          'date': known.date,
-        }
-      lines.append(line)
+  for system, row in chosen:
+    known = recorded.get((system.paper, row.id))
+    line = {'system': system.name, 'row': row.id, 'verdict': 'missing'}
+    if known is not None:
+      line |= {
+        'verdict': ledger.mark(known.verdict),
+        'stale': row.is_stale(known),
+        'scale': known.scale,
+        'seeds': len(known.seeds),
+        'minutes': known.minutes,
+        'date': known.date,
+      }
+    lines.append(line)
   return tables.table(lines)
 
 
-def _power(found: Rows, recorded: Recorded) -> str:
+def _power(chosen: Chosen, recorded: Recorded) -> str:
   """How many seeds would decide each open row, by its recorded spread."""
   lines = []
-  for system, rows in found.items():
-    for row in rows.values():
-      known = recorded.get((row.paper, row.id))
-      if known is None or known.verdict != 'inconclusive':
-        continue
+  for system, row in chosen:
+    known = recorded.get((system.paper, row.id))
+    if known is not None and known.verdict == 'inconclusive':
       lines += [
-        {'system': system, 'row': row.id, 'seeds': len(known.seeds), **line}
+        {
+          'system': system.name,
+          'row': row.id,
+          'seeds': len(known.seeds),
+          **line,
+        }
         for line in rows_lib.power(row, known)
       ]
   return tables.table(lines) if lines else 'no row is open'

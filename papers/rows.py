@@ -9,7 +9,7 @@ import pkgutil
 import platform
 import shlex
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -23,8 +23,10 @@ from runtime.record import ledger
 
 __all__ = [
   'Row',
+  'System',
   'find',
   'judge',
+  'power',
   'publish',
   'table',
   'write_page',
@@ -39,8 +41,7 @@ class Row:
   """A row before it is run.
 
   Attributes:
-    id: name of the row, unique in its paper; also the name of its files.
-    paper: its arXiv id.
+    id: name of the row, unique in its system; also the name of its files.
     claim: what the paper says, in a sentence.
     study: what is run; where scales differ, by 'tiny' and 'paper'.
     ours: makes the numbers: by label, one per seed, or a single one for what
@@ -59,7 +60,6 @@ class Row:
   """
 
   id: str
-  paper: str
   claim: str
   study: study_lib.Study | Mapping[str, study_lib.Study]
   ours: Callable[[study_lib.Results], Table]
@@ -115,25 +115,43 @@ def _options(study: study_lib.Study) -> dict[str, list[Any]]:
   }
 
 
-def find() -> dict[str, dict[str, Row]]:
-  """All rows by system and id, from the tuples `ROWS` of `papers/<system>/*`.
+class System(NamedTuple):
+  """A folder of `papers`.
+
+  Attributes:
+    name: of the folder.
+    paper: arXiv id, as the folder's `PAPER` says.
+    rows: by id, from the tuples `ROWS` of its modules.
+  """
+
+  name: str
+  paper: str
+  rows: Mapping[str, Row]
+
+
+def find() -> dict[str, System]:
+  """All systems by name.
 
   Raises:
     ValueError: if two rows of a system have one id.
   """
-  found: dict[str, dict[str, Row]] = {}
-  for system in pkgutil.iter_modules(papers.__path__):
-    if not system.ispkg:
-      continue
-    package = importlib.import_module(f'papers.{system.name}')
-    rows = found.setdefault(system.name, {})
-    for module in pkgutil.iter_modules(package.__path__):
-      table_of = importlib.import_module(f'{package.__name__}.{module.name}')
-      for row in getattr(table_of, 'ROWS', ()):
-        if row.id in rows:
-          raise ValueError(f'two rows of {system.name} are called {row.id!r}')
-        rows[row.id] = row
-  return found
+  return {
+    module.name: _system(importlib.import_module(f'papers.{module.name}'))
+    for module in pkgutil.iter_modules(papers.__path__)
+    if module.ispkg
+  }
+
+
+def _system(package: Any) -> System:
+  rows: dict[str, Row] = {}
+  name = package.__name__.rpartition('.')[-1]
+  for module in pkgutil.iter_modules(package.__path__):
+    table = importlib.import_module(f'{package.__name__}.{module.name}')
+    for row in getattr(table, 'ROWS', ()):
+      if row.id in rows:
+        raise ValueError(f'two rows of {name} are called {row.id!r}')
+      rows[row.id] = row
+  return System(name, package.PAPER, rows)
 
 
 def table(
@@ -178,7 +196,7 @@ def publish(
   row: Row,
   scale: str,
   *,
-  system: str,
+  system: System,
   root: str | os.PathLike[str],
   seeds: int | None,
   options: running.Options,
@@ -188,7 +206,7 @@ def publish(
   Args:
     row: what to run.
     scale: 'tiny' or 'paper'.
-    system: where the row belongs, for the command.
+    system: where the row belongs.
     root: folder of the ledger.
     seeds: how many; None: those of the study.
     options: how to run.
@@ -209,7 +227,7 @@ def publish(
   ours, judged = judge(row, results)
   written = ledger.Row(
     id=row.id,
-    paper=row.paper,
+    paper=system.paper,
     claim=row.claim,
     scale=scale,
     hardware=_hardware(),
@@ -218,7 +236,7 @@ def publish(
     published=row.published,
     trend=row.trend,
     verdict=claims_lib.conjunction(part.verdict for part in judged),
-    command=_command(system, row.id, scale, count),
+    command=_command(system.name, row.id, scale, count),
     commit=results.commits[-1],
     minutes=results.minutes,
     explanation=_explanation(row, results),

@@ -167,7 +167,6 @@ def _figure(results: study.Results) -> list[figures.Panel]:
 def _row(name: str, studies: Mapping[str, study.Study]) -> rows.Row:
   return rows.Row(
     id=f'fewshot-{name}',
-    paper=runs.PAPER,
     claim='At equal cost first-order gradients learn least, UFOM nearly what '
     'exact ones learn (accuracy on new classes).',
     study=studies,

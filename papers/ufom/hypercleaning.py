@@ -187,7 +187,6 @@ def _figure(results: study.Results) -> list[figures.Panel]:
 ROWS = (
   rows.Row(
     id='hypercleaning',
-    paper=runs.PAPER,
     claim='On hyper-cleaning UFOM equals exact gradients at a fraction of their '
     'cost, and first order cannot move the weights at all.',
     study=STUDY,
@@ -211,7 +210,6 @@ ROWS = (
   ),
   rows.Row(
     id='adaptive-hypercleaning',
-    paper=runs.PAPER,
     claim='Adaptive q needs about as many gradients as the best fixed q (until '
     'the loss is within 2 % of the end of the exact run).',
     study=STUDY,

@@ -6,7 +6,6 @@ import numpy as np
 
 from hpo import ufom
 from papers import claims, figures, rows, study
-from papers.ufom import runs
 
 __all__ = ['ROWS', 'measure']
 
@@ -95,7 +94,6 @@ def _is_linear(arm: str) -> tuple[claims.Claim, ...]:
 ROWS = (
   rows.Row(
     id='memory-against-r',
-    paper=runs.PAPER,
     claim='First-order and recomputed gradients need memory that does not grow '
     'with the number of inner steps, stored ones grow linearly.',
     study=study.Study(

@@ -10,9 +10,7 @@ from hpo.ufom import training
 from runtime import loop
 from runtime.devices import mesh as mesh_lib
 
-__all__ = ['PAPER', 'learn']
-
-PAPER = '2106.02487'
+__all__ = ['learn']
 
 
 def learn(

@@ -1,0 +1,395 @@
+"""One-dimensional problems: divergence, and the best q against the inner rate.
+
+Settings are the published ones at every scale; only numbers of runs differ.
+"""
+
+import dataclasses
+import functools
+
+import jax
+import numpy as np
+
+from hpo import ufom
+from hpo.ufom import synthetic
+from papers import claims, figures, rows, study
+from runtime.record import ledger
+
+__all__ = [
+  'ROWS',
+  'Descent',
+  'Scan',
+  'best_q',
+  'cheapest',
+  'constants',
+  'descend',
+]
+
+STEP = 10.0  # Outer steps are STEP / (k + 1).
+ALPHAS = (0.001, 0.005, 0.01, 0.02, 0.05)
+PREDICTED_Q = 0.11  # `best_q(0.01, p=0.5, stored=True)`, rounded.
+_LIMIT = np.sqrt(0.12)  # sqrt(2 D) of the counter-example.
+
+
+@dataclasses.dataclass(frozen=True)
+class Descent:
+  """Runs of outer SGD on two tasks.
+
+  Attributes:
+    tasks: the two.
+    q: probability of exact gradients.
+    starts: interval of the first theta.
+    runs: for each seed.
+    steps: of a run.
+    records: of a run, at equal distances.
+  """
+
+  tasks: ufom.Tasks
+  q: float
+  starts: tuple[float, float] = (-50.0, 50.0)
+  runs: int = 1000
+  steps: int = 20_000
+  records: int = 200
+
+  def theta(self, seed: int) -> np.ndarray:
+    """Theta [records, runs], float64."""
+    key = jax.random.fold_in(jax.random.key(seed), round(1000 * self.q))
+    found = synthetic.descend(
+      self.tasks,
+      q=self.q,
+      key=key,
+      runs=self.runs,
+      steps=self.steps,
+      step=STEP,
+      starts=self.starts,
+      every=self.steps // self.records,
+    )
+    return np.asarray(found, np.float64)
+
+  @property
+  def at(self) -> np.ndarray:
+    """Outer steps of the records."""
+    return np.linspace(self.steps / self.records, self.steps, self.records)
+
+
+def slopes(tasks: ufom.Tasks, theta: np.ndarray) -> np.ndarray:
+  """|dM/dtheta| anywhere, by differentiation."""
+  inner = ufom.Inner(tasks.r, tasks.alpha, mode='store')
+
+  @jax.jit
+  @jax.vmap
+  def slope(theta: jax.Array) -> jax.Array:
+    found = [inner.exact(tasks.problem, theta, i).grad for i in (0, 1)]
+    return (found[0] + found[1]) / 2
+
+  flat = slope(theta.ravel().astype(np.float32))
+  return np.abs(np.asarray(flat, np.float64)).reshape(theta.shape)
+
+
+def diverge(setting: Descent, *, seed: int) -> study.Record:
+  """Squared true gradients: means at the records, and all at the end."""
+  found = slopes(setting.tasks, setting.theta(seed))
+  last = found[-1]
+  return {'square': (found**2).mean(1), 'last': last**2, 'slope': last.mean()}
+
+
+def descend(setting: Descent, *, seed: int) -> study.Record:
+  """Mean squares of the true gradient, where losses are quadratic."""
+  true = setting.tasks.gradients(setting.theta(seed)).mean(-1)
+  return {'square': (true**2).mean(1)}
+
+
+# First-order descent does not converge.
+
+
+def _divergence(runs: int) -> study.Study:
+  return study.Study(
+    diverge,
+    {
+      f'q={q:g}': Descent(
+        ufom.counterexample(),
+        q,
+        starts=(-10.0, 30.0),
+        runs=runs,
+        steps=10_000,
+        records=50,
+      )
+      for q in (0.0, 0.1, 0.5, 1.0)
+    },
+  )
+
+
+def _every_run(results: study.Results) -> dict[str, np.ndarray]:
+  """Over all runs of all seeds, beside what the row lists."""
+  return {
+    f'{name}, {arm}': results(arm, metric).ravel()
+    for arm in results.arms
+    for name, metric in (('every run', 'last'), ('|dM/dtheta|', 'slope'))
+  }
+
+
+def _near_limits() -> list[claims.Claim]:
+  """Means over all runs beside Robbins and Monro's limits."""
+  found = []
+  for arm, setting in _divergence(1).arms.items():
+    limit = setting.tasks.predicted(setting.q, STEP, setting.steps)
+    found.append(
+      claims.close(f'every run, {arm}', to=limit, within=0.1 * limit)
+    )
+  return found
+
+
+def _divergence_figure(results: study.Results) -> list[figures.Panel]:
+  names = {'q=0': 'FOM', 'q=1': 'exact'}
+  return [
+    figures.Lines(
+      lines=[
+        figures.Line(
+          names.get(arm, f'UFOM {arm}'),
+          results.settings[arm].at,
+          np.sqrt(results(arm, 'square').mean(0)),
+        )
+        for arm in results.arms
+      ],
+      levels={'sqrt(2 D)': _LIMIT},
+      xscale='log',
+      yscale='log',
+      xlabel='outer step',
+      ylabel='RMS of dM/dtheta',
+    )
+  ]
+
+
+_DIVERGENCE = rows.Row(
+  id='divergence',
+  claim='First-order descent does not converge, UFOM does: squared true gradient '
+  'after 10,000 steps on the counter-example.',
+  study={'tiny': _divergence(1334), 'paper': _divergence(4000)},
+  ours=lambda results: rows.table(results, 'square', form='{arm}'),
+  unlisted=_every_run,
+  published=ledger.Published(
+    'FOM ends at a gradient of about 0.33 to 0.37',
+    'arXiv:2106.02487, experiments on synthetic data, read off a figure',
+  ),
+  trend='FOM ends within 0.02 of |dM/dtheta| = sqrt(2 D) = 0.346; mean '
+  '|dM/dtheta| of UFOM at q = 0.1 below 0.06; every mean square within 10 % of '
+  'the Robbins-Monro limit',
+  claims=(
+    claims.close('|dM/dtheta|, q=0', to=_LIMIT, within=0.02),
+    claims.below('|dM/dtheta|, q=0.1', than=0.06),
+    *_near_limits(),
+  ),
+  figure=_divergence_figure,
+  explain=lambda results: f'{results.settings["q=0"].runs} runs for each seed.',
+)
+
+
+# q against the inner rate.
+
+
+def constants(alpha: float) -> tuple[float, float]:
+  """D2 and V2 of the study's tasks, over a grid on [-50, 50]."""
+  tasks = ufom.study(alpha)
+  theta = np.linspace(-50, 50, 10_001)
+  exact = tasks.gradients(theta)
+  gap = exact - tasks.gradients(theta, first_order=True)
+  return float((gap**2).mean(-1).max()), float((exact**2).mean(-1).max())
+
+
+def best_q(alpha: float, *, p: float, stored: bool) -> float:
+  """The predicted q of the study."""
+  price = ufom.cost(10, mode='store_phi' if stored else 'recompute')
+  return float(ufom.optimal_q(*constants(alpha), price.det, price.rnd, p))
+
+
+def predict(alpha: float) -> study.Record:
+  """What is known without a run."""
+  D2, V2 = constants(alpha)
+  return {
+    'D2': D2,
+    'V2': V2,
+    'q* (p=1/2, stored)': best_q(alpha, p=0.5, stored=True),
+    'q* (p=2, recompute)': best_q(alpha, p=2.0, stored=False),
+  }
+
+
+_KNOWN = ('D2', 'V2', 'q* (p=1/2, stored)', 'q* (p=2, recompute)')
+
+
+def _against_alpha(results: study.Results, name: str) -> figures.Line:
+  values = [results(arm, name)[0] for arm in results.arms]
+  return figures.Line(name, ALPHAS, values, style='o-')
+
+
+_CONSTANTS = rows.Row(
+  id='constants-against-alpha',
+  claim='With the inner rate the bias D2 grows, the gradient V2 shrinks, and '
+  'exact gradients are worth computing more often.',
+  study=study.Study(predict, {f'alpha={a:g}': a for a in ALPHAS}, seeds=None),
+  ours=lambda results: rows.table(results, *_KNOWN, form='{metric}, {arm}'),
+  trend='D2 and both q* rise and V2 falls with alpha',
+  claims=[
+    claims.grows(
+      [f'{name}, alpha={a:g}' for a in ALPHAS], falls=name == 'V2', paired=False
+    )
+    for name in _KNOWN
+  ],
+  figure=lambda results: [
+    figures.Lines(
+      lines=[_against_alpha(results, name) for name in _KNOWN[:2]],
+      xscale='log',
+      yscale='log',
+      xlabel='alpha',
+    ),
+    figures.Lines(
+      lines=[_against_alpha(results, name) for name in _KNOWN[2:]],
+      xscale='log',
+      xlabel='alpha',
+      ylabel='q*',
+    ),
+  ],
+  explain='Suprema over a grid on [-50, 50]; no randomness.',
+)
+
+
+def price(q: float) -> float:
+  """Of an outer step in the study, whose exact gradients are stored."""
+  return ufom.cost(10, q, 'store_phi').expected
+
+
+def at_equal_cost(results: study.Results) -> dict[str, np.ndarray]:
+  """Squares at the cost of the whole first-order run, between records."""
+  found = {}
+  for arm, setting in results.settings.items():
+    spent = np.log(setting.at * price(setting.q))
+    cost = np.log(setting.steps * price(0.0))
+    squares = np.log(results(arm, 'square'))
+    found[arm] = np.exp([np.interp(cost, spent, curve) for curve in squares])
+  return found
+
+
+_CURVES = rows.Row(
+  id='q-curves',
+  claim='At equal cost the predicted q beats both first-order and exact gradients '
+  '(squared true gradient, alpha = 0.01).',
+  study=study.Study(
+    descend,
+    {f'q={q:g}': Descent(ufom.study(0.01), q) for q in (0.0, PREDICTED_Q, 1.0)},
+  ),
+  ours=at_equal_cost,
+  trend=f'q = {PREDICTED_Q:g} is lowest at the cost of 20000 first-order steps',
+  claims=[
+    claims.below(f'q={PREDICTED_Q:g}', than=other, log=True, paired=True)
+    for other in ('q=0', 'q=1')
+  ],
+  figure=lambda results: [
+    figures.Lines(
+      lines=[
+        figures.Line(
+          arm, setting.at * price(setting.q), results(arm, 'square').mean(0)
+        )
+        for arm, setting in results.settings.items()
+      ],
+      xscale='log',
+      yscale='log',
+      xlabel='gradient evaluations',
+      ylabel='mean of (dM/dtheta)^2',
+    )
+  ],
+  explain='1000 starts for each seed; steps are 10 / (k + 1); an exact gradient '
+  'costs 21, a first-order one 11. Intervals of differences of logarithms, paired '
+  'by seed.',
+  headline=f'q={PREDICTED_Q:g}',
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Scan:
+  """A search for the cheapest q.
+
+  Attributes:
+    alpha: inner rate.
+    starts: for each seed.
+    steps: of a run.
+    num_q: values of q, from 0.05 to 1.
+  """
+
+  alpha: float
+  starts: int = 2000
+  steps: int = 100
+  num_q: int = 20
+
+
+def cheapest(setting: Scan, *, seed: int) -> study.Record:
+  """The q that first reaches what q = 0.05 reaches, by cost."""
+  tasks, steps = ufom.study(setting.alpha), setting.steps
+  grid = np.linspace(0.05, 1, setting.num_q)
+  one = functools.partial(
+    Descent, tasks, runs=setting.starts, steps=steps, records=steps
+  )
+  curves = [descend(one(q=float(q)), seed=seed)['square'] for q in grid]
+  target = curves[0].min()
+  costs = [
+    (int(np.argmax(curve <= target)) + 1) * price(float(q))
+    if (curve <= target).any()
+    else np.inf
+    for q, curve in zip(grid, curves, strict=True)
+  ]
+  return {'q': grid[int(np.argmin(costs))]}
+
+
+_SCANNED = np.geomspace(0.001, 0.05, 10)
+_BEST = [f'best q, alpha={alpha:.3g}' for alpha in _SCANNED]
+
+
+def _third(text: str, labels: list[str]) -> claims.Derived:
+  return claims.Derived(
+    f'mean best q over the third of {text} alphas',
+    lambda table: np.mean([table[label] for label in labels], axis=0),
+  )
+
+
+_AGAINST_ALPHA = rows.Row(
+  id='q-against-alpha',
+  claim='The best q grows with the inner rate.',
+  study=study.Study(
+    cheapest,
+    {
+      label: Scan(float(alpha))
+      for label, alpha in zip(_BEST, _SCANNED, strict=True)
+    },
+  ),
+  ours=lambda results: rows.table(results, 'q', form='{arm}'),
+  trend='the third of greatest alphas has a greater best q than the third of '
+  'least',
+  claims=(
+    claims.above(
+      _third('greatest', _BEST[-3:]),
+      than=_third('least', _BEST[:3]),
+      paired=True,
+    ),
+  ),
+  figure=lambda results: [
+    figures.Lines(
+      lines=[
+        *(
+          figures.Line('', _SCANNED, values, style='o')
+          for values in np.array([results(arm, 'q') for arm in _BEST]).T
+        ),
+        figures.Line(
+          'q* (p=1/2, stored)',
+          _SCANNED,
+          [best_q(alpha, p=0.5, stored=True) for alpha in _SCANNED],
+          style='--',
+          color=6,
+        ),
+      ],
+      xscale='log',
+      xlabel='alpha',
+      ylabel='best q',
+    )
+  ],
+  explain='2000 starts, 100 steps and 20 values of q from 0.05: the one that first '
+  'reaches the least squared gradient of the run with 0.05, by cost.',
+)
+
+ROWS = (_DIVERGENCE, _CONSTANTS, _CURVES, _AGAINST_ALPHA)
