@@ -26,13 +26,13 @@ __all__ = [
   'Difference',
   'Judged',
   'MissingLabelError',
+  'Spread',
   'Table',
   'above',
   'below',
   'close',
   'conjunction',
   'grows',
-  'interval',
   'slope',
 ]
 
@@ -106,7 +106,7 @@ def _text(operand: Operand) -> str:
 
 
 @dataclasses.dataclass(frozen=True)
-class _Spread:
+class Spread:
   """A difference of means, and how it varies.
 
   Attributes:
@@ -118,8 +118,22 @@ class _Spread:
   parts: tuple[tuple[float, int], ...]
 
   @classmethod
-  def of(cls, first: np.ndarray, second: np.ndarray, paired: bool) -> '_Spread':
-    """Of two samples; the second is subtracted."""
+  def of(cls, first: np.ndarray, second: np.ndarray, paired: bool) -> 'Spread':
+    """Of two samples.
+
+    Args:
+      first: values, one per seed; a single one is known without error.
+      second: what is subtracted.
+      paired: the values belong together in order, such as those of one seed.
+
+    Raises:
+      ValueError: for values that are not finite, none, or pairs of different
+        numbers.
+    """
+    if not (first.ndim == second.ndim == 1 and first.size and second.size):
+      raise ValueError(
+        f'values must be sequences, got {first.shape=} {second.shape=}'
+      )
     if not (np.isfinite(first).all() and np.isfinite(second).all()):
       raise ValueError(f'values must be finite, got {first=} {second=}')
     if paired:
@@ -132,7 +146,13 @@ class _Spread:
     return cls(float(first.mean() - second.mean()), tuple(parts))
 
   def interval(self, confidence: float, exact: bool) -> tuple[float, float]:
-    """Student's or Welch's; without a noisy side, nothing is known."""
+    """Confidence interval of the mean: Student's or Welch's t-interval.
+
+    Args:
+      confidence: probability that the interval covers the true mean.
+      exact: nothing is random; otherwise two single values say nothing about
+        the spread, and their interval is infinite.
+    """
     if not self.parts and not exact:
       return -math.inf, math.inf
     half = 0.0
@@ -172,36 +192,6 @@ class _Spread:
     return many
 
 
-def interval(
-  first: npt.ArrayLike,
-  second: npt.ArrayLike,
-  *,
-  paired: bool = False,
-  confidence: float = 0.95,
-) -> tuple[float, float]:
-  """Confidence interval of the difference of two means.
-
-  Welch's two-sided t-interval (unequal variances), or the t-interval of the
-  differences for pairs. A sequence of one value is taken as exact, as for a
-  baseline without a seed; two of them give no information about spread and an
-  infinite interval.
-
-  Args:
-    first: values, one per seed.
-    second: values to subtract.
-    paired: the values belong together in order, such as those of one seed.
-    confidence: probability that the interval covers the true difference.
-
-  Returns:
-    Lower and upper end.
-
-  Raises:
-    ValueError: for values that are not finite, or pairs of different numbers.
-  """
-  a, b = (np.atleast_1d(np.asarray(x, np.float64)) for x in (first, second))
-  return _Spread.of(a, b, paired).interval(confidence, exact=False)
-
-
 @dataclasses.dataclass(frozen=True)
 class Difference:
   """The difference of two means lies between two bounds.
@@ -224,11 +214,11 @@ class Difference:
   log: bool = False
   confidence: float = 0.95
 
-  def _spread(self, table: Table) -> _Spread:
+  def _spread(self, table: Table) -> Spread:
     pair = [_values(x, table) for x in (self.value, self.than)]
     if self.log:
       pair = [np.log(x) for x in pair]
-    return _Spread.of(*pair, paired=self.paired)
+    return Spread.of(*pair, paired=self.paired)
 
   def judge(self, table: Table, *, exact: bool = False) -> Judged:
     """See `Claim`."""
@@ -243,7 +233,7 @@ class Difference:
 
   def _sentence(
     self,
-    spread: _Spread,
+    spread: Spread,
     found: tuple[float, float],
     exact: bool,
     verdict: Verdict,
@@ -335,16 +325,22 @@ def close(
 
 
 def grows(
-  labels: Sequence[Operand], *, paired: bool = True, falls: bool = False
+  labels: Sequence[str], *, paired: bool = True, falls: bool = False
 ) -> 'All':
-  """Each is above the one before it; `falls`: below it."""
+  """Each is above the one before it.
+
+  Args:
+    labels: in their order.
+    paired: of one seed.
+    falls: each is below the one before it instead.
+  """
   compare = below if falls else above
-  return All(
-    tuple(
-      compare(later, earlier, paired=paired)
-      for earlier, later in itertools.pairwise(labels)
-    )
+  parts = tuple(
+    compare(later, earlier, paired=paired)
+    for earlier, later in itertools.pairwise(labels)
   )
+  verb = 'falls' if falls else 'rises'
+  return All(parts, f'each step from {labels[0]} to {labels[-1]} {verb}')
 
 
 def slope(
@@ -386,7 +382,10 @@ class Check:
   def judge(self, table: Table, *, exact: bool = False) -> Judged:
     """See `Claim`."""
     del exact
-    verdict: Verdict = 'holds' if self.holds(table) else 'fails'
+    try:
+      verdict: Verdict = 'holds' if self.holds(table) else 'fails'
+    except KeyError as error:
+      raise MissingLabelError(f'no {error} for: {self.text}') from error
     return Judged(verdict, f'{self.text}: {verdict}')
 
   def seeds_needed(self, table: Table, *, power: float = 0.8) -> None:
@@ -407,12 +406,15 @@ class All:
 
   Attributes:
     parts: all of which must hold.
+    text: says in short what they mean together; only the parts that do not hold
+      are told beside it. Empty: all parts are told.
 
   Raises:
     ValueError: for no part.
   """
 
   parts: tuple[Claim, ...]
+  text: str = ''
 
   def __post_init__(self) -> None:
     if not self.parts:
@@ -421,10 +423,14 @@ class All:
   def judge(self, table: Table, *, exact: bool = False) -> Judged:
     """See `Claim`."""
     found = [part.judge(table, exact=exact) for part in self.parts]
-    return Judged(
-      conjunction(judged.verdict for judged in found),
-      '; '.join(judged.sentence for judged in found),
-    )
+    verdict = conjunction(judged.verdict for judged in found)
+    told = [
+      judged.sentence
+      for judged in found
+      if not self.text or judged.verdict != 'holds'
+    ]
+    whole = [f'{self.text}: {verdict}'] if self.text else []
+    return Judged(verdict, '; '.join(whole + told))
 
   def seeds_needed(self, table: Table, *, power: float = 0.8) -> int | None:
     """See `Claim`: those of the most demanding part."""

@@ -311,22 +311,25 @@ def power(row: Row, recorded: ledger.Row) -> list[dict[str, Any]]:
 
   Returns:
     For each open part what it says, and numbers of seeds: as it is judged, and
-    if its values could be paired by seed. None: seeds do not decide it.
+    if its values could be paired by seed (or the verdict that this gives). None:
+    seeds do not decide it.
   """
-  try:
-    parts = row.stated(recorded.ours).parts
-    judged = [(part, part.judge(recorded.ours)) for part in parts]
-  except claims_lib.MissingLabelError as error:
-    return [{'part': f'recorded without what the claim needs: {error}'}]
-  return [
-    {
-      'part': found.sentence,
-      'decided by': part.seeds_needed(recorded.ours),
-      'paired': _paired(part).seeds_needed(recorded.ours),
-    }
-    for part, found in judged
-    if found.verdict == 'inconclusive'
-  ]
+  lines = []
+  for part in row.stated(recorded.ours).parts:
+    try:
+      found = part.judge(recorded.ours)
+    except claims_lib.MissingLabelError:
+      continue  # Recorded without what the row does not list.
+    if found.verdict == 'inconclusive':
+      needed = part.seeds_needed(recorded.ours)
+      pairs = _paired(part)
+      decided = pairs.judge(recorded.ours).verdict
+      if decided == 'inconclusive':
+        decided = pairs.seeds_needed(recorded.ours)
+      lines.append(
+        {'part': found.sentence, 'decided by': needed, 'if paired': decided}
+      )
+  return lines
 
 
 def _paired(claim: claims_lib.Claim) -> claims_lib.Claim:

@@ -214,15 +214,17 @@ def _label(name: str) -> str:
 
 
 def _ours(results: study.Results) -> dict[str, np.ndarray]:
-  return {_label(arm): results(arm, 'final') for arm in results.arms} | {
-    name: results(name, 'final') for name in results.study.fixed
-  }
+  return (
+    {_label(arm): results(arm, 'final') for arm in results.arms}
+    | {name: results(name, 'final') for name in results.study.fixed}
+    | {f'{arm}, parameters': n for arm, n in _params(results).items()}
+  )
 
 
-def _params(results: study.Results) -> dict[str, np.ndarray]:
+def _params(results: study.Results) -> dict[str, int]:
   """Of the flows."""
   return {
-    f'{arm}, parameters': accounting.count_params(results.settings[arm].body)
+    arm: accounting.count_params(results.settings[arm].body)
     for arm in results.arms
   }
 
@@ -253,10 +255,7 @@ def _fewer(table: claims.Table, ours: str, other: str) -> float:
 def _explain(results: study.Results) -> str:
   setting = next(iter(results.study.arms.values()))
   rate = '' if results.tried else f' Step size {setting.rate:g}.'
-  counts = ', '.join(
-    f'{name.removesuffix(", parameters")} {n:,}'
-    for name, n in _params(results).items()
-  )
+  counts = ', '.join(f'{name} {n:,}' for name, n in _params(results).items())
   return (
     f'{setting.generations} generations of {setting.pairs} pairs, sigma '
     f'{setting.sigma:g}, the same heads for all (constrain_io '
@@ -293,7 +292,6 @@ def _row(name: str, task: str, studies: Mapping[str, study.Study]) -> rows.Row:
     'several times their parameters.',
     study=studies,
     ours=_ours,
-    unlisted=_params,
     trend=f'ODEtoODE-ISO no more than {_WITHIN:.0%} of the span from random to best '
     f'below BaseODE and NANODE with at least {_FEWER:g} times fewer parameters of '
     'the flow (95 % interval)',

@@ -228,6 +228,11 @@ def _rows(name: str, studies: Mapping[str, study.Study]) -> list[rows.Row]:
       ours=lambda results: _ours(
         results, tuple(n for n in results.arms if n not in ABLATIONS)
       ),
+      unlisted=lambda results: {
+        f'{name}, {_CLEAN}': results(name, 'test')
+        for name in ABLATIONS
+        if name in results.arms
+      },
       trend=f'{_MEAN}: ODEtoODE-ISO above every baseline with the same activation '
       f'|.| by at least {_MARGIN} points; clean accuracy within {_CLEAN_WITHIN} '
       'point of the best',

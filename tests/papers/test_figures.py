@@ -1,0 +1,98 @@
+"""Pictures of rows: what is drawn, and the tables beside them."""
+
+import csv
+
+import numpy as np
+import pytest
+from matplotlib import image
+
+from papers import figures
+from runtime.record import report
+
+X = [1, 2, 4]
+
+
+class Recorder:
+  """Axes that note what is drawn on them."""
+
+  def __init__(self):
+    self.calls = []
+
+  def __getattr__(self, name):
+    def call(*args, **options):
+      self.calls.append((name, args, options))
+
+    return call
+
+  def named(self, name):
+    return [(args, options) for n, args, options in self.calls if n == name]
+
+
+@pytest.mark.parametrize(
+  ('spread', 'lines', 'bands'),
+  [('each', 3, 0), ('mean', 4, 0), ('range', 1, 1), ('quartiles', 1, 1)],
+)
+def test_runs_as_lines_or_bands(spread, lines, bands):
+  axes = Recorder()
+  y = np.array([[1, 2, 3], [3, 4, 5], [8, 9, 10]])
+  figures._draw_line(axes, figures.Line('a', X, y, spread), 'red')
+  assert len(axes.named('plot')) == lines
+  assert len(axes.named('fill_between')) == bands
+  labels = [options['label'] for _, options in axes.named('plot')]
+  assert labels.count('a') == 1
+  *_, (args, options) = axes.named('plot')
+  if spread == 'mean':
+    np.testing.assert_allclose(args[1], [4, 5, 6])
+  if spread == 'range':
+    np.testing.assert_allclose(args[1], [3, 4, 5])
+    band, _ = axes.named('fill_between')[0]
+    np.testing.assert_allclose(band[1:], [[1, 2, 3], [8, 9, 10]])
+
+
+def test_every_panel_is_drawn_the_same_each_time(tmp_path):
+  panels = [
+    figures.Lines(
+      lines=[
+        figures.Line('one', X, [1, 2, 3], style='o-'),
+        figures.Line('ragged', [[1, 2], [1, 2, 3]], [[3, 4], [4, 5, 6]]),
+      ],
+      levels={'limit': 2.0, 'other': 3.0},
+      xscale='log2',
+      yscale='log',
+      xlabel='x',
+      options={'ylim': (1, 10)},
+    ),
+    figures.Bars(
+      names=['a', 'b'],
+      groups={'p': [1, 2], 'q': [3, 4]},
+      marks={'m': [1.5, 2.5]},
+    ),
+    figures.Shades(rows=['r'], columns=['c', 'd'], values=[[1.0, 2.0]]),
+  ]
+  first = figures.draw(panels, tmp_path / 'a' / 'first.png', title='title')
+  again = figures.draw(panels, tmp_path / 'again.png', title='title')
+  assert first.read_bytes() == again.read_bytes()
+  assert image.imread(first).std() > 0.05
+
+
+def test_curves_are_written_by_run(tmp_path):
+  lines = [figures.Line('a', X, [[1, 2, 3], [4, 5, 6]])]
+  panels = [figures.Lines(lines=lines), figures.Bars(names=['a'])]
+  path = figures.write_curves(panels, tmp_path / 'x-curves.csv')
+  with path.open(newline='') as file:
+    rows = list(csv.DictReader(file))
+  assert len(rows) == 6
+  assert rows[4] == {'label': 'a', 'run': '1', 'x': '2.0', 'value': '5.0'}
+
+
+def test_contact_sheet_has_every_picture(tmp_path):
+  files = {}
+  for i, color in enumerate(report.COLORS[:3]):
+    figure = report.new_figure(1, 1, (4.6, 3.6))
+    figure.set_facecolor(color)
+    files[f'row {i}'] = report.save(figure, tmp_path / f'{i}.png')
+  sheet = figures.contact_sheet(files, tmp_path / 'sheet.png', columns=2)
+  pixels = np.round(255 * image.imread(sheet)[..., :3]).astype(int)
+  for color in report.COLORS[:3]:
+    wanted = [int(color[i : i + 2], 16) for i in (1, 3, 5)]
+    assert (abs(pixels - wanted).max(-1) <= 2).mean() > 0.03, color

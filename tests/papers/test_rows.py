@@ -1,0 +1,256 @@
+"""Rows: what is written, what is stale, what the command line says."""
+
+import dataclasses
+import json
+import shlex
+import types
+
+import numpy as np
+import pytest
+
+from papers import __main__ as command
+from papers import claims, describing, figures, rows, running
+from papers import study as study_lib
+from runtime.record import ledger
+from tests.papers import toy_study as toy
+
+STUDY = study_lib.Study(
+  toy.run, {'slow': toy.Setting(1.0), 'fast': toy.Setting(2.0)}
+)
+ROW = rows.Row(
+  id='toy',
+  claim='Fast is faster.',
+  study={'tiny': STUDY},
+  ours=lambda results: rows.table(results, 'curve', form='{arm}'),
+  unlisted=lambda results: {'spare': [1.0]},
+  trend='fast above slow',
+  claims=(
+    claims.above('fast', than='slow', paired=True),
+    claims.Check('spare is one', lambda table: table['spare'][0] == 1),
+  ),
+  figure=lambda results: [
+    figures.Lines(
+      lines=[
+        figures.Line(arm, range(3), results(arm, 'curve'))
+        for arm in results.arms
+      ]
+    )
+  ],
+  explain=lambda results: f'Seeds {results.seeds}.',
+  headline='fast',
+  curves=True,
+)
+SYSTEM = rows.System('toys', '1', {'toy': ROW})
+
+
+@pytest.fixture
+def options(tmp_path):
+  toy.CALLS.clear()
+  return running.Options(folder=tmp_path / 'runs', log=lambda text: None)
+
+
+def publish(row, options, tmp_path, seeds=None, system=SYSTEM):
+  return rows.publish(
+    row,
+    'tiny',
+    system=system,
+    root=tmp_path / 'results',
+    seeds=seeds,
+    options=options,
+  )
+
+
+def test_a_row_is_written_with_all_that_tells_it(options, tmp_path):
+  written = publish(ROW, options, tmp_path)
+  folder = tmp_path / 'results' / '1'
+  assert ledger.read(folder / 'toy.json') == written
+  assert written.seeds == (0, 1, 2)
+  assert set(written.ours) == {'fast', 'slow'}
+  found = running.run(STUDY, range(3), options)
+  np.testing.assert_allclose(written.ours['fast'], found('fast', 'value'))
+  assert written.verdict == 'holds'
+  first, second = written.findings
+  assert first.startswith('fast minus slow: +1 [+1, +1] paired')
+  assert second == 'spare is one: holds'
+  assert written.settings['fast'] == describing.describe(toy.Setting(2.0))
+  assert written.explanation == 'Seeds (0, 1, 2).'
+  assert written.headline == 'fast'
+  assert shlex.split(written.command) == [
+    *('python', '-m', 'papers', 'toys', 'toy', '--scale', 'tiny'),
+    *('--seeds', '3'),
+  ]
+  assert (folder / 'toy.png').stat().st_size > 5_000
+  assert len((folder / 'toy-curves.csv').read_text().splitlines()) == 19
+  assert rows.write_page(tmp_path / 'results').read_text().count('toy.png') == 1
+  assert (tmp_path / 'results' / ledger.CONTACT_SHEET).exists()
+
+
+def test_other_seeds_and_none(options, tmp_path):
+  assert publish(ROW, options, tmp_path, seeds=2).seeds == (0, 1)
+  exact = dataclasses.replace(
+    ROW,
+    study=study_lib.Study(toy.measure, {'p': 2}, seeds=None, at=(2, 4)),
+    ours=lambda results: {'p': results('p', 'value', at=4)},
+    claims=(claims.close('p', to=16.0, within=1e-9),),
+    figure=lambda results: [figures.Bars(names=['p'], groups={'': [16]})],
+    headline='',
+  )
+  written = publish(exact, options, tmp_path)
+  assert (written.seeds, written.verdict) == ((0,), 'holds')
+  assert '--seeds' not in written.command
+  with pytest.raises(ValueError, match='takes no seeds: 3'):
+    publish(exact, options, tmp_path, seeds=3)
+  with pytest.raises(ValueError, match=r"no scale 'paper', only \['tiny'\]"):
+    ROW.at_scale('paper')
+
+
+def test_the_choice_of_trials_is_told(options, tmp_path):
+  trials = study_lib.Trials(
+    'rate', (0.5, 2.0), lambda s: s, lambda record: record['value'], (7,)
+  )
+  study = dataclasses.replace(STUDY, trials=trials)
+  row = dataclasses.replace(ROW, study=study, claims=lambda table: (
+    claims.above('fast', than='slow', margin=-np.mean(table['fast'])),
+  ))  # fmt: skip
+  written = publish(row, options, tmp_path)
+  assert written.settings['slow']['rate'] == 2.0
+  assert 'Rate chosen by short runs with seeds (7,)' in written.explanation
+  assert 'slow 2 (0.5: 0.' in written.explanation
+  assert not row.is_stale(written)
+
+
+def test_a_changed_setting_makes_a_row_stale(options, tmp_path):
+  written = publish(ROW, options, tmp_path)
+  assert not ROW.is_stale(written)
+  arms = STUDY.arms | {'slow': toy.Setting(1.0, noise=0.2)}
+  changed = dataclasses.replace(
+    ROW, study={'tiny': dataclasses.replace(STUDY, arms=arms)}
+  )
+  assert changed.is_stale(written)
+  assert not changed.is_stale(dataclasses.replace(written, settings={}))
+
+
+def test_power_of_a_recorded_row(options, tmp_path):
+  noisy = {'slow': toy.Setting(1.0, noise=3.0), 'fast': toy.Setting(2, noise=2)}
+  row = dataclasses.replace(
+    ROW,
+    study=study_lib.Study(toy.run, noisy),
+    claims=(claims.above('fast', than='slow'), *ROW.claims),
+  )
+  written = publish(row, options, tmp_path)
+  found, pairs = rows.power(row, written)
+  assert found['part'].startswith('fast minus slow')
+  assert found['decided by'] > found['if paired'] == pairs['decided by'] > 3
+  table = command._power([(SYSTEM, row)], {('1', 'toy'): written})
+  assert str(found['decided by']) in table
+
+
+ALL = [(s.name, row) for s in rows.find().values() for row in s.rows.values()]
+
+
+@pytest.mark.parametrize(
+  ('system', 'row'), ALL, ids=[f'{s}-{row.id}' for s, row in ALL]
+)
+def test_every_row_stands(system, row):
+  """Its settings can be described, and its runs tell each other apart."""
+  assert row.has_scale('tiny')
+  for scale in ('tiny', 'paper'):
+    if not row.has_scale(scale):
+      continue
+    study = row.at_scale(scale)
+    described = [describing.describe(s) for s in study.arms.values()]
+    assert len({describing.digest(d) for d in described}) == len(study.arms)
+    for fixed in study.fixed.values():
+      describing.describe(fixed)
+  system = rows.find()[system]
+  path = f'docs/results/{system.paper}/{row.id}.json'
+  recorded = ledger.read(path)
+  assert recorded.command.startswith(f'python -m papers {system.name} {row.id}')
+  assert recorded.claim == row.claim
+  assert recorded.trend == row.trend
+  assert row.headline in {'', *recorded.ours}
+
+
+def run(*words):
+  command.main(words)
+
+
+def test_the_command_runs_lists_and_continues(monkeypatch, tmp_path, capsys):
+  monkeypatch.setattr(rows, 'find', lambda: {'toys': SYSTEM})
+  monkeypatch.chdir(tmp_path)
+  monkeypatch.setattr(
+    running.provenance, 'short_commit', lambda: '0123456789ab'
+  )
+  root = f'--root={tmp_path / "results"}'
+  run(root)
+  assert 'missing' in capsys.readouterr().out
+  toy.CALLS.clear()
+  run('toys', 'toy', '--seeds=2', root)
+  out = capsys.readouterr().out
+  assert '[1/4] slow, seed 0: ' in out
+  assert 'minutes left' in out
+  assert 'toy: holds' in out
+  run(root)
+  assert '✓ holds' in capsys.readouterr().out
+  assert len(toy.CALLS) == 4
+  run('--all', root)  # Nothing is missing or stale.
+  run('toys', 'toy', root)  # One more seed.
+  assert len(toy.CALLS) == 6
+  run('toys', 'toy', '--fresh', root)
+  assert len(toy.CALLS) == 12
+  run('power', root)
+  assert 'no row is open' in capsys.readouterr().out
+  (tmp_path / 'results.md').unlink()
+  run('page', root)
+  assert (tmp_path / 'results.md').read_text() == ledger.render(
+    tmp_path / 'results'
+  )
+
+
+def test_all_runs_what_is_missing_or_stale(monkeypatch, tmp_path):
+  done = []
+  monkeypatch.setattr(rows, 'find', lambda: {'toys': SYSTEM})
+  monkeypatch.setattr(
+    command, '_run', lambda chosen, args: done.append([r.id for _, r in chosen])
+  )
+  root = f'--root={tmp_path}'
+  run('--all', root)
+  run('--all', '--scale=paper', root)  # It has no such scale.
+  assert done == [['toy'], []]
+  assert command._is_due(ROW, None, 'tiny')
+
+
+@pytest.mark.parametrize(
+  ('words', 'message'),
+  [
+    (['toy'], "no system is called 'toy': toys?"),
+    (['toys', 'boy'], "no row of toys is called 'boy': toy?"),
+    (['toys', 'toy', '--seeds=0'], 'must be positive, got 0'),
+    (['toys', 'toy', '--workers=few'], 'invalid _count value'),
+    (['toys', 'toy', '--scale=huge'], 'invalid choice'),
+  ],
+)
+def test_bad_words_are_refused(monkeypatch, capsys, words, message):
+  monkeypatch.setattr(rows, 'find', lambda: {'toys': SYSTEM})
+  with pytest.raises(SystemExit, match='2'):
+    run(*words)
+  assert message in capsys.readouterr().err
+
+
+def test_ids_are_unique(monkeypatch):
+  package = rows.importlib.import_module('papers.ufom')
+  monkeypatch.setattr(
+    rows.importlib,
+    'import_module',
+    lambda name: types.SimpleNamespace(ROWS=(ROW, ROW)),
+  )
+  with pytest.raises(ValueError, match="two rows of ufom are called 'toy'"):
+    rows._system(package)
+
+
+def test_records_are_json(options):
+  running.run(STUDY, (0,), options)
+  for path in options.folder.iterdir():
+    assert set(json.loads(path.read_text())) == {
+      *('configuration', 'record', 'commit', 'time', 'minutes'),
+    }
