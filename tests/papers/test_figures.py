@@ -40,7 +40,7 @@ def test_runs_as_lines_or_bands(spread, lines, bands):
   assert len(axes.named('fill_between')) == bands
   labels = [options['label'] for _, options in axes.named('plot')]
   assert labels.count('a') == 1
-  *_, (args, options) = axes.named('plot')
+  *_, (args, _) = axes.named('plot')
   if spread == 'mean':
     np.testing.assert_allclose(args[1], [4, 5, 6])
   if spread == 'range':
