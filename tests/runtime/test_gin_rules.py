@@ -19,6 +19,7 @@ ALLOWED = {
   'nas': ('nas', 'rl', 'runtime'),
   'hpo': ('hpo', *SYSTEMS, 'runtime'),
   'benchmarks': ('benchmarks', *SYSTEMS, 'runtime'),
+  'papers': ('papers', 'benchmarks', *SYSTEMS, 'runtime'),
 }
 FORBIDDEN = {'performer.attention': ('flax', 'gin', 'absl')}
 

@@ -69,7 +69,7 @@ def test_bad_arguments_are_refused(load, capsys, words, message):
   assert message in capsys.readouterr().err
 
 
-@pytest.mark.parametrize('name', ['performer', 'slim', 'odetoode', 'ufom'])
+@pytest.mark.parametrize('name', ['performer', 'slim'])
 def test_every_script_tells_its_options(load, capsys, name):
   with pytest.raises(SystemExit, match='0'):
     load(f'reproduce_{name}').main(['--help'])
