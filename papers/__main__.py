@@ -13,11 +13,11 @@ runs. Prepared data are read from data/, where scripts/prepare_*.py write them.
 
 import argparse
 import difflib
-import pathlib
 from collections.abc import Iterable, Mapping, Sequence
 
 from papers import rows as rows_lib
 from papers import running
+from runtime import paths
 from runtime.record import ledger, tables
 
 __all__ = ['main']
@@ -73,7 +73,7 @@ def _parser() -> argparse.ArgumentParser:
   parser.add_argument(
     '--all', action='store_true', help='missing or stale rows'
   )
-  parser.add_argument('--root', type=pathlib.Path, default='docs/results')
+  parser.add_argument('--root', type=paths.local, default='docs/results')
   return parser
 
 

@@ -36,6 +36,8 @@ def describe(value: Any, path: str = 'settings') -> Any:
   """
   if isinstance(value, _PLAIN):
     return value
+  if hasattr(value, '__wrapped__'):
+    value = inspect.unwrap(value)
   if isinstance(value, np.generic):
     return value.item()
   if isinstance(value, pathlib.PurePath):

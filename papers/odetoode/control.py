@@ -15,7 +15,7 @@ import jax
 import numpy as np
 import optax
 
-from papers import claims, figures, rows, study
+from papers import claims, figures, rows, study, training
 from rl.envs import envpool_env, pendulum
 from rl.es import backends, estimators, jax_evaluator, policies, strategy
 from rl.es import training as es_training
@@ -109,32 +109,22 @@ def _trainer(setting: Setting) -> es_training.ESTrainer:
 
 def run(setting: Setting, *, seed: int) -> study.Record:
   """Mean returns of the populations, and that of the last policy."""
-  trainer = _trainer(setting)
-  try:
-    experiment = trainer.experiment(
-      seed=seed, mesh=mesh_lib.MeshConfig().make()
-    )
+  mesh, count = mesh_lib.MeshConfig().make(), setting.generations
+  with _trainer(setting).experiment(seed=seed, mesh=mesh) as experiment:
     (evaluate,) = experiment.evaluators.values()
-    driven = loop.drive(
-      dataclasses.replace(experiment, evaluators={}),
-      setting.generations,
-      setting.generations,
-    )
+    silent = dataclasses.replace(experiment, evaluators={})
+    driven = loop.drive(silent, count, records=count)
     return {
       'returns': driven.column('train/episode_return'),
       'final': evaluate(driven.state)['episode_return'],
     }
-  finally:
-    trainer.close()
 
 
 def random_return(setting: Setting) -> study.Record:
   """Mean return of random actions."""
   trainer = _trainer(setting)
-  try:
+  with training.opened(trainer, seed=0):  # It closes the environment.
     return {'final': trainer.random_returns(0)['center'].mean()}
-  finally:
-    trainer.close()
 
 
 def constant_return(setting: Setting, *, repeats: int = 3) -> study.Record:

@@ -13,7 +13,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from papers import claims, figures, rows, study
+from papers import claims, figures, rows, study, training
 from rl.odetoode import (
   accounting,
   baselines,
@@ -23,7 +23,6 @@ from rl.odetoode import (
 )
 from rl.odetoode.images import data as data_lib
 from runtime import loop, optimizers
-from runtime.devices import mesh as mesh_lib
 
 __all__ = ['ISO', 'ROWS', 'Setting', 'models', 'run', 'studies', 'train']
 
@@ -101,11 +100,8 @@ def train(
   if seeds != tuple(range(first, first + count)) or first % count:
     return [pair for s in seeds for pair in train((s,), steps, **options)]
   trainer = classification.ClassifierTrainer(num_models=count, **options)
-  experiment = trainer.experiment(
-    seed=first // count, mesh=mesh_lib.MeshConfig().make()
-  )
-  experiment = dataclasses.replace(experiment, evaluators={})
-  return [(trainer, loop.drive(experiment, steps).state)]
+  with training.opened(trainer, seed=first // count) as experiment:
+    return [(trainer, loop.drive(experiment, steps).state)]
 
 
 def run(setting: Setting, *, seeds: tuple[int, ...]) -> list[study.Record]:

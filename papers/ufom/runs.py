@@ -1,20 +1,19 @@
 """Runs of the trainer of UFOM on a cost axis."""
 
-import dataclasses
 import math
 from typing import Any
 
 import numpy as np
 
-from hpo.ufom import training
+from hpo.ufom import training as ufom_training
+from papers import training
 from runtime import loop
-from runtime.devices import mesh as mesh_lib
 
 __all__ = ['learn']
 
 
 def learn(
-  trainer: training.Trainer,
+  trainer: ufom_training.Trainer,
   *,
   seed: int,
   steps: int,
@@ -36,16 +35,13 @@ def learn(
     By name, the gradient evaluations spent and the scores at every record, the
     mean q of the run, and D / V at the end for adaptive q; and the last state.
   """
-  experiment = trainer.experiment(seed=seed, mesh=mesh_lib.MeshConfig().make())
-  experiment = dataclasses.replace(
-    experiment, evaluators={judge: experiment.evaluators[judge]}
-  )
-  driven = loop.drive(
-    experiment,
-    steps,
-    records,
-    until=lambda row: row['train/gradients'] >= until,
-  )
+  with training.opened(trainer, seed=seed, judges=[judge]) as experiment:
+    driven = loop.drive(
+      experiment,
+      steps,
+      records,
+      until=lambda row: row['train/gradients'] >= until,
+    )
   last = driven.rows[-1]
   record = {
     name.split('/')[-1]: driven.column(name)

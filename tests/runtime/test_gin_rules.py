@@ -54,7 +54,7 @@ def _violations(module, tree):
   if not owners:
     return []
   owner = max(owners, key=len)
-  ours = ('runtime', 'benchmarks', *SYSTEMS)
+  ours = ('runtime', 'papers', 'benchmarks', *SYSTEMS)
   return [
     name
     for name in _imports(tree)
@@ -70,7 +70,7 @@ def _parsed(path):
 def test_arrows():
   found = {
     str(path): bad
-    for path in _sources('runtime', 'benchmarks', *SYSTEMS)
+    for path in _sources('runtime', 'papers', 'benchmarks', *SYSTEMS)
     if (bad := _violations(_module(path), _parsed(path)))
   }
   assert found == {}
@@ -93,6 +93,8 @@ def test_arrows():
     ('hpo.ufom.train_lib', 'from rl import actors', False),
     ('benchmarks.rl', 'from rl.ppo import algorithm', False),
     ('rl.ppo.models', 'from benchmarks import harness', True),
+    ('papers.ufom.fewshot', 'from rl.odetoode import bodies', False),
+    ('hpo.ufom.train_lib', 'from papers import claims', True),
   ],
 )
 def test_arrows_catch_a_planted_import(module, line, caught):
@@ -102,7 +104,7 @@ def test_arrows_catch_a_planted_import(module, line, caught):
 def test_only_the_configuration_imports_gin():
   importing = {
     _module(path)
-    for path in _sources('runtime', 'scripts', 'benchmarks', *SYSTEMS)
+    for path in _sources('runtime', 'scripts', 'papers', 'benchmarks', *SYSTEMS)
     if any(_is_in(name, ['gin']) for name in _imports(_parsed(path)))
   }
   assert importing == {
@@ -116,13 +118,22 @@ def test_only_the_configuration_imports_gin():
 def test_only_the_launcher_reads_flags():
   importing = {
     _module(path)
-    for path in _sources('runtime', *SYSTEMS)
+    for path in _sources('runtime', 'papers', *SYSTEMS)
     if any(
       _is_in(name, ['absl.flags', 'absl.app'])
       for name in _imports(_parsed(path))
     )
   }
   assert importing == {'runtime.launch'}
+
+
+def test_rows_do_not_draw_themselves():
+  importing = {
+    _module(path)
+    for path in _sources('papers')
+    if any(_is_in(name, ['matplotlib']) for name in _imports(_parsed(path)))
+  }
+  assert importing == {'papers.figures'}
 
 
 def test_nothing_skips_unknown_names():

@@ -33,13 +33,13 @@ def _image(path):
 def figures(monkeypatch):
   """Collects the figures that are drawn, to look inside."""
   drawn = []
-  save = report._save
+  save = report.save
 
   def keep(figure, path):
     drawn.append(figure)
     return save(figure, path)
 
-  monkeypatch.setattr(report, '_save', keep)
+  monkeypatch.setattr(report, 'save', keep)
   return drawn
 
 
