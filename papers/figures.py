@@ -13,6 +13,7 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
+from papers import study
 from runtime.record import report, tables
 
 __all__ = [
@@ -21,12 +22,13 @@ __all__ = [
   'Lines',
   'Panel',
   'Shades',
+  'by_arm',
   'contact_sheet',
   'draw',
   'write_curves',
 ]
 
-Spread = Literal['each', 'mean', 'range', 'quartiles']
+Spread = Literal['each', 'mean', 'pooled', 'range', 'quartiles']
 _PANEL = (4.6, 3.6)  # Inches.
 
 
@@ -38,8 +40,9 @@ class Line:
     label: text of the legend; empty: none.
     x: positions [n], or of every run [runs][n].
     y: values [n], or of every run [runs][n].
-    spread: of several runs: 'each' a thin line; 'mean': each, and a thick line
-      for the mean; 'range' and 'quartiles': the median and a band.
+    spread: of several runs: 'each' a thin line; 'pooled': their mean; 'mean':
+      each, and a thick line for the mean; 'range' and 'quartiles': the median
+      and a band.
     style: as of matplotlib, such as 'o-' or '--'.
     color: index in the palette; None: the next one.
   """
@@ -125,14 +128,14 @@ def _draw_line(axes: Any, line: Line, color: str) -> None:
   label = line.label or None
   if len(runs) == 1:
     axes.plot(*runs[0], line.style, label=label, **style)
-  elif line.spread in ('each', 'mean'):
+  elif line.spread in ('each', 'mean', 'pooled'):
     thin = {'lw': 1} if line.spread == 'each' else {'lw': 0.6, 'alpha': 0.5}
-    for i, run in enumerate(runs):
+    for i, run in enumerate(runs if line.spread != 'pooled' else ()):
       text = label if i == 0 and line.spread == 'each' else None
       axes.plot(*run, line.style, label=text, **style, **thin)
-    if line.spread == 'mean':
-      values = np.mean([y for _, y in runs], axis=0)
-      axes.plot(runs[0][0], values, line.style, label=label, **style)
+    if line.spread != 'each':
+      mean = np.mean(runs, axis=0)
+      axes.plot(*mean, line.style, label=label, **style)
   else:
     ends = (0, 50, 100) if line.spread == 'range' else (25, 50, 75)
     low, middle, high = np.percentile([y for _, y in runs], ends, axis=0)
@@ -207,6 +210,34 @@ class Shades(_Axes):
 
 
 Panel = Lines | Bars | Shades
+
+
+def by_arm(
+  results: study.Results,
+  y: str,
+  x: str | Sequence[float] | None = None,
+  *,
+  arms: Sequence[str] | None = None,
+  spread: Spread = 'each',
+  **axes: Any,
+) -> Lines:
+  """A panel with the curves of every arm.
+
+  Args:
+    results: of a study with one position.
+    y: metric in the records.
+    x: metric, or positions; None: 1, 2, ...
+    arms: which; None: all.
+    spread: how runs are drawn; see `Line`.
+    **axes: of `Lines`.
+  """
+  lines = []
+  for arm in results.arms if arms is None else arms:
+    ys = results.curves(arm, y)
+    xs = results.curves(arm, x) if isinstance(x, str) else x
+    xs = [np.arange(1, len(curve) + 1) for curve in ys] if xs is None else xs
+    lines.append(Line(arm, xs, ys, spread))
+  return Lines(lines=lines, **axes)
 
 
 def draw(

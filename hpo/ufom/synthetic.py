@@ -28,10 +28,16 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Integer, Key
 
-from hpo.ufom import estimator
+from hpo.ufom import adaptive, estimator
 from hpo.ufom import problem as problem_lib
 
-__all__ = ['Tasks', 'counterexample', 'descend', 'study']
+__all__ = [
+  'Tasks',
+  'counterexample',
+  'descend',
+  'descend_adaptively',
+  'study',
+]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -250,3 +256,62 @@ def _descend(
     return theta, theta
 
   return jax.lax.scan(record, first, jnp.arange(records))[1]
+
+
+@functools.partial(
+  jax.jit,
+  static_argnums=(0, 1),
+  static_argnames=('runs', 'steps', 'step', 'starts', 'every'),
+)
+def descend_adaptively(
+  tasks: Tasks,
+  rule: adaptive.AdaptiveRule,
+  *,
+  key: Key[Array, ''],
+  runs: int,
+  steps: int,
+  step: float,
+  starts: tuple[float, float],
+  every: int,
+) -> tuple[Float[Array, 'records runs'], ...]:
+  """Runs of outer SGD as `descend`, each of which adapts its own q.
+
+  Args:
+    tasks: as for `descend`, like all arguments but the next.
+    rule: of q.
+    key: of starts, tasks and xi.
+    runs: how many.
+    steps: of each.
+    step: size of the first step.
+    starts: ends of the interval from which theta_0 is drawn.
+    every: steps from one record to the next.
+
+  Returns:
+    Theta, the number of exact gradients so far, and q of the step before.
+  """
+  inner = estimator.Inner(tasks.r, tasks.alpha, mode='store')
+  first = jax.random.uniform(
+    jax.random.fold_in(key, 0), (runs,), minval=starts[0], maxval=starts[1]
+  )
+  averages = jax.vmap(lambda _: rule.init())(first)
+
+  def one(theta: Any, averages: Any, key: Key[Array, '']) -> Any:
+    task_key, xi_key = jax.random.split(key)
+    task = jax.random.bernoulli(task_key).astype(jnp.int32)
+    q = rule.q(averages)
+    found = estimator.ufom_grad(tasks.problem, theta, task, xi_key, q, inner)
+    return found.grad, rule.update(averages, found, q), found.xi, q
+
+  def body(k: Integer[Array, ''], state: Any) -> Any:
+    theta, averages, count, _ = state
+    keys = jax.random.split(jax.random.fold_in(key, k + 1), runs)
+    grad, averages, xi, q = jax.vmap(one)(theta, averages, keys)
+    return theta - step / (k + 1) * grad, averages, count + xi, q
+
+  def record(state: Any, i: Integer[Array, '']) -> tuple[Any, Any]:
+    state = jax.lax.fori_loop(i * every, (i + 1) * every, body, state)
+    theta, _, count, q = state
+    return state, (theta, count, q)
+
+  state = first, averages, jnp.zeros(runs), jnp.zeros(runs)
+  return jax.lax.scan(record, state, jnp.arange(steps // every))[1]

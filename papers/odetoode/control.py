@@ -258,16 +258,10 @@ def _explain(results: study.Results) -> str:
 def _figure(results: study.Results) -> list[figures.Panel]:
   """Curves, thin for each seed and thick for their mean."""
   return [
-    figures.Lines(
-      lines=[
-        figures.Line(
-          arm,
-          np.arange(1, len(results(arm, 'returns')[0]) + 1),
-          results(arm, 'returns'),
-          spread='mean',
-        )
-        for arm in results.arms
-      ],
+    figures.by_arm(
+      results,
+      'returns',
+      spread='mean',
       levels={_CONSTANT: results(_CONSTANT, 'final')[0]},
       xlabel='generation',
       ylabel='mean return of the population',

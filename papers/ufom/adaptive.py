@@ -1,71 +1,18 @@
 """Adaptive q on the one-dimensional study: cost to one accuracy."""
 
 import functools
-from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Integer, Key
 
 from hpo import ufom
+from hpo.ufom import synthetic as ufom_synthetic
 from papers import claims, figures, rows, study
 from papers.ufom import synthetic
 
-__all__ = ['ROWS', 'cost_to', 'descend_adaptively', 'run']
+__all__ = ['ROWS', 'cost_to', 'run']
 
 ADAPTIVE = 'adaptive'
-
-
-@functools.partial(jax.jit, static_argnums=(0, 1), static_argnames='sizes')
-def descend_adaptively(
-  tasks: ufom.Tasks,
-  rule: ufom.AdaptiveRule,
-  key: Key[Array, ''],
-  *,
-  sizes: tuple[int, int, int],
-  starts: tuple[float, float],
-) -> tuple[Float[Array, 'records runs'], ...]:
-  """Runs of outer SGD, each of which adapts its own q.
-
-  Args:
-    tasks: each step draws one of the two.
-    rule: of q.
-    key: of starts, tasks and xi.
-    sizes: numbers of runs, of records and of steps between them.
-    starts: ends of the interval from which theta_0 is drawn.
-
-  Returns:
-    Theta, the number of exact gradients so far and q.
-  """
-  runs, records, every = sizes
-  inner = ufom.Inner(tasks.r, tasks.alpha, mode='store')
-  low, high = starts
-  first = jax.random.uniform(
-    jax.random.fold_in(key, 0), (runs,), minval=low, maxval=high
-  )
-  averages = jax.vmap(lambda _: rule.init())(first)
-
-  def one(theta: Any, averages: Any, key: Key[Array, '']) -> Any:
-    task_key, xi_key = jax.random.split(key)
-    task = jax.random.bernoulli(task_key).astype(jnp.int32)
-    q = rule.q(averages)
-    found = ufom.ufom_grad(tasks.problem, theta, task, xi_key, q, inner)
-    return found.grad, rule.update(averages, found, q), found.xi, q
-
-  def body(k: Integer[Array, ''], state: Any) -> Any:
-    theta, averages, count, _ = state
-    keys = jax.random.split(jax.random.fold_in(key, k + 1), runs)
-    grad, averages, xi, q = jax.vmap(one)(theta, averages, keys)
-    return theta - synthetic.STEP / (k + 1) * grad, averages, count + xi, q
-
-  def record(state: Any, i: Integer[Array, '']) -> tuple[Any, Any]:
-    state = jax.lax.fori_loop(i * every, (i + 1) * every, body, state)
-    theta, _, count, q = state
-    return state, (theta, count, q)
-
-  state = first, averages, jnp.zeros(runs), jnp.zeros(runs)
-  return jax.lax.scan(record, state, jnp.arange(records))[1]
 
 
 def run(
@@ -82,12 +29,15 @@ def run(
     cost = ufom.cost(setting.tasks.r, setting.q).expected * setting.at
     return record | {'cost': cost, 'q': np.full(setting.records, setting.q)}
   base, price = _fixed(1.0), ufom.cost(setting.r)
-  theta, count, q = descend_adaptively(
+  theta, count, q = ufom_synthetic.descend_adaptively(
     base.tasks,
     setting,
-    jax.random.key(seed),
-    sizes=(base.runs, base.records, base.steps // base.records),
+    key=jax.random.key(seed),
+    runs=base.runs,
+    steps=base.steps,
+    step=synthetic.STEP,
     starts=base.starts,
+    every=base.steps // base.records,
   )
   true = base.tasks.gradients(np.asarray(theta, np.float64)).mean(-1)
   cost = price.det * base.at + price.rnd * np.asarray(count).mean(1)
@@ -143,28 +93,17 @@ def _explain(results: study.Results) -> str:
 
 
 def _figure(results: study.Results) -> list[figures.Panel]:
-  lines = {
-    metric: [
-      figures.Line(
-        arm if metric == 'square' else '',
-        results(arm, 'cost').mean(0),
-        results(arm, metric).mean(0),
-      )
-      for arm in results.arms
-    ]
-    for metric in ('square', 'q')
-  }
-  cost = {'xscale': 'log', 'xlabel': 'gradient evaluations'}
-  return [
-    figures.Lines(
-      lines=lines['square'],
-      levels={'target': _target(results)},
-      yscale='log',
-      ylabel='mean of (dM/dtheta)^2',
-      **cost,
-    ),
-    figures.Lines(lines=lines['q'], ylabel='q', **cost),
-  ]
+  panel = functools.partial(
+    figures.by_arm,
+    results,
+    x='cost',
+    spread='pooled',
+    xscale='log',
+    xlabel='gradient evaluations',
+  )
+  squares = {'yscale': 'log', 'ylabel': 'mean of (dM/dtheta)^2'}
+  levels = {'target': _target(results)}
+  return [panel('square', levels=levels, **squares), panel('q', ylabel='q')]
 
 
 ROWS = (

@@ -151,13 +151,10 @@ def _explain(results: study.Results) -> str:
 
 def _figure(results: study.Results) -> list[figures.Panel]:
   return [
-    figures.Lines(
-      lines=[
-        figures.Line(
-          arm, results.curves(arm, 'gradients'), results.curves(arm, 'accuracy')
-        )
-        for arm in results.arms
-      ],
+    figures.by_arm(
+      results,
+      'accuracy',
+      'gradients',
       xlabel='gradient evaluations',
       ylabel='accuracy on new classes',
     )

@@ -166,13 +166,10 @@ def _explain_costs(results: study.Results) -> str:
 
 def _figure(results: study.Results) -> list[figures.Panel]:
   return [
-    figures.Lines(
-      lines=[
-        figures.Line(
-          arm, results.curves(arm, 'gradients'), results.curves(arm, score)
-        )
-        for arm in results.arms
-      ],
+    figures.by_arm(
+      results,
+      score,
+      'gradients',
       xscale='log',
       xlabel='gradient evaluations',
       ylabel=label,

@@ -85,17 +85,23 @@ def slopes(tasks: ufom.Tasks, theta: np.ndarray) -> np.ndarray:
   return np.abs(np.asarray(flat, np.float64)).reshape(theta.shape)
 
 
+def price(q: float) -> float:
+  """Of an outer step in the study, whose exact gradients are stored."""
+  return ufom.cost(10, q, 'store_phi').expected
+
+
 def diverge(setting: Descent, *, seed: int) -> study.Record:
   """Squared true gradients: means at the records, and all at the end."""
   found = slopes(setting.tasks, setting.theta(seed))
-  last = found[-1]
-  return {'square': (found**2).mean(1), 'last': last**2, 'slope': last.mean()}
+  square = (found**2).mean(1)
+  last = {'last': found[-1] ** 2, 'slope': found[-1].mean()}
+  return last | {'square': square, 'rms': np.sqrt(square), 'step': setting.at}
 
 
 def descend(setting: Descent, *, seed: int) -> study.Record:
   """Mean squares of the true gradient, where losses are quadratic."""
   true = setting.tasks.gradients(setting.theta(seed)).mean(-1)
-  return {'square': (true**2).mean(1)}
+  return {'square': (true**2).mean(1), 'cost': setting.at * price(setting.q)}
 
 
 # First-order descent does not converge.
@@ -138,27 +144,6 @@ def _near_limits() -> list[claims.Claim]:
   return found
 
 
-def _divergence_figure(results: study.Results) -> list[figures.Panel]:
-  names = {'q=0': 'FOM', 'q=1': 'exact'}
-  return [
-    figures.Lines(
-      lines=[
-        figures.Line(
-          names.get(arm, f'UFOM {arm}'),
-          results.settings[arm].at,
-          np.sqrt(results(arm, 'square').mean(0)),
-        )
-        for arm in results.arms
-      ],
-      levels={'sqrt(2 D)': _LIMIT},
-      xscale='log',
-      yscale='log',
-      xlabel='outer step',
-      ylabel='RMS of dM/dtheta',
-    )
-  ]
-
-
 _DIVERGENCE = rows.Row(
   id='divergence',
   claim='First-order descent does not converge, UFOM does: squared true gradient '
@@ -178,7 +163,19 @@ _DIVERGENCE = rows.Row(
     claims.below('|dM/dtheta|, q=0.1', than=0.06),
     *_near_limits(),
   ),
-  figure=_divergence_figure,
+  figure=lambda results: [
+    figures.by_arm(
+      results,
+      'rms',
+      'step',
+      spread='pooled',
+      levels={'sqrt(2 D)': _LIMIT},
+      xscale='log',
+      yscale='log',
+      xlabel='outer step',
+      ylabel='RMS of dM/dtheta',
+    )
+  ],
   explain=lambda results: f'{results.settings["q=0"].runs} runs for each seed.',
 )
 
@@ -215,9 +212,16 @@ def predict(alpha: float) -> study.Record:
 _KNOWN = ('D2', 'V2', 'q* (p=1/2, stored)', 'q* (p=2, recompute)')
 
 
-def _against_alpha(results: study.Results, name: str) -> figures.Line:
-  values = [results(arm, name)[0] for arm in results.arms]
-  return figures.Line(name, ALPHAS, values, style='o-')
+def _against_alpha(
+  results: study.Results, names: tuple[str, ...], **axes: str
+) -> figures.Lines:
+  lines = [
+    figures.Line(
+      n, ALPHAS, [results(a, n)[0] for a in results.arms], style='o-'
+    )
+    for n in names
+  ]
+  return figures.Lines(lines=lines, xscale='log', xlabel='alpha', **axes)
 
 
 _CONSTANTS = rows.Row(
@@ -234,37 +238,26 @@ _CONSTANTS = rows.Row(
     for name in _KNOWN
   ],
   figure=lambda results: [
-    figures.Lines(
-      lines=[_against_alpha(results, name) for name in _KNOWN[:2]],
-      xscale='log',
-      yscale='log',
-      xlabel='alpha',
-    ),
-    figures.Lines(
-      lines=[_against_alpha(results, name) for name in _KNOWN[2:]],
-      xscale='log',
-      xlabel='alpha',
-      ylabel='q*',
-    ),
+    _against_alpha(results, _KNOWN[:2], yscale='log'),
+    _against_alpha(results, _KNOWN[2:], ylabel='q*'),
   ],
   explain='Suprema over a grid on [-50, 50]; no randomness.',
 )
 
 
-def price(q: float) -> float:
-  """Of an outer step in the study, whose exact gradients are stored."""
-  return ufom.cost(10, q, 'store_phi').expected
-
-
 def at_equal_cost(results: study.Results) -> dict[str, np.ndarray]:
   """Squares at the cost of the whole first-order run, between records."""
-  found = {}
-  for arm, setting in results.settings.items():
-    spent = np.log(setting.at * price(setting.q))
-    cost = np.log(setting.steps * price(0.0))
-    squares = np.log(results(arm, 'square'))
-    found[arm] = np.exp([np.interp(cost, spent, curve) for curve in squares])
-  return found
+  cost = np.log(results.last('q=0', 'cost')[0])
+  logs = lambda arm, metric: np.log(results(arm, metric))
+  return {
+    arm: np.exp(
+      [
+        np.interp(cost, *curve)
+        for curve in zip(logs(arm, 'cost'), logs(arm, 'square'), strict=True)
+      ]
+    )
+    for arm in results.arms
+  }
 
 
 _CURVES = rows.Row(
@@ -282,13 +275,11 @@ _CURVES = rows.Row(
     for other in ('q=0', 'q=1')
   ],
   figure=lambda results: [
-    figures.Lines(
-      lines=[
-        figures.Line(
-          arm, setting.at * price(setting.q), results(arm, 'square').mean(0)
-        )
-        for arm, setting in results.settings.items()
-      ],
+    figures.by_arm(
+      results,
+      'square',
+      'cost',
+      spread='pooled',
       xscale='log',
       yscale='log',
       xlabel='gradient evaluations',
@@ -348,6 +339,15 @@ def _third(text: str, labels: list[str]) -> claims.Derived:
   )
 
 
+def _scan_figure(results: study.Results) -> list[figures.Panel]:
+  found = np.array([results(arm, 'q') for arm in _BEST]).T
+  theory = [best_q(alpha, p=0.5, stored=True) for alpha in _SCANNED]
+  lines = [figures.Line('', _SCANNED, values, style='o') for values in found]
+  lines.append(figures.Line('q* (p=1/2, stored)', _SCANNED, theory, style='--'))
+  axes = {'xscale': 'log', 'xlabel': 'alpha', 'ylabel': 'best q'}
+  return [figures.Lines(lines=lines, **axes)]
+
+
 _AGAINST_ALPHA = rows.Row(
   id='q-against-alpha',
   claim='The best q grows with the inner rate.',
@@ -368,26 +368,7 @@ _AGAINST_ALPHA = rows.Row(
       paired=True,
     ),
   ),
-  figure=lambda results: [
-    figures.Lines(
-      lines=[
-        *(
-          figures.Line('', _SCANNED, values, style='o')
-          for values in np.array([results(arm, 'q') for arm in _BEST]).T
-        ),
-        figures.Line(
-          'q* (p=1/2, stored)',
-          _SCANNED,
-          [best_q(alpha, p=0.5, stored=True) for alpha in _SCANNED],
-          style='--',
-          color=6,
-        ),
-      ],
-      xscale='log',
-      xlabel='alpha',
-      ylabel='best q',
-    )
-  ],
+  figure=_scan_figure,
   explain='2000 starts, 100 steps and 20 values of q from 0.05: the one that first '
   'reaches the least squared gradient of the run with 0.05, by cost.',
 )

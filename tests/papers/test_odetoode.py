@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from papers import rows, running
-from papers.odetoode import control, flows, pictures
+from papers.odetoode import band, control, flows, pictures
 from rl.envs import lanes, pendulum
 from rl.es import jax_evaluator
 from rl.odetoode import bodies
@@ -200,8 +200,8 @@ def test_the_band_is_judged(beyond, free, top, verdict):
   norms = np.geomspace(top, 1.0, 26)[:, None]
   records = {}
   for arm, net in row.study.arms.items():
-    if isinstance(net, flows.Trained):
-      records[arm] = [flows.ratios(norms, net.time)] * 2
+    if isinstance(net, band.Trained):
+      records[arm] = [band.ratios(norms, net.time)] * 2
     else:
       record = {'orthogonal greatest': 2.0, 'orthogonal beyond': beyond}
       record |= {'free greatest': free**net.time}
@@ -211,7 +211,7 @@ def test_the_band_is_judged(beyond, free, top, verdict):
 
 def test_random_nets_are_in_the_band():
   for time, greatest in ((1.0, 1.0), (10.0, 100.0)):
-    for record in flows.band(flows.Random(4, 30, time), seeds=(0, 1)):
+    for record in band.band(band.Random(4, 30, time), seeds=(0, 1)):
       assert record['orthogonal beyond'] < 1e-9
       assert record['free greatest'] > greatest
 
