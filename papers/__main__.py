@@ -13,7 +13,10 @@ runs. Prepared data are read from data/, where scripts/prepare_*.py write them.
 
 import argparse
 import difflib
+import os
 from collections.abc import Iterable, Mapping, Sequence
+
+import jax
 
 from papers import rows as rows_lib
 from papers import running
@@ -30,6 +33,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
   """Parses the command line and does what it says."""
   parser = _parser()
   args = parser.parse_args(arguments)
+  # Runs of one arm are one program; workers inherit the variable.
+  cache = os.environ.setdefault('JAX_COMPILATION_CACHE_DIR', '.cache/jax')
+  jax.config.update('jax_compilation_cache_dir', cache)
   if args.system == 'page':
     print(f'wrote {rows_lib.write_page(args.root)}')
     return

@@ -219,24 +219,31 @@ def by_arm(
   *,
   arms: Sequence[str] | None = None,
   spread: Spread = 'each',
+  style: str = '-',
   **axes: Any,
 ) -> Lines:
-  """A panel with the curves of every arm.
+  """A panel with a line for every arm: over positions, or the curves of records.
 
   Args:
-    results: of a study with one position.
-    y: metric in the records.
-    x: metric, or positions; None: 1, 2, ...
+    results: of a study.
+    y: metric in the records: a number at every position of the study, or a
+      curve if there is one position.
+    x: of a curve, a metric or places; None: 1, 2, ...
     arms: which; None: all.
-    spread: how runs are drawn; see `Line`.
+    spread: as for `Line`, like `style`.
+    style: of the lines.
     **axes: of `Lines`.
   """
   lines = []
   for arm in results.arms if arms is None else arms:
-    ys = results.curves(arm, y)
-    xs = results.curves(arm, x) if isinstance(x, str) else x
-    xs = [np.arange(1, len(curve) + 1) for curve in ys] if xs is None else xs
-    lines.append(Line(arm, xs, ys, spread))
+    xs = results.study.at if x is None else x
+    if results.study.at:
+      ys = np.stack([results(arm, y, at=place) for place in xs], axis=1)
+    else:
+      ys = results.curves(arm, y)
+      xs = results.curves(arm, x) if isinstance(x, str) else xs
+      xs = [np.arange(1, len(curve) + 1) for curve in ys] if x is None else xs
+    lines.append(Line(arm, xs, ys, spread, style))
   return Lines(lines=lines, **axes)
 
 

@@ -1,7 +1,6 @@
 """Rows of the ledger as data: what is claimed, measured, judged and drawn."""
 
 import dataclasses
-import datetime
 import importlib
 import os
 import pathlib
@@ -243,7 +242,7 @@ def publish(
     findings=tuple(part.sentence for part in judged),
     settings={k: describing.describe(v) for k, v in results.settings.items()},
     headline=row.headline,
-    date=datetime.datetime.now(datetime.UTC).date().isoformat(),
+    date=results.date,
   )
   path, _ = ledger.write(written, root)
   panels = row.figure(results)
@@ -273,8 +272,8 @@ def _explanation(row: Row, results: study_lib.Results) -> str:
   if results.tried:
     trials = results.study.trials
     chosen = '; '.join(
-      f'{arm} {max(scores, key=scores.__getitem__):g} ('
-      + ', '.join(f'{value:g}: {score:.4g}' for value, score in scores.items())
+      f'{arm} {max(scores, key=scores.__getitem__)} ('
+      + ', '.join(f'{value}: {score:.4g}' for value, score in scores.items())
       + ')'
       for arm, scores in results.tried.items()
     )

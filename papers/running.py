@@ -7,6 +7,7 @@ share it.
 
 import concurrent.futures
 import dataclasses
+import datetime
 import itertools
 import json
 import multiprocessing
@@ -83,7 +84,11 @@ def run(
       saved = next(done)
       records.setdefault((arm, cell.at), []).append(saved['record'])
       spent.append(saved)
-  newest = sorted(spent, key=lambda saved: saved['time'])
+  newest_first = sorted(spent, key=lambda saved: -saved['time'])
+  commits = dict.fromkeys(saved['commit'] for saved in newest_first)
+  newest = datetime.datetime.fromtimestamp(
+    newest_first[0]['time'], datetime.UTC
+  )
   return study_lib.Results(
     study=study,
     seeds=None if seeds is None else tuple(seeds),
@@ -91,8 +96,8 @@ def run(
     settings=settings,
     tried=tried,
     minutes=sum(saved['minutes'] for saved in spent),
-    # Each where it was used last.
-    commits=tuple(dict.fromkeys(s['commit'] for s in reversed(newest)))[::-1],
+    commits=tuple(commits)[::-1],
+    date=newest.date().isoformat(),
   )
 
 

@@ -128,6 +128,7 @@ class Results:
     tried: by arm, the mean score of every value that trials compared.
     minutes: of all runs together, finished earlier or now.
     commits: of the runs, the newest last.
+    date: of the newest run, as 2026-11-29.
   """
 
   study: Study
@@ -139,6 +140,7 @@ class Results:
   )
   minutes: float = 0.0
   commits: tuple[str, ...] = ()
+  date: str = ''
 
   @property
   def arms(self) -> tuple[str, ...]:

@@ -8,10 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from papers import claims, figures, rows, study
-from papers.odetoode import pictures
+from papers.odetoode import control, pictures
 from rl.odetoode import (
   accounting,
-  baselines,
   bodies,
   flows,
   generators,
@@ -85,27 +84,6 @@ def _orders_claims() -> list[claims.Claim]:
   return found
 
 
-def _orders_figure(results: study.Results) -> list[figures.Panel]:
-  shown = [arm for arm in results.arms if not arm.startswith('Taylor')]
-  return [
-    figures.Lines(
-      lines=[
-        figures.Line(
-          arm,
-          _STEPS,
-          [results(arm, 'error', at=n)[0] for n in _STEPS],
-          style=('o-', 's--', '^:')[i // 3 % 3],
-        )
-        for i, arm in enumerate(shown)
-      ],
-      xscale='log2',
-      yscale='log',
-      xlabel='steps N',
-      ylabel='error of W(1)',
-    )
-  ]
-
-
 _ORDERS_ROW = rows.Row(
   id='retraction-orders',
   claim='Steps on the group keep W orthogonal, and converge at their order.',
@@ -115,7 +93,18 @@ _ORDERS_ROW = rows.Row(
   'per halving of the step; defects below 1e-12; Euler, the control, leaves the '
   'group',
   claims=_orders_claims(),
-  figure=_orders_figure,
+  figure=lambda results: [
+    figures.by_arm(
+      results,
+      'error',
+      arms=[arm for arm in results.arms if 'Taylor' not in arm],
+      style='o-',
+      xscale='log2',
+      yscale='log',
+      xlabel='steps N',
+      ylabel='error of W(1)',
+    )
+  ],
   explain='float64; a series of order 8 has errors of its own far below those of '
   'the steps.',
 )
@@ -127,25 +116,21 @@ _WIDTHS = (16, 64)
 _COUNTS = ('parameters', 'kFLOP per state', 'kFLOP of weights')
 
 
-def _formulas(d: int) -> dict[str, tuple[bodies.Body, int]]:
-  """Bodies of the paper at width d, and their parameters."""
-  orthogonal = d * (d - 1) // 2
+def _bodies(d: int) -> dict[str, tuple[bodies.Body, int]]:
+  """Bodies of the paper at width d, and the formulas of their parameters."""
+  orthogonal, dense = d * (d - 1) // 2, d * d + d
   gate = (d * d + 2) * 16 + 17 * 16 + 17 * d * d
-  return {
-    pictures.ISO: (bodies.ODEtoODE(d), d * (d + 1) + orthogonal),
-    'ODEtoODE-Gated, K=4': (
-      bodies.ODEtoODE(d, kind='gated'),
-      4 * gate + 4 + orthogonal,
-    ),
-    'NANODE-5': (baselines.NANODE(d), 11 * d * d),
-    'BaseODE': (baselines.NODE(d, hidden=(d, d)), 3 * (d * d + d)),
-    'HyperODE': (
-      baselines.HyperODE(d),
-      (d * d + 1) * 16 + 17 * 16 + 17 * d * d,
-    ),
-    'DeepNet': (baselines.Dense(d), 25 * (d * d + d)),
-    'DeepResNet': (baselines.Dense(d, residual=True), 25 * (d * d + d)),
+  formulas = {
+    pictures.ISO: dense + orthogonal,
+    'NANODE-5': 11 * d * d,
+    'BaseODE': 3 * dense,
+    'HyperODE': (d * d + 1) * 16 + 17 * 16 + 17 * d * d,
+    'DeepNet': 25 * dense,
+    'DeepResNet': 25 * dense,
   }
+  known, gated = control.models(d), bodies.ODEtoODE(d, kind='gated')
+  found = {name: (known[name], number) for name, number in formulas.items()}
+  return found | {'ODEtoODE-Gated, K=4': (gated, 4 * gate + 4 + orthogonal)}
 
 
 def count(body: bodies.Body) -> study.Record:
@@ -165,7 +150,7 @@ def _counts_claims() -> tuple[claims.Claim, ...]:
   labels = {
     f'{name}, d={d}: parameters': (d, formula)
     for d in _WIDTHS
-    for name, (_, formula) in _formulas(d).items()
+    for name, (_, formula) in _bodies(d).items()
   }
   ours = {d: f'{pictures.ISO}, d={d}: parameters' for d in _WIDTHS}
   same = tuple(_has(label, formula) for label, (_, formula) in labels.items())
@@ -189,7 +174,7 @@ _COUNTS_ROW = rows.Row(
     {
       f'{name}, d={d}': body
       for d in _WIDTHS
-      for name, (body, _) in _formulas(d).items()
+      for name, (body, _) in _bodies(d).items()
     },
     seeds=None,
   ),
@@ -203,10 +188,11 @@ _COUNTS_ROW = rows.Row(
   claims=_counts_claims(),
   figure=lambda results: [
     figures.Bars(
-      names=list(_formulas(1)),
+      names=list(_bodies(_WIDTHS[0])),
       groups={
         f'd = {d}': [
-          results(f'{name}, d={d}', 'parameters')[0] for name in _formulas(1)
+          results(f'{name}, d={d}', 'parameters')[0]
+          for name in _bodies(_WIDTHS[0])
         ]
         for d in _WIDTHS
       },

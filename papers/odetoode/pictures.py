@@ -182,16 +182,13 @@ def _robust(table: claims.Table) -> list[claims.Claim]:
 
 
 def _explain(results: study.Results) -> str:
-  setting = results.settings[ISO]
   counts = ', '.join(
-    f'{name} {accounting.count_params(results.settings[name].body):,}'
-    for name in results.arms
+    f'{name} {accounting.count_params(setting.body):,}'
+    for name, setting in results.settings.items()
   )
   return (
-    f'Width {setting.width}, {setting.depth} steps of the flow, {setting.steps} '
-    f'steps of Adam at {setting.rate:g} with a cosine, batches of '
-    f'{setting.batch}; corruptions are our own at severity 3. Parameters of the '
-    f'bodies: {counts}.'
+    'Adam, whose rate falls to 0 with a cosine; corruptions are our own at '
+    f'severity 3. Parameters of the bodies: {counts}.'
   )
 
 

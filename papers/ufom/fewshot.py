@@ -125,13 +125,9 @@ def _studies(path: str) -> Mapping[str, study.Study]:
 
 
 def _explain(results: study.Results) -> str:
-  setting = results.settings[EXACT]
-  network = setting.network
   text = (
-    f'{network.ways} classes, 1 shot, {type(network).__name__}, r = '
-    f'{setting.r}, alpha = {setting.alpha:g} on the mean loss, {setting.tasks} '
-    'tasks per step, outer steps fall to 0 over '
-    f'{setting.gradients:g} gradients, exact ones priced as recomputed.'
+    '1 shot; outer steps fall to 0 with the budget, exact gradients are priced as '
+    'recomputed, alpha acts on the mean loss.'
   )
   if ADAPTIVE in results.arms:
     text += (
@@ -139,8 +135,9 @@ def _explain(results: study.Results) -> str:
       f'{results(ADAPTIVE, "ratio").mean():.2f}; from D/V of 0.5 on it asks for '
       'q = 1.'
     )
+  chance = 1 / results.settings[EXACT].network.ways
   near_chance = {
-    arm: int((results.last(arm, 'accuracy') < 1.5 / network.ways).sum())
+    arm: int((results.last(arm, 'accuracy') < 1.5 * chance).sum())
     for arm in results.arms
   }
   diverged = ', '.join(

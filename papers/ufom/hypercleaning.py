@@ -96,18 +96,6 @@ def _share(table: claims.Table) -> np.ndarray:
   return few / exact
 
 
-def _explain_cleaned(results: study.Results) -> str:
-  setting = results.settings[EXACT]
-  share = _share(_cleaned(results)).mean()
-  return (
-    f'{setting.num_train} training labels, half of them redrawn, r = '
-    f'{setting.r}, alpha = {setting.alpha:g}, {setting.steps} outer steps of '
-    f'{setting.rate:g}, one deterministic task; seeds are of data and xi. Exact '
-    f'gradients are priced as recomputed, c_H = 1. q = 0.1 spends {share:.3f} of '
-    'exact.'
-  )
-
-
 def cost_to(
   results: study.Results, arm: str, losses: Sequence[float]
 ) -> np.ndarray:
@@ -202,7 +190,8 @@ ROWS = (
       ),
     ),
     figure=_figure,
-    explain=_explain_cleaned,
+    explain='Half of the training labels are redrawn; one deterministic task; '
+    'seeds are of data and xi. Exact gradients are priced as recomputed, c_H = 1.',
     headline=f'{FEW}: accuracy',
   ),
   rows.Row(

@@ -109,16 +109,10 @@ ROWS = (
     ),
     headline=_label('store', STEPS[-1]),
     figure=lambda results: [
-      figures.Lines(
-        lines=[
-          figures.Line(
-            arm,
-            STEPS,
-            [results(arm, 'MB', at=r)[0] for r in STEPS],
-            style='o-',
-          )
-          for arm in results.arms
-        ],
+      figures.by_arm(
+        results,
+        'MB',
+        style='o-',
         xscale='log',
         yscale='log',
         xlabel='inner steps r',

@@ -176,7 +176,6 @@ _DIVERGENCE = rows.Row(
       ylabel='RMS of dM/dtheta',
     )
   ],
-  explain=lambda results: f'{results.settings["q=0"].runs} runs for each seed.',
 )
 
 

@@ -268,6 +268,18 @@ def _published(row: Row) -> tuple[str, str]:
   return text, f'{text} ({source})'
 
 
+def _shared_settings(row: Row) -> str:
+  """The plain settings in which no arm differs from another."""
+  arms = [arm for arm in row.settings.values() if isinstance(arm, Mapping)]
+  arms = [arm for arm in arms if arm.get('type') == arms[0].get('type')]
+  return ', '.join(
+    f'{name} {value}'
+    for name, value in (arms[0] if arms else {}).items()
+    if name != 'type' and isinstance(value, (bool, int, float, str))
+    if all(arm.get(name) == value for arm in arms)
+  )
+
+
 def _details(row: Row, root: pathlib.Path) -> list[str]:
   """Lines about one row below the table."""
   seeds = ', '.join(map(str, row.seeds))
@@ -283,6 +295,9 @@ def _details(row: Row, root: pathlib.Path) -> list[str]:
   lines += [f'  - {finding}' for finding in row.findings]
   if row.explanation:
     lines.append(f'- Explanation: {row.explanation}')
+  shared = _shared_settings(row)
+  if shared:
+    lines.append(f'- Settings of all arms: {shared}')
   lines += [
     f'- Published: {_published(row)[1]}',
     f'- Scale: {row.scale}; {row.hardware}; {_number(row.minutes)} minutes; '

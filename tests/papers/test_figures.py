@@ -7,6 +7,7 @@ import pytest
 from matplotlib import image
 
 from papers import figures
+from papers import study as study_lib
 from runtime.record import report
 
 X = [1, 2, 4]
@@ -30,7 +31,13 @@ class Recorder:
 
 @pytest.mark.parametrize(
   ('spread', 'lines', 'bands'),
-  [('each', 3, 0), ('mean', 4, 0), ('range', 1, 1), ('quartiles', 1, 1)],
+  [
+    ('each', 3, 0),
+    ('pooled', 1, 0),
+    ('mean', 4, 0),
+    ('range', 1, 1),
+    ('quartiles', 1, 1),
+  ],
 )
 def test_runs_as_lines_or_bands(spread, lines, bands):
   axes = Recorder()
@@ -41,7 +48,7 @@ def test_runs_as_lines_or_bands(spread, lines, bands):
   labels = [options['label'] for _, options in axes.named('plot')]
   assert labels.count('a') == 1
   *_, (args, _) = axes.named('plot')
-  if spread == 'mean':
+  if spread in ('mean', 'pooled'):
     np.testing.assert_allclose(args[1], [4, 5, 6])
   if spread == 'range':
     np.testing.assert_allclose(args[1], [3, 4, 5])
@@ -73,6 +80,28 @@ def test_every_panel_is_drawn_the_same_each_time(tmp_path):
   again = figures.draw(panels, tmp_path / 'again.png', title='title')
   assert first.read_bytes() == again.read_bytes()
   assert image.imread(first).std() > 0.05
+
+
+def planted_results(at, records):
+  study = study_lib.Study(len, {'a': 1}, at=at)
+  return study_lib.Results(study, (0, 1), records, {'a': 1})
+
+
+def test_lines_of_arms_over_positions_or_along_curves():
+  found = planted_results(
+    (2, 4), {('a', x): [{'y': x}, {'y': 10 * x}] for x in (2, 4)}
+  )
+  (line,) = figures.by_arm(found, 'y', ylabel='y').lines
+  assert [(list(x), list(y)) for x, y in line.runs()] == [
+    ([2, 4], [2, 4]),
+    ([2, 4], [20, 40]),
+  ]
+  curves = [{'y': [1, 2], 'x': [3, 4]}, {'y': [5], 'x': [6]}]
+  found = planted_results((), {('a', None): curves})
+  (line,) = figures.by_arm(found, 'y', 'x').lines
+  assert [list(x) for x, _ in line.runs()] == [[3, 4], [6]]
+  (line,) = figures.by_arm(found, 'y').lines
+  assert [list(x) for x, _ in line.runs()] == [[1, 2], [1]]
 
 
 def test_curves_are_written_by_run(tmp_path):

@@ -75,6 +75,7 @@ def test_a_row_is_written_with_all_that_tells_it(options, tmp_path):
   assert written.settings['fast'] == describing.describe(toy.Setting(2.0))
   assert written.explanation == 'Seeds (0, 1, 2).'
   assert written.headline == 'fast'
+  assert written.date == found.date >= '2026'
   assert shlex.split(written.command) == [
     *('python', '-m', 'papers', 'toys', 'toy', '--scale', 'tiny'),
     *('--seeds', '3'),
@@ -115,7 +116,7 @@ def test_the_choice_of_trials_is_told(options, tmp_path):
   written = publish(row, options, tmp_path)
   assert written.settings['slow']['rate'] == 2.0
   assert 'Rate chosen by short runs with seeds (7,)' in written.explanation
-  assert 'slow 2 (0.5: 0.' in written.explanation
+  assert 'slow 2.0 (0.5: 0.' in written.explanation
   assert not row.is_stale(written)
 
 
