@@ -1,8 +1,10 @@
-"""Results that were not run, for tests of what rows make of them."""
+"""Results that were not run, and small runs, for tests of what rows make of them."""
+
+import dataclasses
 
 import numpy as np
 
-from papers import rows
+from papers import rows, running
 from papers import study as study_lib
 
 
@@ -34,3 +36,15 @@ def verdict(row, found):
   assert row.headline in {'', *ours}
   verdicts = [part.verdict for part in judged]
   return rows.claims_lib.conjunction(verdicts)
+
+
+def publish(system, row, study, folder, seeds=2):
+  """Runs a row with another study."""
+  return rows.publish(
+    dataclasses.replace(row, study=study),
+    'tiny',
+    system=system,
+    root=folder / 'results',
+    seeds=seeds,
+    options=running.Options(folder=folder / 'runs', log=lambda text: None),
+  )

@@ -7,7 +7,7 @@ import jax
 import numpy as np
 import pytest
 
-from papers import rows, running
+from papers import rows
 from papers.odetoode import band, control, flows, pictures
 from rl.envs import lanes, pendulum
 from rl.es import jax_evaluator
@@ -16,18 +16,8 @@ from rl.odetoode.images import data
 from tests.papers import planted
 
 SYSTEM = rows.find()['odetoode']
+publish = functools.partial(planted.publish, SYSTEM)
 ISO, MEAN = pictures.ISO, 'mean of 15 corruptions'
-
-
-def publish(row, study, folder, seeds=2):
-  return rows.publish(
-    dataclasses.replace(row, study=study),
-    'tiny',
-    system=SYSTEM,
-    root=folder / 'results',
-    seeds=seeds,
-    options=running.Options(folder=folder / 'runs', log=lambda text: None),
-  )
 
 
 # Pictures.

@@ -8,7 +8,7 @@ import pytest
 
 from hpo import ufom
 from hpo.ufom.tasks import class_sets, networks
-from papers import rows, running
+from papers import rows
 from papers.ufom import (
   adaptive,
   fewshot,
@@ -21,18 +21,7 @@ from rl.odetoode.images import data as image_data
 from tests.papers import planted
 
 SYSTEM = rows.find()['ufom']
-
-
-def publish(row, study, folder, seeds=2):
-  """Runs a row with another study."""
-  return rows.publish(
-    dataclasses.replace(row, study=study),
-    'tiny',
-    system=SYSTEM,
-    root=folder / 'results',
-    seeds=seeds,
-    options=running.Options(folder=folder / 'runs', log=lambda text: None),
-  )
+publish = functools.partial(planted.publish, SYSTEM)
 
 
 def with_arms(study, **changes):
