@@ -33,6 +33,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
   """Parses the command line and does what it says."""
   parser = _parser()
   args = parser.parse_args(arguments)
+  _check_options(parser, args)
   # Runs of one arm are one program; workers inherit the variable.
   cache = os.environ.setdefault('JAX_COMPILATION_CACHE_DIR', '.cache/jax')
   jax.config.update('jax_compilation_cache_dir', cache)
@@ -81,6 +82,19 @@ def _parser() -> argparse.ArgumentParser:
   )
   parser.add_argument('--root', type=paths.local, default='docs/results')
   return parser
+
+
+def _check_options(
+  parser: argparse.ArgumentParser, args: argparse.Namespace
+) -> None:
+  """Refuses options that would do nothing."""
+  runs = args.row is not None or args.all
+  if args.system in ('page', 'power') and runs:
+    parser.error(f'{args.system} takes no row')
+  if not runs and (args.seeds or args.fresh or args.workers > 1):
+    parser.error('--seeds, --fresh and --workers need a row or --all')
+  if args.all and args.seeds:
+    parser.error('--seeds is for one row; --all takes those of each row')
 
 
 def _count(text: str) -> int:

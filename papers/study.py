@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ['Cell', 'Record', 'Results', 'Study', 'Trials', 'measure']
+__all__ = ['Cell', 'Record', 'Results', 'Study', 'Trials', 'measure', 'vary']
 
 Record = Mapping[str, Any]  # Numbers, or lists of them, by metric.
 
@@ -109,6 +109,16 @@ class Study:
         words += [] if seed is None else [f'seed {seed}']
         found.append(Cell(self.run, settings, seed, at, ', '.join(words)))
     return found
+
+
+def vary(
+  settings: Any, field: str, values: Mapping[str, Any]
+) -> dict[str, Any]:
+  """Arms that differ in one field of their settings, by label."""
+  return {
+    label: dataclasses.replace(settings, **{field: value})
+    for label, value in values.items()
+  }
 
 
 def measure(fixed: Callable[[], Record]) -> Record:

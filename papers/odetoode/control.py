@@ -173,19 +173,14 @@ def studies(
     rates: step sizes to choose from.
     trial: generations of the runs that choose.
   """
+  known = models(setting.width)
+  arms = study.vary(setting, 'body', {n: known[n] for n in names or known})
   return study.Study(
     run,
-    {
-      name: dataclasses.replace(setting, body=body)
-      for name, body in models(setting.width).items()
-      if not names or name in names
-    },
+    arms,
     seeds=seeds,
     fixed={
-      _RANDOM: functools.partial(
-        random_return,
-        dataclasses.replace(setting, body=bodies.ODEtoODE(setting.width)),
-      ),
+      _RANDOM: functools.partial(random_return, next(iter(arms.values()))),
       _CONSTANT: functools.partial(constant_return, setting),
     },
     trials=study.Trials(

@@ -133,13 +133,11 @@ def studies(
   setting: Setting, seeds: int, names: tuple[str, ...] = ()
 ) -> study.Study:
   """All bodies, or some, in one setting."""
+  known = models(setting.width, setting.depth)
+  chosen = {name: known[name] for name in names or known}
   return study.Study(
     run,
-    {
-      name: dataclasses.replace(setting, body=body)
-      for name, body in models(setting.width, setting.depth).items()
-      if not names or name in names
-    },
+    study.vary(setting, 'body', chosen),
     seeds=seeds,
     together=True,
   )

@@ -75,14 +75,10 @@ def _costs(results: study.Results) -> dict[str, list[float]]:
   }
 
 
-def _best(table: claims.Table) -> str:
-  fixed = [arm for arm in table if arm != ADAPTIVE]
-  return min(fixed, key=lambda arm: np.mean(table[arm]))
-
-
 def _explain(results: study.Results) -> str:
   price, costs = ufom.cost(10), _costs(results)
-  best, q = _best(costs), results.last(ADAPTIVE, 'q').mean()
+  best = runs.cheapest(costs, ADAPTIVE)
+  q = results.last(ADAPTIVE, 'q').mean()
   return (
     '1000 starts for each seed; steps are 10 / (k + 1); exact gradients priced '
     f'as recomputed, {price.det + price.rnd:g}, first-order ones {price.det:g}. '
@@ -120,7 +116,9 @@ ROWS = (
     ours=_costs,
     trend='at most 10 % more than the best fixed q',
     claims=lambda table: (
-      claims.below(ADAPTIVE, _best(table), margin=-np.log(1.1), log=True),
+      claims.below(
+        ADAPTIVE, runs.cheapest(table, ADAPTIVE), margin=-np.log(1.1), log=True
+      ),
     ),
     figure=_figure,
     explain=_explain,

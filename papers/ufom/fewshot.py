@@ -101,7 +101,7 @@ def _study(setting: Setting, *, more: bool, choose: bool) -> study.Study:
   )
   return study.Study(
     run,
-    {name: dataclasses.replace(setting, q=q) for name, q in rules.items()},
+    study.vary(setting, 'q', rules),
     trials=trials if choose else None,
   )
 

@@ -6,10 +6,17 @@ from typing import Any
 import numpy as np
 
 from hpo.ufom import training as ufom_training
-from papers import training
+from papers import claims, training
 from runtime import loop
 
-__all__ = ['learn']
+__all__ = ['cheapest', 'learn']
+
+
+def cheapest(costs: claims.Table, but: str) -> str:
+  """The arm with the least mean cost, `but` one."""
+  return min(
+    (arm for arm in costs if arm != but), key=lambda arm: np.mean(costs[arm])
+  )
 
 
 def learn(

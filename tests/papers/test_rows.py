@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import pathlib
 import shlex
 import types
 
@@ -14,6 +15,7 @@ from papers import study as study_lib
 from runtime.record import ledger
 from tests.papers import toy_study as toy
 
+ROOT = pathlib.Path(__file__).resolve().parents[2]
 STUDY = study_lib.Study(
   toy.run, {'slow': toy.Setting(1.0), 'fast': toy.Setting(2.0)}
 )
@@ -164,8 +166,7 @@ def test_every_row_stands(system, row):
     for fixed in study.fixed.values():
       describing.describe(fixed)
   system = rows.find()[system]
-  path = f'docs/results/{system.paper}/{row.id}.json'
-  recorded = ledger.read(path)
+  recorded = ledger.read(ROOT / f'docs/results/{system.paper}/{row.id}.json')
   assert recorded.command.startswith(f'python -m papers {system.name} {row.id}')
   assert recorded.claim == row.claim
   assert recorded.trend == row.trend
@@ -226,6 +227,10 @@ def test_all_runs_what_is_missing_or_stale(monkeypatch, tmp_path):
   [
     (['toy'], "no system is called 'toy': toys?"),
     (['toys', 'boy'], "no row of toys is called 'boy': toy?"),
+    (['page', 'toy'], 'page takes no row'),
+    (['power', '--all'], 'power takes no row'),
+    (['toys', '--fresh'], '--fresh and --workers need a row or --all'),
+    (['--all', '--seeds=2'], '--seeds is for one row'),
     (['toys', 'toy', '--seeds=0'], 'must be positive, got 0'),
     (['toys', 'toy', '--workers=few'], 'invalid _count value'),
     (['toys', 'toy', '--scale=huge'], 'invalid choice'),

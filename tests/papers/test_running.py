@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import os
+import pathlib
 import signal
 import subprocess
 import sys
@@ -15,6 +16,7 @@ from papers import running
 from papers import study as study_lib
 from tests.papers import toy_study as toy
 
+ROOT = pathlib.Path(__file__).resolve().parents[2]
 ARMS = {'slow': toy.Setting(0.5), 'fast': toy.Setting(2.0)}
 STUDY = study_lib.Study(toy.run, ARMS)
 
@@ -94,7 +96,7 @@ def test_a_killed_process_leaves_whole_runs(options, tmp_path):
   seen.mkdir()
   code = CHILD.replace('PATH', repr(str(seen)))
   code = code.replace('FOLDER', repr(str(options.folder)))
-  child = subprocess.Popen([sys.executable, '-c', code])
+  child = subprocess.Popen([sys.executable, '-c', code], cwd=ROOT)
   while len(list(seen.iterdir())) < 3:
     assert child.poll() is None
     time.sleep(0.05)
