@@ -7,11 +7,12 @@ open. `exact` says that nothing is random, so that single values are compared as
 they are.
 """
 
+import contextlib
 import dataclasses
 import itertools
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Protocol
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -44,14 +45,8 @@ class MissingLabelError(ValueError):
   """A table lacks a label that a claim names."""
 
 
-@dataclasses.dataclass(frozen=True)
-class Judged:
-  """What a table says about a claim.
-
-  Attributes:
-    verdict: of the claim.
-    sentence: the difference, its interval and what it had to be.
-  """
+class Judged(NamedTuple):
+  """What a table says: the verdict, and the difference with its interval."""
 
   verdict: Verdict
   sentence: str
@@ -87,13 +82,23 @@ class Derived:
 Operand = str | float | Derived  # A label, a constant, or derived.
 
 
+@contextlib.contextmanager
+def _told(text: str) -> Iterator[None]:
+  """Names what needed a label that a table lacks."""
+  try:
+    yield
+  except KeyError as error:
+    raise MissingLabelError(f'no {error} for: {text}') from error
+
+
 def _values(operand: Operand, table: Table) -> np.ndarray:
   if isinstance(operand, str) and operand not in table:
     raise MissingLabelError(
       f'no {operand!r} in the table, only {sorted(table)}'
     )
   if isinstance(operand, Derived):
-    values = operand.values(table)
+    with _told(operand.text):
+      values = operand.values(table)
   else:
     values = table[operand] if isinstance(operand, str) else operand
   return np.atleast_1d(np.asarray(values, np.float64))
@@ -382,10 +387,8 @@ class Check:
   def judge(self, table: Table, *, exact: bool = False) -> Judged:
     """See `Claim`."""
     del exact
-    try:
+    with _told(self.text):
       verdict: Verdict = 'holds' if self.holds(table) else 'fails'
-    except KeyError as error:
-      raise MissingLabelError(f'no {error} for: {self.text}') from error
     return Judged(verdict, f'{self.text}: {verdict}')
 
   def seeds_needed(self, table: Table, *, power: float = 0.8) -> None:

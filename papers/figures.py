@@ -91,8 +91,9 @@ class _Axes:
       axes.axhline(height, color='0.4', ls=style, lw=1, label=label)
     for axis in 'xy':
       scale = getattr(self, f'{axis}scale')
-      base = {'base': 2} if scale == 'log2' else {}
-      getattr(axes, f'set_{axis}scale')(scale.removesuffix('2'), **base)
+      if scale != 'linear':  # Setting a scale resets the ticks.
+        base = {'base': 2} if scale == 'log2' else {}
+        getattr(axes, f'set_{axis}scale')(scale.removesuffix('2'), **base)
     axes.set(xlabel=self.xlabel, ylabel=self.ylabel, **self.options)
     axes.spines[['top', 'right']].set_visible(False)
     handles, _ = axes.get_legend_handles_labels()

@@ -164,6 +164,8 @@ def test_bad_numbers_are_refused():
     claims.close('a', 'b', within=0)
   with pytest.raises(claims.MissingLabelError, match="no 'b' for: text"):
     claims.Check('text', lambda table: table['b'][0] > 0).judge({})
+  with pytest.raises(claims.MissingLabelError, match="no 'b' for: twice b"):
+    claims.above(claims.Derived('twice b', lambda t: t['b']), 1.0).judge({})
 
 
 @pytest.mark.parametrize('paired', [False, True])

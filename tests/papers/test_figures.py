@@ -104,6 +104,23 @@ def test_lines_of_arms_over_positions_or_along_curves():
   assert [list(x) for x, _ in line.runs()] == [[1, 2], [1]]
 
 
+def test_names_stand_at_bars_and_shades():
+  bars = figures.Bars(names=['a', 'b'], groups={'p': [1, 2]}, xscale='log')
+  shades = figures.Shades(rows=['r'], columns=['c', 'd'], values=[[1.0, 2.0]])
+  axes = [report.new_figure(1, 1, (4, 3)).add_subplot() for _ in range(2)]
+  bars.draw(axes[0])
+  shades.draw(axes[1])
+  names = [
+    [text.get_text() for text in labels]
+    for labels in (
+      axes[0].get_yticklabels(),
+      axes[1].get_yticklabels(),
+      axes[1].get_xticklabels(),
+    )
+  ]
+  assert names == [['a', 'b'], ['r'], ['c', 'd']]
+
+
 def test_curves_are_written_by_run(tmp_path):
   lines = [figures.Line('a', X, [[1, 2, 3], [4, 5, 6]])]
   panels = [figures.Lines(lines=lines), figures.Bars(names=['a'])]
