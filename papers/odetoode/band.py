@@ -22,7 +22,7 @@ from rl.odetoode import (
   retractions,
   trivialization,
 )
-from rl.odetoode.images import data as data_lib
+from runtime.data import images as images_lib
 
 __all__ = ['ROWS', 'Random', 'Trained', 'band', 'ratios']
 
@@ -107,7 +107,7 @@ def band(
   found = pictures.train(
     seeds,
     300,
-    data=data_lib.digits(),
+    data=images_lib.digits(),
     body=bodies.ODEtoODE(
       16, n_steps=100, time=net.time, orthogonal=net.orthogonal
     ),

@@ -21,8 +21,8 @@ from rl.odetoode import (
   classification,
   trivialization,
 )
-from rl.odetoode.images import data as data_lib
 from runtime import loop, optimizers
+from runtime.data import images as images_lib
 
 __all__ = ['ISO', 'ROWS', 'Setting', 'models', 'run', 'studies', 'train']
 
@@ -51,7 +51,7 @@ class Setting:
     body: what is trained.
   """
 
-  load: Callable[[], data_lib.Images]
+  load: Callable[[], images_lib.Images]
   width: int
   depth: int
   steps: int
@@ -249,11 +249,11 @@ def _rows(name: str, studies: Mapping[str, study.Study]) -> list[rows.Row]:
   ]
 
 
-_MNIST = functools.partial(data_lib.mnist, 'data/mnist')
+_MNIST = functools.partial(images_lib.mnist, 'data/mnist')
 # The published width, depth and epochs, and what a laptop can do of them.
 ROWS = (
   *_rows(
-    'digits', {'tiny': studies(Setting(data_lib.digits, 32, 25, 1200), 5)}
+    'digits', {'tiny': studies(Setting(images_lib.digits, 32, 25, 1200), 5)}
   ),
   *_rows(
     'mnist',

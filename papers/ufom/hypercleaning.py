@@ -11,7 +11,7 @@ from hpo.ufom import training
 from hpo.ufom.tasks import hypercleaning
 from papers import claims, figures, rows, study
 from papers.ufom import runs
-from rl.odetoode.images import data as image_data
+from runtime.data import images as images_lib
 
 __all__ = ['ROWS', 'Setting', 'cost_to', 'run', 'studies']
 
@@ -33,7 +33,7 @@ class Setting:
     rate: outer step of the logits; grows with the number of examples.
   """
 
-  images: Callable[[], image_data.Images]
+  images: Callable[[], images_lib.Images]
   q: float | ufom.AdaptiveRule = 0.0
   num_train: int = 500
   r: int = 50
@@ -72,10 +72,10 @@ def studies(setting: Setting) -> study.Study:
 
 
 STUDY = {
-  'tiny': studies(Setting(functools.partial(image_data.digits, num_test=797))),
+  'tiny': studies(Setting(functools.partial(images_lib.digits, num_test=797))),
   'paper': studies(
     Setting(
-      functools.partial(image_data.mnist, 'data/mnist'),
+      functools.partial(images_lib.mnist, 'data/mnist'),
       num_train=5000,
       r=100,
       alpha=1.0,

@@ -12,7 +12,7 @@ from papers.odetoode import band, control, flows, pictures
 from rl.envs import lanes, pendulum
 from rl.es import jax_evaluator
 from rl.odetoode import bodies
-from rl.odetoode.images import data
+from runtime.data import images as images_lib
 from tests.papers import planted
 
 SYSTEM = rows.find()['odetoode']
@@ -57,8 +57,8 @@ def images():
   rng = np.random.default_rng(3)
   labels = rng.integers(0, 2, 40).astype(np.int32)
   pixels = np.tile(labels[:, None, None], (1, 4, 4)).astype(np.float32)
-  part = data.ImageSet(images=pixels, labels=labels)
-  return data.Images(train=part, test=part, num_classes=2)
+  part = images_lib.ImageSet(images=pixels, labels=labels)
+  return images_lib.Images(train=part, test=part, num_classes=2)
 
 
 def test_classifiers_are_trained_side_by_side():

@@ -17,7 +17,7 @@ from papers.ufom import (
   rates,
   synthetic,
 )
-from rl.odetoode.images import data as image_data
+from runtime.data import images as images_lib
 from tests.papers import planted
 
 SYSTEM = rows.find()['ufom']
@@ -197,12 +197,12 @@ def test_the_adaptive_row(tmp_path, monkeypatch):
 def pictures():
   def part(count, seed):
     rng = np.random.default_rng(seed)
-    return image_data.ImageSet(
+    return images_lib.ImageSet(
       images=rng.random((count, 2, 2)).astype(np.float32),
       labels=rng.integers(2, size=count).astype(np.int32),
     )
 
-  return image_data.Images(train=part(40, 0), test=part(9, 1), num_classes=2)
+  return images_lib.Images(train=part(40, 0), test=part(9, 1), num_classes=2)
 
 
 @pytest.mark.slow
