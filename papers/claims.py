@@ -274,35 +274,24 @@ class Difference:
 
 
 def above(
-  value: Operand,
-  than: Operand,
-  *,
-  margin: float = 0.0,
-  paired: bool = False,
-  log: bool = False,
+  value: Operand, than: Operand, *, margin: float = 0.0, **how: bool
 ) -> Difference:
   """`value` exceeds `than` by more than `margin`; below 0: it may lose by that.
 
   Args:
-    value: as for `Difference`, also `paired` and `log`.
+    value: as for `Difference`.
     than: what it is compared with.
     margin: least difference.
-    paired: of one seed.
-    log: of logarithms.
+    **how: `paired` and `log`.
   """
-  return Difference(value, than, least=margin, paired=paired, log=log)
+  return Difference(value, than, least=margin, **how)
 
 
 def below(
-  value: Operand,
-  than: Operand,
-  *,
-  margin: float = 0.0,
-  paired: bool = False,
-  log: bool = False,
+  value: Operand, than: Operand, *, margin: float = 0.0, **how: bool
 ) -> Difference:
   """`value` lies below `than` by more than `margin`; arguments as `above`."""
-  return Difference(value, than, most=-margin, paired=paired, log=log)
+  return Difference(value, than, most=-margin, **how)
 
 
 def close(

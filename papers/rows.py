@@ -223,8 +223,21 @@ def publish(
   count = study.seeds if seeds is None else seeds
   chosen = None if count is None else range(count)
   results = running.run(study, chosen, options)
+  written = _recorded(row, scale, system, results)
+  path, _ = ledger.write(written, root)
+  panels = row.figure(results)
+  figures.draw(panels, path.with_suffix('.png'), title=row.title)
+  if row.curves:
+    figures.write_curves(panels, path.with_name(f'{path.stem}-curves.csv'))
+  return written
+
+
+def _recorded(
+  row: Row, scale: str, system: System, results: study_lib.Results
+) -> ledger.Row:
   ours, judged = judge(row, results)
-  written = ledger.Row(
+  count = None if results.seeds is None else len(results.seeds)
+  return ledger.Row(
     id=row.id,
     paper=system.paper,
     claim=row.claim,
@@ -244,12 +257,6 @@ def publish(
     headline=row.headline,
     date=results.date,
   )
-  path, _ = ledger.write(written, root)
-  panels = row.figure(results)
-  figures.draw(panels, path.with_suffix('.png'), title=row.title)
-  if row.curves:
-    figures.write_curves(panels, path.with_name(f'{path.stem}-curves.csv'))
-  return written
 
 
 def _hardware() -> str:

@@ -73,19 +73,14 @@ def run(
   for arm, scores in tried.items():
     best = max(scores, key=scores.__getitem__)
     settings[arm] = study.trials.options(study.arms[arm])[best]
-  cells = {arm: study.cells(arm, settings[arm], seeds) for arm in study.arms}
-  for label, fixed in study.fixed.items():
-    settings[label] = fixed
-    cells[label] = [study_lib.Cell(study_lib.measure, fixed, None, None, label)]
-  done = iter(_finish(study, [*itertools.chain(*cells.values())], options))
+  cells = study.cells(settings, seeds)
+  flat = [(key, cell) for key, found in cells.items() for cell in found]
+  saved = _finish(study, [cell for _, cell in flat], options)
   records: dict[tuple[str, Any], list[study_lib.Record]] = {}
-  for arm, found in cells.items():
-    for cell in found:
-      saved = next(done)
-      records.setdefault((arm, cell.at), []).append(saved['record'])
-      spent.append(saved)
-  newest_first = sorted(spent, key=lambda saved: -saved['time'])
-  commits = dict.fromkeys(saved['commit'] for saved in newest_first)
+  for (key, _), one in zip(flat, saved, strict=True):
+    records.setdefault(key, []).append(one['record'])
+  newest_first = sorted(spent + saved, key=lambda one: -one['time'])
+  commits = dict.fromkeys(one['commit'] for one in newest_first)
   newest = datetime.datetime.fromtimestamp(
     newest_first[0]['time'], datetime.UTC
   )
@@ -93,9 +88,9 @@ def run(
     study=study,
     seeds=None if seeds is None else tuple(seeds),
     records=records,
-    settings=settings,
+    settings=settings | study.fixed,
     tried=tried,
-    minutes=sum(saved['minutes'] for saved in spent),
+    minutes=sum(one['minutes'] for one in newest_first),
     commits=tuple(commits)[::-1],
     date=newest.date().isoformat(),
   )
@@ -108,18 +103,16 @@ def _try(
   trials = study.trials
   if trials is None or len(trials.values) < 2:
     return {}, []
-  cells = [
-    cell
+  shortened = {
+    f'{arm}, trial of {trials.field}={value}': trials.shorten(option)
     for arm, settings in study.arms.items()
     for value, option in trials.options(settings).items()
-    for cell in study.cells(
-      f'{arm}, trial of {trials.field}={value}',
-      trials.shorten(option),
-      trials.seeds,
-    )
-  ]
-  saved = _finish(study, cells, options)
-  scores = np.array([trials.score(s['record']) for s in saved])
+  }
+  # Trials choose for one position, and fixed measurements have no part in them.
+  alone = dataclasses.replace(study, fixed={})
+  cells = alone.cells(shortened, trials.seeds).values()
+  saved = _finish(study, [*itertools.chain(*cells)], options)
+  scores = np.array([trials.score(one['record']) for one in saved])
   means = scores.reshape(len(study.arms), len(trials.values), -1).mean(-1)
   return {
     arm: dict(zip(trials.values, map(float, row), strict=True))

@@ -98,16 +98,26 @@ class Study:
       raise ValueError(f'trials choose for one position, got {self.at=}')
 
   def cells(
-    self, arm: str, settings: Any, seeds: Sequence[int] | None
-  ) -> list[Cell]:
-    """The runs of an arm: positions, then seeds."""
-    found = []
-    for at in self.at or (None,):
-      for seed in [None] if seeds is None else seeds:
-        words = [arm]
-        words += [] if at is None else [f'at {at}']
-        words += [] if seed is None else [f'seed {seed}']
-        found.append(Cell(self.run, settings, seed, at, ', '.join(words)))
+    self, settings: Mapping[str, Any], seeds: Sequence[int] | None
+  ) -> dict[tuple[str, Any], list[Cell]]:
+    """The runs by arm and position, one for each seed; and the fixed ones.
+
+    Args:
+      settings: by arm.
+      seeds: None where nothing is random.
+    """
+    found: dict[tuple[str, Any], list[Cell]] = {}
+    for arm, value in settings.items():
+      for at in self.at or (None,):
+        label = arm if at is None else f'{arm}, at {at}'
+        found[arm, at] = [
+          Cell(
+            self.run, value, s, at, label if s is None else f'{label}, seed {s}'
+          )
+          for s in ([None] if seeds is None else seeds)
+        ]
+    for label, value in self.fixed.items():
+      found[label, None] = [Cell(measure, value, None, None, label)]
     return found
 
 
