@@ -47,6 +47,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     return
   try:
     chosen = _chosen(found, args.system, args.row)
+    if args.row is not None:
+      chosen[0][1].seeds(args.scale, args.seeds)
   except ValueError as error:
     parser.error(str(error))
   if args.row is None and not args.all:

@@ -85,6 +85,21 @@ class Row:
     whole = isinstance(self.study, study_lib.Study)
     return self.study if whole else self.study[scale]
 
+  def seeds(self, scale: str, count: int | None) -> range | None:
+    """The seeds at a scale; None where nothing is random.
+
+    Args:
+      scale: 'tiny' or 'paper'.
+      count: how many; None: as many as the study has.
+
+    Raises:
+      ValueError: if there is no such scale, or there is nothing to seed.
+    """
+    usual = self.at_scale(scale).seeds
+    if usual is None and count is not None:
+      raise ValueError(f'{self.id} has no randomness, so no seeds: {count}')
+    return None if usual is None else range(count or usual)
+
   def stated(self, values: claims_lib.Table) -> claims_lib.All:
     """The claims about these numbers."""
     found = self.claims(values) if callable(self.claims) else self.claims
@@ -214,15 +229,10 @@ def publish(
     The row of the ledger.
 
   Raises:
-    ValueError: if seeds are given to a row without randomness, or as
-      `running.run`.
+    ValueError: as `Row.seeds` and `running.run`.
   """
-  study = row.at_scale(scale)
-  if seeds is not None and study.seeds is None:
-    raise ValueError(f'{row.id} has no randomness and takes no seeds: {seeds}')
-  count = study.seeds if seeds is None else seeds
-  chosen = None if count is None else range(count)
-  results = running.run(study, chosen, options)
+  chosen = row.seeds(scale, seeds)
+  results = running.run(row.at_scale(scale), chosen, options)
   written = _recorded(row, scale, system, results)
   path, _ = ledger.write(written, root)
   panels = row.figure(results)

@@ -8,7 +8,7 @@ import numpy as np
 from hpo import ufom
 from hpo.ufom import synthetic as ufom_synthetic
 from papers import claims, figures, rows, study
-from papers.ufom import synthetic
+from papers.ufom import runs, synthetic
 
 __all__ = ['ROWS', 'cost_to', 'run']
 

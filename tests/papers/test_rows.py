@@ -101,7 +101,7 @@ def test_other_seeds_and_none(options, tmp_path):
   written = publish(exact, options, tmp_path)
   assert (written.seeds, written.verdict) == ((0,), 'holds')
   assert '--seeds' not in written.command
-  with pytest.raises(ValueError, match='takes no seeds: 3'):
+  with pytest.raises(ValueError, match='so no seeds: 3'):
     publish(exact, options, tmp_path, seeds=3)
   with pytest.raises(ValueError, match=r"no scale 'paper', only \['tiny'\]"):
     ROW.at_scale('paper')
@@ -234,6 +234,7 @@ def test_all_runs_what_is_missing_or_stale(monkeypatch, tmp_path):
     (['toys', 'toy', '--seeds=0'], 'must be positive, got 0'),
     (['toys', 'toy', '--workers=few'], 'invalid _count value'),
     (['toys', 'toy', '--scale=huge'], 'invalid choice'),
+    (['toys', 'toy', '--scale=paper'], "toy has no scale 'paper'"),
   ],
 )
 def test_bad_words_are_refused(monkeypatch, capsys, words, message):

@@ -8,6 +8,7 @@ import pytest
 
 from hpo import ufom
 from hpo.ufom.tasks import class_sets, networks
+from hpo.ufom.tasks import performer_rates as rates_lib
 from papers import rows
 from papers.ufom import (
   adaptive,
@@ -163,6 +164,80 @@ def test_memory_is_judged():
 def test_memory_is_measured():
   found = [memory.measure('store_phi', at=r)['MB'] for r in (8, 32)]
   assert found[1] - found[0] > 0.9 * 24 * 0.08
+
+
+def judged(name, record_of):
+  """The verdict of a row about planted records of its arms, by seed."""
+  row = SYSTEM.rows[name]
+  study = row.at_scale('tiny')
+  records = {
+    arm: [record_of(arm, setting, seed) for seed in range(4)]
+    for arm, setting in study.arms.items()
+  }
+  records |= {label: {'bits': 5.5} for label in study.fixed}
+  return planted.verdict(row, planted.results(study, records))
+
+
+@pytest.mark.parametrize(
+  ('first', 'factor', 'expected'),
+  [(0.346, 1.0, 'holds'), (0.30, 1.0, 'fails'), (0.346, 1.3, 'fails')],
+)
+def test_divergence_is_judged(first, factor, expected):
+  def record(arm, setting, seed):
+    limit = setting.tasks.predicted(setting.q, synthetic.STEP, setting.steps)
+    square = factor * limit
+    slope = first if arm == 'q=0' else np.sqrt(square)
+    last = square * planted.noisy(1.0, 1e-3, seed, 50)
+    curve = {'square': [square], 'rms': [np.sqrt(square)], 'step': [1.0]}
+    return curve | {'last': last, 'slope': slope + 1e-4 * seed}
+
+  assert judged('divergence', record) == expected
+
+
+@pytest.mark.parametrize(
+  ('middle', 'expected'), [(0.1, 'holds'), (0.5, 'fails'), (0.9, 'fails')]
+)
+def test_the_predicted_q_is_judged(middle, expected):
+  """Beside 0.8 of first order and 0.3 of exact gradients."""
+  ends = {'q=0': 0.8, 'q=0.11': middle, 'q=1': 0.3}
+
+  def record(arm, setting, seed):
+    noise = 1 + 0.01 * seed + 0.001 * len(arm) * seed
+    square = np.full(200, ends[arm] * noise)
+    return {'square': square, 'cost': setting.at * synthetic.price(setting.q)}
+
+  assert judged('q-curves', record) == expected
+
+
+@pytest.mark.parametrize(('power', 'expected'), [(1, 'holds'), (-1, 'fails')])
+def test_the_scan_is_judged(power, expected):
+  def record(arm, setting, seed):
+    return {'q': setting.alpha**power + 1e-3 * seed}
+
+  assert judged('q-against-alpha', record) == expected
+
+
+@pytest.mark.parametrize(
+  ('factor', 'expected'), [(1.05, 'holds'), (1.3, 'fails'), (0.5, 'holds')]
+)
+def test_the_adaptive_rule_is_judged(factor, expected):
+  """Beside the best fixed q, whose cost is 1."""
+  costs = {'q=0.05': 1.0, 'adaptive': factor}
+
+  def record(arm, setting, seed):
+    cost = costs.get(arm, 2.0) * (1 + 0.001 * seed)
+    return {'cost': [0.5 * cost, cost], 'square': [1.0, 0.1], 'q': [0.1, 0.2]}
+
+  assert judged('adaptive-toy', record) == expected
+
+
+@pytest.mark.parametrize(('bits', 'expected'), [(5, 'holds'), (6, 'fails')])
+def test_learnt_rates_are_judged(bits, expected):
+  def record(arm, setting, seed):
+    rates = {f'rate_{g}': [0.1] * 3 for g in rates_lib.GROUPS}
+    return rates | {'bits': [6.0, 5.5, bits + 0.01 * seed]}
+
+  assert judged('performer-rates', record) == expected
 
 
 @pytest.mark.slow
