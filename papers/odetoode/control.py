@@ -17,7 +17,14 @@ import optax
 
 from papers import claims, figures, rows, study, training
 from rl.envs import envpool_env, pendulum
-from rl.es import backends, estimators, jax_evaluator, policies, strategy
+from rl.es import (
+  backends,
+  estimators,
+  jax_evaluator,
+  policies,
+  population,
+  strategy,
+)
 from rl.es import training as es_training
 from rl.odetoode import accounting, baselines, bodies, heads
 from runtime import loop
@@ -143,9 +150,8 @@ def constant_return(setting: Setting, *, repeats: int = 3) -> study.Record:
   thetas[:, -count:] = corners
   evaluator = setting.evaluator(env=env, policy=policy, mesh=None, clip=None)
   keys = jax.random.split(jax.random.key(0), repeats * len(thetas))
-  found = evaluator.evaluate(
-    jax.numpy.asarray(np.tile(thetas, (repeats, 1))), keys, None
-  )
+  listed = population.Listed(jax.numpy.tile(thetas, (repeats, 1)))
+  found = evaluator.evaluate(listed, keys, None)
   returns = np.asarray(found.returns).reshape(repeats, -1)
   if isinstance(env, envpool_env.EnvPoolVector):
     env.close()
