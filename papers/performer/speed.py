@@ -1,0 +1,237 @@
+"""Fig. 3: time of attention over the length of the sequence.
+
+FAVOR+ (positive features, r = 256), exact attention, and attention that returns
+V, which bounds what any attention can reach; B = 1, H = 8, d = 64. Uses the
+forms of `benchmarks.attention`; each seed has inputs and turns of its own. On a
+CPU the time is that of all threads, which other processes do not lengthen.
+"""
+
+import dataclasses
+import functools
+import statistics
+from collections.abc import Mapping, Sequence
+
+import jax
+import numpy as np
+
+from benchmarks import attention_forms as forms
+from benchmarks import attention_runs as runs
+from benchmarks import growth, harness, programs
+from papers import claims, figures, rows, study
+from performer import attention
+from runtime.record import ledger
+
+__all__ = ['KINDS', 'ROWS', 'Setting', 'run']
+
+FAVOR, EXACT, IDENTITY = NAMES = 'ours pos', 'jax.nn exact', 'identity'
+KINDS = {
+  forms.Case(causal, backward, 1).kind: (causal, backward)
+  for causal in (False, True)
+  for backward in (False, True)
+}
+SOURCE = 'arXiv:2009.14794, Fig. 3, 20 and 21'
+
+
+@dataclasses.dataclass(frozen=True)
+class Setting:
+  """What is timed.
+
+  Attributes:
+    case: at any length.
+    mechanism: of the form `ours pos`.
+    turns: of each form and seed.
+    memory_bytes: a form that needs more is left out.
+  """
+
+  case: forms.Case
+  mechanism: attention.Favor = attention.Favor(
+    kernel='softmax_pos', features=256
+  )
+  turns: int = 3
+  memory_bytes: int = 3 * 2**30
+
+
+@functools.cache
+def _checked(name: str, setting: Setting) -> forms.Implementation:
+  """A form that computes what it should."""
+  one = forms.make(name, setting.case)
+  wrong = runs.check(one, setting.case)
+  if wrong is not None:
+    raise RuntimeError(f'nothing to time: {name}: {setting.case}: {wrong}')
+  if name == FAVOR and one.attend(True).func != setting.mechanism:
+    raise ValueError(
+      f'the benchmark must time {setting.mechanism}, got {one.attend(True).func}'
+    )
+  return one
+
+
+def run(
+  setting: Setting, *, seeds: Sequence[int], at: int
+) -> list[study.Record]:
+  """Times the forms in turns.
+
+  Returns:
+    For each seed the median seconds of the forms that fit.
+
+  Raises:
+    RuntimeError: if a form does not compute what it should.
+    ValueError: if the benchmark times another mechanism.
+  """
+  case = dataclasses.replace(setting.case, length=at)
+  fit = [
+    name
+    for name in NAMES
+    if _checked(name, setting).bytes_needed(case) <= setting.memory_bytes
+  ]
+  built = {
+    harness.Form(name, runs.program): runs.program(name, 1.0, case)
+    for name in fit
+  }
+  settings = programs.Settings(rounds=setting.turns, seconds=60.0)
+  clock = _clock()
+  return [
+    {
+      one.form: one.median(clock)
+      for one in harness.measure(case, built, settings, seeds=(seed,))
+    }
+    for seed in seeds
+  ]
+
+
+def _clock() -> programs.Clock:
+  return 'cpu' if jax.default_backend() == 'cpu' else 'wall'
+
+
+def _study(longest: int) -> study.Study:
+  return study.Study(
+    run,
+    {k: Setting(forms.Case(*kind, 1)) for k, kind in KINDS.items()},
+    seeds=5,
+    at=tuple(2**n for n in range(8, longest + 1)),
+    together=True,
+  )
+
+
+_STUDIES = {'tiny': _study(13), 'paper': _study(16)}
+Times = Mapping[int, np.ndarray]  # Seconds of every seed by length.
+
+
+def _times(results: study.Results, kind: str, form: str) -> Times:
+  """The lengths at which a form fits."""
+  return {
+    length: results(kind, form, at=length)
+    for length in results.study.at
+    if form in results.records[kind, length][0]
+  }
+
+
+def _slopes(times: Times, low: int, high: int) -> np.ndarray:
+  """Exponent of the length between two lengths, for each seed."""
+  chosen = [length for length in times if low <= length <= high]
+  values = np.stack([times[length] for length in chosen], axis=1)
+  return np.array([growth.slope(chosen, line) for line in values])
+
+
+def _exponents(results: study.Results) -> dict[str, np.ndarray]:
+  found = {}
+  for kind in KINDS:
+    for name, form, low, high in (
+      ('FAVOR+', FAVOR, 0, 1 << 20),
+      ('exact', EXACT, 1024, 4096),
+      ('returns V', IDENTITY, 1024, 1 << 20),
+    ):
+      times = _times(results, kind, form)
+      found[f'{name}, {kind}'] = _slopes(times, low, high)
+  return found
+
+
+def _crossovers(results: study.Results) -> dict[str, list[float]]:
+  """Length from which FAVOR+ is faster; twice the longest if none."""
+  found = {}
+  for kind in KINDS:
+    ours, exact = (_times(results, kind, form) for form in (FAVOR, EXACT))
+    ratios = np.stack([exact[n] / ours[n] for n in exact], axis=1)
+    found[kind] = [
+      growth.crossover([*exact], line) or 2.0 * max(exact) for line in ratios
+    ]
+  return found
+
+
+def _causal_ratios(results: study.Results) -> dict[str, np.ndarray]:
+  found = {}
+  for what in ('forward', 'forward+backward'):
+    one, two = (
+      _times(results, f'{direction} {what}', FAVOR)
+      for direction in ('bidirectional', 'causal')
+    )
+    found |= {f'{what} L={n}': two[n] / one[n] for n in one if n >= 1024}
+  return found
+
+
+def _figure(results: study.Results) -> list[figures.Panel]:
+  return [
+    figures.Lines(
+      lines=[
+        figures.Line(
+          form,
+          [*times],
+          1e3 * np.stack([*times.values()], axis=1),
+          spread='range',
+          style='o-',
+        )
+        for form in NAMES
+        for times in [_times(results, kind, form)]
+      ],
+      xlabel='length L',
+      ylabel=f'{kind}: time (ms)',
+      xscale='log2',
+      yscale='log',
+    )
+    for kind in KINDS
+  ]
+
+
+def _row(**fields: object) -> rows.Row:
+  return rows.Row(
+    study=_STUDIES,
+    figure=_figure,
+    title='B = 1, H = 8, d = 64, r = 256, float32',
+    explain=lambda results: 'CPU time of all threads.'
+    if _clock() == 'cpu'
+    else 'Wall-clock time.',
+    **fields,
+  )
+
+
+ROWS = (
+  _row(
+    id='fig3-growth',
+    claim='Time grows linearly with the length, that of exact attention '
+    'quadratically (exponent of L).',
+    ours=_exponents,
+    published=ledger.Published('curves, no numbers', SOURCE),
+    trend='FAVOR+ at most 1.3 over all lengths, exact at least 1.8 between 1024 '
+    'and 4096',
+    claims=[
+      *(claims.below(f'FAVOR+, {kind}', than=1.3) for kind in KINDS),
+      *(claims.above(f'exact, {kind}', than=1.8) for kind in KINDS),
+    ],
+  ),
+  _row(
+    id='fig3-crossover',
+    claim='From some length on FAVOR+ is faster than exact attention (that '
+    'length, interpolated; the least one measured if from the start).',
+    ours=_crossovers,
+    published=ledger.Published('curves, no numbers', SOURCE),
+    trend='below 1024 for every kind',
+    claims=[claims.below(kind, than=1024.0) for kind in KINDS],
+  ),
+  _row(
+    id='fig3-causal',
+    claim='Causal FAVOR+ costs little more than bidirectional (time over that of '
+    'the bidirectional kind).',
+    ours=_causal_ratios,
+    trend='at most 1.5 from 1024 on',
+    claims=lambda table: [claims.below(label, than=1.5) for label in table],
+  ),
+)
