@@ -1,0 +1,450 @@
+"""Memory and work of gradients against L and C.
+
+Memory is what the compiler plans besides inputs and outputs, so it needs no
+seed; times are of turns with inputs of each seed. FLOPs are those of the matrix
+products in the whole gradient, loops counted as often as they run.
+"""
+
+import dataclasses
+import functools
+import itertools
+from collections.abc import Mapping, Sequence
+
+import jax
+import numpy as np
+
+from benchmarks import growth, harness, programs, slim_bars
+from benchmarks import slim_forms as forms
+from papers import claims, figures, rows, study
+from performer.slim import model as model_lib
+from runtime.devices import counting
+
+__all__ = ['ROWS', 'Setting', 'Turns', 'apart', 'count', 'plan', 'take_turns']
+
+KINDS, CHUNKS = ('subtract', 'checkpoint'), (16, 64, 256, 1024)
+FORMS = tuple(forms.Form(k, c) for c in CHUNKS for k in KINDS)
+ROOT = '2 sqrt(L)'
+_MIB = 2**20
+_C = CHUNKS[1]  # Of the comparison of lengths.
+
+
+@dataclasses.dataclass(frozen=True)
+class Setting:
+  """The gradient of one sequence.
+
+  Attributes:
+    model: whose.
+    kind: strategy.
+    chunk: C, `ROOT`, or None for whole sequences.
+    longest: the greatest L at which it is compiled.
+  """
+
+  model: model_lib.SlimTransformer
+  kind: str
+  chunk: int | str | None = None
+  longest: int | None = None
+
+  def form(self, length: int) -> forms.Form:
+    """The form at a length."""
+    chunk = 2 * round(length**0.5) if self.chunk == ROOT else self.chunk
+    return forms.Form(self.kind, chunk)
+
+
+@functools.cache
+def _compiled(
+  form: forms.Form, model: model_lib.SlimTransformer, length: int
+) -> programs.Program:
+  """The seed of its inputs is of parameters and tokens."""
+
+  def inputs(seed: int) -> tuple:
+    params, w = forms.parameters(model, seed)
+    return params, forms.inputs(model.vocab_size, length, seed=seed), w
+
+  return programs.compiled(forms.gradient(form, model), inputs)
+
+
+def plan(setting: Setting, *, at: int) -> study.Record:
+  """Temporary memory at a length, unless that is too long."""
+  if setting.longest is not None and at > setting.longest:
+    return {}
+  return {'bytes': _compiled(setting.form(at), setting.model, at).temporary_bytes}
+
+
+def count(setting: Setting, *, at: int) -> study.Record:
+  """FLOPs of the whole gradient."""
+  model = setting.model
+  shapes = jax.eval_shape(lambda: forms.parameters(model, 0)[0])
+  batch = forms.inputs(model.vocab_size, at, seed=0)
+  function = forms.gradient(setting.form(at), model)
+  return {'FLOPs': counting.matmul_flops(function, shapes, batch, None)}
+
+
+@dataclasses.dataclass(frozen=True)
+class Turns:
+  """Gradients that are compared side by side.
+
+  Attributes:
+    model: whose.
+    length: L.
+    chosen: forms.
+    turns: of each form and seed.
+  """
+
+  model: model_lib.SlimTransformer
+  length: int
+  chosen: tuple[forms.Form, ...]
+  turns: int = 3
+
+
+def take_turns(setting: Turns, *, seed: int) -> study.Record:
+  """Times over that of the first form, and its seconds.
+
+  Raises:
+    RuntimeError: if a form does not compute what it should.
+  """
+  built = {}
+  for form in setting.chosen:
+    wrong = _wrong(form, setting.model)
+    if wrong is not None:
+      raise RuntimeError(f'nothing to time: {form}: {wrong}')
+    program = _compiled(form, setting.model, setting.length)
+    built[harness.Form(form, lambda case: program)] = program
+  how = programs.Settings(rounds=setting.turns, seconds=120.0)
+  measured = harness.measure(setting.length, built, how, seeds=(seed,))
+  results, first = harness.Results(measured), setting.chosen[0]
+  return {
+    str(one.form): results.ratio(one.case, one.form, first).wall
+    for one in measured
+  } | {'seconds': measured[0].median('wall')}
+
+
+@functools.cache
+def _wrong(form: forms.Form, model: model_lib.SlimTransformer) -> str | None:
+  """What of a form's gradient is off at a short length; None: nothing."""
+  arrays, expected = _reference(model)
+  loss, grads, _ = jax.jit(forms.gradient(form, model))(*arrays)
+  return forms.disagreement((loss, grads), expected)
+
+
+@functools.cache
+def _reference(model: model_lib.SlimTransformer) -> tuple:
+  params, w = forms.parameters(model, 1)
+  batch = forms.inputs(model.vocab_size, forms.CHECK_LENGTH, seed=1)
+  return (params, batch, w), forms.defined(model, params, batch, w)
+
+
+def apart(setting: Turns, *, seed: int) -> study.Record:
+  """Relative distance of the gradients of two forms."""
+  found = []
+  for form in setting.chosen:
+    program = _compiled(form, setting.model, setting.length)
+    found.append(program.call(*program.inputs(seed))[1])
+  return {'distance': forms.apart(*found)}
+
+
+def _plans(
+  model: model_lib.SlimTransformer, lengths: Sequence[int]
+) -> study.Study:
+  arms = {'full': Setting(model, 'full', longest=16384)}
+  arms |= {str(form): Setting(model, form.kind, form.chunk) for form in FORMS}
+  arms[f'checkpoint C={ROOT}'] = Setting(model, 'checkpoint', ROOT)
+  return study.Study(plan, arms, seeds=None, at=lengths)
+
+
+_SCALES = {
+  'tiny': (forms.build(forms.Sizes(vocab=64)), (1024, 4096, 16384)),
+  'paper': (
+    forms.build(forms.Sizes(1024, 16, 3, 4096, 256)),
+    (1024, 4096, 16384, 65536, 262144),
+  ),
+}
+_PLANS = {name: _plans(*scale) for name, scale in _SCALES.items()}
+
+
+def _middle(lengths: Sequence[int]) -> int:
+  """The length at which chunks are compared."""
+  return lengths[len(lengths) // 2]
+
+
+# Memory against L.
+
+_FLAT, _GROWS = f'subtract C={_C}', f'checkpoint C={ROOT}'
+
+
+def _lines(results: study.Results) -> dict[str, dict[int, float]]:
+  """Bytes by length; of `subtract` less what copies of inputs may explain."""
+  lines = {
+    arm: {
+      at: results(arm, 'bytes', at=at)[0]
+      for at in results.study.at
+      if results.records[arm, at][0]
+    }
+    for arm in ('full', _FLAT, f'checkpoint C={_C}', _GROWS)
+  }
+  start, least = next(iter(lines[_FLAT].items()))
+  lines[_FLAT] = {
+    at: least + slim_bars.beyond_inputs(at, size, start, least)
+    for at, size in lines[_FLAT].items()
+  }
+  return lines
+
+
+def _explain_lines(results: study.Results) -> str:
+  text = '; '.join(
+    f'{arm}: ' + ', '.join(f'{v / _MIB:.4g} at {n}' for n, v in line.items())
+    for arm, line in _lines(results).items()
+  )
+  return f'MiB: {text}.'
+
+
+def _length_figure(results: study.Results) -> list[figures.Panel]:
+  return [
+    figures.Lines(
+      lines=[
+        figures.Line(arm, [*line], np.divide([*line.values()], _MIB), style='o-')
+        for arm, line in _lines(results).items()
+      ],
+      xlabel='length L',
+      ylabel='temporary memory (MiB)',
+      xscale='log2',
+      yscale='log',
+    )
+  ]
+
+
+_AGAINST_LENGTH = rows.Row(
+  id='memory-against-length',
+  claim='Memory is linear in L for whole sequences, constant by subtraction, and '
+  'sub-linear with stored states whose chunk grows as sqrt(L) (exponent of L in '
+  'temporary memory).',
+  study=_PLANS,
+  ours=lambda results: {
+    arm: growth.slope([*line], [*line.values()])
+    for arm, line in _lines(results).items()
+  },
+  trend=f'full: 1 +- 0.1; subtract: 0 +- 0.05, where {slim_bars.INPUT_BYTES} '
+  f'bytes per position may be copies of inputs; checkpoint at C = {ROOT}: at most '
+  '0.75',
+  claims=(
+    claims.close('full', to=1.0, within=0.1),
+    claims.close(_FLAT, to=0.0, within=0.05),
+    claims.below(_GROWS, than=0.75),
+  ),
+  figure=_length_figure,
+  explain=_explain_lines,
+  headline=_FLAT,
+)
+
+# FLOPs.
+
+_EXPECTED = {'subtract': 4 / 3, 'checkpoint': 4 / 3, 'checkpoint2': 5 / 3}
+
+
+def _counts(
+  model: model_lib.SlimTransformer, lengths: Sequence[int]
+) -> study.Study:
+  arms = {kind: Setting(model, kind, _C) for kind in _EXPECTED}
+  arms['full'] = Setting(model, 'full')
+  return study.Study(count, arms, seeds=None, at=(_middle(lengths),))
+
+
+def _flops(results: study.Results) -> dict[str, np.ndarray]:
+  (at,) = results.study.at
+  full = results('full', 'FLOPs', at=at)
+  return {kind: results(kind, 'FLOPs', at=at) / full for kind in _EXPECTED}
+
+
+_FLOPS = rows.Row(
+  id='flops',
+  claim='Chunks cost a constant factor: one more forward pass, two with two '
+  'levels (FLOPs of matrix products over those of full).',
+  study={name: _counts(*scale) for name, scale in _SCALES.items()},
+  ours=_flops,
+  trend='4/3 +- 10 % for subtract and checkpoint, 5/3 +- 10 % for checkpoint2',
+  claims=[
+    claims.close(kind, to=value, within=0.1 * value)
+    for kind, value in _EXPECTED.items()
+  ],
+  figure=lambda results: [
+    figures.Bars(
+      names=[*_EXPECTED],
+      groups={'measured': [value[0] for value in _flops(results).values()]},
+      marks={'expected': [*_EXPECTED.values()]},
+      xlabel='FLOPs over those of full',
+    )
+  ],
+  explain=lambda results: f'L={results.study.at[0]}, C={_C}. Counted in the trace '
+  'of the whole gradient.',
+)
+
+# Memory and time against C.
+
+
+def _chunk_figure(
+  values: Mapping[str, Sequence[float]], ylabel: str
+) -> list[figures.Panel]:
+  """A line for each strategy over C, and the level of `full`."""
+  return [
+    figures.Lines(
+      lines=[
+        figures.Line(
+          kind,
+          CHUNKS,
+          [np.mean(values[f'{kind} C={chunk}']) for chunk in CHUNKS],
+          style='o-',
+        )
+        for kind in KINDS
+      ],
+      levels={'full': np.mean(values['full'])},
+      xlabel='positions of a chunk C',
+      ylabel=ylabel,
+      xscale='log2',
+      options={'ylim': (0, None)},
+    )
+  ]
+
+
+def _sizes(results: study.Results) -> dict[str, np.ndarray]:
+  at = _middle(results.study.at)
+  arms = [*map(str, FORMS), 'full']
+  return {arm: results(arm, 'bytes', at=at) / _MIB for arm in arms}
+
+
+_SUBTRACT = [f'subtract C={chunk}' for chunk in CHUNKS]
+_AGAINST_CHUNK = rows.Row(
+  id='memory-against-chunk',
+  claim='Smaller chunks need less memory (MiB of temporaries).',
+  study=_PLANS,
+  ours=_sizes,
+  trend='subtract: rises with C; every C below full',
+  claims=[
+    claims.grows(_SUBTRACT, paired=False),
+    *(claims.below(label, than='full') for label in _SUBTRACT),
+  ],
+  figure=lambda results: _chunk_figure(
+    _sizes(results), 'temporary memory (MiB)'
+  ),
+  explain=lambda results: f'L={_middle(results.study.at)}.',
+)
+
+
+def _turns(
+  model: model_lib.SlimTransformer, lengths: Sequence[int]
+) -> study.Study:
+  chosen = (forms.Form('full'), *FORMS)
+  return study.Study(take_turns, {'all': Turns(model, _middle(lengths), chosen)})
+
+
+def _times(results: study.Results) -> dict[str, np.ndarray]:
+  return {str(form): results('all', str(form)) for form in FORMS}
+
+
+_TIME = rows.Row(
+  id='time-against-chunk',
+  claim='Time rises as chunks become smaller, by a constant factor at usual sizes '
+  '(time of a step over that of full).',
+  study={name: _turns(*scale) for name, scale in _SCALES.items()},
+  ours=_times,
+  trend=f'{_SUBTRACT[0]} above {_SUBTRACT[-1]}; at most 1.6 for C >= 64',
+  claims=[
+    claims.above(_SUBTRACT[0], than=_SUBTRACT[-1], paired=True),
+    *(claims.below(str(f), than=1.6) for f in FORMS if f.chunk >= 64),
+  ],
+  figure=lambda results: _chunk_figure(
+    _times(results) | {'full': [1.0]}, 'time of a step over that of full'
+  ),
+  explain=lambda results: f'L={results.settings["all"].length}; wall clock, '
+  'medians over turns in one process; the time of full is '
+  f'{1e3 * np.median(results("all", "seconds")):.0f} ms.',
+)
+
+# A very long sequence.
+
+
+def constant_row(
+  model: model_lib.SlimTransformer, lengths: tuple[int, int], chunk: int
+) -> rows.Row:
+  """Compiles at two lengths, and computes gradients at the longer one."""
+  kinds = ('subtract', 'checkpoint2')
+  label = '{} L={} MiB'.format
+  distance = f'gradients apart, L={lengths[1]}'
+  pair = tuple(forms.Form(kind, chunk) for kind in kinds)
+  fixed = {
+    label(kind, at): functools.partial(plan, Setting(model, kind, chunk), at=at)
+    for kind in kinds
+    for at in lengths
+  }
+  short, long, other = (
+    label(kind, at)
+    for kind, at in itertools.product(kinds, lengths)
+    if (kind, at) != (kinds[1], lengths[0])
+  )
+
+  def is_flat(table: claims.Table) -> bool:
+    low, high = (_MIB * table[name][0] for name in (short, long))
+    beyond = slim_bars.beyond_inputs(lengths[1], high, lengths[0], low)
+    return abs(beyond) <= 0.1 * low
+
+  def sizes(results: study.Results) -> dict[str, np.ndarray]:
+    return {name: results(name, 'bytes') / _MIB for name in fixed}
+
+  def explain(results: study.Results) -> str:
+    grown = sizes(results)[long][0] - sizes(results)[short][0]
+    return (
+      f'C={chunk}, d={model.d_model}, s={model.num_layers}. Gradients were '
+      f'computed, not only compiled. Growth of subtract: {grown:.3g} MiB.'
+    )
+
+  return rows.Row(
+    id='constant-memory',
+    claim='The gradient of a very long sequence fits into constant memory (MiB of '
+    'temporaries; distance of the gradients by subtraction and from stored '
+    'states at the longer length).',
+    study=study.Study(
+      apart, {distance: Turns(model, lengths[1], pair)}, fixed=fixed
+    ),
+    ours=lambda results: (
+      sizes(results) | {distance: results(distance, 'distance')}
+    ),
+    trend=f'below 8 MiB at L={lengths[1]}; subtract within 10 % of '
+    f'L={lengths[0]}, where {slim_bars.INPUT_BYTES} bytes per position may be '
+    'copies of inputs; gradients closer than 1e-4',
+    claims=(
+      claims.Check(
+        f'below 8 MiB at L={lengths[1]}',
+        lambda table: max(table[long][0], table[other][0]) < 8,
+      ),
+      claims.Check('subtract grows by at most 10 %', is_flat),
+      claims.below(distance, than=1e-4),
+    ),
+    figure=lambda results: [
+      figures.Lines(
+        lines=[
+          figures.Line(
+            kind,
+            lengths,
+            [sizes(results)[label(kind, at)][0] for at in lengths],
+            style='o-',
+          )
+          for kind in kinds
+        ],
+        levels={'limit': 8},
+        xlabel='length L',
+        ylabel='temporary memory (MiB)',
+        xscale='log2',
+        options={'ylim': (0, None)},
+      )
+    ],
+    explain=explain,
+    headline=long,
+  )
+
+
+_LONG = forms.build(forms.Sizes(32, 4, 1, 128, 64))
+ROWS = (
+  _AGAINST_LENGTH,
+  _FLOPS,
+  _AGAINST_CHUNK,
+  _TIME,
+  constant_row(_LONG, (8192, 131072), 64),
+)
