@@ -129,34 +129,25 @@ def run(setting: Setting, *, seed: int) -> study.Record:
   }
 
 
-def _study(
-  scale: float, options: Mapping[str, Sequence[Mapping[str, str]]]
-) -> study.Study:
-  """Kernels with options, as 'pos rorf' or 'pos sqrt(d) rorf'."""
-  arms = {}
-  for kernel, choices in options.items():
-    halves = (SIZES[0] // 2,) if COPIES[kernel] == 2 else ()
-    for choice in choices:
-      setting = Setting(kernel, scale, sizes=(*halves, *SIZES), **choice)
-      arms[_name(kernel, **choice)] = setting
-  return study.Study(run, arms, seeds=15)
+def _setting(kernel: str, scale: float, **options: str) -> Setting:
+  """Features come in pairs where half of the least m makes as many."""
+  halves = (SIZES[0] // 2,) if COPIES[kernel] == 2 else ()
+  return Setting(kernel, scale, sizes=(*halves, *SIZES), **options)
 
 
-def _name(kernel: str, ortho: str = 'rorf', norm: str = 'chi') -> str:
-  return f'{kernel} {"sqrt(d) " if norm == "sqrt_d" else ""}{ortho}'
-
-
-_RORF, _IID, _FIXED = {}, {'ortho': 'iid'}, {'norm': 'sqrt_d'}
-_HIGH = _study(1.0, dict.fromkeys(COPIES, [_RORF]))
-_LOW = _study(
-  0.5,
-  {
-    'pos': [_RORF, _IID, _FIXED],
-    'hyp': [_RORF, _IID, _FIXED],
-    'trig': [_RORF, _IID],
-  },
+_HIGH = study.Study(
+  run, {f'{k} rorf': _setting(k, 1.0) for k in COPIES}, seeds=15
 )
-_KERNELS = tuple(map(_name, COPIES))
+_LOW = study.Study(
+  run,
+  {f'{k} rorf': _setting(k, 0.5) for k in COPIES}
+  | {f'{k} iid': _setting(k, 0.5, ortho='iid') for k in COPIES}
+  | {
+    f'{k} sqrt(d) rorf': _setting(k, 0.5, norm='sqrt_d') for k in ('pos', 'hyp')
+  },
+  seeds=15,
+)
+_KERNELS = tuple(_HIGH.arms)
 
 
 def _at(
@@ -198,9 +189,7 @@ def _against_trig(results: study.Results) -> str:
   )
 
 
-def _figure(
-  results: study.Results, arms: Sequence[str]
-) -> list[figures.Panel]:
+def _figure(results: study.Results, arms: Sequence[str]) -> list[figures.Panel]:
   """Errors over m and over r: medians, bands from quartile to quartile."""
   panels = []
   for budget in ('projections m', 'features r'):
@@ -240,8 +229,7 @@ def _bad_figure(results: study.Results) -> list[figures.Panel]:
         figures.Line(
           arm,
           SIZES,
-          100
-          * np.stack([_at(results, arm, m, 'bad') for m in SIZES], axis=1),
+          100 * np.stack([_at(results, arm, m, 'bad') for m in SIZES], axis=1),
           spread='range',
           style='o-',
         )
@@ -267,14 +255,7 @@ def _ratio_row(
   halves: bool = False,
   **fields: Any,
 ) -> rows.Row:
-  """A row of ratios of errors, all of which must be below 1.
-
-  Args:
-    arms: by kernel, whose error is divided by whose.
-    sizes: m.
-    halves: divide by the error at m / 2.
-    **fields: of the row.
-  """
+  """Ratios below 1 of errors of two arms by kernel; `halves`: at m and m / 2."""
 
   def ratios(results: study.Results) -> dict[str, np.ndarray]:
     return {
@@ -364,7 +345,7 @@ ROWS = (
     headline='trig rorf m=128',
   ),
   _ratio_row(
-    {k: (_name(k, **_FIXED), _name(k)) for k in ('pos', 'hyp')},
+    {k: (f'{k} sqrt(d) rorf', f'{k} rorf') for k in ('pos', 'hyp')},
     SIZES[2:],
     id='fig4-low-norm-regularized',
     claim='Frequencies of norm sqrt(d) (the regularised kernel) approximate '
@@ -374,7 +355,7 @@ ROWS = (
     trend='below 1 for m >= 32, pos and hyp',
   ),
   _ratio_row(
-    {k: (_name(k), _name(k)) for k in COPIES},
+    {k: 2 * (f'{k} rorf',) for k in COPIES},
     SIZES[1:],
     halves=True,
     id='fig4-low-norm-more-features',
@@ -384,7 +365,7 @@ ROWS = (
     trend='below 1 for each doubling of m, pos, hyp and trig',
   ),
   _ratio_row(
-    {k: (_name(k), _name(k, **_IID)) for k in COPIES},
+    {k: (f'{k} rorf', f'{k} iid') for k in COPIES},
     SIZES,
     id='fig4-low-norm-orthogonal',
     claim='Orthogonal frequencies approximate attention better than '

@@ -6,22 +6,25 @@ same parameters, data and seeds, as `performer.train` does with
 """
 
 import dataclasses
+import functools
 from typing import Any
 
 import numpy as np
 
 from papers import claims, figures, rows, study
+from papers import training as papers_training
 from performer import attention, training
 from performer.data import proteins
 from performer.models import transformer
 from runtime import loop, optimizers
-from runtime.devices import mesh as mesh_lib
 from runtime.record import ledger
 
 __all__ = ['ROWS', 'Setting', 'run', 'studies']
 
 SOURCE = 'arXiv:2009.14794, Table 2'
 SOFTMAX, RELU, EXACT = 'softmax', 'relu', 'exact'
+# Copying the visible tokens scores well without modelling proteins.
+BASELINE = {'mlm': 'empirical, copying', 'causal': 'empirical baseline'}
 # Accuracy in percent and perplexity: Performer generalised, softmax,
 # Transformer, empirical baseline.
 PUBLISHED = {
@@ -94,13 +97,9 @@ def run(setting: Setting, *, seed: int) -> study.Record:
   Returns:
     Curves of training, and by predictor and column the final table.
   """
-  mesh = mesh_lib.MeshConfig().make()
-  with _trainer(setting).experiment(seed=seed, mesh=mesh) as experiment:
-    driven = loop.drive(
-      dataclasses.replace(experiment, evaluators={}),
-      setting.steps,
-      setting.steps // setting.every,
-    )
+  with papers_training.opened(_trainer(setting), seed=seed) as experiment:
+    records = setting.steps // setting.every
+    driven = loop.drive(experiment, setting.steps, records)
     tables = experiment.tables(loop.Finished(driven.state, driven.rows, 0.0))
   return {
     name: driven.column(f'train/{name}') for name in ('loss', 'accuracy')
@@ -172,62 +171,35 @@ def _study(setting: Setting, features: int) -> study.Study:
     RELU: attention.Favor(kernel='relu', features=None, projection=False),
     EXACT: attention.Exact(),
   }
-  return study.Study(
-    run,
-    {
-      name: dataclasses.replace(
-        setting, model=setting.model.clone(attention=mechanism)
-      )
-      for name, mechanism in mechanisms.items()
-    },
+  models = {k: setting.model.clone(attention=v) for k, v in mechanisms.items()}
+  return study.Study(run, study.vary(setting, 'model', models))
+
+
+def _table(results: study.Results, column: str) -> dict[str, np.ndarray]:
+  """One column of the final tables: mechanisms, then the baseline."""
+  split, setting = column.split()[0], results.settings[SOFTMAX]
+  baseline = results(SOFTMAX, f'{BASELINE[setting.data.task]} {column}')[:1]
+  found = rows.table(results, f'model {column}', form=f'{{arm}} {split}')
+  return found | {f'baseline {split}': baseline}
+
+
+def _harder(results: study.Results) -> dict[str, np.ndarray]:
+  """Perplexities over that of the baseline on the same split."""
+  found = {}
+  for split in ('test', 'ood'):
+    values = _table(results, f'{split} perpl.')
+    baseline = values.pop(f'baseline {split}')
+    found |= {label: value / baseline for label, value in values.items()}
+  return found
+
+
+def _evidence(results: study.Results) -> str:
+  values = _table(results, 'test acc. %')
+  gap = values['exact test'].mean() - values['baseline test'][0]
+  return (
+    f'The baseline itself is {gap:.1f} points below exact attention: the smaller '
+    'this gap, the weaker the evidence of agreement.'
   )
-
-
-def _table(task: str, column: str) -> Any:
-  """Makes one column of the final tables: mechanisms, then the baseline."""
-  split = column.split()[0]
-
-  def ours(results: study.Results) -> dict[str, np.ndarray]:
-    found = {
-      f'{arm} {split}': results(arm, f'model {column}') for arm in results.arms
-    }
-    # Copying the visible tokens scores well without modelling proteins.
-    baseline = results(SOFTMAX, f'{_baseline(task)} {column}')[:1]
-    return found | {f'baseline {split}': baseline}
-
-  return ours
-
-
-def _baseline(task: str) -> str:
-  return 'empirical, copying' if task == 'mlm' else 'empirical baseline'
-
-
-def _harder(task: str) -> Any:
-  """Makes perplexities over that of the baseline on the same split."""
-
-  def ours(results: study.Results) -> dict[str, np.ndarray]:
-    found = {}
-    for split in ('test', 'ood'):
-      values = _table(task, f'{split} perpl.')(results)
-      found |= {
-        f'{arm} {split}': values[f'{arm} {split}'] / values[f'baseline {split}']
-        for arm in results.arms
-      }
-    return found
-
-  return ours
-
-
-def _evidence(task: str) -> Any:
-  def explain(results: study.Results) -> str:
-    values = _table(task, 'test acc. %')(results)
-    gap = values['exact test'].mean() - values['baseline test'][0]
-    return (
-      f'The baseline itself is {gap:.1f} points below exact attention: the '
-      'smaller this gap, the weaker the evidence of agreement.'
-    )
-
-  return explain
 
 
 def _published(task: str, split: str, index: int) -> ledger.Published:
@@ -252,12 +224,8 @@ def _figure(results: study.Results) -> list[figures.Panel]:
   setting = results.settings[SOFTMAX]
   steps = np.arange(1, setting.steps // setting.every + 1) * setting.every
   return [
-    figures.Lines(
-      lines=[
-        figures.Line(arm, steps, results(arm, metric)) for arm in results.arms
-      ],
-      xlabel='step',
-      ylabel=f'{metric}, training',
+    figures.by_arm(
+      results, metric, steps, xlabel='step', ylabel=f'{metric}, training'
     )
     for metric in ('loss', 'accuracy')
   ]
@@ -270,9 +238,9 @@ def _rows(task: str) -> tuple[rows.Row, ...]:
       id=f'table2-{task}-perplexity',
       claim='Performers predict residues of unseen proteins better than '
       'frequencies do (perplexity on test).',
-      ours=_table(task, 'test perpl.'),
+      ours=functools.partial(_table, column='test perpl.'),
       published=_published(task, 'test', 1),
-      trend=f'softmax Performer below the baseline ({_baseline(task)})',
+      trend=f'softmax Performer below the baseline ({BASELINE[task]})',
       claims=(claims.below('softmax test', than='baseline test'),),
       **common,
     ),
@@ -280,23 +248,21 @@ def _rows(task: str) -> tuple[rows.Row, ...]:
       id=f'table2-{task}-accuracy',
       claim='Softmax Performer and exact attention are equally accurate (percent '
       'on test).',
-      ours=_table(task, 'test acc. %'),
+      ours=functools.partial(_table, column='test acc. %'),
       published=_published(task, 'test', 0),
       trend='softmax Performer within 1 point of exact attention',
       claims=(claims.close('softmax test', to='exact test', within=1.0),),
-      explain=_evidence(task),
+      explain=_evidence,
       **common,
     ),
     rows.Row(
       id=f'table2-{task}-ood',
       claim='Held-out families are harder (perplexity over that of the baseline '
       'on the same split).',
-      ours=_harder(task),
+      ours=_harder,
       published=_published_ratios(task),
       trend='softmax Performer: ratio on ood above ratio on test',
-      claims=(
-        claims.above('softmax ood', than='softmax test', paired=True),
-      ),
+      claims=(claims.above('softmax ood', than='softmax test', paired=True),),
       headline='softmax ood',
       **common,
     ),

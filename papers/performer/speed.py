@@ -8,7 +8,6 @@ CPU the time is that of all threads, which other processes do not lengthen.
 
 import dataclasses
 import functools
-import statistics
 from collections.abc import Mapping, Sequence
 
 import jax
@@ -44,9 +43,7 @@ class Setting:
   """
 
   case: forms.Case
-  mechanism: attention.Favor = attention.Favor(
-    kernel='softmax_pos', features=256
-  )
+  mechanism: attention.Favor
   turns: int = 3
   memory_bytes: int = 3 * 2**30
 
@@ -103,9 +100,10 @@ def _clock() -> programs.Clock:
 
 
 def _study(longest: int) -> study.Study:
+  mechanism = attention.Favor(kernel='softmax_pos', features=256)
   return study.Study(
     run,
-    {k: Setting(forms.Case(*kind, 1)) for k, kind in KINDS.items()},
+    {k: Setting(forms.Case(*v, 1), mechanism) for k, v in KINDS.items()},
     seeds=5,
     at=tuple(2**n for n in range(8, longest + 1)),
     together=True,
@@ -196,9 +194,9 @@ def _row(**fields: object) -> rows.Row:
     study=_STUDIES,
     figure=_figure,
     title='B = 1, H = 8, d = 64, r = 256, float32',
-    explain=lambda results: 'CPU time of all threads.'
-    if _clock() == 'cpu'
-    else 'Wall-clock time.',
+    explain=lambda results: (
+      'CPU time of all threads.' if _clock() == 'cpu' else 'Wall-clock time.'
+    ),
     **fields,
   )
 

@@ -46,6 +46,7 @@ _ID = np.full(vocabulary.SIZE, 1, np.int32)
 _ID[: len(_RESIDUES)] = 5 + np.arange(len(_RESIDUES))
 _ID[[*_SPECIAL]] = [*_SPECIAL.values()]
 _NO_TARGET = -1
+_ALL_MASKED = masking.Preset(mask=1.0, random=0.0)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,7 +74,7 @@ class Setting:
   rate: float = 1e-4
   held_out: int = 64
   num_heads: int = 8
-  masks: masking.Preset = masking.Preset(mask=1.0, random=0.0)
+  masks: masking.Preset = _ALL_MASKED
   folder: pathlib.Path = pathlib.Path('data/antibodies')
 
 

@@ -93,9 +93,7 @@ def _explain_gaps(results: study.Results) -> str:
 
 def _explain_ends(results: study.Results) -> str:
   hits = [
-    results.last(arm, 'accuracy')
-    for arm in results.arms
-    if arm != runs.CONTROL
+    results.last(arm, 'accuracy') for arm in results.arms if arm != runs.CONTROL
   ]
   return (
     f'{_explain(results)} Accuracy at the end: {np.min(hits):.3f} to '

@@ -7,7 +7,6 @@ products in the whole gradient, loops counted as often as they run.
 
 import dataclasses
 import functools
-import itertools
 from collections.abc import Mapping, Sequence
 
 import jax
@@ -19,12 +18,21 @@ from papers import claims, figures, rows, study
 from performer.slim import model as model_lib
 from runtime.devices import counting
 
-__all__ = ['ROWS', 'Setting', 'Turns', 'apart', 'count', 'plan', 'take_turns']
+__all__ = [
+  'MIB',
+  'ROWS',
+  'Setting',
+  'Turns',
+  'compiled',
+  'count',
+  'plan',
+  'take_turns',
+]
 
 KINDS, CHUNKS = ('subtract', 'checkpoint'), (16, 64, 256, 1024)
 FORMS = tuple(forms.Form(k, c) for c in CHUNKS for k in KINDS)
 ROOT = '2 sqrt(L)'
-_MIB = 2**20
+MIB = 2**20
 _C = CHUNKS[1]  # Of the comparison of lengths.
 
 
@@ -51,10 +59,10 @@ class Setting:
 
 
 @functools.cache
-def _compiled(
+def compiled(
   form: forms.Form, model: model_lib.SlimTransformer, length: int
 ) -> programs.Program:
-  """The seed of its inputs is of parameters and tokens."""
+  """A form at a length; the seed of its inputs is of parameters and tokens."""
 
   def inputs(seed: int) -> tuple:
     params, w = forms.parameters(model, seed)
@@ -67,7 +75,9 @@ def plan(setting: Setting, *, at: int) -> study.Record:
   """Temporary memory at a length, unless that is too long."""
   if setting.longest is not None and at > setting.longest:
     return {}
-  return {'bytes': _compiled(setting.form(at), setting.model, at).temporary_bytes}
+  return {
+    'bytes': compiled(setting.form(at), setting.model, at).temporary_bytes
+  }
 
 
 def count(setting: Setting, *, at: int) -> study.Record:
@@ -107,8 +117,8 @@ def take_turns(setting: Turns, *, seed: int) -> study.Record:
     wrong = _wrong(form, setting.model)
     if wrong is not None:
       raise RuntimeError(f'nothing to time: {form}: {wrong}')
-    program = _compiled(form, setting.model, setting.length)
-    built[harness.Form(form, lambda case: program)] = program
+    make = functools.partial(compiled, form, setting.model)
+    built[harness.Form(form, make)] = make(setting.length)
   how = programs.Settings(rounds=setting.turns, seconds=120.0)
   measured = harness.measure(setting.length, built, how, seeds=(seed,))
   results, first = harness.Results(measured), setting.chosen[0]
@@ -131,15 +141,6 @@ def _reference(model: model_lib.SlimTransformer) -> tuple:
   params, w = forms.parameters(model, 1)
   batch = forms.inputs(model.vocab_size, forms.CHECK_LENGTH, seed=1)
   return (params, batch, w), forms.defined(model, params, batch, w)
-
-
-def apart(setting: Turns, *, seed: int) -> study.Record:
-  """Relative distance of the gradients of two forms."""
-  found = []
-  for form in setting.chosen:
-    program = _compiled(form, setting.model, setting.length)
-    found.append(program.call(*program.inputs(seed))[1])
-  return {'distance': forms.apart(*found)}
 
 
 def _plans(
@@ -191,7 +192,7 @@ def _lines(results: study.Results) -> dict[str, dict[int, float]]:
 
 def _explain_lines(results: study.Results) -> str:
   text = '; '.join(
-    f'{arm}: ' + ', '.join(f'{v / _MIB:.4g} at {n}' for n, v in line.items())
+    f'{arm}: ' + ', '.join(f'{v / MIB:.4g} at {n}' for n, v in line.items())
     for arm, line in _lines(results).items()
   )
   return f'MiB: {text}.'
@@ -201,7 +202,7 @@ def _length_figure(results: study.Results) -> list[figures.Panel]:
   return [
     figures.Lines(
       lines=[
-        figures.Line(arm, [*line], np.divide([*line.values()], _MIB), style='o-')
+        figures.Line(arm, [*line], np.divide([*line.values()], MIB), style='o-')
         for arm, line in _lines(results).items()
       ],
       xlabel='length L',
@@ -273,8 +274,10 @@ _FLOPS = rows.Row(
       xlabel='FLOPs over those of full',
     )
   ],
-  explain=lambda results: f'L={results.study.at[0]}, C={_C}. Counted in the trace '
-  'of the whole gradient.',
+  explain=lambda results: (
+    f'L={results.study.at[0]}, C={_C}. Counted in the trace '
+    'of the whole gradient.'
+  ),
 )
 
 # Memory and time against C.
@@ -307,7 +310,7 @@ def _chunk_figure(
 def _sizes(results: study.Results) -> dict[str, np.ndarray]:
   at = _middle(results.study.at)
   arms = [*map(str, FORMS), 'full']
-  return {arm: results(arm, 'bytes', at=at) / _MIB for arm in arms}
+  return {arm: results(arm, 'bytes', at=at) / MIB for arm in arms}
 
 
 _SUBTRACT = [f'subtract C={chunk}' for chunk in CHUNKS]
@@ -332,7 +335,9 @@ def _turns(
   model: model_lib.SlimTransformer, lengths: Sequence[int]
 ) -> study.Study:
   chosen = (forms.Form('full'), *FORMS)
-  return study.Study(take_turns, {'all': Turns(model, _middle(lengths), chosen)})
+  return study.Study(
+    take_turns, {'all': Turns(model, _middle(lengths), chosen)}
+  )
 
 
 def _times(results: study.Results) -> dict[str, np.ndarray]:
@@ -353,98 +358,11 @@ _TIME = rows.Row(
   figure=lambda results: _chunk_figure(
     _times(results) | {'full': [1.0]}, 'time of a step over that of full'
   ),
-  explain=lambda results: f'L={results.settings["all"].length}; wall clock, '
-  'medians over turns in one process; the time of full is '
-  f'{1e3 * np.median(results("all", "seconds")):.0f} ms.',
+  explain=lambda results: (
+    f'L={results.settings["all"].length}; wall clock, '
+    'medians over turns in one process; the time of full is '
+    f'{1e3 * np.median(results("all", "seconds")):.0f} ms.'
+  ),
 )
 
-# A very long sequence.
-
-
-def constant_row(
-  model: model_lib.SlimTransformer, lengths: tuple[int, int], chunk: int
-) -> rows.Row:
-  """Compiles at two lengths, and computes gradients at the longer one."""
-  kinds = ('subtract', 'checkpoint2')
-  label = '{} L={} MiB'.format
-  distance = f'gradients apart, L={lengths[1]}'
-  pair = tuple(forms.Form(kind, chunk) for kind in kinds)
-  fixed = {
-    label(kind, at): functools.partial(plan, Setting(model, kind, chunk), at=at)
-    for kind in kinds
-    for at in lengths
-  }
-  short, long, other = (
-    label(kind, at)
-    for kind, at in itertools.product(kinds, lengths)
-    if (kind, at) != (kinds[1], lengths[0])
-  )
-
-  def is_flat(table: claims.Table) -> bool:
-    low, high = (_MIB * table[name][0] for name in (short, long))
-    beyond = slim_bars.beyond_inputs(lengths[1], high, lengths[0], low)
-    return abs(beyond) <= 0.1 * low
-
-  def sizes(results: study.Results) -> dict[str, np.ndarray]:
-    return {name: results(name, 'bytes') / _MIB for name in fixed}
-
-  def explain(results: study.Results) -> str:
-    grown = sizes(results)[long][0] - sizes(results)[short][0]
-    return (
-      f'C={chunk}, d={model.d_model}, s={model.num_layers}. Gradients were '
-      f'computed, not only compiled. Growth of subtract: {grown:.3g} MiB.'
-    )
-
-  return rows.Row(
-    id='constant-memory',
-    claim='The gradient of a very long sequence fits into constant memory (MiB of '
-    'temporaries; distance of the gradients by subtraction and from stored '
-    'states at the longer length).',
-    study=study.Study(
-      apart, {distance: Turns(model, lengths[1], pair)}, fixed=fixed
-    ),
-    ours=lambda results: (
-      sizes(results) | {distance: results(distance, 'distance')}
-    ),
-    trend=f'below 8 MiB at L={lengths[1]}; subtract within 10 % of '
-    f'L={lengths[0]}, where {slim_bars.INPUT_BYTES} bytes per position may be '
-    'copies of inputs; gradients closer than 1e-4',
-    claims=(
-      claims.Check(
-        f'below 8 MiB at L={lengths[1]}',
-        lambda table: max(table[long][0], table[other][0]) < 8,
-      ),
-      claims.Check('subtract grows by at most 10 %', is_flat),
-      claims.below(distance, than=1e-4),
-    ),
-    figure=lambda results: [
-      figures.Lines(
-        lines=[
-          figures.Line(
-            kind,
-            lengths,
-            [sizes(results)[label(kind, at)][0] for at in lengths],
-            style='o-',
-          )
-          for kind in kinds
-        ],
-        levels={'limit': 8},
-        xlabel='length L',
-        ylabel='temporary memory (MiB)',
-        xscale='log2',
-        options={'ylim': (0, None)},
-      )
-    ],
-    explain=explain,
-    headline=long,
-  )
-
-
-_LONG = forms.build(forms.Sizes(32, 4, 1, 128, 64))
-ROWS = (
-  _AGAINST_LENGTH,
-  _FLOPS,
-  _AGAINST_CHUNK,
-  _TIME,
-  constant_row(_LONG, (8192, 131072), 64),
-)
+ROWS = (_AGAINST_LENGTH, _FLOPS, _AGAINST_CHUNK, _TIME)

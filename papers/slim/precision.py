@@ -192,7 +192,10 @@ def _arms(
   model = forms.build(sizes)
   return {
     _label(name or ' '.join(words), kind): Setting(
-      model, forms.Form(kind, None if kind == 'full' else chunk), length, **stress
+      model,
+      forms.Form(kind, None if kind == 'full' else chunk),
+      length,
+      **stress,
     )
     for kind in kinds
   }
@@ -280,7 +283,9 @@ def _points(results: study.Results) -> list[figures.Panel]:
   for kind, style in zip(KINDS, ('s', 'o', '^'), strict=True):
     own = [c for c in cases if _label(c, kind) in results.arms]
     values = [results(_label(c, kind), 'error') for c in own]
-    places = [[cases.index(c)] * len(v) for c, v in zip(own, values, strict=True)]
+    places = [
+      [cases.index(c)] * len(v) for c, v in zip(own, values, strict=True)
+    ]
     if own:
       x, y = np.maximum(np.ravel(values), 1e-18), np.ravel(places)
       lines.append(figures.Line(kind, x, y, style=style))
@@ -330,7 +335,8 @@ def _grows() -> list[claims.Claim]:
   """With the number of chunks, mildly; not with stored states."""
   chunks, lengths = _cases(OF_CHUNK), _cases(OF_LENGTH)
   (small, stored), (large, also) = (
-    [_label(case, kind) for kind in KINDS[1:]] for case in (chunks[0], chunks[-1])
+    [_label(case, kind) for kind in KINDS[1:]]
+    for case in (chunks[0], chunks[-1])
   )
   short, long = (_label(lengths[i], 'subtract') for i in (0, -1))
   common = {'paired': True, 'log': True}
@@ -431,9 +437,7 @@ def _audit_figure(results: study.Results) -> list[figures.Panel]:
   return [
     figures.Lines(
       lines=[
-        figures.Line(
-          state, *np.maximum(np.transpose(points), 1e-17), style='o'
-        )
+        figures.Line(state, *np.maximum(np.transpose(points), 1e-17), style='o')
         for state, points in _audited(results).items()
         if points
       ],

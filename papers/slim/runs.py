@@ -20,12 +20,12 @@ from jaxtyping import Array, PyTree
 
 from benchmarks import slim_forms as forms
 from papers import study
+from papers import training as papers_training
 from performer import training
 from performer.data import copying, text
 from performer.slim import model as model_lib
 from performer.slim import options as slim_options
 from runtime import loop
-from runtime.devices import mesh as mesh_lib
 
 __all__ = ['CONTROL', 'FULL', 'Setting', 'described', 'regimes', 'run']
 
@@ -65,9 +65,7 @@ class Setting:
   nudged: bool = False
   probed: tuple[forms.Form, ...] = ()
 
-  def trainer(
-    self, slim: slim_options.Slim
-  ) -> training.LanguageModelTrainer:
+  def trainer(self, slim: slim_options.Slim) -> training.LanguageModelTrainer:
     """Trains with gradients computed in a certain way."""
     drops = {} if self.drop_at is None else {self.drop_at: 0.1}
     rate = optax.piecewise_constant_schedule(self.rate, drops)
@@ -96,29 +94,30 @@ def run(setting: Setting, *, seed: int) -> study.Record:
     after which the run was judged, and there bits per target and accuracy on
     validation; and by form of `probed` the relative change of the loss half way.
   """
-  mesh = mesh_lib.MeshConfig().make()
   state, position, rows, jumps = None, None, [], {}
   for slim, steps in setting.phases():
-    with setting.trainer(slim).experiment(seed=seed, mesh=mesh) as experiment:
+    trainer = setting.trainer(slim)
+    with papers_training.opened(
+      trainer, seed=seed, judges=('valid',)
+    ) as opened:
       if position is None:
-        params = _start(setting, seed)
         # The optimiser starts with zeros, whatever the parameters.
-        state = jax.jit(experiment.init)().replace(params=params)
+        state = jax.jit(opened.init)().replace(params=_start(setting, seed))
       else:
         jumps = _jumps(setting, state.params, next(batches))
-        experiment.batches.set_state(position)
-      judge = functools.partial(_judge, setting, experiment.evaluators['valid'])
-      experiment = dataclasses.replace(experiment, evaluators={'valid': judge})
-      driven = loop.drive(experiment, steps, steps, state=state)
-      state, batches = driven.state, experiment.batches
+        opened.batches.set_state(position)
+      judge = functools.partial(_judge, setting, opened.evaluators['valid'])
+      opened = dataclasses.replace(opened, evaluators={'valid': judge})
+      driven = loop.drive(opened, steps, steps, state=state)
+      state, batches = driven.state, opened.batches
       position = batches.get_state()
       rows += driven.rows
-  judged = [i for i, row in enumerate(rows) if 'eval/valid/loss' in row]
+  judged = [row for row in rows if 'eval/valid/loss' in row]
   return {
     'train': [_NAT * row['train/loss'] for row in rows],
-    'steps': [i + 1 for i in judged],
-    'valid': [_NAT * rows[i]['eval/valid/loss'] for i in judged],
-    'accuracy': [rows[i]['eval/valid/accuracy'] for i in judged],
+    'steps': [i for i, row in enumerate(rows, 1) if 'eval/valid/loss' in row],
+    'valid': [_NAT * row['eval/valid/loss'] for row in judged],
+    'accuracy': [row['eval/valid/accuracy'] for row in judged],
   } | jumps
 
 
