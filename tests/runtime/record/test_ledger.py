@@ -1,14 +1,13 @@
-"""Rows of the ledger, verdicts, and the page made from them."""
+"""Rows of the ledger, and the page made from them."""
 
 import csv
 import dataclasses
 import json
 import pathlib
 
-import numpy as np
 import pytest
 
-from runtime.record import ledger, verdicts
+from runtime.record import ledger
 
 ROOT = pathlib.Path(__file__).resolve().parents[3]
 
@@ -143,88 +142,3 @@ def test_page_of_this_repository_is_current():
   if not ledger.read_all(root):
     pytest.skip('the ledger has no rows yet')
   assert (ROOT / 'docs' / 'results.md').read_text() == ledger.render(root)
-
-
-def test_interval_against_hand_computation():
-  # Welch by hand: means 3 and 7/3, variances 1 / 3 and 4/3 / 3, 3 and 3 values;
-  # standard error 0.8819, freedom 3.923, t quantile 2.7973.
-  low, high = verdicts.interval([2.0, 3.0, 4.0], [1.0, 3.0, 3.0])
-  assert low == pytest.approx(2 / 3 - 2.467, abs=2e-3)
-  assert high == pytest.approx(2 / 3 + 2.467, abs=2e-3)
-  # Pairs by hand: differences 1, 0, 1; error 1/3; t quantile 4.3027.
-  low, high = verdicts.interval([2.0, 3.0, 4.0], [1.0, 3.0, 3.0], paired=True)
-  assert low == pytest.approx(2 / 3 - 4.3027 / 3, abs=1e-4)
-  assert high == pytest.approx(2 / 3 + 4.3027 / 3, abs=1e-4)
-
-
-def test_interval_covers_the_truth_as_often_as_it_says():
-  rng = np.random.default_rng(11)
-  draws = 2000
-  hits = 0
-  for _ in range(draws):
-    first = rng.normal(1.0, 1.0, 4)
-    second = rng.normal(0.0, 3.0, 5)
-    low, high = verdicts.interval(first, second, confidence=0.9)
-    hits += low < 1.0 < high
-  # Four standard errors of a binomial; Welch's freedom is approximate.
-  assert abs(hits / draws - 0.9) < 4 * np.sqrt(0.09 / draws) + 0.01
-
-
-@pytest.mark.parametrize(
-  ('better', 'worse', 'options', 'expected'),
-  [
-    ([0.9, 0.91, 0.92], [0.5, 0.51, 0.52], {}, 'holds'),
-    ([0.5, 0.51, 0.52], [0.9, 0.91, 0.92], {}, 'fails'),
-    ([0.5, 0.9, 0.7], [0.6, 0.8, 0.5], {}, 'inconclusive'),
-    ([0.9, 0.91, 0.92], [0.5, 0.51, 0.52], {'margin': 0.6}, 'fails'),
-    ([0.9, 0.91, 0.92], [0.5], {}, 'holds'),
-    ([0.9], [0.5], {}, 'inconclusive'),
-    ([0.9], [0.5], {'paired': True}, 'inconclusive'),
-    ([0.9, 0.9], [0.5, 0.5], {}, 'holds'),
-    ([0.5, 0.5], [0.5, 0.5], {}, 'inconclusive'),
-  ],
-)
-def test_verdict_in_both_directions(better, worse, options, expected):
-  got = verdicts.verdict(better, worse, higher_is_better=True, **options)
-  assert got == expected
-  flipped = verdicts.verdict(
-    [-x for x in better],
-    [-x for x in worse],
-    higher_is_better=False,
-    **options,
-  )
-  assert flipped == expected
-
-
-def test_pairs_find_what_noise_between_seeds_hides():
-  noise = np.random.default_rng(3).normal(0, 1, 6)
-  first, second = noise + 0.1 + 0.01 * noise**2, noise
-  kwargs = {'higher_is_better': True}
-  assert verdicts.verdict(first, second, **kwargs) == 'inconclusive'
-  assert verdicts.verdict(first, second, paired=True, **kwargs) == 'holds'
-
-
-@pytest.mark.parametrize(
-  ('first', 'second', 'expected'),
-  [
-    ([0.50, 0.51, 0.52], [0.50, 0.51, 0.53], 'holds'),
-    ([0.50, 0.51, 0.52], [0.80, 0.81, 0.82], 'fails'),
-    ([0.80, 0.81, 0.82], [0.50, 0.51, 0.52], 'fails'),
-    ([0.2, 0.5, 0.8], [0.3, 0.5, 0.7], 'inconclusive'),
-  ],
-)
-def test_verdict_close(first, second, expected):
-  assert verdicts.verdict_close(first, second, tolerance=0.1) == expected
-
-
-def test_verdicts_refuse_bad_numbers():
-  with pytest.raises(ValueError, match='finite'):
-    verdicts.interval([1.0, float('nan')], [1.0])
-  with pytest.raises(ValueError, match='two sequences'):
-    verdicts.interval([], [1.0])
-  with pytest.raises(ValueError, match=r'a.size=2 b.size=1'):
-    verdicts.interval([1.0, 2.0], [1.0], paired=True)
-  with pytest.raises(ValueError, match=r'confidence=1\.5'):
-    verdicts.interval([1.0, 2.0], [1.0], confidence=1.5)
-  with pytest.raises(ValueError, match='tolerance=0'):
-    verdicts.verdict_close([1.0, 2.0], [1.0], tolerance=0)
