@@ -48,14 +48,15 @@ def forms_of(sizes: Sizes, case: forms.Case) -> list[harness.Form]:
     harness.Form(
       form,
       functools.partial(forms.program, form, sizes.model),
-      lambda case, built, form=form: _wrong(form, sizes.model),
+      lambda case, built, form=form: _wrong(form, sizes),
       ours=form.ours,
     )
     for form in dict.fromkeys(found)
   ]
 
 
-_wrong = functools.cache(forms.wrong)
+def _wrong(form: forms.Form, sizes: Sizes) -> str | None:
+  return forms.wrong(form, forms.build(sizes.model))
 
 
 def _beside(one: harness.Measured, two: harness.Measured) -> bool:

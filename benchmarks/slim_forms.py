@@ -261,19 +261,21 @@ def program(form: Form, sizes: Sizes, case: Case) -> programs.Program:
   return dataclasses.replace(built, extras=extras)
 
 
-def wrong(form: Form, sizes: Sizes) -> str | None:
+@functools.cache
+def wrong(form: Form, model: model_lib.SlimTransformer) -> str | None:
   """Says what of a form's gradient is off and by how much; None: nothing."""
-  arrays, expected = _reference(sizes, CHECK_LENGTH)
-  loss, grads, _ = jax.jit(gradient(form, build(sizes)))(*arrays)
+  arrays, expected = _reference(model)
+  loss, grads, _ = jax.jit(gradient(form, model))(*arrays)
   return disagreement((loss, grads), expected)
 
 
 @functools.cache
-def _reference(sizes: Sizes, length: int) -> tuple[tuple, tuple[float, PyTree]]:
+def _reference(
+  model: model_lib.SlimTransformer,
+) -> tuple[tuple, tuple[float, PyTree]]:
   """Arrays of a short sequence; loss and gradient of the whole in float64."""
-  model = build(sizes)
   params, w = parameters(model, 1)
-  arrays = (params, inputs(sizes.vocab, length, seed=1), w)
+  arrays = (params, inputs(model.vocab_size, CHECK_LENGTH, seed=1), w)
   wide = gradient(Form('autodiff'), model.clone(dtype=jnp.float64))
   loss, grads, _ = programs.in_float64(wide, *arrays)
   return arrays, (float(loss), grads)

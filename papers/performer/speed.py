@@ -123,14 +123,18 @@ def _times(results: study.Results, kind: str, form: str) -> Times:
   }
 
 
-def _slopes(times: Times, low: int, high: int) -> np.ndarray:
+def _by_seed(times: Times) -> list[dict[int, float]]:
+  values = np.stack([*times.values()], axis=1)
+  return [dict(zip(times, line, strict=True)) for line in values]
+
+
+def _slopes(times: Times, low: int, high: int) -> list[float]:
   """Exponent of the length between two lengths, for each seed."""
-  chosen = [length for length in times if low <= length <= high]
-  values = np.stack([times[length] for length in chosen], axis=1)
-  return np.array([growth.slope(chosen, line) for line in values])
+  chosen = {n: v for n, v in times.items() if low <= n <= high}
+  return [growth.slope(line) for line in _by_seed(chosen)]
 
 
-def _exponents(results: study.Results) -> dict[str, np.ndarray]:
+def _exponents(results: study.Results) -> dict[str, list[float]]:
   found = {}
   for kind in KINDS:
     for name, form, low, high in (
@@ -148,9 +152,9 @@ def _crossovers(results: study.Results) -> dict[str, list[float]]:
   found = {}
   for kind in KINDS:
     ours, exact = (_times(results, kind, form) for form in (FAVOR, EXACT))
-    ratios = np.stack([exact[n] / ours[n] for n in exact], axis=1)
+    ratios = {n: exact[n] / ours[n] for n in exact}
     found[kind] = [
-      growth.crossover([*exact], line) or 2.0 * max(exact) for line in ratios
+      growth.crossover(line) or 2.0 * max(exact) for line in _by_seed(ratios)
     ]
   return found
 

@@ -201,7 +201,7 @@ def measure(
   key, fresh = jax.random.split(jax.random.key(seed))
   w = model.draw_projections(key, 0)
   if not setting.pretrained:
-    tokens = batches[0].tokens
+    tokens = held_out.tokens[:1]
     start = model.init(fresh, tokens, mask=tokens > 0, projections=w)
     params = nn.meta.unbox(start['params'])
   state, found = optax.adam(setting.rate).init(params), []

@@ -114,7 +114,7 @@ def take_turns(setting: Turns, *, seed: int) -> study.Record:
   """
   built = {}
   for form in setting.chosen:
-    wrong = _wrong(form, setting.model)
+    wrong = forms.wrong(form, setting.model)
     if wrong is not None:
       raise RuntimeError(f'nothing to time: {form}: {wrong}')
     make = functools.partial(compiled, form, setting.model)
@@ -126,21 +126,6 @@ def take_turns(setting: Turns, *, seed: int) -> study.Record:
     str(one.form): results.ratio(one.case, one.form, first).wall
     for one in measured
   } | {'seconds': measured[0].median('wall')}
-
-
-@functools.cache
-def _wrong(form: forms.Form, model: model_lib.SlimTransformer) -> str | None:
-  """What of a form's gradient is off at a short length; None: nothing."""
-  arrays, expected = _reference(model)
-  loss, grads, _ = jax.jit(forms.gradient(form, model))(*arrays)
-  return forms.disagreement((loss, grads), expected)
-
-
-@functools.cache
-def _reference(model: model_lib.SlimTransformer) -> tuple:
-  params, w = forms.parameters(model, 1)
-  batch = forms.inputs(model.vocab_size, forms.CHECK_LENGTH, seed=1)
-  return (params, batch, w), forms.defined(model, params, batch, w)
 
 
 def _plans(
@@ -220,8 +205,7 @@ _AGAINST_LENGTH = rows.Row(
   'temporary memory).',
   study=_PLANS,
   ours=lambda results: {
-    arm: growth.slope([*line], [*line.values()])
-    for arm, line in _lines(results).items()
+    arm: growth.slope(line) for arm, line in _lines(results).items()
   },
   trend=f'full: 1 +- 0.1; subtract: 0 +- 0.05, where {slim_bars.INPUT_BYTES} '
   f'bytes per position may be copies of inputs; checkpoint at C = {ROOT}: at most '

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from benchmarks import slim_forms as forms
-from papers import rows
+from papers import rows, running
 from papers.slim import constant, curves, memory, precision, runs
 from tests.papers import planted
 
@@ -22,6 +22,16 @@ def noisy(value, seed=0):
 
 
 # Memory, FLOPs and time.
+
+
+def planned(setting, length, *, leak, root, falls):
+  """Bytes: growth of inputs, exponent of the root, whether C matters."""
+  if setting.kind == 'full':
+    return 1e5 * length
+  if setting.chunk == memory.ROOT:
+    return 1e5 * length**root
+  stored = 5e4 * length / setting.chunk * (setting.kind == 'checkpoint')
+  return 2e3 * (setting.chunk if falls else 64) + leak * length + stored
 
 
 @pytest.mark.parametrize(
@@ -40,19 +50,12 @@ def test_memory_is_judged(options, verdicts):
     SYSTEM.rows['memory-against-length'],
     SYSTEM.rows['memory-against-chunk'],
   )
-  study, records = both[0].at_scale('tiny'), {}
-  for arm, setting in study.arms.items():
-    for n in study.at:
-      flat = 2e3 * (setting.chunk if choice['falls'] else 64)
-      if setting.kind == 'full':
-        size = 1e5 * n
-      elif setting.chunk == memory.ROOT:
-        size = 1e5 * n ** choice['root']
-      else:
-        stored = 5e4 * n / setting.chunk * (setting.kind == 'checkpoint')
-        size = (flat if isinstance(setting.chunk, int) else 0) + stored
-        size += choice['leak'] * n
-      records[arm, n] = {'bytes': size}
+  study = both[0].at_scale('tiny')
+  records = {
+    (arm, n): {'bytes': planned(setting, n, **choice)}
+    for arm, setting in study.arms.items()
+    for n in study.at
+  }
   found = dataclasses.replace(planted.results(study, records, 1), seeds=None)
   assert [planted.verdict(row, found) for row in both] == verdicts
 
@@ -319,11 +322,13 @@ def test_every_other_row_runs(tmp_path, monkeypatch):
   monkeypatch.setattr(
     memory, 'FORMS', [forms.Form(k, c) for c in chunks for k in memory.KINDS]
   )
-  plans = memory._plans(TINY, lengths)
-  assert planted.running_of(plans)['full', 32][0]['bytes'] > 0
-  turns = memory._turns(TINY, lengths)
-  (records,) = planted.running_of(turns, 1).values()
-  assert min(records[0].values()) > 0
+  options = running.Options(folder=tmp_path / 'parts', log=lambda text: None)
+  plans = running.run(memory._plans(TINY, lengths), None, options)
+  assert plans('full', 'bytes', at=32) > plans('full', 'bytes', at=16)
+  turns = running.run(memory._turns(TINY, lengths), (0,), options)
+  (record,) = turns.records['all', None]
+  assert min(record.values()) > 0
+  assert record['full'] == 1
   short = constant.study_of(forms.Sizes(8, 2, 1, 8, 7), 8, 32, 64)
   written = planted.publish(SYSTEM, constant.ROWS[0], short, tmp_path)
   assert max(written.ours[f'gradients apart, L={constant.LONG}']) < 1e-5
