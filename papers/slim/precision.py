@@ -1,37 +1,24 @@
-"""Errors of gradients in finite precision, measured against float64.
+"""Rows about finite precision: gradients in chunks against float64.
 
-At random initial parameters rounding is all there is. Training can bring about
-two stresses:
-
-- `qk`: weights and biases of queries and keys times a factor: attention that is
-  peaked.
-- `spike`: the embedding of a token that occurs once, at three quarters of the
-  sequence, times a factor: one key that dwarfs those before it.
-
-Under them subtraction loses the states of early chunks: the state after a large
-key has no digits left for those before it, and what is recomputed from a state
-that is off is off too, layer by layer and chunk by chunk. Stored states do not
-have the problem.
+Under the stresses of `papers.slim.errors` subtraction loses the states of early
+chunks: the state after a large key has no digits left for those before it, and
+what is recomputed from a state that is off is off too, layer by layer and chunk
+by chunk. Stored states do not have the problem.
 """
 
 import dataclasses
 import functools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-import jax
-import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, PyTree
 
 from benchmarks import slim_forms as forms
 from papers import claims, figures, rows, study
-from performer import attention
-from performer.attention import state as state_lib
+from papers.slim import errors
 from performer.slim import drift
-from performer.slim import model as model_lib
 
-__all__ = ['ROWS', 'Setting', 'WideSums', 'run', 'stressed']
+__all__ = ['ROWS']
 
 _LIMIT = 1e-5  # Of float32, at random parameters and for stored states.
 _LIMIT_DOUBLE = 1e-12
@@ -40,139 +27,6 @@ _LIMIT_DOUBLE = 1e-12
 _LOST, _SOUND = 1e-2, 1e-4
 KINDS = ('full', 'subtract', 'checkpoint')
 Arms = dict[str, Any]
-
-
-@dataclasses.dataclass(frozen=True)
-class Setting:
-  """A gradient.
-
-  Attributes:
-    model: whose.
-    form: how it is computed.
-    length: L.
-    stress: of the parameters: None, 'qk' or 'spike'.
-    factor: of the stress.
-    wide: states are kept in float64; only for strategies of the library.
-  """
-
-  model: model_lib.SlimTransformer
-  form: forms.Form
-  length: int
-  stress: str | None = None
-  factor: float = 1.0
-  wide: bool = False
-
-  def __post_init__(self) -> None:
-    if self.stress not in (None, 'qk', 'spike'):
-      raise ValueError(f"stress must be 'qk' or 'spike', got {self.stress!r}")
-
-  @property
-  def is_double(self) -> bool:
-    """Whether activations are float64."""
-    return self.model.dtype == jnp.dtype('float64')
-
-  def in_float64(self) -> 'Setting':
-    """The whole sequence at once, all of it in float64."""
-    model = self.model.clone(dtype=jnp.dtype('float64'))
-    return dataclasses.replace(
-      self, model=model, form=forms.Form('autodiff'), wide=False
-    )
-
-
-class WideSums(attention.Favor):
-  """Attention in float32 whose states are float64.
-
-  Reads states as float32; what it adds to them is added in float64, so that
-  adding and taking away again loses nothing.
-  """
-
-  def empty_state(self, **options: Any) -> state_lib.State:
-    """Sums of no key, float64."""
-    return _cast(super().empty_state(**options), jnp.float64)
-
-  def summarize(self, *arrays: Array, **options: Any) -> state_lib.State:
-    """The sums over keys of one chunk, float64."""
-    return _cast(super().summarize(*arrays, **options), jnp.float64)
-
-  def extend(
-    self, q: Array, k: Array, v: Array, *, state: state_lib.State, **rest: Any
-  ) -> tuple[Array, state_lib.State]:
-    """Attends in float32; the state after it is float64."""
-    out, _ = super().extend(q, k, v, state=_cast(state, jnp.float32), **rest)
-    added = self.summarize(k, v, **rest)
-    return out, state._replace(S=state.S + added.S, z=state.z + added.z)
-
-
-def _cast(state: state_lib.State, dtype: Any) -> state_lib.State:
-  return jax.tree.map(lambda x: x.astype(dtype), state)
-
-
-def run(setting: Setting, *, seed: int) -> study.Record:
-  """Measures a gradient; the seed is of parameters and tokens.
-
-  Returns:
-    The norm of its difference from float64 over that of the latter, and the
-    greatest drift that the library reports, if the strategy has one.
-  """
-  grads, found = _gradient(setting, seed)
-  record = {'error': forms.apart(grads, _expected(setting.in_float64(), seed))}
-  if found is not None:
-    record['drift'] = max(float(np.max(x)) for x in jax.tree.leaves(found))
-  return record
-
-
-@functools.lru_cache(maxsize=64)
-def _expected(setting: Setting, seed: int) -> PyTree:
-  return _gradient(setting, seed)[0]
-
-
-def _gradient(setting: Setting, seed: int) -> tuple[PyTree, PyTree]:
-  """The gradient, and the drift."""
-  arrays = stressed(setting, seed)
-  if setting.is_double:
-    arrays = jax.tree.map(_double, arrays)
-  with jax.enable_x64(setting.wide or setting.is_double):
-    function = _compiled(setting.model, setting.form, setting.wide)
-    return jax.tree.map(np.asarray, function(*arrays)[1:])
-
-
-def _double(x: np.ndarray) -> np.ndarray:
-  return x.astype(np.float64) if np.issubdtype(x.dtype, np.floating) else x
-
-
-@functools.cache
-def _compiled(
-  model: model_lib.SlimTransformer, form: forms.Form, wide: bool
-) -> Any:
-  if wide:
-    options = vars(model.attention)
-    model = model.clone(attention=WideSums(**options))
-  return jax.jit(forms.gradient(form, model))
-
-
-def stressed(
-  setting: Setting, seed: int
-) -> tuple[PyTree, dict[str, np.ndarray], PyTree]:
-  """Parameters in float32, inputs and random matrices."""
-  model = setting.model.clone(dtype=jnp.dtype('float32'))
-  params, w = jax.tree.map(np.asarray, _parameters(model, seed))
-  # The last token is left for the spike.
-  last = model.vocab_size - 1
-  batch = forms.inputs(last, setting.length, seed=seed)
-  if setting.stress == 'qk':
-    inside = params['blocks']['attention']
-    for name in ('query', 'key'):
-      inside[name] = jax.tree.map(lambda x: setting.factor * x, inside[name])
-  elif setting.stress == 'spike':
-    at = 3 * setting.length // 4
-    batch['tokens'][:, at] = batch['targets'][:, at - 1] = last
-    table = params['tokens']['embedding'].copy()
-    table[last] *= setting.factor
-    params['tokens']['embedding'] = table
-  return params, batch, w
-
-
-_parameters = functools.lru_cache(maxsize=64)(forms.parameters)
 
 
 def _arms(
@@ -191,7 +45,7 @@ def _arms(
     words += [stress['stress'], f'x{stress["factor"]:g}']
   model = forms.build(sizes)
   return {
-    _label(name or ' '.join(words), kind): Setting(
+    _label(name or ' '.join(words), kind): errors.Setting(
       model,
       forms.Form(kind, None if kind == 'full' else chunk),
       length,
@@ -209,7 +63,7 @@ def _cases(arms: Mapping[str, Any]) -> list[str]:
   return list(dict.fromkeys(label.split(': ')[0] for label in arms))
 
 
-def _joined(parts: Iterator[Arms] | Sequence[Arms]) -> Arms:
+def _joined(parts: Iterable[Arms]) -> Arms:
   return {label: s for part in parts for label, s in part.items()}
 
 
@@ -378,7 +232,7 @@ def _stress_row(arms: Arms, dtype: str) -> rows.Row:
     id=f'precision-stress-{dtype}',
     claim='With peaked attention or one dominant key, subtraction loses the '
     'gradient; stored states keep it (relative error).',
-    study=study.Study(run, arms),
+    study=study.Study(errors.run, arms),
     ours=_errors,
     trend=f'subtract above {_LOST:g} at the greatest factors of softmax_pos and '
     f'square; {limit}',
@@ -456,7 +310,7 @@ ROWS = (
     id='precision-random',
     claim='Gradients in chunks are exact up to rounding (relative error against '
     'the gradient of the whole sequence in float64).',
-    study=study.Study(run, RANDOM),
+    study=study.Study(errors.run, RANDOM),
     ours=_errors,
     trend=f'below {_LIMIT:g} in float32 and {_LIMIT_DOUBLE:g} in float64',
     claims=[
@@ -472,7 +326,7 @@ ROWS = (
     id='precision-chunk',
     claim='The error of subtraction grows, mildly, with the number of chunks; '
     'that of stored states does not (relative error of the gradient).',
-    study=study.Study(run, OF_CHUNK | OF_LENGTH),
+    study=study.Study(errors.run, OF_CHUNK | OF_LENGTH),
     ours=_errors,
     trend='subtract: least chunk above largest, longest sequence less than ten '
     'times the shortest; checkpoint: least and largest chunk within a factor 3',
@@ -487,7 +341,7 @@ ROWS = (
     id='precision-wide-states',
     claim='States in float64 do not rescue subtraction: what is recomputed in '
     'float32 from a recovered state is not what was added (relative error).',
-    study=study.Study(run, _WIDE),
+    study=study.Study(errors.run, _WIDE),
     ours=_errors,
     trend='subtract above 1e-3 for softmax_pos and square; checkpoint below '
     f'{_LIMIT:g}',
@@ -502,7 +356,9 @@ ROWS = (
     id='precision-audit',
     claim='The drift of the first state, which subtraction yields for nothing, '
     'tells gradients that are lost from sound ones (runs).',
-    study=study.Study(run, RANDOM | STRESSED | HALF | OF_CHUNK | OF_LENGTH),
+    study=study.Study(
+      errors.run, RANDOM | STRESSED | HALF | OF_CHUNK | OF_LENGTH
+    ),
     ours=_flagged,
     trend=f'at the threshold {drift.THRESHOLD:g} all that are lost are flagged, '
     'and none that is sound',

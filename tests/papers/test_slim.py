@@ -8,7 +8,7 @@ import pytest
 
 from benchmarks import slim_forms as forms
 from papers import rows, running
-from papers.slim import constant, curves, memory, precision, runs
+from papers.slim import constant, curves, errors, memory, runs
 from tests.papers import planted
 
 SYSTEM = rows.find()['slim']
@@ -177,11 +177,11 @@ def test_the_audit_is_judged(drifts, verdict):
 
 def test_a_stress_changes_what_it_says():
   model = forms.build(forms.Sizes(8, 2, 1, 8, 7))
-  plain = precision.Setting(model, forms.Form('full'), 16)
+  plain = errors.Setting(model, forms.Form('full'), 16)
   change = dataclasses.replace
-  params, _, _ = precision.stressed(plain, 0)
-  sharp, _, _ = precision.stressed(change(plain, stress='qk', factor=6.0), 0)
-  spike, batch, _ = precision.stressed(
+  params, _, _ = errors.stressed(plain, 0)
+  sharp, _, _ = errors.stressed(change(plain, stress='qk', factor=6.0), 0)
+  spike, batch, _ = errors.stressed(
     change(plain, stress='spike', factor=100.0), 0
   )
   inside = [p['blocks']['attention'] for p in (params, sharp)]
@@ -203,17 +203,17 @@ def test_a_stress_changes_what_it_says():
 @pytest.mark.slow
 def test_errors_are_those_of_the_gradient(monkeypatch):
   model = forms.build(forms.Sizes(8, 2, 1, 8, 7))
-  setting = precision.Setting(model, forms.Form('subtract', 4), 16)
-  found = precision.run(setting, seed=0)
+  setting = errors.Setting(model, forms.Form('subtract', 4), 16)
+  found = errors.run(setting, seed=0)
   assert 0 < found['error'] < 1e-5
   assert found['drift'] < 1e-5
   wide = dataclasses.replace(setting, wide=True)
-  assert 0 < precision.run(wide, seed=0)['error'] < 1e-5
-  true, _ = precision._gradient(setting, 0)
+  assert 0 < errors.run(wide, seed=0)['error'] < 1e-5
+  true, _ = errors._gradient(setting, 0)
   monkeypatch.setattr(
-    precision, '_expected', lambda *_: jax.tree.map(lambda x: 2 * x, true)
+    errors, '_expected', lambda *_: jax.tree.map(lambda x: 2 * x, true)
   )
-  found = precision.run(setting, seed=0)
+  found = errors.run(setting, seed=0)
   assert found['error'] == pytest.approx(0.5, rel=1e-5)
 
 
