@@ -241,7 +241,7 @@ def _figure(results: study.Results) -> list[figures.Panel]:
       lines=ratios,
       ylabel='error of trig over error of pos',
       levels={'equal': 1.0},
-      options={'xticks': ANGLES},
+      options={'xticks': ANGLES, 'ylim': (1e-4, 1e4)},
       **common,
     ),
     figures.Lines(

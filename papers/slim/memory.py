@@ -8,6 +8,7 @@ products in the whole gradient, loops counted as often as they run.
 import dataclasses
 import functools
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import jax
 import numpy as np
@@ -268,7 +269,7 @@ _FLOPS = rows.Row(
 
 
 def _chunk_figure(
-  values: Mapping[str, Sequence[float]], ylabel: str
+  values: Mapping[str, Sequence[float]], **axes: Any
 ) -> list[figures.Panel]:
   """A line for each strategy over C, and the level of `full`."""
   return [
@@ -284,9 +285,8 @@ def _chunk_figure(
       ],
       levels={'full': np.mean(values['full'])},
       xlabel='positions of a chunk C',
-      ylabel=ylabel,
       xscale='log2',
-      options={'ylim': (0, None)},
+      **axes,
     )
   ]
 
@@ -309,7 +309,7 @@ _AGAINST_CHUNK = rows.Row(
     *(claims.below(label, than='full') for label in _SUBTRACT),
   ],
   figure=lambda results: _chunk_figure(
-    _sizes(results), 'temporary memory (MiB)'
+    _sizes(results), ylabel='temporary memory (MiB)', yscale='log'
   ),
   explain=lambda results: f'L={_middle(results.study.at)}.',
 )
@@ -340,7 +340,9 @@ _TIME = rows.Row(
     *(claims.below(str(f), than=1.6) for f in FORMS if f.chunk >= 64),
   ],
   figure=lambda results: _chunk_figure(
-    _times(results) | {'full': [1.0]}, 'time of a step over that of full'
+    _times(results) | {'full': [1.0]},
+    ylabel='time of a step over that of full',
+    options={'ylim': (0, None)},
   ),
   explain=lambda results: (
     f'L={results.settings["all"].length}; wall clock, '
