@@ -21,6 +21,16 @@ def noisy(value, seed=0):
   return value * planted.noisy(1.0, 0.03, seed, SEEDS)
 
 
+@pytest.fixture
+def quick_compiler():
+  """These programs run once."""
+  name = 'jax_disable_most_optimizations'
+  before = jax.config.read(name)
+  jax.config.update(name, True)
+  yield
+  jax.config.update(name, before)
+
+
 # Memory, FLOPs and time.
 
 
@@ -201,7 +211,7 @@ def test_a_stress_changes_what_it_says():
 
 
 @pytest.mark.slow
-def test_errors_are_those_of_the_gradient(monkeypatch):
+def test_errors_are_those_of_the_gradient(monkeypatch, quick_compiler):
   model = forms.build(forms.Sizes(8, 2, 1, 8, 7))
   setting = errors.Setting(model, forms.Form('subtract', 4), 16)
   found = errors.run(setting, seed=0)
@@ -283,7 +293,7 @@ def small(**options):
 
 
 @pytest.mark.slow
-def test_a_row_of_copying(tmp_path):
+def test_a_row_of_copying(tmp_path, quick_compiler):
   row = SYSTEM.rows['copying-regimes-agree']
   study = dataclasses.replace(
     runs.regimes(small(), (8,)), fixed=row.at_scale('tiny').fixed
@@ -304,7 +314,7 @@ def test_a_row_of_copying(tmp_path):
 
 
 @pytest.mark.slow
-def test_a_run_that_switches_goes_on():
+def test_a_run_that_switches_goes_on(quick_compiler):
   """Until half way it is FULL, bit for bit; after that with the next batches."""
   chunks = runs.slim_options.Slim('subtract', 8)
   form = forms.Form('subtract', 8)
@@ -317,7 +327,7 @@ def test_a_run_that_switches_goes_on():
 
 
 @pytest.mark.slow
-def test_every_other_row_runs(tmp_path, monkeypatch):
+def test_every_other_row_runs(tmp_path, monkeypatch, quick_compiler):
   chunks, lengths = (4, 8), (16, 32)
   monkeypatch.setattr(
     memory, 'FORMS', [forms.Form(k, c) for c in chunks for k in memory.KINDS]
