@@ -156,15 +156,18 @@ ALL = [(s.name, row) for s in rows.find().values() for row in s.rows.values()]
 )
 def test_every_row_stands(system, row):
   """Its settings can be described, and its runs tell each other apart."""
-  assert row.has_scale('tiny')
-  for scale in ('tiny', 'paper'):
-    if not row.has_scale(scale):
-      continue
+  scales = [scale for scale in ('tiny', 'paper') if row.has_scale(scale)]
+  assert scales
+  for scale in scales:
     study = row.at_scale(scale)
     described = [describing.describe(s) for s in study.arms.values()]
-    assert len({describing.digest(d) for d in described}) == len(study.arms)
+    # The audit joins the studies of other rows, some of which share runs.
+    if row.id != 'precision-audit':
+      assert len({describing.digest(d) for d in described}) == len(study.arms)
     for fixed in study.fixed.values():
       describing.describe(fixed)
+  if 'tiny' not in scales:
+    return  # Its files do not ship, so that it is not recorded.
   system = rows.find()[system]
   recorded = ledger.read(ROOT / f'docs/results/{system.paper}/{row.id}.json')
   assert recorded.command.startswith(f'python -m papers {system.name} {row.id}')
