@@ -17,7 +17,7 @@ from performer.slim import options
 from runtime import loop
 from runtime.devices import mesh as mesh_lib
 from runtime.loop import durations
-from tests import experiments
+from tests import experiments, seeds
 
 LENGTH = 15
 SQUARE = attention.Favor(kernel='square', projection=False, features=None)
@@ -71,7 +71,7 @@ def first_gradients(slim, **kwargs):
 
   @jax.jit
   def gradients(state, batch):
-    key = jax.random.key(3)
+    key = seeds.key(3)
     return learner.gradients(state.params, state.projections, batch, key)
 
   state = jax.jit(learner.init, out_shardings=experiment.shardings)()

@@ -15,7 +15,7 @@ from runtime import loop
 from runtime.devices import mesh as mesh_lib
 from runtime.loop import durations
 from runtime.record import writers
-from tests import experiments
+from tests import experiments, seeds
 
 LENGTH = 16
 STEPS = 5
@@ -43,7 +43,7 @@ NAMES = [
 @pytest.fixture(scope='module')
 def files(tmp_path_factory):
   folder = tmp_path_factory.mktemp('fasta')
-  rng = np.random.default_rng(3)
+  rng = seeds.rng(3)
   paths = {}
   for split, count in (('train', 30), ('valid', 11)):
     records = [

@@ -32,6 +32,7 @@ from __gin__ import dynamic_registration
 from performer import attention
 from performer.data import proteins
 from runtime import optimizers
+from tests import seeds
 
 include 'configs/performer/base.gin'
 
@@ -72,7 +73,7 @@ class Site:
   """A folder with data, a configuration and the processes started in it."""
 
   def __init__(self, folder):
-    rng = np.random.default_rng(20)
+    rng = seeds.rng(20)
     write_fasta(folder / 'train.fasta', 41, rng)
     write_fasta(folder / 'valid.fasta', 9, rng)
     self.folder = folder
@@ -140,7 +141,7 @@ def stopped(site):
   workdir = site.folder / 'stopped'
   process = site.start(workdir)
   wait_for(process, lambda: len(steps(workdir)) >= 2)
-  time.sleep(np.random.default_rng().uniform(0, 0.5))
+  time.sleep(seeds.rng(0).uniform(0, 0.5))
   process.send_signal(signal.SIGTERM)
   code, _, err = site.finish(process)
   assert code == 0, err
@@ -216,10 +217,10 @@ def test_comparison_sees_every_part_of_the_state(reference):
 def test_sigkill_at_random_moments_is_bit_exact(site, reference):
   workdir = site.folder / 'killed'
   # Checkpoints come every 8 steps: somewhere in the first two thirds.
-  for target in np.random.default_rng().integers(1, 40, 2).cumsum():
+  for target in seeds.rng(0).integers(1, 40, 2).cumsum():
     process = site.start(workdir)
     wait_for(process, lambda t=target: steps(workdir)[-1:] >= [t])
-    time.sleep(np.random.default_rng().uniform(0, 0.05))
+    time.sleep(seeds.rng(0).uniform(0, 0.05))
     process.kill()
     code, _, err = site.finish(process)
     assert code == -signal.SIGKILL, f'too short to be killed: {target=} {err}'

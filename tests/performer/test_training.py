@@ -12,7 +12,7 @@ from performer.models import transformer
 from runtime import loop, optimizers
 from runtime.devices import mesh as mesh_lib
 from runtime.loop import durations
-from tests import experiments
+from tests import experiments, seeds
 
 LENGTH = 16
 # The kernel that compiles fastest: what is tested here is around it.
@@ -23,7 +23,7 @@ FAVOR = attention.Favor(kernel='elu1', features=8, redraw_every=3, chunk=8)
 def files(tmp_path_factory):
   """Proteins that alternate between two letters: order is worth knowing."""
   folder = tmp_path_factory.mktemp('fasta')
-  rng = np.random.default_rng(0)
+  rng = seeds.rng(0)
   paths = {}
   for split, count in (('train', 400), ('valid', 9), ('test', 5)):
     lines = []
@@ -79,7 +79,7 @@ def build(files, *, mesh=mesh_lib.MeshConfig(), devices=1, **kwargs):
 
 
 def test_objective_by_hand():
-  rng = np.random.default_rng(1)
+  rng = seeds.rng(1)
   logits = rng.normal(size=(2, 5, 7)).astype(np.float32)
   targets = rng.integers(0, 7, (2, 5))
   weights = rng.integers(0, 2, (2, 5)).astype(np.float32)
@@ -116,7 +116,7 @@ def test_matrices_follow_the_schedule(files, tmp_path):
     workdir=tmp_path,
     seed=0,
   )
-  key = jax.random.fold_in(jax.random.key(0), 2)
+  key = jax.random.fold_in(seeds.key(0), 2)
   draw = jax.jit(learner.model.draw_projections)
   for number, found in enumerate(seen):
     np.testing.assert_allclose(found, draw(key, number), atol=1e-6)
@@ -134,7 +134,7 @@ def test_step_descends_its_own_gradient(files):
   loss = jax.jit(
     lambda params: learner.loss(params, state.projections, batch, None)[0]
   )
-  rng = np.random.default_rng(2)
+  rng = seeds.rng(2)
   direction = jax.tree.map(
     lambda x: jnp.asarray(rng.normal(size=x.shape), jnp.float32), state.params
   )

@@ -11,10 +11,11 @@ import pytest
 from hpo import ufom
 from hpo.ufom import batches, estimator
 from runtime.devices import mesh as mesh_lib
+from tests import seeds
 from tests.hpo.ufom import ufom_cases as cases
 
 INNER = ufom.Inner(r=3, alpha=0.2, mode='store_phi')
-KEYS = jax.random.split(jax.random.key(7), 40)
+KEYS = jax.random.split(seeds.key(7), 40)
 
 
 def key_with(xi, q):
@@ -192,7 +193,7 @@ def test_draws_are_unbiased_over_many_tasks():
       dispatch='gather',
     )
   )
-  keys = jax.random.split(jax.random.key(3), 25)
+  keys = jax.random.split(seeds.key(3), 25)
   xi = np.concatenate([run(jnp.zeros((1000, 1)), k).xi for k in keys])
   score = lambda mean: (xi.mean() - mean) / np.sqrt(0.09 / xi.size)
   assert abs(score(0.1)) < 4

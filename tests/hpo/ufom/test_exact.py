@@ -11,6 +11,7 @@ import pytest
 
 from hpo import ufom
 from hpo.ufom import problem as problem_lib
+from tests import seeds
 from tests.hpo.ufom import ufom_cases as cases
 
 R = 5
@@ -18,7 +19,7 @@ RATES = np.linspace(0.2, 0.05, R)
 
 
 def _noise(j):
-  return jax.random.uniform(jax.random.key(j), (6,), jnp.float32)
+  return jax.random.uniform(seeds.key(j), (6,), jnp.float32)
 
 
 # Dropout of the inner loss, from the step alone.

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from performer.attention import kernels, projections
+from tests import seeds
 from tests.performer.attention import attention_twin as twin
 
 D = 8
@@ -25,7 +26,7 @@ OTHERS = [name for name, k in kernels.KERNELS.items() if not k.softmax]
 @functools.lru_cache
 def matrices(ortho, norm):
   """All rows of DRAWS independent matrices, [DRAWS * D, D]."""
-  keys = jax.random.split(jax.random.key(7), DRAWS)
+  keys = jax.random.split(seeds.key(7), DRAWS)
   draw = jax.vmap(lambda k: projections.draw(k, D, D, ortho=ortho, norm=norm))
   return jax.jit(draw)(keys).reshape(-1, D)
 

@@ -15,6 +15,7 @@ from performer.slim import (
   options,
   planner,
 )
+from tests import seeds
 
 LENGTH = 4096
 
@@ -36,17 +37,15 @@ def shapes(lm, length=LENGTH, batch=1):
     'weights': jax.ShapeDtypeStruct(grid, jnp.float32),
     'mask': jax.ShapeDtypeStruct(grid, jnp.bool_),
   }
-  key = jax.eval_shape(lambda: jax.random.key(0))
-  projections = jax.eval_shape(
-    lambda: lm.draw_projections(jax.random.key(0), 0)
-  )
+  key = jax.eval_shape(lambda: seeds.key(0))
+  projections = jax.eval_shape(lambda: lm.draw_projections(seeds.key(0), 0))
   one = jnp.zeros((1, 1), jnp.int32)
   params = jax.eval_shape(
     lambda: lm.init(
-      jax.random.key(0),
+      seeds.key(0),
       one,
       mask=one == 0,
-      projections=lm.draw_projections(jax.random.key(0), 0),
+      projections=lm.draw_projections(seeds.key(0), 0),
     )['params']
   )
   return nn.unbox(params), inputs, language.Constants(projections, key)

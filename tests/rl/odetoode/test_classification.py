@@ -31,7 +31,7 @@ from runtime import loop
 from runtime.config import sessions
 from runtime.data import images as images_lib
 from runtime.loop import durations
-from tests import experiments
+from tests import experiments, seeds
 
 ROOT = pathlib.Path(__file__).parents[3]
 # Few instructions, so that little is compiled.
@@ -51,10 +51,15 @@ def draw(rng, count):
 
 @pytest.fixture(scope='module')
 def pictures():
+<<<<<<< HEAD
   rng = np.random.default_rng(np.random.SeedSequence().entropy)
   return images_lib.Images(
     train=draw(rng, 90), test=draw(rng, 25), num_classes=3
   )
+=======
+  rng = seeds.rng(0)
+  return data.Images(train=draw(rng, 90), test=draw(rng, 25), num_classes=3)
+>>>>>>> 2eb181e ([tests] draw inputs from seeds of the suite; --fresh-seed draws others)
 
 
 def make(pictures, **kwargs):
@@ -178,7 +183,7 @@ def test_gradients_along_the_depth(pictures):
   one = slice(0, 1)
   images = jnp.asarray(pictures.test.images[one])
   labels = jnp.asarray(pictures.test.labels[one])
-  variables = model.init(jax.random.key(3), images)
+  variables = model.init(seeds.key(3), images)
   norms = certificates.gradient_norms(model, variables, images, labels)
   assert norms.shape == (5, 1)
 

@@ -10,6 +10,7 @@ import pytest
 
 from performer import attention
 from performer.attention.analysis import diagnosis, findings, pair_errors
+from tests import seeds
 from tests.performer.attention import attention_cases as cases
 from tests.performer.attention import attention_twin as twin
 
@@ -83,9 +84,7 @@ def test_prediction_is_met_on_average_over_draws(kernel):
   sample = take(6, 0.5, b=1, length=4)[3]
   draws = 20000
   w = jax.vmap(
-    lambda i: favor.draw(
-      jax.random.key(0), layer=i, step=0, num_heads=2, head_dim=D
-    )
+    lambda i: favor.draw(seeds.key(0), layer=i, step=0, num_heads=2, head_dim=D)
   )(jnp.arange(draws))
   errors = jax.jit(
     lambda w: jax.lax.map(
@@ -159,7 +158,7 @@ def test_diagnosis_against_numpy(causal):
 def diagnose_defaults(scale, **kwargs):
   q, k, v, _ = take(9, scale)
   return diagnosis.diagnose(
-    q, k, v, key=jax.random.key(0), features=64, draws=2, **kwargs
+    q, k, v, key=seeds.key(0), features=64, draws=2, **kwargs
   )
 
 
@@ -210,7 +209,7 @@ def test_recommendation_needs_good_denominators():
   assert dataclasses.replace(found, most_features=5).recommended is None
 
 
-KEY = jax.random.key(0)
+KEY = seeds.key(0)
 FAVOR = cases.favor()
 
 
