@@ -108,6 +108,7 @@ def test_gradients_are_those_of_the_sequence_at_once(slim):
     assert not drifts
 
 
+@pytest.mark.slow
 def test_devices_share_sequences():
   mesh = mesh_lib.MeshConfig(data=2, fsdp=2)
   one, metrics = first_gradients(options.Slim('subtract', 4))
@@ -156,11 +157,13 @@ def curves(tmp_path_factory):
   }
 
 
+@pytest.mark.slow
 def test_a_stopped_run_is_the_run(curves):
   assert len(curves['full']) == 8
   assert curves['stopped'] == curves['full']
 
 
+@pytest.mark.slow
 def test_switching_goes_on_as_if_nothing_had_happened(curves):
   np.testing.assert_allclose(curves['switched'], curves['full'], rtol=1e-6)
   assert curves['switched'][:4] == curves['full'][:4]

@@ -33,7 +33,7 @@ CASES = {
   'data4_tensor2': ('mlm', FAVOR),
   'data2_sequence4': ('causal', FAVOR),
 }
-LONG = 'data4_fsdp2', 'data4_tensor2'
+LONG = 'data4_fsdp2', 'data4_tensor2', 'data2_sequence4'
 NAMES = [
   pytest.param(name, marks=[pytest.mark.slow] * (name in LONG))
   for name in CASES

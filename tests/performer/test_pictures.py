@@ -14,6 +14,7 @@ FAVOR = cases.favor()
 W = cases.projection(FAVOR)
 
 
+@pytest.mark.slow
 def test_panels_hold_exact_and_recovered_attention(tmp_path):
   q, k, _ = twin.inputs(1, l=9)
   mask = twin.mask(2, 2, 9)

@@ -277,6 +277,7 @@ def start_two(site, workdir, *args):
   ]
 
 
+@pytest.mark.slow
 def test_two_processes_train_stop_and_resume_as_one(site, reference):
   workdir = site.folder / 'two'
   both = start_two(site, workdir)

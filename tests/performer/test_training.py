@@ -116,7 +116,7 @@ def test_matrices_follow_the_schedule(files, tmp_path):
     workdir=tmp_path,
     seed=0,
   )
-  key = jax.random.fold_in(seeds.key(0), 2)
+  key = jax.random.fold_in(jax.random.key(0), 2)
   draw = jax.jit(learner.model.draw_projections)
   for number, found in enumerate(seen):
     np.testing.assert_allclose(found, draw(key, number), atol=1e-6)
@@ -205,7 +205,10 @@ def test_training_beats_the_frequencies_and_reports_it(
   assert {'attention.png', 'curves.png', 'scores.md'} <= names
 
 
-@pytest.mark.parametrize('mechanism', [FAVOR, attention.Exact()])
+@pytest.mark.parametrize(
+  'mechanism',
+  [FAVOR, pytest.param(attention.Exact(), marks=pytest.mark.slow)],
+)
 def test_attention_maps_are_causal_averages(files, mechanism):
   model = make_model(mechanism)
   learner, experiment = build(files, model=model)

@@ -118,7 +118,16 @@ def test_means(name, ortho):
   assert not is_unbiased(1.05 * estimates, mean).any(), 'no power'
 
 
-@pytest.mark.parametrize('name', CASES)
+@pytest.mark.parametrize(
+  'name',
+  [
+    *('pos_reg', 'hyp_reg', 'oprf', 'angular'),
+    *(
+      pytest.param(name, marks=pytest.mark.slow)
+      for name in ('general', 'angular_apart', 'gaussian')
+    ),
+  ],
+)
 def test_mean_squared_errors_are_the_closed_forms(name):
   """For independent rows; orthogonal ones are not worse."""
   favor = cases.favor(**CASES[name])

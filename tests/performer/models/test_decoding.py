@@ -15,7 +15,6 @@ from tests.performer.attention import attention_cases as cases
 
 VOCAB, MAX_LENGTH, PROMPT, NEW = 7, 24, 9, 8
 LENGTHS = jnp.array([9, 1, 4])
-KERNELS = ('softmax_pos', 'softmax_hyp', 'relu', 'softmax_trig')
 
 
 def make(kernel='softmax_hyp', **kwargs):
@@ -69,7 +68,16 @@ def random_tokens(seed, *shape):
   return jnp.asarray(seeds.rng(seed).integers(0, VOCAB, shape), jnp.int32)
 
 
-@pytest.mark.parametrize('kernel', KERNELS)
+@pytest.mark.parametrize(
+  'kernel',
+  [
+    *('softmax_hyp', 'relu'),
+    *(
+      pytest.param(kernel, marks=pytest.mark.slow)
+      for kernel in ('softmax_pos', 'softmax_trig')
+    ),
+  ],
+)
 def test_equals_teacher_forcing_with_prompts_of_different_lengths(kernel):
   model = make(kernel)
   params, w = init(model)
@@ -138,7 +146,9 @@ def slow_greedy(model, params, w, prompts, stop):
   return written
 
 
-@pytest.mark.parametrize('stop', [None, 5])
+@pytest.mark.parametrize(
+  'stop', [pytest.param(None, marks=pytest.mark.slow), 5]
+)
 def test_greedy_writing_is_the_slow_way(stop):
   model = make()
   params, w = init(model)

@@ -145,7 +145,9 @@ def test_dropout_acts_in_training_only():
   assert 'threefry2x32' not in program(make(dropout=0.0))
 
 
-@pytest.mark.parametrize('kernel', ['softmax_hyp', 'square'])
+@pytest.mark.parametrize(
+  'kernel', [pytest.param('softmax_hyp', marks=pytest.mark.slow), 'square']
+)
 def test_float64_is_float64_throughout(kernel):
   """No float32 number is in the whole program of a piece in training."""
   favor = cases.favor(kernel, chunk=4)

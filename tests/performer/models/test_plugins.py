@@ -214,8 +214,16 @@ def flax_decode(kind, fn, params, x):
   return jnp.concatenate(outs, axis=1)
 
 
-@pytest.mark.parametrize('exact', [False, True])
-@pytest.mark.parametrize('kind', ['linen', 'nnx'])
+@pytest.mark.parametrize(
+  ('kind', 'exact'),
+  [
+    *(('linen', True), ('nnx', False)),
+    *(
+      pytest.param(*case, marks=pytest.mark.slow)
+      for case in (('linen', False), ('nnx', True))
+    ),
+  ],
+)
 def test_flax_cache_decodes_what_teacher_forcing_gives(kind, exact):
   params, x = parameters(3), twin.normal(7, B, L, E)
   fn = adapter(exact=exact, causal=True)

@@ -89,9 +89,10 @@ def dense(kernel):
   'kernel',
   [
     'elu1',
-    'softmax_pos',
-    pytest.param('square', marks=pytest.mark.slow),
-    pytest.param('relu', marks=pytest.mark.slow),
+    *(
+      pytest.param(kernel, marks=pytest.mark.slow)
+      for kernel in ('softmax_pos', 'square', 'relu')
+    ),
   ],
 )
 def test_equal_to_the_dense_model_in_float64(kernel):

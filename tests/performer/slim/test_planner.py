@@ -80,6 +80,7 @@ def test_less_memory_costs_more_work():
     plan(lm, memory_budget=1e3)
 
 
+@pytest.mark.slow
 def test_exponentials_are_not_subtracted_unasked():
   found = plan(small('softmax_hyp'))
   assert {c.strategy for c in found.candidates} == {
@@ -92,6 +93,7 @@ def test_exponentials_are_not_subtracted_unasked():
       plan(small('softmax_hyp'), strategy=strategy)
 
 
+@pytest.mark.slow
 def test_what_is_given_stays():
   lm = small()
   assert plan(lm, chunk=100).chosen.chunk == 100

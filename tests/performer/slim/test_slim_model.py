@@ -161,7 +161,7 @@ def reference(params, w, tokens, mask, *, kernel, norm, interleaved=False):
   [
     ('square', 'post_branch', False),
     ('square', 'pre', True),
-    ('softmax_pos', 'pre', False),
+    pytest.param('softmax_pos', 'pre', False, marks=pytest.mark.slow),
   ],
 )
 def test_computes_its_equations(kernel, norm, output_projection):

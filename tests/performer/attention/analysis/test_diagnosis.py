@@ -74,7 +74,14 @@ def test_measured_errors_are_those_of_the_twin(kernel):
 
 
 @pytest.mark.parametrize(
-  'kernel', ['softmax_pos', 'softmax_hyp', 'softmax_pos_reg', 'softmax_oprf']
+  'kernel',
+  [
+    'softmax_hyp',
+    *(
+      pytest.param(kernel, marks=pytest.mark.slow)
+      for kernel in ('softmax_pos', 'softmax_pos_reg', 'softmax_oprf')
+    ),
+  ],
 )
 def test_prediction_is_met_on_average_over_draws(kernel):
   """And a prediction that is off by a fifth would not be."""
@@ -104,7 +111,9 @@ def test_prediction_is_met_on_average_over_draws(kernel):
   assert np.abs(((found.mean(0) - 1.2 * expected) / noise)[where]).max() > 9
 
 
-@pytest.mark.parametrize('causal', [False, True])
+@pytest.mark.parametrize(
+  'causal', [False, pytest.param(True, marks=pytest.mark.slow)]
+)
 def test_diagnosis_against_numpy(causal):
   mask = twin.mask(7, 2, 13)
   q, k, v, _ = take(8, 0.6)
