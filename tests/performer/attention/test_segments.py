@@ -63,7 +63,9 @@ def test_segments_are_as_if_alone(kernel, causal):
 
 
 @pytest.mark.parametrize('scale', [1.0, 12.0])
-@pytest.mark.parametrize('causal', [False, True])
+@pytest.mark.parametrize(
+  'causal', [pytest.param(False, marks=pytest.mark.slow), True]
+)
 def test_gradients(scale, causal):
   """At the larger scale rows split."""
   favor = cases.favor()
