@@ -151,6 +151,7 @@ def pendulum_setting(load, **changed):
 BODY = bodies.ODEtoODE(3, kind='static', n_steps=2)
 
 
+@pytest.mark.slow
 def test_policies_are_trained(load):
   rl = load('reproduce_odetoode_rl')
   found = rl.train(BODY, pendulum_setting(load), (0, 1))
@@ -245,6 +246,7 @@ def test_random_nets_are_in_the_band(load):
   assert max(ours['free, T=10, greatest ratio']) > 100
 
 
+@pytest.mark.slow
 def test_orders_are_measured_and_judged(load, tmp_path):
   retractions = load('reproduce_odetoode_retractions')
   (found,) = retractions.retraction_rows('tiny', SEEDS, steps=(25, 50))

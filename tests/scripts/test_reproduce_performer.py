@@ -148,7 +148,7 @@ def times(powers):
 @pytest.mark.parametrize(
   ('power', 'verdicts'),
   [
-    (1.0, ['holds', 'holds', 'holds']),
+    pytest.param(1.0, ['holds', 'holds', 'holds'], marks=pytest.mark.slow),
     (2.5, ['fails', 'fails', 'holds']),
   ],
 )

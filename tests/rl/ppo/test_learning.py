@@ -28,7 +28,9 @@ def _scores(env, iterations=60, **changes):
   return np.asarray(scores)
 
 
-@pytest.mark.parametrize('continuous', [False, True])
+@pytest.mark.parametrize(
+  'continuous', [pytest.param(False, marks=pytest.mark.slow), True]
+)
 def test_what_is_shown_is_learnt(continuous):
   scores = _scores(ppo_cases.Recall(0, continuous), greedy=True)
   assert (scores > 0.95).all(), scores
