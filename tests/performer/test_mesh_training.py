@@ -153,6 +153,7 @@ def test_tolerance_tells_one_step_from_the_next(one_device):
     check_same_rows([first | {'step': 2}], [second])
 
 
+@pytest.mark.slow
 def test_checkpoint_continues_on_another_mesh(
   files, one_device, eight_devices, tmp_path
 ):

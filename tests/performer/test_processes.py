@@ -203,6 +203,7 @@ def check_same_end(workdir, reference):
   assert positions[0] == positions[1]
 
 
+@pytest.mark.slow
 def test_comparison_sees_every_part_of_the_state(reference):
   before, after = steps(reference)[-2:]
   changed = differing(state(reference, before), state(reference, after))
@@ -228,6 +229,7 @@ def test_sigkill_at_random_moments_is_bit_exact(site, reference):
   check_same_end(workdir, reference)
 
 
+@pytest.mark.slow
 def test_sigterm_saves_and_the_same_command_is_bit_exact(
   site, stopped, reference, tmp_path
 ):
@@ -327,6 +329,7 @@ def test_two_processes_train_by_chunks_as_one(site):
     np.testing.assert_allclose([*mine.values()], [*other.values()], rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_mistakes_get_one_message_and_exit_code_2(site, reference, tmp_path):
   broken = tmp_path / 'broken.fasta'
   broken.write_text('>a\nACDEF\n>b\nAC7EF\n')
