@@ -159,6 +159,7 @@ def test_a_run_that_was_stopped_is_the_whole_run(finished, pictures, tmp_path):
   assert late(rows(tmp_path)) == late(rows(workdir))
 
 
+@pytest.mark.slow
 def test_models_of_one_run_are_runs_of_their_seeds(
   finished, pictures, tmp_path
 ):
