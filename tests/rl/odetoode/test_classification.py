@@ -77,9 +77,9 @@ def make(pictures, **kwargs):
 def run(trainer, steps, workdir, seed=0):
   config = loop.LoopConfig(
     durations.Duration(steps=steps),
-    log_every=2,
-    eval_every=durations.Duration(steps=4),
-    checkpoint_every=durations.Duration(steps=2),
+    log_every=5,
+    eval_every=durations.Duration(steps=20),
+    checkpoint_every=durations.Duration(steps=10),
   )
   return train_lib.train(
     workdir=str(workdir), trainer=trainer, loop=config, seed=seed
@@ -147,7 +147,7 @@ def test_scores_are_those_of_the_logits(finished, pictures):
 def test_a_run_that_was_stopped_is_the_whole_run(finished, pictures, tmp_path):
   _, whole, workdir = finished
   trainer = make(pictures, num_models=2, dropout=0.1)
-  run(trainer, 14, tmp_path)
+  run(trainer, 20, tmp_path)
   # A new trainer, as in a new process.
   again = make(pictures, num_models=2, dropout=0.1)
   parts = run(again, 60, tmp_path)
@@ -155,7 +155,7 @@ def test_a_run_that_was_stopped_is_the_whole_run(finished, pictures, tmp_path):
   assert len(leaves) == len(others) > 10
   for one, two in zip(leaves, others, strict=True):
     np.testing.assert_array_equal(bits(one), bits(two))
-  late = lambda found: [row for row in found if row['step'] > 14]
+  late = lambda found: [row for row in found if row['step'] > 20]
   assert late(rows(tmp_path)) == late(rows(workdir))
 
 
@@ -184,7 +184,7 @@ def test_gradients_along_the_depth(pictures):
   one = slice(0, 1)
   images = jnp.asarray(pictures.test.images[one])
   labels = jnp.asarray(pictures.test.labels[one])
-  variables = model.init(seeds.key(3), images)
+  variables = jax.jit(model.init)(seeds.key(3), images)
   norms = certificates.gradient_norms(model, variables, images, labels)
   assert norms.shape == (5, 1)
 
@@ -193,7 +193,7 @@ def test_gradients_along_the_depth(pictures):
     return optax.softmax_cross_entropy_with_integer_labels(logits, labels)[0]
 
   params = variables['params']
-  first = jnp.linalg.norm(jax.grad(loss)(params)['input']['bias'])
+  first = jnp.linalg.norm(jax.jit(jax.grad(loss))(params)['input']['bias'])
   np.testing.assert_allclose(norms[0, 0], first, rtol=1e-5)
   logits, _ = model.apply(variables, images)
   slope = jax.nn.softmax(logits[0]) - jax.nn.one_hot(labels[0], 3)
