@@ -51,15 +51,10 @@ def draw(rng, count):
 
 @pytest.fixture(scope='module')
 def pictures():
-<<<<<<< HEAD
-  rng = np.random.default_rng(np.random.SeedSequence().entropy)
+  rng = seeds.rng(0)
   return images_lib.Images(
     train=draw(rng, 90), test=draw(rng, 25), num_classes=3
   )
-=======
-  rng = seeds.rng(0)
-  return data.Images(train=draw(rng, 90), test=draw(rng, 25), num_classes=3)
->>>>>>> 2eb181e ([tests] draw inputs from seeds of the suite; --fresh-seed draws others)
 
 
 def make(pictures, **kwargs):

@@ -1,24 +1,15 @@
 import numpy as np
 import pytest
 
-<<<<<<< HEAD
 from rl.odetoode.images import corrupted, corruptions
 from runtime.data import images as images_lib
-=======
-from rl.odetoode.images import batches, corrupted, corruptions, data
 from tests import seeds
->>>>>>> 2eb181e ([tests] draw inputs from seeds of the suite; --fresh-seed draws others)
 
 
 @pytest.fixture
 def pictures():
-<<<<<<< HEAD
-  rng = np.random.default_rng(np.random.SeedSequence().entropy)
-  draw = lambda n: images_lib.ImageSet(
-=======
   rng = seeds.rng(0)
-  draw = lambda n: data.ImageSet(
->>>>>>> 2eb181e ([tests] draw inputs from seeds of the suite; --fresh-seed draws others)
+  draw = lambda n: images_lib.ImageSet(
     images=rng.random((n, 8, 8), np.float32),
     labels=rng.integers(0, 10, n).astype(np.int32),
   )

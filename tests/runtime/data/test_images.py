@@ -6,13 +6,9 @@ import jaxtyping
 import numpy as np
 import pytest
 
-<<<<<<< HEAD:tests/runtime/data/test_images.py
 from runtime.data import images as images_lib
 from runtime.data import indexed
-=======
-from rl.odetoode.images import data
 from tests import seeds
->>>>>>> 2eb181e ([tests] draw inputs from seeds of the suite; --fresh-seed draws others):tests/rl/odetoode/test_image_data.py
 
 
 def stored(count, seed=0, side=28):
