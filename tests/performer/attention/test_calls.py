@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from tests import marks
 from tests.performer.attention import attention_cases as cases
 from tests.performer.attention import attention_twin as twin
 
@@ -53,9 +54,7 @@ def mesh():
   )
 
 
-@pytest.mark.parametrize(
-  'inside', [pytest.param(False, marks=pytest.mark.slow), True]
-)
+@pytest.mark.parametrize('inside', [*marks.slow(False), True])
 def test_explicit_axes(mesh, inside):
   """Batch and heads split; with the mesh as context and without."""
   q, k, v = twin.inputs(2)

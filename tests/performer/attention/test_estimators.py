@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from performer.attention import features, general, kernels, theory
-from tests import seeds
+from tests import marks, seeds
 from tests.performer.attention import attention_cases as cases
 from tests.performer.attention import attention_twin as twin
 
@@ -122,10 +122,7 @@ def test_means(name, ortho):
   'name',
   [
     *('pos_reg', 'hyp_reg', 'oprf', 'angular'),
-    *(
-      pytest.param(name, marks=pytest.mark.slow)
-      for name in ('general', 'angular_apart', 'gaussian')
-    ),
+    *marks.slow('general', 'angular_apart', 'gaussian'),
   ],
 )
 def test_mean_squared_errors_are_the_closed_forms(name):

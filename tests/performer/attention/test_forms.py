@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from performer.attention import causal_forms, form, linear
+from tests import marks
 from tests.performer.attention import attention_cases as cases
 from tests.performer.attention import attention_twin as twin
 
@@ -77,10 +78,7 @@ def test_their_gradients_agree(name):
   ('chunk', 'length'),
   [
     *((1, 7), (2, 21), (8, 1), (8, 33), (32, 7), (32, 33)),
-    *(
-      pytest.param(chunk, length, marks=pytest.mark.slow)
-      for chunk, length in ((1, 1), (1, 21), (2, 1), (2, 33), (8, 7), (32, 1))
-    ),
+    *marks.slow((1, 1), (1, 21), (2, 1), (2, 33), (8, 7), (32, 1)),
   ],
 )
 def test_any_chunk_and_tail(chunk, length, causal):
@@ -93,9 +91,7 @@ def test_any_chunk_and_tail(chunk, length, causal):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-  'causal', [pytest.param(False, marks=pytest.mark.slow), True]
-)
+@pytest.mark.parametrize('causal', [*marks.slow(False), True])
 def test_hand_written_gradient_is_the_automatic_one(causal):
   """Also for the projection, and through a state given and returned."""
   favor = cases.favor(chunk=8)

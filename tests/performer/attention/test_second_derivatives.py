@@ -9,7 +9,7 @@ import pytest
 
 from performer import attention
 from performer.attention import log_family
-from tests import seeds
+from tests import marks, seeds
 
 FAVOR = attention.Favor(kernel='softmax_pos', features=4, chunk=2)
 LENGTH, WIDTH = 7, 3
@@ -50,8 +50,7 @@ def whole(q, k, v, w, *, causal):
   [
     (whole, False, False),
     (whole, True, False),
-    pytest.param(whole, True, True, marks=pytest.mark.slow),
-    pytest.param(pieces, True, False, marks=pytest.mark.slow),
+    *marks.slow((whole, True, True), (pieces, True, False)),
   ],
 )
 def test_hessians_are_those_of_the_formula(attend, causal, split, monkeypatch):

@@ -8,6 +8,7 @@ import pytest
 
 from performer import attention
 from performer.attention import checks, state
+from tests import marks
 from tests.performer.attention import attention_cases as cases
 from tests.performer.attention import attention_twin as twin
 
@@ -36,10 +37,7 @@ def same_segment():
   'kernel',
   [
     *('exact', 'relu'),
-    *(
-      pytest.param(kernel, marks=pytest.mark.slow)
-      for kernel in ('softmax_trig', 'exp')
-    ),
+    *marks.slow('softmax_trig', 'exp'),
   ],
 )
 def test_segments_are_as_if_alone(kernel, causal):
@@ -63,9 +61,7 @@ def test_segments_are_as_if_alone(kernel, causal):
 
 
 @pytest.mark.parametrize('scale', [1.0, 12.0])
-@pytest.mark.parametrize(
-  'causal', [pytest.param(False, marks=pytest.mark.slow), True]
-)
+@pytest.mark.parametrize('causal', [*marks.slow(False), True])
 def test_gradients(scale, causal):
   """At the larger scale rows split."""
   favor = cases.favor()

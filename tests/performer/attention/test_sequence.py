@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from performer.attention import sequence
+from tests import marks
 from tests.performer.attention import attention_cases as cases
 from tests.performer.attention import attention_twin as twin
 
@@ -114,8 +115,7 @@ def packed_ids():
   [
     ('softmax_hyp', (1.0, 12.0), True),
     ('relu', (1.0,), False),
-    pytest.param('softmax_hyp', (1.0, 12.0), False, marks=pytest.mark.slow),
-    pytest.param('relu', (1.0,), True, marks=pytest.mark.slow),
+    *marks.slow(('softmax_hyp', (1.0, 12.0), False), ('relu', (1.0,), True)),
   ],
 )
 def test_segments_over_devices(mesh, kernel, scales, causal):

@@ -12,7 +12,7 @@ import scipy.linalg
 from performer import attention
 from performer.attention import projections, structures, theory
 from performer.models import transformer
-from tests import seeds
+from tests import marks, seeds
 from tests.performer.attention import attention_cases as cases
 from tests.performer.attention import attention_twin as twin
 
@@ -167,9 +167,7 @@ def test_transform_is_the_walsh_hadamard_matrix():
     projections.hadamard_transform(jnp.ones(12))
 
 
-@pytest.mark.parametrize(
-  'per_head', [pytest.param(False, marks=pytest.mark.slow), True]
-)
+@pytest.mark.parametrize('per_head', [*marks.slow(False), True])
 def test_transform_and_matrix_give_the_same(monkeypatch, per_head):
   """And the same gradients, in the layout of either."""
   favor = cases.favor(ortho='horf', per_head=per_head, features=2 * 20)

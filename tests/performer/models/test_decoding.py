@@ -10,7 +10,7 @@ from flax import linen as nn
 
 from performer import attention
 from performer.models import decoding, transformer
-from tests import seeds
+from tests import marks, seeds
 from tests.performer.attention import attention_cases as cases
 
 VOCAB, MAX_LENGTH, PROMPT, NEW = 7, 24, 9, 8
@@ -72,10 +72,7 @@ def random_tokens(seed, *shape):
   'kernel',
   [
     *('softmax_hyp', 'relu'),
-    *(
-      pytest.param(kernel, marks=pytest.mark.slow)
-      for kernel in ('softmax_pos', 'softmax_trig')
-    ),
+    *marks.slow('softmax_pos', 'softmax_trig'),
   ],
 )
 def test_equals_teacher_forcing_with_prompts_of_different_lengths(kernel):
@@ -146,9 +143,7 @@ def slow_greedy(model, params, w, prompts, stop):
   return written
 
 
-@pytest.mark.parametrize(
-  'stop', [pytest.param(None, marks=pytest.mark.slow), 5]
-)
+@pytest.mark.parametrize('stop', [*marks.slow(None), 5])
 def test_greedy_writing_is_the_slow_way(stop):
   model = make()
   params, w = init(model)

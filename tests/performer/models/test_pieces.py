@@ -10,7 +10,7 @@ from flax import linen as nn
 
 from performer import attention
 from performer.models import parallel, transformer
-from tests import seeds
+from tests import marks, seeds
 from tests.performer.attention import attention_cases as cases
 
 VOCAB, LENGTH, B, LAYERS = 7, 13, 2, 2
@@ -145,9 +145,7 @@ def test_dropout_acts_in_training_only():
   assert 'threefry2x32' not in program(make(dropout=0.0))
 
 
-@pytest.mark.parametrize(
-  'kernel', [pytest.param('softmax_hyp', marks=pytest.mark.slow), 'square']
-)
+@pytest.mark.parametrize('kernel', [*marks.slow('softmax_hyp'), 'square'])
 def test_float64_is_float64_throughout(kernel):
   """No float32 number is in the whole program of a piece in training."""
   favor = cases.favor(kernel, chunk=4)

@@ -11,7 +11,7 @@ from flax import nnx
 
 from performer import attention
 from performer.models import plugins
-from tests import seeds
+from tests import marks, seeds
 from tests.performer.attention import attention_cases as cases
 from tests.performer.attention import attention_twin as twin
 
@@ -218,10 +218,7 @@ def flax_decode(kind, fn, params, x):
   ('kind', 'exact'),
   [
     *(('linen', True), ('nnx', False)),
-    *(
-      pytest.param(*case, marks=pytest.mark.slow)
-      for case in (('linen', False), ('nnx', True))
-    ),
+    *marks.slow(('linen', False), ('nnx', True)),
   ],
 )
 def test_flax_cache_decodes_what_teacher_forcing_gives(kind, exact):

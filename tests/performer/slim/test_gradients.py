@@ -10,16 +10,13 @@ import pytest
 
 from performer import slim
 from performer.slim import reversal, strategies
-from tests import seeds
+from tests import marks, seeds
 from tests.performer.slim import slim_cases as cases
 
 # One in CI; what JAX differentiates is compared with the dense model there.
 SOME = [
   'subtract',
-  pytest.param('anchored', marks=pytest.mark.slow),
-  pytest.param('checkpoint2', marks=pytest.mark.slow),
-  pytest.param('full', marks=pytest.mark.slow),
-  pytest.param('checkpoint', marks=pytest.mark.slow),
+  *marks.slow('anchored', 'checkpoint2', 'full', 'checkpoint'),
 ]
 KERNELS = {
   'elu1': {},

@@ -15,7 +15,7 @@ from performer.slim import (
   options,
   planner,
 )
-from tests import seeds
+from tests import marks, seeds
 
 LENGTH = 4096
 
@@ -112,8 +112,7 @@ def test_what_is_given_stays():
     'full',
     'subtract',
     'anchored',
-    pytest.param('checkpoint', marks=pytest.mark.slow),
-    pytest.param('checkpoint2', marks=pytest.mark.slow),
+    *marks.slow('checkpoint', 'checkpoint2'),
   ],
 )
 def test_predictions_against_the_compiler(strategy):

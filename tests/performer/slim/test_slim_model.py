@@ -12,7 +12,7 @@ from flax import linen as nn
 from performer import attention
 from performer.models import decoding
 from performer.slim import model as model_lib
-from tests import seeds
+from tests import marks, seeds
 from tests.performer.attention import attention_cases as cases
 
 VOCAB, LENGTH, B, LAYERS, HEADS, WIDTH, FF = 11, 13, 2, 2, 2, 16, 24
@@ -196,10 +196,7 @@ def test_computes_its_equations(kernel, norm, output_projection):
   'kernel',
   [
     'elu1',
-    *(
-      pytest.param(kernel, marks=pytest.mark.slow)
-      for kernel in ('abs', 'relu', 'square')
-    ),
+    *marks.slow('abs', 'relu', 'square'),
   ],
 )
 def test_maps_of_the_published_runs(kernel):

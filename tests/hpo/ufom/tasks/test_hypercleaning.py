@@ -10,7 +10,7 @@ from hpo import ufom
 from hpo.ufom import training
 from hpo.ufom.tasks import hypercleaning
 from runtime.data import images as images_lib
-from tests import seeds
+from tests import marks, seeds
 
 
 def part(count, seed):
@@ -44,9 +44,7 @@ def test_labels_are_redrawn():
   assert not both
 
 
-@pytest.mark.parametrize(
-  'learn_start', [False, pytest.param(True, marks=pytest.mark.slow)]
-)
+@pytest.mark.parametrize('learn_start', [False, *marks.slow(True)])
 def test_learns_who_is_wrong_and_first_order_does_not(learn_start):
   tasks = family(learn_start=learn_start)
   inner = ufom.Inner(10, 2.0, mode='store')

@@ -10,7 +10,7 @@ import pytest
 
 from performer import attention
 from performer.attention.analysis import diagnosis, findings, pair_errors
-from tests import seeds
+from tests import marks, seeds
 from tests.performer.attention import attention_cases as cases
 from tests.performer.attention import attention_twin as twin
 
@@ -77,10 +77,7 @@ def test_measured_errors_are_those_of_the_twin(kernel):
   'kernel',
   [
     'softmax_hyp',
-    *(
-      pytest.param(kernel, marks=pytest.mark.slow)
-      for kernel in ('softmax_pos', 'softmax_pos_reg', 'softmax_oprf')
-    ),
+    *marks.slow('softmax_pos', 'softmax_pos_reg', 'softmax_oprf'),
   ],
 )
 def test_prediction_is_met_on_average_over_draws(kernel):
@@ -111,9 +108,7 @@ def test_prediction_is_met_on_average_over_draws(kernel):
   assert np.abs(((found.mean(0) - 1.2 * expected) / noise)[where]).max() > 9
 
 
-@pytest.mark.parametrize(
-  'causal', [False, pytest.param(True, marks=pytest.mark.slow)]
-)
+@pytest.mark.parametrize('causal', [False, *marks.slow(True)])
 def test_diagnosis_against_numpy(causal):
   mask = twin.mask(7, 2, 13)
   q, k, v, _ = take(8, 0.6)
