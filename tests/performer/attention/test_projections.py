@@ -49,7 +49,7 @@ def draws(*, ortho, norm):
 def test_chi_rows_are_unbiased_in_every_direction(ortho):
   matrices = draws(ortho=ortho, norm='chi')
   for name, direction in DIRECTIONS.items():
-    z = 1.4 * direction
+    z = 1.2 * direction  # A bias of 5 % is seen by eight standard errors.
     samples, expected = estimates(matrices, z), math.exp(z @ z / 2)
     score = z_score(samples, expected)
     assert abs(score) < 4, f'{ortho} {name}: z-score {score:.1f}'
