@@ -6,30 +6,39 @@ INSTALL := $(VENV)/bin/pip install --disable-pip-version-check -c requirements.t
 CONFIG ?= configs/performer/protein_mlm_tiny.gin
 WORKDIR ?= runs/$(basename $(notdir $(CONFIG)))
 
-# A worker that died is not replaced: files in its queue would then wait for ever.
-WORKERS := -n 2 --dist loadfile --max-worker-restart=0
+# Each worker begins with one half of the tests in their order, so that it keeps
+# what neighbouring files compile. A worker that died is not replaced: the tests
+# in its queue would then wait for ever.
+WORKERS := -n 2 --dist worksteal --max-worker-restart=0
 
 # Debian packages that some tests use: proteins, Qt 5 for Procgen in EnvPool,
 # OSMesa for pictures of MuJoCo without a display.
 SYSTEM_PACKAGES := mmseqs2 libqt5core5a libqt5gui5 libosmesa6
 
-.PHONY: train test system clean help
+.PHONY: train test test-all lint system clean help
 
 help:
 	@echo 'make train   train a small Performer on real proteins (3 minutes), show what it learnt'
-	@echo 'make test    lint, then run the tests'
+	@echo 'make test    lint, then run the quick tests (8 minutes)'
+	@echo 'make test-all   lint, then run all tests, the slow ones too'
 	@echo 'make clean   remove the environment and caches; runs/ stays'
 
 train: $(VENV)/.core
 	@echo '== training: $(CONFIG) -> $(WORKDIR)'
 	$(RUN) -m performer.train --gin_file=$(CONFIG) --workdir=$(WORKDIR)
 
-test: $(VENV)/.dev system
+test: lint
+	@echo '== tests'
+	$(RUN) -m pytest -rs $(WORKERS)
+
+test-all: lint
+	@echo '== tests, the slow ones too'
+	$(RUN) -m pytest -rs $(WORKERS) -m 'not gpu'
+
+lint: $(VENV)/.dev system
 	@echo '== lint'
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
-	@echo '== tests'
-	$(RUN) -m pytest -rs $(WORKERS)
 
 $(VENV)/bin/python:
 	@test -n '$(PYTHON)' || { echo 'error: Python 3.11 to 3.13 is needed and none was found'; exit 1; }

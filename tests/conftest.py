@@ -1,8 +1,10 @@
 """Eight CPU devices for every test, and a compilation cache that persists."""
 
+import gc
 import importlib.metadata
 import os
 import pathlib
+import secrets
 
 import pytest
 
@@ -34,23 +36,61 @@ os.environ['XLA_FLAGS'] = ' '.join(
 )
 
 
-@pytest.hookimpl(tryfirst=True)
+# A compiled program takes some ten memory maps and two megabytes: what may stay
+# has three gigabytes, far from the 65,530 maps that Linux allows.
+_MAX_MAPS = 12_000
+
+
+def pytest_addoption(parser):
+  """`--fresh-seed` draws new inputs, `--fresh-seed=N` those of seed N."""
+  parser.addoption(
+    '--fresh-seed',
+    nargs='?',
+    type=int,
+    const=-1,
+    metavar='N',
+    help='draw other random inputs than usual; N repeats those of a run',
+  )
+
+
+def pytest_configure(config):
+  """Chooses the seed before tests load; workers of xdist are handed it."""
+  if config.option.fresh_seed == -1:
+    config.option.fresh_seed = secrets.randbelow(2**31)
+  from tests import seeds  # Here: the settings above come before JAX.
+
+  seeds.FRESH = config.option.fresh_seed
+
+
 def pytest_collection_modifyitems(items):
-  """Marks what `slow.txt` lists, and lets slow tests take longer than others."""
-  lines = (ROOT / 'tests' / 'slow.txt').read_text().splitlines()
-  listed = {line for line in lines if not line.startswith('#')}
+  """Lets slow tests take longer than others."""
   for item in items:
-    if item.nodeid in listed:
-      item.add_marker(pytest.mark.slow)
     if item.get_closest_marker('slow'):
       item.add_marker(pytest.mark.timeout(3600))
 
 
+def pytest_collection_finish():
+  """Spares the garbage collector what stays: a twentieth of the whole time."""
+  gc.freeze()
+  gc.set_threshold(100_000, 20, 100)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item):
+  """Says with which seed a test failed."""
+  report = yield
+  fresh = item.config.option.fresh_seed
+  if report.failed and fresh is not None:
+    report.sections.append(('inputs', f'repeat with --fresh-seed={fresh}'))
+  return report
+
+
 @pytest.fixture(scope='module', autouse=True)
 def _forget_programs():
-  """Drops what a file compiled: thousands of programs exhaust the memory maps."""
+  """Drops compiled programs before their memory maps run out."""
   yield
-  # Only here: the settings above come before JAX.
-  import jax
+  import jax  # Here: the settings above come before JAX.
 
-  jax.clear_caches()
+  maps = pathlib.Path('/proc/self/maps')
+  if not maps.exists() or maps.read_bytes().count(b'\n') > _MAX_MAPS:
+    jax.clear_caches()

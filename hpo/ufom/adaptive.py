@@ -26,7 +26,8 @@ class AdaptiveQ:
   """The averages so far.
 
   Attributes:
-    D_s: of squared biases, not yet corrected for its start, float32.
+    D_s: of squared biases, not yet corrected for its start, of JAX's default
+      float type.
     V_s: of squared gradients, likewise.
     n: updates so far, int32.
   """
@@ -37,7 +38,8 @@ class AdaptiveQ:
 
   def means(self, beta: float) -> tuple[Float[Array, ''], Float[Array, '']]:
     """D and V, corrected for the start; 0 before the first update."""
-    share = 1 - beta ** jnp.maximum(self.n, 1).astype(jnp.float32)
+    # 1 - beta^n loses three digits in float32 where beta is near 1.
+    share = -jnp.expm1(jnp.maximum(self.n, 1) * jnp.log1p(beta - 1))
     return self.D_s / share, self.V_s / share
 
 
@@ -75,7 +77,7 @@ class AdaptiveRule:
 
   def init(self) -> AdaptiveQ:
     """Before the first exact gradient."""
-    zero = jnp.zeros((), jnp.float32)
+    zero = jnp.zeros(())
     return AdaptiveQ(zero, zero, jnp.zeros((), jnp.int32))
 
   def q(self, state: AdaptiveQ) -> Float[Array, '']:
@@ -83,8 +85,7 @@ class AdaptiveRule:
     price = costs.cost(self.r, mode=self.mode, c_H=self.product_cost)
     D2, V2 = state.means(self.beta)
     best = optimal.optimal_q(D2, V2, price.det, price.rnd, self.p)
-    best = jnp.maximum(best, self.q_min)
-    return jnp.where(state.n == 0, self.q_min, best).astype(jnp.float32)
+    return jnp.where(state.n == 0, self.q_min, jnp.maximum(best, self.q_min))
 
   def update(
     self, state: AdaptiveQ, found: batches.BatchEstimate | Any, q: Any

@@ -6,9 +6,11 @@ Its derivative vanishes where
 
     c_rnd (V2 - D2) q^2 + (1 - p) c_rnd D2 q - p c_det D2 = 0
 
-and q* = 1 if p D2 (c_det + c_rnd) >= c_rnd V2. Here V2 bounds E ||grad M||^2 and
-D2 bounds E ||grad M - g_FO||^2. p = 2 belongs to step sizes fixed in advance,
-p = 1 to those tuned to S.
+T falls from q = 0 on. If p D2 (c_det + c_rnd) >= c_rnd V2, T still falls at q = 1,
+and q* = 1 with one exception: for p < 1 and D2 > V2, T may rise in between, and the
+cheaper of the smaller root and 1 is q*. Here V2 bounds E ||grad M||^2 and D2 bounds
+E ||grad M - g_FO||^2. p = 2 belongs to step sizes fixed in advance, p = 1 to those
+tuned to S.
 
 With one deterministic task whose theta only the inner loss sees, g_FO = 0 and
 D2 = V2, so q* = 1; far from the optimum a smaller q serves better all the same.
@@ -57,16 +59,20 @@ def optimal_q(
   if c_rnd == 0:  # Exact gradients are free.
     return jnp.ones(jnp.broadcast_shapes(jnp.shape(D2), jnp.shape(V2)))
   D2, V2 = jnp.asarray(D2), jnp.asarray(V2)
-  always = p * D2 * (c_det + c_rnd) >= c_rnd * V2
+  rises = p * D2 * (c_det + c_rnd) < c_rnd * V2  # T, at q = 1.
   a = c_rnd * (V2 - D2)
   b = (1 - p) * c_rnd * D2
   c = p * c_det * D2
-  root = jnp.sqrt(jnp.maximum(b * b + 4 * a * c, 0))
-  if p < 1:  # The form of the root that cancels nothing.
-    q = 2 * c / jnp.where(always | (D2 == 0), 1, b + root)
+  square = b * b + 4 * a * c
+  root = jnp.sqrt(jnp.maximum(square, 0))
+  if p < 1:  # The form of the smaller root that cancels nothing.
+    q = jnp.clip(2 * c / jnp.where(D2 == 0, 1, b + root), 0, 1)
+    cost = lambda q: predicted_cost(q, D2, V2, c_det, c_rnd, p)
+    inside = rises | ((square > 0) & (cost(q) < cost(1)))
   else:
-    q = (root - b) / jnp.where(always, 1, 2 * a)
-  return jnp.where(always, 1, jnp.clip(q, 0, 1))
+    q = jnp.clip((root - b) / jnp.where(rises, 2 * a, 1), 0, 1)
+    inside = rises
+  return jnp.where(inside, q, 1)
 
 
 def predicted_cost(

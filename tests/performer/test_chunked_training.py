@@ -17,7 +17,7 @@ from performer.slim import options
 from runtime import loop
 from runtime.devices import mesh as mesh_lib
 from runtime.loop import durations
-from tests import experiments
+from tests import experiments, seeds
 
 LENGTH = 15
 SQUARE = attention.Favor(kernel='square', projection=False, features=None)
@@ -71,7 +71,7 @@ def first_gradients(slim, **kwargs):
 
   @jax.jit
   def gradients(state, batch):
-    key = jax.random.key(3)
+    key = seeds.key(3)
     return learner.gradients(state.params, state.projections, batch, key)
 
   state = jax.jit(learner.init, out_shardings=experiment.shardings)()
@@ -108,6 +108,7 @@ def test_gradients_are_those_of_the_sequence_at_once(slim):
     assert not drifts
 
 
+@pytest.mark.slow
 def test_devices_share_sequences():
   mesh = mesh_lib.MeshConfig(data=2, fsdp=2)
   one, metrics = first_gradients(options.Slim('subtract', 4))
@@ -156,11 +157,13 @@ def curves(tmp_path_factory):
   }
 
 
+@pytest.mark.slow
 def test_a_stopped_run_is_the_run(curves):
   assert len(curves['full']) == 8
   assert curves['stopped'] == curves['full']
 
 
+@pytest.mark.slow
 def test_switching_goes_on_as_if_nothing_had_happened(curves):
   np.testing.assert_allclose(curves['switched'], curves['full'], rtol=1e-6)
   assert curves['switched'][:4] == curves['full'][:4]

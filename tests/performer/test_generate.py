@@ -11,6 +11,7 @@ from performer.models import decoding, transformer
 from runtime import trainer
 from runtime.config import sessions
 from runtime.context import RunContext
+from tests import seeds
 
 MODEL = transformer.Transformer(
   vocab_size=29,
@@ -29,7 +30,7 @@ MODEL = transformer.Transformer(
 def params():
   token = jnp.zeros((1, 1), jnp.int32)
   options = {'mask': token == 0, 'projections': None}
-  found = MODEL.init(jax.random.key(0), token, **options)['params']
+  found = MODEL.init(seeds.key(0), token, **options)['params']
   # Far from uniform, so that the most likely token is beyond doubt.
   return jax.tree.map(lambda x: 3 * x, found)
 
@@ -42,7 +43,7 @@ def write(params, count, temperature=0.0):
     np.array([25, 3, 1], np.int32),
     max_new_tokens=count,
     temperature=temperature,
-    key=jax.random.key(5),
+    key=seeds.key(5),
   )
   return np.concatenate(list(found))
 

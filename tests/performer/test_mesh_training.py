@@ -15,7 +15,7 @@ from runtime import loop
 from runtime.devices import mesh as mesh_lib
 from runtime.loop import durations
 from runtime.record import writers
-from tests import experiments
+from tests import experiments, seeds
 
 LENGTH = 16
 STEPS = 5
@@ -33,7 +33,7 @@ CASES = {
   'data4_tensor2': ('mlm', FAVOR),
   'data2_sequence4': ('causal', FAVOR),
 }
-LONG = 'data4_fsdp2', 'data4_tensor2'
+LONG = 'data4_fsdp2', 'data4_tensor2', 'data2_sequence4'
 NAMES = [
   pytest.param(name, marks=[pytest.mark.slow] * (name in LONG))
   for name in CASES
@@ -43,7 +43,7 @@ NAMES = [
 @pytest.fixture(scope='module')
 def files(tmp_path_factory):
   folder = tmp_path_factory.mktemp('fasta')
-  rng = np.random.default_rng(3)
+  rng = seeds.rng(3)
   paths = {}
   for split, count in (('train', 30), ('valid', 11)):
     records = [
@@ -153,6 +153,7 @@ def test_tolerance_tells_one_step_from_the_next(one_device):
     check_same_rows([first | {'step': 2}], [second])
 
 
+@pytest.mark.slow
 def test_checkpoint_continues_on_another_mesh(
   files, one_device, eight_devices, tmp_path
 ):

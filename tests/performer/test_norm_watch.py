@@ -15,7 +15,7 @@ from performer.models import transformer
 from runtime import loop
 from runtime.devices import mesh as mesh_lib
 from runtime.loop import durations
-from tests import experiments
+from tests import experiments, seeds
 
 LENGTH = 16
 FAVOR = attention.Favor(features=8, chunk=8)
@@ -24,7 +24,7 @@ FAVOR = attention.Favor(features=8, chunk=8)
 @pytest.fixture(scope='module')
 def data(tmp_path_factory):
   folder = tmp_path_factory.mktemp('fasta')
-  rng = np.random.default_rng(0)
+  rng = seeds.rng(0)
   files = {}
   for split, count in (('train', 40), ('valid', 9)):
     rows = [

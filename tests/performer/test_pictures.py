@@ -1,12 +1,12 @@
 """The picture shows the matrices it says it shows."""
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from performer import attention, pictures, results
 from performer.models import transformer
+from tests import seeds
 from tests.performer.attention import attention_cases as cases
 from tests.performer.attention import attention_twin as twin
 
@@ -14,6 +14,7 @@ FAVOR = cases.favor()
 W = cases.projection(FAVOR)
 
 
+@pytest.mark.slow
 def test_panels_hold_exact_and_recovered_attention(tmp_path):
   q, k, _ = twin.inputs(1, l=9)
   mask = twin.mask(2, 2, 9)
@@ -66,10 +67,10 @@ def test_maps_of_a_crop_are_those_of_the_mechanism_at_full_length(exact_below):
   model = make(attention.Auto(favor=favor, exact_below=exact_below))
   tokens = jnp.arange(16)[None] % 7
   batch = {'tokens': np.asarray(tokens), 'mask': np.ones((1, 16), bool)}
-  w = model.draw_projections(jax.random.key(0), 0)
-  params = model.init(
-    jax.random.key(1), tokens, mask=tokens >= 0, projections=w
-  )['params']
+  w = model.draw_projections(seeds.key(0), 0)
+  params = model.init(seeds.key(1), tokens, mask=tokens >= 0, projections=w)[
+    'params'
+  ]
   found = results.attention_maps(model, params, w, batch, length=8)
   linear, exact = (
     results.attention_maps(make(mechanism), params, matrix, batch, length=8)

@@ -12,7 +12,8 @@ from performer.models import transformer
 from runtime import loop, optimizers
 from runtime.devices import mesh as mesh_lib
 from runtime.loop import durations
-from tests import experiments
+from runtime.record import writers
+from tests import experiments, seeds
 
 LENGTH = 16
 # The kernel that compiles fastest: what is tested here is around it.
@@ -23,7 +24,7 @@ FAVOR = attention.Favor(kernel='elu1', features=8, redraw_every=3, chunk=8)
 def files(tmp_path_factory):
   """Proteins that alternate between two letters: order is worth knowing."""
   folder = tmp_path_factory.mktemp('fasta')
-  rng = np.random.default_rng(0)
+  rng = seeds.rng(0)
   paths = {}
   for split, count in (('train', 400), ('valid', 9), ('test', 5)):
     lines = []
@@ -79,7 +80,7 @@ def build(files, *, mesh=mesh_lib.MeshConfig(), devices=1, **kwargs):
 
 
 def test_objective_by_hand():
-  rng = np.random.default_rng(1)
+  rng = seeds.rng(1)
   logits = rng.normal(size=(2, 5, 7)).astype(np.float32)
   targets = rng.integers(0, 7, (2, 5))
   weights = rng.integers(0, 2, (2, 5)).astype(np.float32)
@@ -124,6 +125,31 @@ def test_matrices_follow_the_schedule(files, tmp_path):
   assert changed == [3, 6]
 
 
+def test_a_resumed_run_is_the_uninterrupted_one(files, tmp_path):
+  """Bit for bit; test_processes does the same to killed processes."""
+
+  def run(folder, steps):
+    model = make_model(dropout=0.2)
+    _, experiment = build(files, model=model, eval_splits=())
+    config = loop.LoopConfig(durations.Duration(steps=steps), log_every=1)
+    return loop.run(experiment, config, workdir=tmp_path / folder, seed=0).state
+
+  def rows(folder):
+    return [
+      {k: v for k, v in row.items() if not k.startswith(('time/', 'memory/'))}
+      for row in writers.read_metrics(tmp_path / folder)
+    ]
+
+  whole = run('whole', 7)
+  run('parts', 4)
+  parts = run('parts', 7)
+  for name in ('params', 'opt_state', 'projections'):
+    one, two = getattr(whole, name), getattr(parts, name)
+    jax.tree.map(np.testing.assert_array_equal, one, two)
+  assert rows('whole')[-1]['step'] == 7
+  assert rows('whole') == rows('parts')
+
+
 def test_step_descends_its_own_gradient(files):
   """One step of plain gradient descent, against finite differences."""
   rate = 1e-2
@@ -134,7 +160,7 @@ def test_step_descends_its_own_gradient(files):
   loss = jax.jit(
     lambda params: learner.loss(params, state.projections, batch, None)[0]
   )
-  rng = np.random.default_rng(2)
+  rng = seeds.rng(2)
   direction = jax.tree.map(
     lambda x: jnp.asarray(rng.normal(size=x.shape), jnp.float32), state.params
   )
@@ -205,7 +231,10 @@ def test_training_beats_the_frequencies_and_reports_it(
   assert {'attention.png', 'curves.png', 'scores.md'} <= names
 
 
-@pytest.mark.parametrize('mechanism', [FAVOR, attention.Exact()])
+@pytest.mark.parametrize(
+  'mechanism',
+  [FAVOR, pytest.param(attention.Exact(), marks=pytest.mark.slow)],
+)
 def test_attention_maps_are_causal_averages(files, mechanism):
   model = make_model(mechanism)
   learner, experiment = build(files, model=model)

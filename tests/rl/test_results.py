@@ -96,6 +96,7 @@ def test_a_run_leaves_a_table_curves_and_a_film(tmp_path, capsys):
     assert gif.info['loop'] == 0
 
 
+@pytest.mark.slow
 def test_frames_are_what_the_lanes_showed():
   env = lanes.Lanes(lane_following.LaneFollowing(size=16), 2)
   shot = film.Film(env, num_frames=3, every=2, size=40)

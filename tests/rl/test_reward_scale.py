@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from rl import reward_scale
+from tests import seeds
 
 SCALE = jax.jit(reward_scale.scale, static_argnames=('discount', 'clip'))
 
@@ -48,7 +49,7 @@ def _scaled(state, steps, discount=0.97, clip=1.5, first=None):
 
 
 def test_sums_begin_anew_where_simulators_were_restarted():
-  steps = _steps(np.random.default_rng())
+  steps = _steps(seeds.rng(0))
   first = jnp.array([True, False, True])
   before = reward_scale.init(3)._replace(
     running=jnp.array([100.0, 50.0, -20.0])
@@ -63,7 +64,7 @@ def test_sums_begin_anew_where_simulators_were_restarted():
 
 
 def test_two_trajectories_continue_each_other():
-  rng = np.random.default_rng(5)
+  rng = seeds.rng(5)
   state, seen, running = reward_scale.init(3), [], np.zeros(3)
   for _ in range(2):
     steps = _steps(rng)
@@ -77,7 +78,7 @@ def test_two_trajectories_continue_each_other():
 
 @pytest.mark.parametrize('wrong', ['discount', 'ends', 'resets'])
 def test_known_errors_would_be_noticed(wrong):
-  reward, ended, valid = _steps(np.random.default_rng(6), length=120)
+  reward, ended, valid = _steps(seeds.rng(6), length=120)
   want = _reference(reward, ended, valid, 0.999, 1e9)
   discount = 0.999
   if wrong == 'discount':

@@ -58,8 +58,13 @@ def _expected(tag, length, limit, acting=0.25):
   return rows, False
 
 
-@pytest.mark.parametrize(('length', 'limit'), [(3, 5), (0, 4)])
-@pytest.mark.parametrize('run', [_pure, _on_host])
+@pytest.mark.parametrize(
+  ('run', 'length', 'limit'),
+  [
+    *((_pure, 3, 5), (_pure, 0, 4), (_on_host, 3, 5)),
+    pytest.param(_on_host, 0, 4, marks=pytest.mark.slow),
+  ],
+)
 def test_rows_follow_each_other(run, length, limit):
   learner = agent_cases.CountingLearner(STEPS)
   vector = _vector(length, limit)

@@ -13,7 +13,7 @@ from rl.envs import lanes, pendulum
 from runtime import loop
 from runtime.devices import mesh as mesh_lib
 from runtime.loop import durations
-from tests import experiments
+from tests import experiments, marks
 from tests.rl import agent_cases
 from tests.rl.envs import env_cases
 
@@ -66,7 +66,7 @@ def _same(a, b):
   jax.tree.map(np.testing.assert_array_equal, numbers(a), numbers(b))
 
 
-@pytest.mark.parametrize('num_agents', [1, 2])
+@pytest.mark.parametrize('num_agents', [*marks.slow(1), 2])
 def test_a_resumed_run_is_the_uninterrupted_one(tmp_path, num_agents):
   whole = _run(_trainer(num_agents), tmp_path / 'whole', 7)
   _run(_trainer(num_agents), tmp_path / 'parts', 3)
@@ -97,7 +97,7 @@ def test_iterations_in_one_program_are_the_same(tmp_path):
   _same(one, three)
 
 
-@pytest.mark.parametrize('num_agents', [1, 8])
+@pytest.mark.parametrize('num_agents', [*marks.slow(1), 8])
 def test_devices_share_the_work(tmp_path, num_agents):
   alone = _run(_trainer(num_agents), tmp_path / 'one', 4)
   shared = _run(_trainer(num_agents), tmp_path / 'all', 4, devices=8)
@@ -114,7 +114,7 @@ def test_what_cannot_be_shared_is_done_everywhere(caplog):
   assert all(s.is_fully_replicated for s in shardings)
 
 
-@pytest.mark.parametrize('pipelined', [False, True])
+@pytest.mark.parametrize('pipelined', [*marks.slow(False), True])
 def test_simulators_learn_from_the_parameters_they_should(tmp_path, pipelined):
   vector = agent_cases.Host(lanes.Lanes(ENV, 4))
   learner = agent_cases.CountingLearner(5)
@@ -137,6 +137,7 @@ def test_simulators_learn_from_the_parameters_they_should(tmp_path, pipelined):
   np.testing.assert_allclose(used, expected, atol=0.2)
 
 
+@pytest.mark.slow
 def test_simulators_train_like_jax_environments(tmp_path):
   pure = _run(_trainer(), tmp_path / 'pure', 4)
   host = _run(_trainer(host=True, pipelined=False), tmp_path / 'host', 4)

@@ -11,10 +11,11 @@ import pytest
 from hpo import ufom
 from hpo.ufom import batches, estimator
 from runtime.devices import mesh as mesh_lib
+from tests import marks, seeds
 from tests.hpo.ufom import ufom_cases as cases
 
 INNER = ufom.Inner(r=3, alpha=0.2, mode='store_phi')
-KEYS = jax.random.split(jax.random.key(7), 40)
+KEYS = jax.random.split(seeds.key(7), 40)
 
 
 def key_with(xi, q):
@@ -60,7 +61,7 @@ def test_enumeration(one):
   'mode',
   [
     'recompute',
-    *(pytest.param(m, marks=pytest.mark.slow) for m in ufom.MODES[:3]),
+    *marks.slow(*ufom.MODES[:3]),
   ],
 )
 def test_nothing_of_second_order_runs_without_xi(mode):
@@ -132,9 +133,7 @@ def test_batches_dispatch_what_was_drawn(dispatch, many):
     assert np.asarray(found.xi).all() == q
 
 
-@pytest.mark.parametrize(
-  'dispatch', ['gather', pytest.param('map', marks=pytest.mark.slow)]
-)
+@pytest.mark.parametrize('dispatch', ['gather', *marks.slow('map')])
 def test_padding_and_skipped_tasks_are_never_differentiated(dispatch):
   theta, tasks = cases.data(14, np.float32, batch=8)
   run = jax.jit(functools.partial(batch, dispatch, problem=cases.POISONED))
@@ -192,7 +191,7 @@ def test_draws_are_unbiased_over_many_tasks():
       dispatch='gather',
     )
   )
-  keys = jax.random.split(jax.random.key(3), 25)
+  keys = jax.random.split(seeds.key(3), 25)
   xi = np.concatenate([run(jnp.zeros((1000, 1)), k).xi for k in keys])
   score = lambda mean: (xi.mean() - mean) / np.sqrt(0.09 / xi.size)
   assert abs(score(0.1)) < 4

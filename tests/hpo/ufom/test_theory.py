@@ -9,13 +9,14 @@ import pytest
 
 from hpo import ufom
 from hpo.ufom import estimator, synthetic
+from tests import seeds
 
 P = (0.5, 1.0, 2.0)
 
 
 @pytest.mark.parametrize('p', P)
 def test_best_q_beats_every_other(p):
-  rng = np.random.default_rng()
+  rng = seeds.rng(0)
   grid = np.linspace(1e-3, 1, 4000)
   with jax.enable_x64(True):
     for _ in range(40):
@@ -34,9 +35,48 @@ def test_best_q_beats_every_other(p):
       )
 
 
+@pytest.mark.parametrize('p', [0.2, 0.5, 0.8, 1.0, 2.0])
+def test_best_q_is_that_of_a_fine_grid(p):
+  """Also for D2 > V2, where p < 1 may give T a minimum below 1 and one at 1."""
+  grid, V2, ratio = (
+    np.linspace(1e-4, 1, 20_000),
+    2.0,
+    np.geomspace(0.01, 30, 60),
+  )
+  inside = 0
+  with jax.enable_x64(True):
+    for det, rnd in ((7, 21), (1, 100), (20, 3)):
+      D2 = V2 * ratio
+      best = ufom.optimal_q(jnp.asarray(D2), V2, det, rnd, p)
+      found = ufom.predicted_cost(best, jnp.asarray(D2), V2, det, rnd, p)
+      noise = V2 + (1 / grid - 1) * D2[:, None]
+      costs = (det + grid * rnd) * noise**p
+      assert (found <= costs.min(1) * (1 + 1e-9)).all()
+      # Those that the slope of T at q = 1 alone would send to 1.
+      falls = p * D2 * (det + rnd) >= rnd * V2
+      inside += int((falls & (best < 1)).sum())
+      gain = costs[:, -1] / found
+      np.testing.assert_allclose(
+        ufom.predicted_saving(jnp.asarray(D2), V2, det, rnd, p), gain, rtol=1e-9
+      )
+  assert (inside > 0) == (p < 1)
+
+
+def test_one_candidate_is_not_enough():
+  """T falls at q = 1, and its minimum lies below."""
+  D2, V2 = 10.455913731068987, 6.770557226321276
+  with jax.enable_x64(True):
+    best = float(ufom.optimal_q(D2, V2, 7, 21, 0.5))
+    assert best == pytest.approx(0.535418157, abs=1e-8)
+    cost = lambda q: ufom.predicted_cost(q, D2, V2, 7, 21, 0.5)
+    assert cost(best) < cost(1.0)
+  # And the other way round: a local minimum that 1 beats.
+  assert ufom.optimal_q(11.0, 6.77, 7, 21, 0.5) == 1
+
+
 @pytest.mark.parametrize('p', P)
 def test_best_q_is_monotone_and_has_its_ends(p):
-  bias = jnp.linspace(0, 2, 60)
+  bias = jnp.linspace(0, 3, 60)
   best = ufom.optimal_q(bias, jnp.ones(60), 11, 55, p)
   assert (jnp.diff(best) >= 0).all()
   assert best[0] == 0
@@ -75,7 +115,7 @@ def test_costs_count_the_gradients_that_run():
 
 def test_bias_stays_within_its_bound():
   """L_in = sum of cosines: all derivatives are bounded by known numbers."""
-  rng = np.random.default_rng()
+  rng = seeds.rng(0)
   w, u = rng.normal(size=(2, 6, 3))
   problem = ufom.ABLOProblem(
     V=lambda theta, task: jnp.tanh(theta),
@@ -137,6 +177,27 @@ def test_adaptive_q():
   assert int(state.n) == 2
 
 
+def test_averages_are_as_wide_as_their_inputs():
+  """Debiased in float64 where it is enabled; in float32 to its rounding."""
+  rule = ufom.AdaptiveRule(r=10, beta=0.999)
+
+  def means():
+    state, gap, norm = rule.init(), jnp.asarray(0.3), jnp.asarray(2.1)
+    for _ in range(3):
+      statistics = ufom.BatchEstimate(0.0, None, jnp.array([True]), norm, gap)
+      state = rule.update(state, statistics, rule.q(state))
+    return np.asarray(state.means(rule.beta), float)
+
+  np.testing.assert_allclose(means(), (0.3, 2.1), rtol=1e-6)
+  with jax.enable_x64(True):
+    np.testing.assert_allclose(means(), (0.3, 2.1), rtol=1e-13)
+    for beta in (0.0, 0.9):
+      state = ufom.AdaptiveQ(0.3, 2.1, jnp.int32(2))
+      np.testing.assert_allclose(
+        state.means(beta), np.array([0.3, 2.1]) / (1 - beta**2), rtol=1e-14
+      )
+
+
 def test_reference_quirk_settles_where_it_is_known_to():
   """The self-consistent q of the published rule."""
   rule = ufom.AdaptiveRule(r=10, beta=0.0, q_min=1e-3, reference_quirk=True)
@@ -177,7 +238,7 @@ def test_counterexample_numbers():
 
 
 def test_any_counterexample_is_one():
-  rng = np.random.default_rng()
+  rng = seeds.rng(0)
   for _ in range(10):
     # Apart, and not for many steps: the slope is a small difference otherwise.
     D, r = rng.uniform(0.01, 2), int(rng.integers(1, 11))
@@ -213,7 +274,7 @@ def slopes(q, *, steps, runs):
   ends = synthetic.descend(
     tasks,
     q=q,
-    key=jax.random.key(int(1000 * q)),
+    key=seeds.key(int(1000 * q)),
     runs=runs,
     steps=steps,
     step=10.0,

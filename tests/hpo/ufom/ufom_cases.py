@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from hpo import ufom
+from tests import seeds
 
 
 def _start(theta, task):
@@ -34,7 +35,7 @@ PROBLEM = ufom.ABLOProblem(_start, _inner, _outer)
 
 def data(seed, dtype=np.float64, *, batch=None):
   """Theta, and a task or a batch of them."""
-  rng = np.random.default_rng(seed)
+  rng = seeds.rng(seed)
   lead = () if batch is None else (batch,)
   draw = lambda *shape: rng.normal(size=shape).astype(dtype)
   theta = {'init': draw(3), 'bias': draw(1), 'decay': draw()}

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from performer import attention
+from tests import seeds
 
 CHUNK = 8
 FEATURES = 16
@@ -28,27 +29,37 @@ def favor(kernel='softmax_hyp', **options):
 
 def projection(mechanism, *, seed=9, heads=2, d=8):
   return mechanism.draw(
-    jax.random.key(seed), layer=0, step=0, num_heads=heads, head_dim=d
+    seeds.key(seed), layer=0, step=0, num_heads=heads, head_dim=d
   )
 
 
 @functools.partial(jax.jit, static_argnames=('mechanism', 'causal'))
-def attend(mechanism, q, k, v, w, mask=None, *, causal):
-  return mechanism(q, k, v, projection=w, causal=causal, key_mask=mask)
+def _attend(mechanism, q, k, v, w, mask, ids, *, causal):
+  return mechanism(
+    q, k, v, projection=w, causal=causal, key_mask=mask, segment_ids=ids
+  )
+
+
+def attend(mechanism, q, k, v, w, mask=None, ids=None, *, causal):
+  """Output; a mask of ones instead of None, for one program less."""
+  mask = jnp.ones(k.shape[:2], bool) if mask is None else mask
+  return _attend(mechanism, q, k, v, w, mask, ids, causal=causal)
 
 
 @functools.partial(jax.jit, static_argnames=('mechanism', 'causal'))
-def _value_and_grad(mechanism, q, k, v, w, mask, rows, *, causal):
+def _value_and_grad(mechanism, q, k, v, w, mask, ids, rows, *, causal):
   def loss(q, k, v):
-    out = mechanism(q, k, v, projection=w, causal=causal, key_mask=mask)
+    out = _attend(mechanism, q, k, v, w, mask, ids, causal=causal)
     return jnp.sum(jnp.where(rows[:, None, None], jnp.sin(out), 0.0)), out
 
   grads, out = jax.grad(loss, (0, 1, 2), has_aux=True)(q, k, v)
   return out, grads
 
 
-def value_and_grad(mechanism, q, k, v, w, mask, *, causal, rows=None):
+def value_and_grad(
+  mechanism, q, k, v, w, mask=None, ids=None, *, causal, rows=None
+):
   """Output, and gradients of sum(sin(output[:, rows])) in q, k and v."""
-  if rows is None:
-    rows = jnp.ones(q.shape[1], bool)
-  return _value_and_grad(mechanism, q, k, v, w, mask, rows, causal=causal)
+  mask = jnp.ones(k.shape[:2], bool) if mask is None else mask
+  rows = jnp.ones(q.shape[1], bool) if rows is None else rows
+  return _value_and_grad(mechanism, q, k, v, w, mask, ids, rows, causal=causal)

@@ -5,11 +5,14 @@ are computed by numpy; the same formulas on JAX arrays, with x64 enabled, give
 the gradients.
 """
 
+import functools
 import math
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+
+from tests import seeds
 
 _erf = np.vectorize(math.erf)
 _FUNCTIONS = {
@@ -30,12 +33,12 @@ _FUNCTIONS = {
 
 def normal(seed, *shape):
   """Standard normal float32; numpy, since JAX compiles per shape."""
-  draw = np.random.default_rng(seed).standard_normal(shape)
+  draw = seeds.rng(seed).standard_normal(shape)
   return jnp.asarray(draw.astype(np.float32))
 
 
 def mask(seed, *shape, keep=0.7):
-  return jnp.asarray(np.random.default_rng(seed).random(shape) < keep)
+  return jnp.asarray(seeds.rng(seed).random(shape) < keep)
 
 
 def inputs(seed, *, b=2, l=21, h=2, d=8, v=8, scale=1.0):  # noqa: E741
@@ -161,9 +164,10 @@ def attend(
   causal,
   renormalize=True,
   epsilon=1e-3,
+  same=None,
   **options,
 ):
-  """Attention from the full matrix, [b, l, h, v]."""
+  """Attention from the full matrix, [b, l, h, v]; `same` says who sees whom."""
   xp = np if isinstance(q, np.ndarray) else jnp
   if kernel == 'exact':
     log = xp.einsum('bihd,bjhd->bhij', q, k) / math.sqrt(q.shape[-1])
@@ -176,7 +180,9 @@ def attend(
   if causal:
     visible = visible & np.tri(log.shape[-1], dtype=bool)
   if mask is not None:
-    visible = visible & np.asarray(mask)[:, None, None, :]
+    visible = visible & mask[:, None, None, :]
+  if same is not None:
+    visible = visible & same[:, None]
   log = xp.where(visible, log, -xp.inf)
   top = xp.maximum(log.max(-1, keepdims=True), -1e300)
   top = _constant(top) if renormalize else 0.0
@@ -202,17 +208,22 @@ def value(q, k, v, w, mask=None, **options):
     return attend(*double(q, k, v, w, mask), **options)
 
 
-def value_and_grad(q, k, v, w, mask=None, **options):
+@functools.partial(
+  jax.jit, static_argnames=('kernel', 'causal', 'renormalize', 'epsilon')
+)
+def _gradient(q, k, v, w, mask, same, **options):
+  def loss(q, k, v):
+    return jnp.sin(attend(q, k, v, w, mask, same=same, **options)).sum()
+
+  return jax.grad(loss, (0, 1, 2))(q, k, v)
+
+
+def value_and_grad(q, k, v, w, mask=None, *, same=None, **options):
   """Float64 output and gradients of sum(sin(output)) in q, k, v."""
+  if mask is None:
+    mask = np.ones(k.shape[:2], bool)
   arrays = double(q, k, v, w, mask)
   with jax.enable_x64(True):
-
-    @jax.jit
-    def gradient(q, k, v, w):
-      def loss(q, k, v):
-        return jnp.sin(attend(q, k, v, w, arrays[4], **options)).sum()
-
-      return jax.grad(loss, (0, 1, 2))(q, k, v)
-
-    grads = gradient(*arrays[:4])
-    return value(q, k, v, w, mask, **options), [np.asarray(g) for g in grads]
+    grads = _gradient(*arrays, same, **options)
+    grads = [np.asarray(g) for g in grads]
+  return value(q, k, v, w, mask, same=same, **options), grads

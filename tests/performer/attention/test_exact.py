@@ -1,10 +1,10 @@
 """Exact attention against float64."""
 
-import jax
 import numpy as np
 import pytest
 
 from performer import attention
+from tests import seeds
 from tests.performer.attention import attention_cases as cases
 from tests.performer.attention import attention_twin as twin
 
@@ -28,7 +28,7 @@ def test_values_and_gradients(causal, scale):
 
 
 def test_nothing_to_draw():
-  draw = EXACT.draw(jax.random.key(0), layer=0, step=0, num_heads=2, head_dim=8)
+  draw = EXACT.draw(seeds.key(0), layer=0, step=0, num_heads=2, head_dim=8)
   assert draw is None
   assert EXACT.redraw_every is None
 

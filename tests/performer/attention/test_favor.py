@@ -13,6 +13,11 @@ from tests.performer.attention import attention_cases as cases
 from tests.performer.attention import attention_twin as twin
 
 POSITIVE = ['softmax_hyp', 'exp', 'relu']
+MATRIX_SOFTMAX = [
+  name
+  for name, kernel in kernels.KERNELS.items()
+  if kernel.softmax and kernel.structure == 'matrix' and name != 'softmax_oprf'
+]
 SCALES = [0.1, 1.0, 3.0, 8.0, 20.0]
 
 
@@ -38,21 +43,34 @@ def assert_close(ours, truth, tolerance, message=''):
   assert error <= bound, f'{message}: {error=:.2e} {bound=:.2e}'
 
 
+@pytest.mark.parametrize('name', MATRIX_SOFTMAX)
+def test_softmax_maps(name):
+  """Kernel matrices of all pairs; other functions are in test_kernels."""
+  q, k, _ = twin.inputs(1, scale=0.7)
+  kernel, w = kernels.get(name), cases.projection(cases.favor(name))
+  (a, m), (b, n) = (
+    kernels.feature_map(kernel, x.transpose(0, 2, 1, 3), w) for x in (q, k)
+  )
+  a, b = (jnp.exp(a), jnp.exp(b)) if kernel.log else (a, b)
+  matrix = a @ b.swapaxes(-1, -2) * kernel.scale(a.shape[-1])
+  matrix *= jnp.exp(m[..., :, None] + n[..., None, :])
+  log, sign = twin.kernel_matrix(
+    *twin.double(q, k, w), kernel=name.removesuffix('_reg')
+  )
+  np.testing.assert_allclose(matrix, sign * np.exp(log), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize('causal', [False, True])
 @pytest.mark.parametrize(
-  ('kernel', 'causal'),
-  [(kernel, False) for kernel in kernels.KERNELS]
-  + [
-    (kernel, True) for kernel in ('softmax_hyp', 'softmax_trig', 'exp', 'tanh')
-  ],
+  'kernel', ['softmax_hyp', 'softmax_trig', 'exp', 'tanh']
 )
 def test_values(kernel, causal):
+  """Of both families of sums, with features of either sign."""
   favor = cases.favor(kernel)
   q, k, v = twin.inputs(1, scale=0.7)
   w, mask = cases.projection(favor), mask_of(2)
   out = cases.attend(favor, q, k, v, w, mask, causal=causal)
-  truth = twin.value(
-    q, k, v, w, mask, kernel=kernel.removesuffix('_reg'), causal=causal
-  )
+  truth = twin.value(q, k, v, w, mask, kernel=kernel, causal=causal)
   # Signed kernels divide by what may be nearly zero: compare where they do not.
   if kernels.get(kernel).signed:
     good = np.abs(truth).max(-1) < 10

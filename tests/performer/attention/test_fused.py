@@ -271,8 +271,14 @@ def test_lowers_to_triton(causal, signs, dtype, count):
       out = fused.bidirectional(constants, q, k, v, w, key_mask=mask)
     return jnp.sum(out.astype(jnp.float32))
 
-  traced = jax.jit(jax.grad(loss, (0, 1, 2))).trace(x, x, x, w, mask)
-  text = traced.lower(lowering_platforms=('cuda',)).as_text()
+  # From JAX 0.12 on, Triton asks for which GPU.
+  gpu = jax.sharding.AbstractDevice(
+    device_kind='NVIDIA H100 80GB HBM3', num_cores=132, platform='gpu'
+  )
+  mesh = jax.sharding.AbstractMesh((), (), abstract_device=gpu)
+  with jax.sharding.use_abstract_mesh(mesh):
+    traced = jax.jit(jax.grad(loss, (0, 1, 2))).trace(x, x, x, w, mask)
+    text = traced.lower(lowering_platforms=('cuda',)).as_text()
   assert text.count('__gpu$xla.gpu.triton') == count
 
 

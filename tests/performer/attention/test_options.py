@@ -4,7 +4,6 @@ import contextlib
 import dataclasses
 import re
 
-import jax
 import jax.numpy as jnp
 import jaxtyping
 import numpy as np
@@ -12,6 +11,7 @@ import pytest
 
 from performer import attention
 from performer.attention import checks, theory
+from tests import seeds
 from tests.performer.attention import attention_cases as cases
 from tests.performer.attention import attention_twin as twin
 
@@ -163,7 +163,7 @@ def test_numbers_out_of_range():
   draw = {'layer': 0, 'step': 0, 'num_heads': 2, 'head_dim': 8}
   for name in draw:
     with refused(f'{name} must be >= .*-1'):
-      favor.draw(jax.random.key(0), **draw | {name: -1})
+      favor.draw(seeds.key(0), **draw | {name: -1})
   for below in (True, 1.5, -1):
     with refused('exact_below must be an integer >= 0'):
       attention.Auto(favor, exact_below=below)

@@ -10,6 +10,7 @@ import pytest
 
 from performer import attention
 from performer.attention import projections
+from tests import seeds
 
 D = 8
 DRAWS = 10_000
@@ -35,7 +36,7 @@ def estimates(matrices, z):
 
 @functools.lru_cache
 def draws(*, ortho, norm):
-  keys = jax.random.split(jax.random.key(1), DRAWS)
+  keys = jax.random.split(seeds.key(1), DRAWS)
 
   def draw(key):
     w = projections.draw(key, D, D, ortho=ortho, norm=norm)
@@ -48,7 +49,7 @@ def draws(*, ortho, norm):
 def test_chi_rows_are_unbiased_in_every_direction(ortho):
   matrices = draws(ortho=ortho, norm='chi')
   for name, direction in DIRECTIONS.items():
-    z = 1.4 * direction
+    z = 1.2 * direction  # A bias of 5 % is seen by eight standard errors.
     samples, expected = estimates(matrices, z), math.exp(z @ z / 2)
     score = z_score(samples, expected)
     assert abs(score) < 4, f'{ortho} {name}: z-score {score:.1f}'
@@ -64,7 +65,7 @@ def test_raw_qr_fails_the_same_check():
       q * jnp.linalg.norm(jax.random.normal(key_n, (D, D)), axis=-1)[:, None]
     )
 
-  matrices = jax.vmap(raw)(jax.random.split(jax.random.key(1), DRAWS))
+  matrices = jax.vmap(raw)(jax.random.split(seeds.key(1), DRAWS))
   scores = {
     name: z_score(estimates(matrices, 1.4 * z), math.exp(0.98))
     for name, z in DIRECTIONS.items()
@@ -90,9 +91,7 @@ def test_sqrt_d_rows_meet_the_closed_form(ortho):
 
 
 def test_blocks_are_orthogonal_and_differ():
-  w = projections.draw(
-    jax.random.key(3), 3 * D - 3, D, ortho='rorf', norm='sqrt_d'
-  )
+  w = projections.draw(seeds.key(3), 3 * D - 3, D, ortho='rorf', norm='sqrt_d')
   blocks = [w[:D], w[D : 2 * D], w[2 * D :]]
   for block in blocks:
     np.testing.assert_allclose(
@@ -105,7 +104,7 @@ def test_signs_of_blocks_are_fair():
   """Raw QR gives the first entry the same sign in every draw."""
   first = np.asarray(draws(ortho='rorf', norm='chi'))[:, 0, 0] > 0
   assert abs(first.mean() - 0.5) < 4 * 0.5 / DRAWS**0.5
-  normal = jax.random.normal(jax.random.key(4), (100, D, D))
+  normal = jax.random.normal(seeds.key(4), (100, D, D))
   raw = np.asarray(jnp.linalg.qr(normal)[0])[:, 0, 0] > 0
   assert raw.mean() in (0.0, 1.0)
 
@@ -130,12 +129,12 @@ def test_norms_are_chi_and_independent_of_directions():
 def test_errors_name_the_value(options, rule):
   rows = options.pop('rows', D)
   with pytest.raises(ValueError, match=rule):
-    projections.draw(jax.random.key(0), rows, D, **options)
+    projections.draw(seeds.key(0), rows, D, **options)
 
 
 def matrix(favor, layer, step, seed=0):
   return favor.draw(
-    jax.random.key(seed), layer=layer, step=step, num_heads=2, head_dim=D
+    seeds.key(seed), layer=layer, step=step, num_heads=2, head_dim=D
   )
 
 

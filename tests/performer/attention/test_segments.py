@@ -2,13 +2,13 @@
 
 import dataclasses
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from performer import attention
 from performer.attention import checks, state
+from tests import marks
 from tests.performer.attention import attention_cases as cases
 from tests.performer.attention import attention_twin as twin
 
@@ -26,56 +26,22 @@ def ids():
   return jnp.asarray(np.stack([row, other]))
 
 
-def pieces(row):
-  borders = np.flatnonzero(np.diff(row)) + 1
-  return np.split(np.arange(len(row)), borders)
-
-
-def alone(mechanism, q, k, v, w, mask, segment_ids, *, causal):
-  """Each segment by a call of its own."""
-  out = np.zeros(v.shape, np.float32)
-  for i, row in enumerate(np.asarray(segment_ids)):
-    for piece in pieces(row):
-      part = (slice(i, i + 1), piece)
-      keep = None if mask is None else mask[part]
-      out[part] = mechanism(
-        q[part],
-        k[part],
-        v[part],
-        projection=w,
-        causal=causal,
-        key_mask=keep,
-      )
-  return out
-
-
-def attend(mechanism, w, *, causal, segment_ids, mask=None):
-  def call(q, k, v):
-    return mechanism(
-      q,
-      k,
-      v,
-      projection=w,
-      causal=causal,
-      key_mask=mask,
-      segment_ids=segment_ids,
-    )
-
-  return call
+def same_segment():
+  """Which positions share a segment, [2, LENGTH, LENGTH]."""
+  runs = np.cumsum(np.diff(ids(), axis=1, prepend=0) != 0, axis=1)
+  return runs[:, :, None] == runs[:, None, :]
 
 
 @pytest.mark.parametrize('causal', [False, True])
 @pytest.mark.parametrize(
   'kernel',
   [
-    'softmax_hyp',
-    pytest.param('relu', marks=pytest.mark.slow),
-    'exact',
-    pytest.param('softmax_trig', marks=pytest.mark.slow),
-    pytest.param('exp', marks=pytest.mark.slow),
+    *('exact', 'relu'),
+    *marks.slow('softmax_trig', 'exp'),
   ],
 )
 def test_segments_are_as_if_alone(kernel, causal):
+  """Against the float64 matrix, cut where segments meet."""
   if kernel == 'exact':
     mechanism, w = attention.Exact(), None
   else:
@@ -83,60 +49,34 @@ def test_segments_are_as_if_alone(kernel, causal):
     w = cases.projection(mechanism)
   q, k, v = twin.inputs(3, l=LENGTH)
   mask = twin.mask(4, 2, LENGTH)
-  packed = jax.jit(
-    attend(mechanism, w, causal=causal, segment_ids=ids(), mask=mask)
-  )(q, k, v)
-  expected = alone(mechanism, q, k, v, w, mask, ids(), causal=causal)
-  tolerance = 2e-4 if kernel == 'softmax_trig' else 1e-5
+  packed = cases.attend(mechanism, q, k, v, w, mask, ids(), causal=causal)
+  options = {'kernel': kernel, 'causal': causal}
+  truth = twin.value(q, k, v, w, mask, same=same_segment(), **options)
   # Signed denominators come near zero: outputs are of the order of 100.
-  np.testing.assert_allclose(packed, expected, atol=tolerance, rtol=2e-5)
+  tolerance = 2e-4 if kernel == 'softmax_trig' else 1e-5
+  np.testing.assert_allclose(packed, truth, atol=tolerance, rtol=2e-5)
   # And the packing matters.
-  whole = mechanism(q, k, v, projection=w, causal=causal, key_mask=mask)
-  assert np.abs(whole - expected).max() > 0.1
+  whole = twin.value(q, k, v, w, mask, **options)
+  assert np.abs(whole - truth).max() > 0.1
 
 
-@pytest.mark.parametrize(
-  ('scale', 'causal'),
-  [
-    (12.0, True),
-    pytest.param(12.0, False, marks=pytest.mark.slow),
-    pytest.param(1.0, True, marks=pytest.mark.slow),
-    pytest.param(1.0, False, marks=pytest.mark.slow),
-  ],
-)
+@pytest.mark.parametrize('scale', [1.0, 12.0])
+@pytest.mark.parametrize('causal', [*marks.slow(False), True])
 def test_gradients(scale, causal):
-  """Against float64 autodiff of the dense matrix; also where rows split."""
-  favor = cases.favor('softmax_hyp')
+  """At the larger scale rows split."""
+  favor = cases.favor()
   w = cases.projection(favor)
   q, k, v = twin.inputs(5, l=LENGTH, scale=scale)
-  segment_ids = ids()
-  packed = attend(favor, w, causal=causal, segment_ids=segment_ids)
-  run = np.stack(
-    [
-      np.repeat(np.arange(len(p)), [len(x) for x in p])
-      for p in map(pieces, np.asarray(segment_ids))
-    ]
+  mask = twin.mask(4, 2, LENGTH)
+  out, grads = cases.value_and_grad(
+    favor, q, k, v, w, mask, ids(), causal=causal
   )
-  same = (run[:, :, None] == run[:, None, :])[:, None]
-
-  def dense(q, k, v, w):
-    log, _ = twin.kernel_matrix(q, k, w, kernel='softmax_hyp')
-    visible = same & np.tri(LENGTH, dtype=bool) if causal else same
-    log = jnp.where(visible, log, -jnp.inf)
-    return jnp.einsum('bhij,bjhv->bihv', jax.nn.softmax(log), v)
-
-  grads = jax.jit(jax.grad(lambda *x: jnp.sin(packed(*x)).sum(), (0, 1, 2)))(
-    q, k, v
+  options = {'kernel': favor.kernel, 'causal': causal}
+  truth, slopes = twin.value_and_grad(
+    q, k, v, w, mask, same=same_segment(), **options
   )
-  with jax.enable_x64(True):
-    arrays = twin.double(q, k, v, w)
-    truth = jax.jit(jax.grad(lambda *x: jnp.sin(dense(*x)).sum(), (0, 1, 2)))(
-      *arrays
-    )
-    truth = [np.asarray(x) for x in truth]
-    value = np.asarray(dense(*arrays))
-  np.testing.assert_allclose(packed(q, k, v), value, atol=1e-4)
-  for mine, other in zip(grads, truth, strict=True):
+  np.testing.assert_allclose(out, truth, atol=1e-4)
+  for mine, other in zip(grads, slopes, strict=True):
     limit = np.abs(other).max()
     assert np.abs(mine - other).max() < 1e-4 * limit
 
@@ -147,7 +87,7 @@ def test_other_segments_change_no_bit(factor, causal):
   favor = cases.favor('softmax_hyp')
   w = cases.projection(favor)
   q, k, v = twin.inputs(6, l=LENGTH)
-  call = jax.jit(attend(favor, w, causal=causal, segment_ids=ids()))
+  call = lambda *x: cases.attend(favor, *x, w, ids=ids(), causal=causal)
   other = slice(CUTS[4], CUTS[5])
   changed = [x.at[0, other].multiply(factor) for x in (q, k, v)]
   before, after = np.asarray(call(q, k, v)), np.asarray(call(*changed))
@@ -159,13 +99,13 @@ def test_other_segments_change_no_bit(factor, causal):
 
 @pytest.mark.parametrize('causal', [False, True])
 def test_mass_is_one_at_every_scale(causal):
-  favor = cases.favor('softmax_pos')
+  favor = cases.favor()
   w = cases.projection(favor)
-  ones = jnp.ones((2, LENGTH, 2, 1))
-  call = jax.jit(attend(favor, w, causal=causal, segment_ids=ids()))
   for scale in (0.1, 1.0, 5.0, 20.0):
-    q, k, _ = twin.inputs(7, l=LENGTH, scale=scale)
-    np.testing.assert_allclose(call(q, k, ones), 1.0, atol=1e-5)
+    q, k, v = twin.inputs(7, l=LENGTH, scale=scale)
+    ones = jnp.ones_like(v)
+    out = cases.attend(favor, q, k, ones, w, ids=ids(), causal=causal)
+    np.testing.assert_allclose(out, 1.0, atol=1e-5)
 
 
 def test_pieces_of_a_packed_sequence():

@@ -1,7 +1,5 @@
 """Positions split over eight devices against one device."""
 
-import functools
-
 import jax
 import jax.extend
 import jax.numpy as jnp
@@ -9,6 +7,7 @@ import numpy as np
 import pytest
 
 from performer.attention import sequence
+from tests import marks
 from tests.performer.attention import attention_cases as cases
 from tests.performer.attention import attention_twin as twin
 
@@ -29,55 +28,75 @@ def mesh():
   )
 
 
-def over_devices(mesh, favor, w, *, causal):
+def over_devices(mesh, favor, *, causal, check_vma=True):
+  """Attention of (q, k, v, mask, ids, w), positions over the devices."""
+
+  def attend(q, k, v, mask, ids, w):
+    options = {'key_mask': mask, 'segment_ids': ids}
+    options |= {'causal': causal, 'axis_name': 'sequence'}
+    return sequence.attend(favor, q, k, v, projection=w, **options)
+
   split = P(None, 'sequence')
   return jax.shard_map(
-    functools.partial(
-      lambda q, k, v, mask, w: sequence.attend(
-        favor,
-        q,
-        k,
-        v,
-        projection=w,
-        causal=causal,
-        axis_name='sequence',
-        key_mask=mask,
-      ),
-      w=w,
-    ),
+    attend,
     mesh=mesh,
-    in_specs=(split, split, split, split),
+    in_specs=(split,) * 5 + (P(),),
     out_specs=split,
-    check_vma=False,
+    check_vma=check_vma,
   )
 
 
-@pytest.mark.parametrize('causal', [False, True])
-@pytest.mark.parametrize(
-  ('kernel', 'scale'),
-  [('softmax_hyp', 1.0), ('softmax_hyp', 12.0), ('relu', 1)],
-)
-def test_eight_devices_are_one(mesh, kernel, scale, causal):
-  favor = cases.favor(kernel)
+def value_and_grad(attend):
+  """Compiled: output, and gradients of sum(sin(output)) in q, k, v and w."""
+
+  def loss(q, k, v, w, mask, ids):
+    out = attend(q, k, v, mask, ids, w)
+    return jnp.sin(out).sum(), out
+
+  return jax.jit(jax.grad(loss, (0, 1, 2, 3), has_aux=True))
+
+
+def one_device(favor, *, causal):
+  def attend(q, k, v, mask, ids, w):
+    options = {'key_mask': mask, 'segment_ids': ids}
+    return favor(q, k, v, projection=w, causal=causal, **options)
+
+  return attend
+
+
+def compare(split, whole, favor, scales, mask, ids):
+  """Values and gradients of two functions at several scales."""
   w = cases.projection(favor)
-  q, k, v = twin.inputs(3, l=LENGTH, scale=scale)
+  mask = jnp.asarray(mask)
+  for scale in scales:
+    q, k, v = twin.inputs(3, l=LENGTH, scale=scale)
+    (grads, out), (slopes, expected) = (
+      run(q, k, v, w, mask, ids) for run in (split, whole)
+    )
+    np.testing.assert_allclose(out, expected, atol=2e-5)
+    for mine, other in zip(grads, slopes, strict=True):
+      np.testing.assert_allclose(mine, other, atol=2e-5 * np.abs(other).max())
+
+
+@pytest.mark.parametrize(
+  ('kernel', 'scales', 'causal', 'check_vma'),
+  [
+    ('softmax_hyp', (1.0, 12.0), True, True),
+    ('softmax_hyp', (1.0, 12.0), False, True),
+    # By default `shard_map` follows what varies over the axis.
+    ('relu', (1.0,), True, False),
+    pytest.param('relu', (1.0,), False, False, marks=pytest.mark.slow),
+  ],
+)
+def test_eight_devices_are_one(mesh, kernel, scales, causal, check_vma):
+  favor = cases.favor(kernel)
   # Devices 0 and 5 hold no kept key of one sequence each.
   mask = np.array(twin.mask(2, 2, LENGTH))
   mask[0, :9] = mask[1, 40:48] = False
-  mask = jnp.asarray(mask)
-  attend = over_devices(mesh, favor, w, causal=causal)
-
-  def loss(q, k, v):
-    out = attend(q, k, v, mask)
-    return jnp.sin(out).sum(), out
-
-  grads, out = jax.jit(jax.grad(loss, (0, 1, 2), has_aux=True))(q, k, v)
-  expected, slopes = cases.value_and_grad(
-    favor, q, k, v, w, mask, causal=causal
-  )
-  np.testing.assert_allclose(out, expected, atol=2e-5)
-  for mine, other in zip(grads, slopes, strict=True):
-    np.testing.assert_allclose(mine, other, atol=1e-5 * np.abs(other).max())
+  split = over_devices(mesh, favor, causal=causal, check_vma=check_vma)
+  whole = one_device(favor, causal=causal)
+  runs = value_and_grad(split), value_and_grad(whole)
+  compare(*runs, favor, scales, mask, None)
 
 
 def packed_ids():
@@ -91,51 +110,22 @@ def packed_ids():
   return jnp.asarray(rows)
 
 
-@pytest.mark.parametrize('causal', [False, True])
 @pytest.mark.parametrize(
-  ('kernel', 'scale'),
-  [('softmax_hyp', 1.0), ('softmax_hyp', 12.0), ('relu', 1.0)],
+  ('kernel', 'scales', 'causal'),
+  [
+    ('softmax_hyp', (1.0, 12.0), True),
+    ('relu', (1.0,), False),
+    *marks.slow(('softmax_hyp', (1.0, 12.0), False), ('relu', (1.0,), True)),
+  ],
 )
-def test_segments_over_devices(mesh, kernel, scale, causal):
+def test_segments_over_devices(mesh, kernel, scales, causal):
   favor = cases.favor(kernel)
-  w = cases.projection(favor)
-  q, k, v = twin.inputs(6, l=LENGTH, scale=scale)
   mask = np.array(twin.mask(3, 2, LENGTH))
   mask[1, 16:30] = False  # Devices 2 and most of 3: a segment without keys yet.
-  mask, names = jnp.asarray(mask), packed_ids()
-  split = P(None, 'sequence')
-  attend = jax.shard_map(
-    lambda q, k, v, mask, names, w: sequence.attend(
-      favor,
-      q,
-      k,
-      v,
-      projection=w,
-      causal=causal,
-      axis_name='sequence',
-      key_mask=mask,
-      segment_ids=names,
-    ),
-    mesh=mesh,
-    in_specs=(split,) * 5 + (P(),),
-    out_specs=split,
-  )
-
-  def one(q, k, v, mask, names, w):
-    options = {'key_mask': mask, 'segment_ids': names}
-    return favor(q, k, v, projection=w, causal=causal, **options)
-
-  def both(function):
-    def loss(q, k, v):
-      out = function(q, k, v, mask, names, w)
-      return jnp.sin(out).sum(), out
-
-    return jax.jit(jax.grad(loss, (0, 1, 2), has_aux=True))(q, k, v)
-
-  (grads, out), (slopes, expected) = both(attend), both(one)
-  np.testing.assert_allclose(out, expected, atol=2e-5)
-  for mine, other in zip(grads, slopes, strict=True):
-    np.testing.assert_allclose(mine, other, atol=2e-5 * np.abs(other).max())
+  split = over_devices(mesh, favor, causal=causal)
+  whole = one_device(favor, causal=causal)
+  runs = value_and_grad(split), value_and_grad(whole)
+  compare(*runs, favor, scales, mask, packed_ids())
 
 
 def test_only_states_travel(mesh):
@@ -144,9 +134,10 @@ def test_only_states_travel(mesh):
   w = cases.projection(favor)
 
   def moved(length):
-    attend = over_devices(mesh, favor, w, causal=True)
+    attend = over_devices(mesh, favor, causal=True)
     q, k, v = twin.inputs(3, l=length)
-    jaxpr = jax.make_jaxpr(attend)(q, k, v, jnp.ones((2, length), bool))
+    mask = jnp.ones((2, length), bool)
+    jaxpr = jax.make_jaxpr(attend)(q, k, v, mask, None, w)
     return sizes(jaxpr.jaxpr)
 
   assert moved(64) == moved(256) > 0
@@ -162,47 +153,15 @@ def sizes(jaxpr):
   return total
 
 
-@pytest.mark.parametrize('causal', [False, True])
-def test_gradients_where_shards_are_checked(mesh, causal):
-  """By default `shard_map` follows what varies over the axis."""
-  favor = cases.favor()
-  w = cases.projection(favor)
-  q, k, v = twin.inputs(4, l=LENGTH)
-  split = P(None, 'sequence')
-  attend = jax.shard_map(
-    lambda q, k, v, w: sequence.attend(
-      favor, q, k, v, projection=w, causal=causal, axis_name='sequence'
-    ),
-    mesh=mesh,
-    in_specs=(split, split, split, P()),
-    out_specs=split,
-  )
-  check_gradients(favor, attend, q, k, v, w, causal=causal)
-
-
 def test_gradients_of_keys_that_every_device_has(mesh):
   favor = cases.favor()
-  w = cases.projection(favor)
-  q, k, v = twin.inputs(5, l=LENGTH)
+  whole = one_device(favor, causal=False)
   split = P(None, 'sequence')
   attend = jax.shard_map(
-    lambda q, k, v, w: favor(q, k, v, projection=w, causal=False),
+    whole,
     mesh=mesh,
-    in_specs=(split, P(), P(), P()),
+    in_specs=(split, P(), P(), P(), P(), P()),
     out_specs=split,
   )
-  check_gradients(favor, attend, q, k, v, w, causal=False)
-
-
-def check_gradients(favor, attend, *inputs, causal):
-  """Those of q, k, v and W are those of one device."""
-
-  def one(q, k, v, w):
-    return favor(q, k, v, projection=w, causal=causal)
-
-  def grads(function):
-    loss = lambda *x: jnp.sin(function(*x)).sum()
-    return jax.jit(jax.grad(loss, (0, 1, 2, 3)))(*inputs)
-
-  for mine, other in zip(grads(attend), grads(one), strict=True):
-    np.testing.assert_allclose(mine, other, atol=1e-5 * np.abs(other).max())
+  runs = value_and_grad(attend), value_and_grad(whole)
+  compare(*runs, favor, (1.0,), np.ones((2, LENGTH), bool), None)

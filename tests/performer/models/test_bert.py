@@ -9,6 +9,7 @@ import pytest
 
 from performer import attention
 from performer.models import bert, compare, convert_bert
+from tests import seeds
 
 LAYERS, HEADS, WIDTH, FF, VOCAB, LENGTH = 2, 2, 8, 12, 11, 10
 _erf = np.vectorize(math.erf)
@@ -16,7 +17,7 @@ _erf = np.vectorize(math.erf)
 
 def state_dictionary(seed=0, *, tied=False, vocab=VOCAB, length=16):
   """Random arrays under the names and in the shapes of `transformers`."""
-  rng = np.random.default_rng(seed)
+  rng = seeds.rng(seed)
 
   def linear(name, out, inside):
     return {f'{name}.weight': (out, inside), f'{name}.bias': (out,)}
@@ -104,7 +105,7 @@ def model(mechanism, **options):
 
 
 def inputs(seed=3):
-  rng = np.random.default_rng(seed)
+  rng = seeds.rng(seed)
   tokens = jnp.asarray(rng.integers(0, VOCAB, (2, LENGTH)))
   return tokens, jnp.arange(LENGTH) < jnp.array([[LENGTH], [7]])
 
@@ -131,7 +132,7 @@ def test_the_way_back_changes_no_bit():
     np.testing.assert_array_equal(back[name], x)
   tokens, keep = inputs()
   fresh = model(attention.Exact()).init(
-    jax.random.key(0), tokens, mask=keep, projections=None
+    seeds.key(0), tokens, mask=keep, projections=None
   )['params']
   assert set(convert_bert.to_pytorch(fresh)) == set(weights) - set(rest)
 
@@ -148,7 +149,7 @@ def test_fast_attention_of_a_pretrained_model():
   errors = []
   for features in (16, 4096):
     fast = model(attention.Favor(features=features))
-    w = fast.draw_projections(jax.random.key(1), 0)
+    w = fast.draw_projections(seeds.key(1), 0)
     found = compare.layer_errors(fast, params, tokens, mask=keep, projections=w)
     assert found.attention.shape == (LAYERS,)
     errors.append(float(found.logits))

@@ -13,6 +13,7 @@ from flax import nnx
 from performer import attention
 from performer.models import attention as attention_lib
 from performer.models import compare, convert, transformer
+from tests import seeds
 from tests.performer.attention import attention_cases as cases
 from tests.performer.attention import attention_twin as twin
 
@@ -60,7 +61,7 @@ NAMES = {
 
 def batch(seed):
   """Sequences that count upwards modulo the vocabulary, by 1 or 2."""
-  rng = np.random.default_rng(seed)
+  rng = seeds.rng(seed)
   start, stride = rng.integers(0, VOCAB, (8, 1)), rng.integers(1, 3, (8, 1))
   return jnp.asarray((start + stride * np.arange(LENGTH + 1)) % VOCAB)
 
@@ -82,7 +83,7 @@ def pretrained():
     updates, state = optimizer.update(grads, state)
     return optax.apply_updates(params, updates), state, value
 
-  params = jax.jit(model.init)(jax.random.key(0), batch(0)[:, :-1])['params']
+  params = jax.jit(model.init)(seeds.key(0), batch(0)[:, :-1])['params']
   state, losses = optimizer.init(params), []
   for i in range(60):
     params, state, value = step(params, state, batch(i))
@@ -146,9 +147,7 @@ def assert_same_bits(a, b):
 def test_pretrained_model_keeps_its_logits_and_its_bits(pretrained):
   ours = convert_model(pretrained)
   model, tokens = make(attention.Exact()), batch(100)[:, :-1]
-  fresh = model.init(
-    jax.random.key(0), tokens, mask=tokens >= 0, projections=None
-  )
+  fresh = model.init(seeds.key(0), tokens, mask=tokens >= 0, projections=None)
   assert jax.tree.structure(nn.unbox(fresh)['params']) == jax.tree.structure(
     ours
   )
@@ -170,7 +169,7 @@ def test_pretrained_model_keeps_its_logits_and_its_bits(pretrained):
 def test_errors_are_told_layer_by_layer(pretrained):
   ours, tokens = convert_model(pretrained), batch(101)[:, :-1]
   model = make(cases.favor(features=64))
-  w = model.draw_projections(jax.random.key(1), 0)
+  w = model.draw_projections(seeds.key(1), 0)
   mask = jnp.ones(tokens.shape, bool).at[:, 8:].set(False)
   errors = jax.jit(
     functools.partial(compare.layer_errors, model, mask=mask, projections=w)
@@ -218,7 +217,7 @@ def flax_params(use_bias):
     H, qkv_features=H * D, out_features=5, use_bias=use_bias
   )
   x = twin.normal(1, 2, LENGTH, E)
-  params = module.init(jax.random.key(0), x)['params']
+  params = module.init(seeds.key(0), x)['params']
   leaves, tree = jax.tree.flatten(params)
   noisy = [leaf + twin.normal(i, *leaf.shape) for i, leaf in enumerate(leaves)]
   return module, jax.tree.unflatten(tree, noisy), x
@@ -272,7 +271,7 @@ def test_nnx_module_converts_both_ways(use_bias):
 def test_parameters_as_init_returns_them():
   """They are boxed with the names of their axes."""
   module, x = our_module(True), twin.normal(2, 2, LENGTH, E)
-  boxed = module.init(jax.random.key(0), x, projection=None)['params']
+  boxed = module.init(seeds.key(0), x, projection=None)['params']
   assert_same_bits(convert.to_linen(boxed), dict(nn.meta.unbox(boxed)))
   with pytest.raises(ValueError, match='must be a mapping'):
     convert.to_linen({name: [0] for name in boxed})
@@ -282,7 +281,7 @@ def test_what_would_change_the_function_is_refused():
   _, params, x = flax_params(True)
   normed = nn.MultiHeadDotProductAttention(H, normalize_qk=True)
   with pytest.raises(ValueError, match='query_ln'):
-    convert.from_linen(normed.init(jax.random.key(0), x)['params'])
+    convert.from_linen(normed.init(seeds.key(0), x)['params'])
   without = dict(params) | {'out': {'kernel': params['out']['kernel']}}
   with pytest.raises(ValueError, match='biases or none'):
     convert.from_linen(without)

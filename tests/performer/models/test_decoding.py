@@ -10,11 +10,11 @@ from flax import linen as nn
 
 from performer import attention
 from performer.models import decoding, transformer
+from tests import marks, seeds
 from tests.performer.attention import attention_cases as cases
 
 VOCAB, MAX_LENGTH, PROMPT, NEW = 7, 24, 9, 8
 LENGTHS = jnp.array([9, 1, 4])
-KERNELS = ('softmax_pos', 'softmax_hyp', 'relu', 'softmax_trig')
 
 
 def make(kernel='softmax_hyp', **kwargs):
@@ -36,12 +36,10 @@ def make(kernel='softmax_hyp', **kwargs):
 
 @functools.partial(jax.jit, static_argnums=0)
 def init(model):
-  w = model.draw_projections(jax.random.key(9), 0)
+  w = model.draw_projections(seeds.key(9), 0)
   token = jnp.zeros((1, 1), jnp.int32)
   exact = model.clone(attention=attention.Exact(), causal=True)
-  variables = exact.init(
-    jax.random.key(0), token, mask=token == 0, projections=None
-  )
+  variables = exact.init(seeds.key(0), token, mask=token == 0, projections=None)
   # Sharper logits than at the start, so that greedy choices are not ties.
   params = jax.tree.map(lambda x: 1.5 * x, nn.unbox(variables)['params'])
   return params, w
@@ -67,12 +65,16 @@ generate = jax.jit(
 
 
 def random_tokens(seed, *shape):
-  return jnp.asarray(
-    np.random.default_rng(seed).integers(0, VOCAB, shape), jnp.int32
-  )
+  return jnp.asarray(seeds.rng(seed).integers(0, VOCAB, shape), jnp.int32)
 
 
-@pytest.mark.parametrize('kernel', KERNELS)
+@pytest.mark.parametrize(
+  'kernel',
+  [
+    *('softmax_hyp', 'relu'),
+    *marks.slow('softmax_pos', 'softmax_trig'),
+  ],
+)
 def test_equals_teacher_forcing_with_prompts_of_different_lengths(kernel):
   model = make(kernel)
   params, w = init(model)
@@ -141,7 +143,7 @@ def slow_greedy(model, params, w, prompts, stop):
   return written
 
 
-@pytest.mark.parametrize('stop', [None, 5])
+@pytest.mark.parametrize('stop', [*marks.slow(None), 5])
 def test_greedy_writing_is_the_slow_way(stop):
   model = make()
   params, w = init(model)
@@ -186,7 +188,7 @@ def test_samples_have_the_probabilities_of_the_model():
       projections=w,
       max_new_tokens=1,
       temperature=temperature,
-      key=jax.random.key(seed),
+      key=seeds.key(seed),
     ).tokens[:, 0]
 
   logits = np.asarray(teacher(model, params, w, prompts[:1])[0, -1], float)
@@ -246,7 +248,7 @@ def test_gradients_pass_through_the_cache():
     (make(), {'max_new_tokens': 16}, 'max_new_tokens=16 model.max_length=24'),
     (make(), {'max_new_tokens': 0}, 'max_new_tokens=0'),
     (make(), {'temperature': 1.0}, 'temperature=1.0 key=None'),
-    (make(), {'key': jax.random.key(0)}, 'temperature=0.0 key=given'),
+    (make(), {'key': seeds.key(0)}, 'temperature=0.0 key=given'),
     (make(), {'lengths': jnp.array([0, 3, 2])}, r'in 1\.\.9, got \[0 3 2\]'),
     (make(), {'lengths': jnp.array([1, 3, 10])}, r'in 1\.\.9'),
   ],

@@ -9,6 +9,7 @@ import pytest
 from flax import linen as nn
 
 from performer.models import dropout, layers
+from tests import seeds
 
 B, L, D = 3, 13, 7
 CUTS = (5, 6, 11, 12)  # Pieces of two lengths.
@@ -38,7 +39,7 @@ def in_pieces(x, positions, key, **options):
 
 
 def inputs():
-  return jnp.asarray(np.random.default_rng(0).normal(size=(B, L, D)), 'float32')
+  return jnp.asarray(seeds.rng(0).normal(size=(B, L, D)), 'float32')
 
 
 @pytest.mark.parametrize('impl', ['threefry2x32', 'rbg'])
@@ -52,13 +53,13 @@ def test_masks_do_not_depend_on_the_cut(impl):
 
 
 def test_masks_of_whole_arrays_do():
-  key, x = jax.random.key(1), inputs()
+  key, x = seeds.key(1), inputs()
   whole = drop(x, rows(), key, whole=True)
   assert not np.array_equal(whole, in_pieces(x, rows(), key, whole=True))
 
 
 def test_masks_belong_to_row_and_position():
-  key, x = jax.random.key(2), jnp.ones((B, L, D))
+  key, x = seeds.key(2), jnp.ones((B, L, D))
   first = drop(x, rows(), key)
   later = drop(x, rows(start=3), key)
   np.testing.assert_array_equal(first[:, 3:], later[:, :-3])
@@ -66,7 +67,7 @@ def test_masks_belong_to_row_and_position():
   same = jnp.broadcast_to(jnp.arange(L), (B, L))
   by_row = drop(x, same, key)
   assert not np.array_equal(by_row[0], by_row[1])
-  assert not np.array_equal(first, drop(x, rows(), jax.random.key(3)))
+  assert not np.array_equal(first, drop(x, rows(), seeds.key(3)))
 
 
 @pytest.mark.parametrize(
@@ -76,7 +77,7 @@ def test_mean_and_frequency(rate, dtype):
   """Of 2e5 entries; a scale that is off by 1 % would be found."""
   x = jnp.full((4, 256, 200), 2.0, dtype)
   positions = jnp.broadcast_to(jnp.arange(256), (4, 256))
-  out = np.asarray(drop(x, positions, jax.random.key(4), rate=rate), float)
+  out = np.asarray(drop(x, positions, seeds.key(4), rate=rate), float)
   kept = out != 0
   deviation = np.sqrt(rate * (1 - rate) / kept.size)
   z = (kept.mean() - (1 - rate)) / deviation
@@ -104,7 +105,7 @@ def test_sites_and_layers_have_masks_of_their_own():
   def masks(positions, x):
     piece = layers.Piece(jnp.ones(x.shape[:2], bool), positions)
     stack = layers.stacked(Layer, 2, remat=False)()
-    rngs = {'dropout': jax.random.key(5)}
+    rngs = {'dropout': seeds.key(5)}
     return stack.apply({}, x, piece, None, None, rngs=rngs)[1]
 
   x = inputs()
@@ -128,7 +129,7 @@ def test_identity_needs_no_key():
 
 
 def test_gradients_are_masked_alike():
-  x, key = inputs(), jax.random.key(6)
+  x, key = inputs(), seeds.key(6)
   slope = jax.grad(lambda x: drop(x, rows(), key).sum())(x)
   np.testing.assert_allclose(slope, drop(jnp.ones_like(x), rows(), key))
 

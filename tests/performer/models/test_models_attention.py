@@ -11,6 +11,7 @@ from flax import linen as nn
 
 from performer import attention
 from performer.models import attention as attention_lib
+from tests import seeds
 from tests.performer.attention import attention_cases as cases
 from tests.performer.attention import attention_twin as twin
 
@@ -26,7 +27,7 @@ def make(mechanism=FAVOR, **kwargs):
 
 
 def parameters(*, source=E, use_bias=True, seed=0):
-  rng = np.random.default_rng(seed)
+  rng = seeds.rng(seed)
   shapes = {
     name: {'kernel': (width, H, D)} | ({'bias': (H, D)} if use_bias else {})
     for name, width in (('query', E), ('key', source), ('value', source))
@@ -119,11 +120,11 @@ def test_pieces_make_the_whole():
 
 def test_fresh_parameters_have_the_tree_of_flax():
   x = twin.normal(1, B, L, E)
-  mine = make().init(jax.random.key(0), x, projection=W)['params']
+  mine = make().init(seeds.key(0), x, projection=W)['params']
   assert mine['query']['kernel'].names == ('embed', 'heads', 'kv')
   mine = nn.unbox(mine)
   flax = nn.MultiHeadDotProductAttention(H, qkv_features=H * D)
-  theirs = flax.init(jax.random.key(0), x)['params']
+  theirs = flax.init(seeds.key(0), x)['params']
   assert jax.tree.map(jnp.shape, mine) == jax.tree.map(jnp.shape, theirs)
 
 
@@ -144,7 +145,7 @@ class Recorder:
 
 def test_segments_are_handed_on():
   params, x = parameters(), twin.normal(1, B, L, E)
-  segments = jnp.asarray(np.random.default_rng(0).integers(1, 4, (B, L)))
+  segments = jnp.asarray(seeds.rng(0).integers(1, 4, (B, L)))
   module = make(Recorder())
   plain = run(module, params, x, projection=None)
   found = run(module, params, x, projection=None, segment_ids=segments)
@@ -166,5 +167,5 @@ def test_impossible_calls_are_refused():
       run(exact, params, x, method=method, projection=None)
   with pytest.raises(ValueError, match=r'num_heads=2 self\.width=5'):
     attention_lib.MultiHeadAttention(2, 5, FAVOR).init(
-      jax.random.key(0), x, projection=W
+      seeds.key(0), x, projection=W
     )

@@ -12,8 +12,15 @@ from tests.performer.attention import attention_cases as cases
 from tests.performer.attention import attention_twin as twin
 
 
-@pytest.mark.parametrize('auto', [False, True])
-@pytest.mark.parametrize('per_head', [False, True])
+@pytest.mark.parametrize(
+  ('per_head', 'auto'),
+  [
+    *((False, True), (True, False)),
+    *(
+      pytest.param(both, both, marks=pytest.mark.slow) for both in (False, True)
+    ),
+  ],
+)
 def test_heads_keep_their_own_matrices(auto, per_head):
   favor = cases.favor(per_head=per_head)
   mechanism = attention.Auto(favor, exact_below=0) if auto else favor

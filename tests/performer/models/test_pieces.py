@@ -10,6 +10,7 @@ from flax import linen as nn
 
 from performer import attention
 from performer.models import parallel, transformer
+from tests import marks, seeds
 from tests.performer.attention import attention_cases as cases
 
 VOCAB, LENGTH, B, LAYERS = 7, 13, 2, 2
@@ -35,11 +36,11 @@ def make(mechanism=SQUARE, **kwargs):
 def init(model):
   """Parameters of which every entry is random: no jitted init to compile."""
   token = jnp.zeros((1, 1), jnp.int32)
-  w = model.draw_projections(jax.random.key(9), 0)
+  w = model.draw_projections(seeds.key(9), 0)
   variables = jax.eval_shape(
-    lambda: model.init(jax.random.key(0), token, mask=token == 0, projections=w)
+    lambda: model.init(seeds.key(0), token, mask=token == 0, projections=w)
   )
-  rng = np.random.default_rng(1)
+  rng = seeds.rng(1)
   params = jax.tree.map(
     lambda x: 0.4 * rng.normal(size=x.shape).astype('float32'),
     nn.unbox(variables)['params'],
@@ -63,7 +64,7 @@ def extend(model, params, w, tokens, positions, mask, state, key, train):
 
 
 def inputs(seed=0):
-  tokens = np.random.default_rng(seed).integers(0, VOCAB, (B, LENGTH))
+  tokens = seeds.rng(seed).integers(0, VOCAB, (B, LENGTH))
   positions = jnp.broadcast_to(jnp.arange(LENGTH), (B, LENGTH))
   return jnp.asarray(tokens), positions, positions < jnp.array([[13], [9]])
 
@@ -71,7 +72,7 @@ def inputs(seed=0):
 def read(model, params, w, *, cuts, train=False, state=None):
   """Logits and last state of a sequence cut into pieces."""
   pieces = [jnp.split(x, cuts, axis=1) for x in inputs()]
-  logits, key = [], jax.random.key(5)
+  logits, key = [], seeds.key(5)
   for piece in zip(*pieces, strict=True):
     out, state = extend(model, params, w, *piece, state, key, train)
     logits.append(out)
@@ -133,7 +134,7 @@ def program(model, dtype=jnp.float32, *, train=True):
     lambda params, w, key: extend(
       model, params, w, *inputs(), model.empty_state(B), key, train
     )
-  )(params, w, jax.random.key(0))
+  )(params, w, seeds.key(0))
   return str(traced)
 
 
@@ -144,7 +145,7 @@ def test_dropout_acts_in_training_only():
   assert 'threefry2x32' not in program(make(dropout=0.0))
 
 
-@pytest.mark.parametrize('kernel', ['softmax_hyp', 'square'])
+@pytest.mark.parametrize('kernel', [*marks.slow('softmax_hyp'), 'square'])
 def test_float64_is_float64_throughout(kernel):
   """No float32 number is in the whole program of a piece in training."""
   favor = cases.favor(kernel, chunk=4)

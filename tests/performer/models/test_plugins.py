@@ -11,6 +11,7 @@ from flax import nnx
 
 from performer import attention
 from performer.models import plugins
+from tests import marks, seeds
 from tests.performer.attention import attention_cases as cases
 from tests.performer.attention import attention_twin as twin
 
@@ -35,7 +36,7 @@ def adapter(*, exact=False, causal=False, **kwargs):
 
 def parameters(seed=0, heads=H, kv_heads=None):
   """Random parameters with biases, in the tree that both Flax APIs share."""
-  rng = np.random.default_rng(seed)
+  rng = seeds.rng(seed)
   kv_heads = kv_heads or heads
   shapes = {
     name: {'kernel': (E, n, D), 'bias': (n, D)}
@@ -150,7 +151,7 @@ def test_gradients_agree_with_finite_differences(kind):
       params
     )
 
-  rng = np.random.default_rng(0)
+  rng = seeds.rng(0)
   direction = jax.tree.map(lambda a: rng.normal(size=a.shape), params)
   found = sum(
     float(np.vdot(a, b))
@@ -180,9 +181,7 @@ def test_nnx_trains_parameters_only_and_redraws_without_compiling():
 
   first = gradient(module, x)
   assert set(first) == {'query', 'key', 'value', 'out'}
-  again = FAVOR.draw(
-    jax.random.key(1), layer=0, step=1000, num_heads=H, head_dim=D
-  )
+  again = FAVOR.draw(seeds.key(1), layer=0, step=1000, num_heads=H, head_dim=D)
   module.attention_fn = nnx.data(plugins.AttentionFn(FAVOR, again, causal=True))
   second = gradient(module, x)
   assert len(traces) == 1
@@ -200,7 +199,7 @@ def flax_decode(kind, fn, params, x):
     ]
     return jnp.concatenate(steps, axis=1)
   module = linen(fn, decode=True)
-  cache = module.init(jax.random.key(0), x)['cache']
+  cache = module.init(seeds.key(0), x)['cache']
 
   @jax.jit
   def step(cache, x):
@@ -215,8 +214,13 @@ def flax_decode(kind, fn, params, x):
   return jnp.concatenate(outs, axis=1)
 
 
-@pytest.mark.parametrize('exact', [False, True])
-@pytest.mark.parametrize('kind', ['linen', 'nnx'])
+@pytest.mark.parametrize(
+  ('kind', 'exact'),
+  [
+    *(('linen', True), ('nnx', False)),
+    *marks.slow(('linen', False), ('nnx', True)),
+  ],
+)
 def test_flax_cache_decodes_what_teacher_forcing_gives(kind, exact):
   params, x = parameters(3), twin.normal(7, B, L, E)
   fn = adapter(exact=exact, causal=True)
@@ -299,7 +303,7 @@ def test_flax_passes_what_is_refused_on(kind):
   def build(**kwargs):
     if kind == 'linen':
       module = linen(fn, **kwargs)
-      rngs = {'dropout': jax.random.key(0)}
+      rngs = {'dropout': seeds.key(0)}
       return lambda **k: module.apply({'params': params}, x, rngs=rngs, **k)
     return functools.partial(build_nnx(fn, params, **kwargs), x)
 

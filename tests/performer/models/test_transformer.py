@@ -9,6 +9,7 @@ from flax import linen as nn
 
 from performer import attention
 from performer.models import transformer
+from tests import seeds
 
 VOCAB, LENGTH, LAYERS, HEADS, WIDTH = 11, 12, 3, 2, 8
 FAVOR = attention.Favor(features=8, redraw_every=10, chunk=4)
@@ -28,7 +29,7 @@ def make(mechanism, *, causal, **kwargs):
 
 
 def inputs(seed=0, length=LENGTH):
-  rng = np.random.default_rng(seed)
+  rng = seeds.rng(seed)
   tokens = jnp.asarray(rng.integers(0, VOCAB, (2, length)))
   return tokens, jnp.ones((2, length), bool)
 
@@ -37,12 +38,12 @@ def inputs(seed=0, length=LENGTH):
 def init(model):
   """Parameters with every entry random, so that none hides behind a zero."""
   tokens, mask = inputs()
-  projections = model.draw_projections(jax.random.key(9), 0)
+  projections = model.draw_projections(seeds.key(9), 0)
   variables = model.init(
-    jax.random.key(0), tokens, mask=mask, projections=projections
+    seeds.key(0), tokens, mask=mask, projections=projections
   )
   leaves, treedef = jax.tree.flatten(nn.unbox(variables)['params'])
-  rng = np.random.default_rng(1)
+  rng = seeds.rng(1)
   noisy = [
     leaf + 0.2 * rng.normal(size=leaf.shape).astype(np.float32)
     for leaf in leaves
@@ -150,7 +151,7 @@ def test_encoder_sees_both_sides_but_no_padding(mechanism):
 
 
 def test_projections_differ_by_layer_and_change_on_schedule():
-  model, key = make(FAVOR, causal=True), jax.random.key(4)
+  model, key = make(FAVOR, causal=True), seeds.key(4)
   first = model.draw_projections(key, 0)
   assert not np.allclose(first[0], first[1])
   np.testing.assert_array_equal(first, model.draw_projections(key, 9))

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from performer import attention, slim
+from tests import seeds
 
 VOCAB, WIDTH, HEADS, LAYERS = 7, 8, 2, 2
 EPSILON = 1e-3
@@ -29,7 +30,7 @@ def favor(kernel='elu1', **options):
 
 
 def params(seed=0):
-  rng = np.random.default_rng(seed)
+  rng = seeds.rng(seed)
 
   def draw(*shape):
     scale = shape[-2] ** -0.5 if len(shape) > 1 else 0.1
@@ -48,7 +49,7 @@ def projections(mechanism):
     return None
   draw = functools.partial(
     mechanism.draw,
-    jax.random.key(4),
+    seeds.key(4),
     step=0,
     num_heads=HEADS,
     head_dim=WIDTH // HEADS,
@@ -57,7 +58,7 @@ def projections(mechanism):
 
 
 def inputs(seed=1, *, batch=2, length=21):
-  rng = np.random.default_rng(seed)
+  rng = seeds.rng(seed)
   tokens = rng.integers(0, VOCAB, (batch, length + 1))
   # Padding in the middle too: it is not only for tails.
   return {

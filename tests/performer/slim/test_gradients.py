@@ -10,15 +10,13 @@ import pytest
 
 from performer import slim
 from performer.slim import reversal, strategies
+from tests import marks, seeds
 from tests.performer.slim import slim_cases as cases
 
 # One in CI; what JAX differentiates is compared with the dense model there.
 SOME = [
   'subtract',
-  pytest.param('anchored', marks=pytest.mark.slow),
-  pytest.param('checkpoint2', marks=pytest.mark.slow),
-  pytest.param('full', marks=pytest.mark.slow),
-  pytest.param('checkpoint', marks=pytest.mark.slow),
+  *marks.slow('anchored', 'checkpoint2', 'full', 'checkpoint'),
 ]
 KERNELS = {
   'elu1': {},
@@ -84,25 +82,25 @@ def dense(kernel):
   return jax.jit(jax.value_and_grad(loss, (0, 1)))(params, inputs['weights'])
 
 
+QUICK = ((21, 'full'), (5, 'subtract'))
+OTHERS = ((4, 'anchored'), (5, 'checkpoint'), (5, 'checkpoint2'))
+
+
 @pytest.mark.parametrize(
-  'kernel',
+  ('kernel', 'runs'),
   [
-    'elu1',
-    'softmax_pos',
-    pytest.param('square', marks=pytest.mark.slow),
-    pytest.param('relu', marks=pytest.mark.slow),
+    ('elu1', QUICK),
+    pytest.param('elu1', OTHERS, marks=pytest.mark.slow),
+    *(
+      pytest.param(kernel, QUICK + OTHERS, marks=pytest.mark.slow)
+      for kernel in ('softmax_pos', 'square', 'relu')
+    ),
   ],
 )
-def test_equal_to_the_dense_model_in_float64(kernel):
+def test_equal_to_the_dense_model_in_float64(kernel, runs):
   with jax.enable_x64(True):
     value, (grads, weights) = dense(kernel)
-    for chunk, strategy in (
-      (21, 'full'),
-      (5, 'subtract'),
-      (4, 'anchored'),
-      (5, 'checkpoint'),
-      (5, 'checkpoint2'),
-    ):
+    for chunk, strategy in runs:
       ours = gradients(kernel, chunk, strategy, wide=True)
       case = f'{chunk=} {strategy=}'
       np.testing.assert_allclose(ours.loss, value, rtol=1e-13, err_msg=case)
@@ -158,7 +156,8 @@ def test_gradient_in_the_first_state_by_differences(strategy):
     state = slim.slim_apply(problem, params, before, chunk=9).state
 
     @jax.jit
-    def loss(params, sums):
+    @functools.partial(jax.value_and_grad, argnums=(0, 1))
+    def value_and_grad(params, sums):
       start = state._replace(S=sums[0], z=sums[1])
       out = slim.slim_apply(
         problem,
@@ -172,13 +171,13 @@ def test_gradient_in_the_first_state_by_differences(strategy):
       return out.loss + jnp.sin(out.state.S).sum() + jnp.cos(out.state.z).sum()
 
     point = (params, (state.S, state.z))
-    slopes = jax.jit(jax.grad(loss, (0, 1)))(*point)
-    rng = np.random.default_rng(3)
+    _, slopes = value_and_grad(*point)
+    rng = seeds.rng(3)
     way = jax.tree.map(
       lambda x: jnp.asarray(rng.standard_normal(x.shape)), point
     )
     ahead, behind = (
-      loss(*jax.tree.map(lambda x, d, e=e: x + e * d, point, way))
+      value_and_grad(*jax.tree.map(lambda x, d, e=e: x + e * d, point, way))[0]
       for e in (1e-6, -1e-6)
     )
     found = sum(
@@ -267,7 +266,7 @@ def test_anchors_stop_what_subtraction_loses():
   size, length = 4, 60
   run = strategies.run_length(length, size)
   last = length - run * size  # First position of the last run.
-  inputs = cases.inputs(np.random.default_rng().integers(2**31), length=length)
+  inputs = cases.inputs(seeds.rng(0).integers(2**31), length=length)
   tokens = jnp.maximum(inputs['tokens'], 1).at[:, -2].set(0)
   weights = jnp.where(jnp.arange(length) < last, inputs['weights'], 0.0)
   inputs |= {'tokens': tokens, 'weights': weights}

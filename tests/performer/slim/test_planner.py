@@ -15,6 +15,7 @@ from performer.slim import (
   options,
   planner,
 )
+from tests import marks, seeds
 
 LENGTH = 4096
 
@@ -36,17 +37,15 @@ def shapes(lm, length=LENGTH, batch=1):
     'weights': jax.ShapeDtypeStruct(grid, jnp.float32),
     'mask': jax.ShapeDtypeStruct(grid, jnp.bool_),
   }
-  key = jax.eval_shape(lambda: jax.random.key(0))
-  projections = jax.eval_shape(
-    lambda: lm.draw_projections(jax.random.key(0), 0)
-  )
+  key = jax.eval_shape(lambda: seeds.key(0))
+  projections = jax.eval_shape(lambda: lm.draw_projections(seeds.key(0), 0))
   one = jnp.zeros((1, 1), jnp.int32)
   params = jax.eval_shape(
     lambda: lm.init(
-      jax.random.key(0),
+      seeds.key(0),
       one,
       mask=one == 0,
-      projections=lm.draw_projections(jax.random.key(0), 0),
+      projections=lm.draw_projections(seeds.key(0), 0),
     )['params']
   )
   return nn.unbox(params), inputs, language.Constants(projections, key)
@@ -81,6 +80,7 @@ def test_less_memory_costs_more_work():
     plan(lm, memory_budget=1e3)
 
 
+@pytest.mark.slow
 def test_exponentials_are_not_subtracted_unasked():
   found = plan(small('softmax_hyp'))
   assert {c.strategy for c in found.candidates} == {
@@ -93,6 +93,7 @@ def test_exponentials_are_not_subtracted_unasked():
       plan(small('softmax_hyp'), strategy=strategy)
 
 
+@pytest.mark.slow
 def test_what_is_given_stays():
   lm = small()
   assert plan(lm, chunk=100).chosen.chunk == 100
@@ -111,8 +112,7 @@ def test_what_is_given_stays():
     'full',
     'subtract',
     'anchored',
-    pytest.param('checkpoint', marks=pytest.mark.slow),
-    pytest.param('checkpoint2', marks=pytest.mark.slow),
+    *marks.slow('checkpoint', 'checkpoint2'),
   ],
 )
 def test_predictions_against_the_compiler(strategy):

@@ -93,6 +93,7 @@ def test_dynamic_ones_move_and_static_ones_stay(name, plain):
   assert moves[True] > 0
 
 
+@pytest.mark.slow
 def test_seeds_of_lanes(plain):
   """Over two episodes; whatever the other distractions and the actions are."""
   settings = mujoco_distractions.graded('cartpole', 0.3)

@@ -13,6 +13,7 @@ from rl.es import backends, policies, strategy, training
 from runtime import loop
 from runtime.devices import mesh as mesh_lib
 from runtime.loop import durations
+from tests import marks
 from tests.rl.es import ray_cases
 
 POLICY = functools.partial(policies.MLP, hidden=(4,))
@@ -38,9 +39,7 @@ def _run(trainer, workdir, steps, *, devices=1):
     return loop.run(experiment, config, workdir=workdir, seed=3).state
 
 
-@pytest.mark.parametrize(
-  'host', [pytest.param(False, marks=pytest.mark.slow), True]
-)
+@pytest.mark.parametrize('host', [*marks.slow(False), True])
 def test_a_resumed_run_is_the_uninterrupted_one(tmp_path, host):
   whole = _run(_trainer(host), tmp_path / 'whole', 5)
   _run(_trainer(host), tmp_path / 'parts', 2)

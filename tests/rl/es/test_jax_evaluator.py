@@ -89,7 +89,10 @@ def same(a, b):
 
 @pytest.mark.parametrize(
   ('kind', 'blocks', 'meshes'),
-  [('gaussian', (1, 4), (3, 8)), ('orthogonal', (2,), (8,))],
+  [
+    pytest.param('gaussian', (1, 4), (3, 8), marks=pytest.mark.slow),
+    ('orthogonal', (2,), (8,)),
+  ],
 )
 def test_blocks_and_devices_change_no_bit(kind, blocks, meshes):
   run = jax_evaluator.JaxEvaluator(ENV, POLICY, episodes=2)

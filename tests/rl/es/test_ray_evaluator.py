@@ -13,6 +13,7 @@ import pytest
 from rl import normalizer
 from rl.es import directions, estimators, ray_evaluator, strategy
 from rl.es import population as population_lib
+from tests import marks
 from tests.rl.es import ray_cases
 
 ray = pytest.importorskip('ray')
@@ -81,9 +82,7 @@ def test_training_is_that_of_one_process():
   workers.close()
 
 
-@pytest.mark.parametrize(
-  'how', ['die', pytest.param('hang', marks=pytest.mark.slow)]
-)
+@pytest.mark.parametrize('how', ['die', *marks.slow('hang')])
 def test_a_lost_worker_costs_its_pairs(how, tmp_path):
   mark = tmp_path / 'mark'
   make = functools.partial(ray_cases.fragile, mark=str(mark), at=4, how=how)

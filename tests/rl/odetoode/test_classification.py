@@ -31,7 +31,7 @@ from runtime import loop
 from runtime.config import sessions
 from runtime.data import images as images_lib
 from runtime.loop import durations
-from tests import experiments
+from tests import experiments, seeds
 
 ROOT = pathlib.Path(__file__).parents[3]
 # Few instructions, so that little is compiled.
@@ -51,7 +51,7 @@ def draw(rng, count):
 
 @pytest.fixture(scope='module')
 def pictures():
-  rng = np.random.default_rng(np.random.SeedSequence().entropy)
+  rng = seeds.rng(0)
   return images_lib.Images(
     train=draw(rng, 90), test=draw(rng, 25), num_classes=3
   )
@@ -72,9 +72,9 @@ def make(pictures, **kwargs):
 def run(trainer, steps, workdir, seed=0):
   config = loop.LoopConfig(
     durations.Duration(steps=steps),
-    log_every=2,
-    eval_every=durations.Duration(steps=4),
-    checkpoint_every=durations.Duration(steps=2),
+    log_every=5,
+    eval_every=durations.Duration(steps=20),
+    checkpoint_every=durations.Duration(steps=10),
   )
   return train_lib.train(
     workdir=str(workdir), trainer=trainer, loop=config, seed=seed
@@ -142,7 +142,7 @@ def test_scores_are_those_of_the_logits(finished, pictures):
 def test_a_run_that_was_stopped_is_the_whole_run(finished, pictures, tmp_path):
   _, whole, workdir = finished
   trainer = make(pictures, num_models=2, dropout=0.1)
-  run(trainer, 14, tmp_path)
+  run(trainer, 20, tmp_path)
   # A new trainer, as in a new process.
   again = make(pictures, num_models=2, dropout=0.1)
   parts = run(again, 60, tmp_path)
@@ -150,10 +150,11 @@ def test_a_run_that_was_stopped_is_the_whole_run(finished, pictures, tmp_path):
   assert len(leaves) == len(others) > 10
   for one, two in zip(leaves, others, strict=True):
     np.testing.assert_array_equal(bits(one), bits(two))
-  late = lambda found: [row for row in found if row['step'] > 14]
+  late = lambda found: [row for row in found if row['step'] > 20]
   assert late(rows(tmp_path)) == late(rows(workdir))
 
 
+@pytest.mark.slow
 def test_models_of_one_run_are_runs_of_their_seeds(
   finished, pictures, tmp_path
 ):
@@ -178,7 +179,7 @@ def test_gradients_along_the_depth(pictures):
   one = slice(0, 1)
   images = jnp.asarray(pictures.test.images[one])
   labels = jnp.asarray(pictures.test.labels[one])
-  variables = model.init(jax.random.key(3), images)
+  variables = jax.jit(model.init)(seeds.key(3), images)
   norms = certificates.gradient_norms(model, variables, images, labels)
   assert norms.shape == (5, 1)
 
@@ -187,7 +188,7 @@ def test_gradients_along_the_depth(pictures):
     return optax.softmax_cross_entropy_with_integer_labels(logits, labels)[0]
 
   params = variables['params']
-  first = jnp.linalg.norm(jax.grad(loss)(params)['input']['bias'])
+  first = jnp.linalg.norm(jax.jit(jax.grad(loss))(params)['input']['bias'])
   np.testing.assert_allclose(norms[0, 0], first, rtol=1e-5)
   logits, _ = model.apply(variables, images)
   slope = jax.nn.softmax(logits[0]) - jax.nn.one_hot(labels[0], 3)

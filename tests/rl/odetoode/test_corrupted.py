@@ -3,11 +3,12 @@ import pytest
 
 from rl.odetoode.images import corrupted, corruptions
 from runtime.data import images as images_lib
+from tests import seeds
 
 
 @pytest.fixture
 def pictures():
-  rng = np.random.default_rng(np.random.SeedSequence().entropy)
+  rng = seeds.rng(0)
   draw = lambda n: images_lib.ImageSet(
     images=rng.random((n, 8, 8), np.float32),
     labels=rng.integers(0, 10, n).astype(np.int32),

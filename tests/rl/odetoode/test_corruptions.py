@@ -3,6 +3,7 @@ import pytest
 import scipy.stats
 
 from rl.odetoode.images import corruptions
+from tests import seeds
 
 # Those whose outcome is the same for every seed.
 FIXED = {'identity', 'scale', 'brightness', 'stripe', 'canny_edges'}
@@ -14,7 +15,7 @@ def pictures():
   """Smooth blobs of two sizes; the paper around them is exactly 0."""
 
   def make(count, height, width):
-    rng = np.random.default_rng(0)
+    rng = seeds.rng(0)
     rows, columns = np.mgrid[:height, :width]
     y, x = 0.5 + 0.3 * (rng.random((2, count, 3, 1, 1)) - 0.5)
     far = ((rows / height - y) ** 2 + (columns / width - x) ** 2) / 0.015

@@ -10,6 +10,7 @@ import pytest
 import scipy.linalg
 
 from rl.odetoode import flows, generators, geometry, manifolds, retractions
+from tests import seeds
 
 EXP, EULER = retractions.Exp(), retractions.Euler()
 
@@ -22,7 +23,7 @@ def _float64():
 
 @pytest.fixture
 def rng():
-  return np.random.default_rng(np.random.SeedSequence().entropy)
+  return seeds.rng(0)
 
 
 def orthogonal(rng, d):

@@ -10,6 +10,7 @@ import scipy.linalg
 from jax import test_util
 
 from rl.odetoode import flows, generators, manifolds, retractions
+from tests import seeds
 
 EXACT = [retractions.Exp(), retractions.Cayley(), retractions.Taylor(12)]
 EULER = retractions.Euler()
@@ -23,7 +24,7 @@ def _float64():
 
 @pytest.fixture
 def rng():
-  return np.random.default_rng(np.random.SeedSequence().entropy)
+  return seeds.rng(0)
 
 
 def orthogonal(rng, d):

@@ -10,6 +10,7 @@ import pytest
 import scipy.linalg
 
 from rl.odetoode import manifolds, retractions, trivialization
+from tests import seeds
 
 SERIES = [
   (retractions.Taylor(8), scipy.linalg.expm, 1e-8),
@@ -26,7 +27,7 @@ SERIES = [
 
 @pytest.fixture
 def rng():
-  return np.random.default_rng(np.random.SeedSequence().entropy)
+  return seeds.rng(0)
 
 
 def skew(rng, d, norm):
@@ -100,7 +101,7 @@ def test_retractions_by_name(rng):
 
 
 def test_draws_are_uniform_on_their_manifolds():
-  keys = jax.random.split(jax.random.key(3), 64)
+  keys = jax.random.split(seeds.key(3), 64)
   for shape in ((4, 4), (6, 3), (3, 6)):
     draws = jnp.stack([manifolds.stiefel(key, shape) for key in keys])
     assert manifolds.orthogonality_defect(draws).max() < 1e-5
@@ -150,8 +151,8 @@ def test_coordinates(rng):
 
 
 def test_thousand_updates_stay_on_the_manifold(rng):
-  w = manifolds.haar(jax.random.key(1), 6)
-  p = manifolds.stiefel(jax.random.key(2), (8, 3))
+  w = manifolds.haar(seeds.key(1), 6)
+  p = manifolds.stiefel(seeds.key(2), (8, 3))
   target = jnp.asarray(rng.normal(size=(6, 6)), jnp.float32)
 
   def step(points, key):
@@ -160,14 +161,14 @@ def test_thousand_updates_stay_on_the_manifold(rng):
     w = manifolds.riemannian_update(w, -target + w @ target.T, 0.1)
     return (w, manifolds.stiefel_update(p, noise, 0.1)), None
 
-  keys = jax.random.split(jax.random.key(0), 1000)
+  keys = jax.random.split(seeds.key(0), 1000)
   (w, p), _ = jax.jit(lambda x: jax.lax.scan(step, x, keys))((w, p))
   assert manifolds.orthogonality_defect(w) < 2e-6
   assert manifolds.orthogonality_defect(p) < 2e-6
 
 
 def test_trivialised_descent_is_riemannian_descent(rng):
-  w = manifolds.haar(jax.random.key(5), 4)
+  w = manifolds.haar(seeds.key(5), 4)
   params = {'flow': {'w0': w}, 'free': jnp.ones(3)}
   g = jnp.asarray(rng.normal(size=(4, 4)), jnp.float32)
   optimizer = trivialization.trivialize(optax.sgd(0.1))
@@ -183,11 +184,11 @@ def test_trivialised_descent_is_riemannian_descent(rng):
 def test_trivialised_adam_finds_the_nearest_rotation(every):
   """min |W - A|^2 over O(d) is the polar factor, by the SVD."""
   d = 4
-  w0 = manifolds.haar(jax.random.key(8), d)
+  w0 = manifolds.haar(seeds.key(8), d)
   a = (
     w0
     @ jax.scipy.linalg.expm(
-      0.7 * retractions.skew(jax.random.normal(jax.random.key(9), (d, d)))
+      0.7 * retractions.skew(jax.random.normal(seeds.key(9), (d, d)))
     )
     * jnp.linspace(0.5, 1.5, d)
   )
@@ -210,7 +211,7 @@ def test_trivialised_adam_finds_the_nearest_rotation(every):
 
 
 def test_state_and_parameters_can_be_donated_together():
-  params = {'w0': manifolds.haar(jax.random.key(1), 3)}
+  params = {'w0': manifolds.haar(seeds.key(1), 3)}
   optimizer = trivialization.trivialize(optax.sgd(0.1))
 
   def step(params, state):
@@ -257,7 +258,7 @@ def test_no_step_is_too_long_for_the_manifold(rng, length):
   assert manifolds.orthogonality_defect(retractions.retract(x)) < 1e-3
   w = manifolds.move_orthogonal(jnp.eye(5), x)
   assert manifolds.orthogonality_defect(w) < 1e-5
-  p = manifolds.stiefel(jax.random.key(0), (6, 3))
+  p = manifolds.stiefel(seeds.key(0), (6, 3))
   moved = manifolds.stiefel_update(p, length * jnp.ones((6, 3)), 1.0)
   assert manifolds.orthogonality_defect(moved) < 1e-5
 
@@ -268,7 +269,7 @@ def test_updates_of_many_matrices(rng):
     (manifolds.riemannian_update, 3),
     (manifolds.stiefel_update, 2),
   ):
-    keys = jax.random.split(jax.random.key(1), 3)
+    keys = jax.random.split(seeds.key(1), 3)
     ps = jnp.stack([manifolds.stiefel(key, (3, columns)) for key in keys])
     gs = jnp.asarray(rng.normal(size=ps.shape), ps.dtype)
     found = inspect.unwrap(update)(ps, gs, 0.1)
@@ -283,8 +284,8 @@ def test_shapes_that_do_not_fit_are_named():
     (lambda: riemannian(jnp.ones((3, 2)), jnp.ones((3, 2))), 'square'),
     (lambda: riemannian(jnp.eye(3), jnp.ones((3, 2))), 'one shape'),
     (lambda: stiefel(jnp.eye(3), jnp.ones(3)), 'one shape'),
-    (lambda: manifolds.haar(jax.random.key(0), 0), 'd must be positive'),
-    (lambda: manifolds.stiefel(jax.random.key(0), (-1, 2)), 'shape must be'),
+    (lambda: manifolds.haar(seeds.key(0), 0), 'd must be positive'),
+    (lambda: manifolds.stiefel(seeds.key(0), (-1, 2)), 'shape must be'),
     (lambda: manifolds.from_coordinates(jnp.ones(1), 3), 'z must be'),
   ):
     with pytest.raises(ValueError, match=word):

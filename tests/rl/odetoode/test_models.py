@@ -19,6 +19,7 @@ from rl.odetoode import (
   manifolds,
   solvers,
 )
+from tests import seeds
 
 D = 6
 BODIES = {
@@ -52,14 +53,14 @@ SIZES = {
 
 @pytest.fixture
 def rng():
-  return np.random.default_rng(np.random.SeedSequence().entropy)
+  return seeds.rng(0)
 
 
 @pytest.mark.parametrize('name', BODIES)
 def test_bodies(name, rng):
   body = BODIES[name]
   x = jnp.asarray(rng.normal(size=(3, D)), jnp.float32)
-  variables = body.init(jax.random.key(0), x)
+  variables = body.init(seeds.key(0), x)
   assert (
     sum(p.size for p in jax.tree.leaves(variables['params'])) == SIZES[name]
   )
@@ -80,7 +81,7 @@ def test_bodies(name, rng):
 
 def test_gated_flows_start_small():
   body = bodies.ODEtoODE(16, kind='gated')
-  variables = body.init(jax.random.key(1), jnp.zeros(16))
+  variables = body.init(seeds.key(1), jnp.zeros(16))
   bound = body.bind(variables)
   bound.weights()
   b = bound.generator()(jnp.zeros(()), bound.w0)
@@ -89,7 +90,7 @@ def test_gated_flows_start_small():
 
 def test_nanode_is_its_polynomial(rng):
   body = baselines.NANODE(2, degree=2, n_steps=4, time=2.0)
-  variables = body.init(jax.random.key(0), jnp.zeros(2))
+  variables = body.init(seeds.key(0), jnp.zeros(2))
   matrices, _ = body.apply(variables, method='weights')
   c = variables['params']['coefficients']
   t = 1.5
@@ -112,7 +113,7 @@ def test_adaptive_solutions_are_limits_of_fixed_ones(kind, rng):
   }[kind]
   x = jnp.asarray(rng.normal(size=(2, 3)), jnp.float32)
   fixed = make(n_steps=4000)
-  variables = fixed.init(jax.random.key(0), x)
+  variables = fixed.init(seeds.key(0), x)
   exact = make(adaptive=solvers.Adaptive(1e-5, 1e-7)).apply(variables, x)[0]
   np.testing.assert_allclose(fixed.apply(variables, x)[0], exact, atol=2e-3)
   adaptive = make(adaptive=solvers.Adaptive())
@@ -138,11 +139,11 @@ def test_orders_of_fixed_steps(method, order):
 def test_classifier_drops_states_only():
   model = heads.Classifier(BODIES['iso'], num_classes=3, dropout=0.5)
   s = jnp.ones((4, 2, 2))
-  variables = model.init(jax.random.key(0), s)
+  variables = model.init(seeds.key(0), s)
   logits, aux = model.apply(variables, s)
   assert logits.shape == (4, 3)
   run = lambda seed: model.apply(
-    variables, s, train=True, rngs={'dropout': jax.random.key(seed)}
+    variables, s, train=True, rngs={'dropout': seeds.key(seed)}
   )
   (first, aux_1), (second, aux_2) = run(1), run(2)
   assert jnp.abs(first - second).max() > 1e-3
@@ -158,7 +159,7 @@ def make_policy(**kwargs):
 
 def test_policy_is_its_formula(rng):
   policy = make_policy()
-  theta = policy.init(jax.random.key(4))
+  theta = policy.init(seeds.key(4))
   assert theta.shape == (policy.size,)
   params = policy.params(theta)
   assert manifolds.orthogonality_defect(params['input']) < 1e-5
@@ -178,17 +179,15 @@ def test_policies_may_begin_alike(rng):
   s = jnp.asarray(rng.normal(size=3), jnp.float32)
   free = {'constrain_io': False, 'squash': 'tanh'}
   whole = make_policy(**free)
-  theta = whole.init(jax.random.key(5))
+  theta = whole.init(seeds.key(5))
   for scale in (0.0, 0.25):
     policy = make_policy(**free, readout_scale=scale)
-    begun = policy.params(policy.init(jax.random.key(5)))
+    begun = policy.params(policy.init(seeds.key(5)))
     expected = whole.params(theta) | {
       'readout': scale * whole.params(theta)['readout']
     }
     jax.tree.map(np.testing.assert_array_equal, begun, expected)
-    _, action = policy.act(
-      policy.unravel(policy.init(jax.random.key(5))), (), s
-    )
+    _, action = policy.act(policy.unravel(policy.init(seeds.key(5))), (), s)
     assert (jnp.abs(action).max() > 0) == (scale > 0)
 
 
@@ -196,7 +195,7 @@ def test_policies_may_begin_alike(rng):
 def test_members_and_updates(perturb, rng):
   """Members are on the manifold if tangent; theta stays there either way."""
   policy = make_policy(perturb=perturb)
-  theta = policy.init(jax.random.key(4))
+  theta = policy.init(seeds.key(4))
   where = policy.geometry
   tangents = jnp.asarray(
     0.3 * rng.normal(size=(5, where.size(theta.size))), jnp.float32
@@ -256,8 +255,8 @@ def test_strategy_keeps_theta_on_its_manifold():
   )
   algorithm = strategy.Strategy(config, optax.adam(0.1), policy.geometry)
   evaluator = jax_evaluator.JaxEvaluator(env, policy)
-  theta = policy.init(jax.random.key(0))
-  state = algorithm.init(theta, jax.random.key(1), (3,))
+  theta = policy.init(seeds.key(0))
+  state = algorithm.init(theta, seeds.key(1), (3,))
   step = jax.jit(lambda s: algorithm.step(s, evaluator))
   for _ in range(5):
     state, metrics = step(state)
@@ -270,7 +269,7 @@ def test_strategy_keeps_theta_on_its_manifold():
 
 def test_bad_settings_are_named():
   with pytest.raises(ValueError, match='kind'):
-    bodies.ODEtoODE(D, kind='isometric').init(jax.random.key(0), jnp.zeros(D))
+    bodies.ODEtoODE(D, kind='isometric').init(seeds.key(0), jnp.zeros(D))
   with pytest.raises(ValueError, match='squash'):
     make_policy(squash='sigmoid')
   with pytest.raises(ValueError, match='perturb'):
@@ -301,13 +300,13 @@ def test_settings_out_of_range_are_named():
     (lambda: baselines.HyperODE(D, time=np.nan), 'time'),
   ):
     with pytest.raises(ValueError, match=f'^{word} must be'):
-      make().init(jax.random.key(0), jnp.zeros(D))
+      make().init(seeds.key(0), jnp.zeros(D))
   for kwargs, word in (({'num_classes': 0}, 'classes'), ({}, 'dropout')):
     classifier = heads.Classifier(
       bodies.ODEtoODE(D), **({'num_classes': 3, 'dropout': 1.5} | kwargs)
     )
     with pytest.raises(ValueError, match=word):
-      classifier.init(jax.random.key(0), jnp.ones((1, D)))
+      classifier.init(seeds.key(0), jnp.ones((1, D)))
   with pytest.raises(ValueError, match='tolerances'):
     solvers.Adaptive(atol=np.nan)
 
@@ -322,7 +321,7 @@ def test_settings_out_of_range_are_named():
   ],
 )
 def test_states_keep_half_precision_and_must_fit(body):
-  variables = body.init(jax.random.key(0), jnp.zeros(D))
+  variables = body.init(seeds.key(0), jnp.zeros(D))
   x = jnp.linspace(-1.0, 1.0, D)
   half = body.apply(variables, x.astype(jnp.bfloat16))[0]
   assert half.dtype == jnp.bfloat16
@@ -349,7 +348,7 @@ def test_strategies_refuse_what_does_not_fit():
   for mode in geometry.PERTURBATIONS:
     where = geometry.Manifold((geometry.Block('orthogonal', (3, 3)),), mode)
     estimate = functools.partial(
-      evolution.es_gradient, jnp.sum, key=jax.random.key(0), geometry=where
+      evolution.es_gradient, jnp.sum, key=seeds.key(0), geometry=where
     )
     for theta, pairs, sigma, word in (
       (jnp.ones(10), 2, 0.1, 'theta must have 9 entries'),

@@ -6,6 +6,7 @@ import pytest
 
 from rl import networks, ppo
 from rl.envs import cartpole
+from tests import marks
 from tests.rl.ppo import ppo_cases
 
 TOY = {
@@ -28,7 +29,7 @@ def _scores(env, iterations=60, **changes):
   return np.asarray(scores)
 
 
-@pytest.mark.parametrize('continuous', [False, True])
+@pytest.mark.parametrize('continuous', [*marks.slow(False), True])
 def test_what_is_shown_is_learnt(continuous):
   scores = _scores(ppo_cases.Recall(0, continuous), greedy=True)
   assert (scores > 0.95).all(), scores

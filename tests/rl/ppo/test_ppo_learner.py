@@ -38,8 +38,13 @@ def _setting(env, **changes):
   ('continuous', 'changes'),
   [
     (False, {}),
-    (True, {'normalize_observations': True}),
-    (True, {'separate': True, 'core': networks.GRU(4)}),
+    *(
+      pytest.param(True, changes, marks=pytest.mark.slow)
+      for changes in (
+        {'normalize_observations': True},
+        {'separate': True, 'core': networks.GRU(4)},
+      )
+    ),
   ],
 )
 def test_ratios_are_one_before_anything_is_learnt(continuous, changes):

@@ -7,6 +7,7 @@ import pytest
 
 from rl import networks
 from rl.ppo import networks as ppo_networks
+from tests import marks
 
 KEY = jax.random.key(2)
 
@@ -73,9 +74,7 @@ def test_trunks_of_pictures():
   assert out.memory.shape == memory.shape == (2, 2, 4)
 
 
-@pytest.mark.parametrize(
-  'separate', [pytest.param(False, marks=pytest.mark.slow), True]
-)
+@pytest.mark.parametrize('separate', [*marks.slow(False), True])
 def test_step_by_step_is_the_whole(separate):
   network = _network(separate, networks.GRU(4))
   observation, first = _inputs()

@@ -8,11 +8,12 @@ import pytest
 
 from runtime.data import images as images_lib
 from runtime.data import indexed
+from tests import seeds
 
 
 def stored(count, seed=0, side=28):
   """Pictures in bytes, every label present."""
-  rng = np.random.default_rng(seed)
+  rng = seeds.rng(seed)
   images = rng.integers(0, 256, (count, side, side), dtype=np.uint8)
   return images, (np.arange(count) % 10).astype(np.uint8)
 

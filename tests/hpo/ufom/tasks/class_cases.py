@@ -4,6 +4,8 @@ import pickle
 
 import numpy as np
 
+from tests import seeds
+
 
 def _picture(path, rng, size, mode):
   from PIL import Image
@@ -15,7 +17,7 @@ def _picture(path, rng, size, mode):
 
 def glyphs(folder, *, classes=12, per_class=3, size=28):
   """A file as `scripts/prepare_glyphs.py` writes it."""
-  rng = np.random.default_rng(0)
+  rng = seeds.rng(0)
   path = folder / 'glyphs.npz'
   shape = (classes * per_class, size, size, 1)
   np.savez(
@@ -29,7 +31,7 @@ def glyphs(folder, *, classes=12, per_class=3, size=28):
 
 def omniglot(folder, *, characters=6, per_class=2):
   """The release's folders, with two alphabets in each part."""
-  rng = np.random.default_rng(1)
+  rng = seeds.rng(1)
   for part in ('images_background', 'images_evaluation'):
     for alphabet in ('A', 'B'):
       for i in range(characters):
@@ -41,7 +43,7 @@ def omniglot(folder, *, characters=6, per_class=2):
 
 def cifar100(folder, *, classes=100, per_class=2):
   """The release's two pickles."""
-  rng = np.random.default_rng(2)
+  rng = seeds.rng(2)
   for name in ('train', 'test'):
     labels = np.tile(np.arange(classes), per_class)
     content = {
@@ -54,7 +56,7 @@ def cifar100(folder, *, classes=100, per_class=2):
 
 def mini_imagenet(folder, *, classes=6, per_class=6):
   """A folder per split and class."""
-  rng = np.random.default_rng(3)
+  rng = seeds.rng(3)
   for part in ('train', 'val', 'test'):
     for i in range(classes):
       for j in range(per_class):

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from hpo.ufom.tasks import class_sets
+from tests import seeds
 from tests.hpo.ufom.tasks import class_cases as cases
 
 
@@ -22,7 +23,7 @@ def test_digits_have_eighty_classes():
 
 
 def test_draws_are_different_pictures_of_different_classes():
-  rng = np.random.default_rng(5)
+  rng = seeds.rng(5)
   labels = rng.permutation(np.repeat(np.arange(7), [3, 4, 5, 6, 3, 3, 9]))
   images = np.arange(33, dtype=np.uint8).reshape(33, 1, 1, 1)
   part = class_sets.ClassSet(images, labels)

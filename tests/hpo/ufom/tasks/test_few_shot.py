@@ -7,12 +7,13 @@ import pytest
 
 from hpo import ufom
 from hpo.ufom.tasks import class_sets, few_shot, networks
+from tests import seeds
 
 
 @pytest.mark.parametrize('stride', [1, 2])
 @pytest.mark.parametrize('shape', [(7, 4), (8, 5)])
 def test_products_are_convolutions(stride, shape):
-  rng = np.random.default_rng()
+  rng = seeds.rng(0)
   x = jnp.asarray(rng.normal(size=(2, *shape, 3)), jnp.float32)
   kernel = jnp.asarray(rng.normal(size=(3, 3, 3, 5)), jnp.float32)
 
@@ -34,15 +35,15 @@ def test_published_sizes():
     (networks.ConvNet(5, filters=32, pool=True), (84, 84, 3), 34_661),
     (networks.ConvNet(15, filters=32, pool=True), (84, 84, 3), 46_191),
   ):
-    params = jax.eval_shape(net.init, jax.random.key(0), jnp.zeros((1, *shape)))
+    params = jax.eval_shape(net.init, seeds.key(0), jnp.zeros((1, *shape)))
     assert sum(x.size for x in jax.tree.leaves(params)) == wanted
 
 
 def test_batch_statistics():
-  x = np.random.default_rng(1).normal(3, 2, size=(4, 5, 6))
+  x = seeds.rng(1).normal(3, 2, size=(4, 5, 6))
   x = jnp.asarray(x, jnp.float32)
   net = networks.BatchStatistics()
-  params = net.init(jax.random.key(0), x)
+  params = net.init(seeds.key(0), x)
   y = net.apply(params, x)
   np.testing.assert_allclose(y.mean((0, 1)), 0, atol=1e-5)
   np.testing.assert_allclose(y.std((0, 1)), 1, atol=1e-3)
@@ -61,7 +62,7 @@ def family(**options):
 
 
 def test_episodes():
-  tasks = family().sample(np.random.default_rng(2), 40)
+  tasks = family().sample(seeds.rng(2), 40)
   assert {name: x.shape for name, x in tasks.items()} == {
     'support_x': (40, 6, 1, 1, 1),
     'support_y': (40, 6),
@@ -80,9 +81,9 @@ def test_episodes():
 
 def test_the_losses_are_those_of_the_two_sets():
   tasks = family(reduction='sum')
-  theta = tasks.init(jax.random.key(0))
+  theta = tasks.init(seeds.key(0))
   task = jax.tree.map(
-    lambda x: jnp.asarray(x[0]), tasks.sample(np.random.default_rng(3), 1)
+    lambda x: jnp.asarray(x[0]), tasks.sample(seeds.rng(3), 1)
   )
   pictures = jnp.asarray(task['query_x'], jnp.float32) / 255
   logits = tasks.network.apply(theta, pictures)
@@ -99,7 +100,7 @@ def test_the_losses_are_those_of_the_two_sets():
 
 def test_evaluation_is_the_same_each_time():
   tasks = family()
-  theta = tasks.init(jax.random.key(0))
+  theta = tasks.init(seeds.key(0))
   judges = tasks.evaluators(ufom.Inner(2, 0.1))
   scores = [judges['test'](theta) for _ in range(2)]
   assert scores[0] == scores[1]

@@ -10,11 +10,12 @@ from hpo import ufom
 from hpo.ufom import training
 from hpo.ufom.tasks import hypercleaning
 from runtime.data import images as images_lib
+from tests import marks, seeds
 
 
 def part(count, seed):
   """Three classes of noisy pictures with 2x2 pixels."""
-  rng = np.random.default_rng(seed)
+  rng = seeds.rng(seed)
   labels = rng.integers(3, size=count).astype(np.int32)
   images = 0.2 + 0.1 * rng.random((count, 4)).astype(np.float32)
   images[np.arange(count), labels] += 0.6
@@ -43,9 +44,7 @@ def test_labels_are_redrawn():
   assert not both
 
 
-@pytest.mark.parametrize(
-  'learn_start', [False, pytest.param(True, marks=pytest.mark.slow)]
-)
+@pytest.mark.parametrize('learn_start', [False, *marks.slow(True)])
 def test_learns_who_is_wrong_and_first_order_does_not(learn_start):
   tasks = family(learn_start=learn_start)
   inner = ufom.Inner(10, 2.0, mode='store')
@@ -70,7 +69,7 @@ def test_learns_who_is_wrong_and_first_order_does_not(learn_start):
 
 
 def test_area_under_curve():
-  rng = np.random.default_rng()
+  rng = seeds.rng(0)
   scores = rng.integers(6, size=40).astype(np.float64)
   positive = rng.random(40) < 0.4
   positive[:2] = True, False

@@ -9,6 +9,7 @@ from hpo import ufom
 from hpo.ufom.tasks import performer_rates
 from performer import attention
 from performer.models import transformer
+from tests import seeds
 
 
 @pytest.fixture(scope='module')
@@ -32,9 +33,9 @@ def family():
 @pytest.mark.slow
 def test_rates_are_those_of_plain_descent(family):
   """Weights after two steps with a rate of each group; its gradient."""
-  tasks = family.sample(np.random.default_rng(0), 1)
+  tasks = family.sample(seeds.rng(0), 1)
   task = jax.tree.map(lambda x: jnp.asarray(x[0]), tasks)
-  theta = family.init(jax.random.key(0))
+  theta = family.init(seeds.key(0))
   theta = theta | {'mlp': jnp.float32(-2.0)}
   inner = ufom.Inner(2, 1.0, mode='store_phi')
 
@@ -60,7 +61,7 @@ def test_rates_are_those_of_plain_descent(family):
 
 
 def test_tasks_are_runs_on_the_training_text(family):
-  tasks = family.sample(np.random.default_rng(1), 3)
+  tasks = family.sample(seeds.rng(1), 3)
   assert tasks['tokens'].shape == (3, 3, 2, 9)
   assert len(set(tasks['seed'].tolist())) == 3
   whole = family._texts['train'].tobytes()

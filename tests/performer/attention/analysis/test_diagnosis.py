@@ -10,6 +10,7 @@ import pytest
 
 from performer import attention
 from performer.attention.analysis import diagnosis, findings, pair_errors
+from tests import marks, seeds
 from tests.performer.attention import attention_cases as cases
 from tests.performer.attention import attention_twin as twin
 
@@ -73,7 +74,11 @@ def test_measured_errors_are_those_of_the_twin(kernel):
 
 
 @pytest.mark.parametrize(
-  'kernel', ['softmax_pos', 'softmax_hyp', 'softmax_pos_reg', 'softmax_oprf']
+  'kernel',
+  [
+    'softmax_hyp',
+    *marks.slow('softmax_pos', 'softmax_pos_reg', 'softmax_oprf'),
+  ],
 )
 def test_prediction_is_met_on_average_over_draws(kernel):
   """And a prediction that is off by a fifth would not be."""
@@ -83,9 +88,7 @@ def test_prediction_is_met_on_average_over_draws(kernel):
   sample = take(6, 0.5, b=1, length=4)[3]
   draws = 20000
   w = jax.vmap(
-    lambda i: favor.draw(
-      jax.random.key(0), layer=i, step=0, num_heads=2, head_dim=D
-    )
+    lambda i: favor.draw(seeds.key(0), layer=i, step=0, num_heads=2, head_dim=D)
   )(jnp.arange(draws))
   errors = jax.jit(
     lambda w: jax.lax.map(
@@ -105,7 +108,7 @@ def test_prediction_is_met_on_average_over_draws(kernel):
   assert np.abs(((found.mean(0) - 1.2 * expected) / noise)[where]).max() > 9
 
 
-@pytest.mark.parametrize('causal', [False, True])
+@pytest.mark.parametrize('causal', [False, *marks.slow(True)])
 def test_diagnosis_against_numpy(causal):
   mask = twin.mask(7, 2, 13)
   q, k, v, _ = take(8, 0.6)
@@ -159,7 +162,7 @@ def test_diagnosis_against_numpy(causal):
 def diagnose_defaults(scale, **kwargs):
   q, k, v, _ = take(9, scale)
   return diagnosis.diagnose(
-    q, k, v, key=jax.random.key(0), features=64, draws=2, **kwargs
+    q, k, v, key=seeds.key(0), features=64, draws=2, **kwargs
   )
 
 
@@ -210,7 +213,7 @@ def test_recommendation_needs_good_denominators():
   assert dataclasses.replace(found, most_features=5).recommended is None
 
 
-KEY = jax.random.key(0)
+KEY = seeds.key(0)
 FAVOR = cases.favor()
 
 
