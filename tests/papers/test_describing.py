@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import itertools
 import json
 import pathlib
 
@@ -56,7 +57,8 @@ def digest(value):
     Outer(data=bodies.ODEtoODE(8, n_steps=7)),
     Inner(),
   ],
-  ids=str,
+  # Their texts hold addresses, which differ between workers.
+  ids=map(str, itertools.count()),
 )
 def test_every_setting_counts(other, request):
   """Each differs from the defaults and, by the cache below, from the others."""
@@ -88,6 +90,7 @@ def test_defaults_are_resolved_and_fit_json():
     ({'a': lambda: 1}, r'settings\.a must be a named function'),
     (Outer(data=[1, object()]), r'settings\.data\[1\] cannot be described'),
   ],
+  ids=['lambda', 'object'],
 )
 def test_what_has_no_description_is_named(value, message):
   with pytest.raises(ValueError, match=message):
