@@ -13,7 +13,7 @@ from hpo.ufom.exact import MODES, Hypergradient, exact_grad
 from hpo.ufom.first_order import fom_grad
 from hpo.ufom.optimal import optimal_q, predicted_cost, predicted_saving
 from hpo.ufom.problem import ABLOProblem, inner_gd
-from hpo.ufom.synthetic import Tasks, counterexample, study
+from hpo.ufom.synthetic import Tasks, counterexample, descend, study
 
 __all__ = [
   'MODES',
@@ -30,6 +30,7 @@ __all__ = [
   'bias_bound',
   'cost',
   'counterexample',
+  'descend',
   'exact_grad',
   'fom_grad',
   'inner_gd',

@@ -44,12 +44,13 @@ def ufom_batch(
   problem: problem_lib.ABLOProblem,
   theta: PyTree,
   tasks: PyTree,
-  key: Key[Array, ''],
+  key: Key[Array, ''] | None,
   q: estimator.Probability,
   inner: estimator.Inner,
   *,
   dispatch: Dispatch | None = None,
   mesh: jax.sharding.Mesh | None = None,
+  xi: bool | Bool[Array, '*b'] | None = None,
 ) -> BatchEstimate:
   """UFOM's gradient of a batch of tasks, in a compiled program or outside.
 
@@ -68,15 +69,20 @@ def ufom_batch(
     problem: the bi-level problem.
     theta: outer variable, the same on every device.
     tasks: a tree with leading axis b.
-    key: of xi alone.
+    key: of xi alone. A given xi needs no key.
     q: probability of an exact gradient, see `ufom_grad`.
     inner: the inner loop.
     dispatch: None: `map` on CPUs, else `gather`.
     mesh: with axes `data` and `fsdp`; None: one device.
+    xi: in place of draws from the key: [b], or one for all if `shared`.
+
+  Returns:
+    The mean estimate, and the xi of every task.
 
   Raises:
     ValueError: q is a number outside [0, 1], the dispatch is unknown, tasks
-      have no common leading axis or do not divide by the devices.
+      have no common leading axis or do not divide by the devices, key and xi
+      are both None, or xi is given for q = 0 or in another shape.
   """
   estimator.check_probability(q)
   count = _count(tasks)
@@ -86,11 +92,17 @@ def ufom_batch(
     raise ValueError(
       f'dispatch must be one of {tuple(_DISPATCH)}, got {dispatch!r}'
     )
-  if dispatch == 'shared':
-    xis = jnp.broadcast_to(estimator.draw(key, q), (count,))
+  shape = () if dispatch == 'shared' else (count,)
+  if xi is None:
+    xis = _draws(key, q, shape)
   else:
-    keys = jax.vmap(lambda i: jax.random.fold_in(key, i))(jnp.arange(count))
-    xis = jax.vmap(lambda k: estimator.draw(k, q))(keys)
+    q, xis = estimator.undecided(q), jnp.asarray(xi, bool)
+  if xis.shape != shape:
+    raise ValueError(
+      f'xi must have shape {shape} for {count} tasks and {dispatch=}, '
+      f'got {xis.shape}'
+    )
+  xis = jnp.broadcast_to(xis, (count,))
 
   def sums(theta: PyTree, tasks: PyTree, xis: Any, q: Any) -> PyTree:
     return _DISPATCH[dispatch](problem, theta, tasks, xis, q, inner)
@@ -107,6 +119,16 @@ def ufom_batch(
     total.exact_norm2 / exact_count,
     total.gap_norm2 / exact_count,
   )
+
+
+def _draws(
+  key: Key[Array, ''] | None, q: estimator.Probability, shape: tuple[int, ...]
+) -> Bool[Array, '*b']:
+  """One xi, or one for each task from a key of its own."""
+  if not shape or key is None:
+    return estimator.draw(key, q)
+  of_task = lambda i: estimator.draw(jax.random.fold_in(key, i), q)
+  return jax.vmap(of_task)(jnp.arange(*shape))
 
 
 def _count(tasks: PyTree) -> int:

@@ -32,6 +32,7 @@ __all__ = [
   'is_certain',
   'squared_norm',
   'ufom_grad',
+  'undecided',
   'without',
 ]
 
@@ -109,9 +110,11 @@ def ufom_grad(
   problem: problem_lib.ABLOProblem,
   theta: PyTree,
   task: PyTree,
-  key: Key[Array, ''],
+  key: Key[Array, ''] | None,
   q: Probability,
   inner: Inner,
+  *,
+  xi: bool | Bool[Array, ''] | None = None,
 ) -> Estimate:
   """UFOM's gradient of one task.
 
@@ -121,16 +124,26 @@ def ufom_grad(
     problem: the bi-level problem.
     theta: outer variable.
     task: what the losses see.
-    key: of xi alone: do not draw the task from it.
+    key: of xi alone: do not draw the task from it. A given xi needs no key.
     q: probability of the exact gradient. A Python number of 0 or 1 leaves the
       other branch out of the program.
     inner: the inner loop.
+    xi: whether to add the correction, in place of a draw from the key; for
+      common random numbers, stratified draws or both values in turn. A Python
+      boolean leaves the other branch out of the program.
+
+  Returns:
+    The estimate, and the xi that it was made with.
 
   Raises:
-    ValueError: q is a number outside [0, 1], or as `inner_gd`.
+    ValueError: q is a number outside [0, 1], key and xi are both None, xi is
+      given for q = 0, or as `inner_gd`.
   """
   check_probability(q)
-  xi = draw(key, q)
+  if xi is None:
+    xi = draw(key, q)
+  else:
+    q = undecided(q)
   return estimate(problem, theta, task, xi, q, inner)
 
 
@@ -140,8 +153,30 @@ def check_probability(q: Probability) -> None:
     raise ValueError(f'q must lie in [0, 1], got {q=}')
 
 
-def draw(key: Key[Array, ''], q: Probability) -> Bool[Array, '']:
-  """Draws xi."""
+def undecided(q: Probability) -> Probability:
+  """The probability beside a given xi: a q of 1 must not choose the branch.
+
+  Raises:
+    ValueError: q is the number 0, by which a correction cannot be divided.
+  """
+  if not is_certain(q):
+    return q
+  if q == 0:
+    raise ValueError(
+      'a given xi needs q > 0, because the correction is divided by q, '
+      f'got {q=}'
+    )
+  return jnp.float32(1)
+
+
+def draw(key: Key[Array, ''] | None, q: Probability) -> Bool[Array, '']:
+  """Draws xi.
+
+  Raises:
+    ValueError: there is no key.
+  """
+  if key is None:
+    raise ValueError('xi is drawn from key: give a key or xi, got neither')
   return jax.random.bernoulli(key, jnp.asarray(q, jnp.float32))
 
 
@@ -149,15 +184,17 @@ def estimate(
   problem: problem_lib.ABLOProblem,
   theta: PyTree,
   task: PyTree,
-  xi: Bool[Array, ''],
+  xi: bool | Bool[Array, ''],
   q: Probability,
   inner: Inner,
 ) -> Estimate:
-  """The estimate for a drawn xi: one of two branches."""
+  """The estimate for an xi: one of two branches."""
   skipped = lambda theta, task: without(problem, theta, task, inner)
   added = lambda theta, task: corrected(problem, theta, task, q, inner)
   if is_certain(q):
-    return (added if q else skipped)(theta, task)
+    xi = bool(q)
+  if isinstance(xi, bool):
+    return (added if xi else skipped)(theta, task)
   return jax.lax.cond(xi, added, skipped, theta, task)
 
 
