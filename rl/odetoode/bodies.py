@@ -12,7 +12,6 @@ Source: arXiv:2006.11421, Section 3.
 """
 
 import abc
-import itertools
 import math
 from collections.abc import Mapping
 from typing import ClassVar
@@ -190,20 +189,15 @@ class ODEtoODE(Body):
     return self.param(name, _orthogonal_init, shape)
 
   def _gated(self) -> generators.GatedParams:
-    d, k = self.width, self.gates
-    widths = (d * d + 1, *self.hidden, d * d)
+    k = self.gates
+    layers = generators.gated_layers(self.width, gates=k, hidden=self.hidden)
     gates = self.param('gates', nn.initializers.constant(k**-0.5), (k,))
     kernels, biases = [], []
-    for i, (fan_in, fan_out) in enumerate(itertools.pairwise(widths)):
-      # The inputs have a norm of about 1, hidden units a mean square of 0.4.
-      scale = 1.0 if i == 0 else (0.4 * fan_in) ** -0.5
-      if i == len(widths) - 2:
-        # |b| is then about 1/2 at the start.
-        scale *= 0.25 / math.sqrt(2 * d)
+    for i, (shape, scale) in enumerate(layers):
       init = nn.initializers.normal(scale)
-      kernels.append(self.param(f'kernels_{i}', init, (k, fan_in, fan_out)))
+      kernels.append(self.param(f'kernels_{i}', init, shape))
       zeros = nn.initializers.zeros
-      biases.append(self.param(f'biases_{i}', zeros, (k, fan_out)))
+      biases.append(self.param(f'biases_{i}', zeros, (k, shape[-1])))
     return generators.GatedParams(gates, tuple(kernels), tuple(biases))
 
   def generator(self) -> generators.Generator:
@@ -231,10 +225,9 @@ class ODEtoODE(Body):
       order=self.order,
       remat=self.remat,
     )
-    everything = jnp.concatenate([flow.matrices, flow.last[None]])
     aux = {
       'orthogonality_defect': jnp.max(
-        manifolds.orthogonality_defect(everything)
+        manifolds.orthogonality_defect(flow.trajectory)
       ),
       'generator_norm': flow.generator_norm,
       'step_norm': flow.step_norm,

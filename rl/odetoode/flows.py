@@ -48,7 +48,7 @@ class MatrixFlow:
   """A discretised matrix flow.
 
   Attributes:
-    matrices: W_0, ..., W_{N-1}, float [N, d, d].
+    matrices: W_0, ..., W_{N-1}, float [N, d, d], which `main_flow` takes.
     last: W_N, [d, d].
     generator_norm: the largest |b_n| (1-norm) that was seen.
     step_norm: eta times that, what a retraction's accuracy depends on.
@@ -58,6 +58,11 @@ class MatrixFlow:
   last: Float[Array, 'd d']
   generator_norm: Float[Array, '']
   step_norm: Float[Array, '']
+
+  @property
+  def trajectory(self) -> Float[Array, 'N1 d d']:
+    """W_0, ..., W_N, [N + 1, d, d]: a copy, made at each access."""
+    return jnp.concatenate([self.matrices, self.last[None]])
 
 
 def check_states(x0: Array, width: int | None = None) -> None:

@@ -3,18 +3,23 @@
 Source: arXiv:2006.11421, Section 3.
 """
 
+import itertools
 import math
 from collections.abc import Callable, Sequence
 
 import flax
+import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Key
 
+from rl import ranges
 from rl.odetoode import retractions
 
 __all__ = [
   'GatedParams',
   'Generator',
+  'gated_layers',
+  'init_gated',
   'lyapunov',
   'skew_gated',
   'skew_iso',
@@ -91,6 +96,68 @@ class GatedParams:
   gates: Float[Array, ' K']
   weights: Sequence[Float[Array, 'K _ _']]
   biases: Sequence[Float[Array, 'K _']]
+
+
+def gated_layers(
+  width: int, *, gates: int = 4, hidden: Sequence[int] = (16, 16)
+) -> list[tuple[tuple[int, int, int], float]]:
+  """Shapes of the weights of `GatedParams`, and how widely they start.
+
+  Args:
+    width: d.
+    gates: K.
+    hidden: widths of the hidden layers of each network.
+
+  Returns:
+    For each layer [K, fan in, fan out] and the standard deviation of its first
+    weights, for which |b| is about 1/2.
+
+  Raises:
+    ValueError: if a number is not positive.
+  """
+  ranges.check_counts(width=width, gates=gates, hidden=hidden)
+  widths = (width**2 + 1, *hidden, width**2)
+  layers = []
+  for i, (fan_in, fan_out) in enumerate(itertools.pairwise(widths)):
+    # The inputs have a norm of about 1, hidden units a mean square of 0.4.
+    scale = 1.0 if i == 0 else (0.4 * fan_in) ** -0.5
+    if i == len(widths) - 2:
+      scale *= 0.25 / math.sqrt(2 * width)
+    layers.append(((gates, fan_in, fan_out), scale))
+  return layers
+
+
+def init_gated(
+  key: Key[Array, ''],
+  width: int,
+  *,
+  gates: int = 4,
+  hidden: Sequence[int] = (16, 16),
+) -> GatedParams:
+  """Draws parameters for `skew_gated`, as those of `bodies.ODEtoODE` start.
+
+  Args:
+    key: of the draw.
+    width: d.
+    gates: K.
+    hidden: widths of the hidden layers of each network.
+
+  Returns:
+    Float32 parameters: normal weights, biases of 0, equal gates.
+
+  Raises:
+    ValueError: if a number is not positive.
+  """
+  layers = gated_layers(width, gates=gates, hidden=hidden)
+  keys = jax.random.split(key, len(layers))
+  return GatedParams(
+    jnp.full(gates, gates**-0.5),
+    tuple(
+      scale * jax.random.normal(k, shape)
+      for k, (shape, scale) in zip(keys, layers, strict=True)
+    ),
+    tuple(jnp.zeros((gates, shape[-1])) for shape, _ in layers),
+  )
 
 
 def skew_gated(params: GatedParams) -> Generator:

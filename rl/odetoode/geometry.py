@@ -156,24 +156,32 @@ class Manifold:
 
   @classmethod
   def of(
-    cls, shapes: PyTree, kinds: Mapping[str, str], *, perturb: str = 'tangent'
+    cls,
+    shapes: PyTree,
+    kinds: Mapping[str, str] | str,
+    *,
+    perturb: str = 'tangent',
   ) -> 'Manifold':
     """Of parameters by name.
 
     Args:
-      shapes: nested dicts of arrays or their shapes.
-      kinds: of leaves by their name; others, and symmetric ones, are free.
+      shapes: nested dicts of arrays or their shapes; or one array.
+      kinds: of leaves by their name; others, and symmetric ones, are free. A
+        string is the kind of every leaf.
       perturb: the mode.
 
     Raises:
       ValueError: if there is no such kind or mode.
     """
     known = (*_KINDS, 'symmetric')
-    if unknown := {n: kind for n, kind in kinds.items() if kind not in known}:
+    named = {'every leaf': kinds} if isinstance(kinds, str) else kinds
+    if unknown := {n: kind for n, kind in named.items() if kind not in known}:
       raise ValueError(f'kinds must be of {known}, got {unknown}')
     blocks = []
     for path, leaf in jax.tree_util.tree_flatten_with_path(shapes)[0]:
-      kind = kinds.get(path[-1].key, 'free')
+      kind = kinds
+      if not isinstance(kinds, str):
+        kind = kinds.get(path[-1].key, 'free') if path else 'free'
       kind = kind if kind in _KINDS else 'free'
       blocks.append(Block(kind, tuple(leaf.shape)))
     return cls(tuple(blocks), perturb)

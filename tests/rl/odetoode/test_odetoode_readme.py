@@ -1,4 +1,4 @@
-"""The python block of the README runs as it stands."""
+"""Every python block of the README runs as it stands."""
 
 import pathlib
 import re
@@ -8,7 +8,19 @@ from rl import odetoode
 TEXT = (pathlib.Path(odetoode.__file__).parent / 'README.md').read_text()
 
 
-def test_in_your_own_code(capsys):
-  (block,) = re.findall(r'^```python\n(.*?)^```', TEXT, re.M | re.S)
-  exec(block, {})
+BLOCKS = re.findall(r'^```python\n(.*?)^```', TEXT, re.M | re.S)
+
+
+def test_a_classifier(capsys):
+  exec(BLOCKS[0], {})
   assert float(capsys.readouterr().out) < 1e-5
+
+
+def test_evolution_and_the_flow(capsys):
+  names = {}
+  for block in BLOCKS[1:]:
+    exec(block, names)
+  value, defect, *shape = capsys.readouterr().out.split(maxsplit=2)
+  assert float(value) < 0.05
+  assert float(defect) < 1e-5
+  assert shape == ['(11, 3, 3)\n']
