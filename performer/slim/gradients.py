@@ -18,7 +18,7 @@ Reference: arXiv:2012.11346.
 """
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from typing import Any, NamedTuple
 
 import jax
@@ -37,6 +37,11 @@ __all__ = [
   'slim_value_and_grad',
 ]
 OnPlan = Callable[[planner.Candidate], None]
+OnDrift = Callable[[PyTree], None]
+
+# Of problems, strategies and chunks. Each has a compiled program per shape, of a
+# few hundred memory maps; a process may have 65,530.
+_MAX_PROGRAMS = 32
 
 
 class Outputs(NamedTuple):
@@ -82,9 +87,11 @@ def slim_apply(
   state: PyTree | None = None,
   constants: PyTree = None,
   on_plan: OnPlan | None = None,
-  on_drift: Callable[[PyTree], None] | None = drift_lib.warn,
+  on_drift: OnDrift | None = drift_lib.warn,
 ) -> Outputs:
   """A loss to be differentiated, in parameters, state and inputs.
+
+  Compiled once for a problem, a chunk and shapes, under `jax.jit` or outside.
 
   Args:
     problem: the model.
@@ -112,8 +119,6 @@ def slim_apply(
       of the problem returns no scalar or another state than it got.
     NotImplementedError: for second derivatives of subtraction.
   """
-  if state is None:
-    state = problem.empty_like(inputs)
   strategy, size = _settle(
     problem,
     params,
@@ -125,6 +130,33 @@ def slim_apply(
     constants=constants,
     on_plan=on_plan,
   )
+  run = _compiled(_apply, problem, strategy, size, on_drift)
+  return run(params, inputs, state, constants)
+
+
+@functools.lru_cache(maxsize=_MAX_PROGRAMS)
+def _compiled(
+  function: Callable[..., Any], *options: Hashable
+) -> Callable[..., Any]:
+  """A function of options and arrays, compiled for the options given.
+
+  The cache of `jax.jit` itself would keep thousands of programs.
+  """
+  return jax.jit(functools.partial(function, *options))
+
+
+def _apply(
+  problem: problem_lib.Problem,
+  strategy: str,
+  size: int,
+  on_drift: OnDrift | None,
+  params: PyTree,
+  inputs: PyTree,
+  state: PyTree | None,
+  constants: PyTree,
+) -> Outputs:
+  if state is None:
+    state = problem.empty_like(inputs)
   constants = jax.lax.stop_gradient(constants)
   if strategy in strategies.SUBTRACTING:
     reversal.Reversed(problem.attention)
@@ -219,6 +251,8 @@ def slim_value_and_grad(
 ) -> Gradients:
   """A loss, its gradients and, of subtraction, how exact they are.
 
+  Compiled once for a problem, a chunk and shapes, under `jax.jit` or outside.
+
   Args:
     problem: the model.
     params: its parameters.
@@ -239,8 +273,6 @@ def slim_value_and_grad(
   Raises:
     ValueError: as `slim_apply`.
   """
-  if state is None:
-    state = problem.empty_like(inputs)
   strategy, size = _settle(
     problem,
     params,
@@ -252,6 +284,23 @@ def slim_value_and_grad(
     constants=constants,
     on_plan=on_plan,
   )
+  run = _compiled(_value_and_grad, problem, strategy, size, wrt_inputs)
+  return run(params, inputs, state, constants, normalizer)
+
+
+def _value_and_grad(
+  problem: problem_lib.Problem,
+  strategy: str,
+  size: int,
+  wrt_inputs: bool,
+  params: PyTree,
+  inputs: PyTree,
+  state: PyTree | None,
+  constants: PyTree,
+  normalizer: Float[Array, ''],
+) -> Gradients:
+  if state is None:
+    state = problem.empty_like(inputs)
   constants = jax.lax.stop_gradient(constants)
   if strategy in strategies.SUBTRACTING:
     way = _Way(problem, size, _run(strategy, inputs, size))
@@ -343,7 +392,7 @@ def _subtract_gradients(
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
 def _subtract(
   way: _Way,
-  on_drift: Callable[[PyTree], None] | None,
+  on_drift: OnDrift | None,
   params: PyTree,
   constants: PyTree,
   state: PyTree,
@@ -370,7 +419,7 @@ def _subtract_forward(
 
 def _subtract_backward(
   way: _Way,
-  on_drift: Callable[[PyTree], None] | None,
+  on_drift: OnDrift | None,
   kept: tuple,
   cotangents: Outputs,
 ) -> tuple[PyTree, ...]:

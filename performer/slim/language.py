@@ -3,6 +3,7 @@
 Letters: b batch, c positions of a chunk.
 """
 
+import dataclasses
 from collections.abc import Mapping
 from typing import NamedTuple
 
@@ -30,6 +31,38 @@ class Constants(NamedTuple):
   dropout: Key[Array, ''] | None = None
 
 
+@dataclasses.dataclass(frozen=True)
+class _Loss:
+  """The loss of a chunk; equal for equal models, so that it compiles once."""
+
+  model: language_model.LanguageModel
+
+  def __call__(
+    self,
+    mechanism: problem_lib.Mechanism,
+    params: PyTree,
+    state: PyTree,
+    chunk: problem_lib.Chunk,
+  ) -> tuple[Float[Array, ''], PyTree, Mapping[str, clu_metrics.Metric]]:
+    batch, constants = chunk.inputs, chunk.constants
+    dropout = constants.dropout
+    logits, state = self.model.clone(attention=mechanism).apply(
+      {'params': params},
+      batch['tokens'],
+      positions=jnp.broadcast_to(chunk.positions, batch['tokens'].shape),
+      mask=batch['mask'] & chunk.valid,
+      projections=constants.projections,
+      state=state,
+      train=dropout is not None,
+      rngs={} if dropout is None else {'dropout': dropout},
+      method='extend',
+    )
+    weights = jnp.where(chunk.valid, batch['weights'], 0.0)
+    losses = objective.token_losses(logits, batch['targets'])
+    metrics = objective.token_metrics(logits, losses, batch['targets'], weights)
+    return jnp.sum(losses * weights), state, metrics
+
+
 def problem(model: language_model.LanguageModel) -> problem_lib.Problem:
   """The problem of predicting tokens with a model.
 
@@ -53,28 +86,4 @@ def problem(model: language_model.LanguageModel) -> problem_lib.Problem:
       f'{model.causal=} {model.attention}'
     )
 
-  def loss(
-    mechanism: problem_lib.Mechanism,
-    params: PyTree,
-    state: PyTree,
-    chunk: problem_lib.Chunk,
-  ) -> tuple[Float[Array, ''], PyTree, Mapping[str, clu_metrics.Metric]]:
-    batch, constants = chunk.inputs, chunk.constants
-    dropout = constants.dropout
-    logits, state = model.clone(attention=mechanism).apply(
-      {'params': params},
-      batch['tokens'],
-      positions=jnp.broadcast_to(chunk.positions, batch['tokens'].shape),
-      mask=batch['mask'] & chunk.valid,
-      projections=constants.projections,
-      state=state,
-      train=dropout is not None,
-      rngs={} if dropout is None else {'dropout': dropout},
-      method='extend',
-    )
-    weights = jnp.where(chunk.valid, batch['weights'], 0.0)
-    losses = objective.token_losses(logits, batch['targets'])
-    metrics = objective.token_metrics(logits, losses, batch['targets'], weights)
-    return jnp.sum(losses * weights), state, metrics
-
-  return problem_lib.Problem(loss, model.attention, model.empty_state)
+  return problem_lib.Problem(_Loss(model), model.attention, model.empty_state)

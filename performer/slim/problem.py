@@ -71,7 +71,10 @@ ChunkLoss = Callable[
 
 @dataclasses.dataclass(frozen=True)
 class Problem:
-  """A causal model and its loss.
+  """A causal model and its loss; hashable.
+
+  Make it once: what was compiled for a problem serves equal ones, and a new
+  function makes a problem that is equal to none before.
 
   Attributes:
     loss: the function of a chunk: (mechanism, parameters, state, chunk) to
