@@ -36,7 +36,6 @@ __all__ = [
   'slim_loss',
   'slim_value_and_grad',
 ]
-OnPlan = Callable[[planner.Candidate], None]
 OnDrift = Callable[[PyTree], None]
 
 # Of problems, strategies and chunks. Each has a compiled program per shape, of a
@@ -86,7 +85,7 @@ def slim_apply(
   memory_budget: float | None = None,
   state: PyTree | None = None,
   constants: PyTree = None,
-  on_plan: OnPlan | None = None,
+  on_plan: planner.OnPlan | None = None,
   on_drift: OnDrift | None = drift_lib.warn,
 ) -> Outputs:
   """A loss to be differentiated, in parameters, state and inputs.
@@ -119,7 +118,7 @@ def slim_apply(
       of the problem returns no scalar or another state than it got.
     NotImplementedError: for second derivatives of subtraction.
   """
-  strategy, size = _settle(
+  strategy, size = planner.settle(
     problem,
     params,
     inputs,
@@ -166,36 +165,6 @@ def _apply(
     totals = _plain(problem, params, constants, state, inputs, size, strategy)
     outputs = Outputs(totals.loss, totals.state, totals.metrics)
   return outputs._replace(metrics=jax.lax.stop_gradient(outputs.metrics))
-
-
-def _settle(
-  problem: problem_lib.Problem,
-  params: PyTree,
-  inputs: PyTree,
-  *,
-  chunk: int | None,
-  strategy: str,
-  memory_budget: float | None,
-  on_plan: OnPlan | None,
-  **rest: PyTree,
-) -> tuple[str, int]:
-  """The strategy and the chunk: as given, or planned from shapes."""
-  if strategy != 'auto' and chunk is not None and memory_budget is None:
-    return strategy, strategies.check_request(inputs, chunk, strategy)
-  # Shapes, because this may run inside other transformations.
-  params, inputs, rest = jax.eval_shape(lambda *x: x, params, inputs, rest)
-  chosen = planner.plan(
-    problem,
-    params,
-    inputs,
-    memory_budget=memory_budget,
-    strategy=strategy,
-    chunk=chunk,
-    **rest,
-  ).chosen
-  if on_plan is not None:
-    on_plan(chosen)
-  return chosen.strategy, chosen.chunk
 
 
 def _run(strategy: str, inputs: PyTree, size: int) -> int:
@@ -245,7 +214,7 @@ def slim_value_and_grad(
   memory_budget: float | None = None,
   state: PyTree | None = None,
   constants: PyTree = None,
-  on_plan: OnPlan | None = None,
+  on_plan: planner.OnPlan | None = None,
   normalizer: Float[Array, ''] | float = 1.0,
   wrt_inputs: bool = False,
 ) -> Gradients:
@@ -273,7 +242,7 @@ def slim_value_and_grad(
   Raises:
     ValueError: as `slim_apply`.
   """
-  strategy, size = _settle(
+  strategy, size = planner.settle(
     problem,
     params,
     inputs,

@@ -16,6 +16,7 @@ Reference: arXiv:2012.11346; the table of costs in `gradients`.
 """
 
 import functools
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -25,7 +26,7 @@ from performer.slim import problem as problem_lib
 from performer.slim import reversal, strategies, sweeps
 from runtime.devices import counting
 
-__all__ = ['MIN_CHUNK', 'Candidate', 'Plan', 'plan']
+__all__ = ['MIN_CHUNK', 'Candidate', 'OnPlan', 'Plan', 'plan', 'settle']
 
 # Below, a chunk is mostly overhead: `auto` does not go there by itself.
 MIN_CHUNK = 64
@@ -58,6 +59,9 @@ class Candidate(NamedTuple):
       f'{self.temporary_bytes / 2**20:,.1f} MiB beside parameters and inputs, '
       f'{self.flops / 1e9:,.1f} GFLOP'
     )
+
+
+OnPlan = Callable[[Candidate], None]
 
 
 class Plan(NamedTuple):
@@ -132,6 +136,53 @@ def plan(
     for size in _sizes(name, chunk, length)
   )
   return Plan(_choose(candidates, memory_budget, strategy), candidates)
+
+
+def settle(
+  problem: problem_lib.Problem,
+  params: PyTree,
+  inputs: PyTree,
+  *,
+  chunk: int | None,
+  strategy: str,
+  memory_budget: float | int | None,
+  on_plan: OnPlan | None,
+  **rest: PyTree,
+) -> tuple[str, int]:
+  """The strategy and the chunk: as given, or planned from shapes.
+
+  Args:
+    problem: the model.
+    params: its parameters.
+    inputs: arrays [b, l, ...].
+    chunk: positions of a chunk; None: planned.
+    strategy: a member of `strategies.STRATEGIES`, or 'auto': planned.
+    memory_budget: as in `plan`.
+    on_plan: told what was planned.
+    **rest: state and constants, as in `plan`.
+
+  Returns:
+    A strategy, and a chunk of at most l positions.
+
+  Raises:
+    ValueError: as `plan`.
+  """
+  if strategy != 'auto' and chunk is not None and memory_budget is None:
+    return strategy, strategies.check_request(inputs, chunk, strategy)
+  # Shapes, because this may run inside other transformations.
+  params, inputs, rest = jax.eval_shape(lambda *x: x, params, inputs, rest)
+  chosen = plan(
+    problem,
+    params,
+    inputs,
+    memory_budget=memory_budget,
+    strategy=strategy,
+    chunk=chunk,
+    **rest,
+  ).chosen
+  if on_plan is not None:
+    on_plan(chosen)
+  return chosen.strategy, chosen.chunk
 
 
 def _allowed(
