@@ -74,6 +74,7 @@ def use_exact(lq: int, lk: int, *, exact_below: int) -> bool:
   return 2 * lq * lk < exact_below * (lq + lk)
 
 
+@checks.named_options
 @dataclasses.dataclass(frozen=True)
 class Auto:
   """Chooses between exact and random-feature attention by length.

@@ -1,8 +1,10 @@
 """Trace-time checks shared by every attention function."""
 
+import dataclasses
 import difflib
+import functools
 import numbers
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import jax
@@ -20,6 +22,7 @@ __all__ = [
   'check_segments',
   'check_state',
   'is_integer',
+  'named_options',
 ]
 
 _DTYPES = frozenset(
@@ -44,11 +47,38 @@ def check_choice(name: str, value: Any, options: Iterable[str]) -> None:
     ValueError: naming the value, the nearest options and all of them.
   """
   options = list(options)
-  if value in options:
-    return
+  if value not in options:
+    raise ValueError(_unknown(name, value, options))
+
+
+def _unknown(name: str, value: Any, options: list[str]) -> str:
   near = difflib.get_close_matches(str(value), options, n=3, cutoff=0.4)
   hint = f'; did you mean {" or ".join(map(repr, near))}?' if near else ''
-  raise ValueError(f'unknown {name} {value!r}{hint} (known: {options})')
+  return f'unknown {name} {value!r}{hint} (known: {options})'
+
+
+def named_options(cls: type) -> type:
+  """Makes a dataclass name the nearest option where it is given an unknown one.
+
+  Args:
+    cls: the dataclass, decorated as such.
+
+  Returns:
+    The same class. Its call raises TypeError for an unknown option, with the
+    nearest names and all of them.
+  """
+  init: Callable[..., None] = cls.__init__
+  known = [field.name for field in dataclasses.fields(cls) if field.init]
+
+  @functools.wraps(init)
+  def named(self: Any, *args: Any, **options: Any) -> None:
+    for name in options:
+      if name not in known:
+        raise TypeError(_unknown(f'option of {cls.__name__}', name, known))
+    init(self, *args, **options)
+
+  cls.__init__ = named
+  return cls
 
 
 def check_least(least: int, **values: Any) -> None:

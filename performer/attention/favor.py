@@ -29,12 +29,13 @@ from performer.attention.fused import choice as fused_choice
 __all__ = ['Favor', 'favor_attention']
 
 
+@checks.named_options
 @dataclasses.dataclass(frozen=True)
 class Favor(options.Options):
   """Random-feature attention: its projection and its computation.
 
   The options, their defaults and the errors of contradictory ones are those of
-  `options.Options`.
+  `options.Options`. An unknown option is a TypeError that names the nearest.
   """
 
   @property

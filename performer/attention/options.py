@@ -96,7 +96,7 @@ class Options:
       warnings.warn(
         f'kernel {self.kernel!r} has signed features: denominators can be '
         'zero or negative; watch attention.bad_denominator_fraction',
-        stacklevel=3,
+        stacklevel=4,  # `__init__` of `Favor` is wrapped once.
       )
 
   @property
