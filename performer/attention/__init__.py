@@ -1,6 +1,7 @@
 """Fast attention: FAVOR+ and exact attention with one signature."""
 
 from performer.attention.analysis.diagnosis import diagnose
+from performer.attention.analysis.pair_errors import kernel_estimate
 from performer.attention.analysis.recovery import (
   bad_denominator_fraction,
   recover_attention,
@@ -21,6 +22,7 @@ __all__ = [
   'diagnose',
   'exact_attention',
   'favor_attention',
+  'kernel_estimate',
   'preset',
   'recover_attention',
 ]

@@ -13,11 +13,14 @@ SLIM_TEXT = (FOLDER / 'slim' / 'README.md').read_text()
 
 
 def blocks(text):
-  return dict(
-    re.findall(
-      r'^## ([^\n]+)\n(?:(?!^## ).)*?^```python\n(.*?)^```', text, re.M | re.S
-    )
-  )
+  """The code of every section that has any, by its title."""
+  sections = re.findall(r'^## ([^\n]+)\n(.*?)(?=^## |\Z)', text, re.M | re.S)
+  found = {
+    title: re.findall(r'^```python\n(.*?)^```', body, re.M | re.S)
+    for title, body in sections
+  }
+  assert text.count('```python') == sum(map(len, found.values()))
+  return {title: '\n'.join(code) for title, code in found.items() if code}
 
 
 BLOCKS = blocks(TEXT)
@@ -36,7 +39,6 @@ def test_no_block_is_forgotten():
     'Decoding',
     'How large are your norms?',
   }
-  assert TEXT.count('```python') == len(BLOCKS)
 
 
 def test_plug_in(capsys):
@@ -58,14 +60,15 @@ def test_decoding(capsys):
 
 @pytest.mark.slow
 def test_norms(capsys):
-  _, printed = run('How large are your norms?', capsys)
+  names, printed = run('How large are your norms?', capsys)
   assert '|x+y|^2' in printed
   for word in ('softmax_hyp', 'softmax_pos', 'recommended'):
     assert word in printed
+  assert names['found'].relative_mse.shape == (2, 3)
 
 
 def test_slim(capsys):
   found = blocks(SLIM_TEXT)
-  assert SLIM_TEXT.count('```python') == len(found) == 1
+  assert len(found) == 1
   names, _ = run('In your own code', capsys, found)
   assert names['found'].drift.max() < 1e-4

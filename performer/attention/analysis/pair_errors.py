@@ -22,8 +22,10 @@ from performer.attention.analysis import recovery
 
 __all__ = [
   'SUPPORTED',
+  'KernelEstimate',
   'Sample',
   'check_supported',
+  'kernel_estimate',
   'measured_errors',
   'predicted_error',
   'quantile',
@@ -62,12 +64,15 @@ class Sample(NamedTuple):
   @property
   def pairs(self) -> theory.Pairs:
     """Products and norms of all pairs, [b, h, i, j]; scaled as kernels scale."""
-    scale = self.q.shape[-1] ** -0.25
-    x, y = (
-      scale * a.astype(jnp.float32).transpose(0, 2, 1, 3)
-      for a in (self.q, self.k)
-    )
-    return theory.all_pairs(x, y)
+    return _scaled_pairs(self.q, self.k)
+
+
+def _scaled_pairs(
+  q: Float[Array, 'b i h d'], k: Float[Array, 'b j h d']
+) -> theory.Pairs:
+  scale = q.shape[-1] ** -0.25
+  x, y = (scale * a.astype(jnp.float32).transpose(0, 2, 1, 3) for a in (q, k))
+  return theory.all_pairs(x, y)
 
 
 def take_sample(
@@ -124,16 +129,23 @@ def check_supported(favor: favor_lib.Favor) -> None:
   Raises:
     ValueError: naming the kernels for which errors are known.
   """
+  if text := _obstacle(favor):
+    raise ValueError(text)
+
+
+def _obstacle(favor: favor_lib.Favor) -> str | None:
+  """Why errors of a mechanism are not known; None: they are."""
   if favor.kernel not in SUPPORTED:
-    raise ValueError(
+    return (
       'errors are known for estimates of the softmax kernel with the rows '
       f'that `draw` makes, {SUPPORTED}, got {favor.kernel=}'
     )
   if favor.norm == 'sqrt_d' and favor.kernel not in _REGULARIZED:
-    raise ValueError(
+    return (
       f'errors with norms sqrt_d are known for {sorted(_REGULARIZED)}, '
       f'got {favor.kernel=} {favor.norm=}'
     )
+  return None
 
 
 def relative_mse(
@@ -194,14 +206,79 @@ def measured_errors(
     ValueError: as `check_supported`.
   """
   check_supported(favor)
+  entries = _entries(favor, sample.q, sample.k, projection)
+  return entries * jnp.exp(-sample.pairs.dot) - 1.0
+
+
+def _entries(
+  favor: favor_lib.Favor,
+  q: Float[Array, 'b i h d'],
+  k: Float[Array, 'b j h d'],
+  projection: PyTree,
+) -> Float[Array, 'b h i j']:
+  """phi(x_i) . phi(y_j) of all pairs, by the features of a mechanism."""
   with warnings.catch_warnings():
     # Of signed features: the caller has been told once.
     warnings.simplefilter('ignore', UserWarning)
     plain = dataclasses.replace(favor, renormalize=False, stabilizer='online')
-  entries = recovery.recover_attention(
-    plain, sample.q, sample.k, projection=projection, causal=False
+  return recovery.recover_attention(
+    plain, q, k, projection=projection, causal=False
   )
-  return entries * jnp.exp(-sample.pairs.dot) - 1.0
+
+
+class KernelEstimate(NamedTuple):
+  """The kernel of every query with every key, estimated.
+
+  Attributes:
+    values: phi(x_i) . phi(y_j), float32; for softmax kernels an estimate of
+      exp(q_i . k_j / sqrt(d)).
+    relative_mse: the mean of (value / exp(x . y) - 1)^2 over independent draws
+      of the projection, in closed form; orthogonal rows do a little better.
+      None where no closed form is known.
+  """
+
+  values: Float[Array, 'i j']
+  relative_mse: Float[Array, 'i j'] | None
+
+
+def kernel_estimate(
+  favor: favor_lib.Favor,
+  q: Float[Array, 'i d'],
+  k: Float[Array, 'j d'],
+  *,
+  projection: PyTree,
+) -> KernelEstimate:
+  """Estimates single entries of the attention matrix, before normalisation.
+
+  Args:
+    favor: whose features to use.
+    q: queries of one head, one per row, unscaled.
+    k: keys of that head.
+    projection: W of one head, `favor.draw(..., num_heads=1, head_dim=d)`; None
+      without one.
+
+  Returns:
+    The estimates, and their expected error. Time and memory are O(i j).
+
+  Raises:
+    ValueError: if shapes or dtypes disagree.
+
+  Reference: arXiv:2009.14794, Lemma 1 (estimates), Lemma 2 (errors).
+  """
+  for name, array in (('q', q), ('k', k)):
+    if jnp.ndim(array) != 2:
+      raise ValueError(
+        f'{name} must be [n, d], one vector per row, got {jnp.shape(array)}'
+      )
+  q, k = (x[None, :, None] for x in (q, k))
+  values = _entries(favor, q, k, projection)[0, 0]
+  if _obstacle(favor):
+    return KernelEstimate(values, None)
+  pairs = _scaled_pairs(q, k)
+  mse = relative_mse(
+    favor, pairs, size=q.shape[-1], mean_square=jnp.mean(pairs.plus)
+  )
+  return KernelEstimate(values, mse[0, 0])
 
 
 def quantile(
