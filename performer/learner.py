@@ -37,8 +37,9 @@ class TrainState:
     step: finished steps, an int32 scalar.
     params: parameters of the model.
     opt_state: state of the optimiser.
-    projections: random matrices of the attention, `draw_projections` of the
-      last step; None for attention without them.
+    projections: random matrices of the attention, those of the last redrawing;
+      None for attention without them. `Learner.draw_projections` has those of
+      any step.
     key: the key that all randomness of the run is folded from.
   """
 
@@ -94,7 +95,7 @@ class Learner:
       step=jnp.int32(0),
       params=params,
       opt_state=self.optimizer.init(params),
-      projections=self.model.draw_projections(_keys(key)[2], 0),
+      projections=self.draw_projections(key, 0),
       key=key,
     )
 
@@ -199,10 +200,22 @@ class Learner:
 
   def redraw(self, state: TrainState) -> TrainState:
     """The state with the random matrices that its step asks for."""
-    key = _keys(state.key)[2]
     return state.replace(
-      projections=self.model.draw_projections(key, state.step)
+      projections=self.draw_projections(state.key, state.step)
     )
+
+  def draw_projections(self, key: PyTree, step: int | PyTree) -> PyTree:
+    """The random matrices that a run uses at a step, any step at all.
+
+    Args:
+      key: `TrainState.key`, the same during the whole run.
+      step: training step; matrices change every `attention.redraw_every`.
+
+    Returns:
+      As `LanguageModel.draw_projections`, which takes the key folded from this
+      one for matrices alone.
+    """
+    return self.model.draw_projections(_keys(key)[2], step)
 
 
 def _keys(key: Array) -> tuple[Array, Array, Array]:

@@ -24,6 +24,13 @@ from performer.models import language_model
 __all__ = ['Cache', 'Generated', 'decode_step', 'generate', 'prefill']
 
 
+_START = (
+  'to write from nothing, the prompt is the start token that the model was '
+  "trained with: `data.codec.encode('')`, which is [vocabulary.BOS] for proteins "
+  'and a line break for text'
+)
+
+
 class Cache(NamedTuple):
   """What is kept of the tokens that a model has read.
 
@@ -86,6 +93,10 @@ def prefill(
     ValueError: if a prompt is empty or too long, or the model cannot decode.
   """
   width = tokens.shape[1]
+  if width < 1:
+    raise ValueError(
+      f'prompts need at least one token, got shape {tokens.shape}; {_START}'
+    )
   if model.max_length is not None and width > model.max_length:
     raise ValueError(
       'prompts must fit the positions of the model, '
@@ -93,7 +104,7 @@ def prefill(
     )
   valid = (lengths >= 1) & (lengths <= width)
   if not isinstance(valid, jax.core.Tracer) and not valid.all():
-    raise ValueError(f'lengths must be in 1..{width}, got {lengths}')
+    raise ValueError(f'lengths must be in 1..{width}, got {lengths}; {_START}')
   columns = jnp.arange(width)
   logits, state = model.apply(
     {'params': params},
@@ -167,7 +178,8 @@ def generate(
     model: as in `prefill`.
     params: its parameters.
     prompts: padded on the right with anything. A model that was trained on
-      shifted inputs expects its first token in front.
+      shifted inputs expects its start token in front, which alone is the
+      prompt from which it writes freely: `data.codec.encode('')`.
     lengths: of the prompts, 1..l.
     projections: as in `prefill`.
     max_new_tokens: the most to write to each sequence.

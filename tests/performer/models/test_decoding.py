@@ -249,18 +249,30 @@ def test_gradients_pass_through_the_cache():
     (make(), {'max_new_tokens': 0}, 'max_new_tokens=0'),
     (make(), {'temperature': 1.0}, 'temperature=1.0 key=None'),
     (make(), {'key': seeds.key(0)}, 'temperature=0.0 key=given'),
-    (make(), {'lengths': jnp.array([0, 3, 2])}, r'in 1\.\.9, got \[0 3 2\]'),
+    (
+      make(),
+      {'lengths': jnp.array([0, 3, 2])},
+      r'in 1\.\.9, got \[0 3 2\]; .*start token',
+    ),
+    (
+      make(),
+      {'prompts': jnp.zeros((3, 0), jnp.int32), 'lengths': jnp.zeros(3, int)},
+      r"at least one token, got shape \(3, 0\); .*start token.*encode\(''\)",
+    ),
     (make(), {'lengths': jnp.array([1, 3, 10])}, r'in 1\.\.9'),
   ],
 )
 def test_what_cannot_be_written_is_refused(model, change, message):
   params, w = init(model)
-  arguments = {'lengths': LENGTHS, 'max_new_tokens': 2} | change
+  arguments = {
+    'prompts': random_tokens(1, 3, PROMPT),
+    'lengths': LENGTHS,
+    'max_new_tokens': 2,
+  } | change
   with pytest.raises(ValueError, match=message):
     decoding.generate(
       model,
       params,
-      random_tokens(1, 3, PROMPT),
       projections=w,
       **arguments,
     )
