@@ -17,19 +17,20 @@ from rl.odetoode import (
   geometry,
   manifolds,
 )
+from tests import seeds
 
 
 @pytest.mark.parametrize('perturb', geometry.PERTURBATIONS)
 def test_an_estimate_takes_parameters_as_they_are(perturb):
   """As by hand: a flat vector, blocks in the order of the leaves."""
-  params = {'bias': jnp.ones(2), 'w0': manifolds.haar(jax.random.key(3), 3)}
+  params = {'bias': jnp.ones(2), 'w0': manifolds.haar(seeds.key(3), 3)}
   objective = lambda p: jnp.sum(p['w0'] ** 3) - jnp.sum(p['bias'] ** 2)
   blocks = geometry.Block('free', (2,)), geometry.Block('orthogonal', (3, 3))
   by_hand = geometry.Manifold(blocks, perturb)
   named = geometry.Manifold.of(params, {'w0': 'orthogonal'}, perturb=perturb)
   assert named == by_hand
   options = {
-    'key': jax.random.key(4),
+    'key': seeds.key(4),
     'num_pairs': 8,
     'sigma': 0.1,
     'geometry': named,
@@ -50,7 +51,7 @@ def test_an_estimate_takes_parameters_as_they_are(perturb):
 
 
 def test_a_search_stays_on_the_manifold_of_named_parameters():
-  start = {'bias': jnp.ones(2), 'w0': manifolds.haar(jax.random.key(3), 3)}
+  start = {'bias': jnp.ones(2), 'w0': manifolds.haar(seeds.key(3), 3)}
   target = manifolds.move_orthogonal(
     start['w0'], manifolds.from_coordinates(jnp.ones(3), 3)
   )
@@ -80,8 +81,8 @@ def test_the_kind_of_one_array_needs_no_name():
 def test_gated_parameters_start_as_those_of_the_body():
   d, gates, hidden = 5, 64, (8, 12)
   body = bodies.ODEtoODE(d, kind='gated', gates=gates, hidden=hidden, n_steps=2)
-  theirs = jax.jit(body.init)(jax.random.key(0), jnp.ones(d))['params']
-  ours = generators.init_gated(jax.random.key(1), d, gates=gates, hidden=hidden)
+  theirs = jax.jit(body.init)(seeds.key(0), jnp.ones(d))['params']
+  ours = generators.init_gated(seeds.key(1), d, gates=gates, hidden=hidden)
   np.testing.assert_array_equal(ours.gates, theirs['gates'])
   for i, (weights, biases) in enumerate(
     zip(ours.weights, ours.biases, strict=True)
@@ -94,7 +95,7 @@ def test_gated_parameters_start_as_those_of_the_body():
   assert 0.1 < jnp.linalg.norm(b, 2) < 2.5
   np.testing.assert_allclose(b, -b.T, atol=1e-6)
   with pytest.raises(ValueError, match='gates must be positive'):
-    generators.init_gated(jax.random.key(1), d, gates=0)
+    generators.init_gated(seeds.key(1), d, gates=0)
 
 
 def test_the_trajectory_has_both_ends():

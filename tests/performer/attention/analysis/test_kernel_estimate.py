@@ -8,13 +8,14 @@ import numpy as np
 import pytest
 
 from performer import attention
+from tests import seeds
 from tests.performer.attention import attention_cases as cases
 
 D = 8
 
 
 def vectors(seed=0, scale=0.7):
-  rng = np.random.default_rng(seed)
+  rng = seeds.rng(seed)
   draw = lambda n: jnp.asarray(scale * rng.standard_normal((n, D)), jnp.float32)
   return draw(3), draw(4)
 
@@ -52,17 +53,17 @@ def test_the_error_is_that_of_independent_draws(stabilizer):
   favor = attention.Favor(
     kernel='softmax_pos', features=32, ortho='iid', stabilizer=stabilizer
   )
-  q, k = vectors(1, scale=0.5)
+  q, k = vectors(1, scale=0.25)
   draw = lambda key: favor.draw(key, layer=0, step=0, num_heads=1, head_dim=D)
   estimate = lambda w: attention.kernel_estimate(favor, q, k, projection=w)
-  keys = jax.random.split(jax.random.key(3), 2000)
+  keys = jax.random.split(seeds.key(3), 4000)
   found = jax.jit(lambda keys: jax.lax.map(lambda x: estimate(draw(x)), keys))(
     keys
   )
   exact = np.exp(np.asarray(q) @ np.asarray(k).T / D**0.5)
   relative = found.values / exact - 1
   # Unbiased, and of the variance promised.
-  assert np.abs(relative.mean(0) / relative.std(0) * 2000**0.5).max() < 4
+  assert np.abs(relative.mean(0) / relative.std(0) * 4000**0.5).max() < 4
   ratio = (relative**2).mean(0) / found.relative_mse[0]
   np.testing.assert_allclose(ratio, 1, atol=0.25)
 
