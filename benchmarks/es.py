@@ -29,6 +29,7 @@ from rl.es import (
   shaping,
   strategy,
 )
+from rl.es import population as population_lib
 
 SIGMA = 0.1
 RATE = 0.02
@@ -92,7 +93,8 @@ class Pendulum:
     """Says by how much the two rollouts differ; None: not at all."""
     keys = jax.random.split(jax.random.key(5), 8)
     thetas = jax.vmap(self.policy.init)(keys)
-    ours = self.evaluator.evaluate(thetas, keys, None).returns
+    listed = population_lib.Listed(thetas)
+    ours = self.evaluator.evaluate(listed, keys, None).returns
     trees = jax.vmap(self.policy.unravel)(thetas)
     return _differ(ours, jax.jit(jax.vmap(self.returns))(trees, keys))
 

@@ -94,7 +94,7 @@ def run(setting: Setting, *, seed: int) -> study.Record:
     after which the run was judged, and there bits per target and accuracy on
     validation; and by form of `probed` the relative change of the loss half way.
   """
-  state, position, rows, jumps = None, None, [], {}
+  state, position, batches, rows, jumps = None, None, None, [], {}
   for slim, steps in setting.phases():
     trainer = setting.trainer(slim)
     with papers_training.opened(

@@ -24,6 +24,7 @@ from rl.es import evaluator as evaluator_lib
 from rl.es import population as population_lib
 from rl.es import vector_evaluator
 from runtime import optional
+from runtime.devices import ray_cluster
 
 __all__ = ['RayEvaluator']
 

@@ -337,10 +337,10 @@ def log_lines(
   Raises:
     ImportError: without matplotlib.
   """
-  figure = _new_figure(1, len(panels), _PANEL)
+  figure = new_figure(1, len(panels), _PANEL)
   for column, (ylabel, lines) in enumerate(panels):
     axes = figure.add_subplot(1, len(panels), column + 1)
-    for color, (label, (x, y)) in zip(_COLORS, lines.items(), strict=False):
+    for color, (label, (x, y)) in zip(COLORS, lines.items(), strict=False):
       axes.plot(x, y, 'o-', color=color, markersize=3, label=label)
     axes.set_xscale('log', base=2)
     axes.set_yscale('log')
@@ -348,7 +348,7 @@ def log_lines(
     axes.grid(alpha=0.25)
     axes.spines[['top', 'right']].set_visible(False)
     axes.legend(frameon=False, fontsize='small')
-  return _save(figure, path)
+  return save(figure, path)
 
 
 def how_to_continue(program: str, argv: Sequence[str]) -> str:

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from rl.envs import cutoffs, host_vector, lanes, protocol, spaces
-from rl.es import policies, vector_evaluator
+from rl.es import policies, population, vector_evaluator
 from tests.rl.envs import env_cases
 
 KEYS = jax.random.split(jax.random.key(1), 2)
@@ -126,7 +126,8 @@ def test_rollouts_end_with_the_last_cut():
   run = vector_evaluator.VectorEvaluator(env, policy)
   thetas = np.zeros((4, policy.size), np.float32)
   keys = jax.random.split(jax.random.key(0), 4)
-  found = run.evaluate(jax.numpy.asarray(thetas), keys, None)
+  listed = population.Listed(jax.numpy.asarray(thetas))
+  found = run.evaluate(listed, keys, None)
   np.testing.assert_array_equal(found.returns, [-5, -4] * 2)
   np.testing.assert_array_equal(found.lengths, [5, 6] * 2)
   # Two rounds of six steps, none of fifty.
