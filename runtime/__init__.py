@@ -1,4 +1,4 @@
-"""What every experiment runs on: configurations, the loop, records, devices."""
+"""The base of every experiment: configurations, the loop, records, devices."""
 
 from typing import Any
 

@@ -25,13 +25,13 @@ Groups = Mapping[str, Sequence[pathlib.Path]]
 
 
 def groups(workdirs: Sequence[str]) -> dict[str, list[pathlib.Path]]:
-  """Puts runs together that differ in nothing but their seed.
+  """Groups the runs that differ only in their seed.
 
   Args:
     workdirs: folders of runs.
 
   Returns:
-    Folders by the name of the first of each group.
+    The folders of each group, by the name of its first folder.
 
   Raises:
     ValueError: if a folder holds no run, or is named twice.
@@ -47,7 +47,7 @@ def groups(workdirs: Sequence[str]) -> dict[str, list[pathlib.Path]]:
 
 
 def differences(found: Groups) -> str:
-  """The lines in which configurations differ from that of the first group."""
+  """Lines of each configuration that differ from the first group's."""
   first, *others = found
   text = {name: restored.configuration(found[name][0]).text for name in found}
   parts = []
@@ -128,7 +128,7 @@ def main(argv: Sequence[str] | None = None) -> None:
   """Runs the command.
 
   Args:
-    argv: its arguments; None: those of the process.
+    argv: arguments of the command; None: those of the process.
   """
   options = _arguments(argv)
   found = groups(options.workdirs)

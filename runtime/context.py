@@ -1,10 +1,10 @@
-"""What the launcher hands to the root function of a binary.
+"""The record that the launcher hands to the root function of a binary.
 
 The launcher reads flags and configuration files; the training loop needs a few
-of their results (the configuration to save, what was asked on the command
+of their results (the configuration to save, the flags of the command
 line) but must not know where they come from. This small record carries them, so
 a test or a notebook can call the same root with `RunContext()` and get a run
-that is checked by nobody and saves an empty configuration.
+whose configuration is not checked and is saved empty.
 """
 
 import dataclasses
@@ -24,7 +24,7 @@ def _nothing() -> None:
 
 @dataclasses.dataclass(frozen=True)
 class RunContext:
-  """What the launcher knows and the loop needs.
+  """The results of the command line that the loop needs.
 
   Attributes:
     config: the configuration as it was given, files and parameters of the

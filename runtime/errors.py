@@ -4,7 +4,7 @@ __all__ = ['RunError']
 
 
 class RunError(Exception):
-  """Something outside of the code stops a run; the message says what to do.
+  """A run stopped by a cause outside of the code; the message says what to do.
 
   The launcher prints the message alone. Mistakes in configurations are
   `runtime.config.errors.ConfigError`.

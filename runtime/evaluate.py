@@ -28,7 +28,7 @@ def scores(run: Any, split: str | None = None) -> list[dict[str, Any]]:
 
   Args:
     run: of `runtime.restore`.
-    split: name of an evaluator; None: all that run in training.
+    split: name of an evaluator; None: all evaluators that run in training.
 
   Returns:
     A row per metric.
@@ -64,7 +64,7 @@ def main(argv: Sequence[str] | None = None) -> None:
   """Runs the command.
 
   Args:
-    argv: its arguments; None: those of the process.
+    argv: arguments of the command; None: those of the process.
   """
   options = _arguments(argv)
   settings = {}

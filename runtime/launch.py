@@ -11,7 +11,7 @@ The root may be given by name, so that `--help` and a mistake in a flag answer
 before JAX is imported. Exit codes: 0 when the root returns; 2 with one message
 when the command line, the configuration or the input cannot be used; any other
 error, and any after the start of training, keeps its traceback and exits with 1,
-but for a `RunError`, such as a full disk, whose message says all.
+except for a `RunError`, such as a full disk: its message is enough.
 """
 
 import contextlib
@@ -133,7 +133,7 @@ def run(root: Callable[..., Any] | str) -> None:
 
 
 def _mend_streams() -> None:
-  """Keeps what is printed from ending a run.
+  """Prevents errors of printing from ending a run.
 
   A shell may close a stream (`2>&-`), and a terminal may lack characters.
   """

@@ -37,8 +37,8 @@ def adamw(
       the parameters, such as `kernels`; None: all.
     clip_norm: largest global norm of the gradient; None: no limit.
     warmup_steps: steps of linear growth from 0 to the peak.
-    decay_steps: steps, warm-up included, after which a cosine has taken the
-      rate to 0; None: it stays at the peak.
+    decay_steps: steps, warm-up included, after which a cosine schedule reaches
+      the rate 0; None: the rate stays at the peak.
     drop_step: steps after which the rate is multiplied by `drop_factor`; None:
       never. Excludes the other schedules.
     drop_factor: see `drop_step`.
@@ -144,7 +144,7 @@ def averaged(
   """Keeps an exponential moving average of the parameters, for evaluation.
 
   Args:
-    optimizer: of the parameters, which it moves as it would alone.
+    optimizer: moves the parameters as it would without the average.
     decay: of the average, in [0, 1); 0.999 averages about 1,000 steps.
 
   Returns:

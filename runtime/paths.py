@@ -27,7 +27,7 @@ def nothing_kept() -> Iterator[None]:
 
 
 def kept(folder: str) -> str:
-  """Where a cache may write what belongs into a folder.
+  """The folder that a cache may write to.
 
   Args:
     folder: of the cache.

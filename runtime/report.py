@@ -19,7 +19,7 @@ def main(argv: Sequence[str] | None = None) -> None:
   """Runs the command.
 
   Args:
-    argv: its arguments; None: those of the process.
+    argv: arguments of the command; None: those of the process.
   """
   parser = commands.parser(__doc__)
   parser.add_argument('workdir', help='folder of the run')

@@ -61,7 +61,7 @@ class Restored:
   _stack: contextlib.ExitStack = dataclasses.field(repr=False)
 
   def finished(self) -> loop_lib.Finished:
-    """What tables and pictures need; see `Experiment.tables`."""
+    """The run as tables and pictures need it; see `Experiment.tables`."""
     rows = [
       r for r in writers.read_metrics(self.workdir) if r['step'] <= self.step
     ]

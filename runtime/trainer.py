@@ -1,4 +1,4 @@
-"""What is trained, and how: the root of every configuration.
+"""Trainers, and the root of every configuration.
 
 A trainer is a set of settings. Its one method opens an experiment: it builds
 states, steps and evaluators, starts simulators and workers, and closes them
@@ -60,15 +60,15 @@ def train(
   mesh: mesh_lib.MeshConfig = mesh_lib.MeshConfig(),
   context: context_lib.RunContext = context_lib.RunContext(),
 ) -> loop_lib.Result[State]:
-  """Trains in a workdir, or continues there, and reports what was learnt.
+  """Trains in a workdir, or continues there, and writes a report.
 
   Args:
     workdir: folder of the run.
-    trainer: what is trained.
+    trainer: settings of the model and its training.
     loop: duration and intervals.
     seed: of all randomness.
     mesh: how devices share the work.
-    context: what the launcher knows.
+    context: results of the command line.
 
   Returns:
     The last state and how the run ended.

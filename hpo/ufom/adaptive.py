@@ -45,7 +45,7 @@ class AdaptiveQ:
 
 @dataclasses.dataclass(frozen=True)
 class AdaptiveRule:
-  """How q follows the averages.
+  """The rule by which q follows the averages.
 
   Attributes:
     r: number of inner steps; with `mode` and `product_cost` it gives the costs.
@@ -54,7 +54,7 @@ class AdaptiveRule:
     beta: decay of the averages per update.
     q_min: least q, and the first one.
     p: exponent of `optimal.optimal_q`.
-    reference_quirk: average what the published code averages.
+    reference_quirk: average the same values as the published code.
 
   Raises:
     ValueError: beta lies outside [0, 1) or q_min outside (0, 1].

@@ -1,4 +1,4 @@
-"""UFOM's gradient of a batch of tasks: whose exact gradients are computed, and how.
+"""UFOM's gradient of a batch of tasks.
 
 Under `jax.vmap` a branch becomes a selection, and both its sides run. So the
 tasks with xi = 1 are gathered, or every task has its turn, or one xi serves all.
@@ -163,7 +163,7 @@ def _over_devices(sums: Any, mesh: jax.sharding.Mesh, count: int) -> Any:
       mesh=mesh,
       in_specs=(whole, split, split, *[whole for _ in more]),
       out_specs=whole,
-      # Branches of a device's own would need marks of what varies.
+      # A branch of its own for each device would need marks of varying values.
       check_vma=False,
     )(theta, tasks, xis, *more)
 
@@ -231,7 +231,7 @@ def _gathered(
   q: estimator.Probability,
   inner: estimator.Inner,
 ) -> estimator.Estimate:
-  """First order for all; corrections for those with xi, in a few sizes.
+  """First order for all tasks; then corrections for those with xi = 1.
 
   The number of corrections is known only when the program runs, so it has a
   branch per size and pads the tasks of the one it takes.

@@ -1,4 +1,4 @@
-"""What gradients cost, in evaluations of the inner gradient.
+"""The cost of gradients, in evaluations of the inner gradient.
 
 A task costs c_det = r + 1 always and c_rnd more if xi = 1. A second-order product
 counts c_H: 1 in the published accounting, about 2 when measured with products
@@ -55,7 +55,7 @@ def cost(
 
 @flax.struct.dataclass
 class Telemetry:
-  """What a run has spent so far, counted in int32.
+  """The tasks that a run has done so far, in int32.
 
   Attributes:
     first_order: tasks done, each for c_det.

@@ -1,8 +1,8 @@
 """One step of an inner loop, and its pull-back.
 
 The gradient of M_r is a recursion from the last inner step to the first. A
-dynamics says what a state is, how a step changes it, and what a cotangent of
-the state after a step is before it.
+dynamics defines the state, how a step changes the state, and how a step pulls a
+cotangent of the state back.
 """
 
 import dataclasses
@@ -71,7 +71,7 @@ class Descent:
 
   Attributes:
     problem: its V and inner loss.
-    task: what they see.
+    task: argument of both.
     rate: step -> learning rate.
     products: how both second-order products of a step are found at once:
       'forward' as the derivative of the gradient in (theta, phi) along the
@@ -143,7 +143,7 @@ class Optimised:
 
   Attributes:
     problem: its V and inner loss.
-    task: what they see.
+    task: argument of both.
     optimizer: makes updates from gradients.
   """
 

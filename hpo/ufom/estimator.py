@@ -123,8 +123,8 @@ def ufom_grad(
   Args:
     problem: the bi-level problem.
     theta: outer variable.
-    task: what the losses see.
-    key: of xi alone: do not draw the task from it. A given xi needs no key.
+    task: argument of the losses.
+    key: key of xi alone: do not draw the task from it. A given xi needs no key.
     q: probability of the exact gradient. A Python number of 0 or 1 leaves the
       other branch out of the program.
     inner: the inner loop.
@@ -199,7 +199,7 @@ def estimate(
 
 
 def is_certain(q: Probability) -> bool:
-  """Whether one branch is known to be of no use."""
+  """Whether one branch is known to be never taken."""
   return isinstance(q, int | float) and q in (0, 1)
 
 

@@ -41,7 +41,7 @@ Pull = Callable[[Carry, PyTree, Any], Carry]
 
 
 class Hypergradient(NamedTuple):
-  """What one task says about theta.
+  """The result of one task: value, gradients and phi_r.
 
   Attributes:
     value: M_r.
@@ -72,7 +72,7 @@ def exact_grad(
   Args:
     problem: the bi-level problem.
     theta: outer variable.
-    task: what the losses see.
+    task: argument of the losses.
     r: number of inner steps.
     alpha: learning rates as for `inner_gd`, or an optimiser of optax.
     mode: see the module.

@@ -27,7 +27,7 @@ def fom_grad(
   Args:
     problem: the bi-level problem.
     theta: outer variable.
-    task: what the losses see.
+    task: argument of the losses.
     r: number of inner steps.
     alpha: learning rates as for `inner_gd`; no optimiser.
 

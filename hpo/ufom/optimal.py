@@ -1,4 +1,4 @@
-"""How often to compute exact gradients.
+"""The best probability of exact gradients.
 
 If the number of iterations to an accuracy grows like S(q)^p with
 S(q) = V2 + (1 / q - 1) D2, the whole cost is T(q) = (c_det + q c_rnd) S(q)^p.
@@ -65,7 +65,7 @@ def optimal_q(
   c = p * c_det * D2
   square = b * b + 4 * a * c
   root = jnp.sqrt(jnp.maximum(square, 0))
-  if p < 1:  # The form of the smaller root that cancels nothing.
+  if p < 1:  # This form of the smaller root has no cancellation.
     q = jnp.clip(2 * c / jnp.where(D2 == 0, 1, b + root), 0, 1)
     cost = lambda q: predicted_cost(q, D2, V2, c_det, c_rnd, p)
     inside = rises | ((square > 0) & (cost(q) < cost(1)))

@@ -111,12 +111,12 @@ def check(problem: ABLOProblem, theta: PyTree, task: PyTree, r: int) -> None:
 def inner_gd(
   problem: ABLOProblem, theta: PyTree, task: PyTree, r: int, alpha: Rates
 ) -> PyTree:
-  """Runs the inner loop and keeps nothing on the way.
+  """Runs the inner loop and stores no states on the way.
 
   Args:
     problem: V and the inner loss.
     theta: outer variable.
-    task: what the losses see.
+    task: argument of the losses.
     r: number of steps.
     alpha: see `rate_of`.
 

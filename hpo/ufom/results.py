@@ -1,4 +1,4 @@
-"""What a finished run shows: scores and costs."""
+"""The report of a finished run: scores and costs."""
 
 import os
 from collections.abc import Sequence
@@ -38,11 +38,11 @@ def score_rows(rows: Sequence[Row]) -> list[dict[str, Any]]:
 def cost_row(
   spent: costs.Telemetry, price: costs.Cost, seconds: float
 ) -> dict[str, Any]:
-  """What a run has spent.
+  """The cost of a run, as a table.
 
   Args:
     spent: gradients of its tasks.
-    price: what a task costs.
+    price: cost of a task.
     seconds: of training.
   """
   spent = jax.device_get(spent)
@@ -58,7 +58,7 @@ def cost_row(
 
 
 def draw_cost(rows: Sequence[Row], path: str | os.PathLike[str]) -> None:
-  """Draws the training loss over what it has cost.
+  """Draws the training loss over its cost.
 
   Args:
     rows: of `metrics.jsonl`.

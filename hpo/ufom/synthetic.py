@@ -42,7 +42,7 @@ __all__ = [
 
 @dataclasses.dataclass(frozen=True)
 class Tasks:
-  """Two tasks and what is known about them.
+  """Two tasks, with closed forms of their gradients.
 
   Attributes:
     a: curvatures of the two.
@@ -199,8 +199,8 @@ def descend(
     tasks: each step draws one of the two.
     q: probability of exact gradients.
     key: of starts, tasks and xi.
-    runs: how many.
-    steps: of each.
+    runs: number of runs.
+    steps: number of steps of each run.
     step: size of the first step.
     starts: ends of the interval from which theta_0 is drawn.
     every: steps from one record to the next; None: only the end.
@@ -280,8 +280,8 @@ def descend_adaptively(
     tasks: as for `descend`, like all arguments but the next.
     rule: of q.
     key: of starts, tasks and xi.
-    runs: how many.
-    steps: of each.
+    runs: number of runs.
+    steps: number of steps of each run.
     step: size of the first step.
     starts: ends of the interval from which theta_0 is drawn.
     every: steps from one record to the next.

@@ -39,7 +39,7 @@ Evaluate = Callable[[PyTree], Mapping[str, float]]
 
 @runtime_checkable
 class Family(Protocol):
-  """Tasks, and what is learnt from them."""
+  """A family of tasks, and the variables that are learnt from them."""
 
   @property
   def problem(self) -> problem_lib.ABLOProblem:
@@ -54,7 +54,7 @@ class Family(Protocol):
     """Tasks to learn from, with leading axis count."""
 
   def evaluators(self, inner: estimator.Inner) -> Mapping[str, Evaluate]:
-    """By name of a set, what judges theta."""
+    """Evaluators of theta, by the name of their set."""
 
 
 @flax.struct.dataclass
@@ -131,13 +131,13 @@ class Trainer:
     q: probability of exact gradients: a number, or a rule that adapts it.
     tasks_per_step: tasks of an outer step, over all devices.
     dispatch: see `batches.ufom_batch`.
-    budget: cost that the run may have, in outer steps of exact gradients. The
-      steps shrink linearly to 0 with the share of it that is spent; None: no
-      bound, no shrinking.
-    priced_as: mode whose cost is counted, all of which give one gradient; None:
-      that of the inner loop.
-    match_variance: with an adaptive q: multiply steps by
-      V / (V + (1 / q - 1) D), against the noise of small q.
+    budget: limit of the cost of the run, in outer steps of exact gradients.
+      Steps shrink linearly to 0 as the budget is spent; None: no limit and no
+      shrinking.
+    priced_as: mode whose cost is counted, since all modes give the same
+      gradient; None: the mode of the inner loop.
+    match_variance: with an adaptive q, multiply steps by
+      V / (V + (1 / q - 1) D) to reduce the noise of a small q.
 
   Raises:
     ValueError: q lies outside [0, 1], a number is not positive, or variance is
@@ -176,7 +176,7 @@ class Trainer:
 
   @property
   def price(self) -> costs.Cost:
-    """What a task costs, with c_H = 1 as published."""
+    """Cost of a task, with c_H = 1 as published."""
     return costs.cost(self.inner.r, mode=self.priced_as or self.inner.mode)
 
   @contextlib.contextmanager
@@ -188,7 +188,8 @@ class Trainer:
     Where tasks do not divide by the devices, fewer devices work.
 
     Raises:
-      ValueError: if tasks do not divide by the devices of several processes.
+      ValueError: if several processes have devices by whose number the tasks
+        do not divide.
     """
     mesh = _fitting(mesh, self.tasks_per_step)
     share = mesh_lib.process_slice(mesh, self.tasks_per_step)

@@ -1,4 +1,4 @@
-"""The bindings of one session: what is bound where, and what was used.
+"""The bindings of one session: their values, places and uses.
 
 gin stores a bound value and copies it deeply whenever it injects it. `Bound`
 wraps the value, so that this copy checks the type and notes the use; `Bindings`
@@ -22,7 +22,7 @@ MACRO = 'gin.macro'
 
 
 def _targets(value: Any) -> set[str]:
-  """Names what a value refers to: `%NAME`, or the selector of a callable."""
+  """Names the reference in a value: `%NAME`, or a callable's selector."""
   names = set()
   for reference in gin_config.iterate_references(value):
     selector = reference.configurable.selector
@@ -113,7 +113,7 @@ class Bindings:
     self._bound[key.scope_selector_arg] = bound
 
   def check(self) -> None:
-    """Checks what can be known before anything is built.
+    """Checks bindings as far as possible before anything is built.
 
     Raises:
       ConfigError: for a macro that is not defined or that nothing refers to, a
@@ -142,7 +142,7 @@ class Bindings:
   def _check_macros(
     self, defined: dict[str, Bound], referred: dict[str, Bound]
   ) -> None:
-    """Compares the macros that exist with those that are referred to."""
+    """Compares the defined macros with the macros that values refer to."""
     for name, bound in referred.items():
       if name not in defined:
         near = errors.nearest(name, defined)
@@ -200,7 +200,7 @@ class Bindings:
     return list(found)
 
   def _macros_behind(self, value: Any) -> Iterator[str]:
-    """Names of the macros in a value, and in what it builds."""
+    """Names of the macros in a value, and in the objects that it builds."""
     for reference in gin_config.iterate_references(value):
       scope = '/'.join(reference.scopes)
       selector = reference.configurable.selector
@@ -212,7 +212,7 @@ class Bindings:
           yield from self._macros_behind(bound.value)
 
   def _replaced_later(self, unused: list[Bound]) -> dict[str, int]:
-    """Extends the replaced targets by what only replaced targets refer to."""
+    """Adds to replaced targets those that only replaced targets refer to."""
     replaced = dict(self._replaced)
     waiting = list(unused)
     while waiting:

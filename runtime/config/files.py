@@ -1,4 +1,4 @@
-"""Where gin files are looked for."""
+"""Finds gin files."""
 
 import os
 import pathlib

@@ -63,7 +63,7 @@ def bound_text() -> str:
 
 
 def operative_text() -> str:
-  """All values that were used until now, defaults included, as such text."""
+  """Gin text of all values used until now, defaults included."""
   return _text(gin_config._OPERATIVE_CONFIG)
 
 

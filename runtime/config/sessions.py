@@ -17,8 +17,8 @@ is an error, unless a later statement replaced what referred to it; so a file ma
 replace the attention of the file it includes, but a setting that comes after
 the replacement and has no effect is reported.
 
-The types of values are checked against the annotations of the parameters; the
-values of macros, where they are used.
+Types of values are checked against the annotations of the parameters. The value
+of a macro is checked where the macro is used.
 """
 
 import contextlib
@@ -149,7 +149,7 @@ def _lacks_argument(message: str) -> bool:
 
 
 def tell(error: BaseException, *, root: str = '') -> str:
-  """Returns the message of an error in short.
+  """Returns the message of an error, shortened.
 
   gin appends a paragraph for every configurable that an exception crosses. One
   clause is enough: the innermost, as `(while building Encoder)`. Notes follow,
@@ -157,7 +157,7 @@ def tell(error: BaseException, *, root: str = '') -> str:
 
   Args:
     error: an exception that `Parsed.build` raised.
-    root: name of the root, which is not worth telling.
+    root: name of the root, which the message leaves out.
 
   Returns:
     The message without gin's paragraphs.

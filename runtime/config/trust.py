@@ -1,4 +1,4 @@
-"""Which modules a configuration may name.
+"""The modules that a configuration may name.
 
 A gin file is code: it calls the functions that it names. Files come from mails
 and downloads, so only the workspace and the libraries that its configurations
@@ -38,7 +38,7 @@ def check_module(name: str, allowed: Collection[str]) -> None:
 
 
 def check_object(found: Any, path: str, allowed: Collection[str]) -> None:
-  """Checks what a selector leads to, which may come from another module.
+  """Checks an object on the way of a selector, and the module it comes from.
 
   Args:
     found: a module, class or function on the way of a selector.
@@ -46,7 +46,8 @@ def check_object(found: Any, path: str, allowed: Collection[str]) -> None:
     allowed: modules that may be named.
 
   Raises:
-    ConfigError: if it is, or was defined in, a module that may not be named.
+    ConfigError: if the object is, or was defined in, a module that may not
+      be named.
   """
   if isinstance(found, types.ModuleType):
     check_module(found.__name__, allowed)

@@ -39,14 +39,14 @@ _IDX_BYTES = 0x08  # The original files' code for unsigned bytes.
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class ImageSet:
-  """Pictures and what they show.
+  """Pictures and their labels.
 
   Attributes:
     images: float32 [n, h, w], in [0, 1].
     labels: int32 [n], from 0.
 
   Raises:
-    ValueError: types, shapes or ranges are others.
+    ValueError: types, shapes or ranges are wrong.
   """
 
   images: Float[np.ndarray, 'n h w']
@@ -117,7 +117,7 @@ class Images:
 
   Attributes:
     train: to fit parameters.
-    test: to be judged on.
+    test: to evaluate on.
     num_classes: number of labels.
     valid: to choose hyperparameters by; None: there is no such set.
 
@@ -170,7 +170,7 @@ def digits(*, num_test: int = 500, seed: int = 0) -> Images:
 
 
 def mnist(folder: str) -> Images:
-  """Loads what `scripts/prepare_mnist.py` wrote: 50,000 / 10,000 / 10,000.
+  """Loads the MNIST of `scripts/prepare_mnist.py`: 50,000 / 10,000 / 10,000.
 
   Args:
     folder: the script's `--output`.

@@ -41,8 +41,8 @@ _ENDLESS = 2**48
 class Indexed(abc.ABC):
   """A data set with a training split and any number of evaluation splits.
 
-  A subclass says what its examples are; batches, positions and the shares of
-  processes are made here.
+  A subclass gives the examples. This class makes batches, their positions and
+  the shares of processes.
 
   Attributes:
     num_threads: threads that read training batches ahead; 0 reads in step.
@@ -63,7 +63,8 @@ class Indexed(abc.ABC):
     """Returns the number of examples of a split, and the examples.
 
     Args:
-      split: its name; every example has `weights`, and is the same each time.
+      split: name of the split. Every example has `weights`, and is the same
+        each time.
 
     Raises:
       ValueError: there is no such split.

@@ -9,8 +9,8 @@ import numpy as np
 
 __all__ = ['Limited', 'load_arrays']
 
-# What a pickled array asks for. The module of the first got its underscore in
-# NumPy 2; older pickles name it without.
+# Names that a pickled array asks for. The module of the first got its
+# underscore in NumPy 2; older pickles name it without.
 _ARRAYS = {
   ('numpy.core.multiarray', '_reconstruct'): np._core.multiarray._reconstruct,
   ('numpy._core.multiarray', '_reconstruct'): np._core.multiarray._reconstruct,
@@ -20,12 +20,12 @@ _ARRAYS = {
 
 
 class Limited(pickle.Unpickler):
-  """Reads builtin values and what is allowed; refuses every other name.
+  """Reads builtin values and allowed objects; refuses every other name.
 
   Args:
     content: a pickle, of Python 2 or 3.
     allowed: by module and name, what the pickle may ask for.
-    kind: what that makes, in words.
+    kind: the allowed content in words, for messages.
     encoding: of Python 2's strings, see `pickle.Unpickler`.
   """
 
@@ -41,7 +41,7 @@ class Limited(pickle.Unpickler):
     self._allowed, self._kind = allowed, kind
 
   def find_class(self, module: str, name: str) -> Any:
-    """Returns what a name stands for.
+    """Returns the object that a name stands for.
 
     Raises:
       ValueError: it is not allowed.
@@ -62,7 +62,7 @@ def load_arrays(content: bytes, *, encoding: str) -> Any:
       makes text of them. Arrays are read under both.
 
   Raises:
-    ValueError: it asks for anything else.
-    pickle.UnpicklingError: it is no pickle.
+    ValueError: the pickle asks for anything else.
+    pickle.UnpicklingError: the content is no pickle.
   """
   return Limited(content, _ARRAYS, kind='arrays', encoding=encoding).load()

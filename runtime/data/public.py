@@ -65,7 +65,7 @@ def load(
 
 
 def _near(tfds: Any, name: str) -> str:
-  """Says what could be meant by an unknown name."""
+  """Suggests known names that are close to an unknown one."""
   known = tfds.list_builders(with_community_datasets=False)
   stem, _, config = name.partition('/')
   if config and stem in known:

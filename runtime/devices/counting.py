@@ -1,4 +1,4 @@
-"""What a function keeps for its backward pass, and what its products cost.
+"""The memory of a backward pass, and the cost of matrix products.
 
 Both are read off the trace of the function: nothing is compiled or run.
 """
@@ -48,7 +48,7 @@ def residual_bytes(
 def matmul_flops(function: Callable[..., Any], *args: PyTree) -> int:
   """Multiplications and additions of all matrix products, loops included.
 
-  Of a conditional the dearest branch counts, of a while loop one turn.
+  A conditional counts its most expensive branch, and a while loop one turn.
 
   Args:
     function: to be counted.

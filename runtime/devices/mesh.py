@@ -158,7 +158,7 @@ def optimizer_shardings(
 
 
 def process_slice(mesh: jax.sharding.Mesh, batch_size: int) -> tuple[int, int]:
-  """Which share of every global batch this process must load.
+  """The share of every global batch that this process must load.
 
   Args:
     mesh: the device mesh.
@@ -195,7 +195,7 @@ def process_slice(mesh: jax.sharding.Mesh, batch_size: int) -> tuple[int, int]:
 def place_batch(
   mesh: jax.sharding.Mesh, batch: Mapping[str, np.ndarray]
 ) -> dict[str, jax.Array | np.ndarray]:
-  """Makes of this process's share of a batch what a jitted step takes.
+  """Turns this process's share of a batch into arrays for a jitted step.
 
   Global arrays, in general. For one device the arrays stay as they are: a
   jitted function moves them itself, ten times faster than `device_put`.

@@ -1,8 +1,8 @@
 """Ray on this machine, or on a cluster if an address says so.
 
-Ray asks its peers for a token, but who has it may run any code. On this machine
-alone Ray therefore listens on the loopback interface only. On a cluster it
-listens on the address of each node: keep that network private.
+Ray asks its peers for a token, and a peer with the token may run any code. On
+this machine alone Ray therefore listens on the loopback interface only. On a
+cluster it listens on the address of each node: keep that network private.
 """
 
 import os
@@ -20,11 +20,11 @@ _OPEN_TO_OTHERS = 'RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER'
 
 
 def connect() -> tuple[Any, bool]:
-  """Starts Ray, or connects to the cluster at `RAY_ADDRESS`, if nobody has.
+  """Starts Ray or connects to the cluster at `RAY_ADDRESS`, unless it runs.
 
   Returns:
-    (Ray, whether it was started or connected here): who started it shuts it
-    down.
+    (Ray, whether this call started or connected it): the caller that started
+    it shuts it down.
 
   Raises:
     ImportError: without the extra `ray`.

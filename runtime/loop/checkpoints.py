@@ -40,17 +40,18 @@ class CheckpointError(errors.RunError):
 
 
 class MisfitError(errors.RunError):
-  """A checkpoint holds other parameters than those that are trained."""
+  """The parameters of a checkpoint are not those of the configuration."""
 
 
 @dataclasses.dataclass(frozen=True)
 class CheckpointConfig:
-  """Which checkpoints are kept.
+  """The rule by which checkpoints are kept.
 
   Attributes:
     keep: number of newest checkpoints that stay.
     best_metric: name of a metric in the rows of the evaluation, such as
-      'eval/valid/loss'; its best checkpoint stays too. None: no such one.
+      'eval/valid/loss'; its best checkpoint stays too. None: only the
+      newest stay.
     best_mode: 'min' or 'max'.
   """
 
@@ -92,7 +93,7 @@ class Checkpoints:
 
   Args:
     workdir: folder of the run.
-    config: which of them stay.
+    config: which checkpoints stay.
     read_only: nothing is written, moved or removed.
   """
 
@@ -162,7 +163,7 @@ class Checkpoints:
     Args:
       step: number of finished steps.
       state: the state of the trainer, any pytree of arrays.
-      record: what the loop needs to go on; must fit JSON.
+      record: data that the loop needs to continue; must fit JSON.
       metrics: evaluation results at this very step, if there are any.
 
     Raises:
@@ -180,7 +181,7 @@ class Checkpoints:
       )
 
   def _ranking(self, metrics: Mapping[str, float]) -> dict[str, Any] | None:
-    """What Orbax keeps of an evaluation; it would warn where a step has none."""
+    """The metrics for Orbax, which would warn about a step without any."""
     best = self._config.best_metric
     if best is None:
       return None
@@ -220,8 +221,8 @@ class Checkpoints:
   def restore(self, abstract_state: State) -> tuple[int, State, Record] | None:
     """Restores the newest checkpoint that can be read.
 
-    One that is damaged is moved aside, with a warning, once an older one was
-    read.
+    A damaged checkpoint is moved aside, with a warning, as soon as an older one
+    has been read.
 
     Args:
       abstract_state: shapes, dtypes and shardings of the state.
@@ -348,7 +349,7 @@ class Checkpoints:
       self._manager.wait_until_finished()
 
   def close(self) -> None:
-    """Finishes what is being written."""
+    """Waits until all checkpoints are written."""
     try:
       self.wait()
     finally:
@@ -358,7 +359,7 @@ class Checkpoints:
 def newest_arrays(
   workdir: str | os.PathLike,
 ) -> tuple[int, dict[str, np.ndarray]]:
-  """Reads the newest checkpoint of a run without knowing what it holds.
+  """Reads the newest checkpoint of a run without its configuration.
 
   Args:
     workdir: folder of the run.

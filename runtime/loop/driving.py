@@ -1,7 +1,7 @@
 """The training loop in memory: no files, no signals, no intervals to configure.
 
-Studies, tests and notebooks train with it what `run` trains in a workdir, step
-by step the same numbers.
+Studies, tests and notebooks use it. Every step gives the same numbers as `run`
+gives in a workdir.
 """
 
 import dataclasses
@@ -22,7 +22,7 @@ Row = dict[str, Any]
 
 @dataclasses.dataclass(frozen=True)
 class Driven(Generic[State]):
-  """What a run in memory gave.
+  """The result of a run in memory.
 
   Attributes:
     state: the last one.
@@ -57,12 +57,12 @@ def drive(
   Args:
     experiment: what to train; `refresh`, `observe` and the evaluators are
       called as in `run`.
-    steps: how many.
+    steps: number of steps.
     records: how many rows at equal distances, the last one at the end; or the
       steps after which there is a row, 0 for the state before the first.
-    until: told each row; True ends the run there.
-    state: goes on from it, as step 0; its buffers are taken over. None: from
-      the start.
+    until: function of each row; if it returns True, the run ends there.
+    state: state to continue from, as step 0; its buffers are taken over.
+      None: a new state.
 
   Returns:
     The last state and the rows.

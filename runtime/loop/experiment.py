@@ -1,4 +1,4 @@
-"""What a trainer gives to the loop: a state, one pure step, data, judges."""
+"""The interface of trainers and loop: state, step, data, evaluators."""
 
 import dataclasses
 import pathlib
@@ -51,7 +51,7 @@ class Finished(Generic[State]):
 
 @dataclasses.dataclass(frozen=True)
 class Experiment(Generic[State]):
-  """What a trainer gives to the loop.
+  """Everything that a trainer gives to the loop.
 
   Attributes:
     init: makes the initial state; traced, so pure.
@@ -61,8 +61,8 @@ class Experiment(Generic[State]):
     batches: the training data.
     evaluators: name -> function of the state; run at the evaluation interval.
     on_request: evaluators that run only when a user asks for them by name.
-    scores: by evaluator, the names of its metrics, as far as they are known
-      before it has run; the best checkpoint cannot be asked for by others.
+    scores: names of the metrics of each evaluator, as far as they are known
+      before it has run. Only these metrics may rank checkpoints.
     mesh: the devices.
     batch_size: examples per step, over all devices.
     num_examples: size of the training set, if known.
@@ -70,13 +70,13 @@ class Experiment(Generic[State]):
       over all devices; None: not estimated.
     params: picks the parameters out of a state, for the overview.
     refresh: (state) -> state, compiled apart and run before every
-      `refresh_every`-th step but the first; for what changes rarely and would
-      weigh on the program of the step. Traced, so pure.
+      `refresh_every`-th step but the first. It serves changes that are rare and
+      would slow down the program of the step. Traced, so pure.
     refresh_every: interval of `refresh` in steps; None: never.
     on_metrics: told the training metrics of every row that is written.
-    observe: told the state before each batch is drawn, for batches that depend
-      on it, such as what an actor with these parameters did. The step takes
-      over the state's buffers: keep copies.
+    observe: told the state before each batch is drawn. It serves batches that
+      depend on the state, such as the steps of an actor with these parameters.
+      The step takes over the state's buffers: keep copies.
     tables: the final tables by file name, as rows of a table. All processes
       call it, so it may evaluate.
     pictures: by file name with its suffix, functions that draw to a path. All

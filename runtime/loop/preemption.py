@@ -29,12 +29,12 @@ class StopRequest:
 
   @contextlib.contextmanager
   def interruptible(self) -> Iterator[None]:
-    """Breaks the block off as soon as the job is asked to stop.
+    """Interrupts the block as soon as the job is asked to stop.
 
-    On several hosts nothing is broken off: they must stay together.
+    On several hosts nothing is interrupted, because hosts must stay together.
 
     Raises:
-      InterruptedByStop: inside of the block, or before it begins.
+      InterruptedByStop: inside the block, or before it begins.
     """
     try:
       self._interruptible = True

@@ -63,14 +63,14 @@ class Program(Generic[State]):
     return self._init()
 
   def prepare(self, state: State, step: int) -> tuple[State, Any]:
-    """What precedes a step: refresh, observe, draw a batch.
+    """Prepares a step: refresh, observe, draw a batch.
 
     Args:
       state: after `step` steps; its buffers may be taken over.
       step: finished steps.
 
     Returns:
-      The state, refreshed if it is time, and a batch on the mesh.
+      The state, refreshed if a refresh is due, and a batch on the mesh.
     """
     interval = self._experiment.refresh_every
     if interval and step and step % interval == 0:

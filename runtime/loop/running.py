@@ -42,16 +42,16 @@ State = TypeVar('State')
 
 @dataclasses.dataclass(frozen=True)
 class LoopConfig:
-  """How long to train and how often to do what.
+  """The length of a run, and its intervals.
 
   Attributes:
     duration: length of the run.
     log_every: steps per row of training metrics.
     eval_every: interval of the evaluators; None: only at the end.
     checkpoint_every: interval of checkpoints; None: only at the end.
-    checkpoints: which of them stay.
+    checkpoints: which checkpoints stay.
     progress: training metrics to show on the terminal.
-    trackers: who else gets the rows, such as `trackers.MLflow()`.
+    trackers: other writers of the rows, such as `trackers.MLflow()`.
   """
 
   duration: durations.Duration
@@ -102,7 +102,7 @@ def run(
     config: how long, and how often to report.
     workdir: folder of the run; made if missing.
     seed: recorded with the configuration.
-    context: what the launcher knows.
+    context: results of the command line.
 
   Returns:
     The last state and how the run ended.
@@ -176,7 +176,7 @@ class _Schedule:
 
   @classmethod
   def of(cls, experiment: Experiment, config: LoopConfig) -> '_Schedule':
-    """Raises ValueError for what does not fit the experiment."""
+    """Raises ValueError for settings that do not fit the experiment."""
 
     def steps(duration: durations.Duration) -> int:
       return duration.to_steps(
@@ -369,7 +369,7 @@ class _Loop(Generic[State]):
     )
 
   def _repeat_evaluation(self) -> None:
-    """Does what an interruption prevented, and ranks the checkpoint by it."""
+    """Runs an interrupted evaluation again, and ranks the checkpoint by it."""
     evaluation = self._evaluate()
     if evaluation is not None and self._step in self._checkpoints.steps():
       self._checkpoints.rank(self._step, evaluation)

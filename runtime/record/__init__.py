@@ -1,1 +1,1 @@
-"""What a run leaves behind: metrics, tables, pictures, provenance, rows of the ledger."""
+"""Results of a run: metrics, tables, pictures, provenance, the ledger."""

@@ -1,4 +1,4 @@
-"""The reproduction ledger: what we measured beside what was published.
+"""The reproduction ledger: our numbers beside the published ones.
 
 A row is one table cell or figure of a paper at one scale, written as JSON and
 CSV, with a picture of the same name if there is one. The page `docs/results.md`
@@ -67,14 +67,14 @@ class Row:
     scale: `tiny` for a laptop, `paper` for the published setting.
     hardware: what the run used.
     seeds: seeds of the runs.
-    ours: by label, one value per seed in their order, or a single value for
-      what does not depend on the seed.
+    ours: by label, one value per seed in their order, or a single value
+      that does not depend on the seed.
     published: the published figure, or `not found`.
     trend: the relation that must hold between the numbers.
-    verdict: whether it does; computed from confidence intervals.
-    command: reproduces the row.
+    verdict: whether the trend holds; computed from confidence intervals.
+    command: command line that reproduces the row.
     commit: of the code, with `-dirty` if files were changed.
-    minutes: that all runs of the row took, together.
+    minutes: time of all runs of the row together.
     explanation: why the row fails or is open, and other remarks.
     findings: one sentence for each part of the trend: the difference, its
       interval and the verdict. A row that fails needs them or an explanation.

@@ -48,7 +48,7 @@ class Average(clu_metrics.Metric):
     )
 
   def compute(self) -> Any:
-    """The mean; NaN if nothing was weighted."""
+    """The mean; NaN if all weights are 0."""
     with np.errstate(invalid='ignore', divide='ignore'):
       return self.total / self.weight
 
@@ -156,6 +156,6 @@ class StepMetrics:
     }
 
   def state(self) -> list[float] | None:
-    """What a checkpoint must keep of an unfinished row."""
+    """The part of an unfinished row that a checkpoint must keep."""
     self.drain()
     return None if self._merged is None else [float(x) for x in self._merged]

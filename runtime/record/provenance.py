@@ -1,4 +1,4 @@
-"""What a workdir says about the run in it: configuration and manifest."""
+"""Configuration and manifest of the run in a workdir."""
 
 import difflib
 import json

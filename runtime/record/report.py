@@ -96,7 +96,7 @@ def _split(name: str) -> tuple[str, str]:
 def metric_names(rows: Sequence[Row]) -> list[str]:
   """Lists the metrics of a run in the order of their first appearance.
 
-  What rows hold as axes for curves, such as `time/examples`, is no metric.
+  Axes of curves, such as `time/examples`, do not count as metrics.
 
   Args:
     rows: rows of `metrics.jsonl`.
@@ -137,7 +137,7 @@ def series(
     rows: rows of `metrics.jsonl`; those without the scalar are left out, and of
       two at one position the later counts.
     name: full name of the scalar, such as `eval/valid/loss`.
-    axis: what time is; one of `AXES`.
+    axis: the unit of time; one of `AXES`.
 
   Returns:
     Positions, rising, and values, float64; a null in the file is NaN.
@@ -194,9 +194,9 @@ def curves(
     runs: by label, the runs of one setting that differ in their seed, each as
       the rows of its `metrics.jsonl`. Several runs are drawn as their median,
       with a band from the least to the greatest value.
-    metrics: what to draw, as named by `metric_names`.
+    metrics: names of the metrics to draw, as `metric_names` gives them.
     path: PNG file to write; folders are made.
-    axis: what time is; one of `AXES`.
+    axis: the unit of time; one of `AXES`.
 
   Returns:
     The path.
@@ -423,7 +423,7 @@ def heatmaps(
 
 
 def summary_rows(rows: Sequence[Row]) -> list[dict[str, Any]]:
-  """Sums a run up: the last, least and greatest value of every scalar.
+  """Summarises a run: last, least and greatest value of every scalar.
 
   Args:
     rows: rows of `metrics.jsonl`.
@@ -455,13 +455,13 @@ def run_report(
   name: str,
   pictures: bool = True,
 ) -> list[pathlib.Path]:
-  """Writes what every run's report has: all rows, a summary and the curves.
+  """Writes the common part of reports: all rows, a summary and curves.
 
   Args:
     rows: of `metrics.jsonl`.
     folder: where to write; made if missing.
     name: of the run.
-    pictures: also draw; pass `can_draw()` where tables are enough.
+    pictures: whether to draw too; `can_draw()` draws only if that is possible.
 
   Returns:
     The files that were written.

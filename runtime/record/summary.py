@@ -1,4 +1,4 @@
-"""What a run would be: parameters, memory and mesh, without running it."""
+"""Describes a run without running it: parameters, memory and mesh."""
 
 import math
 from collections.abc import Callable

@@ -1,6 +1,7 @@
-"""Experiment trackers beside `metrics.jsonl`, for those who watch many runs.
+"""Experiment trackers beside `metrics.jsonl`, to watch many runs.
 
-A tracker that fails ends no run: it is told once and left out from then on.
+A tracker that fails does not end the run. One warning is logged, and the
+tracker is left out from then on.
 """
 
 import dataclasses
@@ -37,7 +38,7 @@ class Trackers:
   """The trackers of a run, on process 0.
 
   Args:
-    trackers: what to open.
+    trackers: the trackers to open.
     workdir: folder of the run.
   """
 
@@ -72,7 +73,7 @@ class Trackers:
 
 @dataclasses.dataclass(frozen=True)
 class MLflow:
-  """Logs to MLflow (extra `mlflow`); a resumed run goes on in its MLflow run.
+  """Logs to MLflow (extra `mlflow`); a resumed run continues its MLflow run.
 
   Attributes:
     uri: of the tracking server or a local database.

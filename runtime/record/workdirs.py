@@ -42,7 +42,7 @@ class Claim:
     self.kept = False
 
   def keep(self) -> None:
-    """Training starts: what is written from now on stays."""
+    """Marks the start of training: files written from now on stay."""
     self.kept = True
 
 

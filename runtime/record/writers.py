@@ -1,4 +1,4 @@
-"""Where metrics go: `metrics.jsonl`, TensorBoard events and the terminal."""
+"""Writes metrics to `metrics.jsonl`, TensorBoard and the terminal."""
 
 import json
 import math
@@ -98,7 +98,7 @@ class MetricWriter:
 
 
 def _whole_rows(text: bytes) -> bytes:
-  """What was written of rows that ended; a kill may leave part of the last."""
+  """Content up to the last complete row; a kill may cut a row in two."""
   return text[: text.rfind(b'\n') + 1]
 
 
@@ -182,7 +182,7 @@ class Progress:
     self._width = 0
 
   def _print(self, text: str, end: str) -> None:
-    # Blanks cover what is left of a longer live line.
+    # Blanks cover the rest of a longer live line.
     padded = text.ljust(self._width) if self._live else text
     self._width = len(text) if end == '\r' else 0
     print(padded, end=end, file=self._stream, flush=True)

@@ -95,11 +95,11 @@ class ClassSet:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class ClassSplit:
-  """Classes to learn from and others to be judged on.
+  """Training classes, and other classes to evaluate on.
 
   Attributes:
-    train: the first.
-    test: the others.
+    train: classes to learn from.
+    test: classes to evaluate on.
     valid: to choose settings by; None: there are none.
   """
 
@@ -173,7 +173,7 @@ def digits(*, num_test: int = 20, seed: int = 0) -> ClassSplit:
 
 
 def prepared(path: str) -> ClassSplit:
-  """Pictures that a script rendered, split by what it says.
+  """Pictures that a script rendered, with its split into train and test.
 
   Args:
     path: of the file, with `images` uint8 [n, h, w, c], `labels` [n] and for

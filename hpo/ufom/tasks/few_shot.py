@@ -1,4 +1,4 @@
-"""Few-shot classification: a start from which few examples suffice.
+"""Few-shot classification: initial weights that learn from few examples.
 
 theta is the initial network, the inner loop trains it on a support set of a few
 examples of some classes, the outer loss is that of a query set. In tests the
@@ -29,7 +29,7 @@ class FewShot:
   """Episodes of classes.
 
   Attributes:
-    data: classes to learn from and to be judged on.
+    data: classes to learn from and to evaluate on.
     network: pictures [n, h, w, c] -> logits [n, ways], from Flax; `ways` gives
       the number of classes of a task.
     shots: support examples of a class.

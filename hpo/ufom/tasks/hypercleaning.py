@@ -116,7 +116,7 @@ class HyperCleaning:
 
   @property
   def wrong(self) -> Bool[np.ndarray, ' n']:
-    """Which training labels are wrong."""
+    """Marks the training labels that are wrong."""
     return self.splits['train'].y != self._parts[0].y
 
   @property
@@ -160,7 +160,7 @@ class HyperCleaning:
   def evaluators(
     self, inner: estimator.Inner
   ) -> Mapping[str, training.Evaluate]:
-    """Of the weights that the inner loop ends with; AUC and F1 of theta."""
+    """Scores of the last inner weights; AUC and F1 of theta."""
     test = self.splits['test']
 
     @jax.jit
@@ -210,6 +210,6 @@ def area_under_curve(
     raise ValueError(f'both kinds are needed, got {count} of {positive.size}')
   values, place = np.unique(scores, return_inverse=True)
   ends = np.cumsum(np.bincount(place, minlength=len(values)))
-  ranks = (np.r_[0, ends[:-1]] + 1 + ends) / 2  # Of ties, their mean.
+  ranks = (np.r_[0, ends[:-1]] + 1 + ends) / 2  # Ties: their mean.
   below = ranks[place[positive]].sum() - count * (count + 1) / 2
   return float(below / (count * (positive.size - count)))
