@@ -1,4 +1,4 @@
-"""What attention should reach on a CPU with two cores, and how times grow.
+"""Bars for attention on a CPU with two cores, and the growth of times.
 
 The bars are for B = 1, H = 8, d = 64, r = 256, float32. Wall clock decides; CPU
 time stands beside it, which a busy machine disturbs less.
@@ -48,13 +48,13 @@ class _Grid:
   def least_speedup(
     self, ours: str, peer: str, kind: Kind, length: int = 0
   ) -> programs.Clocks:
-    """How many times faster ours is at a length, or at the worst from 1k on."""
+    """Factor by which ours is faster at a length, or the least from 1k on."""
     found = self._over_length(self._results.ratio, ours, peer, kind)
     chosen = [x for n, x in found.items() if n == length or n >= _FROM > length]
     return programs.Clocks(*map(min, zip(*chosen, strict=True)))
 
   def least_memory(self, ours: str, peer: str, kind: Kind) -> float | None:
-    """How many times less memory ours needs, at the worst from 1k on."""
+    """Factor by which ours needs less memory, the least from 1k on."""
     found = self._over_length(self._results.memory_ratio, ours, peer, kind)
     return min((x for n, x in found.items() if n >= _FROM), default=None)
 

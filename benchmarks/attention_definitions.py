@@ -1,4 +1,4 @@
-"""What forms of attention should compute, in float64.
+"""Definitions of the forms of attention, in float64.
 
 Written from the formulas, quadratic in the length. Arrays are [b, l, h, d];
 the functions are differentiable by JAX, with x64 enabled by the caller.

@@ -30,7 +30,7 @@ Attend = Callable[[Any, Any, Any], Any]
 
 @dataclasses.dataclass(frozen=True)
 class Case:
-  """What is measured: one pass over batch x length x heads x width arrays."""
+  """The case: one pass over batch x length x heads x width arrays."""
 
   causal: bool  # Whether row i sees keys 0..i only.
   backward: bool  # With gradients in q, k, v; or forward alone.
@@ -64,7 +64,7 @@ class Case:
 
 @dataclasses.dataclass(frozen=True)
 class Implementation:
-  """How to call one implementation of attention."""
+  """The calls of one implementation of attention."""
 
   framework: str  # 'jax' or 'torch'.
   attend: Callable[[bool], Attend]  # Given `causal`, of (q, k, v).
@@ -100,7 +100,7 @@ class Implementation:
 
 @dataclasses.dataclass(frozen=True)
 class Sizes:
-  """What is measured."""
+  """Sizes and settings of the measurement."""
 
   lengths: tuple[int, ...] = tuple(2**n for n in range(8, 15))
   compile_lengths: tuple[int, ...] = (65536,)  # Gradients of ours, not run.

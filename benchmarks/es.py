@@ -37,7 +37,7 @@ RATE = 0.02
 
 @dataclasses.dataclass(frozen=True)
 class Sizes:
-  """What is measured."""
+  """Sizes and settings of the measurement."""
 
   population: int = 256  # On the pendulum.
   steps: int = 200  # Of a pendulum episode.

@@ -1,4 +1,4 @@
-"""How times grow with a length, and where one curve crosses another."""
+"""Growth of times with a length, and where one curve crosses another."""
 
 import math
 from collections.abc import Mapping

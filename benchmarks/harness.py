@@ -57,7 +57,7 @@ class Measured:
 
 
 class Results:
-  """What was measured, by case and form, and what was left out and why."""
+  """Measurements by case and form, and what was left out and why."""
 
   def __init__(self, measured: Iterable[Measured] = ()) -> None:
     self._by_key: dict[tuple, Measured] = {}
@@ -111,7 +111,7 @@ class Results:
 
 @dataclasses.dataclass(frozen=True)
 class Subject:
-  """What a file of this package declares; functions get the sizes first."""
+  """The declaration of one benchmark; functions get the sizes first."""
 
   name: str  # Of the subject and of its file in `results/`.
   sizes: Any  # Frozen dataclass: what the recorded results were measured with.
@@ -130,7 +130,7 @@ class Subject:
   clock: programs.Clock = 'wall'  # Of `ours`, `peer` and `ratio` of a row.
   unit: str = 'ms'  # Of the times.
   scale: float = 1e3  # Units in a second.
-  packages: tuple[str, ...] = ()  # Whose versions are recorded.
+  packages: tuple[str, ...] = ()  # Their versions are recorded.
   # Whether the forms of a case are run, or only compiled.
   timed: Callable[[Any, Any], bool] = lambda sizes, case: True
   # Says why a form does not fit a case; None if it does.

@@ -35,7 +35,7 @@ LOG_EVERY = 100
 
 @flax.struct.dataclass
 class State:
-  """What the step changes: a matrix, [WIDTH, WIDTH]."""
+  """The state: a matrix, [WIDTH, WIDTH]."""
 
   matrix: jax.Array
 
@@ -175,7 +175,7 @@ def _take(case: Case, settings: programs.Settings) -> list[harness.Measured]:
 
 @dataclasses.dataclass(frozen=True)
 class Sizes:
-  """What is measured: about how long the bare steps take, in milliseconds."""
+  """The cases: about how long the bare steps take, in milliseconds."""
 
   milliseconds: tuple[float, ...] = (1.0, 5.0, 20.0)
 

@@ -48,7 +48,7 @@ def peaks(
 
 def _peak(make: Callable[[Any], programs.Program], case: Any) -> int | None:
   call = make(case).bound()
-  call()  # What the first call allocates for good must not count.
+  call()  # Lasting allocations of the first call must not count.
   torch = sys.modules.get('torch')
   if torch is not None and torch.cuda.is_available():
     before = torch.cuda.memory_allocated()

@@ -34,7 +34,7 @@ Params = list[tuple[Any, Any]]
 
 @dataclasses.dataclass(frozen=True)
 class Sizes:
-  """What is measured."""
+  """Sizes and settings of the measurement."""
 
   batches: tuple[int, ...] = (1, 64)  # States of the solver.
   widths: tuple[int, ...] = (64, 64, 128, 64)  # Of the field's layers.
@@ -84,7 +84,7 @@ def _ours(remat: bool, steps: int, params: Params, x: Array) -> Array:
 
 
 def _hand(remat: bool, steps: int, params: Params, x: Array) -> Array:
-  """What one writes who needs no library."""
+  """The loop that a user writes without a library."""
   h = 1.0 / steps
 
   def step(x: Array, _: None) -> tuple[Array, None]:

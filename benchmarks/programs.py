@@ -56,7 +56,7 @@ class Stopwatch:
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-  """How to measure."""
+  """Settings of a measurement."""
 
   rounds: int = 15  # Turns of each form at most.
   seconds: float = 6.0  # After so much time a form takes no turn but three.

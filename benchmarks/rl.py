@@ -35,7 +35,7 @@ _PRODUCT = 2048
 
 @dataclasses.dataclass(frozen=True)
 class Sizes:
-  """What is measured."""
+  """Sizes and settings of the measurement."""
 
   iterations: int = 100  # Of acting and learning of one agent.
   agents: int = 64  # That are trained at once.

@@ -107,7 +107,7 @@ def train(
 
 @dataclasses.dataclass(frozen=True)
 class Sizes:
-  """What is measured."""
+  """Sizes and settings of the measurement."""
 
   game: str = 'starpilot'  # Of Procgen.
   lanes: int = 64  # Played at once.

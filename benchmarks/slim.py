@@ -16,7 +16,7 @@ _SWEPT = ('subtract', 'checkpoint')
 
 @dataclasses.dataclass(frozen=True)
 class Sizes:
-  """What is measured."""
+  """Sizes and settings of the measurement."""
 
   model: forms.Sizes = forms.Sizes()
   lengths: tuple[int, ...] = tuple(2**n for n in range(10, 17))

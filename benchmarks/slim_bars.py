@@ -125,7 +125,7 @@ def _compilation(
 
 
 def _most(measured: list[Measured]) -> list[Measured]:
-  """Those of the case that has most, which is that of the sweep over chunks."""
+  """Measurements of the case with most forms: the sweep over chunks."""
   cases = [m.case for m in measured]
   most = max(cases, key=cases.count, default=None)
   return [m for m in measured if m.case == most]

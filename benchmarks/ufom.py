@@ -33,7 +33,7 @@ _EXACT_MB = {50: 12.0, 200: 25.0}
 
 @dataclasses.dataclass(frozen=True)
 class Sizes:
-  """What is measured."""
+  """Sizes and settings of the measurement."""
 
   shots: tuple[int, ...] = (1, 5)  # Pictures of a class, of timed cases.
   steps: int = 50  # Inner steps that are timed.

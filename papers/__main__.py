@@ -30,7 +30,7 @@ Recorded = Mapping[tuple[str, str], ledger.Row]  # By paper and id.
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-  """Parses the command line and does what it says."""
+  """Parses the command line and runs the command."""
   parser = _parser()
   args = parser.parse_args(arguments)
   _check_options(parser, args)
@@ -174,7 +174,7 @@ def _listed(chosen: Chosen, recorded: Recorded) -> str:
 
 
 def _power(chosen: Chosen, recorded: Recorded) -> str:
-  """How many seeds would decide each open row, by its recorded spread."""
+  """Number of seeds that would decide each open row, by its spread."""
   lines = []
   for system, row in chosen:
     known = recorded.get((system.paper, row.id))

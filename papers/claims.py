@@ -1,4 +1,4 @@
-"""Claims about numbers by label: verdict, sentence, and how many seeds decide.
+"""Claims about numbers by label: verdict, sentence, deciding seeds.
 
 A table maps labels to one value per seed, or to a single value that is known
 without error, as the row of the ledger holds them. A claim holds or fails only
@@ -46,7 +46,7 @@ class MissingLabelError(ValueError):
 
 
 class Judged(NamedTuple):
-  """What a table says: the verdict, and the difference with its interval."""
+  """The verdict of a table, and the difference with its interval."""
 
   verdict: Verdict
   sentence: str
@@ -59,7 +59,7 @@ class Claim(Protocol):
     """Compares the numbers; raises ValueError for a label that is not there."""
 
   def seeds_needed(self, table: Table, *, power: float = 0.8) -> int | None:
-    """How many seeds would decide, if the recorded means and spreads are true.
+    """Number of seeds that would decide, if means and spreads are true.
 
     Returns:
       None where the claim is decided, or seeds do not decide it.
@@ -84,7 +84,7 @@ Operand = str | float | Derived  # A label, a constant, or derived.
 
 @contextlib.contextmanager
 def _told(text: str) -> Iterator[None]:
-  """Names what needed a label that a table lacks."""
+  """Names the claim that needs a label that a table lacks."""
   try:
     yield
   except KeyError as error:
@@ -425,7 +425,7 @@ class All:
     return Judged(verdict, '; '.join(whole + told))
 
   def seeds_needed(self, table: Table, *, power: float = 0.8) -> int | None:
-    """See `Claim`: those of the most demanding part."""
+    """See `Claim`: the seeds of the most demanding part."""
     if self.judge(table).verdict != 'inconclusive':
       return None
     open_parts = [

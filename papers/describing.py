@@ -1,4 +1,4 @@
-"""What settings are, as JSON: the key of a finished run, and part of a row."""
+"""Settings as JSON: the key of a finished run, and part of a row."""
 
 import dataclasses
 import functools
@@ -99,7 +99,7 @@ def _mapping(values: Mapping[Any, Any], path: str) -> dict[str, Any]:
 
 
 def _function(value: Any, path: str) -> Any:
-  """A function by its name, and what it has caught."""
+  """A function by its name and its captured values."""
   name = _name(value)
   if '<lambda>' in name:
     raise ValueError(

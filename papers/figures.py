@@ -65,7 +65,7 @@ class Line:
 
 @dataclasses.dataclass(frozen=True)
 class _Axes:
-  """What all panels say about their axes.
+  """Settings of the axes that all panels share.
 
   Attributes:
     xlabel: text; as the next.

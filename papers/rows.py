@@ -1,4 +1,4 @@
-"""Rows of the ledger as data: what is claimed, measured, judged and drawn."""
+"""Rows of the ledger as data: claims, measurements, verdicts, pictures."""
 
 import dataclasses
 import importlib
@@ -198,7 +198,7 @@ def _numbers(values: Table) -> dict[str, tuple[float, ...]]:
 def judge(
   row: Row, results: study_lib.Results
 ) -> tuple[dict[str, tuple[float, ...]], list[claims_lib.Judged]]:
-  """The numbers of a row, and what they say about each of its claims."""
+  """The numbers of a row, and their verdict on each of its claims."""
   ours = _numbers(row.ours(results))
   more = _numbers(row.unlisted(results)) if row.unlisted else {}
   exact = results.seeds is None
@@ -283,7 +283,7 @@ def _command(system: str, name: str, scale: str, seeds: int | None) -> str:
 
 
 def _explanation(row: Row, results: study_lib.Results) -> str:
-  """The row's remarks, what trials chose, and which commits took part."""
+  """The row's remarks, the choices of trials, and the commits of its runs."""
   text = row.explain(results) if callable(row.explain) else row.explain
   parts = [text] if text else []
   if results.tried:
@@ -317,7 +317,7 @@ def write_page(root: str | os.PathLike[str]) -> pathlib.Path:
 
 
 def power(row: Row, recorded: ledger.Row) -> list[dict[str, Any]]:
-  """How many seeds would decide the open parts of a recorded row.
+  """Number of seeds that would decide the open parts of a recorded row.
 
   The recorded means and spreads are taken for the true ones; power 80 %.
 
@@ -335,7 +335,7 @@ def power(row: Row, recorded: ledger.Row) -> list[dict[str, Any]]:
     try:
       found = part.judge(recorded.ours)
     except claims_lib.MissingLabelError:
-      continue  # Recorded without what the row does not list.
+      continue  # Recorded without labels that the row does not list.
     if found.verdict == 'inconclusive':
       needed = part.seeds_needed(recorded.ours)
       pairs = _paired(part)

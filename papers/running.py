@@ -1,4 +1,4 @@
-"""Runs studies: finished runs are kept, so that an interrupted row goes on.
+"""Runs studies: finished runs are kept, so that interrupted rows continue.
 
 A finished run is a JSON file in `runs/papers`, named by the digest of its whole
 configuration: function, settings, seed and position. Rows that need the same run
@@ -26,12 +26,12 @@ from runtime.record import provenance
 __all__ = ['FOLDER', 'Options', 'run']
 
 FOLDER = pathlib.Path('runs/papers')
-Batch = dict[pathlib.Path, study_lib.Cell]  # What one call runs, by its file.
+Batch = dict[pathlib.Path, study_lib.Cell]  # Cells of one call, by their file.
 
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-  """How to run.
+  """Settings of a call.
 
   Attributes:
     folder: of finished runs.
@@ -52,7 +52,7 @@ def run(
   seeds: Sequence[int] | None,
   options: Options,
 ) -> study_lib.Results:
-  """Does what is missing of a study.
+  """Runs the missing cells of a study.
 
   Args:
     study: what to run.
@@ -121,7 +121,7 @@ def _try(
 
 
 def _configuration(cell: study_lib.Cell) -> dict[str, Any]:
-  """All that decides what a run gives."""
+  """All settings that determine the result of a run."""
   parts = {'run': cell.run, 'settings': cell.settings}
   parts |= {'seed': cell.seed, 'at': cell.at}
   return {k: describing.describe(v, k) for k, v in parts.items()}
@@ -130,7 +130,7 @@ def _configuration(cell: study_lib.Cell) -> dict[str, Any]:
 def _finish(
   study: study_lib.Study, cells: Sequence[study_lib.Cell], options: Options
 ) -> list[dict[str, Any]]:
-  """What is saved of each cell, after the missing ones have run."""
+  """The saved result of each cell, after the missing ones have run."""
   configurations = [_configuration(cell) for cell in cells]
   paths = [
     options.folder / f'{describing.digest(c)}.json' for c in configurations

@@ -1,4 +1,4 @@
-"""Studies: which runs a result needs, and what they gave."""
+"""Studies: the runs that a result needs, and their results."""
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
@@ -138,7 +138,7 @@ def measure(fixed: Callable[[], Record]) -> Record:
 
 @dataclasses.dataclass(frozen=True)
 class Results:
-  """What the runs of a study gave.
+  """The results of the runs of a study.
 
   Attributes:
     study: whose runs.

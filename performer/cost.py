@@ -1,4 +1,4 @@
-"""What a training step costs against the length: a mechanism beside exact."""
+"""Cost of a training step by length: a mechanism and exact attention."""
 
 import functools
 import pathlib

@@ -92,7 +92,7 @@ def blocks(
     params, prompt[None], jnp.array([len(prompt)]), projections=projections
   )
   for start in range(0, max_new_tokens, _BLOCK):
-    # The last block may run past the positions: what it writes there is cut.
+    # The last block may run past the last position; its tokens there are cut.
     logits, cache, tokens = write(logits, cache, jax.random.fold_in(key, start))
     yield np.asarray(tokens)[: max_new_tokens - start]
 
@@ -136,7 +136,7 @@ def main(argv: Sequence[str] | None = None) -> None:
   """Runs the command.
 
   Args:
-    argv: its arguments; None: those of the process.
+    argv: arguments of the command; None: those of the process.
   """
   options = _arguments(argv)
   with runtime.restore(

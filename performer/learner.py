@@ -100,7 +100,7 @@ class Learner:
     )
 
   def shardings(self, mesh: jax.sharding.Mesh) -> TrainState:
-    """Where each part of the state lies on the mesh."""
+    """The sharding of each part of the state on the mesh."""
     params = mesh_lib.param_shardings(mesh, jax.eval_shape(self.init_boxed))
     abstract = jax.eval_shape(self.init)
     everywhere = mesh_lib.replicated(mesh)

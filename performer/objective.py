@@ -1,4 +1,4 @@
-"""What a language model minimises and how it is judged."""
+"""Losses and metrics of language models."""
 
 import jax.numpy as jnp
 import optax

@@ -1,4 +1,4 @@
-"""Pictures of attention: what a mechanism does beside what it stands for."""
+"""Pictures of attention: a mechanism beside exact attention."""
 
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any

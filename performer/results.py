@@ -1,4 +1,4 @@
-"""What a trained language model shows: its scores and its attention."""
+"""The report of a trained language model: scores and attention."""
 
 import math
 import pathlib
@@ -60,7 +60,7 @@ def score_rows(
 
 
 def _columns(scores: Scores, unit: str) -> dict[str, float]:
-  """What a table shows of the scores of one split."""
+  """The columns of a table for the scores of one split."""
   shown = {'acc. %': 100 * scores['accuracy'], 'perpl.': scores['perplexity']}
   if unit == 'bits':
     shown['bits'] = math.log2(scores['perplexity'])

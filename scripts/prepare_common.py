@@ -1,4 +1,4 @@
-"""What the scripts that prepare data share."""
+"""Functions that the scripts that prepare data share."""
 
 import dataclasses
 import hashlib

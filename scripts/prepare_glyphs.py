@@ -223,7 +223,7 @@ def _vendor(path: pathlib.Path) -> Mapping[str, tuple[str, bytes]]:
 
 
 def split_groups(groups: Sequence[str], share: float, seed: int) -> np.ndarray:
-  """Which classes are of the test: whole groups, about a share of classes.
+  """Marks the classes of the test: whole groups, about a share of classes.
 
   Args:
     groups: of each class.

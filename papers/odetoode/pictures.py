@@ -28,7 +28,7 @@ __all__ = ['ISO', 'ROWS', 'Setting', 'models', 'run', 'studies', 'train']
 
 ISO, GATED = 'ODEtoODE-ISO', 'ODEtoODE-Gated'
 ABLATIONS = ('static W', 'W_0 fixed', 'W_0 free')
-# Those that the comparison of a shorter run needs.
+# The arms that the comparison of a shorter run needs.
 SHORT = (
   *(ISO, 'static W', 'W_0 free'),
   *(f'{kind} |.|' for kind in ('NODE', 'NANODE-5', 'Dense-1')),

@@ -33,7 +33,7 @@ SOURCE = 'arXiv:2009.14794, Fig. 3, 20 and 21'
 
 @dataclasses.dataclass(frozen=True)
 class Setting:
-  """What is timed.
+  """Settings of the timing.
 
   Attributes:
     case: at any length.

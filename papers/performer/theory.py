@@ -128,7 +128,7 @@ def _tested(kernel: str) -> Iterator[tuple[int, float, float]]:
   closed = closed_forms(kernel, GRID)
   for i, (length, angle) in enumerate(GRID):
     plus = 2 * length**2 * (1 + np.cos(np.deg2rad(angle)))
-    # What depends on |x - y| has light tails everywhere.
+    # Estimators that depend on |x - y| have light tails everywhere.
     if kernel == 'trig' or plus <= _LARGEST + 1e-6:
       yield i, length, closed[i]
 

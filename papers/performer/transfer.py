@@ -79,7 +79,7 @@ class Setting:
 
 
 class Batch(NamedTuple):
-  """Ids of the pretrained model: what it reads, and what is masked."""
+  """Ids of the pretrained model: its inputs, and the masked ones."""
 
   tokens: Int[Array, 'b l']
   targets: Int[Array, 'b l']

@@ -33,7 +33,7 @@ def _knows_bytes(data: text.Text) -> study.Record:
 
 
 def _with_baseline(setting: runs.Setting, chunks: Sequence[int]) -> study.Study:
-  """All regimes, beside the bits of who has not learnt."""
+  """All regimes, beside the bits of a model that has not learnt."""
   is_text = isinstance(setting.data, text.Text)
   baseline = functools.partial(
     _knows_bytes if is_text else _knows_format, setting.data

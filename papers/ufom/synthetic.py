@@ -198,7 +198,7 @@ def best_q(alpha: float, *, p: float, stored: bool) -> float:
 
 
 def predict(alpha: float) -> study.Record:
-  """What is known without a run."""
+  """Values that are known without a run."""
   D2, V2 = constants(alpha)
   return {
     'D2': D2,

@@ -110,12 +110,12 @@ class Auto:
 
   @property
   def redraw_every(self) -> int | None:
-    """As the linear mechanism."""
+    """See the linear mechanism."""
     return self.favor.redraw_every
 
   @property
   def per_head(self) -> bool:
-    """As the linear mechanism."""
+    """See the linear mechanism."""
     return self.favor.per_head
 
   def choose(

@@ -1,4 +1,4 @@
-"""How whole calls run: compiled once, and on meshes with explicit axes.
+"""Runs whole calls: compiled once, and on meshes with explicit axes.
 
 Outside of `jax.jit` a loop over new closures compiles at every call; behind one
 `jax.jit` with the options as a static argument it compiles once per shape.
@@ -102,7 +102,7 @@ def state_spec(
 def values_spec(
   q: Float[Array, 'b l h d'], state: state_lib.State, *_: Any
 ) -> PartitionSpec:
-  """What queries read from a state is sharded as they and its values are."""
+  """Outputs read from a state are sharded as the queries and its values."""
   return PartitionSpec(*_spec(q)[:3], _spec(state.S)[2])
 
 

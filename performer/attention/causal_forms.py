@@ -174,7 +174,7 @@ def _level(
   blocks: int,
   parts: int,
 ) -> state_lib.Readout:
-  """What the last part of each block reads from the first one.
+  """The sums that the last part of each block reads from the first part.
 
   With one part each position reads itself; with two, right halves read left
   halves, and left halves nothing.

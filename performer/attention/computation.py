@@ -1,4 +1,4 @@
-"""What the calls of `favor.Favor` compute, given its options.
+"""The computations behind the calls of `favor.Favor`.
 
 Arguments are checked by the caller. Letters: b batch, l positions, h heads, d
 width of a key, v of a value.
@@ -26,7 +26,7 @@ from performer.attention import state as state_lib
 
 __all__ = ['attend', 'extend', 'form', 'read', 'summarize']
 
-_EPSILON = 1e-3  # Of generalised kernels, unless an option says otherwise.
+_EPSILON = 1e-3  # The default for generalised kernels.
 
 Projection = structures.Projection | None
 

@@ -1,4 +1,4 @@
-"""What a linear form computes with: feature maps, and the end of each row.
+"""The parts of a linear form: feature maps, and the end of each row.
 
 Letters: b batch, h heads, l or i positions of queries, j of keys, d width of a
 key, v of a value, r features.
@@ -41,7 +41,7 @@ def family(*, log: bool) -> types.ModuleType:
 
 @dataclasses.dataclass(frozen=True)
 class Form:
-  """What a linear form computes with.
+  """The functions and settings of a linear form.
 
   Attributes:
     featurize_queries: maps queries, [b, h, l, d], to their features.

@@ -89,7 +89,7 @@ def _scaled(x: Float[Array, 'b h l d']) -> Float[Array, 'b h l d']:
 
 
 def _sides(u: Float[Array, 'b h l n']) -> Float[Array, 'b h l e']:
-  """Which side of each row a position is on, one-hot, over sqrt(n)."""
+  """The side of each row that a position is on: one-hot, over sqrt(n)."""
   positive = u > 0
   both = jnp.concatenate([positive, ~positive], axis=-1)
   return both.astype(u.dtype) * u.shape[-1] ** -0.5

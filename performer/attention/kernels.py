@@ -50,7 +50,7 @@ class Features(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Kernel:
-  """What the rest of the package must know of a kernel.
+  """The properties of a kernel that the package needs.
 
   Attributes:
     name: the public name.

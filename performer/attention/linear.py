@@ -181,7 +181,7 @@ def bidirectional(
     state=before,
     end=lambda rows, *_: _pack(rows),
   )
-  # From the other end every query reads what is strictly behind it.
+  # From the other end every query reads the keys strictly after it.
   flipped = [
     None if x is None else jnp.flip(x, axis=1)
     for x in (q, k, v, key_mask, segment_ids, earlier)

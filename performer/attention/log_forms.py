@@ -32,7 +32,7 @@ LogMap = Callable[..., Float[Array, 'b h l r']]
 
 
 class _Rows(NamedTuple):
-  """What the backward pass keeps of a chunk's rows."""
+  """Values of a chunk's rows that the backward pass keeps."""
 
   scale: Float[Array, 'b h i']
   denominator: Float[Array, 'b h i']
@@ -204,7 +204,7 @@ read.defvjp(_read_forward, _read_backward)
 
 
 class _Kept(NamedTuple):
-  """What the backward pass of `causal` keeps of a chunk."""
+  """Values of a chunk that the backward pass of `causal` keeps."""
 
   state: state_lib.State
   after: Float[Array, 'b h r']

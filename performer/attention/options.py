@@ -1,4 +1,4 @@
-"""Which options of `favor.Favor` go together."""
+"""The options of `favor.Favor`, and which of them exclude each other."""
 
 import dataclasses
 import math

@@ -1,4 +1,4 @@
-"""Named sets of options: what the papers use, and what we recommend.
+"""Named sets of options: those of the papers, and those we recommend.
 
 References: arXiv:2009.14794, sections 4.2 to 4.4 and D, and its released code;
 arXiv:2006.03555.

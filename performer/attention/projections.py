@@ -230,7 +230,7 @@ def matrix(projection: structures.Matrix, size: int) -> Float[Array, '... m d']:
   """
   if not isinstance(projection, structures.Hadamard):
     return projection
-  # The columns of W are what it makes of the unit vectors.
+  # The columns of W are its products with the unit vectors.
   lifted = jax.tree.map(lambda x: x[..., None, :], projection.norms)
   signs = projection.signs[..., None, :, :, :]
   columns = _rotate(

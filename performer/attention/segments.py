@@ -80,7 +80,7 @@ def _first_kept(
 def visible(
   size: int, segments: Segments | None, *, inclusive: bool
 ) -> Bool[Array, '#b 1 i j']:
-  """Which keys of a chunk its rows see: the earlier ones of their segment.
+  """Marks the keys that each row of a chunk sees: earlier, same segment.
 
   Args:
     size: positions of the chunk.

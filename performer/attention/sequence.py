@@ -46,7 +46,7 @@ def before(state: state_lib.State, axis_name: str) -> state_lib.State:
 
 
 def _receive(x: Array, by: int, axis_name: str) -> Array:
-  """What the device `by` places before has; zeros where there is none."""
+  """The value of the device `by` places before; zeros if there is none."""
   count = jax.lax.axis_size(axis_name)
   pairs = [(i, i + by) for i in range(count) if 0 <= i + by < count]
   return jax.lax.ppermute(x, axis_name, pairs)
@@ -57,7 +57,7 @@ def _shift(state: state_lib.State, by: int, axis_name: str) -> state_lib.State:
   source = jax.lax.axis_index(axis_name) - by
   outside = (source < 0) | (source >= jax.lax.axis_size(axis_name))
   received = jax.tree.map(lambda x: _receive(x, by, axis_name), state)
-  # Who receives nothing receives zeros, and a c of 0 stands for a key.
+  # A device without a sender receives zeros, and a c of 0 would mean a key.
   nothing = jnp.broadcast_to(outside, state.z.shape[:1])
   return state_lib.forget(received, nothing)
 
@@ -86,7 +86,7 @@ def _join(one: _Run, two: _Run) -> _Run:
 
 
 def _open_before(own: _Run, axis_name: str, sign: int) -> state_lib.State:
-  """The state of the segment that goes on at the start of this device.
+  """The state of the segment that continues at the start of this device.
 
   Args:
     own: of this device, open towards the next.
@@ -140,7 +140,7 @@ def attend(
   key_mask: Bool[Array, 'b l'] | None = None,
   segment_ids: Int[Array, 'b l'] | None = None,
 ) -> Float[Array, 'b l h v']:
-  """What `favor` computes on the whole sequence, for this device's positions.
+  """Attention over the whole sequence, for this device's positions.
 
   Args:
     favor: the attention.

@@ -95,7 +95,7 @@ def forget(state: State, closed: Bool[Array, 'b']) -> State:
 
 
 def keep(rows: Readout, visible: Bool[Array, '#b l']) -> Readout:
-  """Rows that read what is visible to them; the others read nothing."""
+  """Rows that read their visible keys; the other rows read nothing."""
   visible = visible[:, None]
   return Readout(
     jnp.where(visible[..., None], rows.numerator, 0.0),

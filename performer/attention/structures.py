@@ -38,7 +38,7 @@ Matrix = Float[Array, '... m d'] | Hadamard
 
 
 class Mixture(NamedTuple):
-  """What a hybrid kernel is projected by.
+  """The projection of a hybrid kernel.
 
   Attributes:
     omega: rows of the hyperbolic part, and of the trigonometric one where

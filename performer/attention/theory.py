@@ -1,4 +1,4 @@
-"""What the estimators of exp(x . y) promise, in closed form.
+"""Errors of the estimators of exp(x . y), in closed form.
 
 Errors are relative to the kernel: E[(estimate / exp(x . y) - 1)^2]. They are
 those of single entries of the unnormalised attention matrix, for independent
@@ -66,12 +66,12 @@ class Pairs(NamedTuple):
 
   @property
   def plus(self) -> Float[Array, '...']:
-    """|x + y|^2, what the positive estimators depend on."""
+    """|x + y|^2, which sets the error of the positive estimators."""
     return jnp.maximum(self.x2 + self.y2 + 2 * self.dot, 0.0)
 
   @property
   def minus(self) -> Float[Array, '...']:
-    """|x - y|^2, what the trigonometric estimator depends on."""
+    """|x - y|^2, which sets the error of the trigonometric estimator."""
     return jnp.maximum(self.x2 + self.y2 - 2 * self.dot, 0.0)
 
   @property

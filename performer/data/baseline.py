@@ -21,7 +21,7 @@ from runtime.data import indexed
 
 __all__ = ['PositionWise', 'Scores', 'TokenWise', 'Unigram', 'unigram']
 
-# What a target must be, where nobody has said it better.
+# Describes a valid target in messages, unless the data set does.
 _POSSIBLE = 'ids of positive probability'
 
 
@@ -89,7 +89,7 @@ class TokenWise:
   targets: str = _POSSIBLE
 
   def evaluate(self, batches: Iterable[indexed.Arrays]) -> Scores:
-    """As `Unigram.evaluate`; the batches must hold `tokens` [b, l] too."""
+    """See `Unigram.evaluate`; the batches must hold `tokens` [b, l] too."""
     return _evaluate(
       self.probabilities, lambda batch: batch['tokens'], batches, self.targets
     )
@@ -108,7 +108,7 @@ class PositionWise:
   targets: str = _POSSIBLE
 
   def evaluate(self, batches: Iterable[indexed.Arrays]) -> Scores:
-    """As `Unigram.evaluate`; targets must not be longer than the table."""
+    """See `Unigram.evaluate`; targets must not be longer than the table."""
 
     def positions(batch: indexed.Arrays) -> Int[np.ndarray, 'b l']:
       shape = batch['targets'].shape
@@ -120,7 +120,7 @@ class PositionWise:
 def unigram(
   counts: Real[np.ndarray, 'vocab'], *, pseudocount: float = 1.0
 ) -> Unigram:
-  """The frequencies of tokens that have been counted.
+  """The token frequencies of given counts.
 
   Args:
     counts: of each token id, [vocab], >= 0.

@@ -79,7 +79,7 @@ class Copying(dataset.DataSet):
 
   @property
   def unit(self) -> str:
-    """What losses are quoted in: bits per target."""
+    """The unit of reported losses: bits per target."""
     return 'bits'
 
   @property
@@ -89,7 +89,7 @@ class Copying(dataset.DataSet):
 
   @property
   def chance_bits(self) -> float:
-    """Bits per target of who knows the format but does not copy.
+    """Bits per target of a model that knows the format but does not copy.
 
     The separator costs nothing, each of the L/2 - 1 letters log2(V - 1).
     """

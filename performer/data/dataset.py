@@ -1,4 +1,4 @@
-"""What the trainer asks of a data set."""
+"""The interface of data sets to the trainer."""
 
 import abc
 import typing
@@ -54,14 +54,14 @@ class DataSet(indexed.Indexed):
 
   Batches are dicts of numpy arrays, `tokens` and `targets` int32 [b, l],
   `weights` float32 [b, l] and `mask` bool [b, l]; l is `max_length`. `weights`
-  is 0 on what does not count, `mask` is False on padding, and no row is all
-  padding.
+  is 0 on targets that do not count, `mask` is False on padding, and no row is
+  all padding.
 
   Attributes:
     task: `causal` (predict the next token) or `mlm` (predict hidden ones).
     max_length: tokens per example, l.
     vocab_size: number of token ids.
-    unit: what losses are quoted in: `perplexity`, or `bits` per token as well.
+    unit: unit of reported losses: `perplexity`, or `bits` per token as well.
   """
 
   task: str
@@ -76,7 +76,7 @@ class DataSet(indexed.Indexed):
 
   @property
   def codec(self) -> Codec | None:
-    """How its tokens are text; None: they are not."""
+    """Converts tokens to text and back; None if tokens are no text."""
     return None
 
   @abc.abstractmethod
@@ -85,4 +85,4 @@ class DataSet(indexed.Indexed):
 
   @abc.abstractmethod
   def baselines(self) -> Mapping[str, Predictor]:
-    """Returns what a model has to beat, by name; may read the training split."""
+    """Returns the baselines by name; may read the training split."""

@@ -34,7 +34,7 @@ RATE = 0.15
 
 @dataclasses.dataclass(frozen=True)
 class Preset:
-  """What happens to a target: probabilities that leave the rest to `keep`.
+  """Probabilities of the inputs that replace a target; the rest keeps it.
 
   Attributes:
     mask: probability of the mask symbol.
@@ -92,7 +92,7 @@ def mask_tokens(
 def _replace(
   residues: Int[np.ndarray, 'k'], rng: np.random.Generator, how: Preset
 ) -> Int[np.ndarray, 'k']:
-  """Draws what stands in the place of each target."""
+  """Draws the input token at the place of each target."""
   fate = rng.random(residues.size)
   substitutes = rng.integers(vocabulary.NUM_STANDARD, size=residues.size)
   return np.where(

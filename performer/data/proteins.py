@@ -112,7 +112,7 @@ class Proteins(dataset.DataSet):
 
   @property
   def unit(self) -> str:
-    """What losses are quoted in."""
+    """The unit of reported losses."""
     return 'perplexity'
 
   @property
@@ -279,7 +279,7 @@ class Proteins(dataset.DataSet):
 def _copying(
   prior: Float[np.ndarray, '29'], how: masking.Preset
 ) -> baseline.TokenWise:
-  """The posterior of a masked residue given what stands in its place.
+  """The posterior of a masked residue given the token in its place.
 
   Args:
     prior: frequencies of the residues, float64 [29].

@@ -49,7 +49,7 @@ _READER_OPTIONS = 'readahead_buffer_size:0,max_parallelism:0'  # Random access.
 
 @dataclasses.dataclass(frozen=True)
 class Reading:
-  """How a file is read.
+  """Settings for reading a file.
 
   Attributes:
     stops: see `fasta.read`.
@@ -71,7 +71,7 @@ class Reading:
 
 @dataclasses.dataclass(frozen=True)
 class Summary:
-  """What one pass over the sequences of a file found.
+  """Findings of one pass over the sequences of a file.
 
   Attributes:
     sequences: number of sequences.
@@ -107,7 +107,7 @@ class _Tally:
       yield ids
 
   def summary(self) -> Summary:
-    """Returns what was seen so far."""
+    """Returns the summary of the sequences so far."""
     return Summary(
       self._sequences,
       tuple(self._counts.tolist()),

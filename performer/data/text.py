@@ -109,7 +109,7 @@ class Text(dataset.DataSet):
 
   @property
   def unit(self) -> str:
-    """What losses are quoted in: bits per byte."""
+    """The unit of reported losses: bits per byte."""
     return 'bits'
 
   @property
@@ -150,7 +150,7 @@ class Text(dataset.DataSet):
     return _counts(self._bytes(split))
 
   def unigram_bits(self, split: str, *, pseudocount: float = 1.0) -> float:
-    """The empirical baseline: bits per byte of who knows frequencies only.
+    """The empirical baseline: bits per byte of byte frequencies alone.
 
     Frequencies are those of the training split, all its bytes; the mean is over
     the targets that a model is judged on.

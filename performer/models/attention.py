@@ -22,7 +22,7 @@ __all__ = ['AttentionFn', 'MultiHeadAttention', 'linear_method', 'partitioned']
 
 @runtime_checkable
 class AttentionFn(Protocol):
-  """What a model needs of `performer.attention.Favor`, `Exact` or `Auto`."""
+  """The part of `Favor`, `Exact` and `Auto` that a model needs."""
 
   redraw_every: int | None
 

@@ -1,4 +1,4 @@
-"""How far a Transformer moves when its attention is exchanged.
+"""Measures how outputs change when a Transformer's attention is exchanged.
 
 The error of one layer's attention is measured on the same queries, keys and
 values; the error of the residual stream, which later layers amplify, by running

@@ -56,7 +56,7 @@ _LAYER = {
 def from_pytorch(
   weights: Weights, *, num_heads: int
 ) -> tuple[dict[str, Any], dict[str, Float[np.ndarray, '...']]]:
-  """Reads a `BertForMaskedLM`, or what has its parts under the same names.
+  """Reads a `BertForMaskedLM`, or a model with the same names of parts.
 
   Args:
     weights: arrays by name, of the state dictionary. Without a matrix of its

@@ -32,7 +32,7 @@ _START = (
 
 
 class Cache(NamedTuple):
-  """What is kept of the tokens that a model has read.
+  """The state of a model after the tokens that it has read.
 
   Attributes:
     state: of all layers, stacked in front.
@@ -44,7 +44,7 @@ class Cache(NamedTuple):
 
 
 class Generated(NamedTuple):
-  """What `generate` wrote.
+  """The tokens that `generate` wrote.
 
   Attributes:
     tokens: [b, max_new_tokens]; filled up with the stop token.

@@ -1,4 +1,4 @@
-"""What training, decoding and training by chunks ask of a language model.
+"""The interface of language models for training, chunks and decoding.
 
 A model is an embedding, a stack of equal layers, and a map to logits. All that
 crosses positions in it is attention, so a causal model with linear attention
@@ -19,7 +19,7 @@ __all__ = ['LanguageModel']
 
 
 class LanguageModel(nn.Module):
-  """The frame of a model; subclasses have its attributes and its parts.
+  """Base class of language models; subclasses add their layers.
 
   Subclasses have the attributes `vocab_size`, `max_length` (None: sequences of
   any length), `attention` (a mechanism such as `performer.attention.Favor`),

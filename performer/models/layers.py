@@ -28,7 +28,7 @@ Initializer = Callable[..., Array]
 
 
 class Piece(NamedTuple):
-  """What layers must know of tokens besides their activations.
+  """The data about tokens that layers need besides activations.
 
   Attributes:
     mask: True where a token is real and may be attended to.

@@ -40,11 +40,11 @@ class MeshAttention:
 
   @property
   def redraw_every(self) -> int | None:
-    """As the mechanism."""
+    """See the mechanism."""
     return self.attention.redraw_every
 
   def draw(self, key: Array, **kwargs: int | Array) -> Array | None:
-    """As the mechanism; every device draws the same matrices."""
+    """See the mechanism; every device draws the same matrices."""
     return self.attention.draw(key, **kwargs)
 
   def __call__(

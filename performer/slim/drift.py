@@ -15,7 +15,7 @@ THRESHOLD = 1e-3
 
 
 def message(drift: PyTree, threshold: float = THRESHOLD) -> str | None:
-  """What to say of a drift; None if it is small.
+  """The warning about a drift; None if the drift is small.
 
   Args:
     drift: of `subtraction.Pulled`, one number per layer.

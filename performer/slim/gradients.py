@@ -405,7 +405,7 @@ _subtract.defvjp(_subtract_forward, _subtract_backward)
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
 def _first_order(run: Callable[..., Any], *args: PyTree) -> Any:
-  """Runs what must not be differentiated: it has cut its own paths."""
+  """Runs code that must not be differentiated: it has cut its own paths."""
   return run(*args)
 
 

@@ -70,7 +70,7 @@ class HostFed:
     constants: PyTree = None,
     normalizer: float = 1.0,
   ) -> gradients.Gradients:
-    """As `slim_value_and_grad`, without gradients in the inputs.
+    """Like `slim_value_and_grad`, without gradients in the inputs.
 
     Args:
       params: of the problem.

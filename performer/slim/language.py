@@ -20,7 +20,7 @@ __all__ = ['Constants', 'problem']
 
 
 class Constants(NamedTuple):
-  """What every chunk gets whole.
+  """The constants that every chunk gets in full.
 
   Attributes:
     projections: random matrices, `model.draw_projections`.

@@ -1,4 +1,4 @@
-"""What a user says of training by chunks."""
+"""The settings of training by chunks."""
 
 import dataclasses
 
@@ -9,7 +9,7 @@ __all__ = ['Slim']
 
 @dataclasses.dataclass(frozen=True)
 class Slim:
-  """How a trainer computes gradients: a strategy, a chunk, a budget.
+  """The way a trainer computes gradients: strategy, chunk, budget.
 
   None of them changes parameters, checkpoints or, beyond rounding, losses: a
   run may continue under other ones.

@@ -1,4 +1,4 @@
-"""Which strategy and which chunk fit into a given memory, before anything runs.
+"""Chooses the strategy and chunk that fit a memory budget, without running.
 
 Memory beyond inputs, parameters and their gradient, for activations of a c
 bytes per chunk, states of s bytes, parameters of p bytes and n = l / c chunks:
@@ -30,7 +30,7 @@ __all__ = ['MIN_CHUNK', 'Candidate', 'OnPlan', 'Plan', 'plan', 'settle']
 
 # Below, a chunk is mostly overhead: `auto` does not go there by itself.
 MIN_CHUNK = 64
-# Cotangents and intermediates alive beside what is kept.
+# Cotangents and intermediates that are alive beside the kept values.
 _PASSING = 1.25
 _PASSES = {
   'full': 3, 'subtract': 4, 'anchored': 4, 'checkpoint': 4, 'checkpoint2': 5

@@ -27,7 +27,7 @@ __all__ = ['Chunk', 'ChunkLoss', 'Mechanism', 'Problem']
 
 
 class Chunk(NamedTuple):
-  """What a model reads at a time.
+  """The part of a sequence that a model reads at a time.
 
   Attributes:
     inputs: the inputs of these positions; each leaf is [b, c, ...]. Behind the
@@ -47,7 +47,7 @@ class Chunk(NamedTuple):
 
 @runtime_checkable
 class Mechanism(Protocol):
-  """What a model may ask of attention: `performer.attention.Favor.extend`."""
+  """The attention that a model may use: `attention.Favor.extend`."""
 
   def extend(
     self,

@@ -24,7 +24,7 @@ __all__ = ['Ending', 'Recovered', 'Reversed', 'is_state']
 
 
 class Ending(NamedTuple):
-  """What a mechanism that runs backward gets in the place of a state.
+  """The input of a mechanism that runs backward, in place of a state.
 
   Attributes:
     end: the state after the chunk.
@@ -40,7 +40,7 @@ class Ending(NamedTuple):
 
 
 class Recovered(NamedTuple):
-  """What it returns in the place of a state.
+  """The output of a mechanism that runs backward, in place of a state.
 
   Attributes:
     after: the state after the chunk, as a function of what came before.
@@ -81,17 +81,17 @@ class Reversed:
 
   @property
   def redraw_every(self) -> int | None:
-    """As the mechanism."""
+    """See the mechanism."""
     return self.attention.redraw_every
 
   def draw(self, key: Array, **kwargs: int | Array) -> PyTree:
-    """As the mechanism."""
+    """See the mechanism."""
     return self.attention.draw(key, **kwargs)
 
   def __call__(
     self, q: Array, k: Array, v: Array, **kwargs: Any
   ) -> Float[Array, 'b l h v']:
-    """As the mechanism: without a state there is nothing to take back."""
+    """See the mechanism; without a state there is nothing to subtract."""
     return self.attention(q, k, v, **kwargs)
 
   def extend(

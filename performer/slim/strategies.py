@@ -1,4 +1,4 @@
-"""Names of the strategies, and what every one of them asks of a request."""
+"""Names of the strategies, and the checks that all of them share."""
 
 import math
 
@@ -9,7 +9,7 @@ from jaxtyping import PyTree
 __all__ = ['STRATEGIES', 'SUBTRACTING', 'check_request', 'run_length']
 
 STRATEGIES = ('full', 'subtract', 'anchored', 'checkpoint', 'checkpoint2')
-# Those that recover states, and need sums that can be undone.
+# Strategies that recover states, and need sums that can be undone.
 SUBTRACTING = ('subtract', 'anchored')
 
 
@@ -40,7 +40,7 @@ def run_length(length: int, size: int) -> int:
 
 
 def check_request(inputs: PyTree, chunk: int, strategy: str) -> int:
-  """Checks what a sweep is asked to do.
+  """Checks the arguments of a sweep.
 
   Args:
     inputs: [b, l, ...].

@@ -33,7 +33,7 @@ __all__ = [
 
 
 class Backward(NamedTuple):
-  """What the sweep carries from a chunk to the one before it.
+  """Values that the sweep carries from a chunk to the chunk before it.
 
   Attributes:
     state: before the chunks done so far, as recovered.
@@ -87,7 +87,7 @@ def moved(states: PyTree, deltas: PyTree) -> PyTree:
 
 
 def begin(params: PyTree, state: PyTree, pull: PyTree) -> Backward:
-  """The carry behind the last chunk: its state, and the gradient in it."""
+  """The carry after the last chunk: its state, and the gradient in it."""
   # Two arrays: steps give their carry's memory away.
   scale, drift = (
     _map(lambda x: jnp.zeros(x.S.shape[:-4], x.S.dtype), state)
@@ -196,7 +196,7 @@ def _largest(x: Float[Array, '... b h v r']) -> Float[Array, '...']:
 
 
 def arrive(carry: Backward, anchor: PyTree) -> Backward:
-  """At the first chunk of a run: what is known takes the recovered's place."""
+  """At the first chunk of a run, the known state replaces the recovered one."""
 
   def drift(found: Any, known: Any, scale: Array, before: Array) -> Array:
     apart = _largest(found.S - known.S) / jnp.where(scale > 0, scale, 1.0)

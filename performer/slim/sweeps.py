@@ -43,7 +43,7 @@ __all__ = [
 
 
 class Totals(NamedTuple):
-  """What a forward sweep carries.
+  """Values that a forward sweep carries.
 
   Attributes:
     state: after the last chunk.
@@ -204,7 +204,7 @@ def checkpointed(
   """
   length = length_of(inputs)
   totals, chunks = _begin(problem, params, constants, state, inputs, size)
-  # Gradients add up over chunks in the dtype of what is differentiated.
+  # Gradients add up over chunks in the dtype of the differentiated leaf.
   wide = widened(params)
 
   def one(totals: Totals, x: tuple) -> tuple[Totals, None]:

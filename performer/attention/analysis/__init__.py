@@ -1,1 +1,1 @@
-"""What attention does to given queries and keys: errors, norms, matrices."""
+"""Attention on given queries and keys: errors, norms, matrices."""

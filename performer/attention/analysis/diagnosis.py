@@ -53,7 +53,7 @@ def default_favors(
     One mechanism per kernel.
   """
   with warnings.catch_warnings():
-    # Of signed features; what it warns of is in the table.
+    # About signed features; the table shows the same problem.
     warnings.simplefilter('ignore', UserWarning)
     return tuple(
       favor_lib.Favor(
@@ -318,7 +318,7 @@ def _exact_rows(
 
   k, v = data.k, data.v
   if data.key_mask is not None:
-    # Whatever stands in masked places must not reach a product.
+    # Values in masked places must not reach a product.
     keep = data.key_mask[:, :, None, None]
     k, v = jnp.where(keep, k, 0), jnp.where(keep, v, 0)
   out = jax.nn.dot_product_attention(

@@ -1,4 +1,4 @@
-"""What `diagnosis.diagnose` found, as numbers and as a table."""
+"""The findings of `diagnosis.diagnose`, as numbers and as a table."""
 
 import dataclasses
 import math
@@ -34,7 +34,7 @@ class KernelErrors:
 
 @dataclasses.dataclass(frozen=True)
 class Diagnosis:
-  """What `diagnose` found; its text is a table.
+  """The findings of `diagnose`; `str` of them is a table.
 
   Attributes:
     pairs: number of pairs looked at.

@@ -218,7 +218,7 @@ def _entries(
 ) -> Float[Array, 'b h i j']:
   """phi(x_i) . phi(y_j) of all pairs, by the features of a mechanism."""
   with warnings.catch_warnings():
-    # Of signed features: the caller has been told once.
+    # About signed features: the caller has been warned once.
     warnings.simplefilter('ignore', UserWarning)
     plain = dataclasses.replace(favor, renormalize=False, stabilizer='online')
   return recovery.recover_attention(

@@ -1,4 +1,4 @@
-"""What an attention function does, made visible.
+"""Makes the attention matrix of a function visible.
 
 Reference: arXiv:2009.14794, section C.4 (attention matrices).
 """

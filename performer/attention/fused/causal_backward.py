@@ -129,7 +129,7 @@ def rows(
 def _sequence(
   plan: Plan, inputs: tuple, g: Array, delta: Array, norm: Array, units: Array
 ) -> tuple[tuple[Array, Any], ...]:
-  """What both kernels read of a group, and its blocks."""
+  """The arrays of a group that both kernels read, and their blocks."""
   q, k, v, keep = inputs
   d, width = q.shape[3], v.shape[3]
   return (

@@ -1,4 +1,4 @@
-"""Which calls of `favor.Favor` the fused kernels can compute, and how.
+"""Chooses the calls of `favor.Favor` that fused kernels can compute.
 
 Letters: b batch, l positions, h heads, d width of a key, v of a value, m rows
 of the projection.

@@ -1,4 +1,4 @@
-"""How the fused kernels are run: grid, blocks of arrays, compiler options.
+"""Launches the fused kernels: grid, blocks of arrays, compiler options.
 
 Letters: b batch, h heads, l positions, m rows of the projection, s features
 per row of it, g groups, n chunks.
@@ -29,24 +29,24 @@ class Spec:
 
   @staticmethod
   def rows(plan: Plan, width: int) -> pl.BlockSpec:
-    """Of [b, l, h, width]."""
+    """Block of an array [b, l, h, width]."""
     return pl.BlockSpec(
       (None, plan.group, None, width), lambda b, h, g: (b, g, h, 0)
     )
 
   @staticmethod
   def line(plan: Plan) -> pl.BlockSpec:
-    """Of [b, h, l]."""
+    """Block of an array [b, h, l]."""
     return pl.BlockSpec((None, None, plan.group), lambda b, h, g: (b, h, g))
 
   @staticmethod
   def keep(plan: Plan) -> pl.BlockSpec:
-    """Of the mask, [b, l]."""
+    """Block of the mask, [b, l]."""
     return pl.BlockSpec((None, plan.group), lambda b, h, g: (b, g))
 
   @staticmethod
   def units(plan: Plan, m: int) -> pl.BlockSpec:
-    """Of [b, h, n, s, m]."""
+    """Block of an array [b, h, n, s, m]."""
     return pl.BlockSpec(
       (None, None, plan.chunks, plan.signs, m),
       lambda b, h, g: (b, h, g, 0, 0),
@@ -54,7 +54,7 @@ class Spec:
 
   @staticmethod
   def group(*shape: int, shared: bool = False) -> pl.BlockSpec:
-    """Of [b, h, g, *shape], or of [b, h, 1, *shape] where it is shared."""
+    """Block of [b, h, g, *shape], or of a shared [b, h, 1, *shape]."""
     zeros = (0,) * len(shape)
     return pl.BlockSpec(
       (None, None, None, *shape),
@@ -63,7 +63,7 @@ class Spec:
 
   @staticmethod
   def whole(shape: tuple[int, ...]) -> pl.BlockSpec:
-    """Of the projection."""
+    """Block of the projection."""
     return pl.BlockSpec(shape, lambda b, h, g: (0,) * len(shape))
 
 

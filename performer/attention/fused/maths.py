@@ -1,4 +1,4 @@
-"""What the fused kernels compute on one chunk, in registers.
+"""Computations of the fused kernels on one chunk, in registers.
 
 Everything here runs inside a Pallas kernel for Triton: two-dimensional
 products, no concatenation. So the features of the hyperbolic kernels, exp(u)
@@ -46,7 +46,7 @@ NO_ROW = 1e30
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-  """What is fixed when a kernel is compiled.
+  """Settings that are fixed when a kernel is compiled.
 
   Attributes:
     signs: features per row of the projection, 1 or 2.
@@ -113,7 +113,7 @@ def rows_left(plan: Plan, length: int) -> Array:
 
 
 def rows_inside(plan: Plan, chunk: Array, left: Array) -> Bool[Array, 'i']:
-  """Which rows of a chunk of this program's group exist."""
+  """Marks the rows of a chunk of this program's group that exist."""
   iota = jax.lax.broadcasted_iota(jnp.int32, (plan.chunk,), 0)
   return chunk * plan.chunk + iota < left
 
