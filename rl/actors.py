@@ -1,4 +1,4 @@
-"""Where the training loop's batches come from: nowhere, or from simulators."""
+"""Sources of the training loop's batches: nothing, or simulators."""
 
 import concurrent.futures
 from collections import deque
@@ -94,7 +94,7 @@ class Actor:
     return _lanes_major(trajectory)
 
   def get_state(self) -> dict[str, Any]:
-    """How many trajectories were drawn."""
+    """Number of trajectories drawn so far."""
     return {'made': self._made, 'resumed': self._resumed}
 
   def set_state(self, state: Mapping[str, Any]) -> None:

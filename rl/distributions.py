@@ -13,7 +13,7 @@ __all__ = ['Categorical', 'DiagonalGaussian', 'Distribution', 'to_box']
 
 
 class Categorical(NamedTuple):
-  """Of one of k choices.
+  """Distribution over k choices.
 
   Attributes:
     logits: unnormalised log-probabilities.
@@ -45,11 +45,11 @@ class Categorical(NamedTuple):
 
 
 class DiagonalGaussian(NamedTuple):
-  """Of d independent numbers.
+  """Distribution of d independent normal numbers.
 
   Attributes:
-    mean: of each.
-    log_std: of each; it broadcasts to `mean`.
+    mean: mean of each number.
+    log_std: logarithm of each standard deviation; broadcasts to `mean`.
   """
 
   mean: Float[Array, '*b d']

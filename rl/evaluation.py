@@ -104,7 +104,7 @@ def evaluate(
     chosen = _chosen(learner, acting, carry.stage, key, carry.time)
     stage, ended = _step(env, carry.stage, chosen)
     stats = stage.env.stats
-    # Where nothing ended, or enough did, the column is out of range: dropped.
+    # If no episode ended, or enough ended, the column is out of range: dropped.
     column = jnp.where(ended, carry.count, episodes)
     rows = jnp.arange(env.num_lanes)
     put = lambda into, value: into.at[rows, column].set(value, mode='drop')
@@ -157,7 +157,7 @@ def evaluate_on_host(
   *,
   episodes: int = 1,
 ) -> Episodes:
-  """As `evaluate`, in simulators; NumPy arrays."""
+  """Like `evaluate`, in simulators; NumPy arrays."""
   _check(env, episodes)
   act = _jitted(learner)
   key, reset_key = jax.random.split(key)

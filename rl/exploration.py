@@ -1,4 +1,4 @@
-"""How often lanes act at random, over the steps of training."""
+"""The rate at which lanes act at random, over the steps of training."""
 
 import dataclasses
 from typing import Protocol, runtime_checkable

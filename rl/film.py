@@ -38,7 +38,7 @@ class Player(Protocol):
 
 @dataclasses.dataclass(frozen=True)
 class Film:
-  """What to film.
+  """Settings of a film.
 
   Attributes:
     env: the lanes, side by side in the film; what is filmed is what they

@@ -1,4 +1,4 @@
-"""What an algorithm gives to a trainer: how it acts and how it learns.
+"""The interface of agents: acting and learning.
 
 One iteration of any agent here is: act for T steps in n lanes, then learn from
 what that gave. `rollout` does the first, in JAX or with simulators; a `Learner`
@@ -15,12 +15,12 @@ __all__ = ['Action', 'Algorithm', 'Learner', 'Trajectory']
 
 
 class Action(NamedTuple):
-  """What n lanes do next.
+  """The next actions of n lanes.
 
   Attributes:
     memory: of a recurrent policy, after the observation; () for none.
     action: one per lane.
-    extras: what learning needs to know later, such as log-probabilities;
+    extras: data that learning needs later, such as log-probabilities;
       leaves [n, ...].
   """
 
@@ -96,7 +96,7 @@ class Learner(Protocol):
     ...
 
   def acting(self, state: PyTree) -> PyTree:
-    """What acting needs of a state."""
+    """The part of a state that acting needs."""
     ...
 
   def initial_memory(self, num_lanes: int) -> PyTree:
@@ -111,13 +111,13 @@ class Learner(Protocol):
     first: Bool[Array, ' n'],
     key: Key[Array, ''],
   ) -> Action:
-    """What to do in training, exploring; forgets the memory where `first`."""
+    """Actions for training, exploring; forgets the memory where `first`."""
     ...
 
   def final(
     self, acting: PyTree, memory: PyTree, observation: Shaped[Array, 'n ...']
   ) -> PyTree:
-    """What learning needs of the last observation of a truncated episode.
+    """Data that learning needs of a truncated episode's last observation.
 
     Args:
       acting: of a state.
@@ -137,7 +137,7 @@ class Learner(Protocol):
     first: Bool[Array, ' n'],
     key: Key[Array, ''],
   ) -> Action:
-    """What to do in evaluation."""
+    """Actions for evaluation."""
     ...
 
   def learn(

@@ -36,10 +36,10 @@ LARGEST = float(jnp.finfo(jnp.float32).max) ** 0.25
 
 
 class Statistics(NamedTuple):
-  """Of observations of one shape; all may have axes in front.
+  """Statistics of observations of one shape; all may have axes in front.
 
   Attributes:
-    count: how many.
+    count: number of observations.
     mean: their mean.
     m2: sum of (x - mean)^2.
   """
@@ -50,7 +50,7 @@ class Statistics(NamedTuple):
 
 
 def empty(shape: tuple[int, ...], batch: tuple[int, ...] = ()) -> Statistics:
-  """Of no observation, float32.
+  """Statistics of no observation, float32.
 
   Args:
     shape: of an observation.
@@ -82,7 +82,7 @@ def _bounded(x: Array) -> Bool[Array, '...']:
 def weighted(
   observations: Float[Array, '...'], weight: Float[Array, '...']
 ) -> Statistics:
-  """Of the observations with a weight of 1; equal ones deviate by exactly 0.
+  """Statistics of observations of weight 1; equal ones deviate by exactly 0.
 
   Args:
     observations: any axes in front; where the weight is 0, anything.
@@ -119,7 +119,7 @@ def add(
   """
   included = included & _sound(observation, included.ndim)
   count = statistics.count + included
-  # What is left out may be anything, infinite too.
+  # Observations that are left out may be anything, infinite too.
   difference = jnp.where(
     _beside(included, observation), observation - statistics.mean, 0
   )
@@ -131,7 +131,7 @@ def add(
 
 
 def merge(a: Statistics, b: Statistics) -> Statistics:
-  """Of the observations of both: associative and commutative up to rounding.
+  """Merges statistics: associative and commutative up to rounding.
 
   Args:
     a: statistics.

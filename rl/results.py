@@ -1,4 +1,4 @@
-"""What a finished run shows of an agent: returns, as a table and curves; a film."""
+"""The report of an agent's run: a table and curves of returns, and a film."""
 
 import functools
 import os
@@ -151,7 +151,7 @@ def pictures(
   Args:
     rows: of `metrics.jsonl`.
     steps_per_iteration: examples per step of the loop.
-    film: what to film; None: nothing.
+    film: settings of the film; None: no film.
     player: acts in the film.
     seed: of the film's lanes and actions.
   """

@@ -12,7 +12,7 @@ __all__ = ['RewardState', 'init', 'scale']
 
 
 class RewardState(NamedTuple):
-  """What was seen so far.
+  """Statistics of the rewards so far.
 
   Attributes:
     running: discounted sum of the rewards of the running episode, per lane.
@@ -24,7 +24,7 @@ class RewardState(NamedTuple):
 
 
 def init(num_lanes: int) -> RewardState:
-  """Of nothing seen."""
+  """The state before any reward."""
   return RewardState(jnp.zeros(num_lanes), normalizer.empty(()))
 
 
@@ -50,7 +50,7 @@ def scale(
       simulators were started anew.
     ended: whether an episode ended with the step.
     valid: False where nothing was done.
-    discount: of R; the agent's own, unless there is a reason.
+    discount: discount of R; usually that of the agent.
     clip: largest absolute value of the result.
 
   Returns:

@@ -15,7 +15,7 @@ __all__ = ['HostActor', 'Stage', 'begins', 'collect', 'start']
 
 
 class Stage(NamedTuple):
-  """Where acting stands, between two steps.
+  """The state of acting between two steps.
 
   Attributes:
     env: state of the lanes.
@@ -188,13 +188,13 @@ class HostActor:
     return self._learner.act(acting, memory, observation, first, key)
 
   def start(self, key: Key[Array, '']) -> Stage:
-    """As `rollout.start`."""
+    """See `rollout.start`."""
     return start(self._env, self._learner, key)
 
   def collect(
     self, acting: PyTree, stage: Stage, key: Key[Array, '']
   ) -> tuple[Stage, learner_lib.Trajectory]:
-    """As `rollout.collect`; the trajectory's leaves are NumPy arrays."""
+    """See `rollout.collect`; the trajectory's leaves are NumPy arrays."""
     begin, rows, none = stage, [], None
     for time in range(self._learner.unroll_length):
       seen_before = (stage.observation, stage.first, stage.memory)

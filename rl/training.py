@@ -72,7 +72,7 @@ class AgentTrainer:
       program; JAX environments only.
     pipelined: for simulators: whether actors go on while the learner learns.
       They then act with the parameters of the iteration before, always.
-    film: what to film at the end; None: nothing.
+    film: settings of a film at the end; None: no film.
 
   Raises:
     ValueError: if a number is not positive, lanes do not reset themselves, or
@@ -208,7 +208,7 @@ class AgentTrainer:
     return _Player(self.learner, self.learner.acting(one))
 
   def random_returns(self, seed: int) -> dict[str, Float[np.ndarray, ' e']]:
-    """In every evaluation's lanes, as many episodes as an evaluation has.
+    """Random returns in the lanes of every evaluation, for as many episodes.
 
     None where actions have no bounds: those cannot be drawn uniformly.
     """
@@ -359,13 +359,13 @@ class _Player(NamedTuple):
   acting: PyTree
 
   def initial_memory(self, num_lanes: int) -> PyTree:
-    """Of the learner."""
+    """Memory of the learner."""
     return self.learner.initial_memory(num_lanes)
 
   def act(
     self, memory: PyTree, observation: Any, first: Any, key: Key[Array, '']
   ) -> tuple[PyTree, Any]:
-    """As in evaluation."""
+    """Acts as in evaluation."""
     chosen = self.learner.greedy(self.acting, memory, observation, first, key)
     return chosen.memory, chosen.action
 
@@ -373,7 +373,7 @@ class _Player(NamedTuple):
 def _metrics(
   values: Mapping[str, Array], trajectory: learner_lib.Trajectory
 ) -> dict[str, clu_metrics.Metric]:
-  """Of the learner, and returns and lengths of episodes that ended."""
+  """Metrics of the learner; returns and lengths of ended episodes."""
   ended = trajectory.terminated | trajectory.truncated
   ended = (ended & trajectory.valid).astype(jnp.float32)
   average = metrics_lib.Average.of

@@ -184,7 +184,7 @@ class Proteins(dataset.DataSet):
     cropping hides from a model.
 
     Masked language models have a second one, which is harder to beat: BERT's
-    recipe leaves a tenth of the targets in sight, and who copies what stands
+    recipe leaves a tenth of the targets in sight, and copying what stands
     there gains nine points of accuracy without any knowledge of proteins.
     `empirical, copying` is the best prediction from the input token alone.
 

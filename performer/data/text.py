@@ -198,7 +198,7 @@ class Text(dataset.DataSet):
     return len(windows), lambda numbers: _examples(windows[numbers])
 
   def baselines(self) -> dict[str, baseline.Unigram]:
-    """Returns the empirical baseline: who knows frequencies only.
+    """Returns the empirical baseline, which knows only byte frequencies.
 
     Frequencies are those of all bytes of the training split, with a pseudocount
     of 1.

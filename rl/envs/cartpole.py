@@ -15,7 +15,7 @@ __all__ = ['CartPoleBalance', 'CartPoleState', 'CartPoleSwingUp']
 
 
 class CartPoleState(NamedTuple):
-  """Where cart and pole are.
+  """Position and speed of cart and pole.
 
   Attributes:
     position: of the cart, metres to the right of the centre.

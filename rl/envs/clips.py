@@ -27,7 +27,7 @@ _REACH = 2.4
 
 @runtime_checkable
 class Clips(Protocol):
-  """Where backgrounds come from; immutable."""
+  """A source of backgrounds; immutable."""
 
   def clip(self, random: np.random.Generator, size: int, moving: bool) -> Clip:
     """Draws a clip.

@@ -12,7 +12,7 @@ __all__ = ['CutOff', 'CutOffState']
 
 
 class CutOffState(NamedTuple):
-  """Of all lanes.
+  """The state of all lanes.
 
   Attributes:
     env: of the lanes below.
@@ -32,18 +32,18 @@ class CutOff:
 
   The Attention Agent (arXiv:2003.08165) trains in CarRacing like this, where
   each step costs 0.1 and each new tile of the track pays more; it is evaluated
-  without. The step that brings one more than `most` is the last and counts. It
-  truncates: the task itself goes on, and so does the value after it.
+  without cuts. The step that brings one more than `most` is the last and
+  counts. It truncates: the task itself goes on, and so does the value after it.
 
   Simulators that step together cannot be reset one by one. A lane that was cut
   waits until its simulator's own episode is over: its steps are not `valid`,
-  its rewards 0. So a learner gains little by it, but an evaluator that resets
-  all lanes together, as of an evolution strategy, goes on as soon as the last
-  lane is cut.
+  its rewards 0. So a learner gains little. But an evaluator that resets all
+  lanes together, such as that of an evolution strategy, continues as soon as
+  the last lane is cut.
 
   Args:
     env: the lanes, on the host; the step after an end resets.
-    most: how many are endured.
+    most: number of negative rewards in a row that do not end the episode.
 
   Raises:
     ValueError: if `most` < 1, or the lanes reset themselves at once.

@@ -22,7 +22,7 @@ _MATERIALS = 16
 
 
 class Distraction(NamedTuple):
-  """What is drawn from a seed, and where it has got to.
+  """The random draws of a seed, and their values now.
 
   Attributes:
     seed: its number.
@@ -115,7 +115,7 @@ class Distracted:
 
   @property
   def max_steps(self) -> int:
-    """Of the environment."""
+    """See the environment."""
     return self.env.max_steps
 
   @property
@@ -125,7 +125,7 @@ class Distracted:
 
   @property
   def action_space(self) -> spaces.Space:
-    """Of the environment."""
+    """See the environment."""
     return self.env.action_space
 
   def reset(
@@ -213,7 +213,7 @@ class Distracted:
 def _look(
   points: Float[Array, 'h w 2'], camera: Float[Array, ' 4']
 ) -> Float[Array, 'h w 2']:
-  """What the points of the picture show through a camera."""
+  """The points that the picture shows through a camera."""
   cos, sin = jnp.cos(camera[2]), jnp.sin(camera[2])
   x, y = points[..., 0], points[..., 1]
   turned = jnp.stack([cos * x - sin * y, sin * x + cos * y], axis=-1)

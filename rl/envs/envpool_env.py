@@ -84,7 +84,7 @@ class EnvPoolVector(host_vector.HostVector):
     )
 
   def _spec(self, num_lanes: int) -> Any:
-    """Of the task, with the options; checks them and the names of infos."""
+    """EnvPool's spec of the task; checks options and names of infos."""
     make = functools.partial(self._envpool.make_spec, self._task)
     defaults = make(num_envs=num_lanes).config._asdict()
     options = self._options
@@ -156,7 +156,7 @@ def _leaves(tree: Any) -> list[Any]:
 
 
 def _channels_first(space: Any) -> bool:
-  """Whether it is of pictures whose shortest side comes first."""
+  """Whether a space has pictures whose shortest side comes first."""
   shape = getattr(space, 'shape', None)
   if shape is None or len(shape) != 3 or space.dtype != np.uint8:
     return False

@@ -15,7 +15,7 @@ Arrays = Shaped[Array | np.ndarray, 'n ...']
 
 
 class _Wrapper:
-  """What lanes over other lanes pass through."""
+  """Base class of lanes over other lanes."""
 
   def __init__(self, env: protocol.VectorEnvironment) -> None:
     self.env = env
@@ -99,7 +99,7 @@ class StackedState(NamedTuple):
 
   @property
   def stats(self) -> lanes.EpisodeStats:
-    """Of the lanes below."""
+    """Statistics of the lanes below."""
     return self.env.stats
 
 

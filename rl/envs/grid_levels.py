@@ -15,7 +15,7 @@ __all__ = ['COIN', 'FLOOR', 'GOAL', 'HAZARD', 'WALL', 'GridLevels', 'GridState']
 FLOOR, WALL, COIN, HAZARD, GOAL = range(5)
 GOAL_REWARD = 10.0
 _MOVES = np.array([[0, 0], [-1, 0], [1, 0], [0, -1], [0, 1]], np.int32)
-# Of walls, coins, hazards and goal, and of the floor.
+# Colours of walls, coins, hazards and goal, and of the floor.
 _COLORS = [
   [0.45, 0.4, 0.5],
   [0.95, 0.8, 0.1],
@@ -27,7 +27,7 @@ _AGENT = [[0.3, 0.6, 1.0]]
 
 
 class GridState(NamedTuple):
-  """What is where.
+  """The cells, the agent and the level.
 
   Attributes:
     cells: codes FLOOR, WALL, COIN, HAZARD, GOAL; row 0 at the top.

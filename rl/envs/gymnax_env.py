@@ -47,17 +47,17 @@ class GymnaxEnvironment:
 
   @functools.cached_property
   def observation_space(self) -> spaces.Space:
-    """Of gymnax, converted."""
+    """The space of gymnax, converted."""
     return foreign_spaces.convert(self.env.observation_space(self.params))
 
   @functools.cached_property
   def action_space(self) -> spaces.Space:
-    """Of gymnax, converted."""
+    """The space of gymnax, converted."""
     return foreign_spaces.convert(self.env.action_space(self.params))
 
   @property
   def max_steps(self) -> int:
-    """Of the parameters."""
+    """The time limit of the parameters."""
     return int(self.params.max_steps_in_episode)
 
   def reset(self, key: Key[Array, '']) -> tuple[PyTree, Shaped[Array, '...']]:

@@ -1,4 +1,4 @@
-"""What all lanes of simulators on the host share: checks, tokens, statistics."""
+"""The base of simulators on the host: checks, tokens, statistics."""
 
 import abc
 from typing import Any, NamedTuple
@@ -28,7 +28,7 @@ class HostState(NamedTuple):
 
 
 class Seen(NamedTuple):
-  """What a simulator's step gave, in its own dtypes; [n, ...] each.
+  """The result of a simulator's step, in its own dtypes; [n, ...] each.
 
   Attributes:
     observation: after the step; where an episode ended and the lanes reset at
@@ -37,7 +37,8 @@ class Seen(NamedTuple):
     terminated: whether the task ended.
     truncated: whether the time was up; may be true where `terminated` is.
     info: extra values.
-    final_observation: what the step itself led to; None: `observation`.
+    final_observation: observation that the step itself led to; None:
+      `observation`.
   """
 
   observation: Any

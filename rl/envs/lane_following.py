@@ -21,7 +21,7 @@ CAR = (0.0, -0.5)
 
 
 class LaneState(NamedTuple):
-  """Where the car is, and the track.
+  """The position of the car, and the track.
 
   Attributes:
     position: of the car.

@@ -102,12 +102,12 @@ class Lanes:
 
   @property
   def observation_space(self) -> spaces.Space:
-    """Of one lane's observation."""
+    """Space of one lane's observation."""
     return self.env.observation_space
 
   @property
   def action_space(self) -> spaces.Space:
-    """Of one lane's action."""
+    """Space of one lane's action."""
     return self.env.action_space
 
   @property
@@ -220,14 +220,14 @@ class Lanes:
 def reset_key(
   key: Key[Array, ''], clock: Integer[Array, ''] | int
 ) -> Key[Array, '']:
-  """What a lane with this key resets with after `clock` steps."""
+  """The key that a lane resets with after `clock` steps."""
   return jax.random.fold_in(key, 2 * clock)
 
 
 def step_key(
   key: Key[Array, ''], clock: Integer[Array, ''] | int
 ) -> Key[Array, '']:
-  """What a lane with this key steps with after `clock` steps."""
+  """The key that a lane steps with after `clock` steps."""
   return jax.random.fold_in(key, 2 * clock + 1)
 
 

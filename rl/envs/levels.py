@@ -39,7 +39,7 @@ def draw_level(
 def draw_on_host(
   random: np.random.Generator, num_levels: int, start_level: int
 ) -> int:
-  """As `draw_level`, by NumPy."""
+  """Like `draw_level`, by NumPy."""
   last = start_level + num_levels if num_levels else _LAST
   return int(random.integers(start_level, last))
 

@@ -30,7 +30,7 @@ Pose = tuple[Float[np.ndarray, ' 3'], Float[np.ndarray, '3 3']]
 
 @dataclasses.dataclass(frozen=True)
 class Distractions:
-  """What is changed in pictures; dynamics and rewards stay.
+  """The changes of pictures; dynamics and rewards stay.
 
   At 0 a distraction is left out, and with all three at 0 pictures are the
   task's own, bit for bit. With scale s of colours or the camera:
@@ -158,7 +158,7 @@ class _Colors:
 
 
 class _Camera:
-  """Where a camera has got to: a turn, as `orbit` takes it."""
+  """The present turn of a camera, as `orbit` takes it."""
 
   def __init__(
     self, scale: float, moving: bool, random: np.random.Generator
@@ -251,7 +251,7 @@ class Painter:
       self._camera.advance()
 
   def picture(self) -> UInt8[np.ndarray, 's s 3']:
-    """What there is to see now."""
+    """The present picture."""
     physics, settings = self._env.physics, self._settings
     if self._sky is not None and self._shown != self._time:
       self._sky.show(physics, self._clip(self._time), settings.background)

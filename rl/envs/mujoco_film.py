@@ -31,7 +31,7 @@ class FilmState(NamedTuple):
 
   @property
   def stats(self) -> lanes.EpisodeStats:
-    """Of the lanes below."""
+    """Statistics of the lanes below."""
     return self.env.stats
 
 

@@ -45,7 +45,7 @@ class PixelView:
 
   @property
   def max_steps(self) -> int:
-    """Of the environment."""
+    """See the environment."""
     return self.env.max_steps
 
   @property
@@ -55,7 +55,7 @@ class PixelView:
 
   @property
   def action_space(self) -> spaces.Space:
-    """Of the environment."""
+    """See the environment."""
     return self.env.action_space
 
   def reset(self, key: Key[Array, '']) -> tuple[PyTree, UInt8[Array, 's s 3']]:
@@ -71,7 +71,7 @@ class PixelView:
     return state, step._replace(observation=scenes.picture(self, state))
 
   def scene(self, state: PyTree, points: Float[Array, 'h w 2']) -> scenes.Scene:
-    """As `draw` paints it."""
+    """The picture that `draw` paints."""
     return self.draw(state, points)
 
 
@@ -104,7 +104,7 @@ def swing_up_scene(
 def balance_scene(
   state: cartpole.CartPoleState, points: Float[Array, 'h w 2']
 ) -> scenes.Scene:
-  """As `swing_up_scene`, for `cartpole.CartPoleBalance`."""
+  """Like `swing_up_scene`, for `cartpole.CartPoleBalance`."""
   return _cart_scene(state.position, state.angle, points)
 
 

@@ -17,7 +17,7 @@ __all__ = ['Environment', 'Step', 'Transition', 'VectorEnvironment']
 
 
 class Step(NamedTuple):
-  """What one step of one environment gave.
+  """The result of one step of one environment.
 
   Attributes:
     observation: of the state after the step.
@@ -33,7 +33,7 @@ class Step(NamedTuple):
 
 
 class Transition(NamedTuple):
-  """What one step of n lanes gave; every leaf has a leading axis of lanes.
+  """The result of one step of n lanes; all leaves have an axis of lanes.
 
   Attributes:
     observation: of the state after the step, [n, ...]; where an episode ended
@@ -43,7 +43,7 @@ class Transition(NamedTuple):
     terminated: bool [n]; the task ended: the value after it is zero.
     truncated: bool [n]; only the time was up: the value after it is that of
       `final_observation`. Never true where `terminated` is.
-    final_observation: what the step itself led to, [n, ...]; equals
+    final_observation: observation that the step itself led to, [n, ...]; equals
       `observation` where no episode ended.
     valid: bool [n]; False where the lane did not act: a simulator that spends
       a step on resetting, or a finished lane that waits. Such steps belong in
@@ -69,12 +69,12 @@ class Environment(Protocol):
 
   @property
   def observation_space(self) -> spaces.Space:
-    """What one observation looks like."""
+    """Space of one observation."""
     ...
 
   @property
   def action_space(self) -> spaces.Space:
-    """What one action looks like."""
+    """Space of one action."""
     ...
 
   @property
@@ -104,17 +104,17 @@ class VectorEnvironment(Protocol):
 
   @property
   def num_lanes(self) -> int:
-    """How many lanes, n."""
+    """Number of lanes, n."""
     ...
 
   @property
   def observation_space(self) -> spaces.Space:
-    """What one observation looks like."""
+    """Space of one observation."""
     ...
 
   @property
   def action_space(self) -> spaces.Space:
-    """What one action looks like."""
+    """Space of one action."""
     ...
 
   @property

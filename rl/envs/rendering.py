@@ -1,4 +1,4 @@
-"""What MuJoCo draws with."""
+"""The renderer of MuJoCo."""
 
 import os
 

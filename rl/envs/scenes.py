@@ -29,7 +29,7 @@ __all__ = [
 
 
 class Scene(NamedTuple):
-  """What there is to see; colours are red, green, blue in [0, 1].
+  """A scene to paint; colours are red, green, blue in [0, 1].
 
   Attributes:
     ground: behind everything, [h, w, 3], or [1, 1, 3] if of one colour.
@@ -62,7 +62,7 @@ class PixelEnvironment(Protocol):
 
   @property
   def action_space(self) -> spaces.Space:
-    """What one action looks like."""
+    """Space of one action."""
     ...
 
   @property
@@ -81,7 +81,7 @@ class PixelEnvironment(Protocol):
     ...
 
   def scene(self, state: PyTree, points: Float[Array, 'h w 2']) -> Scene:
-    """What the state shows at points of the image plane."""
+    """The scene of a state at points of the image plane."""
     ...
 
 
@@ -158,5 +158,5 @@ def compose(scene: Scene) -> UInt8[Array, 'h w 3']:
 
 
 def picture(env: PixelEnvironment, state: PyTree) -> UInt8[Array, 's s 3']:
-  """What the environment observes in a state."""
+  """The observation of the environment in a state."""
   return compose(env.scene(state, grid(env.size)))

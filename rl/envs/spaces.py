@@ -1,4 +1,4 @@
-"""What observations and actions look like: hashable, so static under jit."""
+"""Spaces of observations and actions: hashable, so static under jit."""
 
 import dataclasses
 from typing import Any
@@ -100,7 +100,7 @@ class Discrete:
 
   @property
   def shape(self) -> tuple[int, ...]:
-    """Of a scalar."""
+    """The shape of a scalar."""
     return ()
 
   @property

@@ -1,4 +1,4 @@
-"""What runs an evolution strategy's rollouts: factories for `ESTrainer`.
+"""Factories of the evaluators that `ESTrainer` runs rollouts with.
 
 Each is called as `make(env=..., policy=..., mesh=..., clip=...)`. JAX
 environments take `jax_evaluator.JaxEvaluator` itself; here are those of
@@ -64,11 +64,11 @@ class Ray:
   The lanes are pickled, so they must be of a simulator that can be built anew.
 
   Attributes:
-    lanes: what each worker does.
-    num_workers: see `ray_evaluator.RayEvaluator`, as the next three.
-    directions_per_task: what is lost with a worker, at most.
-    timeout: seconds.
-    cpus: of one worker.
+    lanes: the lanes of each worker.
+    num_workers: see `ray_evaluator.RayEvaluator`.
+    directions_per_task: the most directions that a lost worker loses.
+    timeout: seconds after which a worker is given up.
+    cpus: cores of one worker.
   """
 
   lanes: Lanes = Lanes()

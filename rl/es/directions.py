@@ -4,7 +4,7 @@ Letters: d parameters, n directions (antithetic pairs, in most estimators),
 b rows of an orthogonal block, k dimensions of a guiding subspace.
 
 Row i depends on the key and on i alone: not on n, on how many rows are drawn
-at once, or on where. So whoever knows the key knows the population.
+at once, or on where. So the key alone determines the population.
 
 All kinds have E[g g^T] = I, which is all that unbiasedness on linear and
 quadratic functions needs. Which gradient they estimate elsewhere:
@@ -47,7 +47,7 @@ NORMS = ('chi', 'sqrt_d')
 
 @dataclasses.dataclass(frozen=True)
 class Directions:
-  """How perturbations are distributed.
+  """The distribution of perturbations.
 
   Attributes:
     kind: 'gaussian', independent rows; 'orthogonal', Haar blocks from a QR

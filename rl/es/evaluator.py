@@ -1,4 +1,4 @@
-"""Who runs the rollouts: one interface for every back end."""
+"""The interface of evaluators, which run the rollouts."""
 
 from typing import Any, Protocol, runtime_checkable
 
@@ -15,7 +15,7 @@ __all__ = ['Evaluation', 'Evaluator']
 
 @flax.struct.dataclass
 class Evaluation:
-  """What came back of p members, all of one side first.
+  """The results of p members, all of one side first.
 
   Attributes:
     returns: [p]; undiscounted, the mean over a member's episodes. Any value
@@ -40,7 +40,7 @@ class Evaluation:
     returns: Float[Array | np.ndarray, ' p'],
     valid: Bool[Array | np.ndarray, ' p'] | None = None,
   ) -> 'Evaluation':
-    """Of values of a function, each of which counts as one step.
+    """The evaluation of a plain function; each value counts as one step.
 
     Args:
       returns: to be maximised.

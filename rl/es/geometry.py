@@ -1,4 +1,4 @@
-"""Where parameters live: what a perturbation and a step of them mean.
+"""Spaces of parameters: the meaning of a perturbation and of a step.
 
 Directions have k coordinates, theta d numbers; in Euclidean space they are the
 same. On a manifold a direction is a tangent vector at theta, and the estimate,
@@ -17,14 +17,14 @@ __all__ = ['EUCLIDEAN', 'Euclidean', 'Geometry', 'of']
 
 @runtime_checkable
 class Geometry(Protocol):
-  """How parameters move; hashable."""
+  """The way parameters move; hashable."""
 
   def size(self, theta_size: int) -> int:
     """k, of d."""
     ...
 
   def coordinates(self, theta: Float[Array, ' d']) -> Float[Array, ' k']:
-    """What an optimiser takes for the parameters: weight decay pulls it to 0."""
+    """The parameters of an optimiser; weight decay pulls them to 0."""
     ...
 
   def perturb(
@@ -36,7 +36,7 @@ class Geometry(Protocol):
   def step(
     self, theta: Float[Array, ' d'], update: Float[Array, ' k']
   ) -> Float[Array, ' d']:
-    """Where an update leads; may be shorter than the same perturbation."""
+    """The point after an update; may be nearer than after a perturbation."""
     ...
 
 

@@ -64,7 +64,7 @@ def _kept(valid: Bool[Array, ' p'], x: Array) -> Array:
 
 
 class _Carry(NamedTuple):
-  """Of m episodes; all but `time` with an axis of lanes."""
+  """The state of m episodes; all but `time` with an axis of lanes."""
 
   time: Array
   state: PyTree
@@ -222,7 +222,7 @@ class JaxEvaluator:
     included: Bool[Array, ' b'],
     normalizer: normalizer_lib.Statistics | None,
   ) -> tuple[Array, Array, normalizer_lib.Statistics | None]:
-    """Of one block, [e, s, b]; those not included end before they start."""
+    """Results of one block, [e, s, b]; excluded members take no step."""
     size = keys.shape[0]
     flat = lambda x: x.reshape(sides * size, *x.shape[2:])
     params = jax.vmap(self.policy.unravel)(jax.tree.map(flat, members))

@@ -24,10 +24,10 @@ _STRATEGY = strategy.Strategy(
 
 
 class Minimum(NamedTuple):
-  """What `minimize` found.
+  """The result of `minimize`.
 
   Attributes:
-    x: the best point of all that were evaluated.
+    x: the best of all evaluated points.
     value: f there.
     history: float32 [steps] each: `value`, f at the centre of each population,
       and `best`, the smallest value until then.

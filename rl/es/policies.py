@@ -48,11 +48,11 @@ class Policy(Protocol):
     ...
 
   def unravel(self, member: PyTree) -> PyTree:
-    """What `act` takes.
+    """The parameters that `act` takes.
 
     Args:
-      member: of a `population.Population`: theta [d], or what else a policy
-        is searched by, such as theta and an architecture.
+      member: of a `population.Population`: theta [d], or another
+        structure such as theta and an architecture.
     """
     ...
 
@@ -80,7 +80,7 @@ def check_observations(space: spaces.Space) -> None:
 
 
 def num_outputs(space: spaces.Space) -> int:
-  """How many numbers choose an action.
+  """Number of outputs that choose an action.
 
   Args:
     space: a bounded box of floats, or discrete.

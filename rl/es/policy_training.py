@@ -1,4 +1,4 @@
-"""What all trainers that only see returns share, whatever draws the members.
+"""The common part of all trainers that only see returns.
 
 One step of the loop is a generation, one example a member of it.
 """
@@ -40,16 +40,16 @@ MakePolicy = Callable[[spaces.Space, spaces.Space], policies.Policy]
 
 @dataclasses.dataclass(frozen=True)
 class PolicyTrainer:
-  """What the trainers of policies by returns share; see `experiment` of each.
+  """Base class of the trainers that only see returns.
 
   Attributes:
     env: the task.
     policy: makes the policy of an observation and an action space.
-    evaluator: makes what runs the rollouts, from the keyword arguments `env`,
-      `policy`, `mesh` and `clip`.
+    evaluator: makes the evaluator of rollouts, from the keyword arguments
+      `env`, `policy`, `mesh` and `clip`.
     eval_episodes: of theta, per evaluation; 0: no evaluation.
     clip: bound of normalised observations; None: no bound.
-    film: what to film at the end; None: nothing.
+    film: settings of a film at the end; None: no film.
 
   Raises:
     ValueError: if a number is out of range.
@@ -79,7 +79,7 @@ class PolicyTrainer:
     return _Player(self.fitted_policy, params, state.normalizer, self.clip)
 
   def random_returns(self, seed: int) -> dict[str, Float[np.ndarray, ' e']]:
-    """Of about as many episodes as an evaluation has."""
+    """Returns of about as many episodes as an evaluation has."""
     if not (self.eval_episodes and self.env.action_space.bounded):
       return {}
     env, episodes = self.env, 1
@@ -159,7 +159,7 @@ class PolicyTrainer:
     def run(state: search_lib.State) -> dict[str, float]:
       found = jax.device_get(evaluate(state))
       returns = np.asarray(found.returns, np.float64)
-      # A broken episode stays, as NaN: the mean must not be that of lucky ones.
+      # A broken episode stays as NaN: the mean of lucky ones would flatter theta.
       came = np.asarray(found.valid) | ~np.isfinite(returns)
       returns = returns[came]
       lengths = np.asarray(found.lengths, np.float64)[came]
@@ -181,7 +181,7 @@ class _Player(NamedTuple):
   clip: float | None
 
   def initial_memory(self, num_lanes: int) -> PyTree:
-    """Of the policy, once per lane."""
+    """Memory of the policy, once per lane."""
     copy = lambda x: jnp.broadcast_to(x, (num_lanes, *jnp.shape(x)))
     return jax.tree.map(copy, self.policy.initial_memory())
 
@@ -216,7 +216,7 @@ def as_example(batch: Mapping[str, PyTree]) -> dict[str, PyTree]:
 def collected(
   state: search_lib.State, values: PyTree
 ) -> tuple[search_lib.State, clu_metrics.Collection]:
-  """What a step of the loop returns.
+  """The result of a step of the loop.
 
   Args:
     state: after the step.

@@ -1,8 +1,8 @@
-"""Populations: what the members of a generation are, and how to draw them.
+"""Populations: the members of a generation, and how to draw them.
 
-A search does not send its members but what regenerates them: theta, sigma, a
-key and how directions are drawn. Whoever evaluates draws the rows it works on,
-so a task is some bytes, however many parameters there are.
+A search does not send its members, but the data that regenerate them: theta,
+sigma, a key and the distribution of directions. Each evaluator draws the rows
+it works on, so a task is a few bytes for any number of parameters.
 
 A row is one direction with all its members: theta + sigma g, and theta - sigma g
 where directions are mirrored. The members of a row meet the same environment. A
@@ -50,7 +50,7 @@ class Population(Protocol):
 
   @property
   def size(self) -> int:
-    """Parameters of a member: what its policy must have."""
+    """Number of parameters of a member and of its policy."""
     ...
 
   @property
@@ -60,7 +60,7 @@ class Population(Protocol):
 
   @property
   def rows(self) -> int | None:
-    """How many rows there are; None: as many as are asked for."""
+    """Number of rows; None: as many as are asked for."""
     ...
 
   @property

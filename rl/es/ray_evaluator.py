@@ -40,7 +40,7 @@ class _Keys:
 
 
 def _packed(tree: PyTree) -> PyTree:
-  """In NumPy, to be sent."""
+  """The tree with NumPy arrays, to be sent."""
   pack = lambda x: (
     _Keys(np.asarray(jax.random.key_data(x)), str(jax.random.key_impl(x)))
     if jnp.issubdtype(x.dtype, jax.dtypes.prng_key)
@@ -69,7 +69,7 @@ class _Task(NamedTuple):
 
 
 class _Job(NamedTuple):
-  """What a worker is doing.
+  """The task of a worker.
 
   Attributes:
     worker: its number.
@@ -115,7 +115,7 @@ class RayEvaluator:
   Args:
     make: builds a worker's evaluator there; pickled by Ray.
     num_workers: how many actors.
-    directions_per_task: what is lost with a worker, at most.
+    directions_per_task: the most directions that a lost worker loses.
     timeout: seconds after which a task's worker is given up, compilation of its
       first task included; None: never.
     cpus: of one worker, for Ray's scheduling.
@@ -188,7 +188,7 @@ class RayEvaluator:
   def _run(
     self, ray: Any, generation: Any, tasks: list[_Task]
   ) -> tuple[dict[int, vector_evaluator.Rollouts], Exception | None]:
-    """What came back, by first row, and why the rest did not."""
+    """The results by first row, and the reasons for missing ones."""
     waiting, error = deque(tasks), None
     parts: dict[int, vector_evaluator.Rollouts] = {}
     # Workers are asked for a sign of life first: starting one takes no task's
@@ -228,7 +228,7 @@ class RayEvaluator:
     return reference, _Job(worker, task.start, False, time.monotonic())
 
   def _next(self, ray: Any, running: dict[Any, _Job]) -> Any:
-    """What is done, or the task that has had its time."""
+    """The finished tasks, or a task that took too long."""
     left, oldest = None, None
     if self._timeout is not None:
       tasks = {r: j for r, j in running.items() if j.start is not None}

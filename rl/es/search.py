@@ -1,4 +1,4 @@
-"""What every search is: it asks for returns, and is told them.
+"""The interface of a search: it asks for returns, and is told them.
 
   state = search.init(theta, key, evaluator.observation_shape)
   while ...:
@@ -45,7 +45,7 @@ class State:
     estimates: the last ones that were not zero, the newest last, [guides, k];
       None without guides.
     key: never changes; generations fold their number into it.
-    generation: how many there were, int32.
+    generation: number of generations so far, int32.
   """
 
   # Not annotated by shape: transformations put other things into the leaves.
@@ -59,7 +59,7 @@ class State:
 
 @flax.struct.dataclass
 class Request:
-  """What is to be evaluated.
+  """A request for evaluations.
 
   To search for more than theta, replace `population` and `center` by
   populations that wrap them, and hand the same request to `tell`.
@@ -107,7 +107,7 @@ class Search(Protocol):
     ...
 
   def ask(self, state: State) -> Request:
-    """What this generation evaluates: seeds, or few numbers."""
+    """The request of this generation: seeds, or few numbers."""
     ...
 
   def tell(
@@ -120,8 +120,8 @@ class Search(Protocol):
     """Updates with what came back.
 
     Args:
-      state: what `ask` was given.
-      request: what it returned.
+      state: the state that `ask` was given.
+      request: the request that `ask` returned.
       evaluation: of `request.population`; returns that are not finite count
         as lost.
       center: of `request.center`; None if there are no center keys.

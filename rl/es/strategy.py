@@ -38,7 +38,7 @@ __all__ = ['ESConfig', 'Strategy']
 
 @dataclasses.dataclass(frozen=True)
 class ESConfig:
-  """What an iteration does.
+  """Settings of a generation.
 
   Attributes:
     num_pairs: n, the directions per generation. The population is 2 n with a
@@ -134,7 +134,7 @@ class Strategy:
   def ask(
     self, state: search_lib.State, basis: Float[Array, 'd k'] | None = None
   ) -> search_lib.Request:
-    """What this generation evaluates; see `search.Search`.
+    """The request of this generation; see `search.Search`.
 
     Args:
       state: before the generation.

@@ -41,7 +41,7 @@ class Evaluations:
     self._state = request, jax.tree.map(jnp.copy, state.normalizer)
 
   def __next__(self) -> dict[str, Any]:
-    """What came back of the observed state's generation."""
+    """The results of the observed state's generation."""
     request, normalizer = self._state
     evaluation, center = self._run(request, normalizer)
     return policy_training.as_example(
@@ -49,7 +49,7 @@ class Evaluations:
     )
 
   def get_state(self) -> dict[str, Any]:
-    """Nothing: what is asked depends on the state alone."""
+    """Nothing: a request depends on the state alone."""
     return {}
 
   def set_state(self, state: Mapping[str, Any]) -> None:

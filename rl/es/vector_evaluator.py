@@ -42,7 +42,7 @@ class Rollouts(NamedTuple):
 def summarized(
   rollouts: Rollouts, valid: Bool[np.ndarray, ' n'] | None = None
 ) -> evaluator_lib.Evaluation:
-  """Of members: what `evaluator.Evaluator.evaluate` returns.
+  """Sums up rollouts, as `evaluator.Evaluator.evaluate` returns them.
 
   Args:
     rollouts: of all episodes; those of lost rows may hold anything.
@@ -80,7 +80,7 @@ def _merged(statistics: normalizer_lib.Statistics) -> normalizer_lib.Statistics:
 
 
 class _Round(NamedTuple):
-  """What the lanes of one round do; row, side and episode of each."""
+  """The row, side and episode of every lane in one round."""
 
   row: Int[np.ndarray, ' L']
   side: Int[np.ndarray, ' L']
@@ -190,7 +190,7 @@ class VectorEvaluator:
   def _params(
     self, population: population_lib.Population, what: _Round, start: int
   ) -> PyTree:
-    """Of the policies in the lanes."""
+    """Parameters of the policies in the lanes."""
     rows = start + what.row
     # Aligned to what is drawn together, and as many rows in every round.
     block = population.rows_per_block

@@ -13,7 +13,7 @@ __all__ = ['Cost', 'cost', 'count_params']
 
 
 class Cost(NamedTuple):
-  """What a body costs.
+  """The cost of a body.
 
   Attributes:
     params: numbers that are free.

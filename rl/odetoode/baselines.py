@@ -1,4 +1,4 @@
-"""What ODEtoODE is compared with: the same heads, other bodies.
+"""The baselines of ODEtoODE: the same heads, other bodies.
 
   Dense      x <- f(W_l x + c_l), L layers; residual: x <- x + f(W_l x + c_l)
   NODE       x' = MLP(x), or f(W x + c) without hidden layers

@@ -1,4 +1,4 @@
-"""From x_0 to x_N: what stands between the input projection and the readout.
+"""Bodies, from x_0 to x_N: between the input projection and the readout.
 
 A body's matrices depend on its parameters alone, not on x: `weights` computes
 them, once for a batch or for all steps of a rollout, `advance` moves states.
@@ -33,7 +33,7 @@ Activation = flows.Activation
 
 
 class Body(nn.Module):
-  """What ODEtoODE and its baselines share.
+  """Base class of ODEtoODE and its baselines.
 
   Attributes:
     width: d.
@@ -56,7 +56,7 @@ class Body(nn.Module):
 
   @abc.abstractmethod
   def weights(self) -> tuple[PyTree, Aux]:
-    """What `advance` takes, and certificates: scalars by name."""
+    """The arguments of `advance`, and certificates: scalars by name."""
 
   @abc.abstractmethod
   def advance(

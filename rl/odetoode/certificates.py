@@ -1,4 +1,4 @@
-"""How gradients fare along the depth of a classifier.
+"""Gradients along the depth of a classifier.
 
 Source: arXiv:2006.11421, Section 4.1.
 """
@@ -56,7 +56,7 @@ def relative_norms(norms: Float[Array, 'N1 *B']) -> Float[Array, 'N1 *B']:
 
 
 def beyond_band(norms: Float[np.ndarray, 'N1 B'], time: float) -> float:
-  """How far |g_n| / |g_N| lies outside of the band of Lemma 4.1.
+  """Distance of |g_n| / |g_N| from the band of Lemma 4.1.
 
   The band is from (1 - eta)^(N-n) to (1 + eta)^(N-n) with eta = T / N.
 

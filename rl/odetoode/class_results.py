@@ -1,4 +1,4 @@
-"""What a finished run of classifiers shows: accuracies and pictures."""
+"""The report of a run of classifiers: accuracies and pictures."""
 
 import functools
 import pathlib

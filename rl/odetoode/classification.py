@@ -297,7 +297,7 @@ class ClassifierTrainer:
 
 
 def _keys(key: Key[Array, '']) -> tuple[Key[Array, ''], Key[Array, '']]:
-  """Of parameters and of dropout."""
+  """Keys of parameters and of dropout."""
   return jax.random.fold_in(key, 0), jax.random.fold_in(key, 1)
 
 

@@ -84,31 +84,31 @@ class Block:
 
   @property
   def coordinates(self) -> int:
-    """Of its tangents."""
+    """Number of coordinates of a tangent."""
     if self.kind == 'orthogonal':
       return manifolds.num_coordinates(self.shape[0])
     return self.size
 
   @property
   def dimension(self) -> int:
-    """Of the manifold: how many numbers are free."""
+    """Dimension of the manifold."""
     if self.kind == 'stiefel':
       rows, columns = max(self.shape), min(self.shape)
       return rows * columns - columns * (columns + 1) // 2
     return self.coordinates
 
   def perturb(self, value: Array, tangent: Array) -> Array:
-    """Where a tangent of given coordinates leads."""
+    """The point that a tangent of given coordinates leads to."""
     return self._move(value, tangent, 1.0, manifolds.stiefel_noise)
 
   def step(self, value: Array, tangent: Array) -> Array:
-    """Where an update of given coordinates leads."""
+    """The point that an update of given coordinates leads to."""
     # The noise map applied twice is the projection with its skew part doubled.
     noisy = lambda p, e: _halved(p, manifolds.stiefel_noise(p, e))
     return self._move(value, tangent, 0.5, noisy)
 
   def ambient_step(self, value: Array, update: Array) -> Array:
-    """Where an update of the array leads, projected."""
+    """The point that an update of the array leads to, projected."""
     if self.kind == 'orthogonal':
       # Updates point uphill.
       return manifolds.riemannian_update(value, update, -1.0)

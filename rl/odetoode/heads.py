@@ -154,7 +154,7 @@ class Policy:
 
   @functools.cached_property
   def geometry(self) -> geometry.Manifold:
-    """Where the parameters live, for `rl.es`."""
+    """The manifold of the parameters, for `rl.es`."""
     return geometry.Manifold.of(
       self.shapes, self.constraints, perturb=self.perturb
     )
@@ -184,7 +184,7 @@ class Policy:
     return geometry.unflatten(self.shapes, theta)
 
   def unravel(self, theta: Float[Array, ' n']) -> PyTree:
-    """P, R, and what the body makes of its parameters before any step."""
+    """P, R, and the body's matrices before any step."""
     params = self.params(theta)
     variables = self._variables(params['body'])
     weights, _ = self.body.apply(variables, method='weights')

@@ -161,7 +161,7 @@ def _at_least_single(function: Callable[[Array], Array], x: Array) -> Array:
 
 
 class _Exponential:
-  """What forms of the exponential share."""
+  """Base class of the forms of the exponential."""
 
   def inverse_differential(self, x: Matrix, b: Matrix) -> Matrix:
     """B + [X, B] / 2 + [X, [X, B]] / 12; the next term is of fourth order."""
@@ -170,7 +170,7 @@ class _Exponential:
 
 
 class _CayleyForm:
-  """What forms of Cayley's transform share."""
+  """Base class of the forms of Cayley's transform."""
 
   def inverse_differential(self, x: Matrix, b: Matrix) -> Matrix:
     """(I + X/2) B (I - X/2), exactly."""

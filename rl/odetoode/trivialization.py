@@ -27,7 +27,7 @@ IsOrthogonal = Callable[[tuple[Any, ...], Array], bool]
 
 
 class TrivializedState(NamedTuple):
-  """What is kept between updates.
+  """The state between updates.
 
   Attributes:
     bases: B of each leaf of the parameters, None where it is free.

@@ -1,4 +1,4 @@
-"""What PPO's loss is made of: means, advantages, targets and terms per step.
+"""Parts of PPO's loss: means, advantages, targets and terms per step.
 
 References: Schulman et al. (2017), arXiv:1707.06347 (PPO); Schulman et al.
   (2016), arXiv:1506.02438 (generalised advantages).
@@ -59,7 +59,7 @@ class Numbers(NamedTuple):
 
 
 class Steps(NamedTuple):
-  """What gradients are taken of: s steps, or all steps of s lanes.
+  """A minibatch: s steps, or all steps of s lanes.
 
   Attributes:
     memory: before the first step, [s, ...] each.
@@ -129,7 +129,7 @@ def standardized(numbers: Float[Array, '... 5']) -> Float[Array, '... 5']:
 
 
 class Estimates(NamedTuple):
-  """Of T steps in n lanes; 0 and the value itself where not `valid`.
+  """Estimates of T steps in n lanes; 0 and the value where not `valid`.
 
   Attributes:
     advantages: of the actions taken.
@@ -202,7 +202,7 @@ def numbers(
   discount: float,
   trace: float,
 ) -> Numbers:
-  """What is known of a trajectory before learning from it.
+  """Numbers of a trajectory that are known before learning from it.
 
   Args:
     trajectory: with `log_prob` and `value` in its extras, and values in `final`.
@@ -294,7 +294,7 @@ def terms(
   clip_ratio: float,
   value_clip: float | None,
 ) -> dict[str, Float[Array, '']]:
-  """Means of the terms of the loss, and of what is watched beside it.
+  """Means of the terms of the loss, and of other metrics.
 
   Args:
     log_prob: of the actions, now.

@@ -14,7 +14,7 @@ SMALL_UNIFORM = networks.symmetric_uniform(0.03)
 
 
 class Outputs(NamedTuple):
-  """What T steps of n lanes get.
+  """The outputs for T steps of n lanes.
 
   Attributes:
     memory: after the last step.
@@ -69,7 +69,7 @@ class ActorCritic(nn.Module):
   log_std: float
 
   def initial_memory(self, num_lanes: int) -> PyTree:
-    """Of lanes at the start of an episode; () without a core."""
+    """Memory at the start of an episode; () without a core."""
     if self.core is None:
       return ()
     memory = self.core.initial_memory(num_lanes)

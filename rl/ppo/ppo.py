@@ -180,7 +180,7 @@ class PPO:
 
 
 class Acting(NamedTuple):
-  """What acting needs.
+  """The part of the state that acting needs.
 
   Attributes:
     params: of the network.
@@ -273,7 +273,7 @@ class PPOLearner:
   def _seen(
     self, statistics: PyTree, observation: Shaped[Array, '...']
   ) -> Shaped[Array, '...']:
-    """What the network sees of observations."""
+    """Observations as the network sees them."""
     if not self.settings.normalize_observations:
       return observation
     clip = self.settings.observation_clip
@@ -325,7 +325,7 @@ class PPOLearner:
     extras = {'log_prob': out.policy.log_prob(drawn), 'value': out.value[0]}
     if isinstance(self.action_space, spaces.Discrete):
       return learner_lib.Action(out.memory, drawn, extras)
-    # Learning needs what was drawn, not what the bounds left of it.
+    # Learning needs the action as drawn, before it is clipped to its bounds.
     action = distributions.to_box(self.action_space, drawn)
     return learner_lib.Action(out.memory, action, {**extras, 'drawn': drawn})
 
@@ -382,7 +382,7 @@ class PPOLearner:
   def _rewards(
     self, state: PPOState, trajectory: learner_lib.Trajectory
   ) -> tuple[PPOState, Float[Array, 'T n']]:
-    """Rewards as they are learnt from."""
+    """Rewards as the learner uses them."""
     chosen, reward = self.settings, trajectory.reward
     if not chosen.normalize_rewards:
       return state, reward
@@ -420,7 +420,7 @@ class PPOLearner:
       # Else the gathering is fused into each layer that reads it, and repeated.
       some = jax.lax.optimization_barrier(some)
       grads, metrics = jax.grad(self._loss, has_aux=True)(params, some)
-      # As one vector: the optimiser's price is the number of its operations.
+      # As one vector, because an optimiser's time grows with its operations.
       vector, unravel = flatten_util.ravel_pytree(grads)
       change, opt_state = self._optimizer.update(vector, opt_state)
       params = optax.apply_updates(params, unravel(change))

@@ -148,7 +148,7 @@ class Rainbow(off_policy.Settings):
 
 
 class Acting(NamedTuple):
-  """What acting needs.
+  """The part of the state that acting needs.
 
   Attributes:
     params: of the online network.

@@ -26,7 +26,7 @@ from rl.replay import sum_tree, windows
 
 __all__ = ['Batch', 'Replay', 'ReplayState', 'Steps', 'importance_weights']
 
-# Of priorities: keeps what was learnt perfectly from vanishing for ever.
+# Least priority: perfectly learnt steps must not vanish for ever.
 _SMALLEST = 1e-6
 
 
@@ -201,7 +201,7 @@ class Replay:
 
   def _judged(self, state: ReplayState) -> ReplayState:
     """Sets the priorities of the new rows and of those that waited for them."""
-    # Of rows before these, nothing can have changed.
+    # Rows before these cannot have changed.
     ages = jnp.arange(-self.n_step, self.unroll_length)
     rows = (state.inserted + ages) % self.length
     terminated, truncated, valid = (x[rows] for x in state.steps[3:])

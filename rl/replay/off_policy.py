@@ -1,4 +1,4 @@
-"""What agents that learn from a replay share.
+"""The common part of agents that learn from a replay.
 
 Such an agent is two classes in one file: its settings, a `Settings` with a
 method `learner`, and a `Learner` with its networks, how it acts, and its loss.
@@ -292,7 +292,7 @@ class Learner(abc.ABC):
     self, state: State, key: Key[Array, '']
   ) -> tuple[State, dict[str, Array]]:
     """All updates of an iteration, if there is enough to sample."""
-    # What is stored stays outside of the branches, which would copy it.
+    # The replay stays outside of the branches, which would copy it.
     stored = state.replay.steps
 
     def hold(state: State, steps: Any) -> State:

@@ -49,7 +49,7 @@ def empty(size: int) -> SumTree:
 
 
 def _sums(groups: Float[Array, '... 16']) -> Float[Array, '...']:
-  """In an order that does not depend on how many groups there are."""
+  """Sums of groups, in an order that does not depend on their number."""
   width = _WIDTH
   while width > 1:
     width //= 2

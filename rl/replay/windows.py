@@ -1,4 +1,4 @@
-"""Which steps of a lane may be learnt from, and their n-step targets.
+"""Steps of a lane that may be learnt from, and their n-step targets.
 
 The target of step t is sum_{i<k} discount^i r_{t+i} + discount^k V(o_{t+k}):
 - k = n where the episode goes on so long;
@@ -18,7 +18,7 @@ __all__ = ['Window', 'complete', 'n_step']
 
 
 class Window(NamedTuple):
-  """What a target needs, of b steps.
+  """The parts of the targets of b steps.
 
   Attributes:
     reward: discounted sum, float [b].
@@ -61,7 +61,7 @@ def n_step(
 
 
 def complete(ended: Bool[Array, 'm n'], *, n_step: int) -> Bool[Array, 'm n']:
-  """Whether all that a window needs is there.
+  """Marks the rows whose windows are complete.
 
   Args:
     ended: of the newest m rows of n lanes, whether an episode ended there.

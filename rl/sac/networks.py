@@ -8,7 +8,7 @@ from rl import networks
 
 __all__ = ['Critic', 'Policy']
 
-# Of log_std: the bounds of the authors' code.
+# Bounds of log_std, as in the authors' code.
 _LOWEST, _HIGHEST = -20.0, 2.0
 
 

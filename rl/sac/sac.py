@@ -100,7 +100,7 @@ class SAC(off_policy.Settings):
 
 
 class Acting(NamedTuple):
-  """What acting needs.
+  """The part of the state that acting needs.
 
   Attributes:
     policy: parameters.

@@ -1,4 +1,4 @@
-"""Corrupted pictures to be judged on, and to learn from.
+"""Corrupted pictures to evaluate on, and to learn from.
 
 The benchmark's protocol is to learn from clean pictures and to be judged on
 each corruption. `Remade` corrupts the clean test set, `Released` reads the

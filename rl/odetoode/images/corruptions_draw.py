@@ -94,7 +94,7 @@ def zigzag(
   triangle = 4 * np.abs((along / wave + phase) % 1 - 0.5) - 1
   aside = swing * triangle + 0.3 * side * (offset - 0.5)
   rows, columns = _turned(along, aside, np.pi * angle)
-  # Of a row of marks 0.7 widths apart, (2 pi)**0.5 / 0.7 = 3.6 add up.
+  # In a row of marks 0.7 widths apart, (2 pi)**0.5 / 0.7 = 3.6 marks add up.
   return images + 0.28 * _marks(rows, columns, sigma, height, width)
 
 

@@ -23,7 +23,7 @@ __all__ = [
 # continue one.
 _STRONG, _WEAK = 0.4, 0.2
 _SECTORS = ((0, 1), (1, 1), (1, 0), (1, -1))  # Row and column steps, by pi/4.
-_TAN = 0.4142135623730951  # Of pi/8, half a sector.
+_TAN = 0.4142135623730951  # tan(pi/8), half a sector.
 
 
 def shot_noise(
@@ -142,6 +142,6 @@ def _crests(
       padded[:, 1 + r : 1 + r + height, 1 + c : 1 + c + width]
       for r, c in ((row, column), (-row, -column))
     )
-    # Of two equal neighbours one is the crest, so that lines are thin.
+    # One of two equal neighbours is the crest, so that lines are thin.
     crest |= (sector == number) & (slope >= ahead) & (slope > behind)
   return crest
