@@ -106,7 +106,7 @@ def temporary_bytes(executable: Any) -> int:
   """
   analysis = executable.memory_analysis()
   if analysis is None:
-    raise RuntimeError('the compiler of this platform tells no memory')
+    raise RuntimeError('the compiler of this platform reports no memory')
   return analysis.temp_size_in_bytes
 
 

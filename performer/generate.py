@@ -113,7 +113,7 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
 def _check(
   run: restored.Restored, options: argparse.Namespace
 ) -> tuple[training.LanguageModelTrainer, dataset.Codec]:
-  """The trainer and how its tokens are text; refuses what cannot write."""
+  """The trainer and its codec; refuses runs that cannot write text."""
   trainer = run.trainer
   if not isinstance(trainer, training.LanguageModelTrainer):
     raise ValueError(f'{run.workdir} holds no language model, got {trainer}')
@@ -124,7 +124,9 @@ def _check(
     )
   codec = trainer.data.codec
   if codec is None:
-    raise ValueError(f'the tokens of {type(trainer.data).__name__} are no text')
+    raise ValueError(
+      f'the tokens of {type(trainer.data).__name__} cannot be written as text'
+    )
   if options.temperature < 0:
     raise ValueError(
       f'temperature must not be negative, got {options.temperature}'

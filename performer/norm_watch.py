@@ -152,10 +152,11 @@ def _warn(favor: attention.Favor, errors: np.ndarray) -> bool:
     return False
   if jax.process_index() == 0:
     logging.warning(
-      'random features are too few for the norms of queries and keys: a '
-      'typical entry of the attention of layer %d has a predicted relative '
-      'error of %.0f %% (kernel %s, r = %d); see "How large are your norms?" '
-      'in performer/README.md',
+      'to keep random features accurate, see "How large are your norms?" in '
+      "performer/README.md, or set KERNEL = 'relu', which does not estimate "
+      'softmax: queries and keys are now so large that a typical entry of the '
+      'attention of layer %d has a predicted relative error of %.0f %% '
+      '(kernel %s, r = %d)',
       worst,
       100 * min(errors[worst], 1e6),
       favor.kernel,

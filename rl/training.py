@@ -102,9 +102,9 @@ class AgentTrainer:
     hosts = [n for n, e in self._all_envs().items() if not e.pure]
     if batched and hosts:
       raise ValueError(
-        'only JAX environments can be trained in by several agents or for '
-        f'several iterations per step, got {self.num_agents=} '
-        f'{self.iterations_per_step=} with the simulators of {hosts}'
+        'several agents, or several iterations per step, need JAX '
+        f'environments, got {self.num_agents=} {self.iterations_per_step=} '
+        f'with the simulators of {hosts}'
       )
 
   def _all_envs(self) -> dict[str, protocol.VectorEnvironment]:
@@ -243,8 +243,9 @@ class AgentTrainer:
     count = self.num_agents if self.num_agents > 1 else self.env.num_lanes
     if count % shards:
       logging.warning(
-        'every device does all the work: agents, or the lanes of one, do not '
-        'divide by the mesh axes data x fsdp, num_agents=%d num_lanes=%d for %d',
+        'choose the number of agents, or of lanes of a single agent, '
+        'divisible by the mesh axes data x fsdp: now every device does all '
+        'the work, with num_agents=%d num_lanes=%d for %d',
         self.num_agents,
         self.env.num_lanes,
         shards,

@@ -130,7 +130,7 @@ def write_report(
       print(f'\n{report_lib.table(table)}', end='')
   can_draw = report_lib.can_draw()
   if not can_draw:
-    logging.warning('no pictures: they need the extra `report` (matplotlib)')
+    logging.warning('install the extra `report` (matplotlib) to get pictures')
   with _told('the curves'):
     report_lib.run_report(
       rows, folder, name=pathlib.Path(workdir).name, pictures=can_draw

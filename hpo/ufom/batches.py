@@ -146,7 +146,8 @@ def _over_devices(sums: Any, mesh: jax.sharding.Mesh, count: int) -> Any:
   shards = int(np.prod([mesh.shape[axis] for axis in axes]))
   if count % shards:
     raise ValueError(
-      f'tasks must divide by the mesh axes {axes}, got {count} for {shards}'
+      f'the number of tasks must be divisible by the mesh axes {axes}, got '
+      f'{count} tasks for {shards}'
     )
   whole, split = jax.sharding.PartitionSpec(), jax.sharding.PartitionSpec(axes)
 

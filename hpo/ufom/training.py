@@ -313,10 +313,11 @@ def _fitting(mesh: jax.sharding.Mesh, count: int) -> jax.sharding.Mesh:
   if fitting == shards or jax.process_count() > 1:
     return mesh
   logging.warning(
-    '%d of %d devices work: the tasks of a step, %d, divide by no more',
-    fitting,
+    'choose tasks_per_step divisible by the %d devices: with %d tasks per step '
+    'only %d devices work',
     mesh.size,
     count,
+    fitting,
   )
   devices = list(mesh.devices.flat[:fitting])
   return mesh_lib.MeshConfig(data=fitting).make(devices)

@@ -45,7 +45,7 @@ def measure(mode: str, *, at: int) -> study.Record:
   )
   analysis = compiled.memory_analysis()
   if analysis is None:
-    raise RuntimeError('the compiler of this platform tells no memory')
+    raise RuntimeError('the compiler of this platform reports no memory')
   return {'MB': analysis.temp_size_in_bytes / 1e6}
 
 

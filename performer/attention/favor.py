@@ -185,11 +185,15 @@ class Favor(options.Options):
     if segment_ids is None:
       return
     if self.stabilizer == 'reference':
-      raise ValueError("stabilizer='reference' couples segments")
+      raise ValueError(
+        "stabilizer='reference' excludes segment_ids, because its maximum "
+        'couples segments'
+      )
     if self.kernel == 'softmax_oprf' and self.oprf_mean_square is None:
       raise ValueError(
-        'a mean square measured over a row of packed sequences couples them: '
-        f'segment_ids need {self.oprf_mean_square=} to be a number'
+        'segment_ids need a number as oprf_mean_square, because a mean square '
+        'measured over a row couples its sequences, got '
+        f'{self.oprf_mean_square=}'
       )
 
   def summarize(
@@ -261,7 +265,9 @@ class Favor(options.Options):
 
   def _check_has_state(self) -> None:
     if self.stabilizer == 'reference':
-      raise ValueError("stabilizer='reference' needs all keys: no state")
+      raise ValueError(
+        "stabilizer='reference' needs all keys at once, so it has no state"
+      )
 
   def extend(
     self,

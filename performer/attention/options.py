@@ -94,8 +94,9 @@ class Options:
     _check_sizes(self)
     if kernel.signed:
       warnings.warn(
-        f'kernel {self.kernel!r} has signed features: denominators can be '
-        'zero or negative; watch attention.bad_denominator_fraction',
+        'watch attention.bad_denominator_fraction: kernel '
+        f'{self.kernel!r} has signed features, so denominators can be zero or '
+        'negative',
         stacklevel=4,  # `__init__` of `Favor` is wrapped once.
       )
 
@@ -173,8 +174,8 @@ def _check_stabilizer(options: Options, kernel: kernels.Kernel) -> None:
     )
   if options.stabilizer == 'reference' and not options.renormalize:
     raise ValueError(
-      "stabilizer='reference' forgets its unit: it has no sums without "
-      f'renormalisation, got {options.renormalize=}'
+      "stabilizer='reference' needs renormalize=True, because its sums have no "
+      f'known unit, got {options.renormalize=}'
     )
   if options.stabilizer == 'none' and not kernel.log:
     raise ValueError(

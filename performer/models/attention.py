@@ -189,7 +189,9 @@ class MultiHeadAttention(nn.Module):
       ValueError: if the module is not causal or its mechanism has no state.
     """
     if not self.causal:
-      raise ValueError('only causal attention can be continued: causal=True')
+      raise ValueError(
+        'only causal attention can be continued; set causal=True'
+      )
     advance = linear_method(self.attention, 'extend')
     out, state = advance(
       *self._inputs(x, x), projection=projection, key_mask=key_mask, state=state

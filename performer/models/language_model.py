@@ -89,7 +89,7 @@ class LanguageModel(nn.Module):
     if batch < 1:
       raise ValueError(f'batch must be at least 1, got {batch=}')
     if not self.causal:
-      raise ValueError('only a causal model has a state: causal=True')
+      raise ValueError('only a causal model has a state; set causal=True')
     state = attention_lib.linear_method(self.attention, 'empty_state')(
       batch=batch,
       num_heads=self.num_heads,

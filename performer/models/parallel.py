@@ -103,8 +103,8 @@ class MeshAttention:
     for name, (size, axis) in axes.items():
       if size % self.mesh.shape[axis]:
         raise ValueError(
-          f'{name} must divide by mesh axis {axis}={self.mesh.shape[axis]}, '
-          f'got {name}={size}'
+          f'{name} must be divisible by mesh axis '
+          f'{axis}={self.mesh.shape[axis]}, got {name}={size}'
         )
     split = self.mesh.shape[self.sequence_axis] > 1
     if split and not isinstance(self.attention, attention.Favor):

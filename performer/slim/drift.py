@@ -32,9 +32,9 @@ def message(drift: PyTree, threshold: float = THRESHOLD) -> str | None:
   if values[layer] <= threshold:
     return None
   return (
-    f'subtraction has lost the states of layer {layer}: what it recovers where '
-    f'a state is known is off by {values[layer]:.1e} (limit {threshold:.0e}), so '
-    "gradients may be wrong; use strategy='checkpoint'"
+    "use strategy='checkpoint': subtraction has lost the states of layer "
+    f'{layer}, so gradients may be wrong. Where a state is known, the '
+    f'recovered one is off by {values[layer]:.1e} (limit {threshold:.0e})'
   )
 
 

@@ -412,7 +412,7 @@ def _first_order(run: Callable[..., Any], *args: PyTree) -> Any:
 @_first_order.defjvp
 def _refuse(run: Callable[..., Any], primals: tuple, tangents: tuple) -> Any:
   raise NotImplementedError(
-    'subtraction has first derivatives only; take second ones of '
+    'subtraction has first derivatives only; for second derivatives use '
     "strategy='checkpoint'"
   )
 

@@ -280,6 +280,6 @@ def _choose(
       return candidate
   least = min(candidates, key=lambda c: c.temporary_bytes)
   raise ValueError(
-    f'nothing fits memory_budget={budget / 2**20:,.1f} MiB; the least is '
+    f'no plan fits memory_budget={budget / 2**20:,.1f} MiB; the smallest is '
     f'{least.describe()}. A smaller batch or a chunk below {MIN_CHUNK} needs less'
   )

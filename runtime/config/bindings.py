@@ -177,8 +177,9 @@ class Bindings:
     ]
     if lines:
       raise errors.ConfigError(
-        'bound, but never used: nothing builds or calls what these configure, '
-        'or a later value goes before them:\n  ' + '\n  '.join(lines)
+        'bound, but never used: nothing builds or calls the targets of these '
+        'statements, or a later statement replaces them:\n  '
+        + '\n  '.join(lines)
       )
 
   def knobs(self, parameters: Iterable[str]) -> list[str]:

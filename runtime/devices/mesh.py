@@ -124,7 +124,7 @@ def param_shardings(
     A tree of `NamedSharding` with the structure of the unboxed parameters.
 
   Raises:
-    ValueError: if an axis does not divide by the mesh axis that carries it.
+    ValueError: if an axis is not divisible by the mesh axis that carries it.
   """
   specs = nn.get_partition_spec(boxed)
   shardings = nn.logical_to_mesh_sharding(specs, mesh, list(rules))
@@ -134,7 +134,7 @@ def param_shardings(
       if axis is not None and size % mesh.shape[axis]:
         raise ValueError(
           f'parameter {jax.tree_util.keystr(path)} of shape {leaf.shape}: '
-          f'{size} does not divide by mesh axis {axis}={mesh.shape[axis]}'
+          f'{size} is not divisible by mesh axis {axis}={mesh.shape[axis]}'
         )
 
   jax.tree_util.tree_map_with_path(check, nn.unbox(boxed), shardings)
@@ -168,7 +168,7 @@ def process_slice(mesh: jax.sharding.Mesh, batch_size: int) -> tuple[int, int]:
     (index, count): the process loads rows [index, index + 1) * batch / count.
 
   Raises:
-    ValueError: if the batch is empty or does not divide by the batch axes, or
+    ValueError: if the batch is empty or not divisible by the batch axes, or
       this process's devices hold no contiguous share of it.
   """
   if batch_size < 1:

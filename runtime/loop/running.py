@@ -266,7 +266,9 @@ class _Loop(Generic[State]):
     self._progress.note(f'starts from the {taken}')
     if kept:
       logging.warning(
-        'not among the %s, and drawn afresh:\n  %s', taken, '\n  '.join(kept)
+        'these parameters are not among the %s, so they start anew:\n  %s',
+        taken,
+        '\n  '.join(kept),
       )
     return state
 

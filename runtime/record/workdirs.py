@@ -109,8 +109,8 @@ def _take(
       _remove(missing)
       raise
     logging.warning(
-      'the file system of %s has no locks: make sure that no other process '
-      'trains there',
+      'make sure that no other process trains in %s: its file system has no '
+      'locks',
       folder,
     )
   else:

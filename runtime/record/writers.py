@@ -114,7 +114,7 @@ def read_metrics(workdir: str | os.PathLike) -> list[dict[str, float]]:
   text, rows = path.read_bytes(), []
   whole = _whole_rows(text)
   if whole != text:
-    logging.warning('%s ends in the middle of a row, which is left out', path)
+    logging.warning('%s ends in the middle of a row; it is dropped', path)
   for number, line in enumerate(whole.decode().splitlines(), 1):
     try:
       rows.append(json.loads(line))

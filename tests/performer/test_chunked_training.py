@@ -191,7 +191,7 @@ def test_drift_is_said_once(caplog):
      "plain sums.*'softmax_hyp'"),
     (options.Slim(), {'model': make_transformer(attention.Exact())},
      'an attention.Favor, got.*Exact'),
-    (options.Slim(memory_budget_gb=1e-6), {}, 'nothing fits memory_budget'),
+    (options.Slim(memory_budget_gb=1e-6), {}, 'no plan fits memory_budget'),
   ],
 )  # fmt: skip
 def test_what_does_not_fit(slim, kwargs, message):

@@ -404,7 +404,7 @@ def test_mistakes_get_one_message_and_exit_code_2(site, reference, tmp_path):
     (
       ['BATCH_SIZE = 8', 'TENSOR_PARALLEL = 8'],
       ValueError,
-      r'2 does not divide by mesh axis tensor=8',
+      r'2 is not divisible by mesh axis tensor=8',
     ),
     (
       ["attention.Favor.kernel = 'relu'", 'attention.Favor.projection = False'],

@@ -207,7 +207,9 @@ def area_under_curve(
   """
   count = int(positive.sum())
   if not 0 < count < positive.size:
-    raise ValueError(f'both kinds are needed, got {count} of {positive.size}')
+    raise ValueError(
+      f'both kinds are needed, got {count} positive of {positive.size}'
+    )
   values, place = np.unique(scores, return_inverse=True)
   ends = np.cumsum(np.bincount(place, minlength=len(values)))
   ranks = (np.r_[0, ends[:-1]] + 1 + ends) / 2  # Ties: their mean.

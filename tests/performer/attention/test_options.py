@@ -47,7 +47,10 @@ def refused(message):
     ({'kernel_epsilon': 1e-3}, 'no epsilon.*0.001'),
     ({'kernel': 'relu', 'kernel_epsilon': -1.0}, '>= 0.*-1'),
     ({'kernel': 'relu', 'stabilizer': 'reference'}, "softmax kernels.*'relu'"),
-    ({'stabilizer': 'reference', 'renormalize': False}, 'forgets its unit'),
+    (
+      {'stabilizer': 'reference', 'renormalize': False},
+      'needs renormalize=True',
+    ),
     ({'kernel': 'relu', 'feature_dtype': 'float16'}, "float16.*'relu'"),
     ({'chunk': 0}, 'chunk must be positive.*0'),
     ({'chunk': 64.0}, 'chunk must be an integer, got 64.0'),

@@ -393,7 +393,7 @@ def test_auto_is_the_plan_for_the_budget():
   assert chosen.strategy == 'checkpoint'
   assert chosen.temporary_bytes <= budget
   assert cases.apart(found, known) < 1e-5
-  with pytest.raises(ValueError, match='nothing fits memory_budget'):
+  with pytest.raises(ValueError, match='no plan fits memory_budget'):
     gradient(params, (('strategy', 'auto'), ('memory_budget', 1.0)))
   with pytest.raises(ValueError, match='chunk must be a positive integer'):
     gradient(params, (('strategy', 'auto'), ('chunk', 0)))

@@ -71,7 +71,7 @@ def test_parameters_follow_their_logical_axes():
 
 def test_axis_that_does_not_divide_is_named():
   mesh = mesh_lib.MeshConfig(fsdp=4).make()
-  with pytest.raises(ValueError, match=r"'w'.*6 does not divide .* fsdp=4"):
+  with pytest.raises(ValueError, match=r"'w'.*6 is not divisible .* fsdp=4"):
     mesh_lib.param_shardings(mesh, {'w': boxed(6, 2, axes=('embed', 'kv'))})
 
 

@@ -84,7 +84,7 @@ def test_file_systems_without_locks_are_named(tmp_path, monkeypatch, caplog):
   monkeypatch.setattr(fcntl, 'flock', refuse)
   with workdirs.claimed(tmp_path / 'run') as claim:
     claim.keep()
-  assert 'has no locks' in caplog.text
+  assert 'file system has no locks' in caplog.text
 
 
 def test_status_is_read_as_written_and_may_be_missing(tmp_path):
