@@ -158,9 +158,9 @@ def measure(
   """Times programs in turns.
 
   Args:
-    case: what they compute.
+    case: the case that forms compute.
     built: programs by form.
-    settings: how to measure.
+    settings: settings of the measurement.
     timed: whether to run them; else memory and compilation are all.
     seeds: of the inputs; samples of all seeds follow each other.
   """
@@ -202,8 +202,8 @@ def run(
   Args:
     subject: the declaration.
     sizes: of the cases.
-    settings: how to measure.
-    cases: what to measure, as `subject.cases` makes them.
+    settings: settings of the measurement.
+    cases: cases to measure, as `subject.cases` makes them.
     peers: whether forms that need the environment of the peers run too.
     seeds: of the inputs.
   """

@@ -165,8 +165,8 @@ def alternate(
   """Times calls in turns.
 
   Args:
-    calls: what to time; each is warmed up first, twice.
-    settings: how often and how long.
+    calls: calls to time; each is warmed up first, twice.
+    settings: number and length of turns.
 
   Returns:
     By name a sample for each turn; turn i of one call stands beside turn i of

@@ -118,7 +118,7 @@ def value_row(
   """A row of one value, which stands in its column `ours`.
 
   Args:
-    case: what the value is.
+    case: name of the value.
     value: one number, or one by wall clock and one by CPU time, which stands in
       the column `cpu`; None: not measured.
     both: whether CPU time must keep the bar too.

@@ -71,7 +71,7 @@ class Derived:
   """A quantity that is computed from others.
 
   Attributes:
-    text: what it is.
+    text: description of the quantity.
     values: of a table: one per seed, or a single one.
   """
 
@@ -128,7 +128,7 @@ class Spread:
 
     Args:
       first: values, one per seed; a single one is known without error.
-      second: what is subtracted.
+      second: subtracted sample.
       paired: the values belong together in order, such as those of one seed.
 
     Raises:
@@ -203,7 +203,7 @@ class Difference:
 
   Attributes:
     value: label of what is compared, a number, or derived.
-    than: what is subtracted.
+    than: subtracted label.
     least: lower bound.
     most: upper bound.
     paired: values of one seed share data and draws.
@@ -280,7 +280,7 @@ def above(
 
   Args:
     value: as for `Difference`.
-    than: what it is compared with.
+    than: label or number to compare with.
     margin: least difference.
     **how: `paired` and `log`.
   """
@@ -304,7 +304,7 @@ def close(
 
   Args:
     value: as for `Difference`, also `paired`.
-    to: what it is compared with.
+    to: label or number to compare with.
     within: greatest difference of means that counts as agreement.
     paired: of one seed.
 

@@ -254,7 +254,7 @@ def draw(
   """Draws panels side by side.
 
   Args:
-    panels: what to draw.
+    panels: panels to draw.
     path: PNG file to write; folders are made.
     title: above all panels.
 

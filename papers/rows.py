@@ -41,8 +41,8 @@ class Row:
 
   Attributes:
     id: name of the row, unique in its system; also the name of its files.
-    claim: what the paper says, in a sentence.
-    study: what is run; where scales differ, by 'tiny' and 'paper'.
+    claim: the claim of the paper, in a sentence.
+    study: the study to run; where scales differ, by 'tiny' and 'paper'.
     ours: makes the numbers: by label, one per seed, or a single one for what
       does not depend on the seed.
     trend: the relation that must hold between the numbers, in words.
@@ -90,7 +90,7 @@ class Row:
 
     Args:
       scale: 'tiny' or 'paper'.
-      count: how many; None: as many as the study has.
+      count: number of seeds; None: as many as the study has.
 
     Raises:
       ValueError: if there is no such scale, or there is nothing to seed.
@@ -218,12 +218,12 @@ def publish(
   """Runs a row and writes it with its picture.
 
   Args:
-    row: what to run.
+    row: row to run.
     scale: 'tiny' or 'paper'.
-    system: where the row belongs.
+    system: system of the row.
     root: folder of the ledger.
-    seeds: how many; None: those of the study.
-    options: how to run.
+    seeds: number of seeds; None: those of the study.
+    options: options of the runs.
 
   Returns:
     The row of the ledger.

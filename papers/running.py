@@ -55,9 +55,9 @@ def run(
   """Runs the missing cells of a study.
 
   Args:
-    study: what to run.
+    study: study to run.
     seeds: of the runs that are reported; None where nothing is random.
-    options: how.
+    options: options of the runs.
 
   Returns:
     All results.

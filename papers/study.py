@@ -46,7 +46,7 @@ class Cell:
     settings: its argument.
     seed: None where nothing is random.
     at: the position; None where there is one.
-    label: what the run is called on the terminal.
+    label: name of the run on the terminal.
   """
 
   run: Callable[..., Any]
@@ -66,7 +66,7 @@ class Study:
       there are positions. It returns a `Record`, which must fit JSON.
     arms: settings by label: numbers, dataclasses, modules, partials; see
       `describing.describe`. Data stand there as a path or as what loads them.
-    seeds: how many by default; None where nothing is random.
+    seeds: default number of seeds; None where nothing is random.
     at: positions, such as lengths; empty if there is one.
     fixed: measurements beside the arms that depend on no seed, such as a
       baseline, by label: functions without arguments, as partials.
@@ -141,7 +141,7 @@ class Results:
   """The results of the runs of a study.
 
   Attributes:
-    study: whose runs.
+    study: study of the runs.
     seeds: of the runs; None where nothing is random.
     records: by arm and position (None where there is one), one per seed.
     settings: by arm, after the choice of trials; and the fixed measurements.

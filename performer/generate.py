@@ -46,7 +46,7 @@ def blocks(
     params: its parameters.
     projections: its random matrices.
     prompt: tokens that it reads first, at least one.
-    max_new_tokens: how many to write.
+    max_new_tokens: number of tokens to write.
     temperature: divides the logits; 0: the most likely token.
     key: of the sampling.
 

@@ -105,7 +105,7 @@ def watch(
 
   Args:
     evaluator: of the split.
-    learner: whose model is judged.
+    learner: learner whose model is evaluated.
     data: has the split.
     split: its name.
     mesh: the devices.

@@ -199,7 +199,7 @@ def evaluate(
   the last training step.
 
   Args:
-    learner: whose model is judged.
+    learner: learner whose model is evaluated.
     data: has the split.
     split: its name.
     mesh: the devices.

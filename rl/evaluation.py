@@ -78,7 +78,7 @@ def evaluate(
 
   Args:
     env: the lanes, `pure`, which reset themselves.
-    learner: whose `greedy` acts.
+    learner: learner whose `greedy` acts.
     acting: `Learner.acting` of its state.
     key: of lanes and actions.
     episodes: e, of each lane.

@@ -69,7 +69,7 @@ class Powers:
     base: in (0, 1).
     low: u of the first lane.
     high: u of the last lane.
-    growth: how much the exponent grows.
+    growth: growth of the exponent.
     steps: of all lanes together, until it is grown.
 
   Raises:

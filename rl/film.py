@@ -86,7 +86,7 @@ class Film:
     """Films a player from the start of an episode on.
 
     Args:
-      player: who acts.
+      player: the player that acts.
       key: of lanes and actions.
 
     Returns:

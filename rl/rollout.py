@@ -19,7 +19,7 @@ class Stage(NamedTuple):
 
   Attributes:
     env: state of the lanes.
-    observation: what they show, [n, ...].
+    observation: present observations of the lanes, [n, ...].
     first: whether that is the first of an episode, bool [n].
     memory: of a recurrent policy, before the observation.
   """
@@ -78,9 +78,9 @@ def collect(
 
   Args:
     env: the lanes, `pure`.
-    learner: how to act.
+    learner: the learner that acts.
     acting: `Learner.acting` of its state.
-    stage: where to begin.
+    stage: stage to begin from.
     key: of these steps only.
 
   Returns:
@@ -129,7 +129,7 @@ def begins(
 
   Args:
     env: the lanes.
-    seen: what their step gave.
+    seen: result of the step.
   """
   if env.resets_at_once:
     return seen.terminated | seen.truncated
@@ -169,7 +169,7 @@ class HostActor:
 
   Args:
     env: the lanes.
-    learner: how to act.
+    learner: the learner that acts.
   """
 
   def __init__(

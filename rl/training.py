@@ -66,8 +66,8 @@ class AgentTrainer:
     env: the lanes to learn in; they reset themselves.
     eval_envs: name -> lanes to evaluate in; none: no evaluation.
     eval_episodes: finished episodes per lane and evaluation.
-    num_agents: how many are trained at once, each with its own seed; more than
-      one needs JAX environments.
+    num_agents: number of agents trained at once, each with its own seed; more
+      than one needs JAX environments.
     iterations_per_step: iterations that one step of the loop compiles into one
       program; JAX environments only.
     pipelined: for simulators: whether actors go on while the learner learns.

@@ -40,7 +40,8 @@ class RunContext:
     init_from: workdir of another run, whose parameters a new run starts from;
       empty: none.
     profile_steps: number of early steps to trace with the profiler; 0: none.
-    program: how a user starts this binary, such as 'python -m performer.train'.
+    program: command that starts this binary, such as 'python -m
+      performer.train'.
     argv: the command line, program first; empty outside a launched binary.
   """
 

@@ -63,7 +63,8 @@ def define_flags(values: flags.FlagValues) -> None:
   """Defines the flags of a binary.
 
   Args:
-    values: where to define them; the process-wide `flags.FLAGS` in a binary.
+    values: flag values to define them in; the process-wide `flags.FLAGS` in a
+      binary.
   """
   add = {'flag_values': values}
   flags.DEFINE_multi_string(

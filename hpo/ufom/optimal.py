@@ -46,7 +46,7 @@ def optimal_q(
     D2: bound of the squared bias.
     V2: bound of the squared gradient, of the same shape.
     c_det: gradient evaluations of every task.
-    c_rnd: those that an exact gradient adds.
+    c_rnd: evaluations that an exact gradient adds.
     p: exponent of the model.
 
   Returns:

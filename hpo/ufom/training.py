@@ -68,7 +68,7 @@ class TrainState:
     theta: outer variable.
     opt_state: of the outer optimiser.
     averages: `adaptive.AdaptiveQ`; None for a fixed q.
-    spent: what gradients have cost, `costs.Telemetry`.
+    spent: cost of gradients so far, `costs.Telemetry`.
     key: never changes; steps fold their number into it.
   """
 

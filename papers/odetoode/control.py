@@ -64,7 +64,7 @@ class Setting:
     rate: step size; returns are divided by their deviation.
     width: d.
     sigma: of perturbations.
-    episodes: that judge a policy.
+    episodes: number of episodes that evaluate a policy.
     body: the flow.
   """
 
@@ -175,7 +175,7 @@ def studies(
   Args:
     setting: of the task.
     names: of models, all if empty.
-    seeds: how many.
+    seeds: number of seeds.
     rates: step sizes to choose from.
     trial: generations of the runs that choose.
   """

@@ -48,7 +48,7 @@ class Setting:
     steps: of training.
     batch: pictures in a step.
     rate: of Adam; a cosine takes it to 0.
-    body: what is trained.
+    body: body to train.
   """
 
   load: Callable[[], images_lib.Images]

@@ -62,7 +62,7 @@ class Setting:
     rate: of Adam.
     held_out: genes.
     num_heads: of the pretrained model.
-    masks: how residues are hidden.
+    masks: masking of residues.
     folder: of the prepared data.
   """
 

@@ -32,8 +32,8 @@ class Setting:
   """A gradient.
 
   Attributes:
-    model: whose.
-    form: how it is computed.
+    model: settings of the model.
+    form: form that computes the gradient.
     length: L.
     stress: of the parameters: None, 'qk' or 'spike'.
     factor: of the stress.

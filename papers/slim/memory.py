@@ -42,7 +42,7 @@ class Setting:
   """The gradient of one sequence.
 
   Attributes:
-    model: whose.
+    model: settings of the model.
     kind: strategy.
     chunk: C, `ROOT`, or None for whole sequences.
     longest: the greatest L at which it is compiled.
@@ -95,7 +95,7 @@ class Turns:
   """Gradients that are compared side by side.
 
   Attributes:
-    model: whose.
+    model: settings of the model.
     length: L.
     chosen: forms.
     turns: of each form and seed.

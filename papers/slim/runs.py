@@ -40,14 +40,14 @@ class Setting:
   """A run.
 
   Attributes:
-    data: where sequences come from.
-    model: what is trained.
+    data: source of sequences.
+    model: model to train.
     batch: sequences of a step.
     steps: of the run.
     rate: of Adam.
     drop_at: step from which the rate is a tenth; None: never.
     every: steps between evaluations.
-    first: how gradients are computed in the first half of the steps.
+    first: form of gradients in the first half of the steps.
     second: the same in the second half.
     nudged: parameters at the start are changed by about a rounding error.
     probed: ways to compute the loss that are compared half way.

@@ -29,7 +29,7 @@ class Setting:
 
   Attributes:
     pictures: loads them.
-    network: what is learnt.
+    network: network to learn.
     q: probability of exact gradients, or the rule that adapts it.
     alpha: inner rate.
     rate: first outer step; it falls to 0 with the budget.

@@ -31,10 +31,11 @@ def learn(
   """Trains for a number of outer steps.
 
   Args:
-    trainer: what to train.
+    trainer: trainer to run.
     seed: of the start, tasks and xi.
     steps: outer steps.
-    records: how often theta is judged, at equal distances; the last at the end.
+    records: number of evaluations of theta, at equal distances; the last at the
+      end.
     judge: name of the evaluator.
     until: gradients after which the next record is the last.
 

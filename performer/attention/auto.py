@@ -171,7 +171,7 @@ class Auto:
       q: queries, unscaled.
       k: keys.
       v: values.
-      projection: what `draw` returned; required at every length, although
+      projection: result of `draw`; required at every length, although
         exact attention does without, so that a model is right at all of them.
       causal: whether row i sees keys 0..i only.
       key_mask: True = keep.

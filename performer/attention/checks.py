@@ -289,7 +289,7 @@ def check_state(state: Any, expected: state_lib.State) -> None:
   """Checks the sums that a call reads or continues from.
 
   Args:
-    state: what was given.
+    state: the given state.
     expected: a state with the right shapes.
 
   Raises:

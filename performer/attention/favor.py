@@ -294,7 +294,7 @@ class Favor(options.Options):
       segment_ids: packed sequences, as in a call; the state belongs to the
         segment of the first position, so where that begins a new one, pass
         the state through `state.forget`.
-      state: what the previous piece returned; None before the first.
+      state: result of the previous piece; None before the first.
 
     Returns:
       Outputs in the dtype of v, and the state after the last key (of its
@@ -326,7 +326,7 @@ class Favor(options.Options):
     """The linear form that computes this attention with the online rule.
 
     Args:
-      projection: what `draw` returned; None without one.
+      projection: result of `draw`; None without one.
       head_dim: d.
       mean_square: for softmax_oprf without `oprf_mean_square`, the mean of
         |x + y|^2 over what the form will see (`oprf.mean_square`).

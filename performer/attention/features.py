@@ -47,7 +47,7 @@ def feature_maps(
 
   Args:
     kernel: the kernel; a hybrid with its rows set (`Kernel.mixed`).
-    projection: what `Favor.draw` returned; None where there is none.
+    projection: result of `Favor.draw`; None where there is none.
     head_dim: d.
     epsilon: added to each feature of a generalised kernel.
     mean_square: mean of |x + y|^2 that softmax_oprf is made for.

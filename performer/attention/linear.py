@@ -116,7 +116,7 @@ def read(
   Args:
     form: features and chunking.
     q: queries.
-    state: what `summarize` returned, with the same form.
+    state: result of `summarize`, with the same form.
 
   Returns:
     Outputs, float32.

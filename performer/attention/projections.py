@@ -80,7 +80,7 @@ def givens(
   Args:
     key: a random key.
     size: d.
-    sweeps: how often d ceil(ln d) rotations are applied.
+    sweeps: number of times that d ceil(ln d) rotations are applied.
 
   Returns:
     A float32 [d, d] matrix with orthonormal rows and columns.
@@ -222,7 +222,7 @@ def matrix(projection: structures.Matrix, size: int) -> Float[Array, '... m d']:
   """Writes a projection out as a matrix.
 
   Args:
-    projection: what `draw` returned, with any axes in front.
+    projection: result of `draw`, with any axes in front.
     size: d.
 
   Returns:
@@ -245,7 +245,7 @@ def prepare(
   """The form of a projection that is fastest to apply often.
 
   Args:
-    projection: what `draw` returned, or None.
+    projection: result of `draw`, or None.
     size: d.
 
   Returns:

@@ -147,7 +147,7 @@ def attend(
     q: queries, unscaled.
     k: keys.
     v: values.
-    projection: what `favor.draw` returned, the same on every device.
+    projection: result of `favor.draw`, the same on every device.
     causal: whether row i sees keys 0..i only.
     axis_name: the mesh axis that the positions are split over, in order.
     key_mask: True = keep.

@@ -48,7 +48,7 @@ class Unigram:
 
   Attributes:
     probabilities: float64 [vocab], sum 1; 0 for ids that are never targets.
-    targets: what a target must be, in words, for the error if one is not.
+    targets: description of a valid target, for error messages.
   """
 
   probabilities: Float[np.ndarray, 'vocab']
@@ -82,7 +82,7 @@ class TokenWise:
   Attributes:
     probabilities: float64 [vocab, vocab]; row s is the distribution of the
       target where the input is s.
-    targets: what a target must be, in words, for the error if one is not.
+    targets: description of a valid target, for error messages.
   """
 
   probabilities: Float[np.ndarray, 'vocab vocab']
@@ -101,7 +101,7 @@ class PositionWise:
 
   Attributes:
     probabilities: float64 [l, vocab]; row i is the distribution of target i.
-    targets: what a target must be, in words, for the error if one is not.
+    targets: description of a valid target, for error messages.
   """
 
   probabilities: Float[np.ndarray, 'l vocab']

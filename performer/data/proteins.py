@@ -64,7 +64,7 @@ class Proteins(dataset.DataSet):
       its first `max_length` residues, without an end symbol.
     long_sequences: `crop`, or `error` to refuse a file with a sequence over
       `max_length`. Must be `crop` with `concatenate`, which loses no residue.
-    cache_dir: where converted files are kept; None for the user's cache.
+    cache_dir: folder of converted files; None for the user's cache.
     num_threads: reader threads of the training iterator; 0 reads in step.
 
   Raises:
@@ -283,7 +283,7 @@ def _copying(
 
   Args:
     prior: frequencies of the residues, float64 [29].
-    how: what masking puts in their place.
+    how: masking that replaces residues.
   """
   joint = np.zeros((vocabulary.SIZE, vocabulary.SIZE))
   joint[vocabulary.MASK] = how.mask * prior

@@ -180,7 +180,7 @@ class MultiHeadAttention(nn.Module):
       projection: the same W at every call.
       key_mask: False = not part of the sequence: padding of a prompt, or
         sequences that have ended. The state passes them by.
-      state: what the previous piece returned; None before the first.
+      state: result of the previous piece; None before the first.
 
     Returns:
       Outputs, and the state after the piece, of a size without l.
@@ -233,7 +233,7 @@ class MultiHeadAttention(nn.Module):
 
     Args:
       x: sequences that ask.
-      state: what `summarize` returned.
+      state: result of `summarize`.
       projection: the W of `summarize`.
 
     Returns:

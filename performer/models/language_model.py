@@ -113,7 +113,7 @@ class LanguageModel(nn.Module):
     Args:
       tokens: ids in [0, vocab_size).
       mask: True where a token is real and may be attended to.
-      projections: what `draw_projections` returned.
+      projections: result of `draw_projections`.
       train: apply dropout, if the model has any; needs an rng named 'dropout'.
 
     Returns:
@@ -152,7 +152,7 @@ class LanguageModel(nn.Module):
         position that the model does not have are NaN.
       mask: False = not part of the sequence.
       projections: the same at every call.
-      state: what the previous piece returned; None before the first.
+      state: result of the previous piece; None before the first.
       at: index into the piece of the token whose logits are wanted; None: all.
       train: apply dropout, if the model has any; needs an rng named 'dropout'.
         With one key, masks depend on rows and positions alone and not on how

@@ -143,7 +143,7 @@ def stacked(
 
   Args:
     block: one layer; see the module for the form of its call.
-    num_layers: how many.
+    num_layers: number of layers.
     remat: recompute layers in the backward pass instead of storing them.
 
   Returns:

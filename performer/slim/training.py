@@ -140,7 +140,7 @@ def make(
 
   Args:
     model: the language model.
-    config: what the user wants.
+    config: settings of the user.
     params: shapes of its parameters.
     projections: shapes of its random matrices.
     batch: shapes of a batch, over all devices.

@@ -29,7 +29,7 @@ def check_action(
   Args:
     space: of one lane's action.
     action: array of the space's shape, behind an axis of lanes if any.
-    num_lanes: how many lanes; None for a single action.
+    num_lanes: number of lanes; None for a single action.
 
   Raises:
     ValueError: if it is no array, the shape or the kind of dtype is wrong, or

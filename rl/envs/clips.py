@@ -46,7 +46,7 @@ class Procedural:
 
   Attributes:
     kind: one of `distractions.BACKGROUNDS`.
-    num_clips: how many there are; 0 for no limit.
+    num_clips: number of clips; 0 for no limit.
     first_clip: number of the first, to keep training and test apart.
 
   Raises:

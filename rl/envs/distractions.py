@@ -79,7 +79,7 @@ class Distracted:
     camera: scale.
     dynamic: whether distractions change within an episode.
     background_kind: one of BACKGROUNDS.
-    num_seeds: how many seeds there are; 0 for no limit.
+    num_seeds: number of seeds; 0 for no limit.
     start_seed: the first one.
 
   Raises:

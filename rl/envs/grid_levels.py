@@ -56,7 +56,7 @@ class GridLevels:
   Attributes:
     cells: n, cells along each side.
     size: pixels along each side of the picture.
-    num_levels: how many levels there are; 0 for no limit.
+    num_levels: number of levels; 0 for no limit.
     start_level: number of the first one.
     max_steps: time limit.
 

@@ -53,7 +53,7 @@ class LaneFollowing:
 
   Attributes:
     size: pixels along each side.
-    num_levels: how many tracks there are; 0 for no limit.
+    num_levels: number of tracks; 0 for no limit.
     start_level: number of the first one.
     max_steps: time limit.
 

@@ -47,7 +47,7 @@ class LanesState(NamedTuple):
 
   Attributes:
     env: the environment's states.
-    observation: what the lanes show now.
+    observation: present observations of the lanes.
     keys: from which steps and resets draw, folded with the clock.
     clock: steps since the lanes' reset, over all episodes.
     done: whether the lane's episode is over and it waits; never with

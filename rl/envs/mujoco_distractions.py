@@ -56,7 +56,7 @@ class Distractions:
     ground: in [0, 1], where there are backgrounds.
     dynamic: whether distractions change within an episode.
     clips: of the background.
-    num_seeds: how many seeds there are; 0 for no limit.
+    num_seeds: number of seeds; 0 for no limit.
     start_seed: the first one.
 
   Raises:

@@ -131,7 +131,7 @@ class MujocoFilm:
     """Draws every lane.
 
     Args:
-      state: what the last reset or step returned.
+      state: result of the last reset or step.
 
     Raises:
       RendererError: if MuJoCo finds no renderer.

@@ -104,7 +104,7 @@ def make(
   Args:
     game: one of GAMES.
     num_lanes: n.
-    num_levels: how many levels there are; 0: no limit.
+    num_levels: number of levels; 0: no limit.
     start_level: the first of them.
     distribution_mode: 'easy' or 'hard'.
     **options: of EnvPool and of `envpool_env.EnvPoolVector`.

@@ -21,7 +21,8 @@ class Lanes:
 
   Attributes:
     episodes: per member.
-    max_steps: where episodes are cut; None: only where the lanes end them.
+    max_steps: steps after which episodes are cut; None: only where the lanes
+      end them.
   """
 
   episodes: int = 1

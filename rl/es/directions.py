@@ -276,7 +276,7 @@ def weighted_sum(
     size: d.
     basis: as in `rows`.
     block: rows in memory at once, a power of two.
-    kept: what `keep` returned for as many; it is not drawn again.
+    kept: result of `keep` for as many rows, which are not drawn again.
 
   Returns:
     Float32; rounding depends on `block`.

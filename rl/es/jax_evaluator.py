@@ -86,9 +86,10 @@ class JaxEvaluator:
 
   Attributes:
     env: the environment.
-    policy: what acts in it.
+    policy: the policy that acts.
     episodes: e, per member; each has a key of its own.
-    max_steps: where episodes are cut; None: the environment's own limit.
+    max_steps: steps after which episodes are cut; None: the environment's own
+      limit.
     clip: bound of normalised observations; None: no bound.
     mesh: devices to spread blocks over, along all its axes; None: one device.
     block: b, a power of two; None: as many as fit `cache_bytes`, and no more

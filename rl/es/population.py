@@ -118,7 +118,7 @@ class Perturbations:
     directions: their distribution.
     mirrored: whether members are theta + sigma g_i and theta - sigma g_i, or
       only the first.
-    geometry: what it means to perturb theta.
+    geometry: defines how theta is perturbed.
   """
 
   # Not annotated by shape: transformations put other things into the leaves.
@@ -264,7 +264,7 @@ def all_members(population: Population, count: int) -> PyTree:
 
   Args:
     population: any.
-    count: how many rows are wanted.
+    count: number of rows.
 
   Returns:
     Members, leaves [sides * count, ...]: first one side of all rows, then the
@@ -305,7 +305,7 @@ def rows_in_cache(size: int, cache_bytes: int = CACHE_BYTES) -> int:
 
   Args:
     size: numbers per row.
-    cache_bytes: what they should fit into.
+    cache_bytes: size that rows should fit into.
 
   Returns:
     A power of two.

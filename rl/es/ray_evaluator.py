@@ -114,7 +114,7 @@ class RayEvaluator:
 
   Args:
     make: builds a worker's evaluator there; pickled by Ray.
-    num_workers: how many actors.
+    num_workers: number of actors.
     directions_per_task: the most directions that a lost worker loses.
     timeout: seconds after which a task's worker is given up, compilation of its
       first task included; None: never.

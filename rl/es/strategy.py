@@ -45,8 +45,8 @@ class ESConfig:
       mirrored estimator, else n.
     sigma: scale of the perturbations, or a function of the generation (an
       optax schedule).
-    estimator: how returns become weights, with their shaping.
-    directions: how perturbations are distributed.
+    estimator: turns returns into weights, and shapes them.
+    directions: distribution of perturbations.
     center_evaluations: how often theta itself is evaluated, with keys of its
       own: for reports, and for estimators that use the mean of the returns.
     normalize: whether observations are normalised by running statistics.
@@ -95,10 +95,10 @@ class Strategy:
   """An evolution strategy with any optimiser; a `search.Search`.
 
   Attributes:
-    config: what an iteration does.
+    config: settings of a generation.
     optimizer: gets minus the estimate, since returns are maximised. Weight
       decay, momentum, clipping and learning-rate schedules are optax's.
-    geometry: where theta lives; see `geometry.of` for a policy's.
+    geometry: space of theta; see `geometry.of` for a policy's.
   """
 
   config: ESConfig

@@ -61,7 +61,7 @@ class ESTrainer(policy_training.PolicyTrainer):
   """Trains a policy by an evolution strategy; a `runtime.trainer.Trainer`.
 
   Attributes:
-    config: what a generation does.
+    config: settings of a generation.
     optimizer: from optax; see `strategy.Strategy`.
 
   Raises:

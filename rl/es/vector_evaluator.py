@@ -106,9 +106,10 @@ class VectorEvaluator:
 
   Attributes:
     env: the lanes.
-    policy: what acts in them.
+    policy: the policy that acts.
     episodes: e, per member; each has a key of its own.
-    max_steps: where episodes are cut; None: only where the lanes end them.
+    max_steps: steps after which episodes are cut; None: only where the lanes
+      end them.
     clip: bound of normalised observations; None: no bound.
 
   Raises:

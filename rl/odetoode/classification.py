@@ -41,7 +41,7 @@ class TrainState:
   Attributes:
     step: steps so far, int32 scalar.
     params: parameters.
-    constants: what is drawn and not learnt, such as a fixed W_0.
+    constants: arrays that are drawn and not learnt, such as a fixed W_0.
     opt_state: of the optimiser.
     key: never changes; steps fold their number into it.
   """
@@ -65,7 +65,7 @@ class ClassifierTrainer:
     batch_size: pictures in a step.
     dropout: rate of x_0 and of x_N.
     corrupted: makes the corrupted test sets.
-    num_models: how many are trained at once, each with its own seed.
+    num_models: number of models trained at once, each with its own seed.
     eval_batch_size: pictures of a test set at a time.
 
   Raises:

@@ -38,7 +38,7 @@ def es_gradient(
     key: of the directions.
     num_pairs: n; F is evaluated 2 n times.
     sigma: scale of the perturbations.
-    geometry: where theta lives, `geometry.Manifold` or Euclidean space; its mode
+    geometry: space of theta, `geometry.Manifold` or Euclidean space; its mode
       decides whether evaluated points are on the manifold. `geometry.step` moves
       flat parameters along learning rate times the estimate; `rl.es.minimize` does
       both.

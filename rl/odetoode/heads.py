@@ -99,7 +99,7 @@ class Policy:
     readout_scale: factor on the first R; 0: every policy begins with the same
       action, whatever its body, as augmented random search does
       (arXiv:1803.07055). Orthonormal rows leave only 1.
-    squash: how outputs are brought into a box: 'clip' or 'tanh'.
+    squash: maps outputs into a box: 'clip' or 'tanh'.
     perturb: 'tangent' or 'ambient'; see `geometry.Manifold`.
 
   Raises:

@@ -252,7 +252,7 @@ def value_loss(
 
   Args:
     value: v.
-    old: what it was when acting.
+    old: value when acting.
     target: of the value.
     clip: largest change that is rewarded, in units of values; None: any.
 
@@ -300,7 +300,7 @@ def terms(
     log_prob: of the actions, now.
     value: now.
     entropy: of the policy, now, nats.
-    old: what is known from before.
+    old: numbers known before learning.
     clip_ratio: epsilon of the surrogate.
     value_clip: as in `value_loss`.
   """
@@ -324,7 +324,7 @@ def explained_variance(
 
   Args:
     value: predictions.
-    target: what they should have been.
+    target: targets of the values.
     weight: as in `mean`.
   """
   variance = lambda x: mean((x - mean(x, weight)) ** 2, weight)

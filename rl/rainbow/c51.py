@@ -76,7 +76,7 @@ def project(
 
   Args:
     probability: of the returns `atoms`.
-    reward: what was got before.
+    reward: reward before the return.
     discount: of the return; 0 where nothing follows.
     atoms: evenly spaced, rising.
 
@@ -132,7 +132,7 @@ def cross_entropy(
 
   Args:
     logits: of the online network.
-    action: that was taken.
+    action: action taken.
     probability: m, the target.
 
   Returns:

@@ -45,9 +45,9 @@ class Rainbow(off_policy.Settings):
     n_step: longest window.
     samples_per_insert: samples drawn per step acted.
     target_interval: updates between copies to the target network.
-    epsilon: how often lanes act at random while training, with noise too: set
-      it to zero where the noise is to explore alone.
-    greedy_epsilon: how often they do in evaluation.
+    epsilon: rate at which lanes act at random while training, with noise too:
+      set it to zero where the noise is to explore alone.
+    greedy_epsilon: the same rate in evaluation.
 
   Raises:
     ValueError: if a number is out of range, or nothing reads
@@ -152,7 +152,7 @@ class Acting(NamedTuple):
 
   Attributes:
     params: of the online network.
-    epsilon: how often lanes act at random in training, float32 [n].
+    epsilon: rate at which lanes act at random in training, float32 [n].
   """
 
   params: PyTree

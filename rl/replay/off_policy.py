@@ -135,7 +135,7 @@ class State:
   """All that changes.
 
   Attributes:
-    params: what gradients change.
+    params: trained parameters.
     target: of the target network.
     opt_state: of the optimiser.
     replay: `buffer.ReplayState`.
@@ -203,7 +203,7 @@ class Learner(abc.ABC):
     """The loss of a batch.
 
     Args:
-      params: what is differentiated.
+      params: parameters to differentiate by.
       state: before the update, without what the replay stores.
       batch: sampled steps.
       key: for this batch.

@@ -49,7 +49,7 @@ class Bound:
   Attributes:
     value: literals and gin references.
     name: the left side of the statement.
-    target: what is configured: `%NAME` for a macro, else a selector.
+    target: the configured object: `%NAME` for a macro, else a selector.
     hint: annotated type of the parameter; `Any` if there is none.
     where: place of the statement.
     time: number of the statement in the order of reading.

@@ -35,7 +35,7 @@ def nearest(
   Args:
     name: the name that was not found.
     choices: the names that exist.
-    limit: how many names to offer at most.
+    limit: largest number of names to offer.
     listed: where no name is close, list all of them if they are so few.
 
   Returns:

@@ -101,7 +101,7 @@ class Reader:
   """Reads the statements of one session into its bindings.
 
   Attributes:
-    bindings: what was read.
+    bindings: the bindings that were read.
   """
 
   def __init__(

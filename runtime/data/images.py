@@ -222,7 +222,7 @@ def from_public(
 
   Args:
     name: see `public.load`.
-    data_dir: where data sets lie; None: see `public.load`.
+    data_dir: folder of data sets; None: see `public.load`.
     num_valid: size of the validation set, the end of the training set. The
       public sets have an order of their own, so this set is not the one of
       `mnist`.

@@ -83,7 +83,7 @@ class Indexed(abc.ABC):
     Args:
       batch_size: examples per step over all processes.
       seed: of everything random, 0..2**32-1.
-      process_index: whose rows of the global batches to yield.
+      process_index: process whose rows of the global batches to yield.
       process_count: number of processes.
 
     Returns:
@@ -117,7 +117,7 @@ class Indexed(abc.ABC):
     Args:
       split: name of the split.
       batch_size: examples per step over all processes.
-      process_index: whose rows of the global batches to yield.
+      process_index: process whose rows of the global batches to yield.
       process_count: number of processes.
 
     Returns:
@@ -181,7 +181,7 @@ def iterator(
     examples: endless, the same on every process.
     batch_size: examples per step over all processes.
     num_threads: threads that read ahead; 0 reads in step.
-    process_index: whose rows of the global batches to yield.
+    process_index: process whose rows of the global batches to yield.
     process_count: number of processes.
 
   Returns:
@@ -217,7 +217,7 @@ def eval_batches(
     examples: with `weights`, [n, ...].
     count: number of examples, at least 1.
     batch_size: examples per step over all processes.
-    process_index: whose rows of the global batches to yield.
+    process_index: process whose rows of the global batches to yield.
     process_count: number of processes.
 
   Returns:

@@ -24,7 +24,7 @@ def load(
   Args:
     name: in TensorFlow Datasets, such as `mnist` or `mnist_corrupted/fog`.
     splits: their names, or slices of them such as `train[:10%]`.
-    data_dir: where data sets lie; None: $TFDS_DATA_DIR or
+    data_dir: folder of data sets; None: $TFDS_DATA_DIR or
       `~/tensorflow_datasets`.
 
   Returns:

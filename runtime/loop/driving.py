@@ -55,7 +55,7 @@ def drive(
   """Trains in memory, as `run` does in a workdir.
 
   Args:
-    experiment: what to train; `refresh`, `observe` and the evaluators are
+    experiment: experiment to train; `refresh`, `observe` and the evaluators are
       called as in `run`.
     steps: number of steps.
     records: how many rows at equal distances, the last one at the end; or the

@@ -31,7 +31,7 @@ class Program(Generic[State]):
     packing: reads the metrics that `step` returns as one vector.
 
   Args:
-    experiment: what to train.
+    experiment: experiment to train.
   """
 
   def __init__(self, experiment: Experiment[State]):

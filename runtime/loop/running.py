@@ -98,7 +98,7 @@ def run(
   """Trains, or continues to train, in `workdir`.
 
   Args:
-    experiment: what to train.
+    experiment: experiment to train.
     config: how long, and how often to report.
     workdir: folder of the run; made if missing.
     seed: recorded with the configuration.

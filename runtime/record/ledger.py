@@ -63,7 +63,7 @@ class Row:
   Attributes:
     id: name of the row, unique in its paper; also the name of its files.
     paper: name of the paper's folder.
-    claim: what the paper says, in a sentence.
+    claim: the claim of the paper, in a sentence.
     scale: `tiny` for a laptop, `paper` for the published setting.
     hardware: what the run used.
     seeds: seeds of the runs.

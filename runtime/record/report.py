@@ -355,7 +355,8 @@ def how_to_continue(program: str, argv: Sequence[str]) -> str:
   """Tells how to train a finished run for longer.
 
   Args:
-    program: how a user starts the binary, such as 'python -m performer.train'.
+    program: command that starts the binary, such as 'python -m
+      performer.train'.
     argv: its command line, program first.
 
   Returns:

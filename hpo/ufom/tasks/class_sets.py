@@ -215,7 +215,7 @@ def omniglot(
     size: of the pictures.
     num_test: classes of the test.
     seed: of the split.
-    data_dir: where public data sets lie; None: see `public.load`.
+    data_dir: folder of public data sets; None: see `public.load`.
 
   Raises:
     ImportError: the extra `data`, or `hpo` for a folder, is not installed.
@@ -248,7 +248,7 @@ def cifar100(
       public data set.
     num_test: classes of the test.
     seed: of the split.
-    data_dir: where public data sets lie; None: see `public.load`.
+    data_dir: folder of public data sets; None: see `public.load`.
 
   Raises:
     ImportError: the extra `data` is not installed.

@@ -251,7 +251,7 @@ def kernel_estimate(
   """Estimates single entries of the attention matrix, before normalisation.
 
   Args:
-    favor: whose features to use.
+    favor: mechanism whose features to use.
     q: queries of one head, one per row, unscaled.
     k: keys of that head.
     projection: W of one head, `favor.draw(..., num_heads=1, head_dim=d)`; None
