@@ -228,7 +228,7 @@ def _build(
   forms: Sequence[Form],
   results: Results,
 ) -> dict[Form, programs.Program]:
-  """Builds the forms that fit, are there and compute what they should."""
+  """Builds the forms that fit, are installed and agree with the reference."""
   built = {}
   for form in forms:
     why = 'skipped'
@@ -249,7 +249,7 @@ def _build(
 def rows(
   subject: Subject, sizes: Any, results: Results
 ) -> dict[str, list[record.Row]]:
-  """The rows of a record by what they are: pairs, forms, summary.
+  """The rows of a record by kind: pairs, forms, summary.
 
   Times are by the clock of the subject and in its unit. `memory_ratio` and the
   ratio by the other clock are ours over peer too; a pair that was only compiled

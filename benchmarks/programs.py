@@ -137,7 +137,7 @@ def wait(result: Any) -> Any:
 
 
 def in_float64(function: Callable[..., Any], *arguments: Any) -> Any:
-  """Computes a JAX function in float64; integers stay what they are."""
+  """Computes a JAX function in float64; integers stay integers."""
 
   def widen(x: Any) -> np.ndarray:
     x = np.asarray(x)

@@ -26,7 +26,7 @@ Span = tuple[float, float]
 
 
 class Spans:
-  """When what was done: name -> [(begin, end)], seconds."""
+  """Times of every activity: name -> [(begin, end)], seconds."""
 
   def __init__(self) -> None:
     self.found: dict[str, list[Span]] = defaultdict(list)

@@ -62,7 +62,7 @@ class Actor:
     self._pool = concurrent.futures.ThreadPoolExecutor(1, 'actor')
 
   def observe(self, acting: PyTree) -> None:
-    """Takes the newest parameters; begins what is to be made with them.
+    """Takes the newest parameters, and begins the next trajectory.
 
     Args:
       acting: `Learner.acting`, not changed by anybody afterwards.
@@ -103,7 +103,7 @@ class Actor:
     self._resumed = int(state['resumed']) + 1
 
   def close(self) -> None:
-    """Waits for what is being made, and makes no more."""
+    """Waits for the trajectory in work, and begins no other."""
     self._pool.shutdown(cancel_futures=True)
 
 

@@ -33,7 +33,7 @@ class Episodes(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class RandomPlayer:
-  """Acts uniformly at random: what any agent should surpass.
+  """Acts uniformly at random; every agent should surpass it.
 
   It has what `evaluate` needs of a learner; `acting` may be anything.
 

@@ -1,4 +1,4 @@
-"""Films of what was learnt, as frames and as GIF files."""
+"""Films of trained agents, as frames and as GIF files."""
 
 import dataclasses
 import os

@@ -190,7 +190,7 @@ class AgentTrainer:
   def _with_actor(
     self, experiment: loop_lib.Experiment[TrainState], actor: actors.Actor
   ) -> loop_lib.Experiment[TrainState]:
-    """Learns from what an actor does in simulators."""
+    """Learns from the steps of an actor in simulators."""
     watch = jax.jit(lambda state: self.learner.acting(state.learner))
     return dataclasses.replace(
       experiment,
@@ -295,7 +295,7 @@ class AgentTrainer:
   def _learn(
     self, state: TrainState, batch: Mapping[str, Any]
   ) -> tuple[TrainState, clu_metrics.Collection]:
-    """Learns from what an actor did."""
+    """Learns from the steps of an actor."""
     trajectory = actors.time_major(batch)
     key = jax.random.fold_in(_keys(state.key)[3], state.step)
     learner, values = self.learner.learn(state.learner, trajectory, key)
@@ -354,7 +354,7 @@ def random_returns(
 
 
 class _Player(NamedTuple):
-  """A learner and what it acts with."""
+  """A learner and the part of its state that acts."""
 
   learner: learner_lib.Learner
   acting: PyTree

@@ -217,7 +217,7 @@ def _resolve(root: Callable[..., Any] | str) -> Callable[..., Any]:
 
 
 def _message(error: Exception, root: Callable[..., Any] | str) -> str:
-  """Returns what to tell the user about an error."""
+  """Returns the message for the user about an error."""
   from runtime.config import sessions
 
   if isinstance(error, errors.ConfigError):

@@ -68,7 +68,7 @@ class Restored:
     return loop_lib.Finished(self.state, rows, self.seconds)
 
   def close(self) -> None:
-    """Stops what the experiment started."""
+    """Stops the simulators and workers of the experiment."""
     self._stack.close()
 
   def __enter__(self) -> 'Restored':

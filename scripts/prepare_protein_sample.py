@@ -288,7 +288,7 @@ def read_source(path: str) -> dict[str, str]:
 
 
 def run(*command: str) -> str:
-  """Returns what a program prints."""
+  """Returns the output of a program."""
   return subprocess.run(
     command, check=True, capture_output=True, text=True
   ).stdout.strip()

@@ -50,7 +50,7 @@ class Setting:
 
 @functools.cache
 def _checked(name: str, setting: Setting) -> forms.Implementation:
-  """A form that computes what it should."""
+  """A form whose results are checked."""
   one = forms.make(name, setting.case)
   wrong = runs.check(one, setting.case)
   if wrong is not None:

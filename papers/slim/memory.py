@@ -159,7 +159,7 @@ _FLAT, _GROWS = f'subtract C={_C}', f'checkpoint C={ROOT}'
 
 
 def _lines(results: study.Results) -> dict[str, dict[int, float]]:
-  """Bytes by length; of `subtract` less what copies of inputs may explain."""
+  """Bytes by length; those of `subtract` without possible copies of inputs."""
   lines = {
     arm: {
       at: results(arm, 'bytes', at=at)[0]

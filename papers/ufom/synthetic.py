@@ -125,7 +125,7 @@ def _divergence(runs: int) -> study.Study:
 
 
 def _every_run(results: study.Results) -> dict[str, np.ndarray]:
-  """Over all runs of all seeds, beside what the row lists."""
+  """Numbers over all runs of all seeds, besides those of the row."""
   return {
     f'{name}, {arm}': results(arm, metric).ravel()
     for arm in results.arms
@@ -310,7 +310,7 @@ class Scan:
 
 
 def cheapest(setting: Scan, *, seed: int) -> study.Record:
-  """The q that first reaches what q = 0.05 reaches, by cost."""
+  """The q that reaches the result of q = 0.05 at the least cost."""
   tasks, steps = ufom.study(setting.alpha), setting.steps
   grid = np.linspace(0.05, 1, setting.num_q)
   one = functools.partial(

@@ -64,7 +64,7 @@ def clean(
   v: Float[Array, 'b l h v'],
   key_mask: Bool[Array, 'b l'] | None,
 ) -> tuple[Float[Array, 'b l h d'], Float[Array, 'b l h v']]:
-  """Zeroes what is masked: inf there must not reach a product, 0 * inf."""
+  """Zeroes masked values: inf there must not reach a product, 0 * inf."""
   if key_mask is None:
     return k, v
   keep = key_mask[:, :, None, None]

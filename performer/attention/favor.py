@@ -355,7 +355,7 @@ class Favor(options.Options):
     value_dim: int | None = None,
     dtype: Any = jnp.float32,
   ) -> state_lib.State:
-    """The state of no keys: what `extend` means by None.
+    """The state of no keys, which `extend` takes for None.
 
     Args:
       batch: b.
@@ -384,7 +384,7 @@ class Favor(options.Options):
   def check_projection(
     self, projection: structures.Projection | None, q: Array
   ) -> None:
-    """Refuses what `draw` would not return for these queries, [b, l, h, d].
+    """Refuses a projection that does not fit these queries, [b, l, h, d].
 
     Raises:
       ValueError: naming what is missing, superfluous or misshapen.

@@ -116,7 +116,7 @@ def merge(one: State, two: State) -> State:
 
 
 def merge_readouts(one: Readout, two: Readout) -> Readout:
-  """Sums what one row reads from two disjoint groups of keys."""
+  """Adds the sums that one row reads from two disjoint groups of keys."""
   scale = jnp.maximum(one.log_scale, two.log_scale)
   f, g = jnp.exp(one.log_scale - scale), jnp.exp(two.log_scale - scale)
   return Readout(

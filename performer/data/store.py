@@ -330,7 +330,7 @@ def _too_small(path: str, window: int | None) -> ValueError:
 
 
 def _cache_name(path: str, reading: Reading) -> str:
-  """Returns the name, without suffix, of what is derived from a file."""
+  """Returns the name, without suffix, of the cache of a file."""
   if os.path.isdir(path):
     raise ValueError(f'{path}: a data path must be a file, got a directory')
   if not os.path.exists(path):

@@ -94,7 +94,7 @@ def _run(
   mask: Array,
   projections: PyTree,
 ) -> tuple[Array, dict[str, Array]]:
-  """Logits, and what the blocks sow, stacked over layers."""
+  """Logits, and the values that blocks sow, stacked over layers."""
   logits, variables = model.apply(
     {'params': params},
     tokens,

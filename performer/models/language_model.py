@@ -74,7 +74,7 @@ class LanguageModel(nn.Module):
     return jax.vmap(draw)(jnp.arange(self.num_layers))
 
   def empty_state(self, batch: int) -> state_lib.State:
-    """The state before the first token: what `extend` means by None.
+    """The state before the first token, which `extend` takes for None.
 
     Args:
       batch: number of sequences.

@@ -58,7 +58,7 @@ class MeshAttention:
     key_mask: Bool[Array, 'b l'] | None = None,
     segment_ids: Int[Array, 'b l'] | None = None,
   ) -> Float[Array, 'b l h d']:
-    """Attends; axes of the mesh must divide what they split.
+    """Attends; axes of the mesh must divide the sizes that they split.
 
     Raises:
       ValueError: if they do not, or if positions are split and the mechanism

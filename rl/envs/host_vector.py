@@ -50,7 +50,7 @@ class Seen(NamedTuple):
 
 
 def seeds(keys: Key[Array, ' n']) -> list[int]:
-  """One seed per key, from 0 to 2^31 - 1: what every simulator takes."""
+  """One seed per key, from 0 to 2^31 - 1, the range of every simulator."""
   bits = np.asarray(jax.vmap(jax.random.bits)(keys))
   return [int(x) >> 1 for x in bits]
 

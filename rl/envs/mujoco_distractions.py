@@ -222,7 +222,7 @@ class Painter:
     self.seed(0)
 
   def seed(self, seed: int) -> None:
-    """Sets from what the seeds of all episodes to come are drawn."""
+    """Sets the source of the seeds of all following episodes."""
     self._random = np.random.default_rng([0x0D15, seed])
 
   def begin(self) -> None:

@@ -112,7 +112,7 @@ class MujocoFilm:
 
   @functools.cached_property
   def _renderer(self) -> tuple[Any, Any]:
-    """MuJoCo's data, and what draws it."""
+    """MuJoCo's data, and its renderer."""
     rendering.choose_renderer()
     mujoco = optional.load('mujoco', extra='rl')
     model = mujoco.MjModel.from_xml_path(str(self._model))

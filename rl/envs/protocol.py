@@ -143,5 +143,5 @@ class VectorEnvironment(Protocol):
     ...
 
   def close(self) -> None:
-    """Frees what the lanes hold; they cannot be used after it."""
+    """Frees the resources of the lanes, which cannot be used afterwards."""
     ...

@@ -47,7 +47,7 @@ class Generations:
     self._state = jax.tree.map(jnp.copy, state)
 
   def __next__(self) -> dict[str, Any]:
-    """The mean after the observed state's generation, and what came back."""
+    """The mean after the observed state's generation, and its results."""
     state = self._state.replace(opt_state=self._numbers)
     request = self._search.ask(state)
     found, _ = search_lib.run(request, state.normalizer, self._evaluator)
@@ -135,7 +135,7 @@ class CMATrainer(policy_training.PolicyTrainer):
   def _step(
     self, state: search_lib.State, batch: Mapping[str, Any]
   ) -> tuple[search_lib.State, clu_metrics.Collection]:
-    """Takes the new mean, and merges what was seen."""
+    """Takes the new mean, and merges the statistics."""
     found = jax.tree.map(lambda leaf: leaf[0], batch)
     evaluation = found['evaluation']
     metrics = search_lib.summary(evaluation) | {

@@ -64,7 +64,7 @@ class Evaluator(Protocol):
 
   @property
   def observation_shape(self) -> tuple[int, ...]:
-    """Shape of what the normaliser counts."""
+    """Shape of the observations that the normaliser counts."""
     ...
 
   def evaluate(

@@ -173,7 +173,7 @@ class PolicyTrainer:
 
 
 class _Player(NamedTuple):
-  """A policy and what it acts with."""
+  """A policy with its parameters and statistics."""
 
   policy: policies.Policy
   params: PyTree
@@ -204,7 +204,7 @@ class _Player(NamedTuple):
 
 
 def one_device(mesh: jax.sharding.Mesh) -> jax.sharding.Mesh:
-  """The first device, for updates that are small, whoever runs the rollouts."""
+  """The first device, for small updates, on any back end of rollouts."""
   return mesh_lib.MeshConfig(data=1).make(list(mesh.devices.flat[:1]))
 
 

@@ -36,7 +36,7 @@ __all__ = [
 
 @flax.struct.dataclass
 class State:
-  """All that changes; what a checkpoint holds.
+  """All state of a search, as a checkpoint holds it.
 
   Attributes:
     theta: parameters, float32 [d]: the centre of the next population.
@@ -117,7 +117,7 @@ class Search(Protocol):
     evaluation: evaluator_lib.Evaluation,
     center: evaluator_lib.Evaluation | None = None,
   ) -> tuple[State, dict[str, Array]]:
-    """Updates with what came back.
+    """Updates the state with the evaluations.
 
     Args:
       state: the state that `ask` was given.
@@ -148,7 +148,7 @@ def run(
   normalizer: normalizer_lib.Statistics | None,
   evaluator: evaluator_lib.Evaluator,
 ) -> tuple[evaluator_lib.Evaluation, evaluator_lib.Evaluation | None]:
-  """Evaluates what `ask` returned.
+  """Evaluates a request of `ask`.
 
   Args:
     request: of `ask`.

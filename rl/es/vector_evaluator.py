@@ -148,7 +148,7 @@ class VectorEvaluator:
     return summarized(self.rollouts(population, keys, normalizer))
 
   def close(self) -> None:
-    """Nothing is held but the lanes, which are closed by whoever made them."""
+    """Does nothing: the lanes are closed by the caller that made them."""
 
   def rollouts(
     self,
@@ -269,7 +269,7 @@ class VectorEvaluator:
     statistics: normalizer_lib.Statistics | None,
     normalizer: normalizer_lib.Statistics | None,
   ) -> tuple[PyTree, Array, Array, normalizer_lib.Statistics | None]:
-    """Counts what the lanes see, then acts; and which actions are finite."""
+    """Counts observations, then acts; also tells which actions are finite."""
     seen = observation
     if normalizer is not None:
       statistics = normalizer_lib.add(statistics, observation, counted)

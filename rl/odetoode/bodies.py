@@ -71,7 +71,7 @@ class Body(nn.Module):
 
   @abc.abstractmethod
   def layers(self, weights: PyTree) -> tuple[flows.Step, PyTree]:
-    """One step, and what belongs to each; see `flows.path`.
+    """One step, and the arrays of every step; see `flows.path`.
 
     Raises:
       ValueError: if the body is not `layered`.

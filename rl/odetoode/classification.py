@@ -240,7 +240,7 @@ class ClassifierTrainer:
 
   @functools.cached_property
   def _score(self) -> Any:
-    """Sums of losses and hits of every model, over what has weight."""
+    """Weighted sums of losses and hits of every model."""
 
     def score(
       params: PyTree, constants: PyTree, batch: Mapping[str, Array]

@@ -66,7 +66,7 @@ class MatrixFlow:
 
 
 def check_states(x0: Array, width: int | None = None) -> None:
-  """Rejects what are no states: whole numbers, arrays of another width.
+  """Rejects arrays that are no states: integers, another width.
 
   Args:
     x0: x_0.

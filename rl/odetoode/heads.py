@@ -145,7 +145,7 @@ class Policy:
 
   @functools.lru_cache(maxsize=8)  # noqa: B019 (frozen and small)
   def _layout(self) -> tuple[Any, Any]:
-    """Shapes of the parameters, and what the body does not train."""
+    """Shapes of the parameters, and the arrays that are not trained."""
     shapes = jax.eval_shape(self._init, jax.random.key(0))
     with jax.ensure_compile_time_eval():
       variables = self.body.init(jax.random.key(0), jnp.zeros(self.body.width))

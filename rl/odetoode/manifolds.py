@@ -52,7 +52,7 @@ MOVE = retractions.Taylor(squarings=6)
 
 
 def _check_pair(p: Array, g: Array) -> None:
-  """A point and what belongs to it have one shape."""
+  """Checks that a point and its tangent or gradient have one shape."""
   if p.ndim < 2 or p.shape != g.shape:
     raise ValueError(
       f'a matrix and its tangent or gradient must be of one shape, got {p.shape}'

@@ -321,7 +321,7 @@ class PPOLearner:
   def _action(
     self, out: networks.Outputs, drawn: Shaped[Array, 'n ...']
   ) -> learner_lib.Action:
-    """The action, and what it was chosen by."""
+    """The action, and the outputs that it was chosen by."""
     extras = {'log_prob': out.policy.log_prob(drawn), 'value': out.value[0]}
     if isinstance(self.action_space, spaces.Discrete):
       return learner_lib.Action(out.memory, drawn, extras)

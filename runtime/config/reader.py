@@ -122,7 +122,7 @@ class Reader:
     self._open: list[pathlib.Path] = []
 
   def read_file(self, name: str | os.PathLike[str]) -> None:
-    """Reads a file and what it includes.
+    """Reads a file and the files that it includes.
 
     Args:
       name: the file, as `files_lib.find` looks for it.

@@ -1,1 +1,1 @@
-"""The devices of a run: the mesh, and what a function costs on it."""
+"""The devices of a run: the mesh, and the cost of functions."""

@@ -423,7 +423,7 @@ class _Loop(Generic[State]):
       self._checkpoints.save(self._step, self._state, record, evaluation)
 
   def close(self) -> None:
-    """Finishes writing; keeps what is on disk consistent after an error."""
+    """Finishes writing; keeps the files consistent after an error."""
     self._profiler.close()
     self._progress.close()
     self._writer.close()

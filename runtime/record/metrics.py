@@ -102,7 +102,7 @@ class StepMetrics:
   """The metrics of the steps since the last row."""
 
   def __init__(self, packing: Packing, saved: list[float] | None = None):
-    """Starts empty, or from what `state()` of an earlier process gave."""
+    """Starts empty, or from the `state()` of an earlier process."""
     self._packing = packing
     self._pending: list[tuple[int, jax.Array]] = []
     self._merged: np.ndarray | None = None

@@ -91,7 +91,7 @@ def corrupt(
   seed: int,
   severity: int = 3,
 ) -> Float[np.ndarray, 'n h w']:
-  """Corrupts pictures; what each name means is in the table of this module.
+  """Corrupts pictures; the table of this module explains the names.
 
   Picture i comes out as a function of itself, i, the name, the seed and the
   severity, whatever the other pictures are and however many.
