@@ -263,7 +263,7 @@ def program(form: Form, sizes: Sizes, case: Case) -> programs.Program:
 
 @functools.cache
 def wrong(form: Form, model: model_lib.SlimTransformer) -> str | None:
-  """Says which part of a form's gradient is off, and by how much; None: none."""
+  """Says which part of a form's gradient is off, by how much; None: none."""
   arrays, expected = _reference(model)
   loss, grads, _ = jax.jit(gradient(form, model))(*arrays)
   return disagreement((loss, grads), expected)
