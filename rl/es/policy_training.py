@@ -159,7 +159,7 @@ class PolicyTrainer:
     def run(state: search_lib.State) -> dict[str, float]:
       found = jax.device_get(evaluate(state))
       returns = np.asarray(found.returns, np.float64)
-      # A broken episode stays as NaN: the mean of lucky ones would flatter theta.
+      # A broken episode stays as NaN: a mean of lucky ones would flatter theta.
       came = np.asarray(found.valid) | ~np.isfinite(returns)
       returns = returns[came]
       lengths = np.asarray(found.lengths, np.float64)[came]
