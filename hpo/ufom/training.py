@@ -43,7 +43,7 @@ class Family(Protocol):
 
   @property
   def problem(self) -> problem_lib.ABLOProblem:
-    """The bi-level problem of one task of `sample`, without the leading axis."""
+    """The bi-level problem; a task is one of `sample`, without its axis."""
 
   def init(self, key: Key[Array, '']) -> PyTree:
     """The first theta; traced."""
