@@ -18,6 +18,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, PyTree
 
 from performer import attention as attention_lib
+from performer.attention import chunks, precision
 from performer.attention import state as state_lib
 
 __all__ = ['Ending', 'Recovered', 'Reversed', 'is_state']
@@ -31,12 +32,15 @@ class Ending(NamedTuple):
     delta: S and z, zeros; their gradient is that of the state before the chunk.
     anchor: a known state, that before the first chunk of a run.
     first: whether this is the first chunk of the run.
+    reach: how much the queries of the chunks after this one look at each
+      feature: the largest phi(q)_r / (phi(q) . z), [b, h, r].
   """
 
   end: state_lib.State
   delta: tuple[Array, Array]
   anchor: state_lib.State
   first: Bool[Array, '...']
+  reach: Float[Array, '...']
 
 
 class Recovered(NamedTuple):
@@ -45,10 +49,15 @@ class Recovered(NamedTuple):
   Attributes:
     after: the state after the chunk, as a function of what came before.
     before: the state before the chunk, recovered by subtraction.
+    reach: of `Ending`, for the chunk before; 0 at the end of a run.
+    drift: at the first chunk of a run, how wrong what the run has read is
+      (`_misread`), else 0.
   """
 
   after: state_lib.State
   before: state_lib.State
+  reach: Float[Array, 'b h r']
+  drift: Float[Array, '']
 
 
 def is_state(x: PyTree) -> bool:
@@ -124,4 +133,51 @@ class Reversed:
     out, after = self.attention.extend(
       q, k, v, projection=projection, key_mask=key_mask, state=known
     )
-    return out, Recovered(after, before)
+    cut = jax.lax.stop_gradient((q, known, after))
+    looked_at = self._looked_at(*cut[:2], projection)
+    reach = jnp.where(state.first, 0, jnp.maximum(state.reach, looked_at))
+    drift = jnp.where(state.first, _misread(state, cut[2], v, key_mask), 0)
+    return out, Recovered(after, before, reach, drift)
+
+  def _looked_at(
+    self, q: Array, known: state_lib.State, projection: PyTree
+  ) -> Float[Array, 'b h r']:
+    """phi(q)_r / (phi(q) . z), the largest over the queries of a chunk."""
+    form = self.attention.form(projection, head_dim=q.shape[3], dtype=q.dtype)
+    # As many queries as the features of a piece are computed for at a time.
+    stride = -(-q.shape[1] // form.chunk)
+    phi = form.featurize_queries(q[:, ::stride].swapaxes(1, 2)).values
+    normaliser = jnp.abs(precision.dot('bhlr,bhr->bhl', phi, known.z))
+    share = (
+      jnp.abs(phi) / jnp.where(normaliser > 0, normaliser, jnp.inf)[..., None]
+    )
+    return jnp.max(share, axis=2).astype(known.z.dtype)
+
+
+def _misread(
+  state: Ending,
+  known: state_lib.State,
+  v: Float[Array, 'b l h v'],
+  key_mask: Bool[Array, 'b l'] | None,
+) -> Float[Array, '']:
+  """The largest error of what the queries of a run read from its first state.
+
+  Small entries of a state count as much as large ones where queries look at
+  them, so errors are judged as read: of z relative to the normaliser
+  phi(q) . z, of S relative to that and to the largest value of the head.
+
+  Args:
+    state: recovered, after the first chunk of the run.
+    known: the same state, computed from the anchor.
+    v: values of the chunk.
+    key_mask: True = keep.
+
+  Returns:
+    The largest over batch, heads and features.
+  """
+  v = jax.lax.stop_gradient(chunks.clean(v, v, key_mask)[1])
+  largest = jnp.max(jnp.abs(v), axis=(1, 3))[..., None]
+  error_z = jnp.abs(state.end.z - known.z)
+  error_s = jnp.max(jnp.abs(state.end.S - known.S), axis=2)
+  error_s /= jnp.where(largest > 0, largest, 1).astype(error_s.dtype)
+  return jnp.max(state.reach * jnp.maximum(error_z, error_s))
