@@ -8,9 +8,9 @@ from jaxtyping import PyTree
 
 __all__ = ['THRESHOLD', 'message', 'warn']
 
-# Of `reversal.Recovered`. Rounding alone gives 1e-6 to 1e-4; a gradient
-# that is wrong by more than 1e-2 gave 0.1 and more.
-THRESHOLD = 2e-2
+# Of `reversal.Recovered`. Rounding alone gives 1e-6 to 1e-4; gradients that
+# were wrong by more than 1e-2 gave 0.02 and more.
+THRESHOLD = 1e-2
 
 
 def message(drift: PyTree, threshold: float = THRESHOLD) -> str | None:

@@ -114,9 +114,9 @@ class Reversed:
     state: Ending,
   ) -> tuple[Float[Array, 'b l h v'], Recovered]:
     """Attends as `Favor.extend` did, from the state after the chunk."""
-    cut = jax.lax.stop_gradient((k, v))
+    fixed = jax.lax.stop_gradient((q, *chunks.clean(k, v, key_mask)))
     added = self.attention.summarize(
-      *cut, projection=jax.lax.stop_gradient(projection), key_mask=key_mask
+      *fixed[1:], projection=projection, key_mask=key_mask
     )
     before = state.end._replace(
       S=state.end.S - added.S, z=state.end.z - added.z
@@ -127,38 +127,46 @@ class Reversed:
       before,
     )
     known = jax.lax.stop_gradient(known)
-    known = known._replace(
+    moved = known._replace(
       S=known.S + state.delta[0], z=known.z + state.delta[1]
     )
     out, after = self.attention.extend(
-      q, k, v, projection=projection, key_mask=key_mask, state=known
+      q, k, v, projection=projection, key_mask=key_mask, state=moved
     )
-    cut = jax.lax.stop_gradient((q, known, after))
-    looked_at = self._looked_at(*cut[:2], projection)
+    looked_at = self._looked_at(*fixed[:2], known, projection, key_mask)
     reach = jnp.where(state.first, 0, jnp.maximum(state.reach, looked_at))
-    drift = jnp.where(state.first, _misread(state, cut[2], v, key_mask), 0)
+    drift = _misread(state, jax.lax.stop_gradient(after), fixed[2])
+    drift = jnp.where(state.first, drift, 0)
     return out, Recovered(after, before, reach, drift)
 
   def _looked_at(
-    self, q: Array, known: state_lib.State, projection: PyTree
+    self,
+    q: Float[Array, 'b l h d'],
+    k: Float[Array, 'b l h d'],
+    before: state_lib.State,
+    projection: PyTree,
+    key_mask: Bool[Array, 'b l'] | None,
   ) -> Float[Array, 'b h r']:
-    """phi(q)_r / (phi(q) . z), the largest over the queries of a chunk."""
+    """phi(q)_r / (phi(q) . z), the largest over the positions of a chunk.
+
+    z has the keys before the chunk and that of the position itself.
+    """
     form = self.attention.form(projection, head_dim=q.shape[3], dtype=q.dtype)
-    # As many queries as the features of a piece are computed for at a time.
+    # As many positions as features are computed for at a time.
     stride = -(-q.shape[1] // form.chunk)
-    phi = form.featurize_queries(q[:, ::stride].swapaxes(1, 2)).values
-    normaliser = jnp.abs(precision.dot('bhlr,bhr->bhl', phi, known.z))
-    share = (
-      jnp.abs(phi) / jnp.where(normaliser > 0, normaliser, jnp.inf)[..., None]
-    )
-    return jnp.max(share, axis=2).astype(known.z.dtype)
+    q, k = (x[:, ::stride].swapaxes(1, 2) for x in (q, k))
+    phi = form.featurize_queries(q).values
+    normaliser = precision.dot('bhlr,bhr->bhl', phi, before.z)
+    own = jnp.sum(phi * form.featurize_keys(k).values, axis=-1)
+    if key_mask is not None:
+      own = jnp.where(key_mask[:, None, ::stride], own, 0)
+    normaliser = jnp.abs(normaliser + own)[..., None]
+    share = jnp.abs(phi) / jnp.where(normaliser > 0, normaliser, jnp.inf)
+    return jnp.max(share, axis=2).astype(before.z.dtype)
 
 
 def _misread(
-  state: Ending,
-  known: state_lib.State,
-  v: Float[Array, 'b l h v'],
-  key_mask: Bool[Array, 'b l'] | None,
+  state: Ending, known: state_lib.State, v: Float[Array, 'b l h v']
 ) -> Float[Array, '']:
   """The largest error of what the queries of a run read from its first state.
 
@@ -169,13 +177,11 @@ def _misread(
   Args:
     state: recovered, after the first chunk of the run.
     known: the same state, computed from the anchor.
-    v: values of the chunk.
-    key_mask: True = keep.
+    v: values of the chunk, 0 where masked.
 
   Returns:
     The largest over batch, heads and features.
   """
-  v = jax.lax.stop_gradient(chunks.clean(v, v, key_mask)[1])
   largest = jnp.max(jnp.abs(v), axis=(1, 3))[..., None]
   error_z = jnp.abs(state.end.z - known.z)
   error_s = jnp.max(jnp.abs(state.end.S - known.S), axis=2)

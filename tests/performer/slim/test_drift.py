@@ -33,6 +33,8 @@ def compiled(kernel, strategy, chunk, dtype=jnp.float32):
 def stressed(seed, stress, factor):
   """Peaked attention, or one late token with a large embedding or values."""
   params, inputs = cases.params(seed), cases.inputs(seed, length=LENGTH)
+  # What sees no key at all reads the rounding of an empty state.
+  inputs['mask'] = inputs['mask'].at[:, 0].set(True)
   if stress == 'peaked':
     for name in 'qk':
       params['layers'][name] *= factor
@@ -52,9 +54,10 @@ def stressed(seed, stress, factor):
 
 
 def measure(kernel, strategy, chunk, stress, factor, seeds):
-  """Errors against float64, and drifts."""
-  errors, drifts = [], []
+  """Errors against float64, whether subtraction made them, and drifts."""
+  errors, lost, drifts = [], [], []
   run, w = compiled(kernel, strategy, chunk)
+  stored, _ = compiled(kernel, 'checkpoint', chunk)
   for seed in seeds:
     arrays = (*stressed(seed, stress, factor), w)
     grads, drift = run(*arrays)
@@ -62,24 +65,25 @@ def measure(kernel, strategy, chunk, stress, factor, seeds):
       exact, _ = compiled(kernel, 'full', LENGTH, jnp.float64)
       truth, _ = exact(*map(cases.double, arrays))
       errors.append(cases.apart(grads, truth))
+    lost.append(errors[-1] > LOST)
+    if lost[-1]:  # Float32 alone can be that wrong too.
+      safe = cases.apart(stored(*arrays)[0], truth)
+      lost[-1] = not errors[-1] < 3 * safe
     drifts.append(np.max(drift))
-  return np.array(errors), np.array(drifts)
+  return np.array(errors), np.array(lost), np.array(drifts)
 
 
-def assert_all_lost_are_flagged(errors, drifts):
-  missed = (errors > LOST) & (drifts <= drift_lib.THRESHOLD)
+def assert_all_lost_are_flagged(errors, lost, drifts):
+  missed = lost & (drifts <= drift_lib.THRESHOLD)
   assert not missed.any(), (errors[missed], drifts[missed])
 
 
 def test_a_few():
-  errors, drifts = measure(
-    'softmax_pos', 'subtract', 4, 'peaked', 3.0, range(5)
-  )
-  assert_all_lost_are_flagged(errors, drifts)
-  assert (errors > LOST).sum() >= 3
-  errors, drifts = measure(
-    'softmax_pos', 'subtract', 4, 'peaked', 0.5, range(3)
-  )
+  run = functools.partial(measure, 'softmax_pos', 'subtract', 4, 'peaked')
+  errors, lost, drifts = run(3.0, range(5))
+  assert_all_lost_are_flagged(errors, lost, drifts)
+  assert lost.sum() >= 3
+  errors, _, drifts = run(0.5, range(3))
   assert errors.max() < SOUND
   assert drifts.max() <= drift_lib.THRESHOLD
 
@@ -101,13 +105,13 @@ def test_a_few():
 def test_many(strategy, chunk, kernel, stress, harmless, harmful):
   run = functools.partial(measure, kernel, strategy, chunk, stress)
   for factor in harmless:
-    errors, drifts = run(factor, range(20))
-    assert_all_lost_are_flagged(errors, drifts)
+    errors, lost, drifts = run(factor, range(20))
+    assert_all_lost_are_flagged(errors, lost, drifts)
     false = (errors < SOUND) & ~(drifts <= drift_lib.THRESHOLD)
     assert false.sum() <= 1, (factor, errors[false], drifts[false])
-  lost = 0
+  count = 0
   for factor in harmful:
-    errors, drifts = run(factor, range(20))
-    assert_all_lost_are_flagged(errors, drifts)
-    lost += (errors > LOST).sum()
-  assert lost >= 10 or stress != 'peaked' or strategy == 'anchored'
+    errors, lost, drifts = run(factor, range(20))
+    assert_all_lost_are_flagged(errors, lost, drifts)
+    count += lost.sum()
+  assert count >= 2 or stress != 'peaked' or strategy == 'anchored'
