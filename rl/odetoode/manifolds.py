@@ -143,9 +143,11 @@ def check_orthogonal(limit: float | None = None, **matrices: Array) -> None:
   for name, w in matrices.items():
     if isinstance(w, jax.core.Tracer):
       continue
-    w = jnp.asarray(w)
+    # A known matrix may be used while a program is traced.
+    with jax.ensure_compile_time_eval():
+      w = jnp.asarray(w)
+      defect = float(jnp.max(orthogonality_defect(w), initial=0.0))
     bound = limit or 10 * w.shape[-1] * float(jnp.finfo(w.dtype).eps)
-    defect = float(jnp.max(orthogonality_defect(w), initial=0.0))
     if not defect <= bound:
       raise ValueError(
         f'{name} must be orthogonal: its orthogonality defect is {defect:.2g}, '

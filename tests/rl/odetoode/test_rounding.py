@@ -39,9 +39,7 @@ def test_defaults_are_exact_to_their_dtype(retraction, exact, norms):
       defect = manifolds.orthogonality_defect(wide)
     assert wide.dtype == np.float64
     assert defect < 3e-15
-    np.testing.assert_allclose(
-      wide, exact(x), atol=2e-14
-    )
+    np.testing.assert_allclose(wide, exact(x), atol=2e-14)
     narrow = retraction(jnp.asarray(x, jnp.float32))
     assert manifolds.orthogonality_defect(narrow) < 1e-6
 
@@ -115,8 +113,10 @@ def test_starts_off_the_group_are_refused():
     with pytest.raises(ValueError, match='w0 must be orthogonal: its'):
       run(start)
   run(start, free=True)
-  # Inside of jit its value is unknown.
+  # Inside of jit the value of an argument is unknown, that of a constant is not.
   jax.jit(run)(start)
+  with pytest.raises(ValueError, match='w0 must be orthogonal: its'):
+    jax.jit(lambda: run(start))()
   with jax.enable_x64(True):
     rounded = jnp.asarray(np.asarray(w), jnp.float64)
     with pytest.raises(ValueError, match=r'for float64 \[5, 5\] is 1.1e-14'):
