@@ -6,13 +6,14 @@ cotangent of the state back.
 """
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from typing import Any, Literal, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import PyTree
+from jaxtyping import Array, PyTree
 
 from hpo.ufom import problem as problem_lib
 
@@ -144,7 +145,8 @@ class Optimised:
   Attributes:
     problem: its V and inner loss.
     task: argument of both.
-    optimizer: makes updates from gradients.
+    optimizer: makes updates from gradients. Where a gradient is 0, the
+      derivative of the update is the limit beside 0; see `_update`.
   """
 
   problem: problem_lib.ABLOProblem
@@ -164,7 +166,7 @@ class Optimised:
     """A step of the optimiser."""
     phi, inside = state
     slope = jax.grad(self.problem.inner, argnums=1)(theta, phi, self.task, j)
-    updates, inside = self.optimizer.update(slope, inside, phi)
+    updates, inside = _update(self.optimizer, slope, inside, phi)
     return optax.apply_updates(phi, updates), inside
 
   def lift(self, state: PyTree, cotangent: PyTree) -> PyTree:
@@ -186,6 +188,37 @@ class Optimised:
     """(d start / dtheta)^T of the cotangent."""
     start = lambda theta: _floating(self.start(theta))
     return jax.vjp(start, theta)[1](cotangent)[0]
+
+
+@functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
+def _update(
+  optimizer: optax.GradientTransformation, slope: PyTree, *rest: PyTree
+) -> tuple[PyTree, PyTree]:
+  """What the optimiser makes of a gradient, with derivatives at 0 too.
+
+  Optimisers divide by square roots of averaged squares. Where a gradient has
+  always been 0, such as behind a dead ReLU, JAX multiplies the infinite slope
+  of the root by 0, and the derivative is NaN. The derivative is taken beside 0
+  instead, at a gradient so small that the optimiser is linear up to it.
+  """
+  return optimizer.update(slope, *rest)
+
+
+@_update.defjvp
+def _update_beside_zero(
+  optimizer: optax.GradientTransformation, primals: tuple, tangents: tuple
+) -> tuple[Any, Any]:
+  slope, *rest = primals
+  beside = jax.tree.map(_beside_zero, slope), *rest
+  _, tangent = jax.jvp(optimizer.update, beside, tangents)
+  return _update(optimizer, *primals), tangent
+
+
+def _beside_zero(x: Array) -> Array:
+  # The square of the least number, 6e-16 in float32, must not underflow, nor
+  # its share in an average. Adam's epsilon, up to which it is linear, is 1e-8.
+  least = jnp.finfo(x.dtype).tiny ** 0.4
+  return jnp.where(jnp.abs(x) < least, jnp.where(x < 0, -least, least), x)
 
 
 def _is_floating(leaf: Any) -> bool:

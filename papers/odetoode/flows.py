@@ -33,8 +33,8 @@ _METHODS = {
     )
     for order in (1, 2, 4)
   },
-  'Taylor-8, order 1': (retractions.Taylor(), 1),
-  'Cayley-Neumann-8, order 1': (retractions.CayleyNeumann(), 1),
+  'Taylor-8, order 1': (retractions.Taylor(8), 1),
+  'Cayley-Neumann-8, order 1': (retractions.CayleyNeumann(8), 1),
   'Euler': (retractions.Euler(), 1),
 }
 

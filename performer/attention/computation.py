@@ -7,6 +7,7 @@ width of a key, v of a value.
 import dataclasses
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
@@ -43,7 +44,7 @@ def form(
 
   Args:
     favor: the options.
-    projection: W; None without one.
+    projection: W, whose gradient is 0; None without one.
     head_dim: d.
     mean_square: of |x + y|, for softmax_oprf without a constant.
     dtype: of queries and keys.
@@ -55,6 +56,7 @@ def form(
     ValueError: if softmax_oprf has no mean square.
   """
   spec = favor.spec
+  projection = _constant(projection, dtype)
   if favor.oprf_mean_square is not None:
     mean_square = favor.oprf_mean_square
   maps = features.feature_maps(
@@ -82,6 +84,20 @@ def form(
     chunk=favor.chunk,
     dtype=precision.feature_dtype(favor.feature_dtype, jnp.dtype(dtype)),
   )
+
+
+def _constant(projection: Projection, dtype: Any) -> Projection:
+  """The projection without gradient, at least as wide as the inputs.
+
+  What the forms compute from it (norms, an inverse, the matrix of a Hadamard
+  projection) then has the precision of the inputs. Narrower, its last digit
+  could differ between two programs that must agree.
+  """
+
+  def one(w: Array) -> Array:
+    return jax.lax.stop_gradient(w).astype(jnp.promote_types(w.dtype, dtype))
+
+  return jax.tree.map(one, projection)
 
 
 def _epsilon(favor: options.Options) -> float:
@@ -115,6 +131,7 @@ def _prepare(
   if favor.stabilizer != 'reference':
     return q, k, found
   kernel = kernels.get(favor.kernel)
+  projection = _constant(projection, q.dtype)
   q, k = reference_stabilizer.features(kernel, q, k, projection, key_mask)
   finish = form_lib.finisher(renormalize=True, signed=True, scale=1.0)
   ready = dataclasses.replace(

@@ -127,7 +127,7 @@ class Favor(options.Options):
       q: queries, unscaled.
       k: keys.
       v: values.
-      projection: W of `draw`; None without one.
+      projection: W of `draw`, whose gradient is 0; None without one.
       causal: whether row i sees keys 0..i only (i included).
       key_mask: True = keep. Keys masked out have no effect and no gradient,
         whatever they contain.
@@ -209,7 +209,7 @@ class Favor(options.Options):
     Args:
       k: keys.
       v: values.
-      projection: W of `draw`; None without one.
+      projection: W of `draw`, whose gradient is 0; None without one.
       key_mask: True = keep.
 
     Returns:
@@ -236,7 +236,7 @@ class Favor(options.Options):
     Args:
       q: queries, unscaled.
       state: of `summarize` or `extend`.
-      projection: the W that made the state.
+      projection: the W that made the state; its gradient is 0.
 
     Returns:
       Outputs, float32; equal to the call on the keys themselves.
@@ -289,7 +289,7 @@ class Favor(options.Options):
       q: queries, unscaled.
       k: keys.
       v: values.
-      projection: the W that made the state.
+      projection: the W that made the state; its gradient is 0.
       key_mask: True = keep.
       segment_ids: packed sequences, as in a call; the state belongs to the
         segment of the first position, so where that begins a new one, pass
@@ -326,7 +326,8 @@ class Favor(options.Options):
     """The linear form that computes this attention with the online rule.
 
     Args:
-      projection: result of `draw`; None without one.
+      projection: result of `draw`, a constant: its gradient is 0; None
+        without one.
       head_dim: d.
       mean_square: for softmax_oprf without `oprf_mean_square`, the mean of
         |x + y|^2 over what the form will see (`oprf.mean_square`).
@@ -417,7 +418,7 @@ def favor_attention(
     q: queries, unscaled.
     k: keys.
     v: values.
-    projection: W, [m, d] or [h, m, d].
+    projection: W, [m, d] or [h, m, d]; its gradient is 0.
     kernel: a name in `kernels.KERNELS`.
     causal: whether row i sees keys 0..i only (i included).
     key_mask: True = keep.

@@ -81,9 +81,7 @@ def feature_maps(
         f'oprf_mean_square, got {mean_square=}'
       )
     shared = functools.partial(
-      oprf.feature_map,
-      projection=projection,
-      square=jnp.asarray(mean_square, jnp.float32),
+      oprf.feature_map, projection=projection, square=mean_square
     )
     return FeatureMaps(shared, shared)
 

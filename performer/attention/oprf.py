@@ -70,7 +70,7 @@ def mean_square(
 def feature_map(
   x: Float[Array, 'b h l d'],
   projection: structures.Matrix,
-  square: Float[Array, 'b h'] | Float[Array, ''],
+  square: Float[Array, 'b h'] | Float[Array, ''] | float,
 ) -> kernels.Features:
   """Maps queries or keys (the map is the same) to log-features.
 
@@ -80,7 +80,7 @@ def feature_map(
     square: mean of |x + y|^2, per batch element and head or for all.
 
   Returns:
-    Float32 log-features.
+    Log-features, float32 or wider; their constants have the same dtype.
 
   Reference: arXiv:2205.15317, section 3.
   """
@@ -89,9 +89,10 @@ def feature_map(
   size = x.shape[-1]
   if isinstance(projection, structures.Hadamard):
     size = projection.signs.shape[-1]
+  square = jnp.asarray(square, x.dtype)
   _, a, b, log_d = theory.oprf_constants(square, size)
   norms = projections.squared_norms(projection)[..., None, :]
-  a, b = (jnp.asarray(z)[..., None, None] for z in (a, b))
+  a, b = (z[..., None, None] for z in (a, b))
   values = a * norms + b * projections.project(projection, x)
   half_norm = 0.5 * jnp.sum(jnp.square(x), axis=-1)
-  return kernels.Features(values, jnp.asarray(log_d)[..., None] - half_norm)
+  return kernels.Features(values, log_d[..., None] - half_norm)

@@ -6,6 +6,7 @@ two, m: number of rows (the papers' number of random features), n blocks.
 Reference: arXiv:2009.14794, sections 2.4 and B.2.
 """
 
+import functools
 import math
 
 import jax
@@ -160,10 +161,14 @@ def _norms(
   return jnp.linalg.norm(gaussian, axis=-1)
 
 
+@functools.partial(jax.jit, static_argnames=('rows', 'size', 'ortho', 'norm'))
 def draw(
   key: Key[Array, ''], rows: int, size: int, *, ortho: str, norm: str
 ) -> structures.Matrix:
   """Draws W, with independent keys for the directions and the norms.
+
+  It is compiled, because single operations round the norms differently: the
+  same key must give the same bits inside and outside of `jax.jit`.
 
   Args:
     key: a random key.

@@ -20,7 +20,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from performer.attention import checks
+from performer.attention import checks, precision
 
 __all__ = [
   'COPIES',
@@ -212,11 +212,12 @@ def oprf_constants(
     size: d.
 
   Returns:
-    rho in (0, 1], A = (1 - 1/rho) / 8, B and log D.
+    rho in (0, 1], A = (1 - 1/rho) / 8, B and log D, in the dtype of
+    `mean_square`, at least float32.
 
   Reference: arXiv:2205.15317, section 3; derived again for a mean.
   """
-  s = jnp.asarray(mean_square, jnp.float32)
+  s = precision.widen(jnp.asarray(mean_square))
   total = 2 * s + size
   root = jnp.sqrt(1 + 8 * (size / total) * (s / total))
   # The conjugate of (root - 1) total / (4 s): right at s = 0 too.
@@ -305,7 +306,9 @@ def relative_mse(
   if kernel.endswith('_reg'):
     return _regularized(kernel, plus, m, size)
   if kernel == 'softmax_oprf':
-    square = plus if mean_square is None else mean_square
+    square = (
+      plus if mean_square is None else jnp.asarray(mean_square, plus.dtype)
+    )
     rho = oprf_constants(square, size).rho
     log_second = size * (jnp.log1p(1 / rho) - jnp.log(2.0) + jnp.log(rho) / 2)
     return jnp.expm1(log_second + rho * plus) / m

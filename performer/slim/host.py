@@ -118,7 +118,6 @@ class HostFed:
         length,
         weight,
       )
-    carry = subtraction.arrive(carry, state)
     grads, start, drift = subtraction.end(params, carry)
     return gradients.Gradients(
       totals.loss / normalizer,

@@ -19,8 +19,8 @@ class Slim:
     chunk: positions of a chunk; None: chosen with the strategy.
     memory_budget_gb: 10^9 bytes per device for what a step needs beside
       parameters, their gradient, the optimiser and the batch; None: no limit.
-    drift_threshold: of subtraction: from this relative error of a recovered
-      state on, a layer is named in a warning.
+    drift_threshold: of subtraction: from this relative error of what queries
+      read from a recovered state on, a layer is named in a warning.
 
   Raises:
     ValueError: if an option is unknown or out of range, or a chunk is given to

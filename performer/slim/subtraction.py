@@ -5,11 +5,14 @@ one after it (`reversal`), and the gradient in the latter becomes the gradient i
 the former: memory does not grow with the number of chunks. Errors of what is
 recovered pass on to the chunks before, up to the next known state, an anchor:
 the state before the first position, and those before every run of chunks if the
-forward sweep stored them. There it is seen how large errors have become.
+forward sweep stored them. The first chunk of a run is computed from its anchor,
+so there the state after that chunk is known too, and the recovered one is
+compared with it: it has the errors of the whole run.
 
 Reference: arXiv:2012.11346, section 3.
 """
 
+import operator
 from typing import Any, NamedTuple
 
 import jax
@@ -22,7 +25,6 @@ from performer.slim import reversal, sweeps
 __all__ = [
   'Backward',
   'Pulled',
-  'arrive',
   'backward',
   'begin',
   'end',
@@ -39,14 +41,15 @@ class Backward(NamedTuple):
     state: before the chunks done so far, as recovered.
     pull: gradient in its sums.
     grads: gradient in the parameters, of the chunks done so far.
-    scale: largest entry of S after the last chunk done, per layer.
+    reach: of each feature, by the queries of the run's chunks done so far; see
+      `reversal.Ending`.
     drift: so far; see `Pulled`.
   """
 
   state: PyTree
   pull: PyTree
   grads: PyTree
-  scale: PyTree
+  reach: PyTree
   drift: PyTree
 
 
@@ -57,9 +60,9 @@ class Pulled(NamedTuple):
     params: gradient in the parameters, in their dtypes.
     state: in S and z of the state before the first position.
     inputs: in the floating inputs, [b, l, ...]; None in the place of others.
-    drift: per layer, in the structure of the states: how far the S
-      before the first chunk of a run, recovered, is from what it was, in units
-      of the largest entry of S after that chunk; the largest of all runs.
+    drift: per layer, in the structure of the states: the largest error of what
+      the queries of a run read from its first state, recovered instead of known
+      (`reversal.Recovered`); the largest of all runs.
   """
 
   params: PyTree
@@ -88,13 +91,10 @@ def moved(states: PyTree, deltas: PyTree) -> PyTree:
 
 def begin(params: PyTree, state: PyTree, pull: PyTree) -> Backward:
   """The carry after the last chunk: its state, and the gradient in it."""
-  # Two arrays: steps give their carry's memory away.
-  scale, drift = (
-    _map(lambda x: jnp.zeros(x.S.shape[:-4], x.S.dtype), state)
-    for _ in range(2)
-  )
+  drift = _map(lambda x: jnp.zeros(x.S.shape[:-4], x.S.dtype), state)
+  reach = _map(lambda x: jnp.zeros_like(x.z), state)
   grads = sweeps.zeros(sweeps.widened(params))
-  return Backward(state, pull, grads, scale, drift)
+  return Backward(state, pull, grads, reach, drift)
 
 
 def step(
@@ -136,43 +136,43 @@ def step(
       next(smooth) if f else x for x, f in zip(leaves, floating, strict=True)
     ]
     read = chunk._replace(inputs=tree.unflatten(mixed))
-    endings = _endings(carry.state, deltas, anchor, first)
+    endings = _endings(carry, deltas, anchor, first)
     mechanism = reversal.Reversed(problem.attention)
     loss, ends, _ = problem.loss(mechanism, params, endings, read)
-    after, before = _split(ends, carry.state)
-    return (loss, sums(after)), before
+    found = _split(ends, carry.state)
+    return (loss, sums(found.after)), found
 
   smooth = [x for x, f in zip(leaves, floating, strict=True) if f]
   primals = (params, sweeps.zeros(sums(carry.state)), smooth)
-  (loss, _), pull, before = jax.vjp(run, *primals, has_aux=True)
+  (loss, _), pull, found = jax.vjp(run, *primals, has_aux=True)
   grads, delta, smooth = pull((weight.astype(loss.dtype), carry.pull))
   smooth = iter(smooth)
   inputs = tree.unflatten([next(smooth) if f else None for f in floating])
   return (
     Backward(
-      before,
+      found.before,
       delta,
       jax.tree.map(lambda total, g: total + g, carry.grads, grads),
-      _map(lambda x: _largest(x.S), carry.state),
-      carry.drift,
+      found.reach,
+      jax.tree.map(jnp.maximum, carry.drift, found.drift),
     ),
     inputs,
   )
 
 
 def _endings(
-  states: PyTree, deltas: PyTree, anchor: PyTree, first: Bool[Array, '']
+  carry: Backward, deltas: PyTree, anchor: PyTree, first: Bool[Array, '']
 ) -> PyTree:
-  def one(state: Any, delta: tuple, anchor: Any) -> reversal.Ending:
+  def one(state: Any, delta: tuple, anchor: Any, reach: Array) -> Any:
     # An axis of layers, if there is one, is scanned over.
     of_layers = jnp.broadcast_to(first, state.S.shape[:-4])
-    return reversal.Ending(state, delta, anchor, of_layers)
+    return reversal.Ending(state, delta, anchor, of_layers, reach)
 
-  return _map(one, states, deltas, anchor)
+  return _map(one, carry.state, deltas, anchor, carry.reach)
 
 
-def _split(ends: PyTree, states: PyTree) -> tuple[PyTree, PyTree]:
-  """States after and before the chunk."""
+def _split(ends: PyTree, states: PyTree) -> reversal.Recovered:
+  """A tree of what the mechanism returned for each state, per field."""
 
   def recovered(x: Any) -> bool:
     return isinstance(x, reversal.Recovered)
@@ -185,25 +185,12 @@ def _split(ends: PyTree, states: PyTree) -> tuple[PyTree, PyTree]:
       f'as it comes from there; {expected} states went in, '
       f'{sum(found)} of {len(found)} came out'
     )
-  return (
-    jax.tree.map(lambda x: x.after, ends, is_leaf=recovered),
-    jax.tree.map(lambda x: x.before, ends, is_leaf=recovered),
+  return reversal.Recovered(
+    *(
+      jax.tree.map(operator.itemgetter(i), ends, is_leaf=recovered)
+      for i in range(len(reversal.Recovered._fields))
+    )
   )
-
-
-def _largest(x: Float[Array, '... b h v r']) -> Float[Array, '...']:
-  return jnp.max(jnp.abs(x), axis=(-4, -3, -2, -1))
-
-
-def arrive(carry: Backward, anchor: PyTree) -> Backward:
-  """At the first chunk of a run, the known state replaces the recovered one."""
-
-  def drift(found: Any, known: Any, scale: Array, before: Array) -> Array:
-    apart = _largest(found.S - known.S) / jnp.where(scale > 0, scale, 1.0)
-    return jnp.maximum(before, apart)
-
-  drifts = _map(drift, carry.state, anchor, carry.scale, carry.drift)
-  return carry._replace(state=anchor, drift=drifts)
 
 
 def end(params: PyTree, carry: Backward) -> tuple[PyTree, PyTree, PyTree]:
@@ -251,7 +238,8 @@ def backward(
       return step(problem, params, *where, carry, *x, length, weight)
 
     carry, pulled = jax.lax.scan(one, carry, chunks, reverse=True)
-    return arrive(carry, anchor), pulled
+    # What is known takes the place of what was recovered.
+    return carry._replace(state=anchor), pulled
 
   runs = (anchors, sweeps.grouped(sweeps.numbered(inputs, size), run))
   carry = begin(params, last, pull)

@@ -224,6 +224,7 @@ class ODEtoODE(Body):
       retraction=self.retraction,
       order=self.order,
       remat=self.remat,
+      free=not self.orthogonal,
     )
     aux = {
       'orthogonality_defect': jnp.max(

@@ -23,7 +23,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
 from rl import ranges
-from rl.odetoode import generators, retractions
+from rl.odetoode import generators, manifolds, retractions
 
 __all__ = [
   'Activation',
@@ -97,11 +97,13 @@ def matrix_flow(
   order: int = 1,
   clean_every: int = 0,
   remat: bool = True,
+  free: bool = False,
 ) -> MatrixFlow:
   """Integrates W' = W b(t, W) on the orthogonal group.
 
   Args:
-    w0: W_0, orthogonal; computed in its dtype, at least float32.
+    w0: W_0, orthogonal; computed in its dtype, at least float32. Inside
+      `jax.jit` its value is unknown and cannot be checked.
     generator: b, from (t, W) to a skew-symmetric matrix.
     n_steps: N.
     time: T.
@@ -111,19 +113,24 @@ def matrix_flow(
     clean_every: a Newton-Schulz step after so many steps; 0: never.
     remat: whether the steps are computed again in backpropagation, which then
       stores one matrix a step.
+    free: whether W_0 may be off the group, for ablations: no W_n is then
+      orthogonal, and no bound on gradients holds.
 
   Returns:
     The matrices and norms of the generator.
 
   Raises:
-    ValueError: if w0 is not square, there is no such order, the retraction is
-      no function, or a number is out of range.
+    ValueError: if w0 is not square or (`manifolds.check_orthogonal`) not
+      orthogonal, there is no such order, the retraction is no function, or a
+      number is out of range.
   """
   _check(n_steps, time)
   if order not in _STEPS:
     raise ValueError(f'order must be one of {tuple(_STEPS)}, got {order}')
   if w0.ndim != 2 or w0.shape[0] != w0.shape[1]:
     raise ValueError(f'w0 must be square, got shape {w0.shape}')
+  if not free:
+    manifolds.check_orthogonal(w0=w0)
   if not callable(retraction):
     raise ValueError(
       'retraction must be a function, such as those of retractions.METHODS, '

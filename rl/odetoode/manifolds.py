@@ -28,6 +28,7 @@ from rl.odetoode import retractions
 
 __all__ = [
   'MOVE',
+  'check_orthogonal',
   'from_coordinates',
   'haar',
   'move_orthogonal',
@@ -47,7 +48,7 @@ _eye = lambda x: jnp.eye(x.shape[-1], dtype=x.dtype)
 _turned = lambda x: jnp.swapaxes(x, -1, -2)
 
 # Perturbations are larger than steps of a flow: sigma = 0.1 has a 1-norm of about
-# 6 at d = 64, of 20 at d = 256. Exact to float32 up to 32, without branches.
+# 6 at d = 64, of 20 at d = 256. Exact to rounding up to 32, without branches.
 MOVE = retractions.Taylor(squarings=6)
 
 
@@ -123,6 +124,35 @@ def orthogonality_defect(p: Float[Array, '... n k']) -> Float[Array, '...']:
     p: any matrices.
   """
   return jnp.max(_gram_defect(p), axis=(-2, -1))
+
+
+def check_orthogonal(limit: float | None = None, **matrices: Array) -> None:
+  """Rejects matrices that are not orthogonal.
+
+  Inside `jax.jit` values are unknown, and only shapes and dtypes are checked.
+
+  Args:
+    limit: of the orthogonality defect; None: 10 d times the rounding of the
+      matrix's dtype, which draws and long flows keep to.
+    **matrices: [..., d, d], by name.
+
+  Raises:
+    ValueError: naming the matrix, its defect and the limit.
+  """
+  retractions.check_square(**matrices)
+  for name, w in matrices.items():
+    if isinstance(w, jax.core.Tracer):
+      continue
+    # A known matrix may be used while a program is traced.
+    with jax.ensure_compile_time_eval():
+      w = jnp.asarray(w)
+      defect = float(jnp.max(orthogonality_defect(w), initial=0.0))
+    bound = limit or 10 * w.shape[-1] * float(jnp.finfo(w.dtype).eps)
+    if not defect <= bound:
+      raise ValueError(
+        f'{name} must be orthogonal: its orthogonality defect is {defect:.2g}, '
+        f'the limit for {w.dtype} [{w.shape[-1]}, {w.shape[-1]}] is {bound:.2g}'
+      )
 
 
 def num_coordinates(d: int) -> int:

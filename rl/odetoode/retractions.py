@@ -12,7 +12,12 @@ Letters: X skew-symmetric [d, d], m the order of a truncated series.
 Cayley's agrees with the exponential up to |X|^3. Series are evaluated in blocks
 (Paterson and Stockmeyer), with about half the products of Horner's rule. They
 are meant for steps of a flow, whose X are small: `Guarded` takes another form
-where they are not.
+where they are not. A series without a given order has the order at which it is
+exact to the dtype of X, for a 1-norm up to its `limit`:
+
+                 float32 and narrower    float64                    limit
+  Taylor         m = 8,  4 products      m = 14, 6 products         1/2
+  CayleyNeumann  m = 8,  5 products      m = 19, 8 products         1/4
 
 All act on the last two axes, compute in the dtype of X, and multiply at the
 highest precision: a product in TF32 or bfloat16 leaves the group by 1e-3. Exp and
@@ -22,7 +27,7 @@ Cayley, by LAPACK, compute half precision in float32.
 import dataclasses
 import math
 from collections.abc import Callable, Sequence
-from typing import Protocol, runtime_checkable
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -131,6 +136,30 @@ def _polynomial(x: Array, coefficients: Sequence[float]) -> Array:
   return jnp.broadcast_to(total, x.shape)
 
 
+class _Orders(NamedTuple):
+  """Orders at which a series is exact to the dtype within its limit."""
+
+  single: int
+  double: int
+
+  def of(self, dtype: jnp.dtype) -> int:
+    return self.double if dtype == jnp.float64 else self.single
+
+
+_TAYLOR = _Orders(8, 14)
+_NEUMANN = _Orders(8, 19)
+
+
+def _rounding(dtype: jnp.dtype) -> float:
+  """Half the distance of 1 to the next number; as float32 if narrower."""
+  return float(jnp.finfo(jnp.promote_types(dtype, jnp.float32)).eps) / 2
+
+
+def _power_of_two(x: float) -> float:
+  """The largest power of two up to x."""
+  return 2.0 ** math.floor(math.log2(x))
+
+
 def phi(m: Matrix, *, squarings: int = 6) -> Matrix:
   """(exp(M) - I) M^-1 of any square matrix, by products only.
 
@@ -142,7 +171,8 @@ def phi(m: Matrix, *, squarings: int = 6) -> Matrix:
     squarings: s; the series is taken at M / 2^s and doubled s times.
   """
   scaled = m / 2**squarings
-  total = _polynomial(scaled, [1 / math.factorial(k + 1) for k in range(9)])
+  terms = range(_TAYLOR.of(m.dtype) + 1)
+  total = _polynomial(scaled, [1 / math.factorial(k + 1) for k in terms])
   power = jnp.eye(m.shape[-1], dtype=m.dtype) + product(scaled, total)
   for _ in range(squarings):
     total = (total + product(power, total)) / 2
@@ -190,10 +220,11 @@ class Exp(_Exponential):
 
 @dataclasses.dataclass(frozen=True)
 class Taylor(_Exponential):
-  """The exponential's series; at order 8 exact to float32 for |X| <= 1/2.
+  """The exponential's series.
 
   Attributes:
-    order: m.
+    order: m; None: 8 up to float32 and 14 in float64, which is exact to the
+      dtype for |X| <= 1/2.
     squarings: s; the series is taken at X / 2^s and squared s times, which
       serves larger X and multiplies rounding errors by 2^s. A Newton-Schulz
       step then takes out what they harm of orthogonality. An X of a 1-norm
@@ -203,7 +234,7 @@ class Taylor(_Exponential):
     ValueError: if the order is not positive or `squarings` is negative.
   """
 
-  order: int = 8
+  order: int | None = None
   squarings: int = 0
 
   def __post_init__(self) -> None:
@@ -213,12 +244,19 @@ class Taylor(_Exponential):
   def __call__(self, x: Matrix) -> Matrix:
     """See `Retraction`."""
     check_square(x=x)
-    factors = [1 / math.factorial(k) for k in range(self.order + 1)]
+    order = self.order or _TAYLOR.of(x.dtype)
+    factors = [1 / math.factorial(k) for k in range(order + 1)]
     x = shorten(x, 2.0 ** (self.squarings + 1)) if self.squarings else x
     u = _polynomial(x / 2**self.squarings, factors)
     for _ in range(self.squarings):
       u = product(u, u)
     return newton_schulz(u) if self.squarings else u
+
+  def limit(self, dtype: jnp.dtype) -> float:
+    """The 1-norm up to which |X|^(m + 1) / (m + 1)! is below rounding."""
+    m = self.order or _TAYLOR.of(dtype)
+    bound = (_rounding(dtype) * math.factorial(m + 1)) ** (1 / (m + 1))
+    return _power_of_two(bound)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -241,13 +279,14 @@ class CayleyNeumann(_CayleyForm):
   """Cayley's transform with a Neumann series for the inverse.
 
   Attributes:
-    order: m.
+    order: m; None: 8 up to float32 and 19 in float64, which is exact to the
+      dtype for |X| <= 1/4.
 
   Raises:
     ValueError: if the order is not positive.
   """
 
-  order: int = 8
+  order: int | None = None
 
   def __post_init__(self) -> None:
     ranges.check_counts(order=self.order)
@@ -256,9 +295,15 @@ class CayleyNeumann(_CayleyForm):
     """See `Retraction`."""
     check_square(x=x)
     # Multiplied out: I + 2 Y + ... + 2 Y^m + Y^(m + 1) with Y = X / 2.
-    factors = [1.0] + [2.0] * self.order + [1.0]
+    order = self.order or _NEUMANN.of(x.dtype)
+    factors = [1.0] + [2.0] * order + [1.0]
     scaled = [factor / 2**k for k, factor in enumerate(factors)]
     return _polynomial(x, scaled)
+
+  def limit(self, dtype: jnp.dtype) -> float:
+    """The 1-norm up to which (|X| / 2)^(m + 1) is below rounding."""
+    m = self.order or _NEUMANN.of(dtype)
+    return _power_of_two(2 * _rounding(dtype) ** (1 / (m + 1)))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -276,7 +321,7 @@ class Guarded:
   """A series, or a form for larger X where a 1-norm is above a limit.
 
   By default that is the series with six squarings: for |X| <= 32 as exact as
-  float32 allows, and compiled in half of the time that `Exp` takes. Steps far
+  the dtype allows, and compiled in half of the time that `Exp` takes. Steps far
   beyond are no steps of a flow: they are shortened, see `Taylor`.
 
   One comparison decides for all matrices of a `vmap`, so that the exact form
@@ -286,7 +331,8 @@ class Guarded:
   Attributes:
     fast: taken within the limit.
     exact: taken beyond it, as exact there.
-    limit: of the 1-norm of X.
+    limit: of the 1-norm of X; None: that up to which `fast` is exact to the
+      dtype of X.
 
   Raises:
     ValueError: if the limit is not positive, or the two are of different kinds.
@@ -294,7 +340,7 @@ class Guarded:
 
   fast: Taylor | CayleyNeumann = Taylor()
   exact: Exp | Taylor | Cayley = Taylor(squarings=6)
-  limit: float = 0.5
+  limit: float | None = None
 
   def __post_init__(self) -> None:
     ranges.check_positive(limit=self.limit)
@@ -308,7 +354,8 @@ class Guarded:
     """See `Retraction`."""
     check_square(x=x)
     norm = jax.lax.stop_gradient(jnp.max(one_norm(x), initial=0.0))
-    return jax.lax.cond(_for_any(norm > self.limit), self.exact, self.fast, x)
+    limit = self.limit or self.fast.limit(x.dtype)
+    return jax.lax.cond(_for_any(norm > limit), self.exact, self.fast, x)
 
   def inverse_differential(self, x: Matrix, b: Matrix) -> Matrix:
     """See `Retraction`."""

@@ -85,7 +85,8 @@ def trivialize(
     leaves = [leaf for _, leaf in paths]
     for path, leaf in paths:
       if is_orthogonal(path, leaf):
-        _check(jax.tree_util.keystr(path) or 'params', leaf)
+        name = jax.tree_util.keystr(path) or 'params'
+        manifolds.check_orthogonal(_MAX_DEFECT, **{name: leaf})
     # Copies, so that parameters and state can be donated to one program.
     bases = tuple(
       jnp.copy(p) if is_orthogonal(path, p) else None for path, p in paths
@@ -121,19 +122,6 @@ def trivialize(
     return treedef.unflatten(updates), state
 
   return optax.GradientTransformation(init, update)
-
-
-def _check(name: str, leaf: Array) -> None:
-  """Rejects a start off the manifold; within `jit` by its shape only."""
-  retractions.check_square(**{name: leaf})
-  if isinstance(leaf, jax.core.Tracer):
-    return
-  defect = float(jnp.max(manifolds.orthogonality_defect(leaf), initial=0.0))
-  if not defect < _MAX_DEFECT:
-    raise ValueError(
-      f'{name} must be orthogonal, got a defect of {defect:.2g}, above '
-      f'{_MAX_DEFECT}'
-    )
 
 
 def _each(
