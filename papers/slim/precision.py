@@ -354,8 +354,9 @@ ROWS = (
   ),
   rows.Row(
     id='precision-audit',
-    claim='The drift of the first state, which subtraction yields for nothing, '
-    'tells gradients that are lost from sound ones (runs).',
+    claim='What queries read from the first state of a run that subtraction '
+    'recovers, against the known state, tells lost gradients from sound ones '
+    '(runs).',
     study=study.Study(
       errors.run, RANDOM | STRESSED | HALF | OF_CHUNK | OF_LENGTH
     ),
