@@ -26,7 +26,7 @@ from typing import Any, NamedTuple
 
 import jax
 
-from runtime.record import provenance
+from runtime.record import pictures, provenance
 
 RESULTS = pathlib.Path(__file__).parent / 'results'
 _COLUMNS = ('case', 'ours', 'peer', 'ratio', 'bar')
@@ -213,11 +213,6 @@ def missed(document: Document, name: str) -> list[dict[str, Any]]:
   ]
 
 
-# Okabe and Ito's palette: distinct with every kind of colour vision.
-_COLORS = (
-  *('#0072B2', '#56B4E9', '#D55E00', '#999999', '#009E73', '#CC79A7'),
-  *('#E69F00', '#000000'),
-)
 _STYLES = ('-', '--', ':', '-.')
 
 
@@ -238,12 +233,10 @@ def picture(
   columns: int = 3,
 ) -> pathlib.Path:
   """Draws panels row by row, with one legend, to a PNG file; needs matplotlib."""
-  from matplotlib import figure
-
   columns = min(columns, len(panels))
   rows = -(-len(panels) // columns)
-  size = (4.2 * columns + 1.5, 3.4 * rows)
-  fig = figure.Figure(figsize=size, layout='constrained')
+  # The legend stands beside the panels.
+  fig = pictures.new_figure(rows, columns, (4.2 + 1.5 / columns, 3.4))
   labels = list(
     dict.fromkeys(label for panel in panels for label in panel.lines)
   )
@@ -254,8 +247,8 @@ def picture(
       place = labels.index(label)
       (handles[label],) = axis.plot(
         *zip(*sorted(points.items()), strict=True),
-        _STYLES[place // len(_COLORS)],
-        color=_COLORS[place % len(_COLORS)],
+        _STYLES[place // len(pictures.COLORS)],
+        color=pictures.COLORS[place % len(pictures.COLORS)],
         marker='o',
         markersize=3,
       )
@@ -272,7 +265,4 @@ def picture(
     handles.values(), handles.keys(), loc='outside right center', frameon=False
   )
   fig.suptitle(title, fontsize='medium')
-  path = pathlib.Path(path)
-  path.parent.mkdir(parents=True, exist_ok=True)
-  fig.savefig(path, dpi=120, metadata={'Software': None})
-  return path
+  return pictures.save(fig, path)

@@ -14,7 +14,8 @@ import numpy as np
 import numpy.typing as npt
 
 from papers import study
-from runtime.record import report, tables
+from runtime.record import pictures as pictures_lib
+from runtime.record import tables
 
 __all__ = [
   'Bars',
@@ -118,7 +119,7 @@ class Lines(_Axes):
     """Draws the curves."""
     for index, line in enumerate(self.lines):
       chosen = index if line.color is None else line.color
-      color = report.COLORS[chosen % len(report.COLORS)]
+      color = pictures_lib.COLORS[chosen % len(pictures_lib.COLORS)]
       _draw_line(axes, line, color)
     self.finish(axes)
 
@@ -165,10 +166,10 @@ class Bars(_Axes):
     places, thick = np.arange(len(self.names)), 0.8 / len(self.groups)
     for i, (label, values) in enumerate(self.groups.items()):
       shifted = places + (i - (len(self.groups) - 1) / 2) * thick
-      color = report.COLORS[i % len(report.COLORS)]
+      color = pictures_lib.COLORS[i % len(pictures_lib.COLORS)]
       axes.barh(shifted, values, 0.95 * thick, color=color, label=label or None)
     for i, (label, values) in enumerate(self.marks.items(), len(self.groups)):
-      color = report.COLORS[i % len(report.COLORS)]
+      color = pictures_lib.COLORS[i % len(pictures_lib.COLORS)]
       axes.vlines(values, places - 0.4, places + 0.4, color=color, label=label)
     axes.set_yticks(places, self.names)
     axes.invert_yaxis()
@@ -266,12 +267,12 @@ def draw(
   """
   sizes = [p.size() if isinstance(p, Shades) else _PANEL for p in panels]
   width, height = max(w for w, _ in sizes), max(h for _, h in sizes)
-  figure = report.new_figure(1, len(panels), (width, height))
+  figure = pictures_lib.new_figure(1, len(panels), (width, height))
   for index, panel in enumerate(panels, 1):
     panel.draw(figure.add_subplot(1, len(panels), index))
   if title:
     figure.suptitle(title, fontsize='medium')
-  return report.save(figure, path)
+  return pictures_lib.save(figure, path)
 
 
 def write_curves(
@@ -308,13 +309,13 @@ def contact_sheet(
   from matplotlib import image
 
   lines = math.ceil(len(pictures) / columns)
-  figure = report.new_figure(lines, columns, (2.2, 1.8))
+  figure = pictures_lib.new_figure(lines, columns, (2.2, 1.8))
   for index, (title, file) in enumerate(pictures.items(), 1):
     axes = figure.add_subplot(lines, columns, index)
     axes.imshow(_thumbnail(image.imread(file)), aspect='equal')
     axes.set_title(title, fontsize='x-small')
     axes.axis('off')
-  return report.save(figure, path)
+  return pictures_lib.save(figure, path)
 
 
 def _thumbnail(pixels: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:

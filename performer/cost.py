@@ -13,7 +13,7 @@ from jaxtyping import PyTree
 
 from performer import attention, objective
 from performer.models import language_model
-from runtime.record import report as report_lib
+from runtime.record import pictures as pictures_lib
 
 __all__ = ['draw', 'step_costs']
 
@@ -90,7 +90,7 @@ def draw(rows: Sequence[dict[str, Any]], path: pathlib.Path) -> None:
     }
     for kind in ('ms', 'MiB')
   }
-  report_lib.log_lines(
+  pictures_lib.log_lines(
     [('ms of a training step', lines['ms']), ('MiB of a step', lines['MiB'])],
     path,
     xlabel='length (tokens)',

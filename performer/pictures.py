@@ -1,15 +1,13 @@
 """Pictures of attention: a mechanism beside exact attention."""
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from jaxtyping import Array, Bool, Float, PyTree
 
 from performer import attention
-
-if TYPE_CHECKING:
-  from matplotlib import figure
+from runtime.record import pictures as pictures_lib
 
 __all__ = ['compare_attention']
 
@@ -25,7 +23,7 @@ def compare_attention(
   key_mask: Bool[Array, 'b lk'] | None = None,
   sequence: int = 0,
   heads: tuple[int, ...] = (0,),
-) -> 'figure.Figure':
+) -> Any:
   """Draws recovered attention matrices, exact attention first.
 
   One row per head, one column per mechanism; the title of an approximation
@@ -42,7 +40,7 @@ def compare_attention(
     heads: which heads.
 
   Returns:
-    A figure; `figure.savefig(path)` writes it. Time and memory are O(lq lk).
+    A figure of matplotlib; its `savefig(path)` writes it. Time and memory are O(lq lk).
 
   Raises:
     ValueError: if a sequence or head does not exist.
@@ -73,13 +71,8 @@ def compare_attention(
   return _draw(matrices, heads)
 
 
-def _draw(
-  matrices: Mapping[str, np.ndarray], heads: tuple[int, ...]
-) -> 'figure.Figure':
-  from matplotlib import figure
-
-  size = (_PANEL * len(matrices), _PANEL * len(heads))
-  picture = figure.Figure(figsize=size, layout='constrained')
+def _draw(matrices: Mapping[str, np.ndarray], heads: tuple[int, ...]) -> Any:
+  picture = pictures_lib.new_figure(len(heads), len(matrices), (_PANEL, _PANEL))
   grid = picture.subplots(len(heads), len(matrices), squeeze=False)
   exact = matrices['exact']
   for row, head in enumerate(heads):

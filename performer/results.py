@@ -14,7 +14,7 @@ from performer import attention
 from performer.attention.analysis import recovery
 from performer.data import dataset
 from performer.models import language_model
-from runtime.record import report as report_lib
+from runtime.record import pictures as pictures_lib
 
 __all__ = ['attention_maps', 'draw_attention', 'score_rows']
 
@@ -149,7 +149,7 @@ def draw_attention(
     for layer in range(maps.shape[0])
     for head in range(maps.shape[1])
   ][:_PICTURE_PANELS]
-  report_lib.heatmaps(
+  pictures_lib.heatmaps(
     [maps[panel] for panel in panels],
     [f'layer {layer}, head {head}' for layer, head in panels],
     path,

@@ -12,7 +12,8 @@ from jaxtyping import Float
 
 from rl import film as film_lib
 from runtime import loop as loop_lib
-from runtime.record import report as report_lib
+from runtime.record import pictures as pictures_lib
+from runtime.record import series as series_lib
 
 __all__ = [
   'agent_name',
@@ -23,7 +24,7 @@ __all__ = [
   'tables',
 ]
 
-Row = report_lib.Row
+Row = series_lib.Row
 
 
 def agent_name(metric: str, agent: int) -> str:
@@ -44,11 +45,11 @@ def returns(
     Steps, and returns: one row per agent, or only one; NaN where an agent
     finished no episode.
   """
-  steps, mean = report_lib.series(rows, name)
+  steps, mean = series_lib.series(rows, name)
   agents = []
   while any(agent_name(name, len(agents)) in row for row in rows):
     # An agent has no returns in a row in which none of its episodes ended.
-    found = report_lib.series(rows, agent_name(name, len(agents)))
+    found = series_lib.series(rows, agent_name(name, len(agents)))
     at = dict(zip(*found, strict=True))
     agents.append(np.array([at.get(step, np.nan) for step in steps]))
   return steps, np.stack(agents or [mean])
@@ -75,7 +76,7 @@ def score_rows(
     line |= {'step': int(steps[-1]), 'over': f'{len(last)} agents'}
     line |= _summary(last)
     if len(last) == 1:
-      error = report_lib.series(rows, f'{name}_error')[1]
+      error = series_lib.series(rows, f'{name}_error')[1]
       line['over'] = 'episodes'
       line['error'] = error[-1] if error.size else None
     table.append(line)
@@ -123,7 +124,7 @@ def draw_returns(
       values,
     )
   labels = ('steps of an agent, or members', 'return')
-  return report_lib.quartiles(lines, path, axes_labels=labels)
+  return pictures_lib.quartiles(lines, path, axes_labels=labels)
 
 
 def _return_names(rows: Sequence[Row]) -> list[str]:

@@ -16,7 +16,8 @@ from typing import Any
 import numpy as np
 
 from runtime import commands, paths, restored
-from runtime.record import report as report_lib
+from runtime.record import pictures as pictures_lib
+from runtime.record import series as series_lib
 from runtime.record import tables, writers
 
 __all__ = ['differences', 'groups', 'main', 'score_rows']
@@ -82,12 +83,12 @@ def score_rows(found: Groups) -> list[dict[str, Any]]:
   ]
 
 
-def _has(rows: Sequence[report_lib.Row], name: str) -> bool:
+def _has(rows: Sequence[series_lib.Row], name: str) -> bool:
   return any(row.get(name) is not None for row in rows)
 
 
-def _last(rows: Sequence[report_lib.Row], name: str) -> float:
-  values = report_lib.series(rows, name)[1]
+def _last(rows: Sequence[series_lib.Row], name: str) -> float:
+  values = series_lib.series(rows, name)[1]
   return float(values[np.isfinite(values)][-1])
 
 
@@ -110,8 +111,8 @@ def _interval(values: Sequence[float]) -> dict[str, Any]:
 def _draw(found: Groups, axis: str, path: pathlib.Path) -> None:
   runs = {n: [writers.read_metrics(f) for f in m] for n, m in found.items()}
   everything = [row for m in runs.values() for rows in m for row in rows]
-  metrics = [n for n in report_lib.metric_names(everything) if '/' not in n]
-  report_lib.curves(runs, metrics, path, axis=axis)
+  metrics = [n for n in series_lib.metric_names(everything) if '/' not in n]
+  pictures_lib.curves(runs, metrics, path, axis=axis)
 
 
 def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -119,7 +120,7 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
   parser.add_argument('workdirs', nargs='+', help='folders of runs')
   parser.add_argument('--out', default='runs/compare', help='folder to write')
   parser.add_argument(
-    '--axis', default='step', choices=report_lib.AXES, help='of the curves'
+    '--axis', default='step', choices=series_lib.AXES, help='of the curves'
   )
   return parser.parse_args(argv)
 
@@ -136,7 +137,7 @@ def main(argv: Sequence[str] | None = None) -> None:
   out = paths.local(options.out)
   tables.write_table(rows, out / 'scores')
   print(f'{differences(found)}\n\n{tables.table(rows)}')
-  if report_lib.can_draw():
+  if pictures_lib.can_draw():
     _draw(found, options.axis, out / 'curves.png')
   print(f'Curves and tables: {out}')
 

@@ -25,8 +25,9 @@ from absl import logging
 from runtime import context as context_lib
 from runtime import loop as loop_lib
 from runtime.devices import mesh as mesh_lib
+from runtime.record import pictures as pictures_lib
 from runtime.record import report as report_lib
-from runtime.record import writers
+from runtime.record import tables, writers
 
 __all__ = ['Trainer', 'train', 'write_report']
 
@@ -126,9 +127,9 @@ def write_report(
   folder = pathlib.Path(folder)
   for name, table in run.tables.items():
     with _told(f'the table {name}'):
-      report_lib.write_table(table, folder / name)
-      print(f'\n{report_lib.table(table)}', end='')
-  can_draw = report_lib.can_draw()
+      tables.write_table(table, folder / name)
+      print(f'\n{tables.table(table)}', end='')
+  can_draw = pictures_lib.can_draw()
   if not can_draw:
     logging.warning('install the extra `report` (matplotlib) to get pictures')
   with _told('the curves'):

@@ -7,11 +7,12 @@ from typing import Any
 import jax
 
 from hpo.ufom import costs
-from runtime.record import report as report_lib
+from runtime.record import pictures as pictures_lib
+from runtime.record import series as series_lib
 
 __all__ = ['cost_row', 'draw_cost', 'score_rows']
 
-Row = report_lib.Row
+Row = series_lib.Row
 
 
 def score_rows(rows: Sequence[Row]) -> list[dict[str, Any]]:
@@ -24,7 +25,7 @@ def score_rows(rows: Sequence[Row]) -> list[dict[str, Any]]:
   table = []
   for name in names:
     if name.startswith('eval/'):
-      steps, values = report_lib.series(rows, name)
+      steps, values = series_lib.series(rows, name)
       table.append(
         {
           'score': name.removeprefix('eval/'),
@@ -64,9 +65,9 @@ def draw_cost(rows: Sequence[Row], path: str | os.PathLike[str]) -> None:
     rows: of `metrics.jsonl`.
     path: PNG file to write.
   """
-  _, gradients = report_lib.series(rows, 'train/gradients')
-  _, losses = report_lib.series(rows, 'train/loss')
-  report_lib.quartiles(
+  _, gradients = series_lib.series(rows, 'train/gradients')
+  _, losses = series_lib.series(rows, 'train/loss')
+  pictures_lib.quartiles(
     {'outer loss': (gradients, losses[None])},
     path,
     axes_labels=('gradient evaluations', 'loss'),

@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Float
 
 from runtime import loop as loop_lib
-from runtime.record import report as report_lib
+from runtime.record import pictures as pictures_lib
 
 __all__ = ['MEAN', 'pictures', 'score_rows']
 
@@ -66,7 +66,7 @@ def pictures(
   accuracy = {row['pictures']: row['accuracy %'] for row in accuracies}
   titles = [f'{name}\n{accuracy[name]:.1f} %' for name in sheet]
   found = {
-    'corruptions.png': lambda path: report_lib.heatmaps(
+    'corruptions.png': lambda path: pictures_lib.heatmaps(
       [*sheet.values()], titles, path, axes_labels=('column', 'row')
     )
   }
@@ -88,4 +88,4 @@ def _draw_norms(norms: Float[np.ndarray, 'm N1 b'], path: pathlib.Path) -> None:
     'least': (depth, known.min(0)[None]),
   }
   labels = ('step n of the flow', 'norm of dL/dx at n over that at N')
-  report_lib.quartiles(lines, path, axes_labels=labels)
+  pictures_lib.quartiles(lines, path, axes_labels=labels)

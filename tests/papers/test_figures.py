@@ -8,7 +8,7 @@ from matplotlib import image
 
 from papers import figures
 from papers import study as study_lib
-from runtime.record import report
+from runtime.record import pictures as pictures_lib
 
 X = [1, 2, 4]
 
@@ -107,7 +107,7 @@ def test_lines_of_arms_over_positions_or_along_curves():
 def test_names_stand_at_bars_and_shades():
   bars = figures.Bars(names=['a', 'b'], groups={'p': [1, 2]}, xscale='log')
   shades = figures.Shades(rows=['r'], columns=['c', 'd'], values=[[1.0, 2.0]])
-  axes = [report.new_figure(1, 1, (4, 3)).add_subplot() for _ in range(2)]
+  axes = [pictures_lib.new_figure(1, 1, (4, 3)).add_subplot() for _ in range(2)]
   bars.draw(axes[0])
   shades.draw(axes[1])
   names = [
@@ -133,12 +133,12 @@ def test_curves_are_written_by_run(tmp_path):
 
 def test_contact_sheet_has_every_picture(tmp_path):
   files = {}
-  for i, color in enumerate(report.COLORS[:3]):
-    figure = report.new_figure(1, 1, (4.6, 3.6))
+  for i, color in enumerate(pictures_lib.COLORS[:3]):
+    figure = pictures_lib.new_figure(1, 1, (4.6, 3.6))
     figure.set_facecolor(color)
-    files[f'row {i}'] = report.save(figure, tmp_path / f'{i}.png')
+    files[f'row {i}'] = pictures_lib.save(figure, tmp_path / f'{i}.png')
   sheet = figures.contact_sheet(files, tmp_path / 'sheet.png', columns=2)
   pixels = np.round(255 * image.imread(sheet)[..., :3]).astype(int)
-  for color in report.COLORS[:3]:
+  for color in pictures_lib.COLORS[:3]:
     wanted = [int(color[i : i + 2], 16) for i in (1, 3, 5)]
     assert (abs(pixels - wanted).max(-1) <= 2).mean() > 0.03, color

@@ -4,7 +4,7 @@ import numpy as np
 
 from performer import attention, cost
 from performer.models import transformer
-from runtime.record import report
+from runtime.record import pictures as pictures_lib
 
 
 def test_costs_grow_as_the_mechanisms_do(tmp_path):
@@ -33,6 +33,6 @@ def test_costs_grow_as_the_mechanisms_do(tmp_path):
   assert 2 < fast < 5
   assert 10 < exact < 17
   assert all(np.isfinite(row['ms']) and row['ms'] > 0 for row in rows)
-  if report.can_draw():
+  if pictures_lib.can_draw():
     cost.draw(rows, tmp_path / 'cost.png')
     assert (tmp_path / 'cost.png').stat().st_size > 5000

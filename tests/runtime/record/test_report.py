@@ -7,7 +7,9 @@ import re
 import numpy as np
 import pytest
 
+from runtime.record import pictures as pictures_lib
 from runtime.record import report, tables
+from runtime.record import series as series_lib
 
 ROWS = [
   {'step': 10, 'train/loss': 3.0, 'time/step_s': 0.01},
@@ -17,7 +19,7 @@ ROWS = [
 ]
 
 drawing = pytest.mark.skipif(
-  not report.can_draw(), reason='needs the extra `report` (matplotlib)'
+  not pictures_lib.can_draw(), reason='needs the extra `report` (matplotlib)'
 )
 
 
@@ -33,37 +35,39 @@ def _image(path):
 def figures(monkeypatch):
   """Collects the figures that are drawn, to look inside."""
   drawn = []
-  save = report.save
+  save = pictures_lib.save
 
   def keep(figure, path):
     drawn.append(figure)
     return save(figure, path)
 
-  monkeypatch.setattr(report, 'save', keep)
+  monkeypatch.setattr(pictures_lib, 'save', keep)
   return drawn
 
 
 def test_series_joins_rows_of_one_scalar():
-  steps, values = report.series(ROWS, 'train/loss')
+  steps, values = series_lib.series(ROWS, 'train/loss')
   np.testing.assert_array_equal(steps, [10, 20, 30])
   np.testing.assert_array_equal(values, [3.0, 2.0, np.nan])
-  steps, values = report.series(ROWS, 'eval/valid/accuracy')
+  steps, values = series_lib.series(ROWS, 'eval/valid/accuracy')
   assert (list(steps), list(values)) == ([20.0], [0.25])
 
 
 def test_series_is_ordered_and_the_later_row_counts():
   rows = [{'step': 2, 'a': 1.0}, {'step': 1, 'a': 2.0}, {'step': 2, 'a': 3.0}]
-  steps, values = report.series(rows, 'a')
+  steps, values = series_lib.series(rows, 'a')
   assert (list(steps), list(values)) == ([1.0, 2.0], [2.0, 3.0])
 
 
 def test_metric_names_join_train_and_eval():
-  assert report.metric_names(ROWS) == ['loss', 'time/step_s', 'accuracy']
+  assert series_lib.metric_names(ROWS) == ['loss', 'time/step_s', 'accuracy']
 
 
 def test_summary_ignores_values_that_are_not_finite():
   (loss,) = [
-    row for row in report.summary_rows(ROWS) if row['metric'] == 'train/loss'
+    row
+    for row in series_lib.summary_rows(ROWS)
+    if row['metric'] == 'train/loss'
   ]
   assert loss['step'] == 30
   assert np.isnan(loss['last'])
@@ -75,23 +79,23 @@ def test_table_is_aligned_markdown():
     {'model': 'FAVOR', 'accuracy': 0.123456, 'runs': 3, 'best': True},
     {'model': 'a|b', 'accuracy': None, 'runs': 12},
   ]
-  assert report.table(rows).splitlines() == [
+  assert tables.table(rows).splitlines() == [
     '| model | accuracy | runs | best |',
     '| ----- | -------: | ---: | ---- |',
     '| FAVOR |   0.1235 |    3 | yes  |',
     '| a\\|b  |        – |   12 | –    |',
   ]
-  assert report.table(rows, ['runs']).splitlines()[2] == '|    3 |'
+  assert tables.table(rows, ['runs']).splitlines()[2] == '|    3 |'
 
 
 def test_table_refuses_unknown_columns():
   with pytest.raises(ValueError, match=r"unknown=\['los'\] known=\['loss'\]"):
-    report.table([{'loss': 1}], ['los'])
+    tables.table([{'loss': 1}], ['los'])
 
 
 def test_write_table_keeps_full_precision(tmp_path):
   value = 1 / 3
-  comma, markdown = report.write_table(
+  comma, markdown = tables.write_table(
     [{'a': value, 'b': 'x, "y"'}, {'a': None}], tmp_path / 'new' / 't.v1'
   )
   assert (comma.name, markdown.name) == ('t.v1.csv', 't.v1.md')
@@ -117,7 +121,9 @@ def _runs(seeds, *, rate):
 @drawing
 def test_curves_draw_median_and_range(tmp_path, figures):
   runs = _runs(3, rate=0.1)
-  path = report.curves({'FAVOR': runs}, ['loss'], tmp_path / 'p' / 'c.png')
+  path = pictures_lib.curves(
+    {'FAVOR': runs}, ['loss'], tmp_path / 'p' / 'c.png'
+  )
   assert _image(path).std() > 0.01
   (axes,) = figures[0].axes
   (line,) = axes.lines
@@ -135,7 +141,9 @@ def test_curves_draw_median_and_range(tmp_path, figures):
 
 @drawing
 def test_curves_put_series_of_a_metric_together(tmp_path, figures):
-  report.curves({'run': [ROWS]}, ['loss', 'time/step_s'], tmp_path / 'c.png')
+  pictures_lib.curves(
+    {'run': [ROWS]}, ['loss', 'time/step_s'], tmp_path / 'c.png'
+  )
   loss, time = figures[0].axes
   legend = [text.get_text() for text in loss.get_legend().get_texts()]
   assert legend == ['train', 'valid']
@@ -147,7 +155,7 @@ def test_curves_put_series_of_a_metric_together(tmp_path, figures):
 @drawing
 def test_curves_of_several_settings_tell_them_apart(tmp_path, figures):
   runs = {'FAVOR': _runs(2, rate=0.1), 'exact': _runs(1, rate=0.2)}
-  report.curves(runs, ['loss'], tmp_path / 'c.png')
+  pictures_lib.curves(runs, ['loss'], tmp_path / 'c.png')
   (axes,) = figures[0].axes
   assert [line.get_label() for line in axes.lines] == ['FAVOR', 'exact']
   assert len({line.get_color() for line in axes.lines}) == 2
@@ -158,33 +166,35 @@ def test_curves_of_several_settings_tell_them_apart(tmp_path, figures):
 def test_curves_use_the_steps_that_all_runs_have(tmp_path, figures):
   first = [{'step': s, 'train/loss': float(s)} for s in (1, 2, 3)]
   second = [{'step': s, 'train/loss': 2.0 * s} for s in (2, 3, 4)]
-  report.curves({'a': [first, second]}, ['loss'], tmp_path / 'c.png')
+  pictures_lib.curves({'a': [first, second]}, ['loss'], tmp_path / 'c.png')
   (line,) = figures[0].axes[0].lines
   np.testing.assert_array_equal(line.get_xdata(), [2, 3])
   np.testing.assert_array_equal(line.get_ydata(), [3.0, 4.5])
   with pytest.raises(ValueError, match='share no step'):
-    report.curves({'a': [first[:1], second]}, ['loss'], tmp_path / 'd.png')
+    pictures_lib.curves(
+      {'a': [first[:1], second]}, ['loss'], tmp_path / 'd.png'
+    )
 
 
 @drawing
 def test_pictures_have_the_same_bytes_every_time(tmp_path):
   names = [tmp_path / 'a.png', tmp_path / 'b.png']
   for name in names:
-    report.curves({'run': [ROWS]}, ['loss'], name)
+    pictures_lib.curves({'run': [ROWS]}, ['loss'], name)
   assert names[0].read_bytes() == names[1].read_bytes()
 
 
 def test_curves_name_known_metrics(tmp_path):
   with pytest.raises(ValueError, match=r"unknown=\['los'\].*known=\['loss'"):
-    report.curves({'run': [ROWS]}, ['los'], tmp_path / 'c.png')
+    pictures_lib.curves({'run': [ROWS]}, ['los'], tmp_path / 'c.png')
   with pytest.raises(ValueError, match='known='):
-    report.curves({}, ['loss'], tmp_path / 'c.png')
+    pictures_lib.curves({}, ['loss'], tmp_path / 'c.png')
 
 
 @drawing
 def test_heatmaps_share_one_scale(tmp_path, figures):
   arrays = [np.eye(4), np.full((4, 4), 0.25)]
-  path = report.heatmaps(arrays, ['exact', 'FAVOR'], tmp_path / 'h.png')
+  path = pictures_lib.heatmaps(arrays, ['exact', 'FAVOR'], tmp_path / 'h.png')
   assert _image(path).ndim == 3
   first, second, _ = figures[0].axes
   assert first.images[0].get_clim() == second.images[0].get_clim() == (0, 1)
@@ -207,7 +217,7 @@ def test_heatmaps_share_one_scale(tmp_path, figures):
 )
 def test_heatmaps_refuse(tmp_path, arrays, titles, message):
   with pytest.raises(ValueError, match=message):
-    report.heatmaps(arrays, titles, tmp_path / 'h.png')
+    pictures_lib.heatmaps(arrays, titles, tmp_path / 'h.png')
 
 
 @drawing
@@ -242,12 +252,8 @@ def test_tables_need_no_matplotlib(tmp_path, monkeypatch):
     return original(name, *args, **kwargs)
 
   monkeypatch.setattr(builtins, '__import__', blocked)
-  monkeypatch.setattr(report, 'can_draw', lambda: False)
+  monkeypatch.setattr(pictures_lib, 'can_draw', lambda: False)
   written = report.run_report(ROWS, tmp_path, name='run', pictures=False)
   assert len(written) == 3
   with pytest.raises(ImportError, match=re.escape('attune[report]')):
     report.run_report(ROWS, tmp_path, name='run')
-
-
-def test_report_offers_the_tables():
-  assert report.table is tables.table
