@@ -1,6 +1,6 @@
 """Pictures of rows: panels of lines, bars or shaded numbers, side by side.
 
-A row says what its panels show; only this file and `runtime.record.report` draw.
+A row says what its panels show; only this file and `runtime.record.pictures` draw.
 """
 
 import dataclasses
