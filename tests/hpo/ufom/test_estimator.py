@@ -157,7 +157,7 @@ def test_devices_share_a_batch(many):
     assert np.asarray(found.xi).any()
     assert cases.apart(found.grad, alone.grad) < 1e-5
     np.testing.assert_allclose(found.gap_norm2, alone.gap_norm2, rtol=1e-4)
-  with pytest.raises(ValueError, match='6 for 8'):
+  with pytest.raises(ValueError, match='got 6 tasks for 8'):
     batch(
       'map', theta, jax.tree.map(lambda x: x[:6], tasks), key, 0.3, mesh=mesh
     )

@@ -26,7 +26,8 @@ def test_arrays_and_builtin_values_are_read():
 @pytest.mark.parametrize(
   ('call', 'name'),
   [
-    (Call(print, 'ran'), r'builtins\.print'),
+    # Not print: Ray puts another function in its place.
+    (Call(exec, 'print("ran")'), r'builtins\.exec'),
     (Call(eval, 'print("ran")'), r'builtins\.eval'),
     (Call(np.savetxt, 'ran', [1]), r'numpy\.savetxt'),
   ],
