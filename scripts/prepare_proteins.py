@@ -337,6 +337,22 @@ def prepare(
   }
 
 
+def how_to_train(output: pathlib.Path) -> dict[str, list[str]]:
+  """The gin statements that name the prepared files, by configurations.
+
+  Args:
+    output: the folder.
+  """
+  names = ('train', 'valid', 'test', 'ood')
+  files = {name: str(output / f'{name}.fasta.gz') for name in names}
+  return {
+    'configs/performer/trembl_*.gin': [
+      f"{name.upper()}_FILE = '{path}'" for name, path in files.items()
+    ],
+    'configs/performer/protein_*.gin': [f'proteins.Proteins.files = {files}'],
+  }
+
+
 def main(argv: Sequence[str]) -> None:
   """Runs the preparation and prints how to train on the result."""
   parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -350,9 +366,11 @@ def main(argv: Sequence[str]) -> None:
     counts = prepare(data, output)
   for name, count in counts.items():
     print(f'{name}: {count} proteins')
-  files = {name: str(output / f'{name}.fasta.gz') for name in counts}
-  print(f'done in {time.monotonic() - start:.0f} s; train on it with')
-  print(f'  --gin_param="proteins.Proteins.files = {files}"')
+  print(f'done in {time.monotonic() - start:.0f} s')
+  for configurations, statements in how_to_train(output).items():
+    print(f'train on it with {configurations} and')
+    for statement in statements:
+      print(f'  --gin_param="{statement}"')
 
 
 if __name__ == '__main__':

@@ -1,18 +1,11 @@
-import importlib.util
 import itertools
-import pathlib
 
 import pytest
 
-SCRIPT = pathlib.Path(__file__).parents[2] / 'scripts/prepare_protein_sample.py'
-
 
 @pytest.fixture(scope='module')
-def script():
-  spec = importlib.util.spec_from_file_location('prepare_sample', SCRIPT)
-  module = importlib.util.module_from_spec(spec)
-  spec.loader.exec_module(module)
-  return module
+def script(load):
+  return load('prepare_protein_sample')
 
 
 def world(script, families=600, clusters=5, copies=2):

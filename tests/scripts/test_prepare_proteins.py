@@ -1,11 +1,10 @@
-import importlib.util
-import pathlib
-
 import pytest
 
 from performer.data import fasta
+from runtime import trainer
+from runtime.config import files as files_lib
+from runtime.config import sessions
 
-SCRIPT = pathlib.Path(__file__).parents[2] / 'scripts/prepare_proteins.py'
 CODES = '-ABCDEFGHIKLMNPQRSTVWXYZU*OJ'
 
 # GO:0000002 is_a GO:0000001; GO:0000003 is part of it, which does not count.
@@ -17,11 +16,8 @@ GRAPH = (
 
 
 @pytest.fixture(scope='module')
-def script():
-  spec = importlib.util.spec_from_file_location('prepare_proteins', SCRIPT)
-  module = importlib.util.module_from_spec(spec)
-  spec.loader.exec_module(module)
-  return module
+def script(load):
+  return load('prepare_proteins')
 
 
 def header(accession, terms):
@@ -164,3 +160,15 @@ def test_refuses_other_sources_and_too_few_proteins(script, source, tmp_path):
   assert script.unpack(str(source), tmp_path) == source
   with pytest.raises(ValueError, match='training needs over 200 proteins'):
     script.prepare(source, tmp_path / 'x', eval_size=100, terms=0)
+
+
+def test_the_printed_statements_fit_every_configuration(script, tmp_path):
+  import_proteins = 'from performer.data import proteins'
+  for pattern, statements in script.how_to_train(tmp_path).items():
+    configurations = sorted(files_lib.PROJECT_ROOT.glob(pattern))
+    assert configurations
+    for path in configurations:
+      with sessions.session(
+        trainer.train, [path], [import_proteins, *statements]
+      ) as parsed:
+        assert str(tmp_path / 'ood.fasta.gz') in parsed.text
