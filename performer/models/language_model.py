@@ -27,7 +27,8 @@ class LanguageModel(nn.Module):
   methods `_embed`, `_blocks` and `_head`.
 
   Raises:
-    ValueError: if a size is out of range or the heads do not divide the width.
+    ValueError: if a size is out of range, the heads do not divide the width, or
+      `attention` is a class.
   """
 
   def __post_init__(self) -> None:
@@ -42,6 +43,11 @@ class LanguageModel(nn.Module):
     if self.d_model % self.num_heads:
       raise ValueError(
         f'num_heads must divide d_model, got {self.num_heads=} {self.d_model=}'
+      )
+    if isinstance(self.attention, type):
+      raise ValueError(
+        f'attention must be an object, got the class {self.attention.__name__}: '
+        f'are its parentheses missing, as in {self.attention.__name__}()?'
       )
     super().__post_init__()
 

@@ -188,7 +188,7 @@ class _Schedule:
     for name in found:
       every = getattr(config, name)
       if every is not None and steps(every) < 1:
-        raise ValueError(f'{name} must be at least one step, got {every}')
+        raise ValueError(f'{name} must be at least 1 step, got {steps(every)}')
       if every is not None:
         found[name] = steps(every)
     experiment.check_metric(config.checkpoints.best_metric)

@@ -288,3 +288,8 @@ def test_averages_are_judged_and_may_lie_on_a_mesh(files):
     params=average, opt_state=state.opt_state._replace(average=state.params)
   )
   assert experiment.evaluators['valid'](as_params) != found
+
+
+def test_a_class_in_the_place_of_an_attention_is_named():
+  with pytest.raises(ValueError, match=r'parentheses missing, as in Favor\(\)'):
+    make_model(attention.Favor)
