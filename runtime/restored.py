@@ -17,6 +17,7 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
+from absl import logging
 
 from runtime import loop as loop_lib
 from runtime import paths
@@ -174,7 +175,10 @@ def _mesh(
   found = jax.devices() if devices is None else list(devices)
   try:
     return config.make(found)
-  except ValueError:
+  except ValueError as error:
+    logging.warning(
+      'one device is used, as the mesh of the run fits none: %s', error
+    )
     return mesh_lib.MeshConfig().make(found[:1])
 
 

@@ -86,17 +86,25 @@ def test_settings_and_statements_change_the_trainer(trained):
     runtime.restore(workdir, tasks=2)
 
 
+def test_a_mesh_that_does_not_fit_is_told(trained, caplog):
+  params = ['DATA_PARALLEL = 3']
+  with runtime.restore(
+    str(trained[0]), params=params, devices=jax.devices()[:2]
+  ) as run:
+    assert run.experiment.mesh.size == 1
+  assert 'one device is used' in caplog.text
+  assert 'for 2 devices' in caplog.text
+
+
 def test_parameters_that_do_not_fit_are_named(trained, tmp_path):
   workdir = tmp_path / 'copy'
   shutil.copytree(trained[0], workdir)
-  params = ['from hpo.ufom import adaptive', 'Q = @adaptive.AdaptiveRule()']
   text = (workdir / 'config.gin').read_text()
   text = text.replace('Q = 0.1', 'Q = @adaptive.AdaptiveRule()')
   text = text.replace(
     'from hpo.ufom', 'from hpo.ufom import adaptive\nfrom hpo.ufom', 1
   )
   (workdir / 'config.gin').write_text(text + '\nadaptive.AdaptiveRule.r = 10\n')
-  del params
   with pytest.raises(checkpoints.MisfitError, match='averages'):
     runtime.restore(str(workdir))
 
