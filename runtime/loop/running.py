@@ -133,7 +133,12 @@ def run(
     stack.callback(loop.close)
     provenance.write(claim.folder, seed, context)
     claim.keep()
-    return loop.train(stop)
+    try:
+      return loop.train(stop)
+    except BaseException:
+      with contextlib.suppress(OSError):  # The disk may be full.
+        loop.write_status('failed')
+      raise
 
 
 def _check_difference(
@@ -250,6 +255,8 @@ class _Loop(Generic[State]):
       )
     self._experiment.batches.set_state(record['batches'])
     self._progress.note(f'continuing after step {step} of {self._workdir}')
+    if self._context.init_from:
+      self._progress.note('its own checkpoint goes before --init_from')
     return state, record
 
   def _first_state(self) -> State:
@@ -290,14 +297,14 @@ class _Loop(Generic[State]):
       if stop.reached(self._step) and left:
         self._save(None)
         self._checkpoints.wait()
-        self._write_status('stopped')
+        self.write_status('stopped')
         self._progress.note(
           f'{stop.signal_name}: saved step {self._step} of {self._total}; '
           'the same command continues the run'
         )
         return self._result(finished=False)
     self._checkpoints.wait()
-    self._write_status('finished')
+    self.write_status('finished')
     return self._result(finished=True)
 
   def _result(self, *, finished: bool) -> Result[State]:
@@ -343,7 +350,7 @@ class _Loop(Generic[State]):
       row['time/examples_per_s'] = self._experiment.batch_size / step_s
     row |= profiling.memory_metrics()
     self._write(row)
-    self._write_status('running', steps_per_s=step_s and 1 / step_s)
+    self.write_status('running', steps_per_s=step_s and 1 / step_s)
     if self._experiment.on_metrics is not None:
       self._experiment.on_metrics(values)
     shown = {k: values[k] for k in self._config.progress if k in values}
@@ -359,7 +366,8 @@ class _Loop(Generic[State]):
     self._writer.write(self._step, row | axes)
     self._trackers.write(self._step, row | axes)
 
-  def _write_status(self, state: str, **fields: Any) -> None:
+  def write_status(self, state: str, **fields: Any) -> None:
+    """Writes `status.json`; see `workdirs.write_status`."""
     saved = self._checkpoints.steps()
     workdirs.write_status(
       self._workdir,

@@ -507,6 +507,12 @@ def test_status_tells_how_a_run_is_doing(unbroken):
   assert status['pid'] == os.getpid()
 
 
+def test_status_tells_that_a_run_failed(regression, tmp_path):
+  with pytest.raises(FloatingPointError):
+    loop.run(regression(poison=3), config(8), workdir=tmp_path, seed=0)
+  assert workdirs.read_status(tmp_path)['state'] == 'failed'
+
+
 def test_a_checkpoint_that_cannot_be_written_is_one_message(
   regression, tmp_path, monkeypatch
 ):
