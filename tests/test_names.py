@@ -26,7 +26,7 @@ def undefined(*paths):
 
 
 def test_all_names_are_defined():
-  folders = ['performer', 'rl', 'hpo', 'runtime', 'papers', 'benchmarks']
+  folders = ['performer', 'rl', 'nas', 'hpo', 'runtime', 'papers', 'benchmarks']
   assert undefined(*folders, 'scripts', 'tests') == []
 
 

@@ -1,0 +1,1 @@
+"""Architecture search: RL-DARTS and ES-ENAS."""
