@@ -178,8 +178,9 @@ class Space:
   @property
   def options(self) -> np.ndarray:
     """Number of options of every decision, int [D]."""
-    repeated = [[group.options] * group.count for group in self.groups]
-    return np.array(sum(repeated, []), np.int32)
+    options = [group.options for group in self.groups]
+    counts = [group.count for group in self.groups]
+    return np.repeat(np.array(options, np.int32), counts)
 
   @property
   def log_size(self) -> float:
