@@ -16,9 +16,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Key
 
-from rl import ranges
+from rl import ranges, shuffle
 
-__all__ = ['Choices', 'Group', 'Space', 'Subset']
+__all__ = ['Arrangement', 'Choices', 'Group', 'Space', 'Subset']
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,6 +72,12 @@ class Choices:
     """Number of decisions that differ."""
     return jnp.sum(a != b)
 
+  def frequencies(
+    self, parts: Int[Array, 'n count'], weights: Float[Array, ' n']
+  ) -> Float[Array, 'count options']:
+    """Sums the weights of the architectures that choose each option."""
+    return _places(parts, weights, self.options)
+
   def canonical(self, part: Int[Array, ' count']) -> Int[Array, ' count']:
     """The same: every value means something else."""
     return part
@@ -117,8 +123,8 @@ class Subset:
 
   def sample(self, key: Key[Array, '']) -> Int[Array, ' count']:
     """Draws uniformly from all ordered subsets."""
-    order = jax.random.permutation(key, self.options)
-    return order[: self.count].astype(jnp.int32)
+    order = shuffle.permutations(key, 1, self.options)
+    return order[0, : self.count]
 
   def is_valid(self, part: Int[Array, ' count']) -> Bool[Array, '']:
     """Whether all elements exist and differ."""
@@ -134,19 +140,89 @@ class Subset:
     """Exchanges one element for one that was not chosen, drawn uniformly."""
     if self.count == self.options:
       return part
-    draws = jax.random.uniform(key, (self.options,))
-    free = jnp.where(self.chosen(part), -1, draws)
-    return part.at[position].set(jnp.argmax(free).astype(jnp.int32))
+    free = jax.random.randint(key, (), 0, self.options - self.count)
+    # The i-th smallest chosen element has part[i] - i free ones below it.
+    below = jnp.sort(part) - jnp.arange(self.count)
+    return part.at[position].set(free + jnp.sum(below <= free))
 
   def distance(
     self, a: Int[Array, ' count'], b: Int[Array, ' count']
   ) -> Int[Array, '']:
     """Number of elements of one subset that are not in the other."""
-    return self.count - jnp.sum(self.chosen(a) & self.chosen(b))
+    # An inner product: over all pairs of two lists it is one matrix product.
+    masks = [self.chosen(part).astype(jnp.float32) for part in (a, b)]
+    return self.count - jnp.dot(*masks).astype(jnp.int32)
+
+  def frequencies(
+    self, parts: Int[Array, 'n count'], weights: Float[Array, ' n']
+  ) -> Float[Array, ' options']:
+    """Sums the weights of the architectures that choose each element."""
+    each = jnp.broadcast_to(weights[:, None], parts.shape)
+    return jnp.zeros(self.options).at[parts].add(each)
 
   def canonical(self, part: Int[Array, ' count']) -> Int[Array, ' count']:
     """In increasing order: equal subsets become equal vectors."""
     return jnp.sort(part)
+
+
+@dataclasses.dataclass(frozen=True)
+class Arrangement(Subset):
+  """Distinct elements of a set, whose order counts; a permutation of all.
+
+  Attributes:
+    name: of the group within its space.
+    count: number of elements that are chosen.
+    options: size of the set.
+
+  Raises:
+    ValueError: if a number is not positive, or the set is too small.
+  """
+
+  @property
+  def log_size(self) -> float:
+    """Natural logarithm of the number of different ordered choices."""
+    n, k = self.options, self.count
+    return math.lgamma(n + 1) - math.lgamma(n - k + 1)
+
+  def mutate(
+    self,
+    key: Key[Array, ''],
+    part: Int[Array, ' count'],
+    position: Int[Array, ''],
+  ) -> Int[Array, ' count']:
+    """Puts another element, drawn uniformly, at one place.
+
+    If the new element was at another place, the two elements change places.
+    """
+    if self.options == 1:
+      return part
+    old = part[position]
+    new = (old + jax.random.randint(key, (), 1, self.options)) % self.options
+    return jnp.where(part == new, old, part).at[position].set(new)
+
+  def distance(
+    self, a: Int[Array, ' count'], b: Int[Array, ' count']
+  ) -> Int[Array, '']:
+    """Number of places that differ."""
+    return jnp.sum(a != b)
+
+  def frequencies(
+    self, parts: Int[Array, 'n count'], weights: Float[Array, ' n']
+  ) -> Float[Array, 'count options']:
+    """Sums the weights of the architectures with each element at each place."""
+    return _places(parts, weights, self.options)
+
+  def canonical(self, part: Int[Array, ' count']) -> Int[Array, ' count']:
+    """The same: every order means something else."""
+    return part
+
+
+def _places(
+  parts: Int[Array, 'n count'], weights: Float[Array, ' n'], options: int
+) -> Float[Array, 'count options']:
+  count = parts.shape[1]
+  each = jnp.broadcast_to(weights[:, None], parts.shape)
+  return jnp.zeros((count, options)).at[jnp.arange(count), parts].add(each)
 
 
 Group = Choices | Subset
@@ -213,16 +289,21 @@ class Space:
   def mutate(
     self, key: Key[Array, ''], architecture: Int[Array, ' D']
   ) -> Int[Array, ' D']:
-    """Changes one decision, drawn uniformly; see the groups.
+    """Changes one decision, drawn uniformly from those with an alternative.
 
-    A decision without an alternative stays: then the architecture does too.
+    An `Arrangement` may exchange the places of two elements.
+
+    Returns:
+      Another architecture; the same only if the space has no other.
     """
-    if not self.length:
+    open_groups = [group for group in self.groups if group.log_size > 0]
+    if not open_groups:
       return architecture
     position_key, key = jax.random.split(key)
-    position = jax.random.randint(position_key, (), 0, self.length)
+    length = sum(group.count for group in open_groups)
+    position = jax.random.randint(position_key, (), 0, length)
     parts, start = self.parts(architecture), 0
-    for group in self.groups:
+    for group in open_groups:
       part, inside = parts[group.name], position - start
       mutated = group.mutate(key, part, jnp.clip(inside, 0, group.count - 1))
       here = (inside >= 0) & (inside < group.count)
@@ -238,21 +319,39 @@ class Space:
     found = [g.distance(a[g.name], b[g.name]) for g in self.groups]
     return jnp.sum(jnp.array(found, jnp.int32))
 
-  def diversity(self, architectures: Int[Array, 'n D']) -> Float[Array, '']:
+  def diversity(
+    self,
+    architectures: Int[Array, 'n D'],
+    valid: Bool[Array, ' n'] | None = None,
+  ) -> Float[Array, '']:
     """Mean share of decisions in which two of n architectures differ.
 
+    It follows from how often each option is chosen, in O(n D) steps: two draws
+    with replacement choose the same option with the sum of its squared shares.
+
     Args:
-      architectures: at least two.
+      architectures: of which every pair counts once.
+      valid: which of them count; None: all.
 
     Returns:
-      In [0, 1]; 0 when all are the same.
+      In [0, 1]; 0 when all are the same, or fewer than two count.
     """
-    count = architectures.shape[0]
-    each = jax.vmap(self.distance, in_axes=(None, 0))
-    total = jnp.sum(
-      jax.lax.map(lambda a: each(a, architectures), architectures)
-    )
-    return total / (max(1, self.length) * count * (count - 1))
+    if valid is None:
+      valid = jnp.ones(architectures.shape[0], bool)
+    weights = valid.astype(jnp.float32)
+    count = jnp.maximum(jnp.sum(weights), 1)
+    differ = jnp.zeros(())
+    for group, part in self._columns(architectures):
+      shares = group.frequencies(part, weights) / count
+      differ += group.count - jnp.sum(shares**2)
+    pairs = differ * count / jnp.maximum(count - 1, 1) / max(1, self.length)
+    return jnp.where(count > 1, pairs, 0)
+
+  def _columns(
+    self, architectures: Int[Array, 'n D']
+  ) -> list[tuple[Group, Int[Array, 'n _']]]:
+    parts = jax.vmap(self.parts)(architectures)
+    return [(group, parts[group.name]) for group in self.groups]
 
   def to_json(self, architecture: Sequence[int] | Array) -> dict[str, Any]:
     """Decisions by group, subsets in increasing order, as plain lists.
@@ -261,30 +360,43 @@ class Space:
       ValueError: if the architecture does not belong to the space.
     """
     architecture = jnp.asarray(architecture, jnp.int32)
-    if architecture.shape != (self.length,) or not self.is_valid(architecture):
-      raise ValueError(f'{architecture} does not belong to {self}')
+    self._check_member(architecture)
     parts = self.parts(architecture)
     return {
       g.name: np.asarray(g.canonical(parts[g.name])).tolist()
       for g in self.groups
     }
 
+  def _check_member(self, architecture: Int[Array, ' n']) -> None:
+    if architecture.shape != (self.length,) or not self.is_valid(architecture):
+      raise ValueError(f'{architecture} does not belong to {self}')
+
   def from_json(self, written: Mapping[str, Any]) -> Int[Array, ' D']:
     """The inverse of `to_json`, up to the order of subsets.
 
     Raises:
-      ValueError: if groups are missing or unknown, or decisions out of range.
+      ValueError: if groups are missing or unknown, decisions are not integers or
+        out of range, or elements are not distinct.
     """
-    names = {group.name for group in self.groups}
-    if set(written) != names:
-      raise ValueError(f'groups must be {sorted(names)}, got {sorted(written)}')
-    for group in self.groups:
-      part = np.asarray(written[group.name])
-      integers = part.size == 0 or np.issubdtype(part.dtype, np.integer)
-      if part.shape != (group.count,) or not integers:
-        raise ValueError(
-          f'{group.name} must be {group.count} integers, got {part.tolist()}'
-        )
-    architecture = self.joined(written)
-    self.to_json(architecture)
+    names = [group.name for group in self.groups]
+    if set(written) != set(names):
+      raise ValueError(f'groups must be {names}, got {list(written)}')
+    parts = {g.name: _decisions(g, written[g.name]) for g in self.groups}
+    architecture = self.joined(parts)
+    self._check_member(architecture)
     return architecture
+
+
+def _decisions(group: Group, written: Any) -> Int[np.ndarray, ' count']:
+  """Decisions of a group as JSON has them, checked before they are cast."""
+  part = np.asarray(written, object)
+  whole = all(type(one) is int for one in part.flat)
+  if part.shape != (group.count,) or not whole:
+    raise ValueError(
+      f'{group.name} must be {group.count} integers, got {written}'
+    )
+  if not all(0 <= one < group.options for one in part):
+    raise ValueError(
+      f'{group.name} must be in [0, {group.options}), got {written}'
+    )
+  return part.astype(np.int32)

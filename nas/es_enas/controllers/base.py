@@ -1,6 +1,6 @@
 """The interface of controllers, which propose architectures.
 
-  state = controller.init(key)
+  state = controller.init(key, count)
   while ...:
     architectures = controller.propose(state, key, count)
     state, metrics = controller.feedback(state, key, architectures, scores, valid)

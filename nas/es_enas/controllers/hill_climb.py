@@ -1,0 +1,108 @@
+"""Hill climbing: mutations of the best architecture so far."""
+
+import dataclasses
+
+import flax
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int, Key
+
+from nas.es_enas import space as space_lib
+
+__all__ = ['HillClimb']
+
+
+@flax.struct.dataclass
+class State:
+  """State of `HillClimb`.
+
+  Attributes:
+    architecture: the incumbent, int32 [D].
+    score: mean over all its evaluations.
+    evaluations: number of them, int32; 0 before the first feedback.
+  """
+
+  architecture: Int[Array, ' D']
+  score: Float[Array, '']
+  evaluations: Int[Array, '']
+
+
+@dataclasses.dataclass(frozen=True)
+class HillClimb:
+  """Mutates one decision of the incumbent; a `base.Controller`.
+
+  The architecture with the best mean score of a generation becomes the incumbent
+  if its mean is greater than the incumbent's. Under noise, the score of a new
+  incumbent flatters it. If the incumbent is evaluated again, its score becomes
+  the mean over all its evaluations. The first generation is random.
+
+  Attributes:
+    space: what it proposes from.
+  """
+
+  space: space_lib.Space
+  pure = True
+
+  def init(self, key: Key[Array, ''], count: int) -> State:
+    """See `base.Controller`."""
+    del count
+    zero = jnp.zeros((), jnp.int32)
+    return State(self.space.sample(key), jnp.array(-jnp.inf), zero)
+
+  def propose(
+    self, state: State, key: Key[Array, ''], count: int
+  ) -> Int[Array, 'count D']:
+    """See `base.Controller`."""
+    keys = jax.random.split(key, count)
+    mutate = jax.vmap(self.space.mutate, in_axes=(0, None))
+    return jax.lax.cond(
+      state.evaluations > 0,
+      lambda: mutate(keys, state.architecture),
+      lambda: jax.vmap(self.space.sample)(keys),
+    )
+
+  def feedback(
+    self,
+    state: State,
+    key: Key[Array, ''],
+    architectures: Int[Array, 'n D'],
+    scores: Float[Array, ' n'],
+    valid: Bool[Array, ' n'],
+  ) -> tuple[State, dict[str, Array]]:
+    """See `base.Controller`; reports the diversity and the incumbent's score."""
+    del key
+    each = jax.vmap(self.space.distance, in_axes=(None, 0))
+    again = each(state.architecture, architectures) == 0
+    again &= valid & (state.evaluations > 0)
+    incumbent = _remembered(state, scores, again)
+    pairs = jax.vmap(each, in_axes=(0, None))(architectures, architectures)
+    candidates = valid & ~again
+    same = (pairs == 0) & candidates
+    counts = jnp.sum(same, 1).astype(jnp.int32)
+    means = jnp.sum(jnp.where(same, scores, 0), 1) / jnp.maximum(counts, 1)
+    first = jnp.argmax(jnp.where(candidates, means, -jnp.inf))
+    found = State(architectures[first], means[first], counts[first])
+    better = candidates[first] & (found.score > incumbent.score)
+    state = jax.tree.map(
+      lambda new, old: jnp.where(better, new, old), found, incumbent
+    )
+    return state, {
+      'best_score': state.score,
+      'diversity': self.space.diversity(architectures, valid),
+    }
+
+  def best(self, state: State) -> Int[Array, ' D']:
+    """The incumbent; a random architecture before the first feedback."""
+    return state.architecture
+
+
+def _remembered(
+  state: State, scores: Float[Array, ' n'], again: Bool[Array, ' n']
+) -> State:
+  """Counts new evaluations of the incumbent into its mean."""
+  total = state.evaluations + jnp.sum(again)
+  added = jnp.sum(jnp.where(again, scores - state.score, 0))
+  return state.replace(
+    score=state.score + added / jnp.maximum(total, 1),
+    evaluations=total.astype(jnp.int32),
+  )

@@ -1,0 +1,134 @@
+"""The newest P evaluations, from which evolution breeds."""
+
+import flax
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int, Key
+
+from nas.es_enas import space as space_lib
+
+__all__ = ['Population', 'appended', 'best', 'empty', 'fitness', 'proposed']
+
+
+@flax.struct.dataclass
+class Population:
+  """A ring of the newest P evaluations; see `appended`.
+
+  Attributes:
+    architectures: int32 [P, D]; random where nothing was evaluated yet.
+    scores: [P].
+    position: where the next evaluation goes, int32 in [0, P).
+    filled: number of evaluations in the ring, int32 in [0, P].
+  """
+
+  architectures: Int[Array, 'P D']
+  scores: Float[Array, ' P']
+  position: Int[Array, '']
+  filled: Int[Array, '']
+
+  @property
+  def size(self) -> int:
+    """P."""
+    return self.scores.shape[0]
+
+
+def empty(space: space_lib.Space, key: Key[Array, ''], size: int) -> Population:
+  """A population of which nothing was evaluated.
+
+  Args:
+    space: of the architectures.
+    key: of the architectures that stand in.
+    size: P.
+  """
+  return Population(
+    architectures=jax.vmap(space.sample)(jax.random.split(key, size)),
+    scores=jnp.zeros(size),
+    position=jnp.zeros((), jnp.int32),
+    filled=jnp.zeros((), jnp.int32),
+  )
+
+
+def appended(
+  population: Population,
+  architectures: Int[Array, 'n D'],
+  scores: Float[Array, ' n'],
+  valid: Bool[Array, ' n'],
+) -> Population:
+  """Replaces the oldest evaluations by new ones.
+
+  Args:
+    population: to begin with.
+    architectures: that were evaluated, the oldest first.
+    scores: of them; any value where not valid.
+    valid: which of them count. If more than P do, the last P are kept.
+  """
+  size = population.size
+  order = jnp.cumsum(valid) - 1
+  total = jnp.sum(valid)
+  newest = valid & (order >= total - size)
+  # Outside of the ring nothing is written.
+  slot = jnp.where(newest, (population.position + order) % size, size)
+  return Population(
+    architectures=population.architectures.at[slot].set(
+      architectures, mode='drop'
+    ),
+    scores=population.scores.at[slot].set(scores, mode='drop'),
+    position=((population.position + total) % size).astype(jnp.int32),
+    filled=jnp.minimum(population.filled + total, size).astype(jnp.int32),
+  )
+
+
+def proposed(
+  space: space_lib.Space,
+  population: Population,
+  key: Key[Array, ''],
+  count: int,
+  parents: Int[Array, ' count'],
+) -> Int[Array, 'count D']:
+  """Mutates one decision of each parent; random until P were evaluated.
+
+  Args:
+    space: of the architectures.
+    population: of the parents.
+    key: of the mutations.
+    count: number of children.
+    parents: places in the ring.
+  """
+  keys = jax.random.split(key, count)
+  chosen = population.architectures[parents]
+  return jax.lax.cond(
+    population.filled == population.size,
+    lambda: jax.vmap(space.mutate)(keys, chosen),
+    lambda: jax.vmap(space.sample)(keys),
+  )
+
+
+def fitness(
+  space: space_lib.Space, population: Population
+) -> Float[Array, ' P']:
+  """Mean score of each architecture over all its evaluations in the ring.
+
+  Architectures at distance 0 are the same one. -inf where nothing was evaluated.
+
+  Args:
+    space: of the architectures.
+    population: with evaluations.
+  """
+  each = jax.vmap(space.distance, in_axes=(None, 0))
+  architectures = population.architectures
+  same = jax.vmap(each, in_axes=(0, None))(architectures, architectures) == 0
+  evaluated = jnp.arange(population.size) < population.filled
+  same &= evaluated
+  total = jnp.sum(jnp.where(same, population.scores, 0), 1)
+  mean = total / jnp.maximum(jnp.sum(same, 1), 1)
+  return jnp.where(evaluated, mean, -jnp.inf)
+
+
+def best(space: space_lib.Space, population: Population) -> Int[Array, ' D']:
+  """The architecture of the best `fitness`; a random one before any.
+
+  Args:
+    space: of the architectures.
+    population: with evaluations.
+  """
+  return population.architectures[jnp.argmax(fitness(space, population))]
