@@ -7,7 +7,6 @@ import flax
 import jax
 import jax.numpy as jnp
 import optax
-from flax import linen as nn
 from jaxtyping import Array, Bool, Float, Int, Key
 
 from nas.es_enas import space as space_lib
@@ -17,6 +16,7 @@ from rl import distributions, ranges
 __all__ = ['Autoregressive']
 
 _ADAM = optax.adam(1e-2)
+_LECUN = jax.nn.initializers.lecun_normal()
 _Params = dict[str, dict]
 
 
@@ -77,23 +77,19 @@ class Autoregressive(policy.PolicyController):
   def initial(self, key: Key[Array, '']) -> _Params:
     """Weights whose last layers are 0: the distribution is uniform."""
     cell_key, place_key, key = jax.random.split(key, 3)
-    inputs = jnp.zeros(self.embedding)
     places = (self.space.length, self.embedding)
+    gates = (self.embedding + self.hidden, 4 * self.hidden)
     groups = self.space.groups
     keys = jax.random.split(key, max(1, len(groups)))
     drawn = zip(groups, keys, strict=False)
     return {
-      'cell': self._cell.init(cell_key, self._carry(), inputs)['params'],
+      'cell': {
+        'kernel': _LECUN(cell_key, gates),
+        'bias': jnp.zeros(4 * self.hidden),
+      },
       'places': {'embedding': jax.random.normal(place_key, places)},
       'groups': {group.name: self._head(group, k) for group, k in drawn},
     }
-
-  @property
-  def _cell(self) -> nn.OptimizedLSTMCell:
-    return nn.OptimizedLSTMCell(self.hidden, parent=None)
-
-  def _carry(self) -> tuple[Array, Array]:
-    return jnp.zeros(self.hidden), jnp.zeros(self.hidden)
 
   def _head(
     self, group: space_lib.Group, key: Key[Array, '']
@@ -104,10 +100,9 @@ class Autoregressive(policy.PolicyController):
     if isinstance(group, space_lib.Choices):
       zeros = jnp.zeros
       return head | {'kernel': zeros((width, options)), 'bias': zeros(options)}
-    lecun = jax.nn.initializers.lecun_normal()
     return head | {
-      'keys': lecun(keys[1], (self.embedding, width)),
-      'query': lecun(keys[2], (width, width)),
+      'keys': _LECUN(keys[1], (self.embedding, width)),
+      'query': _LECUN(keys[2], (width, width)),
       'pointer': jnp.zeros(width),
     }
 
@@ -147,7 +142,8 @@ class Autoregressive(policy.PolicyController):
     """
     zero = jnp.zeros(())
     start = jnp.zeros(self.embedding)
-    walk = _Walk(self._carry(), start, jnp.zeros(0, bool), zero, zero)
+    cell = (jnp.zeros(self.hidden), jnp.zeros(self.hidden))
+    walk = _Walk(cell, start, jnp.zeros(0, bool), zero, zero)
     parts, begin = {}, 0
     for group in self.space.groups:
       end = begin + group.count
@@ -156,7 +152,9 @@ class Autoregressive(policy.PolicyController):
       places = params['places']['embedding'][begin:end]
       # Recomputing a step is cheaper than keeping its scores of all elements.
       walk, parts[group.name] = jax.lax.scan(
-        jax.checkpoint(step), walk, (places, inputs[begin:end])
+        jax.checkpoint(step, prevent_cse=False),
+        walk,
+        (places, inputs[begin:end]),
       )
       begin = end
     return self.space.joined(parts), walk.log_prob, walk.entropy
@@ -172,9 +170,8 @@ class Autoregressive(policy.PolicyController):
 
     def step(walk: _Walk, one: tuple) -> tuple[_Walk, Int[Array, '']]:
       place, given = one
-      cell, hidden = self._cell.apply(
-        {'params': params['cell']}, walk.cell, walk.previous + place
-      )
+      cell = _cell(params['cell'], walk.cell, walk.previous + place)
+      hidden = cell[1]
       if distinct:
         logits = jnp.tanh(keys + hidden @ head['query']) @ head['pointer']
         logits = jnp.where(walk.chosen, -jnp.inf, logits)
@@ -194,3 +191,19 @@ class Autoregressive(policy.PolicyController):
       ), option
 
     return step
+
+
+def _cell(
+  params: dict[str, Array],
+  carry: tuple[Float[Array, ' h'], Float[Array, ' h']],
+  inputs: Float[Array, ' e'],
+) -> tuple[Float[Array, ' h'], Float[Array, ' h']]:
+  """A step of the LSTM: its memory and its output."""
+  memory, hidden = carry
+  joined = jnp.concatenate([inputs, hidden])
+  gates = joined @ params['kernel'] + params['bias']
+  write, keep, value, show = jnp.split(gates, 4)
+  # Remembering is the default: at first, three quarters of it.
+  kept = jax.nn.sigmoid(keep + 1) * memory
+  memory = kept + jax.nn.sigmoid(write) * jnp.tanh(value)
+  return memory, jax.nn.sigmoid(show) * jnp.tanh(memory)

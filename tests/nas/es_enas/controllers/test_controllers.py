@@ -1,0 +1,278 @@
+"""What every controller in pure JAX keeps to."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from nas.es_enas import controllers
+from nas.es_enas import space as space_lib
+from tests import seeds
+
+N = 6
+SPACE = space_lib.Space(
+  (
+    space_lib.Choices('a', 3, 4),
+    space_lib.Subset('b', 2, 5),
+    space_lib.Arrangement('c', 2, 2),
+  )
+)
+PPO = {'clip': 0.2, 'epochs': 2, 'minibatches': 4}
+MAKERS = {
+  'random': controllers.Random,
+  'evolution': controllers.Evolution,
+  'hill_climb': controllers.HillClimb,
+  'neat': controllers.Neat,
+  'policy_gradient': lambda space: controllers.PolicyGradient(space, **PPO),
+  'autoregressive': lambda space: controllers.Autoregressive(
+    space, embedding=4, hidden=4
+  ),
+}
+LEARNED = [name for name in MAKERS if name != 'random']
+ALL = pytest.mark.parametrize('name', MAKERS)
+
+
+def score(architectures):
+  """Distance from an architecture, at most 0."""
+  target = jnp.array([1, 3, 0, 2, 4, 1, 0])
+  distance = jax.vmap(SPACE.distance, in_axes=(None, 0))
+  return -distance(target, architectures).astype(jnp.float32)
+
+
+class Jitted:
+  """A controller with compiled functions, one program for all tests."""
+
+  def __init__(self, name):
+    controller = MAKERS[name](SPACE)
+    self.controller = controller
+    self.init = jax.jit(controller.init, static_argnums=1)
+    self.propose = jax.jit(controller.propose, static_argnums=2)
+    self.feedback = jax.jit(controller.feedback)
+    self.best = jax.jit(controller.best)
+
+  def generation(self, state, key):
+    """One generation of the objective."""
+    architectures = self.propose(state, key, N)
+    key = jax.random.fold_in(key, 1)
+    valid = jnp.ones(N, bool)
+    return self.feedback(state, key, architectures, score(architectures), valid)
+
+  def run(self, state, key, start, end):
+    for generation in range(start, end):
+      state, _ = self.generation(state, jax.random.fold_in(key, generation))
+    return state
+
+
+_JITTED = {}
+
+
+@pytest.fixture
+def jitted(name):
+  if name not in _JITTED:
+    _JITTED[name] = Jitted(name)
+  return _JITTED[name]
+
+
+def equal(a, b):
+  """Whether two states are the same, bit for bit."""
+  same = jax.tree.map(lambda x, y: np.array_equal(x, y, equal_nan=False), a, b)
+  return jax.tree.structure(a) == jax.tree.structure(b) and all(
+    jax.tree.leaves(same)
+  )
+
+
+@ALL
+def test_is_a_hashable_controller(name):
+  controller = MAKERS[name](SPACE)
+  assert isinstance(controller, controllers.Controller)
+  assert controller.pure
+  assert controller == MAKERS[name](SPACE)
+  assert hash(controller) == hash(MAKERS[name](SPACE))
+
+
+@ALL
+def test_proposals_belong_to_the_space_and_best_does(name, jitted):
+  key = seeds.key(0)
+  state = jitted.init(key, N)
+  assert SPACE.is_valid(jitted.best(state))
+  for generation in range(4):
+    architectures = jitted.propose(
+      state, jax.random.fold_in(key, generation), N
+    )
+    assert architectures.shape == (N, SPACE.length)
+    assert architectures.dtype == jnp.int32
+    assert jnp.all(jax.vmap(SPACE.is_valid)(architectures))
+    state, metrics = jitted.generation(
+      state, jax.random.fold_in(key, generation)
+    )
+    assert all(np.isfinite(value) for value in metrics.values())
+    assert all(value.shape == () for value in metrics.values())
+  assert SPACE.is_valid(jitted.best(state))
+  assert jitted.propose(state, key, 1).shape == (1, SPACE.length)
+
+
+@ALL
+def test_state_keeps_its_shape(name, jitted):
+  state = jitted.init(seeds.key(0), N)
+  later = jitted.run(state, seeds.key(1), 0, 3)
+  shapes = lambda tree: jax.tree.map(lambda x: (x.shape, x.dtype), tree)
+  assert shapes(state) == shapes(later)
+
+
+@ALL
+def test_a_saved_state_continues_bit_for_bit(name, jitted):
+  key = seeds.key(2)
+  whole = jitted.run(jitted.init(key, N), key, 0, 5)
+  half = jitted.run(jitted.init(key, N), key, 0, 2)
+  leaves, structure = jax.tree.flatten(half)
+  saved = [np.array(leaf) for leaf in leaves]
+  restored = jax.tree.unflatten(structure, [jnp.asarray(x) for x in saved])
+  assert equal(jitted.run(restored, key, 2, 5), whole)
+
+
+@ALL
+def test_lost_evaluations_change_nothing(name, jitted):
+  key = seeds.key(3)
+  state = jitted.run(jitted.init(key, N), key, 0, 2)
+  architectures = jitted.propose(state, key, N)
+  valid = jnp.arange(N) % 3 > 0
+  scores = score(architectures)
+  states = [
+    jitted.feedback(
+      state, key, architectures, jnp.where(valid, scores, x), valid
+    )
+    for x in (0.0, 1e9, jnp.nan, jnp.inf)
+  ]
+  for other in states[1:]:
+    assert equal(other, states[0])
+  assert not equal(states[0][0], state) or name in ('random', 'hill_climb')
+
+
+@ALL
+def test_all_lost_leaves_the_state(name, jitted):
+  key = seeds.key(4)
+  for generations in (0, 2):
+    state = jitted.run(jitted.init(key, N), key, 0, generations)
+    architectures = jitted.propose(state, key, N)
+    scores, valid = jnp.full(N, jnp.nan), jnp.zeros(N, bool)
+    after, metrics = jitted.feedback(state, key, architectures, scores, valid)
+    assert equal(after, state)
+    assert not any(np.isnan(value) for value in metrics.values())
+
+
+@ALL
+def test_equal_scores_give_no_nan(name, jitted):
+  key = seeds.key(5)
+  state = jitted.init(key, N)
+  for generation in range(3):
+    architectures = jitted.propose(
+      state, jax.random.fold_in(key, generation), N
+    )
+    scores, valid = jnp.full(N, 0.1), jnp.ones(N, bool)
+    state, metrics = jitted.feedback(state, key, architectures, scores, valid)
+  leaves = jax.tree.leaves((state, metrics))
+  assert not any(np.any(np.isnan(leaf)) for leaf in leaves)
+
+
+@ALL
+def test_one_compiled_search_over_seeds(name):
+  controller = MAKERS[name](SPACE)
+
+  def search(key):
+    def generation(state, step):
+      inner = jax.random.fold_in(key, step)
+      found = controller.propose(state, inner, N)
+      valid = jnp.ones(N, bool)
+      return controller.feedback(
+        state, jax.random.fold_in(inner, 1), found, score(found), valid
+      )
+
+    return jax.lax.scan(generation, controller.init(key, N), jnp.arange(3))[0]
+
+  keys = jax.random.split(seeds.key(6), 2)
+  states = jax.jit(jax.vmap(search))(keys)
+  for i in range(2):
+    jitted = _JITTED.setdefault(name, Jitted(name))
+    alone = jitted.run(jitted.init(keys[i], N), keys[i], 0, 3)
+    jax.tree.map(
+      lambda one, all_of: np.testing.assert_allclose(one, all_of[i], atol=1e-5),
+      alone,
+      states,
+    )
+
+
+@ALL
+def test_a_space_without_decisions(name):
+  space = space_lib.Space(())
+  controller = MAKERS[name](space)
+  key = seeds.key(7)
+
+  def once(key):
+    state = controller.init(key, 4)
+    found = controller.propose(state, key, 4)
+    valid = jnp.ones(4, bool)
+    state, _ = controller.feedback(state, key, found, jnp.arange(4.0), valid)
+    return found, controller.propose(state, key, 4), controller.best(state)
+
+  first, later, best = jax.jit(once)(key)
+  assert first.shape == later.shape == (4, 0)
+  assert best.shape == (0,)
+
+
+@ALL
+def test_eager_is_as_jitted(name, jitted):
+  key = seeds.key(8)
+  state = jitted.run(jitted.init(key, N), key, 0, 2)
+  controller = jitted.controller
+  found = controller.propose(state, key, N)
+  np.testing.assert_array_equal(found, jitted.propose(state, key, N))
+  arguments = state, key, found, score(found), jnp.ones(N, bool)
+  jax.tree.map(
+    lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5),
+    controller.feedback(*arguments),
+    jitted.feedback(*arguments),
+  )
+
+
+HAMMING = space_lib.Space((space_lib.Choices('a', 20, 5),))
+QUICK = {
+  'evolution': controllers.Evolution(HAMMING),
+  'hill_climb': controllers.HillClimb(HAMMING),
+  'neat': controllers.Neat(HAMMING),
+  'policy_gradient': controllers.PolicyGradient(HAMMING),
+  'autoregressive': controllers.Autoregressive(
+    HAMMING, optax.adam(3e-2), embedding=16, hidden=16
+  ),
+}
+
+
+@pytest.mark.parametrize('name', LEARNED)
+def test_beats_random_search(name):
+  controller, count, generations = QUICK[name], 50, 40
+
+  def search(key):
+    target_key, key = jax.random.split(key)
+    target = HAMMING.sample(target_key)
+
+    def generation(state, step):
+      inner = jax.random.fold_in(key, step)
+      found = controller.propose(state, inner, count)
+      scores = -jnp.sum(found != target, 1).astype(jnp.float32)
+      state, _ = controller.feedback(
+        state,
+        jax.random.fold_in(inner, 1),
+        found,
+        scores,
+        jnp.ones(count, bool),
+      )
+      return state, jnp.max(scores)
+
+    state = controller.init(key, count)
+    state, _ = jax.lax.scan(generation, state, jnp.arange(generations))
+    return jnp.sum(controller.best(state) != target)
+
+  wrong = jax.jit(jax.vmap(search))(jax.random.split(seeds.key(9), 3))
+  # The best of 2,000 random architectures has 9 or more of 20 wrong: a chance of
+  # 2,000 C(20, 9) / 5^11 ... makes 6 or fewer a matter of one in 700.
+  assert np.all(wrong <= 6), wrong
