@@ -387,7 +387,7 @@ class Space:
     return architecture
 
 
-def _decisions(group: Group, written: Any) -> Int[np.ndarray, ' count']:
+def _decisions(group: Group, written: Any) -> Int[Array, ' count']:
   """Decisions of a group as JSON has them, checked before they are cast."""
   part = np.asarray(written, object)
   whole = all(type(one) is int for one in part.flat)
@@ -399,4 +399,4 @@ def _decisions(group: Group, written: Any) -> Int[np.ndarray, ' count']:
     raise ValueError(
       f'{group.name} must be in [0, {group.options}), got {written}'
     )
-  return part.astype(np.int32)
+  return jnp.asarray(part.astype(np.int32))

@@ -2,12 +2,13 @@
 
 import dataclasses
 from collections.abc import Callable
+from typing import Any
 
 import flax
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Bool, Float, Int, Key
+from jaxtyping import Array, Float, Int, Key
 
 from nas.es_enas import space as space_lib
 from nas.es_enas.controllers import policy
@@ -32,11 +33,11 @@ class _Walk:
     entropy: sum of theirs.
   """
 
-  cell: tuple[Array, Array]
-  previous: Float[Array, ' e']
-  chosen: Bool[Array, ' options']
-  log_prob: Float[Array, '']
-  entropy: Float[Array, '']
+  cell: Any
+  previous: Any
+  chosen: Any
+  log_prob: Any
+  entropy: Any
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,6 +1,7 @@
 """Hill climbing: mutations of the best architecture so far."""
 
 import dataclasses
+from typing import Any
 
 import flax
 import jax
@@ -22,9 +23,9 @@ class State:
     evaluations: number of them, int32; 0 before the first feedback.
   """
 
-  architecture: Int[Array, ' D']
-  score: Float[Array, '']
-  evaluations: Int[Array, '']
+  architecture: Any
+  score: Any
+  evaluations: Any
 
 
 @dataclasses.dataclass(frozen=True)

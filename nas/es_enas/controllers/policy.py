@@ -3,6 +3,7 @@
 import abc
 import dataclasses
 from collections.abc import Callable
+from typing import Any
 
 import flax
 import jax
@@ -41,10 +42,10 @@ class Batch:
     log_probs: [n]; of the distribution that proposed them.
   """
 
-  architectures: Int[Array, 'n D']
-  advantages: Float[Array, ' n']
-  valid: Bool[Array, ' n']
-  log_probs: Float[Array, ' n']
+  architectures: Any
+  advantages: Any
+  valid: Any
+  log_probs: Any
 
 
 # Of parameters and one architecture: its log-probability and entropy.

@@ -1,5 +1,7 @@
 """The newest P evaluations, from which evolution breeds."""
 
+from typing import Any
+
 import flax
 import jax
 import jax.numpy as jnp
@@ -21,10 +23,10 @@ class Population:
     filled: number of evaluations in the ring, int32 in [0, P].
   """
 
-  architectures: Int[Array, 'P D']
-  scores: Float[Array, ' P']
-  position: Int[Array, '']
-  filled: Int[Array, '']
+  architectures: Any
+  scores: Any
+  position: Any
+  filled: Any
 
   @property
   def size(self) -> int:

@@ -33,9 +33,9 @@ class State:
     generation: number of generations so far, int32.
   """
 
-  evaluations: population_lib.Population
-  generations: Int[Array, ' history']
-  generation: Int[Array, '']
+  evaluations: Any
+  generations: Any
+  generation: Any
 
 
 @dataclasses.dataclass
@@ -210,8 +210,11 @@ class PyGlove:
   def _dna(self, row: list[int], generation: int) -> Any:
     """PyGlove's form of an architecture that was proposed in a generation."""
     pyglove = optional.load('pyglove', extra='nas')
+    base = pyglove.evolution.base
     dna = pyglove.DNA.from_numbers(row, _spec(self.space))
-    return pyglove.evolution.base.set_generation_id(dna, generation)
+    # PyGlove's evolution fails without these; other algorithms ignore them.
+    dna.set_metadata(base.DNA_METADATA_INITIAL_POPULATION, False)
+    return base.set_generation_id(dna, generation)
 
   def best(self, state: State) -> Int[Array, ' D']:
     """The architecture of the best mean score; a random one before any."""

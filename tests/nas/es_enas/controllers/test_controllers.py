@@ -82,6 +82,11 @@ def equal(a, b):
   )
 
 
+def near(a, b):
+  """Checks that two states agree up to rounding."""
+  jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, atol=1e-5), a, b)
+
+
 @ALL
 def test_is_a_hashable_controller(name):
   controller = MAKERS[name](SPACE)
@@ -195,11 +200,7 @@ def test_one_compiled_search_over_seeds(name):
   for i in range(2):
     jitted = _JITTED.setdefault(name, Jitted(name))
     alone = jitted.run(jitted.init(keys[i], N), keys[i], 0, 3)
-    jax.tree.map(
-      lambda one, all_of: np.testing.assert_allclose(one, all_of[i], atol=1e-5),
-      alone,
-      states,
-    )
+    near(alone, jax.tree.map(lambda leaf, i=i: leaf[i], states))
 
 
 @ALL
@@ -228,11 +229,7 @@ def test_eager_is_as_jitted(name, jitted):
   found = controller.propose(state, key, N)
   np.testing.assert_array_equal(found, jitted.propose(state, key, N))
   arguments = state, key, found, score(found), jnp.ones(N, bool)
-  jax.tree.map(
-    lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5),
-    controller.feedback(*arguments),
-    jitted.feedback(*arguments),
-  )
+  near(controller.feedback(*arguments), jitted.feedback(*arguments))
 
 
 HAMMING = space_lib.Space((space_lib.Choices('a', 20, 5),))
@@ -249,7 +246,7 @@ QUICK = {
 
 @pytest.mark.parametrize('name', LEARNED)
 def test_beats_random_search(name):
-  controller, count, generations = QUICK[name], 50, 40
+  controller, count, generations = QUICK[name], 50, 80
 
   def search(key):
     target_key, key = jax.random.split(key)
@@ -273,6 +270,5 @@ def test_beats_random_search(name):
     return jnp.sum(controller.best(state) != target)
 
   wrong = jax.jit(jax.vmap(search))(jax.random.split(seeds.key(9), 3))
-  # The best of 2,000 random architectures has 9 or more of 20 wrong: a chance of
-  # 2,000 C(20, 9) / 5^11 ... makes 6 or fewer a matter of one in 700.
+  # Of 4,000 random architectures, one in 140 such searches finds one this good.
   assert np.all(wrong <= 6), wrong

@@ -1,0 +1,104 @@
+"""NEAT's species and shares against plain Python."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from nas.es_enas import controllers
+from nas.es_enas import space as space_lib
+from nas.es_enas.controllers import neat
+from nas.es_enas.controllers import population as population_lib
+from tests import seeds
+
+SPACE = space_lib.Space(
+  (space_lib.Choices('a', 4, 3), space_lib.Subset('b', 3, 6))
+)
+CONTROLLER = controllers.Neat(SPACE, threshold=0.8)
+P = 24
+
+
+def population(seed):
+  state = population_lib.empty(SPACE, seeds.key(seed), P)
+  scores = seeds.rng(seed).normal(size=P).astype(np.float32)
+  return state.replace(
+    scores=jnp.asarray(scores), filled=jnp.array(P, jnp.int32)
+  )
+
+
+def twin_distance(a, b):
+  disjoint = len(set(a[4:]) - set(b[4:]))
+  matching = sum(x != y for x, y in zip(a[:4], b[:4], strict=True))
+  return (1.0 * disjoint + 3.0 * matching) / 7
+
+
+def twin_species(rows, threshold):
+  """Members by representative."""
+  species = {}
+  for i, row in enumerate(rows):
+    near = [r for r in species if twin_distance(rows[r], row) <= threshold]
+    species.setdefault(near[0] if near else i, []).append(i)
+  return species
+
+
+def twin_shares(species, scores):
+  least = min(scores)
+  means = {
+    r: np.mean([scores[i] - least for i in s]) for r, s in species.items()
+  }
+  total = sum(means.values())
+  return {r: mean / total for r, mean in means.items()}
+
+
+@pytest.mark.parametrize('seed', range(3))
+def test_species_and_shares(seed):
+  state = population(seed)
+  rows = state.architectures.tolist()
+  scores = np.asarray(state.scores, np.float64)
+  species = twin_species(rows, 0.8)
+  assert 1 < len(species) < P
+  distances = CONTROLLER.distances(state.architectures)
+  expected = [[twin_distance(a, b) for b in rows] for a in rows]
+  np.testing.assert_allclose(distances, expected, rtol=1e-6)
+  of = neat.species(distances, 0.8)
+  assert {r: np.flatnonzero(of == r).tolist() for r in species} == species
+  shares = np.asarray(neat.shares(of, state.scores))
+  for representative, share in twin_shares(species, scores).items():
+    np.testing.assert_allclose(shares[representative], share, atol=1e-6)
+  np.testing.assert_allclose(np.sum(shares), 1, rtol=1e-6)
+
+
+def test_parents_come_from_the_best_of_each_species():
+  state = population(3)
+  scores = np.asarray(state.scores, np.float64)
+  species = twin_species(state.architectures.tolist(), 0.8)
+  of = neat.species(CONTROLLER.distances(state.architectures), 0.8)
+  count = 5000
+  draw = jax.jit(CONTROLLER._parents, static_argnums=3)
+  parents = np.asarray(draw(seeds.key(4), of, state.scores, count))
+  found = np.bincount(parents, minlength=P)
+  for representative, share in twin_shares(species, scores).items():
+    members = sorted(species[representative], key=lambda i: -scores[i])
+    allowed = members[: int(np.ceil(0.6 * len(members)))]
+    assert np.sum(found[members]) == np.sum(found[allowed])
+    # Systematic sampling: a species has its share, rounded down or up.
+    assert abs(np.sum(found[members]) - share * count) <= 1.01
+    expected = share * count / len(allowed)
+    spread = np.sqrt(expected + 1)
+    assert np.all(np.abs(found[allowed] - expected) < 5 * spread)
+
+
+def test_equal_scores_share_equally():
+  of = jnp.array([0, 0, 2, 0, 4])
+  shares = neat.shares(of, jnp.full(5, 7.0))
+  np.testing.assert_allclose(shares, [1 / 3, 0, 1 / 3, 0, 1 / 3], rtol=1e-6)
+
+
+def test_children_are_mutations_of_parents():
+  state = population(5)
+  children = jax.jit(CONTROLLER.propose, static_argnums=2)(
+    state, seeds.key(6), 100
+  )
+  distance = jax.vmap(SPACE.distance, in_axes=(None, 0))
+  apart = jax.vmap(distance, in_axes=(0, None))(children, state.architectures)
+  assert jnp.all(jnp.min(apart, 1) <= 1)

@@ -1,0 +1,194 @@
+"""PyGlove's algorithms on our spaces, and its spaces in ours."""
+
+import random
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pyglove as pg
+import pytest
+
+from nas.es_enas import controllers
+from nas.es_enas import space as space_lib
+from nas.es_enas.controllers import pyglove
+from tests import seeds
+
+N = 8
+SPACE = space_lib.Space(
+  (
+    space_lib.Choices('a', 4, 3),
+    space_lib.Subset('b', 2, 4),
+    space_lib.Arrangement('c', 3, 3),
+    space_lib.Choices('d', 1, 3),
+  )
+)
+TARGET = jnp.array([0, 1, 2, 0, 3, 1, 1, 0, 2, 2])
+
+
+def score(architectures):
+  distance = jax.vmap(SPACE.distance, in_axes=(None, 0))
+  return -distance(TARGET, architectures).astype(jnp.float32)
+
+
+def evolution():
+  return pg.evolution.regularized_evolution(
+    population_size=N, tournament_size=4, seed=3
+  )
+
+
+ALGORITHMS = {
+  'random': lambda: pg.geno.Random(seed=1),
+  'sweeping': pg.geno.Sweeping,
+  'evolution': evolution,
+  'neat': lambda: pg.evolution.neat(population_size=N),
+  'hill_climb': lambda: pg.evolution.hill_climb(
+    batch_size=4, init_population_size=4
+  ),
+  'nsga2': lambda: pg.evolution.nsga2(
+    pg.evolution.mutators.Uniform(), population_size=4
+  ),
+}
+
+
+def run(controller, state, key, start, end):
+  for generation in range(start, end):
+    inner = jax.random.fold_in(key, generation)
+    found = controller.propose(state, inner, N)
+    assert found.shape == (N, SPACE.length)
+    assert jnp.all(jax.vmap(SPACE.is_valid)(found))
+    valid = jnp.arange(N) != generation
+    scores = jnp.where(valid, score(found), jnp.nan)
+    state, metrics = controller.feedback(state, inner, found, scores, valid)
+    assert np.isfinite(metrics['diversity'])
+  return state
+
+
+def equal(a, b):
+  return all(map(np.array_equal, *map(jax.tree.leaves, (a, b))))
+
+
+@pytest.mark.parametrize('name', ALGORITHMS)
+def test_drives_any_algorithm(name):
+  controller = pyglove.PyGlove(SPACE, ALGORITHMS[name](), history=20)
+  assert isinstance(controller, controllers.Controller)
+  assert hash(controller) == hash(
+    pyglove.PyGlove(SPACE, ALGORITHMS[name](), history=20)
+  )
+  start = controller.init(seeds.key(0), N)
+  state = run(controller, start, seeds.key(1), 0, 4)
+  assert state.evaluations.scores.shape == (20,)
+  assert int(state.evaluations.filled) == 20
+  assert SPACE.is_valid(controller.best(state))
+  # Another controller goes on from the state, as after a restart.
+  other = pyglove.PyGlove(SPACE, ALGORITHMS[name](), history=20)
+  run(other, state, seeds.key(1), 4, 5)
+
+
+def test_evolution_continues_bit_for_bit():
+  key = seeds.key(2)
+  make = lambda: pyglove.PyGlove(SPACE, evolution(), history=N)
+  one = make()
+  whole = run(one, one.init(key, N), key, 0, 6)
+  one = make()
+  half = run(one, one.init(key, N), key, 0, 3)
+  restored = jax.tree.map(lambda leaf: jnp.array(np.array(leaf)), half)
+  assert equal(run(make(), restored, key, 3, 6), whole)
+
+
+def test_the_same_call_proposes_the_same():
+  controller = pyglove.PyGlove(SPACE, evolution(), history=N)
+  state = run(controller, controller.init(seeds.key(0), N), seeds.key(3), 0, 2)
+  before = random.getstate()
+  a, b = (controller.propose(state, seeds.key(4), 3) for _ in range(2))
+  np.testing.assert_array_equal(a, b)
+  assert random.getstate() == before
+  assert not np.array_equal(a, controller.propose(state, seeds.key(5), 3))
+
+
+def test_all_lost_leaves_the_state():
+  controller = pyglove.PyGlove(SPACE, evolution(), history=N)
+  state = controller.init(seeds.key(0), N)
+  found = controller.propose(state, seeds.key(1), N)
+  lost = jnp.full(N, jnp.nan), jnp.zeros(N, bool)
+  after, _ = controller.feedback(state, seeds.key(1), found, *lost)
+  assert equal(after, state)
+
+
+def test_evaluations_it_did_not_propose_are_learnt():
+  controller = pyglove.PyGlove(SPACE, evolution(), history=N)
+  state = controller.init(seeds.key(0), N)
+  rows = jnp.broadcast_to(TARGET, (N, SPACE.length))
+  valid = jnp.ones(N, bool)
+  state, _ = controller.feedback(state, seeds.key(1), rows, score(rows), valid)
+  assert SPACE.distance(controller.best(state), TARGET) == 0
+  children = controller.propose(state, seeds.key(2), 20)
+  assert jnp.mean(score(children) >= -2) > 0.8
+
+
+def test_evolution_learns():
+  controller = pyglove.PyGlove(SPACE, evolution(), history=64)
+  state = run(controller, controller.init(seeds.key(5), N), seeds.key(6), 0, 25)
+  assert SPACE.distance(controller.best(state), TARGET) <= 3
+
+
+def test_the_end_of_a_sweep_is_told():
+  space = space_lib.Space((space_lib.Choices('a', 1, 3),))
+  controller = pyglove.PyGlove(space, pg.geno.Sweeping())
+  state = controller.init(seeds.key(0), 2)
+  with pytest.raises(ValueError, match='Sweeping has no further proposals'):
+    controller.propose(state, seeds.key(1), 4)
+
+
+def test_spaces_of_pyglove():
+  value = pg.Dict(
+    width=pg.oneof([16, 32]),
+    depth=pg.oneof([1, 2]),
+    kind=pg.oneof(['x', 'y', 'z']),
+    any=pg.manyof(3, [1, 2], distinct=False),
+    some=pg.manyof(2, list('abcd'), sorted=True),
+    bag=pg.manyof(2, [5, 6, 7], distinct=False, sorted=True),
+    order=pg.permutate([1, 2, 3]),
+    fixed=4,
+  )
+  space, decode = pyglove.from_pyglove(value)
+  assert space.groups == (
+    space_lib.Choices('width..depth', 2, 2),
+    space_lib.Choices('kind', 1, 3),
+    space_lib.Choices('any', 3, 2),
+    space_lib.Subset('some', 2, 4),
+    space_lib.Choices('bag', 2, 3),
+    space_lib.Arrangement('order', 3, 3),
+  )
+  row = jnp.array([1, 0, 2, 0, 1, 0, 3, 1, 2, 0, 2, 0, 1])
+  assert decode(row) == pg.Dict(
+    width=32,
+    depth=1,
+    kind='z',
+    any=[1, 2, 1],
+    some=['b', 'd'],
+    bag=[5, 7],
+    order=[3, 1, 2],
+    fixed=4,
+  )
+  for key in jax.random.split(seeds.key(7), 20):
+    found = decode(space.sample(key))
+    assert found.some == sorted(found.some)
+    assert sorted(found.order) == [1, 2, 3]
+
+
+def test_a_single_choice_is_a_space():
+  space, decode = pyglove.from_pyglove(pg.oneof(['x', 'y']))
+  assert space.groups == (space_lib.Choices('choice', 1, 2),)
+  assert decode(jnp.array([1])) == 'y'
+
+
+@pytest.mark.parametrize(
+  ('value', 'message'),
+  [
+    (pg.Dict(x=pg.floatv(0.0, 1.0)), "decision 'x' must be oneof.*got Float"),
+    (pg.Dict(y=pg.oneof([pg.oneof([1, 2]), 3])), "decision 'y'.*within them"),
+  ],
+)
+def test_other_spaces_are_rejected(value, message):
+  with pytest.raises(ValueError, match=message):
+    pyglove.from_pyglove(value)
