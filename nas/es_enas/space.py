@@ -311,6 +311,13 @@ class Space:
       start += group.count
     return self.joined(parts)
 
+  def canonical(self, architecture: Int[Array, ' D']) -> Int[Array, ' D']:
+    """Subsets in increasing order: equal architectures become equal vectors."""
+    parts = self.parts(architecture)
+    return self.joined(
+      {g.name: g.canonical(parts[g.name]) for g in self.groups}
+    )
+
   def distance(
     self, a: Int[Array, ' D'], b: Int[Array, ' D']
   ) -> Int[Array, '']:
@@ -361,11 +368,8 @@ class Space:
     """
     architecture = jnp.asarray(architecture, jnp.int32)
     self._check_member(architecture)
-    parts = self.parts(architecture)
-    return {
-      g.name: np.asarray(g.canonical(parts[g.name])).tolist()
-      for g in self.groups
-    }
+    parts = self.parts(self.canonical(architecture))
+    return {name: np.asarray(part).tolist() for name, part in parts.items()}
 
   def _check_member(self, architecture: Int[Array, ' n']) -> None:
     if architecture.shape != (self.length,) or not self.is_valid(architecture):

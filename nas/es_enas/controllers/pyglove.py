@@ -147,7 +147,9 @@ class PyGlove:
     kept = np.flatnonzero(valid)
     if not kept.size:
       return state, metrics
-    rows, returns = np.asarray(architectures)[kept], np.asarray(scores)[kept]
+    # PyGlove wants the elements of a subset in increasing order.
+    rows = np.asarray(jax.vmap(self.space.canonical)(architectures))[kept]
+    returns = np.asarray(scores)[kept]
     generation = int(state.generation) + 1
     with _seeded(key):
       live = self._live(state)
@@ -191,13 +193,7 @@ class PyGlove:
     return self._running[0]
 
   def _replayed(self, state: State) -> Any:
-    algorithm = self.algorithm.clone(deep=True)
-    seeds = optional.load('pyglove', extra='nas').query(
-      algorithm, r'(^|.*\.)seed$'
-    )
-    fixed = [path for path, value in seeds.items() if value is not None]
-    if fixed:
-      algorithm.rebind(dict.fromkeys(fixed))
+    algorithm = _unseeded(self.algorithm)
     algorithm.setup(_spec(self.space))
     filled = int(state.evaluations.filled)
     rows = np.asarray(state.evaluations.architectures)[:filled].tolist()
@@ -219,6 +215,21 @@ class PyGlove:
   def best(self, state: State) -> Int[Array, ' D']:
     """The architecture of the best mean score; a random one before any."""
     return population_lib.best(self.space, state.evaluations)
+
+
+def _unseeded(algorithm: Any) -> Any:
+  """A copy whose fields named `seed` are None, those within tuples too."""
+  pyglove = optional.load('pyglove', extra='nas')
+  copy = algorithm.clone(deep=True)
+  is_symbolic = lambda one: isinstance(one, pyglove.Symbolic)
+  seeds = pyglove.query(copy, r'(^|.*\.)seed$')
+  changes = {path: None for path, seed in seeds.items() if seed is not None}
+  tuples = pyglove.query(copy, where=lambda one: isinstance(one, tuple))
+  for path, found in tuples.items():
+    changes[path] = tuple(
+      _unseeded(one) if is_symbolic(one) else one for one in found
+    )
+  return copy.rebind(changes) if changes else copy
 
 
 def _fingerprint(state: State) -> int:

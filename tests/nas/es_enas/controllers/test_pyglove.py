@@ -105,6 +105,15 @@ def test_the_same_call_proposes_the_same():
   assert not np.array_equal(a, controller.propose(state, seeds.key(5), 3))
 
 
+def test_the_key_seeds_the_first_generation():
+  algorithm = evolution()
+  controller = pyglove.PyGlove(SPACE, algorithm)
+  state = controller.init(seeds.key(0), N)
+  a, b = (controller.propose(state, seeds.key(i), N) for i in (1, 2))
+  assert not np.array_equal(a, b)
+  assert algorithm == evolution()
+
+
 def test_all_lost_leaves_the_state():
   controller = pyglove.PyGlove(SPACE, evolution(), history=N)
   state = controller.init(seeds.key(0), N)
