@@ -70,7 +70,7 @@ class Choices:
     self, a: Int[Array, ' count'], b: Int[Array, ' count']
   ) -> Int[Array, '']:
     """Number of decisions that differ."""
-    return jnp.sum(a != b)
+    return self.count - _equal_places(a, b, self.options)
 
   def frequencies(
     self, parts: Int[Array, 'n count'], weights: Float[Array, ' n']
@@ -149,7 +149,7 @@ class Subset:
     self, a: Int[Array, ' count'], b: Int[Array, ' count']
   ) -> Int[Array, '']:
     """Number of elements of one subset that are not in the other."""
-    # An inner product: over all pairs of two lists it is one matrix product.
+    # See `_equal_places`.
     masks = [self.chosen(part).astype(jnp.float32) for part in (a, b)]
     return self.count - jnp.dot(*masks).astype(jnp.int32)
 
@@ -204,7 +204,7 @@ class Arrangement(Subset):
     self, a: Int[Array, ' count'], b: Int[Array, ' count']
   ) -> Int[Array, '']:
     """Number of places that differ."""
-    return jnp.sum(a != b)
+    return self.count - _equal_places(a, b, self.options)
 
   def frequencies(
     self, parts: Int[Array, 'n count'], weights: Float[Array, ' n']
@@ -215,6 +215,16 @@ class Arrangement(Subset):
   def canonical(self, part: Int[Array, ' count']) -> Int[Array, ' count']:
     """The same: every order means something else."""
     return part
+
+
+def _equal_places(
+  a: Int[Array, ' count'], b: Int[Array, ' count'], options: int
+) -> Int[Array, '']:
+  """Number of places with the same option."""
+  # An inner product: over all pairs of two lists it is one matrix product, many
+  # times as fast as comparisons are on a CPU.
+  masks = [jax.nn.one_hot(part, options).ravel() for part in (a, b)]
+  return jnp.dot(*masks).astype(jnp.int32)
 
 
 def _places(

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, Key
 
 from nas.es_enas import space as space_lib
+from nas.es_enas.controllers import population as population_lib
 
 __all__ = ['HillClimb']
 
@@ -76,9 +77,8 @@ class HillClimb:
     again = each(state.architecture, architectures) == 0
     again &= valid & (state.evaluations > 0)
     incumbent = _remembered(state, scores, again)
-    pairs = jax.vmap(each, in_axes=(0, None))(architectures, architectures)
     candidates = valid & ~again
-    same = (pairs == 0) & candidates
+    same = population_lib.repeated(self.space, architectures) & candidates
     counts = jnp.sum(same, 1).astype(jnp.int32)
     means = jnp.sum(jnp.where(same, scores, 0), 1) / jnp.maximum(counts, 1)
     first = jnp.argmax(jnp.where(candidates, means, -jnp.inf))

@@ -9,7 +9,15 @@ from jaxtyping import Array, Bool, Float, Int, Key
 
 from nas.es_enas import space as space_lib
 
-__all__ = ['Population', 'appended', 'best', 'empty', 'fitness', 'proposed']
+__all__ = [
+  'Population',
+  'appended',
+  'best',
+  'empty',
+  'fitness',
+  'proposed',
+  'repeated',
+]
 
 
 @flax.struct.dataclass
@@ -105,20 +113,33 @@ def proposed(
   )
 
 
+def repeated(
+  space: space_lib.Space, architectures: Int[Array, 'n D']
+) -> Bool[Array, 'n n']:
+  """Which of n architectures are the same; subsets may differ in their order.
+
+  Args:
+    space: of the architectures.
+    architectures: to compare.
+  """
+  rows = jax.vmap(space.canonical)(architectures)
+  equal = lambda a, b: jnp.all(a == b)
+  each = jax.vmap(equal, in_axes=(None, 0))
+  return jax.vmap(each, in_axes=(0, None))(rows, rows)
+
+
 def fitness(
   space: space_lib.Space, population: Population
 ) -> Float[Array, ' P']:
   """Mean score of each architecture over all its evaluations in the ring.
 
-  Architectures at distance 0 are the same one. -inf where nothing was evaluated.
+  -inf where nothing was evaluated.
 
   Args:
     space: of the architectures.
     population: with evaluations.
   """
-  each = jax.vmap(space.distance, in_axes=(None, 0))
-  architectures = population.architectures
-  same = jax.vmap(each, in_axes=(0, None))(architectures, architectures) == 0
+  same = repeated(space, population.architectures)
   evaluated = jnp.arange(population.size) < population.filled
   same &= evaluated
   total = jnp.sum(jnp.where(same, population.scores, 0), 1)

@@ -115,8 +115,8 @@ class PyGlove:
       ImportError: if PyGlove is not installed, naming the extra.
       ValueError: if the algorithm has no further proposals.
     """
+    live = self._live(state, key)
     with _seeded(key):
-      live = self._live(state)
       call = (np.asarray(jax.random.key_data(key)).tobytes(), count)
       if call not in live.proposals:
         live.proposals[call] = [self._proposal(live) for _ in range(count)]
@@ -151,8 +151,8 @@ class PyGlove:
     rows = np.asarray(jax.vmap(self.space.canonical)(architectures))[kept]
     returns = np.asarray(scores)[kept]
     generation = int(state.generation) + 1
+    live = self._live(state, key)
     with _seeded(key):
-      live = self._live(state)
       for row, score in zip(rows.tolist(), returns.tolist(), strict=True):
         waiting = live.pending[tuple(row)]
         dna = waiting.pop() if waiting else self._dna(row, generation)
@@ -185,11 +185,13 @@ class PyGlove:
       jnp.asarray(generation, jnp.int32),
     )
 
-  def _live(self, state: State) -> _Live:
+  def _live(self, state: State, key: Key[Array, '']) -> _Live:
     """The algorithm that goes on from a state, replayed if none is running."""
     fingerprint = _fingerprint(state)
     if not self._running or self._running[0].state != fingerprint:
-      self._running[:] = [_Live(self._replayed(state), fingerprint)]
+      # Apart from the caller's draws, which a replay must not shift.
+      with _seeded(key):
+        self._running[:] = [_Live(self._replayed(state), fingerprint)]
     return self._running[0]
 
   def _replayed(self, state: State) -> Any:

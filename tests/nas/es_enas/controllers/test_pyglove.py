@@ -69,30 +69,30 @@ def equal(a, b):
 
 @pytest.mark.parametrize('name', ALGORITHMS)
 def test_drives_any_algorithm(name):
-  controller = pyglove.PyGlove(SPACE, ALGORITHMS[name](), history=20)
+  controller = pyglove.PyGlove(SPACE, ALGORITHMS[name](), history=12)
   assert isinstance(controller, controllers.Controller)
   assert hash(controller) == hash(
-    pyglove.PyGlove(SPACE, ALGORITHMS[name](), history=20)
+    pyglove.PyGlove(SPACE, ALGORITHMS[name](), history=12)
   )
   start = controller.init(seeds.key(0), N)
-  state = run(controller, start, seeds.key(1), 0, 4)
-  assert state.evaluations.scores.shape == (20,)
-  assert int(state.evaluations.filled) == 20
+  state = run(controller, start, seeds.key(1), 0, 3)
+  assert state.evaluations.scores.shape == (12,)
+  assert int(state.evaluations.filled) == 12
   assert SPACE.is_valid(controller.best(state))
   # Another controller goes on from the state, as after a restart.
-  other = pyglove.PyGlove(SPACE, ALGORITHMS[name](), history=20)
-  run(other, state, seeds.key(1), 4, 5)
+  other = pyglove.PyGlove(SPACE, ALGORITHMS[name](), history=12)
+  run(other, state, seeds.key(1), 3, 4)
 
 
 def test_evolution_continues_bit_for_bit():
   key = seeds.key(2)
   make = lambda: pyglove.PyGlove(SPACE, evolution(), history=N)
   one = make()
-  whole = run(one, one.init(key, N), key, 0, 6)
+  whole = run(one, one.init(key, N), key, 0, 5)
   one = make()
   half = run(one, one.init(key, N), key, 0, 3)
   restored = jax.tree.map(lambda leaf: jnp.array(np.array(leaf)), half)
-  assert equal(run(make(), restored, key, 3, 6), whole)
+  assert equal(run(make(), restored, key, 3, 5), whole)
 
 
 def test_the_same_call_proposes_the_same():
@@ -135,9 +135,9 @@ def test_evaluations_it_did_not_propose_are_learnt():
 
 
 def test_evolution_learns():
-  controller = pyglove.PyGlove(SPACE, evolution(), history=64)
-  state = run(controller, controller.init(seeds.key(5), N), seeds.key(6), 0, 25)
-  assert SPACE.distance(controller.best(state), TARGET) <= 3
+  controller = pyglove.PyGlove(SPACE, evolution(), history=16)
+  state = run(controller, controller.init(seeds.key(5), N), seeds.key(6), 0, 15)
+  assert SPACE.distance(controller.best(state), TARGET) <= 4
 
 
 def test_the_end_of_a_sweep_is_told():
