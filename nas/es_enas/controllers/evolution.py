@@ -7,9 +7,8 @@ import math
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, Int, Key
+from jaxtyping import Array, Float, Int, Key
 
-from nas.es_enas import space as space_lib
 from nas.es_enas.controllers import population as population_lib
 from rl import ranges
 
@@ -17,15 +16,12 @@ __all__ = ['Evolution', 'rank_probabilities']
 
 
 @dataclasses.dataclass(frozen=True)
-class Evolution:
-  """Regularised evolution; a `base.Controller`.
+class Evolution(population_lib.PopulationController):
+  """Regularised evolution; see `population.PopulationController`.
 
-  Each proposal mutates one decision of the winner of a tournament: the best of t
-  different members among the newest P evaluations. A tie is won by chance. The
-  proposals are random until P architectures were evaluated. A member leaves by
-  age, whatever its score: so an architecture that had luck does not stay.
-
-  `best` has the best mean score over its evaluations in the population.
+  A parent wins a tournament: it is the best of t different members of the
+  population. A tie is won by chance. A member leaves by age, whatever its score:
+  so an architecture that had luck does not stay.
 
   Attributes:
     space: what it proposes from.
@@ -39,13 +35,11 @@ class Evolution:
   Reference: arXiv:1802.01548 (regularised evolution).
   """
 
-  space: space_lib.Space
-  population: int | None = None
   tournament: int | None = None
-  pure = True
 
   def __post_init__(self) -> None:
-    ranges.check_counts(population=self.population, tournament=self.tournament)
+    super().__post_init__()
+    ranges.check_counts(tournament=self.tournament)
     if self.population is not None:
       self._tournament(self.population)
 
@@ -65,35 +59,14 @@ class Evolution:
     Raises:
       ValueError: if the tournament is larger than the population.
     """
-    size = self.population or count
-    self._tournament(size)
-    return population_lib.empty(self.space, key, size)
+    self._tournament(self.population or count)
+    return super().init(key, count)
 
-  def propose(
+  def parents(
     self, state: population_lib.Population, key: Key[Array, ''], count: int
-  ) -> Int[Array, 'count D']:
-    """See `base.Controller`."""
-    parent_key, key = jax.random.split(key)
-    tournament = self._tournament(state.size)
-    parents = _winners(parent_key, state.scores, tournament, count)
-    return population_lib.proposed(self.space, state, key, count, parents)
-
-  def feedback(
-    self,
-    state: population_lib.Population,
-    key: Key[Array, ''],
-    architectures: Int[Array, 'n D'],
-    scores: Float[Array, ' n'],
-    valid: Bool[Array, ' n'],
-  ) -> tuple[population_lib.Population, dict[str, Array]]:
-    """See `base.Controller`; reports the diversity of the generation."""
-    del key
-    state = population_lib.appended(state, architectures, scores, valid)
-    return state, {'diversity': self.space.diversity(architectures, valid)}
-
-  def best(self, state: population_lib.Population) -> Int[Array, ' D']:
-    """The architecture of the best mean score; a random one before any."""
-    return population_lib.best(self.space, state)
+  ) -> Int[Array, ' count']:
+    """The winners of independent tournaments."""
+    return _winners(key, state.scores, self._tournament(state.size), count)
 
 
 @functools.cache

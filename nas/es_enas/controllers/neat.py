@@ -14,13 +14,12 @@ __all__ = ['Neat', 'shares', 'species']
 
 
 @dataclasses.dataclass(frozen=True)
-class Neat:
-  """Mutation within species, without crossover or growth; a `base.Controller`.
+class Neat(population_lib.PopulationController):
+  """Mutation within species, without crossover or growth.
 
-  The newest P evaluations are divided into `species`, afresh in each generation.
-  Each species has offspring in proportion to its share (`shares`). A parent is
-  drawn uniformly from the best members of its species, and one decision of it is
-  mutated. The proposals are random until P architectures were evaluated.
+  See `population.PopulationController`. Each generation divides the population
+  into `species` afresh. Each species has offspring in proportion to its share
+  (`shares`). A parent is drawn uniformly from the best members of its species.
 
   The compatibility distance of two architectures of D decisions is
     (disjoint * elements that differ + matching * choices that differ) / D.
@@ -28,8 +27,6 @@ class Neat:
   matching gene with another value. An element of a `space.Subset` (for an
   `Arrangement`, at its place) that the other architecture lacks is a disjoint
   gene. There are no excess genes, as all architectures have the same length.
-
-  `best` has the best mean score over its evaluations in the population.
 
   Attributes:
     space: what it proposes from.
@@ -47,33 +44,24 @@ class Neat:
     library PyGlove has it.
   """
 
-  space: space_lib.Space
-  population: int | None = None
   disjoint: float = 1.0
   matching: float = 3.0
   threshold: float = 0.4
   survivors: float = 0.6
-  pure = True
 
   def __post_init__(self) -> None:
-    ranges.check_counts(population=self.population)
+    super().__post_init__()
     ranges.check_not_negative(
       disjoint=self.disjoint, matching=self.matching, threshold=self.threshold
     )
     ranges.check_shares(survivors=self.survivors)
 
-  def init(self, key: Key[Array, ''], count: int) -> population_lib.Population:
-    """See `base.Controller`."""
-    return population_lib.empty(self.space, key, self.population or count)
-
-  def propose(
+  def parents(
     self, state: population_lib.Population, key: Key[Array, ''], count: int
-  ) -> Int[Array, 'count D']:
-    """See `base.Controller`; children of one species follow each other."""
-    parent_key, key = jax.random.split(key)
+  ) -> Int[Array, ' count']:
+    """Those of one species follow each other."""
     of = species(self.distances(state.architectures), self.threshold)
-    parents = self._parents(parent_key, of, state.scores, count)
-    return population_lib.proposed(self.space, state, key, count, parents)
+    return self._parents(key, of, state.scores, count)
 
   def distances(self, architectures: Int[Array, 'P D']) -> Float[Array, 'P P']:
     """Compatibility distances of all pairs; see the class.
@@ -121,23 +109,6 @@ class Neat:
     order = jnp.lexsort((-scores, of))
     start = jnp.cumsum(sizes) - sizes
     return order[start[chosen] + rank]
-
-  def feedback(
-    self,
-    state: population_lib.Population,
-    key: Key[Array, ''],
-    architectures: Int[Array, 'n D'],
-    scores: Float[Array, ' n'],
-    valid: Bool[Array, ' n'],
-  ) -> tuple[population_lib.Population, dict[str, Array]]:
-    """See `base.Controller`; reports the diversity of the generation."""
-    del key
-    state = population_lib.appended(state, architectures, scores, valid)
-    return state, {'diversity': self.space.diversity(architectures, valid)}
-
-  def best(self, state: population_lib.Population) -> Int[Array, ' D']:
-    """The architecture of the best mean score; a random one before any."""
-    return population_lib.best(self.space, state)
 
 
 def species(

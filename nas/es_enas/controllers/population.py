@@ -1,5 +1,7 @@
 """The newest P evaluations, from which evolution breeds."""
 
+import abc
+import dataclasses
 from typing import Any
 
 import flax
@@ -8,14 +10,15 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, Key
 
 from nas.es_enas import space as space_lib
+from rl import ranges
 
 __all__ = [
   'Population',
+  'PopulationController',
   'appended',
   'best',
   'empty',
   'fitness',
-  'proposed',
   'repeated',
 ]
 
@@ -88,31 +91,6 @@ def appended(
   )
 
 
-def proposed(
-  space: space_lib.Space,
-  population: Population,
-  key: Key[Array, ''],
-  count: int,
-  parents: Int[Array, ' count'],
-) -> Int[Array, 'count D']:
-  """Mutates one decision of each parent; random until P were evaluated.
-
-  Args:
-    space: of the architectures.
-    population: of the parents.
-    key: of the mutations.
-    count: number of children.
-    parents: places in the ring.
-  """
-  keys = jax.random.split(key, count)
-  chosen = population.architectures[parents]
-  return jax.lax.cond(
-    population.filled == population.size,
-    lambda: jax.vmap(space.mutate)(keys, chosen),
-    lambda: jax.vmap(space.sample)(keys),
-  )
-
-
 def repeated(
   space: space_lib.Space, architectures: Int[Array, 'n D']
 ) -> Bool[Array, 'n n']:
@@ -155,3 +133,71 @@ def best(space: space_lib.Space, population: Population) -> Int[Array, ' D']:
     population: with evaluations.
   """
   return population.architectures[jnp.argmax(fitness(space, population))]
+
+
+@dataclasses.dataclass(frozen=True)
+class PopulationController(abc.ABC):
+  """A `base.Controller` that breeds from the newest P evaluations.
+
+  A proposal mutates one decision of a parent. The proposals are random until P
+  architectures were evaluated. `best` has the best mean score over its
+  evaluations in the population.
+
+  Attributes:
+    space: what it proposes from.
+    population: P; None: the evaluations of one generation.
+
+  Raises:
+    ValueError: if P is not positive.
+  """
+
+  space: space_lib.Space
+  population: int | None = None
+  pure = True
+
+  def __post_init__(self) -> None:
+    ranges.check_counts(population=self.population)
+
+  @abc.abstractmethod
+  def parents(
+    self, state: Population, key: Key[Array, ''], count: int
+  ) -> Int[Array, ' count']:
+    """Draws the parents of proposals from a full population, by their places."""
+
+  def init(self, key: Key[Array, ''], count: int) -> Population:
+    """See `base.Controller`."""
+    return empty(self.space, key, self.population or count)
+
+  def propose(
+    self, state: Population, key: Key[Array, ''], count: int
+  ) -> Int[Array, 'count D']:
+    """See `base.Controller`."""
+    parent_key, key = jax.random.split(key)
+    keys = jax.random.split(key, count)
+
+    def bred() -> Int[Array, 'count D']:
+      parents = self.parents(state, parent_key, count)
+      return jax.vmap(self.space.mutate)(keys, state.architectures[parents])
+
+    return jax.lax.cond(
+      state.filled == state.size,
+      bred,
+      lambda: jax.vmap(self.space.sample)(keys),
+    )
+
+  def feedback(
+    self,
+    state: Population,
+    key: Key[Array, ''],
+    architectures: Int[Array, 'n D'],
+    scores: Float[Array, ' n'],
+    valid: Bool[Array, ' n'],
+  ) -> tuple[Population, dict[str, Array]]:
+    """See `base.Controller`; reports the diversity of the generation."""
+    del key
+    state = appended(state, architectures, scores, valid)
+    return state, {'diversity': self.space.diversity(architectures, valid)}
+
+  def best(self, state: Population) -> Int[Array, ' D']:
+    """The architecture of the best mean score; a random one before any."""
+    return best(self.space, state)
