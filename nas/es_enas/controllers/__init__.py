@@ -6,6 +6,7 @@ from nas.es_enas.controllers.evolution import Evolution
 from nas.es_enas.controllers.hill_climb import HillClimb
 from nas.es_enas.controllers.neat import Neat
 from nas.es_enas.controllers.policy_gradient import PolicyGradient
+from nas.es_enas.controllers.pyglove import PyGlove, from_pyglove
 from nas.es_enas.controllers.uniform import Random
 
 __all__ = [
@@ -15,5 +16,7 @@ __all__ = [
   'HillClimb',
   'Neat',
   'PolicyGradient',
+  'PyGlove',
   'Random',
+  'from_pyglove',
 ]
