@@ -47,7 +47,8 @@ class Autoregressive(policy.PolicyController):
   An LSTM reads the embedding of the last decision and that of the place. A
   decision of `space.Choices` has a softmax on the LSTM's output h, one layer per
   group. The elements of a `space.Subset` are pointed at: element j has the score
-  v . tanh(W1 e_j + W2 h), and those chosen before are left out.
+  (W1 e_j) . (W2 h), and those chosen before are left out. The inner product takes
+  the place of ENAS's additive score, which costs tens of times more on a CPU.
 
   `best` takes the most probable option at each step.
 
@@ -96,15 +97,14 @@ class Autoregressive(policy.PolicyController):
     self, group: space_lib.Group, key: Key[Array, '']
   ) -> dict[str, Float[Array, '...']]:
     options, width = group.options, self.hidden
-    keys = jax.random.split(key, 3)
-    head = {'embedding': jax.random.normal(keys[0], (options, self.embedding))}
+    key, key_key = jax.random.split(key)
+    head = {'embedding': jax.random.normal(key, (options, self.embedding))}
     if isinstance(group, space_lib.Choices):
       zeros = jnp.zeros
       return head | {'kernel': zeros((width, options)), 'bias': zeros(options)}
     return head | {
-      'keys': _LECUN(keys[1], (self.embedding, width)),
-      'query': _LECUN(keys[2], (width, width)),
-      'pointer': jnp.zeros(width),
+      'keys': _LECUN(key_key, (self.embedding, width)),
+      'query': jnp.zeros((width, width)),
     }
 
   def sample(self, params: _Params, key: Key[Array, '']) -> Int[Array, ' D']:
@@ -174,7 +174,7 @@ class Autoregressive(policy.PolicyController):
       cell = _cell(params['cell'], walk.cell, walk.previous + place)
       hidden = cell[1]
       if distinct:
-        logits = jnp.tanh(keys + hidden @ head['query']) @ head['pointer']
+        logits = keys @ (hidden @ head['query'])
         logits = jnp.where(walk.chosen, -jnp.inf, logits)
       else:
         logits = hidden @ head['kernel'] + head['bias']
