@@ -92,7 +92,7 @@ def test_plackett_luce_by_its_definition(count, options):
 def test_plackett_luce_with_far_logits():
   found = plackett_luce.PlackettLuce(jnp.array([200.0, 0.0, -200.0]), 2)
   loss = lambda logits: sum(found._replace(logits=logits).score(jnp.arange(2)))
-  value, grads = jax.value_and_grad(loss)(found.logits)
+  value, grads = jax.jit(jax.value_and_grad(loss))(found.logits)
   np.testing.assert_allclose(value, 0, atol=1e-6)
   assert np.all(np.isfinite(grads))
 
@@ -152,7 +152,8 @@ def test_a_baseline_changes_nothing_in_expectation(name):
   params = random_params(controller)
   probs = jnp.exp(scored(controller, params)[0])
   made = batch(ROWS, probs * 54)
-  grads = jax.grad(policy.objective, 1)(
+  gradient = jax.grad(policy.objective, 1)
+  grads = jax.jit(gradient, static_argnums=(0, 3, 4))(
     controller.score, params, made, 0.0, None
   )
   for leaf in jax.tree.leaves(grads):
@@ -226,7 +227,7 @@ def test_an_update_in_closed_form():
   entropy = -np.sum(probs * np.log(probs), 1, keepdims=True)
   expected = logits + np.mean(gains[:, None, None] * choices, 0)
   expected -= 0.3 * probs * (np.log(probs) + entropy)
-  state, metrics = controller.feedback(
+  state, metrics = jax.jit(controller.feedback)(
     policy.State(params, SGD.init(params)),
     seeds.key(0),
     jnp.asarray(rows),
@@ -260,7 +261,7 @@ def test_one_clipped_update_is_the_plain_one():
   params = random_params(plain)
   state = policy.State(params, SGD.init(params))
   arguments = seeds.key(0), ROWS[:9], jnp.arange(9.0), jnp.ones(9, bool)
-  a, b = (c.feedback(state, *arguments)[0] for c in (plain, clipped))
+  a, b = (jax.jit(c.feedback)(state, *arguments)[0] for c in (plain, clipped))
   jax.tree.map(
     lambda x, y: np.testing.assert_allclose(x, y, atol=1e-5), a.params, b.params
   )
