@@ -11,6 +11,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import linen as nn
 from jaxtyping import Array, Float, Int, Key, PyTree, Shaped
 
@@ -22,7 +23,13 @@ from rl import ranges
 from rl.envs import spaces
 from rl.es import policies
 
-__all__ = ['SharedPolicy', 'feed_forward', 'flax_module', 'thresholded']
+__all__ = [
+  'Member',
+  'SharedPolicy',
+  'feed_forward',
+  'flax_module',
+  'thresholded',
+]
 
 Member = Any  # (theta [d], architecture [D]), or theta alone.
 
@@ -73,6 +80,17 @@ class SharedPolicy:
     table_key, key = jax.random.split(key)
     table = self.sharing.init(table_key, self.network.shapes, self.init_scale)
     return jnp.concatenate([table, self.network.init_rest(key)])
+
+  def indices(
+    self, architecture: Int[Array, ' D'] | None = None
+  ) -> Int[Array | np.ndarray, ' E']:
+    """The entry of the table that every edge has; K where it is absent.
+
+    Args:
+      architecture: None where there is but one.
+    """
+    parts = self._decisions(architecture)
+    return self.sharing.indices(self.network.shapes, parts)
 
   def weights(self, member: Member) -> Float[Array, ' E']:
     """The weight of every candidate edge; 0 where it is absent."""
