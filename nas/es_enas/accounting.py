@@ -41,11 +41,12 @@ def costs(
   """
   shapes, entries = network.shapes, rule.entries(network.shapes)
   sizes = [rows * columns for rows, columns in shapes]
-  edges, uses = sum(sizes), np.repeat(network.uses, sizes)
+  edges, uses = sum(sizes), network.uses
   index_bits = rule.index_bits(shapes) + sum(
     group.count * (group.options - 1).bit_length() for group in network.groups
   )
-  most = max(32 * (edges + network.rest) + index_bits, int(uses.sum()))
+  products = sum(n * m for n, m in zip(sizes, uses, strict=True))
+  most = max(32 * (edges + network.rest) + index_bits, products)
   if most > _LARGEST:
     raise ValueError(f'counts must be below 2^31, got up to {most}')
   indices = jnp.asarray(rule.indices(shapes, parts))
@@ -58,7 +59,7 @@ def costs(
     'biases': network.rest,
     'parameters': weights + network.rest,
     'bits': 32 * (weights + network.rest) + index_bits,
-    'multiplications': jnp.sum(jnp.where(active, uses, 0)),
+    'multiplications': jnp.sum(active * np.repeat(uses, sizes)),
     'colors_in_use': jnp.sum(used),
   }
   counts = {name: jnp.asarray(c, jnp.int32) for name, c in counts.items()}

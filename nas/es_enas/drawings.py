@@ -59,7 +59,8 @@ def draw_networks(
 
 
 def color_matrices(
-  policy: policies.SharedPolicy, architecture: Int[Array, ' D'] | None
+  policy: policies.SharedPolicy,
+  architecture: Int[Array | np.ndarray, ' D'] | None,
 ) -> list[Int[np.ndarray, 'n m']]:
   """The entry of the table that every edge has; -1 where there is no edge.
 
@@ -82,7 +83,7 @@ def color_matrices(
 
 def draw_colors(
   policy: policies.SharedPolicy,
-  architecture: Int[Array, ' D'] | None,
+  architecture: Int[Array | np.ndarray, ' D'] | None,
   path: str | os.PathLike[str],
 ) -> pathlib.Path:
   """Draws which edges share a weight, one panel a matrix.

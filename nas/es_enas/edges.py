@@ -8,6 +8,7 @@ import dataclasses
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Key
 
 from nas.es_enas import sharing as sharing_lib
@@ -142,7 +143,7 @@ class Masked(sharing_lib.Sharing):
 
   def indices(
     self, shapes: sharing_lib.Shapes, parts: sharing_lib.Parts
-  ) -> Int[Array, ' E']:
+  ) -> Int[np.ndarray, ' E']:
     """The edges' own numbers, in W."""
     return sharing_lib.Dense().indices(shapes, parts)
 

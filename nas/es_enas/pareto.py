@@ -9,6 +9,7 @@ from typing import Any
 import flax
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Bool, Float, PyTree
 
 from rl import ranges
@@ -57,10 +58,10 @@ def empty(capacity: int, item: PyTree) -> Archive:
 
 def insert(
   archive: Archive,
-  returns: Float[Array, ' n'],
-  costs: Float[Array, ' n'],
+  returns: Float[Array | np.ndarray, ' n'],
+  costs: Float[Array | np.ndarray, ' n'],
   items: PyTree,
-  valid: Bool[Array, ' n'],
+  valid: Bool[Array | np.ndarray, ' n'],
 ) -> Archive:
   """Adds points, and keeps those that none dominates.
 

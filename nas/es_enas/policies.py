@@ -82,7 +82,7 @@ class SharedPolicy:
     return jnp.concatenate([table, self.network.init_rest(key)])
 
   def indices(
-    self, architecture: Int[Array, ' D'] | None = None
+    self, architecture: Int[Array | np.ndarray, ' D'] | None = None
   ) -> Int[Array | np.ndarray, ' E']:
     """The entry of the table that every edge has; K where it is absent.
 
@@ -116,7 +116,7 @@ class SharedPolicy:
     return memory, policies.to_action(self.network.action_space, outputs)
 
   def costs(
-    self, architecture: Int[Array, ' D'] | None = None
+    self, architecture: Int[Array | np.ndarray, ' D'] | None = None
   ) -> dict[str, Array]:
     """Exact counts, and the compression; see `accounting.costs`.
 
@@ -142,7 +142,7 @@ class SharedPolicy:
     return theta, self._decisions(architecture)
 
   def _decisions(
-    self, architecture: Int[Array, ' D'] | None
+    self, architecture: Int[Array | np.ndarray, ' D'] | None
   ) -> sharing_lib.Parts:
     space = self.space
     if architecture is None and space.length:
@@ -157,7 +157,7 @@ class SharedPolicy:
         f'an architecture must be {space.length} integers, got the shape '
         f'{architecture.shape}'
       )
-    return space.parts(architecture)
+    return space.parts(jnp.asarray(architecture, jnp.int32))
 
 
 def feed_forward(

@@ -14,6 +14,7 @@ from collections.abc import Mapping
 from typing import Protocol, runtime_checkable
 
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, Int
 
 from rl import ranges
@@ -27,8 +28,8 @@ class Score(Protocol):
 
   def __call__(
     self,
-    returns: Float[Array, ' n'],
-    costs: Mapping[str, Array],
+    returns: Float[Array | np.ndarray, ' n'],
+    costs: Mapping[str, Array | np.ndarray],
     generation: Int[Array, ''] | int,
   ) -> Float[Array, ' n']:
     """One score for every member.
@@ -47,7 +48,9 @@ class Score(Protocol):
     ...
 
 
-def _cost(costs: Mapping[str, Array], name: str) -> Float[Array, ' n']:
+def _cost(
+  costs: Mapping[str, Array | np.ndarray], name: str
+) -> Float[Array, ' n']:
   if name not in costs:
     raise ValueError(f'costs must have {name!r}, got {sorted(costs)}')
   return jnp.asarray(costs[name], jnp.float32)
@@ -73,8 +76,8 @@ class Product:
   """
 
   cost: str = 'multiplications'
-  target: float = 64.0
-  shift: float = 1000.0
+  target: float | int = 64
+  shift: float | int = 1000
   w_under: float = 0.0
   w_over: float = -1.0
 
@@ -88,8 +91,8 @@ class Product:
 
   def __call__(
     self,
-    returns: Float[Array, ' n'],
-    costs: Mapping[str, Array],
+    returns: Float[Array | np.ndarray, ' n'],
+    costs: Mapping[str, Array | np.ndarray],
     generation: Int[Array, ''] | int,
   ) -> Float[Array, ' n']:
     """See `Score`."""
@@ -114,17 +117,17 @@ class Constrained:
     ValueError: if T is not positive.
   """
 
-  penalty: float
+  penalty: float | int
   cost: str = 'multiplications'
-  target: float = 64.0
+  target: float | int = 64
 
   def __post_init__(self) -> None:
     ranges.check_positive(target=self.target)
 
   def __call__(
     self,
-    returns: Float[Array, ' n'],
-    costs: Mapping[str, Array],
+    returns: Float[Array | np.ndarray, ' n'],
+    costs: Mapping[str, Array | np.ndarray],
     generation: Int[Array, ''] | int,
   ) -> Float[Array, ' n']:
     """See `Score`."""
@@ -150,7 +153,7 @@ class Mixed:
 
   generations: int
   last: float = 0.5
-  unit: float = 1.0
+  unit: float | int = 1
 
   def __post_init__(self) -> None:
     ranges.check_counts(generations=self.generations)
@@ -159,8 +162,8 @@ class Mixed:
 
   def __call__(
     self,
-    returns: Float[Array, ' n'],
-    costs: Mapping[str, Array],
+    returns: Float[Array | np.ndarray, ' n'],
+    costs: Mapping[str, Array | np.ndarray],
     generation: Int[Array, ''] | int,
   ) -> Float[Array, ' n']:
     """See `Score`."""

@@ -119,7 +119,7 @@ def to_action(
 
 
 def product(
-  x: Float[Array, '*b n'], w: Float[Array, '*b n m']
+  x: Float[Array, '*b n'], w: Float[Array, 'n m']
 ) -> Float[Array, '*b m']:
   """X w, rounded alike for any number of members under `vmap`.
 
@@ -129,7 +129,7 @@ def product(
 
   Args:
     x: a vector, or several.
-    w: a matrix, or several.
+    w: a matrix.
   """
   if w.shape[-1] > 1:
     return x @ w
