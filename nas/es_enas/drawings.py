@@ -138,7 +138,7 @@ def _names(policy: policies.SharedPolicy, member: policies.Member) -> list[str]:
   network = policy.network
   inputs, *hidden, outputs = network.layers
   between = [''] * sum(hidden)
-  if network.operations:
+  if network.groups:
     chosen = policy.space.parts(member[1])['operations']
     between = [
       getattr(network.operations[i], '__name__', '')

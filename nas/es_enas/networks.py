@@ -99,28 +99,30 @@ class FeedForward:
     residual: whether there are edges from every layer to all later ones, from
       states to actions too; else between consecutive layers only. The matrix of
       a layer then has all nodes before it as inputs.
-    activation: of hidden nodes, where there are no `operations`.
-    operations: functions of which an architecture chooses one for every hidden
-      node, such as `operations.ALL`; (): none is chosen.
+    operations: functions of hidden nodes. One is that of all nodes; of several,
+      such as `operations.ALL`, an architecture chooses one for every node.
 
   Raises:
-    ValueError: if a width is not positive, a space is not supported, or there
-      are operations without a hidden node.
+    ValueError: if a width is not positive, a space is not supported, there is
+      no operation, or a choice of them without a hidden node.
   """
 
   observation_space: spaces.Space
   action_space: spaces.Space
   hidden: tuple[int, ...] = ()
   residual: bool = False
-  activation: Callable[[Array], Array] = jnp.tanh
-  operations: tuple[operations_lib.Operation, ...] = ()
+  operations: tuple[operations_lib.Operation, ...] = (jnp.tanh,)
 
   def __post_init__(self) -> None:
     policies.check_observations(self.observation_space)
     policies.num_outputs(self.action_space)
     ranges.check_counts(hidden=self.hidden)
-    if self.operations and not self.hidden:
-      raise ValueError('operations need hidden nodes, got hidden=()')
+    if not self.operations:
+      raise ValueError('hidden nodes need an operation, got operations=()')
+    if len(self.operations) > 1 and not self.hidden:
+      raise ValueError(
+        'a choice of operations needs hidden nodes, got hidden=()'
+      )
 
   @property
   def layers(self) -> tuple[int, ...]:
@@ -148,10 +150,10 @@ class FeedForward:
 
   @property
   def groups(self) -> tuple[space_lib.Group, ...]:
-    """The operation of every hidden node, if they are chosen."""
-    if not self.operations:
-      return ()
+    """The operation of every hidden node, if there are several."""
     options = len(self.operations)
+    if options == 1:
+      return ()
     return (space_lib.Choices('operations', sum(self.hidden), options),)
 
   def init_rest(self, key: Key[Array, '']) -> Float[Array, ' R']:
@@ -168,8 +170,10 @@ class FeedForward:
     """Matrices; biases and operations of the hidden layers."""
     ends = list(itertools.accumulate(self.hidden))
     nodes = lambda x: jnp.split(x, ends)[:-1]
-    chosen = nodes(parts['operations']) if self.operations else None
-    return _matrices(edges, self.shapes), nodes(rest), chosen
+    chosen = jnp.zeros(self.rest, jnp.int32)
+    if self.groups:
+      chosen = parts['operations']
+    return _matrices(edges, self.shapes), nodes(rest), nodes(chosen)
 
   def outputs(
     self, params: PyTree, observation: Shaped[Array, '...']
@@ -177,12 +181,9 @@ class FeedForward:
     """See `Network`."""
     matrices, biases, chosen = params
     x = observation.reshape(-1).astype(jnp.float32)
-    for i, bias in enumerate(biases):
-      sums = policies.product(x, matrices[i]) + bias
-      if chosen is None:
-        nodes = self.activation(sums)
-      else:
-        nodes = operations_lib.apply(self.operations, chosen[i], sums)
+    for matrix, bias, choice in zip(matrices[:-1], biases, chosen, strict=True):
+      sums = policies.product(x, matrix) + bias
+      nodes = operations_lib.apply(self.operations, choice, sums)
       x = jnp.concatenate([x, nodes]) if self.residual else nodes
     return policies.product(x, matrices[-1])
 

@@ -1,4 +1,4 @@
-"""Non-linearities that a controller may choose for every node.
+"""Non-linearities of nodes, of which a controller may choose.
 
 Their inputs and outputs are cut to [-1e6, 1e6]: an exponential of a sum, or the
 reciprocal of a node that is 0, cannot make an infinity, of which later products
@@ -35,7 +35,6 @@ def reciprocal(x: Float[Array, '*n']) -> Float[Array, '*n']:
   return 1 / jnp.copysign(jnp.maximum(jnp.abs(x), _SMALLEST), x)
 
 
-# As functions of modules: they are hashable, and pickle.
 ALL: tuple[Operation, ...] = (
   *(jnp.tanh, jax.nn.relu, jnp.exp, identity, jnp.sin, jax.nn.sigmoid),
   *(jnp.abs, jnp.cos, jnp.square, step, reciprocal),
@@ -59,5 +58,7 @@ def apply(
   """
   x = jnp.clip(x, -BOUND, BOUND)
   values = jnp.stack([operation(x) for operation in operations])
-  found = jnp.take_along_axis(values, chosen[None], axis=0)[0]
+  found = values[0]
+  if len(operations) > 1:
+    found = jnp.take_along_axis(values, chosen[None], axis=0)[0]
   return jnp.clip(found, -BOUND, BOUND)

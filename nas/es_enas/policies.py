@@ -167,7 +167,7 @@ def feed_forward(
   sharing: sharing_lib.Sharing,
   hidden: tuple[int, ...] = (),
   residual: bool = False,
-  operations: tuple[operations_lib.Operation, ...] = (),
+  operations: tuple[operations_lib.Operation, ...] = (jnp.tanh,),
   init_scale: float = 0.1,
 ) -> SharedPolicy:
   """Makes the policy of a `networks.FeedForward`, for a trainer's `policy`.
@@ -178,7 +178,7 @@ def feed_forward(
     sharing: how edges get their weights.
     hidden: see `networks.FeedForward`; as the next two.
     residual: whether there are edges between all layers.
-    operations: that are chosen from.
+    operations: of hidden nodes; one for all, or several to choose from.
     init_scale: standard deviation of the first weights.
   """
   network = networks.FeedForward(

@@ -158,11 +158,7 @@ def labels(
     ImportError: without matplotlib.
   """
   matrices = [np.asarray(array) for array in arrays]
-  if not matrices or len(matrices) != len(titles):
-    raise ValueError(
-      'every matrix needs a title, got '
-      f'{len(matrices)} matrices and {len(titles)} titles'
-    )
+  pictures.check_titles(matrices, titles)
   for matrix, title in zip(matrices, titles, strict=True):
     whole = np.issubdtype(matrix.dtype, np.integer)
     if matrix.ndim != 2 or not matrix.size or not whole:

@@ -127,7 +127,7 @@ def test_pruned_networks_node_by_node(rule, options):
     present = set(np.flatnonzero(policy.indices(architecture) < policy.entries))
     weights, biases = np.split(np.asarray(theta, np.float64), [policy.entries])
     parts, chosen = policy.space.parts(architecture), None
-    if policy.network.operations:
+    if policy.network.groups:
       chosen = [operations.ALL[i] for i in parts['operations']]
     if 'edges' in parts:
       assert present == set(np.asarray(parts['edges']).tolist())
@@ -260,7 +260,11 @@ def test_largest_masked_edges_stay():
     (lambda: cases.make(edges.Pruned(19)), 'at most all 18 elements'),
     (lambda: cases.make(edges.Pruned((3, 2, 1))), 'a number per matrix'),
     (lambda: cases.make(partitions.RandomPartition(19)), 'and 18 edges'),
-    (lambda: cases.make('mask', hidden=(), operations=(jnp.tanh,)), 'hidden'),
+    (
+      lambda: cases.make('mask', hidden=(), operations=operations.ALL),
+      'hidden',
+    ),
+    (lambda: cases.make('mask', operations=()), 'need an operation'),
     (lambda: cases.make('dense', init_scale=-1.0), 'must not be negative'),
     (lambda: edges.Masked(0.0), 'temperature must be positive'),
     (

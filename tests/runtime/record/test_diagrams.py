@@ -22,20 +22,6 @@ drawing = pytest.mark.skipif(
 )
 
 
-@pytest.fixture
-def figures(monkeypatch):
-  """Collects the figures that are drawn, to look inside."""
-  drawn = []
-  save = pictures.save
-
-  def keep(figure, path):
-    drawn.append(figure)
-    return save(figure, path)
-
-  monkeypatch.setattr(pictures, 'save', keep)
-  return drawn
-
-
 @drawing
 def test_graphs(tmp_path, figures):
   """Widths tell sizes, colours signs; a node without an edge is hollow."""
