@@ -93,6 +93,16 @@ def test_one_colour_is_one_weight():
   np.testing.assert_allclose(found[0], expected, rtol=1e-5, atol=1e-6)
 
 
+def test_layers_with_weights_of_their_own():
+  """Colour c of the second matrix is entry 3 + c."""
+  policy = cases.make('partition per layer')
+  (theta,), (colors,) = cases.draw(policy, 11, 1)
+  first, second = theta[:3], theta[3:6]
+  found = policy.weights((theta, colors))
+  np.testing.assert_array_equal(found[:12], first[colors[:12]])
+  np.testing.assert_array_equal(found[12:], second[colors[12:]])
+
+
 def test_names_of_colours_do_not_matter():
   """Nor do weights of colours that no edge has."""
   policy = cases.make(partitions.Partition(6), hidden=(3,))
