@@ -3,8 +3,8 @@
   bits = 32 (weights + rest) + bits of indices + bits of other decisions
   compression = 1 - (weights + rest) / (E + rest)
 
-Source: arXiv:1907.06511; bits of indices are E ceil(log2 colors) for partitions,
-and E where edges are pruned.
+Bits of indices are E ceil(log2 colors) for partitions, and E where edges are
+pruned. Source: arXiv:1907.06511.
 """
 
 import jax.numpy as jnp

@@ -1,4 +1,4 @@
-"""Drawings of policies: networks with their edges, and matrices with colours."""
+"""Drawings of policies: networks with their edges, matrices with colours."""
 
 import os
 import pathlib
@@ -134,7 +134,7 @@ def _edges(network: networks.FeedForward) -> np.ndarray:
 
 
 def _names(policy: policies.SharedPolicy, member: policies.Member) -> list[str]:
-  """States and actions by number; hidden nodes by their operation, if chosen."""
+  """States and actions by number; hidden nodes by operation, if chosen."""
   network = policy.network
   inputs, *hidden, outputs = network.layers
   between = [''] * sum(hidden)

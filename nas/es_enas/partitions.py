@@ -21,8 +21,8 @@ class Partition(sharing_lib.Sharing):
 
   Attributes:
     colors: number of colours.
-    per_layer: whether each matrix has weights of its own for these colours; else
-      all matrices share them.
+    per_layer: whether each matrix has weights of its own for these colours;
+      else all matrices share them.
 
   Raises:
     ValueError: if the number is not positive.

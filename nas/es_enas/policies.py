@@ -39,7 +39,7 @@ class SharedPolicy:
   """A network whose edges share weights; an `rl.es.policies.Policy`.
 
   A member is (theta, architecture). theta alone is a member too where there is
-  but one architecture, as of all baselines: so `rl.es` trains these as they are.
+  but one architecture: so `rl.es` trains all baselines as they are.
 
   Attributes:
     network: the nodes and candidate edges.

@@ -2,8 +2,8 @@
 
 A rule gives every candidate edge e an index into a table w of K weights. The
 weight of the edge is concat(w, 0)[index_e]; so index K means that the edge is
-absent. All rules are this one gather, so policies of different architectures are
-one batched product.
+absent. All rules are this one gather, so policies of different architectures
+are one batched product.
 
 Letters: E edges, K entries of the table. Edges are numbered matrix by matrix,
 and row by row within a matrix W [fan in, fan out], of y = x W.
@@ -162,7 +162,7 @@ class Toeplitz(_Diagonals):
 
 @dataclasses.dataclass(frozen=True)
 class Circulant(_Diagonals):
-  """A corner of a circulant n x n matrix, n the larger of fan in and fan out."""
+  """A corner of a circulant n x n matrix, n the larger of the fans."""
 
   def _size(self, fan_in: int, fan_out: int) -> int:
     return max(fan_in, fan_out)

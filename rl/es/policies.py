@@ -123,9 +123,9 @@ def product(
 ) -> Float[Array, '*b m']:
   """X w, rounded alike for any number of members under `vmap`.
 
-  XLA turns the product with a single column into a sum, in an order that depends
-  on the number of members; returns would depend on it too, in their last
-  digits. A second column of zeros keeps it a product.
+  XLA turns the product with a single column into a sum, in an order that
+  depends on the number of members; returns would depend on it too, in their
+  last digits. A second column of zeros keeps it a product.
 
   Args:
     x: a vector, or several.

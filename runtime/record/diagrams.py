@@ -1,4 +1,4 @@
-"""Diagrams: networks of weighted edges, and matrices of labels, as PNG files."""
+"""Diagrams, as PNG files: networks of weighted edges, matrices of labels."""
 
 import dataclasses
 import os

@@ -11,9 +11,9 @@ from tests.nas.es_enas import policy_cases as cases
 
 COLORS = partitions.Partition(17)
 
-# State and action sizes; dense weights and bits; Toeplitz and circulant weights,
-# compression in % and bits; of 17 colours compression and bits; edges of a linear
-# policy. One hidden layer of 41.
+# State and action sizes; dense weights and bits; Toeplitz and circulant
+# weights, compression in % and bits; of 17 colours compression and bits; edges
+# of a linear policy. One hidden layer of 41.
 TABLE = [
   (8, 2, 410, 14432, 90, 71.0, 4192, 82, 72.7, 3936, 87.1, 3906, 16),
   (11, 2, 533, 18368, 93, 76.7, 4288, 82, 78.6, 3936, 89.9, 4521, 22),
