@@ -26,6 +26,7 @@ __all__ = [
   'Policy',
   'check_observations',
   'num_outputs',
+  'product',
   'to_action',
 ]
 
@@ -117,11 +118,18 @@ def to_action(
   return (unit * (high - low) / 2 + (high + low) / 2).astype(space.dtype)
 
 
-def _product(x: Array, w: Array) -> Array:
-  """Multiplies; one column too as a product.
+def product(
+  x: Float[Array, '*b n'], w: Float[Array, 'n m']
+) -> Float[Array, '*b m']:
+  """X w, rounded alike for any number of members under `vmap`.
 
-  Alone, one column is made a sum whose order depends on how many members are
-  computed at once; so would returns, in their last digits.
+  XLA turns the product with a single column into a sum, in an order that
+  depends on the number of members; returns would depend on it too, in their
+  last digits. A second column of zeros keeps it a product.
+
+  Args:
+    x: a vector, or several.
+    w: a matrix.
   """
   if w.shape[-1] > 1:
     return x @ w
@@ -201,7 +209,7 @@ class MLP:
     x = observation.reshape(-1).astype(jnp.float32)
     for i, (weights, bias) in enumerate(params):
       x = self.activation(x) if i else x
-      x = _product(x, weights)
+      x = product(x, weights)
       x = x if bias is None else x + bias
     return memory, to_action(self.action_space, x)
 

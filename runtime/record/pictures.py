@@ -17,6 +17,7 @@ from runtime.record import series as series_lib
 __all__ = [
   'COLORS',
   'can_draw',
+  'check_titles',
   'curves',
   'heatmaps',
   'log_lines',
@@ -206,6 +207,19 @@ def quartiles(
   return save(figure, path)
 
 
+def check_titles(matrices: Sequence[Any], titles: Sequence[str]) -> None:
+  """Rejects no matrices at all, and more or fewer titles than matrices.
+
+  Raises:
+    ValueError: naming both numbers.
+  """
+  if not matrices or len(matrices) != len(titles):
+    raise ValueError(
+      'every matrix needs a title, got '
+      f'{len(matrices)} matrices and {len(titles)} titles'
+    )
+
+
 def heatmaps(
   arrays: Sequence[npt.ArrayLike],
   titles: Sequence[str],
@@ -231,11 +245,7 @@ def heatmaps(
     ImportError: without matplotlib.
   """
   matrices = [np.asarray(a, np.float64) for a in arrays]
-  if not matrices or len(matrices) != len(titles):
-    raise ValueError(
-      'every matrix needs a title, got '
-      f'{len(matrices)} matrices and {len(titles)} titles'
-    )
+  check_titles(matrices, titles)
   for matrix, title in zip(matrices, titles, strict=True):
     if matrix.ndim != 2 or not matrix.size or not np.isfinite(matrix).all():
       raise ValueError(f'not a finite matrix: {title!r}, got {matrix.shape=}')

@@ -31,20 +31,6 @@ def _image(path):
   return image.imread(path)
 
 
-@pytest.fixture
-def figures(monkeypatch):
-  """Collects the figures that are drawn, to look inside."""
-  drawn = []
-  save = pictures_lib.save
-
-  def keep(figure, path):
-    drawn.append(figure)
-    return save(figure, path)
-
-  monkeypatch.setattr(pictures_lib, 'save', keep)
-  return drawn
-
-
 def test_series_joins_rows_of_one_scalar():
   steps, values = series_lib.series(ROWS, 'train/loss')
   np.testing.assert_array_equal(steps, [10, 20, 30])
