@@ -61,7 +61,7 @@ def test_mutations(step):
   moved = np.asarray(theta)[changed[:, 0], 0]
   expected = stats.uniform(-5, 10) if step is None else stats.norm(0, step)
   assert stats.kstest(moved, expected.cdf).pvalue > 1e-4
-  other = stats.norm(0, 0.4) if step else stats.uniform(-5, 9)
+  other = stats.norm(0, 0.3) if step else stats.uniform(-5, 9)
   assert stats.kstest(moved, other.cdf).pvalue < 1e-4
   # Near the bound the step is clipped to it.
   assert np.abs(theta).max() <= 5 + 1e-5
