@@ -8,8 +8,9 @@ All functions take the same instance, so that batches mix them:
   jax.vmap(lambda index, x, instance: jax.lax.switch(
     index, list(bbob.FUNCTIONS.values()), x, instance))(indices, xs, instances)
 
-A call in one dimension is refused by `GriewankRosenbrock` and `Lunacek`, which
-need two; leave them out of a switch there.
+In one dimension `GriewankRosenbrock` and `Lunacek` are refused, since they need
+two: leave them out of a switch there. `Rosenbrock`, `RosenbrockRotated` and the two
+`SchaffersF7` are constant 0 there, as in Vizier.
 
 There are two dialects. `FUNCTIONS` are Vizier's, which the papers used: f(x - s),
 without an offset, so that the smallest value is 0, and with penalties outside of

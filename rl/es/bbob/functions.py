@@ -47,6 +47,7 @@ class Function:
     title: COCO's name.
     formula: of (x - shift, frame).
     home: x_opt of the frame, as a function of D.
+    lowest: a minimiser of an instance; None: shift + x_opt.
     least: the smallest dimension.
   """
 
@@ -55,6 +56,7 @@ class Function:
   title: str
   formula: Callable[[Array, formulas.Frame], Array]
   home: Callable[[int], np.ndarray] = np.zeros
+  lowest: Callable[[Instance], Array] | None = None
   least: int = 1
 
   def __call__(
@@ -83,19 +85,28 @@ class Function:
     Its value is 0, to rounding, except that of `LinearSlope`. It may lie outside
     of [-5, 5]^D where the function's own optimum is not 0.
     """
-    rotation = instance.rotation
-    if self.name == 'LinearSlope':
-      slopes = transforms.ranged(instance.shift, 10.0) @ rotation
-      return 5 * jnp.where(slopes < 0, -1, 1).astype(rotation.dtype)
-    if self.name == 'RosenbrockRotated':
-      scale = formulas.rosenbrock_scale(rotation.shape[0])
-      return instance.shift + jnp.sum(rotation, axis=0) / (2 * scale)
+    if self.lowest is not None:
+      return self.lowest(instance)
     return instance.shift + self._frame(instance).optimum
 
   def _frame(self, instance: Instance) -> formulas.Frame:
     home = self.home(instance.shift.shape[0])
     home = jnp.asarray(home, instance.shift.dtype)
     return formulas.Frame(home, instance.rotation, instance.second)
+
+
+def _corner(instance: Instance) -> Float[Array, ' D']:
+  """The corner of [-5, 5]^D to which `LinearSlope` falls."""
+  rotation = instance.rotation
+  slopes = transforms.ranged(instance.shift, 10.0) @ rotation
+  return 5 * jnp.where(slopes < 0, -1, 1).astype(rotation.dtype)
+
+
+def _valley_end(instance: Instance) -> Float[Array, ' D']:
+  """Where c R (x - s) = 1/2, the minimiser of `RosenbrockRotated`."""
+  rotation = instance.rotation
+  scale = formulas.rosenbrock_scale(rotation.shape[0])
+  return instance.shift + jnp.sum(rotation, axis=0) / (2 * scale)
 
 
 def _alternating(first: float) -> Callable[[int], np.ndarray]:
@@ -128,7 +139,13 @@ _ALL = (
     'RastriginSeparable', 3, 'Rastrigin separable', formulas.rastrigin_separable
   ),
   Function('BuecheRastrigin', 4, 'Bueche-Rastrigin', formulas.bueche_rastrigin),
-  Function('LinearSlope', 5, 'Linear slope', formulas.linear_slope_rotated),
+  Function(
+    'LinearSlope',
+    5,
+    'Linear slope',
+    formulas.linear_slope_rotated,
+    lowest=_corner,
+  ),
   Function(
     'AttractiveSector',
     6,
@@ -144,7 +161,11 @@ _ALL = (
   ),
   Function('Rosenbrock', 8, 'Rosenbrock original', formulas.rosenbrock),
   Function(
-    'RosenbrockRotated', 9, 'Rosenbrock rotated', formulas.rosenbrock_rotated
+    'RosenbrockRotated',
+    9,
+    'Rosenbrock rotated',
+    formulas.rosenbrock_rotated,
+    lowest=_valley_end,
   ),
   Function('EllipsoidalRotated', 10, 'Ellipsoid', formulas.ellipsoidal_rotated),
   Function('Discus', 11, 'Discus', formulas.discus),
