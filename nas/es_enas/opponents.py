@@ -80,6 +80,12 @@ class Reals(space_lib.Choices):
     moved = self.values(part[position]) + self.step * jax.random.normal(key)
     return part.at[position].set(self.decisions(moved))
 
+  def distance(
+    self, a: Int[Array, ' count'], b: Int[Array, ' count']
+  ) -> Int[Array, '']:
+    """Number of numbers that differ, without a mask of all options."""
+    return jnp.sum(a != b)
+
   def frequencies(
     self, parts: Int[Array, 'n count'], weights: Float[Array, ' n']
   ) -> Float[Array, 'count _']:

@@ -156,13 +156,16 @@ def test_categories_alone():
   assert found[0] > found[-1] == 0
 
 
-def test_diversity_of_numbers():
-  """By 256 bins; equal members have none."""
+def test_distances_of_numbers():
+  """Diversity counts 256 bins, distance every difference."""
   members = jax.vmap(SPACE.sample)(jax.random.split(seeds.key(8), 50))
   spread = jax.jit(SPACE.diversity)(members)
   expected = (3 * 255 / 256 + 2 * 3 / 4) / 5
   assert spread == pytest.approx(expected, abs=0.05)
   assert SPACE.diversity(jnp.tile(members[:1], (5, 1))) == 0
+  apart = jax.jit(SPACE.distance)
+  assert apart(members[0], members[0]) == 0
+  assert apart(members[0], members[0].at[1].add(1)) == 1
 
 
 def test_rejects():
