@@ -25,7 +25,9 @@ _MOST = 200
 
 @dataclasses.dataclass(frozen=True)
 class CMAES:
-  """Maximises returns by adapting a full covariance matrix; a `search.Search`.
+  """Maximises returns by adapting a full covariance matrix.
+
+  It is a `search.HostSearch`.
 
   The matrix has d^2 numbers and costs O(d^3) a generation: for more than a few
   hundred parameters use `strategy.Strategy`. All members of a generation meet
@@ -154,6 +156,18 @@ class CMAES:
     request = self.ask(state)
     found = search_lib.run(request, state.normalizer, evaluator)
     return self.tell(state, request, *found)
+
+  def parted(
+    self, state: search_lib.State
+  ) -> tuple[search_lib.State, dict[str, Any]]:
+    """See `search.HostSearch`."""
+    return state.replace(opt_state=()), state.opt_state
+
+  def joined(
+    self, state: search_lib.State, numbers: Mapping[str, Any]
+  ) -> search_lib.State:
+    """See `search.HostSearch`."""
+    return state.replace(opt_state=numbers)
 
 
 def _restored(numbers: Mapping[str, Any]) -> Any:

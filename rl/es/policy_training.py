@@ -13,34 +13,28 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from clu import metrics as clu_metrics
-from jaxtyping import Float, Key, PyTree
+from jaxtyping import Float, PyTree
 
+from rl import actors, ranges, results, training
 from rl import film as film_lib
 from rl import normalizer as normalizer_lib
-from rl import ranges, results, training
 from rl.envs import lanes, protocol, spaces
 from rl.es import evaluator as evaluator_lib
-from rl.es import jax_evaluator, policies
+from rl.es import generations, jax_evaluator, policies
 from rl.es import population as population_lib
 from rl.es import search as search_lib
 from runtime import loop as loop_lib
 from runtime.devices import mesh as mesh_lib
 from runtime.record import metrics as metrics_lib
 
-__all__ = [
-  'MakePolicy',
-  'PolicyTrainer',
-  'as_example',
-  'collected',
-  'one_device',
-]
+__all__ = ['MakePolicy', 'PolicyTrainer']
 
 MakePolicy = Callable[[spaces.Space, spaces.Space], policies.Policy]
 
 
 @dataclasses.dataclass(frozen=True)
 class PolicyTrainer:
-  """Base class of the trainers that only see returns.
+  """Base class of the trainers that only see returns; they name their search.
 
   Attributes:
     env: the task.
@@ -73,9 +67,22 @@ class PolicyTrainer:
     """The policy for the task's spaces."""
     return self.policy(self.env.observation_space, self.env.action_space)
 
-  def player(self, state: search_lib.State) -> film_lib.Player:
-    """Theta, with the statistics of its observations."""
-    params = self.fitted_policy.unravel(state.theta)
+  def search(self, seed: int) -> search_lib.Search:
+    """The search; a `search.HostSearch` if it is not pure.
+
+    Args:
+      seed: of the run.
+    """
+    raise NotImplementedError
+
+  def center(self, state: search_lib.StateLike) -> population_lib.Population:
+    """What evaluations and films show: every row is the same member."""
+    return population_lib.Repeated(state.theta)
+
+  def player(self, state: search_lib.StateLike) -> film_lib.Player:
+    """The centre's policy, with the statistics of its observations."""
+    members = population_lib.all_members(self.center(state), 1)
+    params = self.fitted_policy.unravel(jax.tree.map(lambda x: x[0], members))
     return _Player(self.fitted_policy, params, state.normalizer, self.clip)
 
   def random_returns(self, seed: int) -> dict[str, Float[np.ndarray, ' e']]:
@@ -105,40 +112,57 @@ class PolicyTrainer:
       stack.callback(evaluator.close)
       yield evaluator
 
-  def _first(
-    self, seed: int
-  ) -> tuple[Float[jax.Array, ' d'], Key[jax.Array, '']]:
-    """The first theta, and the key of the run."""
-    policy_key, key = jax.random.split(jax.random.key(seed))
-    return self.fitted_policy.init(policy_key), key
+  @contextlib.contextmanager
+  def experiment(
+    self, *, seed: int, mesh: jax.sharding.Mesh
+  ) -> Iterator[loop_lib.Experiment[search_lib.StateLike]]:
+    """See `runtime.trainer.Trainer`; an example is a member of a generation.
 
-  def _common(
-    self,
-    init: Callable[[], search_lib.State],
-    evaluator: evaluator_lib.Evaluator,
-    *,
-    mesh: jax.sharding.Mesh,
-    seed: int,
-    members: int,
-  ) -> dict[str, Any]:
-    """The fields of an experiment that do not depend on the search."""
-    whole = mesh_lib.replicated(mesh)
-    return {
-      'init': init,
-      'shardings': jax.tree.map(lambda _: whole, jax.eval_shape(init)),
-      'mesh': mesh,
-      'batch_size': members,
-      'evaluators': self._evaluators(evaluator),
-      'params': lambda state: {'theta': state.theta},
-      'tables': lambda run: results.tables(run.rows, self.random_returns(seed)),
-      'pictures': lambda run: results.pictures(
-        run.rows,
-        steps_per_iteration=members,
-        film=self.film,
-        player=self.player(run.state),
-        seed=seed,
-      ),
-    }
+    The environment is closed with it.
+    """
+    with self.evaluated(seed=seed, mesh=mesh) as (experiment, _):
+      yield experiment
+
+  @contextlib.contextmanager
+  def evaluated(
+    self, *, seed: int, mesh: jax.sharding.Mesh
+  ) -> Iterator[tuple[loop_lib.Experiment, evaluator_lib.Evaluator]]:
+    """The experiment, with the evaluator that it opened."""
+    search = self.search(seed)
+    with self._opened(mesh) as evaluator:
+      if not (search.pure and evaluator.pure):
+        # The host does the rollouts: one device is enough for the update.
+        mesh = mesh_lib.MeshConfig(data=1).make(list(mesh.devices.flat[:1]))
+      init = functools.partial(
+        self._init, search, seed, evaluator.observation_shape
+      )
+      stream = _stream(search, evaluator, init)
+      members = _members(search, init)
+      whole = mesh_lib.replicated(mesh)
+      shapes = jax.eval_shape(stream['init'])
+      experiment = loop_lib.Experiment(
+        **stream,
+        shardings=jax.tree.map(lambda _: whole, shapes),
+        mesh=mesh,
+        batch_size=members,
+        evaluators=self._evaluators(evaluator),
+        params=lambda state: {'theta': state.theta},
+        tables=lambda run: results.tables(run.rows, self.random_returns(seed)),
+        pictures=lambda run: results.pictures(
+          run.rows,
+          steps_per_iteration=members,
+          film=self.film,
+          player=self.player(run.state),
+          seed=seed,
+        ),
+      )
+      yield experiment, evaluator
+
+  def _init(
+    self, search: search_lib.Search, seed: int, shape: tuple[int, ...]
+  ) -> search_lib.StateLike:
+    policy_key, key = jax.random.split(jax.random.key(seed))
+    return search.init(self.fitted_policy.init(policy_key), key, shape)
 
   def _evaluators(
     self, evaluator: evaluator_lib.Evaluator
@@ -146,17 +170,16 @@ class PolicyTrainer:
     if not self.eval_episodes:
       return {}
 
-    def evaluate(state: search_lib.State) -> evaluator_lib.Evaluation:
+    def evaluate(state: search_lib.StateLike) -> evaluator_lib.Evaluation:
       # A generation splits this key in three; here is a fourth.
       key = jax.random.fold_in(state.key, state.generation)
       keys = jax.random.split(jax.random.fold_in(key, 3), self.eval_episodes)
-      theta = population_lib.Repeated(state.theta)
-      return evaluator.evaluate(theta, keys, state.normalizer)
+      return evaluator.evaluate(self.center(state), keys, state.normalizer)
 
     if evaluator.pure:
       evaluate = jax.jit(evaluate)
 
-    def run(state: search_lib.State) -> dict[str, float]:
+    def run(state: search_lib.StateLike) -> dict[str, float]:
       found = jax.device_get(evaluate(state))
       returns = np.asarray(found.returns, np.float64)
       # A broken episode stays as NaN: a mean of lucky ones would flatter theta.
@@ -203,25 +226,64 @@ class _Player(NamedTuple):
     return act(self.params, memory, observation)
 
 
-def one_device(mesh: jax.sharding.Mesh) -> jax.sharding.Mesh:
-  """The first device, for small updates, on any back end of rollouts."""
-  return mesh_lib.MeshConfig(data=1).make(list(mesh.devices.flat[:1]))
+def _members(
+  search: search_lib.Search, init: Callable[[], search_lib.StateLike]
+) -> int:
+  """Members of a generation."""
+  ask = lambda: search.ask(init())
+  request = jax.eval_shape(ask) if search.pure else ask()
+  return request.population.sides * request.keys.shape[0]
 
 
-def as_example(batch: Mapping[str, PyTree]) -> dict[str, PyTree]:
-  """With a leading axis, which the loop wants, of this one example."""
-  return jax.tree.map(lambda leaf: jnp.asarray(leaf)[None], dict(batch))
+def _stream(
+  search: search_lib.Search,
+  evaluator: evaluator_lib.Evaluator,
+  init: Callable[[], search_lib.StateLike],
+) -> dict[str, Any]:
+  """The fields of an experiment that do a generation.
 
-
-def collected(
-  state: search_lib.State, values: PyTree
-) -> tuple[search_lib.State, clu_metrics.Collection]:
-  """The result of a step of the loop.
-
-  Args:
-    state: after the step.
-    values: scalars, by name.
+  It is one program; or the host evaluates, and a program asks and tells; or the
+  host does all of it.
   """
+  if search.pure and evaluator.pure:
+    step = lambda state, _: _collected(*search.step(state, evaluator))
+    return {'init': init, 'step': step, 'batches': actors.NoBatches()}
+  if search.pure:
+    batches = generations.Evaluations(search, evaluator)
+    step = functools.partial(_told, search)
+  else:
+    state, numbers = search.parted(init())
+    batches = generations.Generations(search, evaluator, numbers)
+    init, step = lambda: state, _taken
+  observe = batches.observe
+  return {'init': init, 'step': step, 'batches': batches, 'observe': observe}
+
+
+def _told(
+  search: search_lib.Search,
+  state: search_lib.StateLike,
+  batch: Mapping[str, Any],
+) -> tuple[search_lib.StateLike, clu_metrics.Collection]:
+  """The update, after a host evaluated the generation."""
+  found = generations.of(batch)
+  request = search.ask(state)
+  return _collected(
+    *search.tell(state, request, found['evaluation'], found['center'])
+  )
+
+
+def _taken(
+  state: search_lib.StateLike, batch: Mapping[str, Any]
+) -> tuple[search_lib.StateLike, clu_metrics.Collection]:
+  """The state after a generation of the host."""
+  del state
+  found = generations.of(batch)
+  return _collected(found['state'], found['metrics'])
+
+
+def _collected(
+  state: search_lib.StateLike, values: PyTree
+) -> tuple[search_lib.StateLike, clu_metrics.Collection]:
   metrics = {
     name: metrics_lib.Average.of(value) for name, value in values.items()
   }

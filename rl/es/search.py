@@ -10,6 +10,7 @@ The state is all that changes: `ask` and `tell` are functions of their arguments
 Returns may come from anywhere; `evaluator.Evaluation.of` takes plain numbers.
 """
 
+from collections.abc import Mapping
 from typing import Any, Protocol, runtime_checkable
 
 import flax
@@ -21,9 +22,11 @@ from rl import normalizer as normalizer_lib
 from rl.es import evaluator as evaluator_lib
 
 __all__ = [
+  'HostSearch',
   'Request',
   'Search',
   'State',
+  'StateLike',
   'counted',
   'finite',
   'keys_of',
@@ -32,6 +35,16 @@ __all__ = [
   'run',
   'summary',
 ]
+
+
+@runtime_checkable
+class StateLike(Protocol):
+  """The attributes that trainers read of any search's state; see `State`."""
+
+  theta: Any
+  normalizer: Any
+  key: Any
+  generation: Any
 
 
 @flax.struct.dataclass
@@ -92,7 +105,7 @@ class Search(Protocol):
     theta: Float[Array, ' d'],
     key: Key[Array, ''],
     observation_shape: tuple[int, ...] | None = None,
-  ) -> State:
+  ) -> StateLike:
     """The state before the first generation.
 
     Args:
@@ -106,17 +119,17 @@ class Search(Protocol):
     """
     ...
 
-  def ask(self, state: State) -> Request:
+  def ask(self, state: StateLike) -> Request:
     """The request of this generation: seeds, or few numbers."""
     ...
 
   def tell(
     self,
-    state: State,
+    state: StateLike,
     request: Request,
     evaluation: evaluator_lib.Evaluation,
     center: evaluator_lib.Evaluation | None = None,
-  ) -> tuple[State, dict[str, Array]]:
+  ) -> tuple[StateLike, dict[str, Array]]:
     """Updates the state with the evaluations.
 
     Args:
@@ -132,9 +145,30 @@ class Search(Protocol):
     ...
 
   def step(
-    self, state: State, evaluator: evaluator_lib.Evaluator
-  ) -> tuple[State, dict[str, Array]]:
+    self, state: StateLike, evaluator: evaluator_lib.Evaluator
+  ) -> tuple[StateLike, dict[str, Array]]:
     """One generation: asks, evaluates and tells."""
+    ...
+
+
+@runtime_checkable
+class HostSearch(Search, Protocol):
+  """A search that is not pure: part of its state is numbers of the host.
+
+  The training loop holds the state without them, and saves them beside it.
+  """
+
+  def parted(self, state: StateLike) -> tuple[StateLike, dict[str, Any]]:
+    """Takes the numbers out of a state.
+
+    Returns:
+      A state of JAX arrays alone, and the numbers, NumPy arrays or fit for
+      JSON, by name.
+    """
+    ...
+
+  def joined(self, state: StateLike, numbers: Mapping[str, Any]) -> StateLike:
+    """Puts the numbers into a state; the inverse of `parted`."""
     ...
 
 
