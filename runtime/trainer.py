@@ -113,9 +113,11 @@ def write_report(
       row for row in writers.read_metrics(workdir) if row['step'] <= result.step
     ]
   run = loop_lib.Finished(result.state, rows, result.seconds)
-  pictures = {}
+  files, pictures = {}, {}
   with _told('the tables'):
     run = dataclasses.replace(run, tables=experiment.tables(run))
+  with _told('the files'):
+    files = experiment.files(run)
   with _told('the pictures'):
     pictures = experiment.pictures(run)
   if jax.process_index() != 0:
@@ -136,9 +138,9 @@ def write_report(
     report_lib.run_report(
       rows, folder, name=pathlib.Path(workdir).name, pictures=can_draw
     )
-  for name, draw in pictures.items() if can_draw else ():
-    with _told(f'the picture {name}'):
-      draw(folder / name)
+  for name, write in (files | (pictures if can_draw else {})).items():
+    with _told(f'the file {name}'):
+      write(folder / name)
   print(f'\nCurves and tables: {folder}')
 
 

@@ -94,3 +94,12 @@ def _forget_programs():
   maps = pathlib.Path('/proc/self/maps')
   if not maps.exists() or maps.read_bytes().count(b'\n') > _MAX_MAPS:
     jax.clear_caches()
+
+
+@pytest.fixture
+def one_device(monkeypatch):
+  """Trains on one device, whatever the mesh of a configuration takes."""
+  import jax
+
+  devices = jax.devices()[:1]
+  monkeypatch.setattr(jax, 'devices', lambda: devices)

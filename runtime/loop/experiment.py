@@ -79,8 +79,10 @@ class Experiment(Generic[State]):
       The step takes over the state's buffers: keep copies.
     tables: the final tables by file name, as rows of a table. All processes
       call it, so it may evaluate.
-    pictures: by file name with its suffix, functions that draw to a path. All
-      processes call it, so it may gather arrays; process 0 draws.
+    files: by file name with its suffix, functions that write to a path, such as
+      what was found, for programs. All processes call it, so it may gather
+      arrays; process 0 writes.
+    pictures: the same of pictures, which need matplotlib.
   """
 
   init: Callable[[], State]
@@ -102,6 +104,7 @@ class Experiment(Generic[State]):
   tables: Callable[[Finished[State]], Mapping[str, Sequence[Row]]] = (
     lambda run: {}
   )
+  files: Callable[[Finished[State]], Mapping[str, Draw]] = lambda run: {}
   pictures: Callable[[Finished[State]], Mapping[str, Draw]] = lambda run: {}
 
   def evaluate(self, state: State) -> dict[str, float]:

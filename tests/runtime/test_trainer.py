@@ -3,7 +3,6 @@
 import contextlib
 import dataclasses
 
-import jax
 import pytest
 
 from runtime import context, loop, trainer
@@ -27,12 +26,6 @@ class Toy:
       yield dataclasses.replace(self.make(mesh=mesh), **self.changes)
     finally:
       self.closed += 1
-
-
-@pytest.fixture
-def one_device(monkeypatch):
-  devices = jax.devices()[:1]
-  monkeypatch.setattr(jax, 'devices', lambda: devices)
 
 
 def _train(toy, workdir, **options):
@@ -78,16 +71,14 @@ def test_a_part_that_fails_costs_only_itself(
   toy = Toy(
     regression,
     tables=fail,
-    pictures=lambda run: {
-      'bad.png': fail,
-      'good.txt': lambda path: path.write_text('drawn'),
-    },
+    pictures=lambda run: {'bad.png': fail},
+    files=lambda run: {'good.txt': lambda path: path.write_text('found')},
   )
   assert _train(toy, tmp_path).finished
   written = {path.name for path in (tmp_path / 'report').iterdir()}
   assert {'good.txt', 'curves.png'} <= written
   assert "lacks the tables: KeyError: 'no such agent'" in caplog.text
-  assert 'lacks the picture bad.png: KeyError' in caplog.text
+  assert 'lacks the file bad.png: KeyError' in caplog.text
   assert toy.closed == 1
 
 
