@@ -47,8 +47,8 @@ def empty(capacity: int, item: PyTree) -> Archive:
   """
   ranges.check_counts(least=2, capacity=capacity)
   return Archive(
-    returns=jnp.full(capacity, -jnp.inf),
-    costs=jnp.full(capacity, jnp.inf),
+    returns=jnp.full(capacity, -jnp.inf, jnp.float32),
+    costs=jnp.full(capacity, jnp.inf, jnp.float32),
     items=jax.tree.map(
       lambda x: jnp.zeros((capacity, *x.shape), x.dtype), item
     ),

@@ -132,6 +132,11 @@ class SharedPolicy:
     table = theta[: self.entries]
     return self.sharing.sparsity(table, self.network.shapes, parts)
 
+  def member_costs(self, member: Member) -> dict[str, Array]:
+    """The `costs` of a member's architecture, and its `sparsity`."""
+    _, architecture = member
+    return {**self.costs(architecture), 'sparsity': self.sparsity(member)}
+
   def _parts(
     self, member: Member
   ) -> tuple[Float[Array, ' d'], sharing_lib.Parts]:

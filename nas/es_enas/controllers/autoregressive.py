@@ -48,7 +48,7 @@ class Autoregressive(policy.PolicyController):
   decision of `space.Choices` has a softmax on the LSTM's output h, one layer per
   group. The elements of a `space.Subset` are pointed at: element j has the score
   (W1 e_j) . (W2 h), and those chosen before are left out. The inner product takes
-  the place of ENAS's additive score, which costs tens of times more on a CPU.
+  the place of the additive score of pointer networks, which costs tens of times more on a CPU.
 
   `best` takes the most probable option at each step.
 

@@ -71,7 +71,7 @@ class HillClimb:
     scores: Float[Array, ' n'],
     valid: Bool[Array, ' n'],
   ) -> tuple[State, dict[str, Array]]:
-    """See `base.Controller`; reports the diversity and the incumbent's score."""
+    """See `base.Controller`; reports the incumbent's score."""
     del key
     each = jax.vmap(self.space.distance, in_axes=(None, 0))
     again = each(state.architecture, architectures) == 0
@@ -87,10 +87,7 @@ class HillClimb:
     state = jax.tree.map(
       lambda new, old: jnp.where(better, new, old), found, incumbent
     )
-    return state, {
-      'best_score': state.score,
-      'diversity': self.space.diversity(architectures, valid),
-    }
+    return state, {'best_score': state.score}
 
   def best(self, state: State) -> Int[Array, ' D']:
     """The incumbent; a random architecture before the first feedback."""

@@ -193,10 +193,10 @@ class PopulationController(abc.ABC):
     scores: Float[Array, ' n'],
     valid: Bool[Array, ' n'],
   ) -> tuple[Population, dict[str, Array]]:
-    """See `base.Controller`; reports the diversity of the generation."""
+    """See `base.Controller`."""
     del key
     state = appended(state, architectures, scores, valid)
-    return state, {'diversity': self.space.diversity(architectures, valid)}
+    return state, {}
 
   def best(self, state: Population) -> Int[Array, ' D']:
     """The architecture of the best mean score; a random one before any."""

@@ -142,11 +142,10 @@ class PyGlove:
     scores: Float[Array, ' n'],
     valid: Bool[Array, ' n'],
   ) -> tuple[State, dict[str, Array]]:
-    """See `base.Controller`; reports the diversity of the generation."""
-    metrics = {'diversity': self.space.diversity(architectures, valid)}
+    """See `base.Controller`."""
     kept = np.flatnonzero(valid)
     if not kept.size:
-      return state, metrics
+      return state, {}
     # PyGlove wants the elements of a subset in increasing order.
     rows = np.asarray(jax.vmap(self.space.canonical)(architectures))[kept]
     returns = np.asarray(scores)[kept]
@@ -159,7 +158,7 @@ class PyGlove:
         live.algorithm.feedback(dna, score)
     state = self._counted(state, rows, returns, generation)
     self._running[:] = [_Live(live.algorithm, _fingerprint(state))]
-    return state, metrics
+    return state, {}
 
   def _counted(
     self,
