@@ -1,0 +1,185 @@
+"""The report of a search: what was chosen, what it costs, and how it looks."""
+
+import dataclasses
+import functools
+import json
+import pathlib
+import statistics
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int
+
+from nas.es_enas import drawings, networks, policies, selection, sharing
+from nas.es_enas import search as search_lib
+from runtime import loop as loop_lib
+from runtime.record import pictures as pictures_lib
+from runtime.record import series as series_lib
+
+__all__ = [
+  'architecture_rows',
+  'controller_seconds',
+  'files',
+  'pictures',
+  'time_rows',
+]
+
+_COSTS = (
+  *('edges', 'weights', 'biases', 'bits', 'compression', 'multiplications'),
+  'colors_in_use',
+)
+
+
+def architecture_rows(
+  policy: policies.SharedPolicy,
+  chosen: selection.Selection,
+  random_returns: Float[Array, 'c e'],
+) -> list[dict[str, Any]]:
+  """The table of architectures: returns and exact costs.
+
+  Args:
+    policy: of the search.
+    chosen: of its end.
+    random_returns: of random architectures with the same theta.
+
+  Returns:
+    A row for the chosen architecture, for random ones, and for the network with
+    a weight for every edge, which was not trained.
+  """
+  dense = dataclasses.replace(policy, sharing=sharing.Dense())
+  costs = dense.costs if not dense.space.length else None
+  found = {
+    'chosen': _scored(chosen.returns) | _costs(policy, chosen.architecture),
+    'random, same theta': _scored(random_returns),
+  }
+  if costs is not None:
+    found['a weight for every edge'] = _costs(dense, None)
+  return [{'architecture': name} | row for name, row in found.items()]
+
+
+def _scored(returns: Float[Array, '...']) -> dict[str, float]:
+  values = np.asarray(returns, np.float64).reshape(-1)
+  return {
+    'return': values.mean(),
+    'error': values.std() / np.sqrt(values.size),
+    'episodes': values.size,
+  }
+
+
+def _costs(
+  policy: policies.SharedPolicy, architecture: Int[Array, ' D'] | None
+) -> dict[str, float | int]:
+  costs = jax.device_get(policy.costs(architecture))
+  return {name: costs[name].item() for name in _COSTS}
+
+
+def controller_seconds(
+  search: search_lib.ESENAS, state: search_lib.State, *, repeats: int = 5
+) -> float:
+  """Seconds that a controller takes in one generation, alone.
+
+  Args:
+    search: of the state.
+    state: at the end.
+    repeats: of which the median counts, after one to compile.
+  """
+  request = jax.jit(search.ask)(state) if search.pure else search.ask(state)
+  population = request.population
+  count = request.keys.shape[0] * (1 if search.paired else population.sides)
+  architectures = population.in_order()[:count]
+  scores, valid = jnp.zeros(count), jnp.ones(count, bool)
+  controller = search.controller
+
+  def once(state: Any, key: Any) -> Any:
+    drawn = controller.propose(state, key, count)
+    return drawn, controller.feedback(state, key, architectures, scores, valid)
+
+  once = jax.jit(once) if controller.pure else once
+  seconds = []
+  for _ in range(repeats + 1):
+    begin = time.perf_counter()
+    jax.block_until_ready(once(state.controller, state.key))
+    seconds.append(time.perf_counter() - begin)
+  return statistics.median(seconds[1:])
+
+
+def time_rows(
+  rows: Sequence[series_lib.Row], seconds: float
+) -> list[dict[str, Any]]:
+  """The table of times.
+
+  Args:
+    rows: of `metrics.jsonl`.
+    seconds: of `controller_seconds`.
+  """
+  steps = series_lib.series(rows, 'time/step_s')[1]
+  if not steps.size:
+    return []
+  whole = float(np.median(steps))
+  return [
+    {
+      'a generation (s)': whole,
+      'its controller, alone (s)': seconds,
+      'share of the controller': seconds / whole,
+    }
+  ]
+
+
+def files(
+  policy: policies.SharedPolicy, chosen: selection.Selection
+) -> dict[str, loop_lib.Draw]:
+  """The chosen architecture as JSON, which `Space.from_json` reads."""
+  written = {
+    'architecture': policy.space.to_json(chosen.architecture),
+    'return': _scored(chosen.returns),
+    'costs': _costs(policy, chosen.architecture),
+  }
+  text = json.dumps(written, indent=2)
+
+  def write(path: pathlib.Path) -> None:
+    path.write_text(f'{text}\n', encoding='utf-8')
+
+  return {'architecture.json': write}
+
+
+def pictures(
+  policy: policies.SharedPolicy,
+  state: search_lib.State,
+  chosen: selection.Selection,
+) -> Mapping[str, loop_lib.Draw]:
+  """The chosen network, the weights that its edges share, and the front.
+
+  Args:
+    policy: of the search.
+    state: at its end.
+    chosen: of the state.
+  """
+  architecture = chosen.architecture
+  found = {
+    'weights.png': functools.partial(drawings.draw_colors, policy, architecture)
+  }
+  if isinstance(policy.network, networks.FeedForward):
+    drawn = {'chosen': (policy, (state.theta, architecture))}
+    found['network.png'] = functools.partial(drawings.draw_networks, drawn)
+  if state.front is not None:
+    found['front.png'] = functools.partial(_draw_front, state, chosen)
+  return found
+
+
+def _draw_front(
+  state: search_lib.State, chosen: selection.Selection, path: pathlib.Path
+) -> pathlib.Path:
+  used = np.asarray(state.front.used)
+  costs = np.asarray(state.front.costs)[used]
+  # The front's architectures are the last candidates.
+  again = np.asarray(chosen.candidate_returns)[-len(costs) :]
+  found = np.asarray(state.front.returns)[used]
+  lines = {
+    'in the search: one perturbed theta': (costs, found[None]),
+    'again: theta, mean of episodes': (costs, again[None]),
+  }
+  return pictures_lib.quartiles(lines, path, axes_labels=('cost', 'return'))

@@ -1,0 +1,150 @@
+"""ES-ENAS in the training loop."""
+
+import contextlib
+import dataclasses
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import jax
+
+from nas.es_enas import controllers, policies, results, scores, selection
+from nas.es_enas import population as population_lib
+from nas.es_enas import search as search_lib
+from rl import ranges
+from rl.es import evaluator as evaluator_lib
+from rl.es import policy_training
+from rl.es import population as rl_population
+from rl.es import search as rl_search
+from runtime import loop as loop_lib
+
+__all__ = ['ESENASTrainer']
+
+
+@dataclasses.dataclass(frozen=True)
+class ESENASTrainer(policy_training.PolicyTrainer):
+  """Searches parameters and architectures; a `runtime.trainer.Trainer`.
+
+  Attributes:
+    strategy: over parameters: `strategy.Strategy`, or `cma.CMAES` for few.
+    controller: makes the controller of a space of architectures.
+    paired: see `search.ESENAS`; as the next three.
+    score: what is maximised; None: the return.
+    front: settings of the archive of the best returns for their costs.
+    center_feedback: see `search.ESENAS`; as the next.
+    same_environments: whether all members of a generation meet the same ones.
+    proposals: candidates of the final choice; see `selection.select`.
+    final_episodes: of the chosen architecture.
+
+  Raises:
+    ValueError: if a number is out of range, or the policy has no space of
+      architectures.
+  """
+
+  strategy: rl_search.Search
+  controller: Callable[..., controllers.Controller]
+  paired: bool = True
+  score: scores.Score | None = None
+  front: search_lib.Front | None = None
+  center_feedback: bool = False
+  same_environments: bool = False
+  proposals: int = 16
+  final_episodes: int = 50
+
+  def __post_init__(self) -> None:
+    super().__post_init__()
+    ranges.check_counts(final_episodes=self.final_episodes)
+    ranges.check_counts(least=0, proposals=self.proposals)
+    if not isinstance(self.fitted_policy, policies.SharedPolicy):
+      raise ValueError(
+        'policy must make a SharedPolicy, as policies.feed_forward does, got '
+        f'{type(self.fitted_policy).__name__}'
+      )
+
+  def search(self, seed: int) -> search_lib.ESENAS:
+    """See `policy_training.PolicyTrainer`."""
+    del seed
+    return search_lib.ESENAS(
+      search=self.strategy,
+      controller=self.controller(space=self.fitted_policy.space),
+      paired=self.paired,
+      costs=self.fitted_policy.member_costs,
+      score=self.score,
+      front=self.front,
+      center_feedback=self.center_feedback,
+      same_environments=self.same_environments,
+    )
+
+  def center(self, state: search_lib.State) -> rl_population.Population:
+    """Theta, with the architecture that the controller holds for the best."""
+    best = self.search(0).controller.best(state.controller)
+    theta = rl_population.Repeated(state.theta)
+    return population_lib.WithArchitectures(theta, best[None])
+
+  @contextlib.contextmanager
+  def experiment(
+    self, *, seed: int, mesh: jax.sharding.Mesh
+  ) -> Iterator[loop_lib.Experiment[search_lib.State]]:
+    """See `runtime.trainer.Trainer`; an example is a member of a generation."""
+    with self.evaluated(seed=seed, mesh=mesh) as (experiment, evaluator):
+      end = _End(self, evaluator)
+      yield dataclasses.replace(
+        experiment,
+        tables=lambda run: {**experiment.tables(run), **end.tables(run)},
+        files=end.files,
+        pictures=lambda run: {**experiment.pictures(run), **end.pictures(run)},
+      )
+
+
+class _End:
+  """The end of a run; the architecture is chosen once.
+
+  Args:
+    trainer: of the run.
+    evaluator: runs the rollouts.
+  """
+
+  def __init__(
+    self, trainer: ESENASTrainer, evaluator: evaluator_lib.Evaluator
+  ) -> None:
+    self._trainer = trainer
+    self._policy = trainer.fitted_policy
+    self._search = trainer.search(0)
+    self._evaluator = evaluator
+    self._chosen: tuple[search_lib.State, selection.Selection] | None = None
+
+  def _selection(self, state: search_lib.State) -> selection.Selection:
+    if self._chosen is None or self._chosen[0] is not state:
+      chosen = selection.select(
+        self._search,
+        state,
+        self._evaluator,
+        proposals=self._trainer.proposals,
+        final_episodes=self._trainer.final_episodes,
+      )
+      self._chosen = state, chosen
+    return self._chosen[1]
+
+  def tables(
+    self, run: loop_lib.Finished[search_lib.State]
+  ) -> dict[str, list[dict[str, Any]]]:
+    """What was chosen, and how long the controller takes."""
+    chosen = self._selection(run.state)
+    random = selection.random_returns(self._search, run.state, self._evaluator)
+    seconds = results.controller_seconds(self._search, run.state)
+    return {
+      'architectures': results.architecture_rows(self._policy, chosen, random),
+      'controller': results.time_rows(run.rows, seconds),
+    }
+
+  def files(
+    self, run: loop_lib.Finished[search_lib.State]
+  ) -> dict[str, loop_lib.Draw]:
+    """The chosen architecture."""
+    return results.files(self._policy, self._selection(run.state))
+
+  def pictures(
+    self, run: loop_lib.Finished[search_lib.State]
+  ) -> dict[str, loop_lib.Draw]:
+    """Its network and weights, and the front."""
+    chosen = self._selection(run.state)
+    return results.pictures(self._policy, run.state, chosen)

@@ -1,0 +1,164 @@
+"""ES-ENAS in the training loop: every way to run it, reports, resumption."""
+
+import functools
+import json
+
+import jax
+import numpy as np
+import optax
+import pytest
+
+from nas.es_enas import (
+  controllers,
+  edges,
+  partitions,
+  policies,
+  scores,
+  training,
+)
+from nas.es_enas import search as search_lib
+from rl.envs import lanes
+from rl.es import backends, cma, strategy
+from rl.es import policies as rl_policies
+from runtime import context, loop
+from runtime import trainer as trainer_lib
+from runtime.devices import mesh as mesh_lib
+from runtime.loop import durations
+from tests.rl.es import es_cases
+
+
+def _trainer(*, host=False, small=False, **options):
+  env = es_cases.Drift()
+  config = strategy.ESConfig(4, 0.1, normalize=True)
+  found = {
+    'env': lanes.Lanes(env, 4) if host else env,
+    'policy': functools.partial(
+      policies.feed_forward, sharing=partitions.Partition(2), hidden=(2,)
+    ),
+    'strategy': strategy.Strategy(config, optax.adam(0.05)),
+    'controller': controllers.Evolution,
+    'eval_episodes': 4,
+    'proposals': 2,
+    'final_episodes': 4,
+  }
+  if host:
+    found['evaluator'] = backends.Lanes()
+  if small:
+    found['strategy'] = cma.CMAES(0.3, 6)
+  return training.ESENASTrainer(**found | options)
+
+
+def _pyglove():
+  pyglove = pytest.importorskip('pyglove')
+  from nas.es_enas.controllers import pyglove as adapter
+
+  algorithm = pyglove.evolution.regularized_evolution(
+    population_size=8, tournament_size=3
+  )
+  return functools.partial(adapter.PyGlove, algorithm=algorithm, history=8)
+
+
+# By name, makers: nothing is built while tests are collected.
+WAYS = {
+  'one program': _trainer,
+  'lanes': lambda: _trainer(host=True),
+  'CMA-ES': lambda: _trainer(small=True),
+  'PyGlove': lambda: _trainer(controller=_pyglove()),
+}
+
+
+def _run(workdir, trainer, steps):
+  every = durations.Duration(steps=2)
+  config = loop.LoopConfig(
+    durations.Duration(steps=steps), 2, eval_every=every, checkpoint_every=every
+  )
+  return trainer_lib.train(
+    workdir=str(workdir),
+    trainer=trainer,
+    loop=config,
+    seed=3,
+    context=context.RunContext(),
+  )
+
+
+def _bits(state):
+  leaves = jax.tree.leaves(state)
+  data = lambda x: (
+    jax.random.key_data(x)
+    if jax.dtypes.issubdtype(x.dtype, jax.dtypes.prng_key)
+    else x
+  )
+  return [np.asarray(data(leaf)) for leaf in leaves]
+
+
+def test_a_state_that_was_saved_goes_on_as_it_would_have():
+  trainer = _trainer(front=search_lib.Front(capacity=4))
+  mesh = mesh_lib.MeshConfig().make(jax.devices()[:1])
+  with trainer.experiment(seed=0, mesh=mesh) as experiment:
+    whole = loop.drive(experiment, 4, 2).state
+    half = loop.drive(experiment, 2, 1).state
+    parts = loop.drive(experiment, 2, 1, state=half).state
+  for one, two in zip(_bits(whole), _bits(parts), strict=True):
+    np.testing.assert_array_equal(one, two)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('way', WAYS)
+def test_a_run_that_was_stopped_is_the_whole_run(way, tmp_path, one_device):
+  if way == 'CMA-ES':
+    pytest.importorskip('cmaes')
+  trainer = WAYS[way]()
+  whole = _run(tmp_path / 'whole', trainer, 4).state
+  _run(tmp_path / 'parts', WAYS[way](), 2)
+  parts = _run(tmp_path / 'parts', WAYS[way](), 4).state
+  for one, two in zip(_bits(whole), _bits(parts), strict=True):
+    np.testing.assert_array_equal(one, two)
+  rows = [
+    json.loads(line)
+    for line in (tmp_path / 'whole/metrics.jsonl').read_text().splitlines()
+  ]
+  last = {name: value for row in rows for name, value in row.items()}
+  assert np.isfinite(last['eval/center/episode_return'])
+  assert 0 <= last['train/architecture_diversity'] <= 1
+  written = json.loads(
+    (tmp_path / 'whole/report/architecture.json').read_text()
+  )
+  space = trainer.fitted_policy.space
+  architecture = space.from_json(written['architecture'])
+  costs = trainer.fitted_policy.costs(architecture)
+  assert written['costs']['bits'] == costs['bits']
+  table = (tmp_path / 'whole/report/architectures.csv').read_text()
+  assert 'random, same theta' in table
+  assert (
+    'share of the controller'
+    in (tmp_path / 'whole/report/controller.csv').read_text()
+  )
+
+
+def test_the_report_shows_the_front_and_the_network(tmp_path, one_device):
+  sharing = functools.partial(
+    policies.feed_forward, sharing=edges.Mask(), hidden=(2,)
+  )
+  trainer = _trainer(
+    policy=sharing,
+    score=scores.Product(target=2.0),
+    front=search_lib.Front(capacity=4),
+  )
+  state = _run(tmp_path, trainer, 2).state
+  assert state.front.used.any()
+  written = {path.name for path in (tmp_path / 'report').iterdir()}
+  assert {'front.png', 'network.png', 'weights.png'} <= written
+
+
+def test_members_of_a_generation_are_counted_once():
+  trainer = _trainer()
+  mesh = mesh_lib.MeshConfig().make(jax.devices()[:1])
+  with trainer.experiment(seed=0, mesh=mesh) as experiment:
+    driven = loop.drive(experiment, 2, 2)
+  assert experiment.batch_size == 8
+  assert driven.rows[-1]['train/environment_steps'] <= 8 * 7
+
+
+def test_a_policy_without_a_space_is_refused():
+  with pytest.raises(ValueError, match='SharedPolicy'):
+    _trainer(policy=functools.partial(rl_policies.MLP, hidden=()))
