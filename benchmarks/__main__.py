@@ -31,6 +31,7 @@ SUBJECTS = (
   'slim',
   'loop',
   'es',
+  'es_enas',
   'rl',
   'rl_procgen',
   'ufom',

@@ -1,0 +1,274 @@
+"""Policies with few weights: chromatic networks, pruned edges, and baselines.
+
+All runs of a row have the same task, population, generations and step size. They
+differ in how the edges of a network share weights, and in the controller that
+chooses it.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import optax
+
+from nas.es_enas import controllers, edges, partitions, scores, sharing
+from papers import claims, figures, rows, study
+from papers.es_enas import runs
+from rl.envs import envpool_env
+from rl.es import backends
+
+__all__ = ['ROWS', 'swimmer']
+
+_COLORS = 6  # For the 16 edges of a linear policy of the swimmer.
+_DENSE, _RANDOM = 'dense', 'random at every direction'
+_CHROMATIC = 'ES-ENAS, evolution'
+
+
+def _mujoco(task: str, horizon: int) -> dict[str, Any]:
+  env = functools.partial(
+    envpool_env.EnvPoolVector,
+    task,
+    num_lanes=48,
+    num_threads=2,
+    max_episode_steps=horizon,
+  )
+  return {'env': env, 'evaluator': backends.Lanes()}
+
+
+def swimmer(**settings: Any) -> runs.Setting:
+  """Swimmer at a horizon of 500 steps, a dense linear policy by plain ES."""
+  return runs.Setting(
+    **_mujoco('Swimmer-v4', 500), **{'sharing': sharing.Dense()} | settings
+  )
+
+
+def _chosen(
+  setting: runs.Setting, colors: int, controller: Callable[..., Any]
+) -> runs.Setting:
+  return dataclasses.replace(
+    setting, sharing=partitions.Partition(colors), controller=controller
+  )
+
+
+def _compressions(
+  setting: runs.Setting, colors: int, edges_kept: int
+) -> dict[str, runs.Setting]:
+  """Every way to save weights, at about as many of them."""
+  fixed = {
+    _DENSE: sharing.Dense(),
+    'Toeplitz': sharing.Toeplitz(),
+    'circulant': sharing.Circulant(),
+    'fixed random partition': partitions.RandomPartition(colors),
+  }
+  masked = dataclasses.replace(
+    setting,
+    sharing=edges.Masked(),
+    controller=controllers.Random,
+    score=scores.Mixed(setting.generations, unit=100.0),
+    keep=edges_kept,
+  )
+  return study.vary(setting, 'sharing', fixed) | {
+    'masked': masked,
+    _CHROMATIC: _chosen(setting, colors, controllers.Evolution),
+    _RANDOM: _chosen(setting, colors, controllers.Random),
+  }
+
+
+_LEARNED: Mapping[str, Callable[..., Any]] = {
+  _CHROMATIC: controllers.Evolution,
+  'ES-ENAS, policy gradient': functools.partial(
+    controllers.PolicyGradient, optimizer=optax.adam(0.3)
+  ),
+  'ES-ENAS, recurrent': controllers.Autoregressive,
+  'ES-ENAS, NEAT': controllers.Neat,
+  'ES-ENAS, hill climbing': controllers.HillClimb,
+}
+
+
+def _levels(results: study.Results) -> dict[str, Any]:
+  """The levels of the populations, and the final policies' returns."""
+  return {
+    f'{arm}, {name}': results(arm, metric)
+    for name, metric in (('population', 'level'), ('final', 'final'))
+    for arm in results.arms
+  }
+
+
+def _with_costs(results: study.Results) -> dict[str, Any]:
+  return _levels(results) | {
+    f'{arm}, {cost}': results(arm, cost).mean()
+    for cost in ('parameters', 'bits')
+    for arm in results.arms
+  }
+
+
+def _curves(results: study.Results) -> list[figures.Panel]:
+  return [
+    figures.by_arm(
+      results,
+      'returns',
+      spread='mean',
+      xlabel='generation',
+      ylabel='mean return of the population',
+    )
+  ]
+
+
+def _share(label: str, of: str, share: float) -> claims.Derived:
+  """A return less a share of another one."""
+  return claims.Derived(
+    f'{label} less {share:g} times {of}',
+    lambda table: np.mean(table[label]) - share * np.asarray(table[of]),
+  )
+
+
+def _row(
+  name: str,
+  claim: str,
+  arms: Mapping[str, runs.Setting],
+  trend: str,
+  stated: Sequence[claims.Claim],
+  explain: str,
+  *,
+  ours: Callable[[study.Results], Mapping[str, Any]] = _levels,
+  headline: str = '',
+  large: Mapping[str, runs.Setting] | None = None,
+) -> rows.Row:
+  small = study.Study(runs.run, arms)
+  scales = {'tiny': small}
+  if large is not None:
+    scales['paper'] = study.Study(runs.run, large, seeds=5)
+  return rows.Row(
+    id=name,
+    claim=claim,
+    study=scales,
+    ours=ours,
+    trend=trend,
+    claims=stated,
+    figure=_curves,
+    explain=explain,
+    headline=headline,
+    curves=True,
+  )
+
+
+def _large(setting: runs.Setting) -> runs.Setting:
+  """The settings of the paper's code: 150 pairs, 1000 generations of 1000 steps."""
+  return dataclasses.replace(
+    setting, **_mujoco('HalfCheetah-v4', 1000), pairs=150, generations=1000
+  )
+
+
+_SWIMMER = swimmer()
+_final = '{}, final'.format
+_COMPARED = _compressions(_SWIMMER, _COLORS, _COLORS)
+ROWS = (
+  _row(
+    'swimmer-compression',
+    'A chromatic policy, whose few weights are shared by a learned partition of '
+    'the edges, keeps up with a dense one (return on Swimmer).',
+    _COMPARED,
+    'dense above 150; chromatic at least 0.8 of dense; chromatic above a random '
+    'partition at every direction',
+    (
+      claims.above(_final(_DENSE), 150.0),
+      claims.above(
+        claims.Derived(
+          'chromatic over dense',
+          lambda table: (
+            np.asarray(table[_final(_CHROMATIC)])
+            / np.mean(table[_final(_DENSE)])
+          ),
+        ),
+        0.8,
+      ),
+      claims.above(_final(_CHROMATIC), than=_final(_RANDOM)),
+    ),
+    'Linear policy of 16 edges, horizon 500, 24 pairs, 80 generations. Partitions '
+    f'have {_COLORS} colours; the masked policy keeps {_COLORS} edges.',
+    ours=_with_costs,
+    headline=_final(_CHROMATIC),
+  ),
+  _row(
+    'swimmer-controllers',
+    'Every learned controller is far above random architectures (mean return of '
+    'the last populations on Swimmer).',
+    {
+      name: _chosen(_SWIMMER, _COLORS, controller)
+      for name, controller in _LEARNED.items()
+    }
+    | {_RANDOM: _chosen(_SWIMMER, _COLORS, controllers.Random)},
+    'each learned controller at least 20 above random',
+    [
+      claims.above(
+        f'{arm}, population', than=f'{_RANDOM}, population', margin=20
+      )
+      for arm in _LEARNED
+    ],
+    f'Partitions of 16 edges in {_COLORS} colours; as swimmer-compression.',
+    headline=f'{_CHROMATIC}, population',
+  ),
+  _row(
+    'swimmer-pairing',
+    'Members of a pair that share their architecture learn faster than those with '
+    'independent ones, as the code of the paper draws them (return on Swimmer).',
+    {
+      'paired': _COMPARED[_CHROMATIC],
+      'independent': dataclasses.replace(_COMPARED[_CHROMATIC], paired=False),
+    },
+    'paired above independent',
+    [claims.above('paired, population', than='independent, population')],
+    f'Partitions of 16 edges in {_COLORS} colours by evolution.',
+    headline='paired, population',
+  ),
+  _row(
+    'swimmer-partitions',
+    'More colours help, up to as many as there are edges (return on Swimmer).',
+    {
+      f'K={colors}': _chosen(_SWIMMER, colors, controllers.Evolution)
+      for colors in (1, 2, 4, 8)
+    }
+    | {'K=16, each edge its own': _SWIMMER},
+    'K=1 below K=4, K=2 below K=8, K=8 at most 20 above the dense policy',
+    (
+      claims.above(_final('K=4'), than=_final('K=1')),
+      claims.above(_final('K=8'), than=_final('K=2')),
+      claims.below(
+        _final('K=8'), than=_final('K=16, each edge its own'), margin=-20
+      ),
+    ),
+    'Evolution chooses the partition of 16 edges.',
+    headline=_final('K=4'),
+  ),
+  _row(
+    'swimmer-pruning',
+    'Networks with few edges, chosen by the controller, keep up with a dense one '
+    '(return on Swimmer).',
+    study.vary(
+      dataclasses.replace(
+        _SWIMMER, hidden=(32,), controller=controllers.Evolution
+      ),
+      'sharing',
+      {f'{k} edges': edges.Pruned(k) for k in (16, 32, 64)},
+    )
+    | {_DENSE: dataclasses.replace(_SWIMMER, hidden=(32,))},
+    '16 edges below 64; 64 edges at least 0.8 of dense',
+    (
+      claims.above(_final('64 edges'), than=_final('16 edges')),
+      claims.above(
+        claims.Derived(
+          '64 edges over dense',
+          lambda table: (
+            np.asarray(table[_final('64 edges')])
+            / np.mean(table[_final(_DENSE)])
+          ),
+        ),
+        0.8,
+      ),
+    ),
+    'A hidden layer of 32 nodes: 320 candidate edges, chosen over both matrices.',
+    headline=_final('64 edges'),
+  ),
+)

@@ -1,0 +1,182 @@
+"""Runs of ES, with and without a controller of architectures, on one task."""
+
+import contextlib
+import dataclasses
+import functools
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from nas.es_enas import (
+  controllers,
+  policies,
+  population,
+  scores,
+  selection,
+  sharing,
+)
+from nas.es_enas import training as enas_training
+from papers import study
+from rl.es import estimators, jax_evaluator, policy_training, strategy
+from rl.es import evaluator as evaluator_lib
+from rl.es import population as rl_population
+from rl.es import search as search_lib
+from rl.es import training as es_training
+from runtime import loop
+from runtime.devices import mesh as mesh_lib
+
+__all__ = ['LAST', 'Setting', 'opened', 'run', 'trainer']
+
+# Generations whose mean return is the level of a run.
+LAST = 10
+
+
+@dataclasses.dataclass(frozen=True)
+class Setting:
+  """A search.
+
+  Attributes:
+    env: makes the task.
+    sharing: which edges there are, and which weights they share.
+    controller: makes the controller; None: plain ES, of one architecture.
+    evaluator: makes what runs rollouts; see `rl.es.training.ESTrainer`.
+    generations: of a run.
+    pairs: directions per generation.
+    sigma: of perturbations.
+    rate: step size of SGD; returns are divided by their deviation.
+    hidden: widths of the hidden layers.
+    residual: see `networks.FeedForward`; as the next.
+    operations: functions of hidden nodes; more than one are to be chosen.
+    paired: whether both members of a pair have one architecture.
+    init_scale: standard deviation of the first weights.
+    score: what is maximised; None: the return.
+    keep: edges that are left of a masked policy in the end.
+    episodes: that judge the final policy.
+  """
+
+  env: Callable[[], Any]
+  sharing: sharing.Sharing
+  controller: Callable[..., controllers.Controller] | None = None
+  evaluator: Callable[..., Any] = jax_evaluator.JaxEvaluator
+  generations: int = 80
+  pairs: int = 24
+  sigma: float = 0.1
+  rate: float = 0.25
+  hidden: tuple[int, ...] = ()
+  residual: bool = False
+  operations: tuple[Any, ...] = (jnp.tanh,)
+  paired: bool = True
+  init_scale: float = 0.1
+  score: scores.Score | None = None
+  keep: int | None = None
+  episodes: int = 48
+
+
+def trainer(setting: Setting) -> policy_training.PolicyTrainer:
+  """The trainer of a setting; without a controller that of plain ES."""
+  config = strategy.ESConfig(
+    setting.pairs, setting.sigma, estimators.TopPairs()
+  )
+  optimizer = optax.sgd(setting.rate)
+  common = {
+    'env': setting.env(),
+    'policy': functools.partial(
+      policies.feed_forward,
+      sharing=setting.sharing,
+      hidden=setting.hidden,
+      residual=setting.residual,
+      operations=setting.operations,
+      init_scale=setting.init_scale,
+    ),
+    'evaluator': setting.evaluator,
+    'eval_episodes': setting.episodes,
+  }
+  if setting.controller is None:
+    return es_training.ESTrainer(config=config, optimizer=optimizer, **common)
+  return enas_training.ESENASTrainer(
+    strategy=strategy.Strategy(config, optimizer),
+    controller=setting.controller,
+    paired=setting.paired,
+    score=setting.score,
+    **common,
+  )
+
+
+@contextlib.contextmanager
+def opened(
+  setting: Setting, seed: int
+) -> Iterator[
+  tuple[
+    policy_training.PolicyTrainer,
+    loop.Experiment[Any],
+    evaluator_lib.Evaluator,
+  ]
+]:
+  """The trainer, its experiment without evaluations, and the evaluator."""
+  made, mesh = trainer(setting), mesh_lib.MeshConfig().make()
+  with made.evaluated(seed=seed, mesh=mesh) as (experiment, evaluator):
+    silent = dataclasses.replace(experiment, evaluators={})
+    yield made, silent, evaluator
+
+
+def run(setting: Setting, *, seed: int) -> study.Record:
+  """Returns of the populations; return and costs of the final policy."""
+  with opened(setting, seed) as (made, experiment, evaluator):
+    count = setting.generations
+    driven = loop.drive(experiment, count, records=count)
+    policy, member = _chosen(setting, made, driven.state, evaluator)
+    if setting.keep is not None:
+      evaluator = setting.evaluator(
+        env=made.env, policy=policy, mesh=None, clip=None
+      )
+    final = _returns(evaluator, driven.state, member, setting.episodes)
+  returns = driven.column('train/episode_return')
+  record = {
+    'returns': returns,
+    'level': np.mean(returns[-LAST:]),
+    'final': final.mean(),
+    'steps': np.sum(driven.column('train/environment_steps')),
+  }
+  name = 'train/architecture_diversity'
+  if name in driven.rows[-1]:
+    record['diversity'] = driven.column(name)
+  costs = jax.device_get(policy.costs(member[1]))
+  return record | {name: float(value) for name, value in costs.items()}
+
+
+def _chosen(
+  setting: Setting,
+  made: policy_training.PolicyTrainer,
+  state: search_lib.State,
+  evaluator: evaluator_lib.Evaluator,
+) -> tuple[policies.SharedPolicy, policies.Member]:
+  """The policy and its member that a run ends with."""
+  policy, architecture = made.fitted_policy, jnp.zeros(0, jnp.int32)
+  if setting.keep is not None:
+    return policies.thresholded(policy, state.theta, count=setting.keep)
+  if policy.space.length:
+    search = made.search(0)
+    architecture = selection.select(
+      search, state, evaluator, episodes=4, final_episodes=1
+    ).architecture
+  return policy, (state.theta, architecture)
+
+
+def _returns(
+  evaluator: evaluator_lib.Evaluator,
+  state: search_lib.State,
+  member: policies.Member,
+  episodes: int,
+) -> np.ndarray:
+  theta, architecture = member
+  members = population.WithArchitectures(
+    rl_population.Repeated(theta), architecture[None]
+  )
+  # No generation has this number.
+  keys = jax.random.split(jax.random.fold_in(state.key, 2**31 - 2), episodes)
+  found = evaluator.evaluate(members, keys, state.normalizer)
+  return np.asarray(found.returns, np.float64)
