@@ -7,6 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 
 from nas.es_enas import (
   controllers,
@@ -20,6 +21,7 @@ from nas.es_enas import (
 from papers import claims, figures, rows, study
 from papers.es_enas import runs
 from rl.envs import pendulum, spaces
+from rl.es import estimators
 from runtime.record import ledger
 
 __all__ = ['ROWS', 'Sizes', 'count']
@@ -128,12 +130,14 @@ def _pendulum(**settings: Any) -> runs.Setting:
     **{
       'env': pendulum.Pendulum,
       'sharing': sharing.Dense(),
-      'generations': 600,
+      'generations': 400,
       'pairs': 128,
-      'sigma': 0.5,
-      'rate': 0.5,
+      'sigma': 1.0,
+      'rate': 0.2,
+      'optimizer': optax.adam,
+      'estimator': estimators.Antithetic(),
       'hidden': (32,),
-      'init_scale': 0.5,
+      'init_scale': 1.0,
     }
     | settings
   )
@@ -242,10 +246,8 @@ _OPERATIONS = rows.Row(
   study=study.Study(
     runs.run,
     {
-      'tanh': _pendulum(generations=300, pairs=64),
+      'tanh': _pendulum(),
       'chosen': _pendulum(
-        generations=300,
-        pairs=64,
         operations=operations.ALL,
         controller=controllers.HillClimb,
       ),

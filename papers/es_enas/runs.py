@@ -47,7 +47,9 @@ class Setting:
     generations: of a run.
     pairs: directions per generation.
     sigma: of perturbations.
-    rate: step size of SGD; returns are divided by their deviation.
+    rate: step size.
+    optimizer: makes it of the step size.
+    estimator: turns returns into a gradient.
     hidden: widths of the hidden layers.
     residual: see `networks.FeedForward`; as the next.
     operations: functions of hidden nodes; more than one are to be chosen.
@@ -66,6 +68,10 @@ class Setting:
   pairs: int = 24
   sigma: float = 0.1
   rate: float = 0.25
+  optimizer: Callable[[float], Any] = optax.sgd
+  estimator: estimators.Estimator = dataclasses.field(
+    default_factory=estimators.TopPairs
+  )
   hidden: tuple[int, ...] = ()
   residual: bool = False
   operations: tuple[Any, ...] = (jnp.tanh,)
@@ -78,10 +84,8 @@ class Setting:
 
 def trainer(setting: Setting) -> policy_training.PolicyTrainer:
   """The trainer of a setting; without a controller that of plain ES."""
-  config = strategy.ESConfig(
-    setting.pairs, setting.sigma, estimators.TopPairs()
-  )
-  optimizer = optax.sgd(setting.rate)
+  config = strategy.ESConfig(setting.pairs, setting.sigma, setting.estimator)
+  optimizer = setting.optimizer(setting.rate)
   common = {
     'env': setting.env(),
     'policy': functools.partial(

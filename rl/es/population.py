@@ -272,7 +272,8 @@ def all_members(population: Population, count: int) -> PyTree:
   """
   block = population.rows_per_block
   drawn = population.members(0, count=-(-count // block) * block)
-  flat = lambda x: x[:, :count].reshape(-1, *x.shape[2:])
+  # Not -1: an architecture may have no decisions.
+  flat = lambda x: x[:, :count].reshape(x.shape[0] * count, *x.shape[2:])
   return jax.tree.map(flat, drawn)
 
 
