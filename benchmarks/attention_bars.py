@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 
 from benchmarks import attention_forms as forms
 from benchmarks import growth, harness, programs, record
+from runtime.record import pictures
 
 MATMUL = 'matmul '  # Before the framework, in the key of a form.
 Case = forms.Case
@@ -184,7 +185,7 @@ def _memory_and_compilation(
   )
 
 
-def panels(results: harness.Results) -> list[record.Panel]:
+def panels(results: harness.Results) -> list[pictures.LogPanel]:
   """Time of each kind, and temporary memory of gradients, over the length."""
   found = []
   for kind in forms.KINDS:
@@ -199,5 +200,5 @@ def panels(results: harness.Results) -> list[record.Panel]:
       }
       points = {name: line for name, line in points.items() if line}
       title = f'{Case(*kind, 1).kind}: {what}'
-      found.append(record.Panel(title, 'length L', points))
+      found.append(pictures.LogPanel(title, 'length L', points))
   return [panel for panel in found if panel.lines]

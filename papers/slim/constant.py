@@ -5,7 +5,7 @@ import itertools
 
 import numpy as np
 
-from benchmarks import slim_bars
+from benchmarks import programs, slim_bars
 from benchmarks import slim_forms as forms
 from papers import claims, figures, rows, study
 from papers.slim import memory
@@ -24,7 +24,7 @@ def apart(setting: memory.Turns, *, seed: int) -> study.Record:
   for form in setting.chosen:
     program = memory.compiled(form, setting.model, setting.length)
     found.append(program.call(*program.inputs(seed))[1])
-  return {'distance': forms.apart(*found)}
+  return {'distance': programs.distance(*found)}
 
 
 def _label(kind: str, length: int) -> str:

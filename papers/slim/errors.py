@@ -18,6 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, PyTree
 
+from benchmarks import programs
 from benchmarks import slim_forms as forms
 from papers import study
 from performer import attention
@@ -100,7 +101,9 @@ def run(setting: Setting, *, seed: int) -> study.Record:
     greatest drift that the library reports, if the strategy has one.
   """
   grads, found = _gradient(setting, seed)
-  record = {'error': forms.apart(grads, _expected(setting.in_float64(), seed))}
+  record = {
+    'error': programs.distance(grads, _expected(setting.in_float64(), seed))
+  }
   if found is not None:
     record['drift'] = max(float(np.max(x)) for x in jax.tree.leaves(found))
   return record
