@@ -147,12 +147,19 @@ def test_fast_attention_of_a_pretrained_model():
     )
   tokens, keep = inputs()
   errors = []
-  for features in (16, 4096):
+  for features in (16, 1024):
     fast = model(attention.Favor(features=features))
-    w = fast.draw_projections(seeds.key(1), 0)
-    found = compare.layer_errors(fast, params, tokens, mask=keep, projections=w)
-    assert found.attention.shape == (LAYERS,)
-    errors.append(float(found.logits))
+
+    @jax.jit
+    def of_draw(key, fast=fast):
+      w = fast.draw_projections(key, 0)
+      return compare.layer_errors(
+        fast, params, tokens, mask=keep, projections=w
+      )
+
+    found = [of_draw(seeds.key(i)) for i in range(5)]
+    assert found[0].attention.shape == (LAYERS,)
+    errors.append(np.median([one.logits for one in found]))
   assert 0 < errors[1] < 0.5 * errors[0]
 
 
