@@ -295,8 +295,8 @@ def _explanation(row: Row, results: study_lib.Results) -> str:
       for arm, scores in results.tried.items()
     )
     parts.append(
-      f'{trials.field.capitalize()} chosen by short runs with seeds '
-      f'{trials.seeds} (in brackets: what each gave): {chosen}.'
+      f'Short runs with seeds {trials.seeds} chose the {trials.field} (in '
+      f'brackets: the score of each value): {chosen}.'
     )
   if len(results.commits) > 1:
     parts.append(f'Runs of several commits: {", ".join(results.commits)}.')

@@ -231,8 +231,8 @@ ROWS = (
       ),
     ),
     figure=_band_figure,
-    explain=f'{len(CASES)} random nets for each seed, of d up to 256 and N up to '
-    f'1000, {_STATES} states each, float64; nets trained on digits in float32. The '
-    'band is e^T wide: it says little at T = 10.',
+    explain=f'Each seed draws {len(CASES)} random nets in float64, with d up to '
+    f'256, N up to 1000 and {_STATES} states. The trained nets learnt digits in '
+    'float32. The band is e^T wide, so it says little at T = 10.',
   ),
 )

@@ -265,8 +265,8 @@ def _row(name: str, task: str, studies: Mapping[str, study.Study]) -> rows.Row:
     'the flow (95 % interval)',
     claims=_claims,
     figure=_figure,
-    explain='The same heads for all; observations are normalised; half width is 8; '
-    'parameters are those of the flow.',
+    explain='All policies have the same heads and normalised observations. Half '
+    'width is 8. Parameters are those of the flow alone.',
     headline=_label('ODEtoODE-ISO'),
     curves=True,
   )

@@ -105,8 +105,8 @@ _ORDERS_ROW = rows.Row(
       ylabel='error of W(1)',
     )
   ],
-  explain='float64; a series of order 8 has errors of its own far below those of '
-  'the steps.',
+  explain='Computed in float64. The error of a series of order 8 is far below that '
+  'of the steps.',
 )
 
 
@@ -200,9 +200,9 @@ _COUNTS_ROW = rows.Row(
       xlabel='parameters of the flow',
     )
   ],
-  explain='Symmetric matrices count d (d + 1) / 2, orthogonal ones d (d - 1) / 2. '
-  'Operations of matrix products, 25 steps; those of the weights are spent once '
-  'for all states.',
+  explain='A symmetric matrix counts as d (d + 1) / 2 parameters, an orthogonal '
+  'one as d (d - 1) / 2. Operations are those of matrix products in 25 steps. The '
+  'operations of the weights are spent once for all states.',
 )
 
 ROWS = (_ORDERS_ROW, _COUNTS_ROW)

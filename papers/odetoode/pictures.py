@@ -185,8 +185,8 @@ def _explain(results: study.Results) -> str:
     for name, setting in results.settings.items()
   )
   return (
-    'Adam, whose rate falls to 0 with a cosine; corruptions are our own at '
-    f'severity 3. Parameters of the bodies: {counts}.'
+    'Adam trains, and a cosine takes its rate to 0. The corruptions are our own, '
+    f'at severity 3. Parameters of the bodies: {counts}.'
   )
 
 
@@ -233,8 +233,8 @@ def _rows(name: str, studies: Mapping[str, study.Study]) -> list[rows.Row]:
     ),
     rows.Row(
       id=f'{name}-ablations',
-      claim='What helps is that the matrices are orthogonal and move (accuracy %, '
-      'learnt from clean pictures).',
+      claim='Classifiers by ODEtoODE suffer less because their matrices are '
+      'orthogonal and move (accuracy %, learnt from clean pictures).',
       ours=lambda results: _ours(
         results,
         tuple(n for n in (ISO, GATED, *ABLATIONS) if n in results.arms),
@@ -242,8 +242,9 @@ def _rows(name: str, studies: Mapping[str, study.Study]) -> list[rows.Row]:
       trend=f'{_MEAN}: ODEtoODE-ISO above the same with a static orthogonal W and '
       'above the same without the constraint on W_0',
       claims=[_beats('static W'), _beats('W_0 free')],
-      explain='Static: b = 0 and W_0 learnt on the group. Fixed: W_0 as drawn, Q '
-      'and N learnt. Free: W_0 learnt without constraint, so W_t = W_0 U_t.',
+      explain='Static W: b is 0, and W_0 is learnt on the group. W_0 fixed: W_0 '
+      'stays as drawn, and Q and N are learnt. W_0 free: W_0 is learnt without '
+      'constraint, so that W_t = W_0 U_t.',
       **shared,
     ),
   ]

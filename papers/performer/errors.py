@@ -172,9 +172,9 @@ def _inputs(results: study.Results) -> str:
     results(arm, name).mean() for name in ('norm', 'great norm', 'power')
   )
   return (
-    f'Entries of q, k ~ N(0, {results.settings[arm].scale:g}^2): |x+y|^2 is '
-    f'{mean:.3g} in the mean, {top:.3g} at the 95th percentile; the mean square '
-    f'of the exact output is {power:.2g}.'
+    f'Entries of q and k are N(0, {results.settings[arm].scale:g}^2). Then '
+    f'|x+y|^2 is {mean:.3g} on average and {top:.3g} at its 95th percentile. The '
+    f'mean square of the exact output is {power:.2g}.'
   )
 
 
@@ -184,7 +184,7 @@ def _against_trig(results: study.Results) -> str:
     for m in SIZES
   ]
   return (
-    f'{_inputs(results)} Median pos / trig at equal m = '
+    f'{_inputs(results)} Median error of pos over that of trig, at equal m = '
     f'{", ".join(map(str, SIZES))}: {", ".join(f"{x:.1g}" for x in ratios)}.'
   )
 
@@ -329,8 +329,9 @@ ROWS = (
   ),
   rows.Row(
     id='fig4-low-norm-trigonometric-features',
-    claim='Where norms are low, trigonometric features are the better ones: '
-    'the order of Fig. 4 depends on the norms (mean squared error).',
+    claim='Where norms are low, trigonometric features approximate attention '
+    'better than positive ones, so that the order of Fig. 4 depends on the norms '
+    '(mean squared error).',
     study=_LOW,
     ours=_errors,
     published=_source(f'{_CURVES}; inputs of one norm only'),

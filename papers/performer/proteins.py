@@ -197,8 +197,8 @@ def _evidence(results: study.Results) -> str:
   values = _table(results, 'test acc. %')
   gap = values['exact test'].mean() - values['baseline test'][0]
   return (
-    f'The baseline itself is {gap:.1f} points below exact attention: the smaller '
-    'this gap, the weaker the evidence of agreement.'
+    f'The baseline itself is {gap:.1f} points below exact attention. The smaller '
+    'this gap is, the weaker is the evidence of agreement.'
   )
 
 

@@ -199,7 +199,9 @@ def _row(**fields: object) -> rows.Row:
     figure=_figure,
     title='B = 1, H = 8, d = 64, r = 256, float32',
     explain=lambda results: (
-      'CPU time of all threads.' if _clock() == 'cpu' else 'Wall-clock time.'
+      'Times are CPU times of all threads.'
+      if _clock() == 'cpu'
+      else 'Times are by the wall clock.'
     ),
     **fields,
   )

@@ -250,11 +250,11 @@ def _ours(results: study.Results) -> dict[str, np.ndarray]:
 def _explain(results: study.Results) -> str:
   setting = results.settings[TUNED]
   return (
-    'AntiBERTy (26 million parameters, arXiv:2112.07782) read from the arrays it '
-    f'was published with; r = {setting.mechanism.features}, Adam at '
-    f'{setting.rate:g}, {setting.batch} genes a step, {setting.held_out} held '
-    'out, which the original may have been trained on. The published number is '
-    'of another model and of words.'
+    'The model is AntiBERTy (26 million parameters, arXiv:2112.07782), read from '
+    f'its published arrays. FAVOR+ has r = {setting.mechanism.features}. Adam '
+    f'trains at {setting.rate:g} on {setting.batch} genes a step. '
+    f'{setting.held_out} genes are held out, but AntiBERTy itself may have been '
+    'trained on them. The published number is of another model, and of words.'
   )
 
 

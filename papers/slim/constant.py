@@ -66,7 +66,7 @@ def _explain(results: study.Results) -> str:
   return (
     f'C={setting.chosen[0].chunk}, d={setting.model.d_model}, '
     f's={setting.model.num_layers}. Gradients were computed, not only compiled. '
-    f'Growth of subtract: {long - short:.3g} MiB.'
+    f'Subtract grows by {long - short:.3g} MiB.'
   )
 
 

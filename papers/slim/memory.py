@@ -181,7 +181,7 @@ def _explain_lines(results: study.Results) -> str:
     f'{arm}: ' + ', '.join(f'{v / MIB:.4g} at {n}' for n, v in line.items())
     for arm, line in _lines(results).items()
   )
-  return f'MiB: {text}.'
+  return f'Memory in MiB: {text}.'
 
 
 def _length_figure(results: study.Results) -> list[figures.Panel]:
@@ -260,8 +260,8 @@ _FLOPS = rows.Row(
     )
   ],
   explain=lambda results: (
-    f'L={results.study.at[0]}, C={_C}. Counted in the trace '
-    'of the whole gradient.'
+    f'L={results.study.at[0]}, C={_C}. FLOPs are counted in the trace of the '
+    'whole gradient.'
   ),
 )
 
@@ -345,8 +345,8 @@ _TIME = rows.Row(
     options={'ylim': (0, None)},
   ),
   explain=lambda results: (
-    f'L={results.settings["all"].length}; wall clock, '
-    'medians over turns in one process; the time of full is '
+    f'L={results.settings["all"].length}. Times are by the wall clock, medians '
+    'over turns in one process. The time of full is '
     f'{1e3 * np.median(results("all", "seconds")):.0f} ms.'
   ),
 )

@@ -184,9 +184,9 @@ def described(setting: Setting) -> str:
   m = setting.model
   drop = ''
   if setting.drop_at is not None:
-    drop = f', a tenth from step {setting.drop_at} on'
+    drop = f', a tenth of that from step {setting.drop_at} on'
   return (
     f'L={setting.data.max_length}, d={m.d_model}, h={m.num_heads}, '
-    f's={m.num_layers}, f={m.d_ff}, V={m.vocab_size}, batch {setting.batch}, '
-    f'{setting.steps} steps of Adam at {setting.rate:g}{drop}.'
+    f's={m.num_layers}, f={m.d_ff}, V={m.vocab_size}, batch {setting.batch}. '
+    f'Training has {setting.steps} steps of Adam at {setting.rate:g}{drop}.'
   )

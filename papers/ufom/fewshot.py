@@ -126,14 +126,14 @@ def _studies(path: str) -> Mapping[str, study.Study]:
 
 def _explain(results: study.Results) -> str:
   text = (
-    '1 shot; outer steps fall to 0 with the budget, exact gradients are priced as '
-    'recomputed, alpha acts on the mean loss.'
+    'Tasks have 1 shot. Outer steps fall to 0 with the budget. Exact gradients are '
+    'priced as recomputed. alpha acts on the mean loss.'
   )
   if ADAPTIVE in results.arms:
     text += (
-      f' The adaptive rule: mean q {results(ADAPTIVE, "q").mean():.3f}, D/V '
-      f'{results(ADAPTIVE, "ratio").mean():.2f}; from D/V of 0.5 on it asks for '
-      'q = 1.'
+      f' The adaptive rule has a mean q of {results(ADAPTIVE, "q").mean():.3f}, '
+      f'and D/V of {results(ADAPTIVE, "ratio").mean():.2f}. From D/V of 0.5 on '
+      'the rule asks for q = 1.'
     )
   chance = 1 / results.settings[EXACT].network.ways
   near_chance = {

@@ -133,12 +133,12 @@ def _as_cheap(table: claims.Table) -> tuple[claims.Claim, ...]:
 
 def _explain_costs(results: study.Results) -> str:
   return (
-    f'Best fixed: {runs.cheapest(_costs(results), ADAPTIVE)}. Mean q of the rule '
-    f'{results(ADAPTIVE, "q").mean():.3f}, D/V '
-    f'{results(ADAPTIVE, "ratio").mean():.3f}: with one deterministic task whose '
-    'theta the outer loss does not see, g_FO = 0, so D2 = V2 and the model behind '
-    'the rule asks for q* = 1. Far from the optimum noise does no harm, which the '
-    'model does not know.'
+    f'The best fixed arm is {runs.cheapest(_costs(results), ADAPTIVE)}. The rule '
+    f'has a mean q of {results(ADAPTIVE, "q").mean():.3f}, and D/V of '
+    f'{results(ADAPTIVE, "ratio").mean():.3f}. There is one deterministic task, '
+    'whose outer loss does not depend on theta directly. So g_FO = 0 and D2 = V2, '
+    'and the model behind the rule asks for q* = 1. That model does not know that '
+    'noise does no harm far from the optimum.'
   )
 
 
@@ -180,8 +180,9 @@ ROWS = (
       ),
     ),
     figure=_figure,
-    explain='Half of the training labels are redrawn; one deterministic task; '
-    'seeds are of data and xi. Exact gradients are priced as recomputed, c_H = 1.',
+    explain='Half of the training labels are redrawn. There is one deterministic '
+    'task. Seeds are of data and xi. Exact gradients are priced as recomputed, with '
+    'c_H = 1.',
     headline=f'{FEW}: accuracy',
   ),
   rows.Row(

@@ -119,7 +119,8 @@ ROWS = (
         ylabel='temporary MB',
       )
     ],
-    explain=f'Two layers, {2 * WIDTH**2} parameters, {EXAMPLES} examples; '
-    'temporary memory that the compiler plans, without randomness.',
+    explain=f'The network has two layers and {2 * WIDTH**2} parameters, and reads '
+    f'{EXAMPLES} examples. Memory is what the compiler plans for temporaries. '
+    'Nothing is random.',
   ),
 )

@@ -115,8 +115,8 @@ def _ours(results: study.Results) -> dict[str, Any]:
 def _explain(results: study.Results) -> str:
   singles = _singles(results)
   return (
-    'Training runs of 20 steps on bytes; all rates are 0.05 at first. Judged by 32 '
-    f'runs, the same for all. Best single rate: '
+    'A training run has 20 steps on bytes. All rates are 0.05 at first. The same '
+    '32 runs judge all rates. The best single one is '
     f'{min(singles, key=singles.__getitem__)} of {len(singles)}, chosen on the '
     'text that judges.'
   )

@@ -240,7 +240,7 @@ _CONSTANTS = rows.Row(
     _against_alpha(results, _KNOWN[:2], yscale='log'),
     _against_alpha(results, _KNOWN[2:], ylabel='q*'),
   ],
-  explain='Suprema over a grid on [-50, 50]; no randomness.',
+  explain='D2 and V2 are suprema over a grid on [-50, 50]. Nothing is random.',
 )
 
 
@@ -285,9 +285,9 @@ _CURVES = rows.Row(
       ylabel='mean of (dM/dtheta)^2',
     )
   ],
-  explain='1000 starts for each seed; steps are 10 / (k + 1); an exact gradient '
-  'costs 21, a first-order one 11. Intervals of differences of logarithms, paired '
-  'by seed.',
+  explain='Each seed has 1000 starts. Steps are 10 / (k + 1). An exact gradient '
+  'costs 21, a first-order one 11. Intervals are of differences of logarithms, '
+  'paired by seed.',
   headline=f'q={PREDICTED_Q:g}',
 )
 
@@ -368,8 +368,9 @@ _AGAINST_ALPHA = rows.Row(
     ),
   ),
   figure=_scan_figure,
-  explain='2000 starts, 100 steps and 20 values of q from 0.05: the one that first '
-  'reaches the least squared gradient of the run with 0.05, by cost.',
+  explain='A search has 2000 starts, 100 steps and 20 values of q from 0.05 on. '
+  'The best q reaches the least squared gradient of the run with q = 0.05 at the '
+  'least cost.',
 )
 
 ROWS = (_DIVERGENCE, _CONSTANTS, _CURVES, _AGAINST_ALPHA)

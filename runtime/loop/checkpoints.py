@@ -112,8 +112,8 @@ class Checkpoints:
     if not read_only:
       # Each failing thread of Orbax logs a long traceback of an error that the
       # next save, or `wait`, raises.
-      self._filter = lambda record: not (
-        record.exc_info and 'orbax' in record.pathname
+      self._filter = lambda record: (
+        not (record.exc_info and 'orbax' in record.pathname)
       )
       logging.get_absl_logger().addFilter(self._filter)
 
