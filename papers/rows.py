@@ -64,7 +64,7 @@ class Row:
   ours: Callable[[study_lib.Results], Table]
   trend: str
   claims: Claims | Callable[[claims_lib.Table], Claims]
-  figure: Callable[[study_lib.Results], Sequence[figures.Panel]]
+  figure: Callable[[study_lib.Results], figures.Panel | Sequence[figures.Panel]]
   published: ledger.Published | str = ledger.NOT_FOUND
   explain: str | Callable[[study_lib.Results], str] = ''
   unlisted: Callable[[study_lib.Results], Table] | None = None
@@ -236,6 +236,7 @@ def publish(
   written = _recorded(row, scale, system, results)
   path, _ = ledger.write(written, root)
   panels = row.figure(results)
+  panels = [panels] if isinstance(panels, figures.Panel) else panels
   figures.draw(panels, path.with_suffix('.png'), title=row.title)
   if row.curves:
     figures.write_curves(panels, path.with_name(f'{path.stem}-curves.csv'))

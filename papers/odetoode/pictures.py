@@ -24,8 +24,6 @@ from rl.odetoode import (
 from runtime import loop, optimizers
 from runtime.data import images as images_lib
 
-__all__ = ['ISO', 'ROWS', 'Setting', 'models', 'run', 'studies', 'train']
-
 ISO, GATED = 'ODEtoODE-ISO', 'ODEtoODE-Gated'
 ABLATIONS = ('static W', 'W_0 fixed', 'W_0 free')
 # The arms that the comparison of a shorter run needs.
@@ -39,25 +37,15 @@ _MEAN, _CLEAN = 'mean of 15 corruptions', 'clean'
 
 @dataclasses.dataclass(frozen=True)
 class Setting:
-  """An experiment.
+  """An experiment."""
 
-  Attributes:
-    load: makes the data.
-    width: d.
-    depth: N.
-    steps: of training.
-    batch: pictures in a step.
-    rate: of Adam; a cosine takes it to 0.
-    body: body to train.
-  """
-
-  load: Callable[[], images_lib.Images]
-  width: int
-  depth: int
-  steps: int
-  batch: int = 64
-  rate: float = 3e-3
-  body: bodies.Body | None = None
+  load: Callable[[], images_lib.Images]  # Makes the data.
+  width: int  # d.
+  depth: int  # N.
+  steps: int  # Of training.
+  batch: int = 64  # Pictures in a step.
+  rate: float = 3e-3  # Of Adam; a cosine takes it to 0.
+  body: bodies.Body | None = None  # Body to train.
 
 
 def models(width: int, depth: int) -> dict[str, bodies.Body]:
@@ -190,17 +178,13 @@ def _explain(results: study.Results) -> str:
   )
 
 
-def _figure(results: study.Results) -> list[figures.Panel]:
+def _figure(results: study.Results) -> figures.Panel:
   sets = [name for name in results.records[ISO, None][0] if name != _MEAN]
-  return [
-    figures.Shades(
-      rows=[
-        f'{arm}  ({results(arm, _MEAN).mean():.1f})' for arm in results.arms
-      ],
-      columns=sets,
-      values=[[results(arm, s).mean() for s in sets] for arm in results.arms],
-    )
-  ]
+  return figures.Shades(
+    rows=[f'{arm}  ({results(arm, _MEAN).mean():.1f})' for arm in results.arms],
+    columns=sets,
+    values=[[results(arm, s).mean() for s in sets] for arm in results.arms],
+  )
 
 
 def _rows(name: str, studies: Mapping[str, study.Study]) -> list[rows.Row]:

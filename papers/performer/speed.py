@@ -20,8 +20,6 @@ from papers import claims, figures, rows, study
 from performer import attention
 from runtime.record import ledger
 
-__all__ = ['KINDS', 'ROWS', 'Setting', 'run']
-
 FAVOR, EXACT, IDENTITY = NAMES = 'ours pos', 'jax.nn exact', 'identity'
 KINDS = {
   forms.Case(causal, backward, 1).kind: (causal, backward)
@@ -33,19 +31,12 @@ SOURCE = 'arXiv:2009.14794, Fig. 3, 20 and 21'
 
 @dataclasses.dataclass(frozen=True)
 class Setting:
-  """Settings of the timing.
+  """Settings of the timing."""
 
-  Attributes:
-    case: at any length.
-    mechanism: of the form `ours pos`.
-    turns: of each form and seed.
-    memory_bytes: a form that needs more is left out.
-  """
-
-  case: forms.Case
-  mechanism: attention.Favor
-  turns: int = 3
-  memory_bytes: int = 3 * 2**30
+  case: forms.Case  # At any length.
+  mechanism: attention.Favor  # Of the form `ours pos`.
+  turns: int = 3  # Of each form and seed.
+  memory_bytes: int = 3 * 2**30  # A form that needs more is left out.
 
 
 @functools.cache

@@ -10,8 +10,6 @@ from benchmarks import slim_forms as forms
 from papers import claims, figures, rows, study
 from papers.slim import memory
 
-__all__ = ['ROWS', 'apart', 'study_of']
-
 KINDS = ('subtract', 'checkpoint2')
 SHORT, LONG = LENGTHS = (8192, 131072)
 LIMIT = 8  # MiB.
@@ -70,26 +68,24 @@ def _explain(results: study.Results) -> str:
   )
 
 
-def _figure(results: study.Results) -> list[figures.Panel]:
+def _figure(results: study.Results) -> figures.Panel:
   sizes = _sizes(results)
-  return [
-    figures.Lines(
-      lines=[
-        figures.Line(
-          kind,
-          LENGTHS,
-          [sizes[_label(kind, n)][0] for n in LENGTHS],
-          style='o-',
-        )
-        for kind in KINDS
-      ],
-      levels={'limit': LIMIT},
-      xlabel='length L',
-      ylabel='temporary memory (MiB)',
-      xscale='log2',
-      options={'ylim': (0, None)},
-    )
-  ]
+  return figures.Lines(
+    lines=[
+      figures.Line(
+        kind,
+        LENGTHS,
+        [sizes[_label(kind, n)][0] for n in LENGTHS],
+        style='o-',
+      )
+      for kind in KINDS
+    ],
+    levels={'limit': LIMIT},
+    xlabel='length L',
+    ylabel='temporary memory (MiB)',
+    xscale='log2',
+    options={'ylim': (0, None)},
+  )
 
 
 ROWS = (

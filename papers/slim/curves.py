@@ -16,8 +16,6 @@ from papers.slim import runs
 from performer.data import copying, text
 from performer.slim import options as slim_options
 
-__all__ = ['ROWS', 'agreement_row', 'gaps', 'learning_row', 'switch_row']
-
 TOLERANCE = 1e-3  # Bits, between curves of one seed.
 JUMP = 1e-6  # Relative, of the loss.
 BASELINE = 'baseline'

@@ -25,27 +25,17 @@ from performer import attention
 from performer.attention import state as state_lib
 from performer.slim import model as model_lib
 
-__all__ = ['Setting', 'WideSums', 'run', 'stressed']
-
 
 @dataclasses.dataclass(frozen=True)
 class Setting:
-  """A gradient.
+  """A gradient."""
 
-  Attributes:
-    model: settings of the model.
-    form: form that computes the gradient.
-    length: L.
-    stress: of the parameters: None, 'qk' or 'spike'.
-    factor: of the stress.
-    wide: states are kept in float64; only for strategies of the library.
-  """
-
-  model: model_lib.SlimTransformer
-  form: forms.Form
-  length: int
-  stress: str | None = None
-  factor: float = 1.0
+  model: model_lib.SlimTransformer  # Settings of the model.
+  form: forms.Form  # Form that computes the gradient.
+  length: int  # L.
+  stress: str | None = None  # Of parameters: None, 'qk' or 'spike'.
+  factor: float = 1.0  # Of the stress.
+  # States are kept in float64; only for strategies of the library.
   wide: bool = False
 
   def __post_init__(self) -> None:

@@ -18,8 +18,6 @@ from papers import claims, figures, rows, study
 from papers.slim import errors
 from performer.slim import drift
 
-__all__ = ['ROWS']
-
 _LIMIT = 1e-5  # Of float32, at random parameters and for stored states.
 _LIMIT_DOUBLE = 1e-12
 # A gradient is lost if it is more than 1 % off, and three times as far as
@@ -130,7 +128,7 @@ def _above(label: str, limit: float) -> claims.Claim:
   return claims.above(label, than=limit, log=True)
 
 
-def _points(results: study.Results) -> list[figures.Panel]:
+def _points(results: study.Results) -> figures.Panel:
   """Errors of all seeds, a line for each case."""
   cases = _cases(results.arms)
   lines = []
@@ -144,14 +142,12 @@ def _points(results: study.Results) -> list[figures.Panel]:
       x, y = np.maximum(np.ravel(values), 1e-18), np.ravel(places)
       lines.append(figures.Line(kind, x, y, style=style))
   ticks = {'yticks': range(len(cases)), 'yticklabels': cases}
-  return [
-    figures.Lines(
-      lines=lines,
-      xlabel='relative error of the gradient',
-      xscale='log',
-      options={'ylim': (len(cases) - 0.5, -0.5), **ticks},
-    )
-  ]
+  return figures.Lines(
+    lines=lines,
+    xlabel='relative error of the gradient',
+    xscale='log',
+    options={'ylim': (len(cases) - 0.5, -0.5), **ticks},
+  )
 
 
 def _growth_figure(results: study.Results) -> list[figures.Panel]:
@@ -288,21 +284,19 @@ def _explain_audit(results: study.Results) -> str:
   )
 
 
-def _audit_figure(results: study.Results) -> list[figures.Panel]:
-  return [
-    figures.Lines(
-      lines=[
-        figures.Line(state, *np.maximum(np.transpose(points), 1e-17), style='o')
-        for state, points in _audited(results).items()
-        if points
-      ],
-      levels={'threshold': drift.THRESHOLD},
-      xlabel='relative error of the gradient',
-      ylabel='drift',
-      xscale='log',
-      yscale='log',
-    )
-  ]
+def _audit_figure(results: study.Results) -> figures.Panel:
+  return figures.Lines(
+    lines=[
+      figures.Line(state, *np.maximum(np.transpose(points), 1e-17), style='o')
+      for state, points in _audited(results).items()
+      if points
+    ],
+    levels={'threshold': drift.THRESHOLD},
+    xlabel='relative error of the gradient',
+    ylabel='drift',
+    xscale='log',
+    yscale='log',
+  )
 
 
 _WIDE = _stressed(wide=True)

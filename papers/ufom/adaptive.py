@@ -10,8 +10,6 @@ from hpo.ufom import synthetic as ufom_synthetic
 from papers import claims, figures, rows, study
 from papers.ufom import runs, synthetic
 
-__all__ = ['ROWS', 'cost_to', 'run']
-
 ADAPTIVE = 'adaptive'
 
 

@@ -13,32 +13,22 @@ from papers import claims, figures, rows, study
 from papers.ufom import runs
 from runtime.data import images as images_lib
 
-__all__ = ['ROWS', 'Setting', 'cost_to', 'run', 'studies']
-
 FOM, FEW, ADAPTIVE, EXACT = 'FOM', 'UFOM q=0.1', 'adaptive', 'exact'
 _SHARE = 'gradients of q = 0.1 over those of exact'
 
 
 @dataclasses.dataclass(frozen=True)
 class Setting:
-  """Sizes of a run.
+  """Sizes of a run."""
 
-  Attributes:
-    images: loads the pictures.
-    q: probability of exact gradients, or the rule that adapts it.
-    num_train: training and validation examples, each.
-    r: inner steps.
-    alpha: inner rate.
-    steps: outer steps.
-    rate: outer step of the logits; grows with the number of examples.
-  """
-
-  images: Callable[[], images_lib.Images]
+  images: Callable[[], images_lib.Images]  # Loads the pictures.
+  # Probability of exact gradients, or the rule that adapts it.
   q: float | ufom.AdaptiveRule = 0.0
-  num_train: int = 500
-  r: int = 50
-  alpha: float = 2.0
-  steps: int = 300
+  num_train: int = 500  # Training and validation examples, each.
+  r: int = 50  # Inner steps.
+  alpha: float = 2.0  # Inner rate.
+  steps: int = 300  # Outer steps.
+  # Outer step of the logits; grows with the number of examples.
   rate: float = 500.0
 
 
