@@ -71,8 +71,8 @@ def random_tokens(seed, *shape):
 @pytest.mark.parametrize(
   'kernel',
   [
-    *('softmax_hyp', 'relu'),
-    *marks.slow('softmax_pos', 'softmax_trig'),
+    'softmax_hyp',
+    *marks.slow('relu', 'softmax_pos', 'softmax_trig'),
   ],
 )
 def test_equals_teacher_forcing_with_prompts_of_different_lengths(kernel):
