@@ -16,7 +16,6 @@ code 1 if a recorded result misses its bar, else with 0.
 import argparse
 import dataclasses
 import importlib
-import importlib.util
 import os
 import pathlib
 import sys
@@ -24,7 +23,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from benchmarks import harness, programs, record
-from runtime.record import tables
+from runtime.record import pictures, tables
 
 SUBJECTS = (
   'attention',
@@ -152,12 +151,12 @@ def _measure(
     return
   print(f'wrote {record.write(document, out)}')
   if subject.panels is not None:
-    if importlib.util.find_spec('matplotlib') is None:
+    if not pictures.can_draw():
       print('no picture: matplotlib is not installed')
       return
     title = f'{document.device}, commit {document.commit}'
     panels = subject.panels(sizes, results)
-    path = record.picture(panels, out.with_suffix('.png'), title=title)
+    path = pictures.log_lines(panels, out.with_suffix('.png'), title=title)
     print(f'wrote {path}')
 
 

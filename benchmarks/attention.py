@@ -21,7 +21,7 @@ Case, Sizes = forms.Case, forms.Sizes
 
 def cases(sizes: Sizes) -> list[Case]:
   """Kinds and lengths; gradients that are only compiled come last."""
-  kinds = [kind for kind in forms.KINDS if Case(*kind, 1).kind in sizes.kinds]
+  kinds = [forms.KINDS[name] for name in sizes.kinds]
   timed = [sizes.case(*kind, n) for kind in kinds for n in sizes.lengths]
   return timed + [
     sizes.case(*kind, n)

@@ -8,9 +8,9 @@ from collections.abc import Callable, Iterator
 
 from benchmarks import attention_forms as forms
 from benchmarks import growth, harness, programs, record
+from runtime.record import pictures
 
 MATMUL = 'matmul '  # Before the framework, in the key of a form.
-Case = forms.Case
 Kind = tuple[bool, bool]  # (causal, backward)
 _EXACT, _RECIPE, _TORCH, _PYTORCH = (
   *('jax.nn exact', 'published JAX', 'torch sdpa', 'performer-pytorch'),
@@ -83,8 +83,8 @@ def summary(
 ) -> Iterator[record.Row]:
   """Growth with the length, and the bars of each form of ours."""
   grid = _Grid(sizes, results)
-  for kind in forms.KINDS:
-    yield from _growth(grid, results, kind)
+  for what, kind in forms.KINDS.items():
+    yield from _growth(grid, results, what, kind)
   for ours in forms.OURS:
     for causal in (False, True) if ours in grid.names else ():
       yield from _against_others(grid, ours, causal)
@@ -93,10 +93,9 @@ def summary(
 
 
 def _growth(
-  grid: _Grid, results: harness.Results, kind: Kind
+  grid: _Grid, results: harness.Results, what: str, kind: Kind
 ) -> Iterator[record.Row]:
   """Exponents of L, and lengths from which ours is faster."""
-  what = Case(*kind, 1).kind
   for name in grid.names:
     long = {n: m for n, m in timed(results, name, *kind).items() if n >= _FROM}
     if len(long) < 2:
@@ -120,8 +119,9 @@ def _against_others(
 ) -> Iterator[record.Row]:
   row = record.value_row
   length, wanted = (1024, 11) if causal else (4096, 2.5)
-  for kind in ((causal, False), (causal, True)):
-    what = f'{ours}, {Case(*kind, 1).kind}'
+  kinds = {k: v for k, v in forms.KINDS.items() if v[0] == causal}
+  for name, kind in kinds.items():
+    what = f'{ours}, {name}'
     least = f'{what}, least over L >= 1k'
     yield row(
       f'{least}: times faster than {_RECIPE}',
@@ -148,10 +148,10 @@ def _against_others(
     grid.least_speedup(ours, _EXACT, kind, 4096),
     at_least=12 if causal else 15,
   )
-  forward = (causal, False)
+  forward = what.removesuffix('+backward')
   yield row(
-    f'{ours}, {Case(*forward, 1).kind}, L=16384: times faster than {_TORCH}',
-    grid.least_speedup(ours, _TORCH, forward, 16384),
+    f'{forward}, L=16384: times faster than {_TORCH}',
+    grid.least_speedup(ours, _TORCH, (causal, False), 16384),
     at_least=6 if causal else 15,
   )
   yield row(
@@ -184,10 +184,10 @@ def _memory_and_compilation(
   )
 
 
-def panels(results: harness.Results) -> list[record.Panel]:
+def panels(results: harness.Results) -> list[pictures.LogPanel]:
   """Time of each kind, and temporary memory of gradients, over the length."""
   found = []
-  for kind in forms.KINDS:
+  for text, kind in forms.KINDS.items():
     lines = {name: timed(results, name, *kind) for name in forms.NAMES}
     values = {'time (ms)': lambda m: 1e3 * m.median('wall')}
     if kind[1]:  # Zeros have no place on a logarithmic scale.
@@ -198,6 +198,5 @@ def panels(results: harness.Results) -> list[record.Panel]:
         for name, line in lines.items()
       }
       points = {name: line for name, line in points.items() if line}
-      title = f'{Case(*kind, 1).kind}: {what}'
-      found.append(record.Panel(title, 'length L', points))
+      found.append(pictures.LogPanel(f'{text}: {what}', 'length L', points))
   return [panel for panel in found if panel.lines]

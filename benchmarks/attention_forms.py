@@ -22,8 +22,12 @@ OURS = ('ours pos', 'ours hyp')
 TORCH = ('torch sdpa', 'performer-pytorch', 'flash-linear-attention')
 PEERS = ('published JAX', *TORCH)  # They need packages of others.
 NAMES = (*OURS, 'jax.nn exact', 'identity', *PEERS)
-# Of `causal` and `backward`.
-KINDS = ((False, False), (False, True), (True, False), (True, True))
+KINDS = {  # `causal` and `backward`, by direction and passes.
+  'bidirectional forward': (False, False),
+  'bidirectional forward+backward': (False, True),
+  'causal forward': (True, False),
+  'causal forward+backward': (True, True),
+}
 _ANY_KIND = {'causal': False, 'backward': False, 'length': 1}
 Attend = Callable[[Any, Any, Any], Any]
 
@@ -41,14 +45,9 @@ class Case:
   features: int = 256  # r, of linear forms.
   dtype: str = 'float32'  # Of inputs and outputs.
 
-  @property
-  def kind(self) -> str:
-    """Direction and passes, for tables."""
-    what = 'forward+backward' if self.backward else 'forward'
-    return f'{"causal" if self.causal else "bidirectional"} {what}'
-
   def __str__(self) -> str:
-    return f'{self.kind} L={self.length}'
+    kinds = {flags: name for name, flags in KINDS.items()}
+    return f'{kinds[self.causal, self.backward]} L={self.length}'
 
   @property
   def shape(self) -> tuple[int, int, int, int]:
@@ -71,30 +70,27 @@ class Implementation:
   # The same in float64: (q, k, v, causal) in [b, l, h, d] to outputs.
   definition: Callable[..., jax.Array]
   linear: bool  # Whether time is linear in the length.
-  rows: int = 0  # m, of the projection of a linear form.
-  chunk: int = 0  # Positions per chunk of a causal linear form, for FLOPs.
+  # Of ours, for FLOPs: m of the projection, and positions of a causal chunk.
+  rows: int = 0
+  chunk: int = 0
   # Of memory at its worst, to leave out what does not fit.
   bytes_needed: Callable[[Case], int] = lambda case: 0
   heads_first: bool = False  # Whether arrays are [b, h, l, d].
   prepare: Callable[..., tuple] | None = None  # Of (q, k, v), before the time.
 
   def flops(self, case: Case) -> float:
-    """Products that the method needs, 2 per multiplication and addition.
+    """Products that a linear form needs, 2 per multiplication and addition.
 
-    Linear: projections of q and k, K'^T V and Q' (K'^T V); causal ones also
-    the two products inside chunks. The gradient costs twice the forward part,
-    but once for projections, as W needs none. Recomputation is not counted.
+    Projections of q and k, K'^T V and Q' (K'^T V); causal ones also the two
+    products inside chunks. The gradient costs twice the forward part, but once
+    for projections, as W needs none. Recomputation is not counted.
     """
-    heads, length, d = case.batch * case.heads, case.length, case.width
-    if not self.linear:
-      pairs = length * length / (2 if case.causal else 1)
-      return heads * 4 * pairs * d * (3 if case.backward else 1)
-    r = case.features
-    project = 4 * length * self.rows * d
-    rest = 4 * length * r * d
+    length, d, r = case.length, case.width, case.features
+    project, rest = 4 * length * self.rows * d, 4 * length * r * d
     if case.causal:
       rest += 2 * length * min(self.chunk, length) * (r + d)
     times = (2, 3) if case.backward else (1, 1)
+    heads = case.batch * case.heads
     return heads * (times[0] * project + times[1] * rest)
 
 
@@ -104,7 +100,7 @@ class Sizes:
 
   lengths: tuple[int, ...] = tuple(2**n for n in range(8, 15))
   compile_lengths: tuple[int, ...] = (65536,)  # Gradients of ours, not run.
-  kinds: tuple[str, ...] = tuple(Case(*kind, 1).kind for kind in KINDS)
+  kinds: tuple[str, ...] = tuple(KINDS)
   forms: tuple[str, ...] = NAMES
   batch: int = 1
   heads: int = 8
@@ -218,8 +214,6 @@ def _recipe(case: Case) -> Implementation:
       definitions.published, w=w, epsilon=1e-6, delta=1e-6, detach=False
     ),
     linear=True,
-    rows=case.features,
-    chunk=1,
     bytes_needed=lambda c: 40 * c.batch * c.heads * c.length * c.features,
   )
 
@@ -268,8 +262,6 @@ def _performer_pytorch(case: Case) -> Implementation:
       definitions.published, w=w, epsilon=1e-4, sum_epsilon=1e-6, detach=True
     ),
     linear=True,
-    rows=case.features,
-    chunk=1,
     bytes_needed=needed,
     heads_first=True,
   )
@@ -303,7 +295,6 @@ def _fla(case: Case) -> Implementation:
     attend,
     definitions.from_features,
     linear=True,
-    chunk=64,
     prepare=features,
   )
 

@@ -20,6 +20,7 @@ from collections.abc import (
 from typing import Any
 
 from benchmarks import programs, record
+from runtime.record import pictures
 
 
 @dataclasses.dataclass(frozen=True)
@@ -144,7 +145,7 @@ class Subject:
   # Sets what must be set before JAX computes for the first time.
   prepare: Callable[[], None] = lambda: None
   # The panels of a picture.
-  panels: Callable[[Any, Results], Sequence[record.Panel]] | None = None
+  panels: Callable[[Any, Results], Sequence[pictures.LogPanel]] | None = None
 
 
 def measure(

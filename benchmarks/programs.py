@@ -159,6 +159,24 @@ def disagreement(found: Any, expected: Any) -> float:
   return float(np.max(gaps))  # NaN stays NaN.
 
 
+def distance(found: Any, expected: Any) -> float:
+  """Norm of the difference over that of the second; all leaves as one."""
+  squares = np.zeros(2)
+  pairs = zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True)
+  for one, two in pairs:
+    one, two = np.asarray(one, np.float64), np.asarray(two, np.float64)
+    squares += ((one - two) ** 2).sum(), (two**2).sum()
+  return float(np.sqrt(squares[0] / squares[1]))
+
+
+def judged(gaps: Mapping[str, float], limit: float) -> str | None:
+  """Says which gap is the first beyond a limit; None: none is."""
+  for name, gap in gaps.items():
+    if not gap <= limit:  # A NaN is beyond it too.
+      return f'{name} is off by {gap:.2g}, more than {limit:g}'
+  return None
+
+
 def alternate(
   calls: Mapping[Any, Callable[[], Any]], settings: Settings
 ) -> dict[Any, list[Sample]]:

@@ -22,11 +22,11 @@ import pathlib
 import platform
 from collections.abc import Mapping, Sequence
 from importlib import metadata
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 
-from runtime.record import pictures, provenance
+from runtime.record import provenance
 
 RESULTS = pathlib.Path(__file__).parent / 'results'
 _COLUMNS = ('case', 'ours', 'peer', 'ratio', 'bar')
@@ -211,58 +211,3 @@ def missed(document: Document, name: str) -> list[dict[str, Any]]:
     for x in r.judged().values()
     if not r.bar.keeps(x)
   ]
-
-
-_STYLES = ('-', '--', ':', '-.')
-
-
-class Panel(NamedTuple):
-  """Lines with common axes; the horizontal one is logarithmic."""
-
-  title: str
-  x_label: str
-  lines: Mapping[str, Mapping[float, float]]  # By label; none may be empty.
-  log_y: bool = True  # Else the vertical axis begins at 0.
-
-
-def picture(
-  panels: Sequence[Panel],
-  path: str | os.PathLike[str],
-  *,
-  title: str,
-  columns: int = 3,
-) -> pathlib.Path:
-  """Draws panels row by row, with one legend, to a PNG file; needs matplotlib."""
-  columns = min(columns, len(panels))
-  rows = -(-len(panels) // columns)
-  # The legend stands beside the panels.
-  fig = pictures.new_figure(rows, columns, (4.2 + 1.5 / columns, 3.4))
-  labels = list(
-    dict.fromkeys(label for panel in panels for label in panel.lines)
-  )
-  handles: dict[str, Any] = {}
-  for index, panel in enumerate(panels):
-    axis = fig.add_subplot(rows, columns, index + 1)
-    for label, points in panel.lines.items():
-      place = labels.index(label)
-      (handles[label],) = axis.plot(
-        *zip(*sorted(points.items()), strict=True),
-        _STYLES[place // len(pictures.COLORS)],
-        color=pictures.COLORS[place % len(pictures.COLORS)],
-        marker='o',
-        markersize=3,
-      )
-    axis.set_title(panel.title, fontsize='medium')
-    axis.set_xlabel(panel.x_label)
-    axis.set_xscale('log', base=2)
-    if panel.log_y:
-      axis.set_yscale('log')
-    else:
-      axis.set_ylim(bottom=0)
-    axis.grid(alpha=0.25)
-    axis.spines[['top', 'right']].set_visible(False)
-  fig.legend(
-    handles.values(), handles.keys(), loc='outside right center', frameon=False
-  )
-  fig.suptitle(title, fontsize='medium')
-  return pictures.save(fig, path)

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Iterator
 
 from benchmarks import growth, harness, record
 from benchmarks import slim_forms as forms
+from runtime.record import pictures
 
 # Per position: tokens and targets, which may be copied once into chunks, and
 # their weights and mask.
@@ -136,7 +137,7 @@ def _exponent(points: dict[int, float]) -> float:
   return abs(growth.slope(points))
 
 
-def panels(results: harness.Results) -> list[record.Panel]:
+def panels(results: harness.Results) -> list[pictures.LogPanel]:
   """Memory over L, and memory and time over C where most chunks are."""
   mib = lambda m: m.bytes / 2**20
   over_length = {
@@ -149,7 +150,7 @@ def panels(results: harness.Results) -> list[record.Panel]:
   value = lambda m: 1e3 * m.median('wall')
   timed = [m for m in swept if m.samples]
   return [
-    record.Panel('temporary memory (MiB)', 'length L', lines),
+    pictures.LogPanel('temporary memory (MiB)', 'length L', lines),
     _over_chunk(f'temporary memory (MiB), {at}', swept, mib, log_y=True),
     _over_chunk(f'time of a step (ms), {at}', timed, value, log_y=False),
   ]
@@ -161,11 +162,11 @@ def _over_chunk(
   value: Callable[[Measured], float],
   *,
   log_y: bool,
-) -> record.Panel:
+) -> pictures.LogPanel:
   """Lines over C; a form without chunks is a level."""
   chunks = [m.form.chunk for m in measured if m.form.chunk] or [1, 2]
   lines: dict[str, dict[int, float]] = {}
   for m in measured:
     at = (m.form.chunk,) if m.form.chunk else (min(chunks), max(chunks))
     lines.setdefault(m.form.kind, {}).update(dict.fromkeys(at, value(m)))
-  return record.Panel(title, 'positions of a chunk C', lines, log_y)
+  return pictures.LogPanel(title, 'positions of a chunk C', lines, log_y)

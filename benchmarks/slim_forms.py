@@ -287,19 +287,6 @@ def disagreement(
   """Compares losses and gradients; None if they agree."""
   gaps = {
     'loss': abs(float(found[0]) - expected[0]) / abs(expected[0]),
-    'gradient': apart(found[1], expected[1]),
+    'gradient': programs.distance(found[1], expected[1]),
   }
-  for name, gap in gaps.items():
-    if not gap <= _TOLERANCE:  # A NaN fails too.
-      return f'{name} is off by {gap:.2g}, more than {_TOLERANCE:g}'
-  return None
-
-
-def apart(found: PyTree, expected: PyTree) -> float:
-  """Distance of two gradients, relative to the second; all leaves as one."""
-  squares = np.zeros(2)
-  pairs = zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True)
-  for one, two in pairs:
-    one, two = np.asarray(one, np.float64), np.asarray(two, np.float64)
-    squares += ((one - two) ** 2).sum(), (two**2).sum()
-  return float(np.sqrt(squares[0] / squares[1]))
+  return programs.judged(gaps, _TOLERANCE)

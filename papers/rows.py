@@ -64,7 +64,7 @@ class Row:
   ours: Callable[[study_lib.Results], Table]
   trend: str
   claims: Claims | Callable[[claims_lib.Table], Claims]
-  figure: Callable[[study_lib.Results], Sequence[figures.Panel]]
+  figure: Callable[[study_lib.Results], figures.Panel | Sequence[figures.Panel]]
   published: ledger.Published | str = ledger.NOT_FOUND
   explain: str | Callable[[study_lib.Results], str] = ''
   unlisted: Callable[[study_lib.Results], Table] | None = None
@@ -236,6 +236,7 @@ def publish(
   written = _recorded(row, scale, system, results)
   path, _ = ledger.write(written, root)
   panels = row.figure(results)
+  panels = [panels] if isinstance(panels, figures.Panel) else panels
   figures.draw(panels, path.with_suffix('.png'), title=row.title)
   if row.curves:
     figures.write_curves(panels, path.with_name(f'{path.stem}-curves.csv'))
@@ -295,8 +296,8 @@ def _explanation(row: Row, results: study_lib.Results) -> str:
       for arm, scores in results.tried.items()
     )
     parts.append(
-      f'{trials.field.capitalize()} chosen by short runs with seeds '
-      f'{trials.seeds} (in brackets: what each gave): {chosen}.'
+      f'Short runs with seeds {trials.seeds} chose the {trials.field} (in '
+      f'brackets: the score of each value): {chosen}.'
     )
   if len(results.commits) > 1:
     parts.append(f'Runs of several commits: {", ".join(results.commits)}.')

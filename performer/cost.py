@@ -79,19 +79,11 @@ def draw(rows: Sequence[dict[str, Any]], path: pathlib.Path) -> None:
     rows: of `step_costs`.
     path: PNG file to write.
   """
-  names = dict.fromkeys(row['attention'] for row in rows)
-  lines = {
-    kind: {
-      name: tuple(
-        np.array([row[column] for row in rows if row['attention'] == name])
-        for column in ('length', kind)
-      )
-      for name in names
-    }
-    for kind in ('ms', 'MiB')
-  }
-  pictures_lib.log_lines(
-    [('ms of a training step', lines['ms']), ('MiB of a step', lines['MiB'])],
-    path,
-    xlabel='length (tokens)',
-  )
+  kinds = {'ms': 'ms of a training step', 'MiB': 'MiB of a step'}
+  panels = []
+  for kind, title in kinds.items():
+    lines: dict[str, dict[float, float]] = {}
+    for row in rows:
+      lines.setdefault(row['attention'], {})[row['length']] = row[kind]
+    panels.append(pictures_lib.LogPanel(title, 'length (tokens)', lines))
+  pictures_lib.log_lines(panels, path)

@@ -24,8 +24,6 @@ from rl.odetoode import (
 )
 from runtime.data import images as images_lib
 
-__all__ = ['ROWS', 'Random', 'Trained', 'band', 'ratios']
-
 # (d, N, T) of random nets.
 CASES = (
   *((d, n, 1.0) for d in (1, 4, 16, 64) for n in (10, 100)),
@@ -72,30 +70,19 @@ def _norms(d: int, n: int, time: float) -> Callable[..., Any]:
 
 @dataclasses.dataclass(frozen=True)
 class Random:
-  """An orthogonal flow, and constant Gaussian W of spectral scale 2.
+  """An orthogonal flow, and constant Gaussian W of spectral scale 2."""
 
-  Attributes:
-    d: width.
-    n: steps N.
-    time: T.
-  """
-
-  d: int
-  n: int
-  time: float
+  d: int  # Width.
+  n: int  # Steps N.
+  time: float  # T.
 
 
 @dataclasses.dataclass(frozen=True)
 class Trained:
-  """Classifiers of digits after 300 steps.
+  """Classifiers of digits after 300 steps."""
 
-  Attributes:
-    time: T.
-    orthogonal: whether W_0 is.
-  """
-
-  time: float
-  orthogonal: bool = True
+  time: float  # T.
+  orthogonal: bool = True  # Whether W_0 is orthogonal.
 
 
 def band(
@@ -182,7 +169,7 @@ def _stays(label: str, dtype: str) -> claims.Claim:
   )
 
 
-def _band_figure(results: study.Results) -> list[figures.Panel]:
+def _band_figure(results: study.Results) -> figures.Panel:
   times = np.linspace(0.8, 12, 50)
   points = [
     figures.Line(
@@ -196,15 +183,13 @@ def _band_figure(results: study.Results) -> list[figures.Panel]:
       ('free', 'free, scale 2', 1.05),
     )
   ]
-  return [
-    figures.Lines(
-      lines=[*points, figures.Line('e^T', times, np.exp(times), style=':')],
-      xscale='log',
-      yscale='log',
-      xlabel='time T',
-      ylabel='greatest |dL/dx_n| / |dL/dx_N|',
-    )
-  ]
+  return figures.Lines(
+    lines=[*points, figures.Line('e^T', times, np.exp(times), style=':')],
+    xscale='log',
+    yscale='log',
+    xlabel='time T',
+    ylabel='greatest |dL/dx_n| / |dL/dx_N|',
+  )
 
 
 ROWS = (
@@ -231,8 +216,8 @@ ROWS = (
       ),
     ),
     figure=_band_figure,
-    explain=f'{len(CASES)} random nets for each seed, of d up to 256 and N up to '
-    f'1000, {_STATES} states each, float64; nets trained on digits in float32. The '
-    'band is e^T wide: it says little at T = 10.',
+    explain=f'Each seed draws {len(CASES)} random nets in float64, with d up to '
+    f'256, N up to 1000 and {_STATES} states. The trained nets learnt digits in '
+    'float32. The band is e^T wide, so it says little at T = 10.',
   ),
 )

@@ -30,17 +30,6 @@ from rl.odetoode import accounting, baselines, bodies, heads
 from runtime import loop
 from runtime.devices import mesh as mesh_lib
 
-__all__ = [
-  'LEVELS',
-  'ROWS',
-  'Setting',
-  'constant_return',
-  'models',
-  'random_return',
-  'run',
-  'studies',
-]
-
 # Ours beside a baseline with at least five times its parameters.
 LEVELS = (('ODEtoODE-ISO', 'NANODE-5'), ('ODEtoODE-ISO, half width', 'BaseODE'))
 _FEWER = 5.0
@@ -51,35 +40,21 @@ _LAST = 3  # Generations that judge a short run.
 
 @dataclasses.dataclass(frozen=True)
 class Setting:
-  """An experiment.
+  """An experiment."""
 
-  Attributes:
-    env: makes the task.
-    evaluator: makes what runs rollouts; see `rl.es.training.ESTrainer`.
-    generations: of a run.
-    pairs: directions per generation.
-    constrain_io: see `heads.Policy`, as the next two.
-    readout_scale: factor on the first readout.
-    squash: of outputs into the box of actions.
-    rate: step size; returns are divided by their deviation.
-    width: d.
-    sigma: of perturbations.
-    episodes: number of episodes that evaluate a policy.
-    body: the flow.
-  """
-
-  env: Callable[[], Any]
+  env: Callable[[], Any]  # Makes the task.
+  # Makes what runs rollouts; see `rl.es.training.ESTrainer`.
   evaluator: Callable[..., Any]
-  generations: int
-  pairs: int
-  constrain_io: bool = False
-  readout_scale: float = 1.0
-  squash: str = 'clip'
-  rate: float = 0.01
-  width: int = 16
-  sigma: float = 0.1
-  episodes: int = 32
-  body: bodies.Body | None = None
+  generations: int  # Of a run.
+  pairs: int  # Directions per generation.
+  constrain_io: bool = False  # See `heads.Policy`, as the next two.
+  readout_scale: float = 1.0  # Factor on the first readout.
+  squash: str = 'clip'  # Of outputs into the box of actions.
+  rate: float = 0.01  # Step size; returns are divided by their deviation.
+  width: int = 16  # d.
+  sigma: float = 0.1  # Of perturbations.
+  episodes: int = 32  # Number of episodes that evaluate a policy.
+  body: bodies.Body | None = None  # The flow.
 
 
 def models(width: int) -> dict[str, bodies.Body]:
@@ -239,18 +214,16 @@ def _fewer(table: claims.Table, ours: str, other: str) -> float:
   return many / few
 
 
-def _figure(results: study.Results) -> list[figures.Panel]:
+def _figure(results: study.Results) -> figures.Panel:
   """Curves, thin for each seed and thick for their mean."""
-  return [
-    figures.by_arm(
-      results,
-      'returns',
-      spread='mean',
-      levels={_CONSTANT: results(_CONSTANT, 'final')[0]},
-      xlabel='generation',
-      ylabel='mean return of the population',
-    )
-  ]
+  return figures.by_arm(
+    results,
+    'returns',
+    spread='mean',
+    levels={_CONSTANT: results(_CONSTANT, 'final')[0]},
+    xlabel='generation',
+    ylabel='mean return of the population',
+  )
 
 
 def _row(name: str, task: str, studies: Mapping[str, study.Study]) -> rows.Row:
@@ -265,8 +238,8 @@ def _row(name: str, task: str, studies: Mapping[str, study.Study]) -> rows.Row:
     'the flow (95 % interval)',
     claims=_claims,
     figure=_figure,
-    explain='The same heads for all; observations are normalised; half width is 8; '
-    'parameters are those of the flow.',
+    explain='All policies have the same heads and normalised observations. Half '
+    'width is 8. Parameters are those of the flow alone.',
     headline=_label('ODEtoODE-ISO'),
     curves=True,
   )

@@ -18,8 +18,6 @@ from rl.odetoode import (
   retractions,
 )
 
-__all__ = ['ROWS', 'converge', 'count']
-
 # Orders of the steps on the group.
 
 _PLANE = (((0.0, 1.0), (1.0, 0.0)), ((1.0, 0.0), (0.0, 0.0)))
@@ -93,20 +91,18 @@ _ORDERS_ROW = rows.Row(
   'per halving of the step; defects below 1e-12; Euler, the control, leaves the '
   'group',
   claims=_orders_claims(),
-  figure=lambda results: [
-    figures.by_arm(
-      results,
-      'error',
-      arms=[arm for arm in results.arms if 'Taylor' not in arm],
-      style='o-',
-      xscale='log2',
-      yscale='log',
-      xlabel='steps N',
-      ylabel='error of W(1)',
-    )
-  ],
-  explain='float64; a series of order 8 has errors of its own far below those of '
-  'the steps.',
+  figure=lambda results: figures.by_arm(
+    results,
+    'error',
+    arms=[arm for arm in results.arms if 'Taylor' not in arm],
+    style='o-',
+    xscale='log2',
+    yscale='log',
+    xlabel='steps N',
+    ylabel='error of W(1)',
+  ),
+  explain='Computed in float64. The error of a series of order 8 is far below that '
+  'of the steps.',
 )
 
 
@@ -186,23 +182,21 @@ _COUNTS_ROW = rows.Row(
   trend='counts by the code equal the formulas exactly; ODEtoODE-ISO has the '
   'fewest',
   claims=_counts_claims(),
-  figure=lambda results: [
-    figures.Bars(
-      names=list(_bodies(_WIDTHS[0])),
-      groups={
-        f'd = {d}': [
-          results(f'{name}, d={d}', 'parameters')[0]
-          for name in _bodies(_WIDTHS[0])
-        ]
-        for d in _WIDTHS
-      },
-      xscale='log',
-      xlabel='parameters of the flow',
-    )
-  ],
-  explain='Symmetric matrices count d (d + 1) / 2, orthogonal ones d (d - 1) / 2. '
-  'Operations of matrix products, 25 steps; those of the weights are spent once '
-  'for all states.',
+  figure=lambda results: figures.Bars(
+    names=list(_bodies(_WIDTHS[0])),
+    groups={
+      f'd = {d}': [
+        results(f'{name}, d={d}', 'parameters')[0]
+        for name in _bodies(_WIDTHS[0])
+      ]
+      for d in _WIDTHS
+    },
+    xscale='log',
+    xlabel='parameters of the flow',
+  ),
+  explain='A symmetric matrix counts as d (d + 1) / 2 parameters, an orthogonal '
+  'one as d (d - 1) / 2. Operations are those of matrix products in 25 steps. The '
+  'operations of the weights are spent once for all states.',
 )
 
 ROWS = (_ORDERS_ROW, _COUNTS_ROW)

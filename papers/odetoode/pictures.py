@@ -24,8 +24,6 @@ from rl.odetoode import (
 from runtime import loop, optimizers
 from runtime.data import images as images_lib
 
-__all__ = ['ISO', 'ROWS', 'Setting', 'models', 'run', 'studies', 'train']
-
 ISO, GATED = 'ODEtoODE-ISO', 'ODEtoODE-Gated'
 ABLATIONS = ('static W', 'W_0 fixed', 'W_0 free')
 # The arms that the comparison of a shorter run needs.
@@ -39,25 +37,15 @@ _MEAN, _CLEAN = 'mean of 15 corruptions', 'clean'
 
 @dataclasses.dataclass(frozen=True)
 class Setting:
-  """An experiment.
+  """An experiment."""
 
-  Attributes:
-    load: makes the data.
-    width: d.
-    depth: N.
-    steps: of training.
-    batch: pictures in a step.
-    rate: of Adam; a cosine takes it to 0.
-    body: body to train.
-  """
-
-  load: Callable[[], images_lib.Images]
-  width: int
-  depth: int
-  steps: int
-  batch: int = 64
-  rate: float = 3e-3
-  body: bodies.Body | None = None
+  load: Callable[[], images_lib.Images]  # Makes the data.
+  width: int  # d.
+  depth: int  # N.
+  steps: int  # Of training.
+  batch: int = 64  # Pictures in a step.
+  rate: float = 3e-3  # Of Adam; a cosine takes it to 0.
+  body: bodies.Body | None = None  # Body to train.
 
 
 def models(width: int, depth: int) -> dict[str, bodies.Body]:
@@ -185,22 +173,18 @@ def _explain(results: study.Results) -> str:
     for name, setting in results.settings.items()
   )
   return (
-    'Adam, whose rate falls to 0 with a cosine; corruptions are our own at '
-    f'severity 3. Parameters of the bodies: {counts}.'
+    'Adam trains, and a cosine takes its rate to 0. The corruptions are our own, '
+    f'at severity 3. Parameters of the bodies: {counts}.'
   )
 
 
-def _figure(results: study.Results) -> list[figures.Panel]:
+def _figure(results: study.Results) -> figures.Panel:
   sets = [name for name in results.records[ISO, None][0] if name != _MEAN]
-  return [
-    figures.Shades(
-      rows=[
-        f'{arm}  ({results(arm, _MEAN).mean():.1f})' for arm in results.arms
-      ],
-      columns=sets,
-      values=[[results(arm, s).mean() for s in sets] for arm in results.arms],
-    )
-  ]
+  return figures.Shades(
+    rows=[f'{arm}  ({results(arm, _MEAN).mean():.1f})' for arm in results.arms],
+    columns=sets,
+    values=[[results(arm, s).mean() for s in sets] for arm in results.arms],
+  )
 
 
 def _rows(name: str, studies: Mapping[str, study.Study]) -> list[rows.Row]:
@@ -233,8 +217,8 @@ def _rows(name: str, studies: Mapping[str, study.Study]) -> list[rows.Row]:
     ),
     rows.Row(
       id=f'{name}-ablations',
-      claim='What helps is that the matrices are orthogonal and move (accuracy %, '
-      'learnt from clean pictures).',
+      claim='Classifiers by ODEtoODE suffer less because their matrices are '
+      'orthogonal and move (accuracy %, learnt from clean pictures).',
       ours=lambda results: _ours(
         results,
         tuple(n for n in (ISO, GATED, *ABLATIONS) if n in results.arms),
@@ -242,8 +226,9 @@ def _rows(name: str, studies: Mapping[str, study.Study]) -> list[rows.Row]:
       trend=f'{_MEAN}: ODEtoODE-ISO above the same with a static orthogonal W and '
       'above the same without the constraint on W_0',
       claims=[_beats('static W'), _beats('W_0 free')],
-      explain='Static: b = 0 and W_0 learnt on the group. Fixed: W_0 as drawn, Q '
-      'and N learnt. Free: W_0 learnt without constraint, so W_t = W_0 U_t.',
+      explain='Static W: b is 0, and W_0 is learnt on the group. W_0 fixed: W_0 '
+      'stays as drawn, and Q and N are learnt. W_0 free: W_0 is learnt without '
+      'constraint, so that W_t = W_0 U_t.',
       **shared,
     ),
   ]

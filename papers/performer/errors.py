@@ -26,8 +26,6 @@ from performer.attention import projections
 from performer.attention.analysis import recovery
 from runtime.record import ledger
 
-__all__ = ['ROWS', 'SIZES', 'Setting', 'run']
-
 SIZES = (8, 16, 32, 64, 128, 256)  # m that all kernels have.
 COPIES = {'pos': 1, 'hyp': 2, 'trig': 2}  # Features of a projection.
 _CURVES = 'curves, no numbers'
@@ -35,27 +33,16 @@ _CURVES = 'curves, no numbers'
 
 @dataclasses.dataclass(frozen=True)
 class Setting:
-  """Attention whose error is measured.
+  """Attention whose error is measured."""
 
-  Attributes:
-    kernel: short name, a key of `COPIES`.
-    scale: standard deviation of the entries of queries and keys.
-    ortho: see `attention.Favor`, as the next.
-    norm: of the rows of the projection.
-    sizes: m, numbers of projections.
-    keys: L.
-    queries: their number.
-    width: d.
-  """
-
-  kernel: str
-  scale: float
-  ortho: str = 'rorf'
-  norm: str = 'chi'
-  sizes: tuple[int, ...] = SIZES
-  keys: int = 4096
-  queries: int = 512
-  width: int = 16
+  kernel: str  # Short name, a key of `COPIES`.
+  scale: float  # Standard deviation of the entries of queries and keys.
+  ortho: str = 'rorf'  # See `attention.Favor`, as the next.
+  norm: str = 'chi'  # Of the rows of the projection.
+  sizes: tuple[int, ...] = SIZES  # m, numbers of projections.
+  keys: int = 4096  # L.
+  queries: int = 512  # Number of queries.
+  width: int = 16  # d.
 
   def favor(self, m: int) -> attention.Favor:
     """The mechanism with m projections, which are drawn apart."""
@@ -172,9 +159,9 @@ def _inputs(results: study.Results) -> str:
     results(arm, name).mean() for name in ('norm', 'great norm', 'power')
   )
   return (
-    f'Entries of q, k ~ N(0, {results.settings[arm].scale:g}^2): |x+y|^2 is '
-    f'{mean:.3g} in the mean, {top:.3g} at the 95th percentile; the mean square '
-    f'of the exact output is {power:.2g}.'
+    f'Entries of q and k are N(0, {results.settings[arm].scale:g}^2). Then '
+    f'|x+y|^2 is {mean:.3g} on average and {top:.3g} at its 95th percentile. The '
+    f'mean square of the exact output is {power:.2g}.'
   )
 
 
@@ -184,7 +171,7 @@ def _against_trig(results: study.Results) -> str:
     for m in SIZES
   ]
   return (
-    f'{_inputs(results)} Median pos / trig at equal m = '
+    f'{_inputs(results)} Median error of pos over that of trig, at equal m = '
     f'{", ".join(map(str, SIZES))}: {", ".join(f"{x:.1g}" for x in ratios)}.'
   )
 
@@ -222,24 +209,22 @@ def _figure(results: study.Results, arms: Sequence[str]) -> list[figures.Panel]:
   return panels
 
 
-def _bad_figure(results: study.Results) -> list[figures.Panel]:
-  return [
-    figures.Lines(
-      lines=[
-        figures.Line(
-          arm,
-          SIZES,
-          100 * np.stack([_at(results, arm, m, 'bad') for m in SIZES], axis=1),
-          spread='range',
-          style='o-',
-        )
-        for arm in ('pos rorf', 'trig rorf')
-      ],
-      xlabel='projections m',
-      ylabel='rows with denominator ≤ 0 (%)',
-      xscale='log2',
-    )
-  ]
+def _bad_figure(results: study.Results) -> figures.Panel:
+  return figures.Lines(
+    lines=[
+      figures.Line(
+        arm,
+        SIZES,
+        100 * np.stack([_at(results, arm, m, 'bad') for m in SIZES], axis=1),
+        spread='range',
+        style='o-',
+      )
+      for arm in ('pos rorf', 'trig rorf')
+    ],
+    xlabel='projections m',
+    ylabel='rows with denominator ≤ 0 (%)',
+    xscale='log2',
+  )
 
 
 def _lower(one: str, two: str, decades: float = 0.0) -> claims.Claim:
@@ -329,8 +314,9 @@ ROWS = (
   ),
   rows.Row(
     id='fig4-low-norm-trigonometric-features',
-    claim='Where norms are low, trigonometric features are the better ones: '
-    'the order of Fig. 4 depends on the norms (mean squared error).',
+    claim='Where norms are low, trigonometric features approximate attention '
+    'better than positive ones, so that the order of Fig. 4 depends on the norms '
+    '(mean squared error).',
     study=_LOW,
     ours=_errors,
     published=_source(f'{_CURVES}; inputs of one norm only'),

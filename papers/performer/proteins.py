@@ -19,8 +19,6 @@ from performer.models import transformer
 from runtime import loop, optimizers
 from runtime.record import ledger
 
-__all__ = ['ROWS', 'Setting', 'run', 'studies']
-
 SOURCE = 'arXiv:2009.14794, Table 2'
 SOFTMAX, RELU, EXACT = 'softmax', 'relu', 'exact'
 # Copying the visible tokens scores well without modelling proteins.
@@ -51,25 +49,15 @@ PUBLISHED = {
 
 @dataclasses.dataclass(frozen=True)
 class Setting:
-  """A run.
+  """A run."""
 
-  Attributes:
-    model: the language model.
-    data: proteins.
-    batch: sequences per step.
-    steps: of training, after which the rate has fallen to 0, if it falls.
-    rate: of AdamW, at its peak.
-    warmup: steps in which the rate rises; None: it is constant.
-    every: steps between records.
-  """
-
-  model: transformer.Transformer
-  data: proteins.Proteins
-  batch: int
-  steps: int
-  rate: float
-  warmup: int | None
-  every: int
+  model: transformer.Transformer  # The language model.
+  data: proteins.Proteins  # Proteins.
+  batch: int  # Sequences per step.
+  steps: int  # Of training, after which the rate has fallen to 0, if it falls.
+  rate: float  # Of AdamW, at its peak.
+  warmup: int | None  # Steps in which the rate rises; None: it is constant.
+  every: int  # Steps between records.
 
 
 def _trainer(setting: Setting) -> training.LanguageModelTrainer:
@@ -197,8 +185,8 @@ def _evidence(results: study.Results) -> str:
   values = _table(results, 'test acc. %')
   gap = values['exact test'].mean() - values['baseline test'][0]
   return (
-    f'The baseline itself is {gap:.1f} points below exact attention: the smaller '
-    'this gap, the weaker the evidence of agreement.'
+    f'The baseline itself is {gap:.1f} points below exact attention. The smaller '
+    'this gap is, the weaker is the evidence of agreement.'
   )
 
 

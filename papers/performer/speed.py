@@ -20,32 +20,18 @@ from papers import claims, figures, rows, study
 from performer import attention
 from runtime.record import ledger
 
-__all__ = ['KINDS', 'ROWS', 'Setting', 'run']
-
 FAVOR, EXACT, IDENTITY = NAMES = 'ours pos', 'jax.nn exact', 'identity'
-KINDS = {
-  forms.Case(causal, backward, 1).kind: (causal, backward)
-  for causal in (False, True)
-  for backward in (False, True)
-}
 SOURCE = 'arXiv:2009.14794, Fig. 3, 20 and 21'
 
 
 @dataclasses.dataclass(frozen=True)
 class Setting:
-  """Settings of the timing.
+  """Settings of the timing."""
 
-  Attributes:
-    case: at any length.
-    mechanism: of the form `ours pos`.
-    turns: of each form and seed.
-    memory_bytes: a form that needs more is left out.
-  """
-
-  case: forms.Case
-  mechanism: attention.Favor
-  turns: int = 3
-  memory_bytes: int = 3 * 2**30
+  case: forms.Case  # At any length.
+  mechanism: attention.Favor  # Of the form `ours pos`.
+  turns: int = 3  # Of each form and seed.
+  memory_bytes: int = 3 * 2**30  # A form that needs more is left out.
 
 
 @functools.cache
@@ -103,7 +89,7 @@ def _study(longest: int) -> study.Study:
   mechanism = attention.Favor(kernel='softmax_pos', features=256)
   return study.Study(
     run,
-    {k: Setting(forms.Case(*v, 1), mechanism) for k, v in KINDS.items()},
+    {k: Setting(forms.Case(*v, 1), mechanism) for k, v in forms.KINDS.items()},
     seeds=5,
     at=tuple(2**n for n in range(8, longest + 1)),
     together=True,
@@ -136,7 +122,7 @@ def _slopes(times: Times, low: int, high: int) -> list[float]:
 
 def _exponents(results: study.Results) -> dict[str, list[float]]:
   found = {}
-  for kind in KINDS:
+  for kind in forms.KINDS:
     for name, form, low, high in (
       ('FAVOR+', FAVOR, 0, 1 << 20),
       ('exact', EXACT, 1024, 4096),
@@ -150,7 +136,7 @@ def _exponents(results: study.Results) -> dict[str, list[float]]:
 def _crossovers(results: study.Results) -> dict[str, list[float]]:
   """Length from which FAVOR+ is faster; twice the longest if none."""
   found = {}
-  for kind in KINDS:
+  for kind in forms.KINDS:
     ours, exact = (_times(results, kind, form) for form in (FAVOR, EXACT))
     ratios = {n: exact[n] / ours[n] for n in exact}
     found[kind] = [
@@ -189,7 +175,7 @@ def _figure(results: study.Results) -> list[figures.Panel]:
       xscale='log2',
       yscale='log',
     )
-    for kind in KINDS
+    for kind in forms.KINDS
   ]
 
 
@@ -199,7 +185,9 @@ def _row(**fields: object) -> rows.Row:
     figure=_figure,
     title='B = 1, H = 8, d = 64, r = 256, float32',
     explain=lambda results: (
-      'CPU time of all threads.' if _clock() == 'cpu' else 'Wall-clock time.'
+      'Times are CPU times of all threads.'
+      if _clock() == 'cpu'
+      else 'Times are by the wall clock.'
     ),
     **fields,
   )
@@ -215,8 +203,8 @@ ROWS = (
     trend='FAVOR+ at most 1.3 over all lengths, exact at least 1.8 between 1024 '
     'and 4096',
     claims=[
-      *(claims.below(f'FAVOR+, {kind}', than=1.3) for kind in KINDS),
-      *(claims.above(f'exact, {kind}', than=1.8) for kind in KINDS),
+      *(claims.below(f'FAVOR+, {kind}', than=1.3) for kind in forms.KINDS),
+      *(claims.above(f'exact, {kind}', than=1.8) for kind in forms.KINDS),
     ],
   ),
   _row(
@@ -226,7 +214,7 @@ ROWS = (
     ours=_crossovers,
     published=ledger.Published('curves, no numbers', SOURCE),
     trend='below 1024 for every kind',
-    claims=[claims.below(kind, than=1024.0) for kind in KINDS],
+    claims=[claims.below(kind, than=1024.0) for kind in forms.KINDS],
   ),
   _row(
     id='fig3-causal',

@@ -22,8 +22,6 @@ from performer import attention
 from performer.attention import theory
 from runtime.record import ledger
 
-__all__ = ['GRID', 'KERNELS', 'ROWS', 'Setting', 'closed_forms', 'run']
-
 LENGTHS = (0.25, 0.5, 0.75, 1.0, 1.5, 2.0)
 ANGLES = (0, 30, 60, 90, 120, 150, 180)  # Degrees.
 GRID = tuple((length, angle) for length in LENGTHS for angle in ANGLES)
@@ -37,23 +35,16 @@ _LARGEST = 2.0
 
 @dataclasses.dataclass(frozen=True)
 class Setting:
-  """A mean over draws.
+  """A mean over draws."""
 
-  Attributes:
-    kernel: a key of `KERNELS`.
-    points: pairs of a length and an angle.
-    rows: projections of one estimate: one by one would cost ten times more.
-    draws: estimates of one mean.
-    block: of them at a time.
-    norm: of the rows of a projection, which are independent.
-  """
-
-  kernel: str
+  kernel: str  # A key of `KERNELS`.
+  # Pairs of a length and an angle.
   points: tuple[tuple[float, float], ...] = GRID
+  # Projections of one estimate: one by one would cost ten times more.
   rows: int = 64
-  draws: int = 2**15
-  block: int = 2**8
-  norm: str = 'chi'
+  draws: int = 2**15  # Estimates of one mean.
+  block: int = 2**8  # Estimates at a time.
+  norm: str = 'chi'  # Of the rows of a projection, which are independent.
 
   @property
   def favor(self) -> attention.Favor:

@@ -26,8 +26,6 @@ from performer.data import fasta, masking, vocabulary
 from performer.models import bert, convert_bert
 from runtime.record import ledger
 
-__all__ = ['ROWS', 'Setting', 'encode', 'measure', 'run', 'study_of']
-
 SOURCE = (
   'arXiv:2009.14794, Fig. 5 (left): one-billion-word benchmark, no antibodies'
 )
@@ -51,30 +49,18 @@ _ALL_MASKED = masking.Preset(mask=1.0, random=0.0)
 
 @dataclasses.dataclass(frozen=True)
 class Setting:
-  """A run.
+  """A run."""
 
-  Attributes:
-    mechanism: of the attention.
-    pretrained: whether parameters are the published ones, or new.
-    steps: of training.
-    every: steps between evaluations.
-    batch: genes per step.
-    rate: of Adam.
-    held_out: genes.
-    num_heads: of the pretrained model.
-    masks: masking of residues.
-    folder: of the prepared data.
-  """
-
-  mechanism: attention.Favor | attention.Exact
-  pretrained: bool = True
-  steps: int = 100
-  every: int = 20
-  batch: int = 8
-  rate: float = 1e-4
-  held_out: int = 64
-  num_heads: int = 8
-  masks: masking.Preset = _ALL_MASKED
+  mechanism: attention.Favor | attention.Exact  # Of the attention.
+  pretrained: bool = True  # Whether parameters are the published ones, or new.
+  steps: int = 100  # Of training.
+  every: int = 20  # Steps between evaluations.
+  batch: int = 8  # Genes per step.
+  rate: float = 1e-4  # Of Adam.
+  held_out: int = 64  # Genes.
+  num_heads: int = 8  # Of the pretrained model.
+  masks: masking.Preset = _ALL_MASKED  # Masking of residues.
+  # Of the prepared data.
   folder: pathlib.Path = pathlib.Path('data/antibodies')
 
 
@@ -250,32 +236,30 @@ def _ours(results: study.Results) -> dict[str, np.ndarray]:
 def _explain(results: study.Results) -> str:
   setting = results.settings[TUNED]
   return (
-    'AntiBERTy (26 million parameters, arXiv:2112.07782) read from the arrays it '
-    f'was published with; r = {setting.mechanism.features}, Adam at '
-    f'{setting.rate:g}, {setting.batch} genes a step, {setting.held_out} held '
-    'out, which the original may have been trained on. The published number is '
-    'of another model and of words.'
+    'The model is AntiBERTy (26 million parameters, arXiv:2112.07782), read from '
+    f'its published arrays. FAVOR+ has r = {setting.mechanism.features}. Adam '
+    f'trains at {setting.rate:g} on {setting.batch} genes a step. '
+    f'{setting.held_out} genes are held out, but AntiBERTy itself may have been '
+    'trained on them. The published number is of another model, and of words.'
   )
 
 
-def _figure(results: study.Results) -> list[figures.Panel]:
+def _figure(results: study.Results) -> figures.Panel:
   setting: Any = results.settings[TUNED]
   steps = range(0, setting.steps + 1, setting.every)
-  return [
-    figures.Lines(
-      lines=[
-        figures.Line(arm, [*steps], results(arm, 'accuracy'), spread='mean')
-        for arm in (TUNED, SCRATCH)
-      ],
-      levels={
-        EXACT: results.last(EXACT, 'accuracy').mean(),
-        COMMONEST: results(EXACT, 'commonest').mean(),
-      },
-      xlabel='step',
-      ylabel='accuracy of masked residues',
-      options={'ylim': (0, 1)},
-    )
-  ]
+  return figures.Lines(
+    lines=[
+      figures.Line(arm, [*steps], results(arm, 'accuracy'), spread='mean')
+      for arm in (TUNED, SCRATCH)
+    ],
+    levels={
+      EXACT: results.last(EXACT, 'accuracy').mean(),
+      COMMONEST: results(EXACT, 'commonest').mean(),
+    },
+    xlabel='step',
+    ylabel='accuracy of masked residues',
+    options={'ylim': (0, 1)},
+  )
 
 
 ROWS = (

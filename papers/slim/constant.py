@@ -5,12 +5,10 @@ import itertools
 
 import numpy as np
 
-from benchmarks import slim_bars
+from benchmarks import programs, slim_bars
 from benchmarks import slim_forms as forms
 from papers import claims, figures, rows, study
 from papers.slim import memory
-
-__all__ = ['ROWS', 'apart', 'study_of']
 
 KINDS = ('subtract', 'checkpoint2')
 SHORT, LONG = LENGTHS = (8192, 131072)
@@ -24,7 +22,7 @@ def apart(setting: memory.Turns, *, seed: int) -> study.Record:
   for form in setting.chosen:
     program = memory.compiled(form, setting.model, setting.length)
     found.append(program.call(*program.inputs(seed))[1])
-  return {'distance': forms.apart(*found)}
+  return {'distance': programs.distance(*found)}
 
 
 def _label(kind: str, length: int) -> str:
@@ -66,30 +64,28 @@ def _explain(results: study.Results) -> str:
   return (
     f'C={setting.chosen[0].chunk}, d={setting.model.d_model}, '
     f's={setting.model.num_layers}. Gradients were computed, not only compiled. '
-    f'Growth of subtract: {long - short:.3g} MiB.'
+    f'Subtract grows by {long - short:.3g} MiB.'
   )
 
 
-def _figure(results: study.Results) -> list[figures.Panel]:
+def _figure(results: study.Results) -> figures.Panel:
   sizes = _sizes(results)
-  return [
-    figures.Lines(
-      lines=[
-        figures.Line(
-          kind,
-          LENGTHS,
-          [sizes[_label(kind, n)][0] for n in LENGTHS],
-          style='o-',
-        )
-        for kind in KINDS
-      ],
-      levels={'limit': LIMIT},
-      xlabel='length L',
-      ylabel='temporary memory (MiB)',
-      xscale='log2',
-      options={'ylim': (0, None)},
-    )
-  ]
+  return figures.Lines(
+    lines=[
+      figures.Line(
+        kind,
+        LENGTHS,
+        [sizes[_label(kind, n)][0] for n in LENGTHS],
+        style='o-',
+      )
+      for kind in KINDS
+    ],
+    levels={'limit': LIMIT},
+    xlabel='length L',
+    ylabel='temporary memory (MiB)',
+    xscale='log2',
+    options={'ylim': (0, None)},
+  )
 
 
 ROWS = (

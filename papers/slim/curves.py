@@ -16,8 +16,6 @@ from papers.slim import runs
 from performer.data import copying, text
 from performer.slim import options as slim_options
 
-__all__ = ['ROWS', 'agreement_row', 'gaps', 'learning_row', 'switch_row']
-
 TOLERANCE = 1e-3  # Bits, between curves of one seed.
 JUMP = 1e-6  # Relative, of the loss.
 BASELINE = 'baseline'
@@ -44,11 +42,10 @@ def _with_baseline(setting: runs.Setting, chunks: Sequence[int]) -> study.Study:
 def _explain(results: study.Results) -> str:
   setting = results.settings[runs.FULL]
   is_text = isinstance(setting.data, text.Text)
-  what = 'frequencies of bytes' if is_text else 'format but not the word'
+  what = 'the frequencies of bytes' if is_text else 'the format, not the word'
   bits = results(BASELINE, 'bits')[0]
   return (
-    f'The baseline of {bits:.4g} bits knows the {what}. '
-    f'{runs.described(setting)}'
+    f'The baseline of {bits:.4g} bits knows {what}. {runs.described(setting)}'
   )
 
 
@@ -83,11 +80,11 @@ def _explain_gaps(results: study.Results) -> str:
     for line in _distances(results, arm)
     if (line > TOLERANCE).any()
   ]
-  where = f'First passed at step {min(apart)}. ' if apart else ''
+  where = f'The limit is first passed at step {min(apart)}. ' if apart else ''
   return (
-    f'{_explain(results)} {where}CONTROL is FULL from parameters changed in the '
-    f'last digit: it parts from FULL by {found[runs.CONTROL].max():.2g} bits, '
-    'through rounding alone.'
+    f'{_explain(results)} {where}CONTROL is FULL, from parameters whose last '
+    f'digit is changed. Rounding alone takes CONTROL '
+    f'{found[runs.CONTROL].max():.2g} bits away from FULL.'
   )
 
 
@@ -192,9 +189,9 @@ def switch_row(setting: runs.Setting) -> rows.Row:
 
   def explain(results: study.Results) -> str:
     return (
-      f'{runs.described(results.settings[runs.FULL])} After the switch, training '
-      'losses of runs that go on either way differ by at most '
-      f'{_distances(results, switched).max():.2g} bits.'
+      f'{runs.described(results.settings[runs.FULL])} After the switch, the '
+      'training losses of the run on whole sequences and of the run in chunks '
+      f'differ by at most {_distances(results, switched).max():.2g} bits.'
     )
 
   def figure(results: study.Results) -> list[figures.Panel]:

@@ -18,33 +18,24 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, PyTree
 
+from benchmarks import programs
 from benchmarks import slim_forms as forms
 from papers import study
 from performer import attention
 from performer.attention import state as state_lib
 from performer.slim import model as model_lib
 
-__all__ = ['Setting', 'WideSums', 'run', 'stressed']
-
 
 @dataclasses.dataclass(frozen=True)
 class Setting:
-  """A gradient.
+  """A gradient."""
 
-  Attributes:
-    model: settings of the model.
-    form: form that computes the gradient.
-    length: L.
-    stress: of the parameters: None, 'qk' or 'spike'.
-    factor: of the stress.
-    wide: states are kept in float64; only for strategies of the library.
-  """
-
-  model: model_lib.SlimTransformer
-  form: forms.Form
-  length: int
-  stress: str | None = None
-  factor: float = 1.0
+  model: model_lib.SlimTransformer  # Settings of the model.
+  form: forms.Form  # Form that computes the gradient.
+  length: int  # L.
+  stress: str | None = None  # Of parameters: None, 'qk' or 'spike'.
+  factor: float = 1.0  # Of the stress.
+  # States are kept in float64; only for strategies of the library.
   wide: bool = False
 
   def __post_init__(self) -> None:
@@ -100,7 +91,9 @@ def run(setting: Setting, *, seed: int) -> study.Record:
     greatest drift that the library reports, if the strategy has one.
   """
   grads, found = _gradient(setting, seed)
-  record = {'error': forms.apart(grads, _expected(setting.in_float64(), seed))}
+  record = {
+    'error': programs.distance(grads, _expected(setting.in_float64(), seed))
+  }
   if found is not None:
     record['drift'] = max(float(np.max(x)) for x in jax.tree.leaves(found))
   return record

@@ -19,17 +19,6 @@ from papers import claims, figures, rows, study
 from performer.slim import model as model_lib
 from runtime.devices import counting
 
-__all__ = [
-  'MIB',
-  'ROWS',
-  'Setting',
-  'Turns',
-  'compiled',
-  'count',
-  'plan',
-  'take_turns',
-]
-
 KINDS, CHUNKS = ('subtract', 'checkpoint'), (16, 64, 256, 1024)
 FORMS = tuple(forms.Form(k, c) for c in CHUNKS for k in KINDS)
 ROOT = '2 sqrt(L)'
@@ -39,19 +28,12 @@ _C = CHUNKS[1]  # Of the comparison of lengths.
 
 @dataclasses.dataclass(frozen=True)
 class Setting:
-  """The gradient of one sequence.
+  """The gradient of one sequence."""
 
-  Attributes:
-    model: settings of the model.
-    kind: strategy.
-    chunk: C, `ROOT`, or None for whole sequences.
-    longest: the greatest L at which it is compiled.
-  """
-
-  model: model_lib.SlimTransformer
-  kind: str
-  chunk: int | str | None = None
-  longest: int | None = None
+  model: model_lib.SlimTransformer  # Settings of the model.
+  kind: str  # Strategy.
+  chunk: int | str | None = None  # C, `ROOT`, or None for whole sequences.
+  longest: int | None = None  # The greatest L at which it is compiled.
 
   def form(self, length: int) -> forms.Form:
     """The form at a length."""
@@ -92,19 +74,12 @@ def count(setting: Setting, *, at: int) -> study.Record:
 
 @dataclasses.dataclass(frozen=True)
 class Turns:
-  """Gradients that are compared side by side.
+  """Gradients that are compared side by side."""
 
-  Attributes:
-    model: settings of the model.
-    length: L.
-    chosen: forms.
-    turns: of each form and seed.
-  """
-
-  model: model_lib.SlimTransformer
-  length: int
-  chosen: tuple[forms.Form, ...]
-  turns: int = 3
+  model: model_lib.SlimTransformer  # Settings of the model.
+  length: int  # L.
+  chosen: tuple[forms.Form, ...]  # Forms.
+  turns: int = 3  # Of each form and seed.
 
 
 def take_turns(setting: Turns, *, seed: int) -> study.Record:
@@ -181,22 +156,20 @@ def _explain_lines(results: study.Results) -> str:
     f'{arm}: ' + ', '.join(f'{v / MIB:.4g} at {n}' for n, v in line.items())
     for arm, line in _lines(results).items()
   )
-  return f'MiB: {text}.'
+  return f'Memory in MiB: {text}.'
 
 
-def _length_figure(results: study.Results) -> list[figures.Panel]:
-  return [
-    figures.Lines(
-      lines=[
-        figures.Line(arm, [*line], np.divide([*line.values()], MIB), style='o-')
-        for arm, line in _lines(results).items()
-      ],
-      xlabel='length L',
-      ylabel='temporary memory (MiB)',
-      xscale='log2',
-      yscale='log',
-    )
-  ]
+def _length_figure(results: study.Results) -> figures.Panel:
+  return figures.Lines(
+    lines=[
+      figures.Line(arm, [*line], np.divide([*line.values()], MIB), style='o-')
+      for arm, line in _lines(results).items()
+    ],
+    xlabel='length L',
+    ylabel='temporary memory (MiB)',
+    xscale='log2',
+    yscale='log',
+  )
 
 
 _AGAINST_LENGTH = rows.Row(
@@ -251,17 +224,15 @@ _FLOPS = rows.Row(
     claims.close(kind, to=value, within=0.1 * value)
     for kind, value in _EXPECTED.items()
   ],
-  figure=lambda results: [
-    figures.Bars(
-      names=[*_EXPECTED],
-      groups={'measured': [value[0] for value in _flops(results).values()]},
-      marks={'expected': [*_EXPECTED.values()]},
-      xlabel='FLOPs over those of full',
-    )
-  ],
+  figure=lambda results: figures.Bars(
+    names=[*_EXPECTED],
+    groups={'measured': [value[0] for value in _flops(results).values()]},
+    marks={'expected': [*_EXPECTED.values()]},
+    xlabel='FLOPs over those of full',
+  ),
   explain=lambda results: (
-    f'L={results.study.at[0]}, C={_C}. Counted in the trace '
-    'of the whole gradient.'
+    f'L={results.study.at[0]}, C={_C}. FLOPs are counted in the trace of the '
+    'whole gradient.'
   ),
 )
 
@@ -270,25 +241,23 @@ _FLOPS = rows.Row(
 
 def _chunk_figure(
   values: Mapping[str, Sequence[float]], **axes: Any
-) -> list[figures.Panel]:
+) -> figures.Panel:
   """A line for each strategy over C, and the level of `full`."""
-  return [
-    figures.Lines(
-      lines=[
-        figures.Line(
-          kind,
-          CHUNKS,
-          [np.mean(values[f'{kind} C={chunk}']) for chunk in CHUNKS],
-          style='o-',
-        )
-        for kind in KINDS
-      ],
-      levels={'full': np.mean(values['full'])},
-      xlabel='positions of a chunk C',
-      xscale='log2',
-      **axes,
-    )
-  ]
+  return figures.Lines(
+    lines=[
+      figures.Line(
+        kind,
+        CHUNKS,
+        [np.mean(values[f'{kind} C={chunk}']) for chunk in CHUNKS],
+        style='o-',
+      )
+      for kind in KINDS
+    ],
+    levels={'full': np.mean(values['full'])},
+    xlabel='positions of a chunk C',
+    xscale='log2',
+    **axes,
+  )
 
 
 def _sizes(results: study.Results) -> dict[str, np.ndarray]:
@@ -345,8 +314,8 @@ _TIME = rows.Row(
     options={'ylim': (0, None)},
   ),
   explain=lambda results: (
-    f'L={results.settings["all"].length}; wall clock, '
-    'medians over turns in one process; the time of full is '
+    f'L={results.settings["all"].length}. Times are by the wall clock, medians '
+    'over turns in one process. The time of full is '
     f'{1e3 * np.median(results("all", "seconds")):.0f} ms.'
   ),
 )

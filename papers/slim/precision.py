@@ -18,8 +18,6 @@ from papers import claims, figures, rows, study
 from papers.slim import errors
 from performer.slim import drift
 
-__all__ = ['ROWS']
-
 _LIMIT = 1e-5  # Of float32, at random parameters and for stored states.
 _LIMIT_DOUBLE = 1e-12
 # A gradient is lost if it is more than 1 % off, and three times as far as
@@ -113,7 +111,7 @@ def _stressed(dtype: str = 'float32', *, wide: bool = False) -> Arms:
 
 
 STRESSED, HALF = _stressed(), _stressed('bfloat16')
-_STATED = 'exists, without numbers that could be read'
+_STATED = 'The paper shows the effect of precision in a figure without numbers.'
 
 
 def _errors(results: study.Results) -> dict[str, np.ndarray]:
@@ -130,7 +128,7 @@ def _above(label: str, limit: float) -> claims.Claim:
   return claims.above(label, than=limit, log=True)
 
 
-def _points(results: study.Results) -> list[figures.Panel]:
+def _points(results: study.Results) -> figures.Panel:
   """Errors of all seeds, a line for each case."""
   cases = _cases(results.arms)
   lines = []
@@ -144,14 +142,12 @@ def _points(results: study.Results) -> list[figures.Panel]:
       x, y = np.maximum(np.ravel(values), 1e-18), np.ravel(places)
       lines.append(figures.Line(kind, x, y, style=style))
   ticks = {'yticks': range(len(cases)), 'yticklabels': cases}
-  return [
-    figures.Lines(
-      lines=lines,
-      xlabel='relative error of the gradient',
-      xscale='log',
-      options={'ylim': (len(cases) - 0.5, -0.5), **ticks},
-    )
-  ]
+  return figures.Lines(
+    lines=lines,
+    xlabel='relative error of the gradient',
+    xscale='log',
+    options={'ylim': (len(cases) - 0.5, -0.5), **ticks},
+  )
 
 
 def _growth_figure(results: study.Results) -> list[figures.Panel]:
@@ -280,28 +276,27 @@ def _flagged(results: study.Results) -> dict[str, float]:
 def _explain_audit(results: study.Results) -> str:
   counts = _flagged(results)
   return (
-    f'Lost: error above {_LOST:g} and three times that of stored states. Sound: '
-    f'below {_SOUND:g}, or below 1.5 times that of stored states. '
-    f'{sum(counts.values()):.0f} runs. {counts["lost, not flagged"]:g} missed, '
+    f'A gradient is lost if its error is above {_LOST:g} and above three times '
+    f'that of stored states. It is sound if its error is below {_SOUND:g}, or below '
+    f'1.5 times that of stored states. There are {sum(counts.values()):.0f} runs, '
+    f'with {counts["lost, not flagged"]:g} lost gradients missed and '
     f'{counts["sound, flagged"]:g} false alarms.'
   )
 
 
-def _audit_figure(results: study.Results) -> list[figures.Panel]:
-  return [
-    figures.Lines(
-      lines=[
-        figures.Line(state, *np.maximum(np.transpose(points), 1e-17), style='o')
-        for state, points in _audited(results).items()
-        if points
-      ],
-      levels={'threshold': drift.THRESHOLD},
-      xlabel='relative error of the gradient',
-      ylabel='drift',
-      xscale='log',
-      yscale='log',
-    )
-  ]
+def _audit_figure(results: study.Results) -> figures.Panel:
+  return figures.Lines(
+    lines=[
+      figures.Line(state, *np.maximum(np.transpose(points), 1e-17), style='o')
+      for state, points in _audited(results).items()
+      if points
+    ],
+    levels={'threshold': drift.THRESHOLD},
+    xlabel='relative error of the gradient',
+    ylabel='drift',
+    xscale='log',
+    yscale='log',
+  )
 
 
 _WIDE = _stressed(wide=True)
@@ -318,8 +313,8 @@ ROWS = (
       for label in RANDOM
     ],
     figure=_points,
-    explain='Random initial parameters, d=64, h=4, s=3, L=512, C=64. The effect '
-    f'of precision is a figure of the paper: {_STATED}.',
+    explain='Parameters are random, as at the start; d=64, h=4, s=3, L=512, C=64. '
+    + _STATED,
     headline='square post_branch: subtract',
   ),
   rows.Row(
@@ -332,15 +327,15 @@ ROWS = (
     'times the shortest; checkpoint: least and largest chunk within a factor 3',
     claims=_grows(),
     figure=_growth_figure,
-    explain='Square kernel, random parameters. The effect of precision over C is '
-    f'a figure of the paper: {_STATED}.',
+    explain=f'The kernel is the square one, parameters are random. {_STATED}',
   ),
   _stress_row(STRESSED, 'float32'),
   _stress_row(HALF, 'bfloat16'),
   rows.Row(
     id='precision-wide-states',
-    claim='States in float64 do not rescue subtraction: what is recomputed in '
-    'float32 from a recovered state is not what was added (relative error).',
+    claim='States in float64 do not rescue subtraction: a term recomputed in '
+    'float32 from a recovered state is not the term that was added (relative '
+    'error).',
     study=study.Study(errors.run, _WIDE),
     ours=_errors,
     trend='subtract above 1e-3 for softmax_pos and square; checkpoint below '
@@ -350,13 +345,13 @@ ROWS = (
       *(_below(_label(c, 'checkpoint'), _LIMIT) for c in _cases(_WIDE)),
     ],
     figure=_points,
-    explain='L=256, C=16, d=32, h=2, s=2; activations in float32.',
+    explain='L=256, C=16, d=32, h=2, s=2. Activations are in float32.',
   ),
   rows.Row(
     id='precision-audit',
-    claim='What queries read from the first state of a run that subtraction '
-    'recovers, against the known state, tells lost gradients from sound ones '
-    '(runs).',
+    claim='The audit tells lost gradients from sound ones. It compares what '
+    'queries read from the recovered first state with what they read from the '
+    'known one (runs).',
     study=study.Study(
       errors.run, RANDOM | STRESSED | HALF | OF_CHUNK | OF_LENGTH
     ),

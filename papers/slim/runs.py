@@ -27,8 +27,6 @@ from performer.slim import model as model_lib
 from performer.slim import options as slim_options
 from runtime import loop
 
-__all__ = ['CONTROL', 'FULL', 'Setting', 'described', 'regimes', 'run']
-
 FULL, CONTROL = 'FULL', 'CONTROL'
 _NAT = 1 / math.log(2)  # In bits.
 _WHOLE = slim_options.Slim('full')
@@ -37,32 +35,22 @@ _AT_ONCE = 64  # Windows of an evaluation.
 
 @dataclasses.dataclass(frozen=True)
 class Setting:
-  """A run.
+  """A run."""
 
-  Attributes:
-    data: source of sequences.
-    model: model to train.
-    batch: sequences of a step.
-    steps: of the run.
-    rate: of Adam.
-    drop_at: step from which the rate is a tenth; None: never.
-    every: steps between evaluations.
-    first: form of gradients in the first half of the steps.
-    second: the same in the second half.
-    nudged: parameters at the start are changed by about a rounding error.
-    probed: ways to compute the loss that are compared half way.
-  """
-
-  data: copying.Copying | text.Text
-  model: model_lib.SlimTransformer
-  batch: int
-  steps: int
-  rate: float
+  data: copying.Copying | text.Text  # Source of sequences.
+  model: model_lib.SlimTransformer  # Model to train.
+  batch: int  # Sequences of a step.
+  steps: int  # Of the run.
+  rate: float  # Of Adam.
+  # Step from which the rate is a tenth; None: never.
   drop_at: int | None = None
-  every: int = 200
+  every: int = 200  # Steps between evaluations.
+  # Form of gradients in the first half of the steps.
   first: slim_options.Slim = _WHOLE
-  second: slim_options.Slim = _WHOLE
+  second: slim_options.Slim = _WHOLE  # The same in the second half.
+  # Parameters at the start are changed by about a rounding error.
   nudged: bool = False
+  # Ways to compute the loss that are compared half way.
   probed: tuple[forms.Form, ...] = ()
 
   def trainer(self, slim: slim_options.Slim) -> training.LanguageModelTrainer:
@@ -184,9 +172,9 @@ def described(setting: Setting) -> str:
   m = setting.model
   drop = ''
   if setting.drop_at is not None:
-    drop = f', a tenth from step {setting.drop_at} on'
+    drop = f', a tenth of that from step {setting.drop_at} on'
   return (
     f'L={setting.data.max_length}, d={m.d_model}, h={m.num_heads}, '
-    f's={m.num_layers}, f={m.d_ff}, V={m.vocab_size}, batch {setting.batch}, '
-    f'{setting.steps} steps of Adam at {setting.rate:g}{drop}.'
+    f's={m.num_layers}, f={m.d_ff}, V={m.vocab_size}, batch {setting.batch}. '
+    f'Training has {setting.steps} steps of Adam at {setting.rate:g}{drop}.'
   )

@@ -10,8 +10,6 @@ from hpo.ufom import synthetic as ufom_synthetic
 from papers import claims, figures, rows, study
 from papers.ufom import runs, synthetic
 
-__all__ = ['ROWS', 'cost_to', 'run']
-
 ADAPTIVE = 'adaptive'
 
 
@@ -80,11 +78,11 @@ def _explain(results: study.Results) -> str:
   best = runs.cheapest(costs, ADAPTIVE)
   q = results.last(ADAPTIVE, 'q').mean()
   return (
-    '1000 starts for each seed; steps are 10 / (k + 1); exact gradients priced '
-    f'as recomputed, {price.det + price.rnd:g}, first-order ones {price.det:g}. '
-    f'Target {_target(results):.3g}. Best fixed, chosen on these runs: {best}, '
-    f'{np.mean(costs[best]):.4g} gradients; the rule '
-    f'{np.mean(costs[ADAPTIVE]):.4g}, with q = {q:.2f} at the end.'
+    'Each seed has 1000 starts. Steps are 10 / (k + 1). An exact gradient costs '
+    f'{price.det + price.rnd:g}, as recomputed, a first-order one {price.det:g}. '
+    f'The target is {_target(results):.3g}. The best fixed arm, chosen on these '
+    f'runs, is {best} with {np.mean(costs[best]):.4g} gradients. The rule needs '
+    f'{np.mean(costs[ADAPTIVE]):.4g}, and has q = {q:.2f} at the end.'
   )
 
 

@@ -18,38 +18,24 @@ from hpo.ufom.tasks import class_sets, few_shot, networks
 from papers import claims, figures, rows, study
 from papers.ufom import runs
 
-__all__ = ['ROWS', 'Setting', 'run']
-
 FOM, UFOM, EXACT, ADAPTIVE = 'FOM', 'UFOM q=0.2', 'exact', 'adaptive'
 
 
 @dataclasses.dataclass(frozen=True)
 class Setting:
-  """Sizes of a run.
+  """Sizes of a run."""
 
-  Attributes:
-    pictures: loads them.
-    network: network to learn.
-    q: probability of exact gradients, or the rule that adapts it.
-    alpha: inner rate.
-    rate: first outer step; it falls to 0 with the budget.
-    gradients: evaluations that the run may spend.
-    records: judgements, at equal distances.
-    eval_tasks: of a judgement.
-    r: inner steps.
-    tasks: of an outer step.
-  """
-
-  pictures: Callable[[], class_sets.ClassSplit]
-  network: Any
+  pictures: Callable[[], class_sets.ClassSplit]  # Loads them.
+  network: Any  # Network to learn.
+  # Probability of exact gradients, or the rule that adapts it.
   q: float | ufom.AdaptiveRule = 0.0
-  alpha: float = 0.4
-  rate: float = 0.1
-  gradients: float = 60_000
-  records: int = 4
-  eval_tasks: int = 400
-  r: int = 10
-  tasks: int = 5
+  alpha: float = 0.4  # Inner rate.
+  rate: float = 0.1  # First outer step; it falls to 0 with the budget.
+  gradients: float = 60_000  # Evaluations that the run may spend.
+  records: int = 4  # Judgements, at equal distances.
+  eval_tasks: int = 400  # Of a judgement.
+  r: int = 10  # Inner steps.
+  tasks: int = 5  # Of an outer step.
 
 
 def run(setting: Setting, *, seed: int) -> study.Record:
@@ -126,14 +112,14 @@ def _studies(path: str) -> Mapping[str, study.Study]:
 
 def _explain(results: study.Results) -> str:
   text = (
-    '1 shot; outer steps fall to 0 with the budget, exact gradients are priced as '
-    'recomputed, alpha acts on the mean loss.'
+    'Tasks have 1 shot. Outer steps fall to 0 with the budget. Exact gradients are '
+    'priced as recomputed. alpha acts on the mean loss.'
   )
   if ADAPTIVE in results.arms:
     text += (
-      f' The adaptive rule: mean q {results(ADAPTIVE, "q").mean():.3f}, D/V '
-      f'{results(ADAPTIVE, "ratio").mean():.2f}; from D/V of 0.5 on it asks for '
-      'q = 1.'
+      f' The adaptive rule has a mean q of {results(ADAPTIVE, "q").mean():.3f}, '
+      f'and D/V of {results(ADAPTIVE, "ratio").mean():.2f}. From D/V of 0.5 on '
+      'the rule asks for q = 1.'
     )
   chance = 1 / results.settings[EXACT].network.ways
   near_chance = {
@@ -146,16 +132,14 @@ def _explain(results: study.Results) -> str:
   return f'{text} Diverged, near chance: {diverged}.' if diverged else text
 
 
-def _figure(results: study.Results) -> list[figures.Panel]:
-  return [
-    figures.by_arm(
-      results,
-      'accuracy',
-      'gradients',
-      xlabel='gradient evaluations',
-      ylabel='accuracy on new classes',
-    )
-  ]
+def _figure(results: study.Results) -> figures.Panel:
+  return figures.by_arm(
+    results,
+    'accuracy',
+    'gradients',
+    xlabel='gradient evaluations',
+    ylabel='accuracy on new classes',
+  )
 
 
 def _row(name: str, studies: Mapping[str, study.Study]) -> rows.Row:

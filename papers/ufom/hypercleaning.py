@@ -13,32 +13,22 @@ from papers import claims, figures, rows, study
 from papers.ufom import runs
 from runtime.data import images as images_lib
 
-__all__ = ['ROWS', 'Setting', 'cost_to', 'run', 'studies']
-
 FOM, FEW, ADAPTIVE, EXACT = 'FOM', 'UFOM q=0.1', 'adaptive', 'exact'
 _SHARE = 'gradients of q = 0.1 over those of exact'
 
 
 @dataclasses.dataclass(frozen=True)
 class Setting:
-  """Sizes of a run.
+  """Sizes of a run."""
 
-  Attributes:
-    images: loads the pictures.
-    q: probability of exact gradients, or the rule that adapts it.
-    num_train: training and validation examples, each.
-    r: inner steps.
-    alpha: inner rate.
-    steps: outer steps.
-    rate: outer step of the logits; grows with the number of examples.
-  """
-
-  images: Callable[[], images_lib.Images]
+  images: Callable[[], images_lib.Images]  # Loads the pictures.
+  # Probability of exact gradients, or the rule that adapts it.
   q: float | ufom.AdaptiveRule = 0.0
-  num_train: int = 500
-  r: int = 50
-  alpha: float = 2.0
-  steps: int = 300
+  num_train: int = 500  # Training and validation examples, each.
+  r: int = 50  # Inner steps.
+  alpha: float = 2.0  # Inner rate.
+  steps: int = 300  # Outer steps.
+  # Outer step of the logits; grows with the number of examples.
   rate: float = 500.0
 
 
@@ -133,12 +123,12 @@ def _as_cheap(table: claims.Table) -> tuple[claims.Claim, ...]:
 
 def _explain_costs(results: study.Results) -> str:
   return (
-    f'Best fixed: {runs.cheapest(_costs(results), ADAPTIVE)}. Mean q of the rule '
-    f'{results(ADAPTIVE, "q").mean():.3f}, D/V '
-    f'{results(ADAPTIVE, "ratio").mean():.3f}: with one deterministic task whose '
-    'theta the outer loss does not see, g_FO = 0, so D2 = V2 and the model behind '
-    'the rule asks for q* = 1. Far from the optimum noise does no harm, which the '
-    'model does not know.'
+    f'The best fixed arm is {runs.cheapest(_costs(results), ADAPTIVE)}. The rule '
+    f'has a mean q of {results(ADAPTIVE, "q").mean():.3f}, and D/V of '
+    f'{results(ADAPTIVE, "ratio").mean():.3f}. There is one deterministic task, '
+    'whose outer loss does not depend on theta directly. So g_FO = 0 and D2 = V2, '
+    'and the model behind the rule asks for q* = 1. That model does not know that '
+    'noise does no harm far from the optimum.'
   )
 
 
@@ -180,8 +170,9 @@ ROWS = (
       ),
     ),
     figure=_figure,
-    explain='Half of the training labels are redrawn; one deterministic task; '
-    'seeds are of data and xi. Exact gradients are priced as recomputed, c_H = 1.',
+    explain='Half of the training labels are redrawn. There is one deterministic '
+    'task. Seeds are of data and xi. Exact gradients are priced as recomputed, with '
+    'c_H = 1.',
     headline=f'{FEW}: accuracy',
   ),
   rows.Row(

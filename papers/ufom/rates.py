@@ -16,28 +16,18 @@ from papers.ufom import runs
 from performer import attention
 from performer.models import transformer
 
-__all__ = ['ROWS', 'Setting', 'judge', 'run', 'studies']
-
 FIRST, LEARNT, SINGLE = 'initial rates', 'learnt rates', 'best single rate'
 
 
 @dataclasses.dataclass(frozen=True)
 class Setting:
-  """Sizes of the experiment; those of `configs/hpo/ufom_performer_tiny.gin`.
+  """Sizes of the experiment; those of `configs/hpo/ufom_performer_tiny.gin`."""
 
-  Attributes:
-    family: training runs.
-    steps: outer steps.
-    q: probability of exact gradients.
-    rate: outer step.
-    tasks: of an outer step.
-  """
-
-  family: performer_rates.PerformerRates
-  steps: int = 60
-  q: float = 0.5
-  rate: float = 0.1
-  tasks: int = 2
+  family: performer_rates.PerformerRates  # Training runs.
+  steps: int = 60  # Outer steps.
+  q: float = 0.5  # Probability of exact gradients.
+  rate: float = 0.1  # Outer step.
+  tasks: int = 2  # Of an outer step.
 
   @property
   def inner(self) -> ufom.Inner:
@@ -115,8 +105,8 @@ def _ours(results: study.Results) -> dict[str, Any]:
 def _explain(results: study.Results) -> str:
   singles = _singles(results)
   return (
-    'Training runs of 20 steps on bytes; all rates are 0.05 at first. Judged by 32 '
-    f'runs, the same for all. Best single rate: '
+    'A training run has 20 steps on bytes. All rates are 0.05 at first. The same '
+    '32 runs judge all rates. The best single one is '
     f'{min(singles, key=singles.__getitem__)} of {len(singles)}, chosen on the '
     'text that judges.'
   )

@@ -9,8 +9,6 @@ from hpo.ufom import training as ufom_training
 from papers import claims, training
 from runtime import loop
 
-__all__ = ['cheapest', 'learn']
-
 
 def cheapest(costs: claims.Table, but: str) -> str:
   """The arm with the least mean cost, `but` one."""

@@ -14,16 +14,6 @@ from hpo.ufom import synthetic
 from papers import claims, figures, rows, study
 from runtime.record import ledger
 
-__all__ = [
-  'ROWS',
-  'Descent',
-  'Scan',
-  'best_q',
-  'cheapest',
-  'constants',
-  'descend',
-]
-
 STEP = 10.0  # Outer steps are STEP / (k + 1).
 ALPHAS = (0.001, 0.005, 0.01, 0.02, 0.05)
 PREDICTED_Q = 0.11  # `best_q(0.01, p=0.5, stored=True)`, rounded.
@@ -32,23 +22,14 @@ _LIMIT = np.sqrt(0.12)  # sqrt(2 D) of the counter-example.
 
 @dataclasses.dataclass(frozen=True)
 class Descent:
-  """Runs of outer SGD on two tasks.
+  """Runs of outer SGD on two tasks."""
 
-  Attributes:
-    tasks: the two.
-    q: probability of exact gradients.
-    starts: interval of the first theta.
-    runs: for each seed.
-    steps: of a run.
-    records: of a run, at equal distances.
-  """
-
-  tasks: ufom.Tasks
-  q: float
-  starts: tuple[float, float] = (-50.0, 50.0)
-  runs: int = 1000
-  steps: int = 20_000
-  records: int = 200
+  tasks: ufom.Tasks  # The two.
+  q: float  # Probability of exact gradients.
+  starts: tuple[float, float] = (-50.0, 50.0)  # Interval of the first theta.
+  runs: int = 1000  # For each seed.
+  steps: int = 20_000  # Of a run.
+  records: int = 200  # Of a run, at equal distances.
 
   def theta(self, seed: int) -> np.ndarray:
     """Theta [records, runs], float64."""
@@ -163,19 +144,17 @@ _DIVERGENCE = rows.Row(
     claims.below('|dM/dtheta|, q=0.1', than=0.06),
     *_near_limits(),
   ),
-  figure=lambda results: [
-    figures.by_arm(
-      results,
-      'rms',
-      'step',
-      spread='pooled',
-      levels={'sqrt(2 D)': _LIMIT},
-      xscale='log',
-      yscale='log',
-      xlabel='outer step',
-      ylabel='RMS of dM/dtheta',
-    )
-  ],
+  figure=lambda results: figures.by_arm(
+    results,
+    'rms',
+    'step',
+    spread='pooled',
+    levels={'sqrt(2 D)': _LIMIT},
+    xscale='log',
+    yscale='log',
+    xlabel='outer step',
+    ylabel='RMS of dM/dtheta',
+  ),
 )
 
 
@@ -240,7 +219,7 @@ _CONSTANTS = rows.Row(
     _against_alpha(results, _KNOWN[:2], yscale='log'),
     _against_alpha(results, _KNOWN[2:], ylabel='q*'),
   ],
-  explain='Suprema over a grid on [-50, 50]; no randomness.',
+  explain='D2 and V2 are suprema over a grid on [-50, 50]. Nothing is random.',
 )
 
 
@@ -273,40 +252,31 @@ _CURVES = rows.Row(
     claims.below(f'q={PREDICTED_Q:g}', than=other, log=True, paired=True)
     for other in ('q=0', 'q=1')
   ],
-  figure=lambda results: [
-    figures.by_arm(
-      results,
-      'square',
-      'cost',
-      spread='pooled',
-      xscale='log',
-      yscale='log',
-      xlabel='gradient evaluations',
-      ylabel='mean of (dM/dtheta)^2',
-    )
-  ],
-  explain='1000 starts for each seed; steps are 10 / (k + 1); an exact gradient '
-  'costs 21, a first-order one 11. Intervals of differences of logarithms, paired '
-  'by seed.',
+  figure=lambda results: figures.by_arm(
+    results,
+    'square',
+    'cost',
+    spread='pooled',
+    xscale='log',
+    yscale='log',
+    xlabel='gradient evaluations',
+    ylabel='mean of (dM/dtheta)^2',
+  ),
+  explain='Each seed has 1000 starts. Steps are 10 / (k + 1). An exact gradient '
+  'costs 21, a first-order one 11. Intervals are of differences of logarithms, '
+  'paired by seed.',
   headline=f'q={PREDICTED_Q:g}',
 )
 
 
 @dataclasses.dataclass(frozen=True)
 class Scan:
-  """A search for the cheapest q.
+  """A search for the cheapest q."""
 
-  Attributes:
-    alpha: inner rate.
-    starts: for each seed.
-    steps: of a run.
-    num_q: values of q, from 0.05 to 1.
-  """
-
-  alpha: float
-  starts: int = 2000
-  steps: int = 100
-  num_q: int = 20
+  alpha: float  # Inner rate.
+  starts: int = 2000  # For each seed.
+  steps: int = 100  # Of a run.
+  num_q: int = 20  # Values of q, from 0.05 to 1.
 
 
 def cheapest(setting: Scan, *, seed: int) -> study.Record:
@@ -338,13 +308,13 @@ def _third(text: str, labels: list[str]) -> claims.Derived:
   )
 
 
-def _scan_figure(results: study.Results) -> list[figures.Panel]:
+def _scan_figure(results: study.Results) -> figures.Panel:
   found = np.array([results(arm, 'q') for arm in _BEST]).T
   theory = [best_q(alpha, p=0.5, stored=True) for alpha in _SCANNED]
   lines = [figures.Line('', _SCANNED, values, style='o') for values in found]
   lines.append(figures.Line('q* (p=1/2, stored)', _SCANNED, theory, style='--'))
   axes = {'xscale': 'log', 'xlabel': 'alpha', 'ylabel': 'best q'}
-  return [figures.Lines(lines=lines, **axes)]
+  return figures.Lines(lines=lines, **axes)
 
 
 _AGAINST_ALPHA = rows.Row(
@@ -368,8 +338,9 @@ _AGAINST_ALPHA = rows.Row(
     ),
   ),
   figure=_scan_figure,
-  explain='2000 starts, 100 steps and 20 values of q from 0.05: the one that first '
-  'reaches the least squared gradient of the run with 0.05, by cost.',
+  explain='A search has 2000 starts, 100 steps and 20 values of q from 0.05 on. '
+  'The best q reaches the least squared gradient of the run with q = 0.05 at the '
+  'least cost.',
 )
 
 ROWS = (_DIVERGENCE, _CONSTANTS, _CURVES, _AGAINST_ALPHA)

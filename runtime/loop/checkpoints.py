@@ -108,6 +108,14 @@ class Checkpoints:
     self._read_only = read_only
     self._path = (pathlib.Path(workdir) / 'checkpoints').absolute()
     self._manager = self._open()
+    self._filter = None
+    if not read_only:
+      # Each failing thread of Orbax logs a long traceback of an error that the
+      # next save, or `wait`, raises.
+      self._filter = lambda record: (
+        not (record.exc_info and 'orbax' in record.pathname)
+      )
+      logging.get_absl_logger().addFilter(self._filter)
 
   def _open(self) -> ocp.CheckpointManager:
     best = self._config.best_metric
@@ -354,6 +362,8 @@ class Checkpoints:
       self.wait()
     finally:
       self._manager.close()
+      if self._filter is not None:
+        logging.get_absl_logger().removeFilter(self._filter)
 
 
 def newest_arrays(
@@ -374,8 +384,15 @@ def newest_arrays(
   steps = [int(p.name) for p in folder.glob('*') if p.name.isdigit()]
   if not steps:
     raise ValueError(f'{workdir} has no checkpoint')
+  path = folder / str(max(steps)) / 'state'
   with ocp.StandardCheckpointer() as reader, _quiet():
-    state = reader.restore(folder / str(max(steps)) / 'state')
+    # On devices of this host: the mesh may be another than that of the run.
+    here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+    shapes = jax.tree.map(
+      lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=here),
+      reader.metadata(path).item_metadata.tree,
+    )
+    state = reader.restore(path, shapes)
   leaves = jax.tree_util.tree_leaves_with_path(state)
   return max(steps), {
     dotted(path): np.asarray(leaf)
@@ -418,5 +435,8 @@ def _shapes(tree: Any) -> dict[str, tuple[int, ...]]:
 
 
 def _first_line(error: Exception) -> str:
-  lines = str(error).splitlines() or ['']
-  return f'{type(error).__name__}: {lines[0][:200]}'
+  """The type and the first line, whose end, of a long one, is the cause."""
+  line = (str(error).splitlines() or [''])[0]
+  if len(line) > 240:
+    line = f'{line[:80]} ... {line[-160:]}'
+  return f'{type(error).__name__}: {line}'

@@ -7,7 +7,7 @@ import importlib.util
 import os
 import pathlib
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -16,6 +16,7 @@ from runtime.record import series as series_lib
 
 __all__ = [
   'COLORS',
+  'LogPanel',
   'can_draw',
   'check_titles',
   'curves',
@@ -269,20 +270,34 @@ def heatmaps(
   return save(figure, path)
 
 
+class LogPanel(NamedTuple):
+  """Lines over a logarithmic axis.
+
+  Attributes:
+    title: above the panel, with the unit of the values.
+    x_label: text of the horizontal axis.
+    lines: values by position, by label; none may be empty.
+    log_y: whether the vertical axis is logarithmic too; else it begins at 0.
+  """
+
+  title: str
+  x_label: str
+  lines: Mapping[str, Mapping[float, float]]
+  log_y: bool = True
+
+
 def log_lines(
-  panels: Sequence[
-    tuple[str, Mapping[str, tuple[npt.ArrayLike, npt.ArrayLike]]]
-  ],
+  panels: Sequence[LogPanel],
   path: str | os.PathLike[str],
   *,
-  xlabel: str,
+  title: str = '',
 ) -> pathlib.Path:
-  """Draws growth: straight lines on logarithmic axes, one panel a quantity.
+  """Draws growth, with one legend for all panels, three of them in a row.
 
   Args:
-    panels: text of the vertical axis, and by label positions and values [n].
+    panels: panels to draw.
     path: PNG file to write; folders are made.
-    xlabel: text of the horizontal axes.
+    title: above all panels.
 
   Returns:
     The path.
@@ -290,15 +305,34 @@ def log_lines(
   Raises:
     ImportError: without matplotlib.
   """
-  figure = new_figure(1, len(panels), _PANEL)
-  for column, (ylabel, lines) in enumerate(panels):
-    axes = figure.add_subplot(1, len(panels), column + 1)
-    for color, (label, (x, y)) in zip(COLORS, lines.items(), strict=False):
-      axes.plot(x, y, 'o-', color=color, markersize=3, label=label)
+  columns = min(3, len(panels))
+  lines = -(-len(panels) // columns)
+  # The legend stands beside the panels.
+  figure = new_figure(lines, columns, (4.2 + 1.5 / columns, 3.4))
+  labels = list(dict.fromkeys(x for panel in panels for x in panel.lines))
+  handles: dict[str, Any] = {}
+  for index, panel in enumerate(panels, 1):
+    axes = figure.add_subplot(lines, columns, index)
+    for label, points in panel.lines.items():
+      style, color = divmod(labels.index(label), len(COLORS))
+      (handles[label],) = axes.plot(
+        *zip(*sorted(points.items()), strict=True),
+        _STYLES[style],
+        color=COLORS[color],
+        marker='o',
+        markersize=3,
+      )
+    axes.set_title(panel.title, fontsize='medium')
+    axes.set_xlabel(panel.x_label)
     axes.set_xscale('log', base=2)
-    axes.set_yscale('log')
-    axes.set(xlabel=xlabel, ylabel=ylabel)
+    if panel.log_y:
+      axes.set_yscale('log')
+    else:
+      axes.set_ylim(bottom=0)
     axes.grid(alpha=0.25)
     axes.spines[['top', 'right']].set_visible(False)
-    axes.legend(frameon=False, fontsize='small')
+  figure.legend(
+    handles.values(), handles.keys(), loc='outside right center', frameon=False
+  )
+  figure.suptitle(title, fontsize='medium')
   return save(figure, path)

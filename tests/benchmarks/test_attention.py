@@ -153,17 +153,17 @@ def test_growth_crossover_and_rate_of_products():
     assert found[name].ours == pytest.approx(value), name
 
 
-def test_flops_of_linear_and_quadratic_forms():
+def test_flops_of_linear_forms():
   case = forms.Case(False, False, 4096, heads=1)
   form = forms.make('ours pos', case)
   assert form.flops(case) == 8 * 4096 * 256 * 64
   both = dataclasses.replace(case, backward=True)
   # The two projections need one product each in the gradient, not two.
   assert form.flops(both) == (2 + 3) * 4 * 4096 * 256 * 64
-  exact = forms.make('jax.nn exact', case)
-  assert exact.flops(case) == 4 * 4096**2 * 64
+  # A chunk has two products more, within it.
   causal = dataclasses.replace(case, causal=True)
-  assert exact.flops(causal) == 2 * 4096**2 * 64
+  inside = 2 * 4096 * form.chunk * (256 + 64)
+  assert form.flops(causal) == form.flops(case) + inside
 
 
 def test_peers_that_are_missing_are_said(monkeypatch):

@@ -10,7 +10,7 @@ def test_both_rollouts_agree_and_others_are_refused(monkeypatch):
   task = es.Pendulum(es.Sizes(steps=12), hidden=(4,))
   assert task.check() is None
   monkeypatch.setattr(task, 'returns', lambda params, key: jnp.zeros(()))
-  assert 'results differ by' in task.check()
+  assert 'result is off by' in task.check()
 
 
 @pytest.mark.slow

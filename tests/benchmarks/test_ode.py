@@ -87,8 +87,8 @@ def test_forms_agree_and_a_wrong_one_is_told():
   gap = ode.error(case, fewer[0](*fewer[1]))
   check = ode.SUBJECT.forms(case.sizes, case)[0].check
   wrong = lambda gap: check(case, programs.Program(None, extras={'error': gap}))
-  assert wrong(gap).startswith('off by')
-  assert wrong(np.nan).startswith('off by nan')
+  assert wrong(gap).startswith('result is off by')
+  assert wrong(np.nan).startswith('result is off by nan')
   assert wrong(1e-5) is None
 
 

@@ -9,6 +9,7 @@ import pytest
 
 from benchmarks import __main__ as program
 from benchmarks import harness, programs, record
+from runtime.record import pictures
 
 ROWS = (
   record.Row('pair', 1.0, 2.0, 0.5, record.Bar(at_most=0.6), {'turns': 3}),
@@ -116,7 +117,7 @@ def subject(monkeypatch):
     ],
     summary=lambda sizes, results: [record.value_row('bar', 1.0, at_most=0.5)],
     panels=lambda sizes, results: [
-      record.Panel('panel', 'x', {'line': {1: 2.0, 4: 3.0}})
+      pictures.LogPanel('panel', 'x', {'line': {1: 2.0, 4: 3.0}})
     ],
     settings=programs.Settings(rounds=1, pause=0.0),
   )

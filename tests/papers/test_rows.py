@@ -117,7 +117,7 @@ def test_the_choice_of_trials_is_told(options, tmp_path):
   ))  # fmt: skip
   written = publish(row, options, tmp_path)
   assert written.settings['slow']['rate'] == 2.0
-  assert 'Rate chosen by short runs with seeds (7,)' in written.explanation
+  assert 'Short runs with seeds (7,) chose the rate' in written.explanation
   assert 'slow 2.0 (0.5: 0.' in written.explanation
   assert not row.is_stale(written)
 

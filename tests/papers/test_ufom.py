@@ -136,7 +136,7 @@ def test_few_shot_is_judged(ends, expected):
     },
   )
   assert planted.verdict(row, found) == expected
-  assert 'mean q 0.300, D/V 0.40' in row.explain(found)
+  assert 'mean q of 0.300, and D/V of 0.40' in row.explain(found)
 
 
 def test_memory_is_judged():

@@ -19,12 +19,12 @@ def test_costs_grow_as_the_mechanisms_do(tmp_path):
     d_ff=8,
     dropout=0.0,
   )
-  rows = cost.step_costs(model, (512, 2048))
+  rows = cost.step_costs(model, (256, 1024))
   assert [(r['length'], r['attention']) for r in rows] == [
-    (512, 'Favor'),
-    (512, 'Exact'),
-    (2048, 'Favor'),
-    (2048, 'Exact'),
+    (256, 'Favor'),
+    (256, 'Exact'),
+    (1024, 'Favor'),
+    (1024, 'Exact'),
   ]
   fast, exact = (
     rows[index + 2]['MiB'] / rows[index]['MiB'] for index in (0, 1)

@@ -30,9 +30,13 @@ MODEL = transformer.Transformer(
 def params():
   token = jnp.zeros((1, 1), jnp.int32)
   options = {'mask': token == 0, 'projections': None}
-  found = MODEL.init(seeds.key(0), token, **options)['params']
-  # Far from uniform, so that the most likely token is beyond doubt.
-  return jax.tree.map(lambda x: 3 * x, found)
+  init = jax.jit(lambda key: MODEL.init(key, token, **options)['params'])
+  # Far from uniform, so that the most likely token is beyond doubt; and not the
+  # same at every position.
+  found = jax.tree.map(lambda x: 3 * x, init(seeds.key(0)))
+  return found | {
+    'positions': jax.tree.map(lambda x: 20 * x, found['positions'])
+  }
 
 
 def write(params, count, temperature=0.0):

@@ -20,6 +20,7 @@ from tests import experiments, seeds
 LENGTH = 16
 STEPS = 5
 FAVOR = attention.Favor(features=8, redraw_every=2)
+QUICK = attention.Favor(kernel='elu1', features=8, redraw_every=2)
 MESHES = {
   'data4_fsdp2': mesh_lib.MeshConfig(data=4, fsdp=2),
   'data2_fsdp2_tensor2': mesh_lib.MeshConfig(data=2, fsdp=2, tensor=2),
@@ -29,7 +30,7 @@ MESHES = {
 # Every mesh, both tasks, both mechanisms, few programs to compile.
 CASES = {
   'data4_fsdp2': ('causal', attention.Exact()),
-  'data2_fsdp2_tensor2': ('mlm', FAVOR),
+  'data2_fsdp2_tensor2': ('mlm', QUICK),  # It compiles fastest.
   'data4_tensor2': ('mlm', FAVOR),
   'data2_sequence4': ('causal', FAVOR),
 }

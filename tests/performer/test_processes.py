@@ -81,14 +81,19 @@ class Site:
     self.gin.write_text(CONFIG.replace('{folder}', str(folder)))
     self.started = []
 
-  def start(self, workdir, *args):
-    """Starts the trainer on one device of its own; stderr goes to a file."""
+  def start(self, workdir, *args, before=()):
+    """Starts the trainer on one device of its own; stderr goes to a file.
+
+    `before` are words of a command that gets that of the trainer, and chooses
+    the workdir if it is None.
+    """
     # Most of the time would go to optimising code that runs for a second.
     flags = os.environ['XLA_FLAGS'].replace(EIGHT_DEVICES, '')
     environment = dict(os.environ, XLA_FLAGS=flags, JAX_PLATFORMS='cpu')
     log = self.folder / f'log_{len(self.started)}'
-    command = [sys.executable, '-m', 'performer.train']
-    command += [f'--gin_file={self.gin}', f'--workdir={workdir}', *args]
+    command = [*before, sys.executable, '-m', 'performer.train']
+    command += [f'--gin_file={self.gin}', *args]
+    command += [] if workdir is None else [f'--workdir={workdir}']
     with open(log, 'w') as stderr:
       process = subprocess.Popen(
         command,
@@ -356,6 +361,70 @@ def test_two_processes_train_by_chunks_as_one(site):
   assert len(ours) > 4
   for mine, other in zip(ours, theirs, strict=True):
     np.testing.assert_allclose([*mine.values()], [*other.values()], rtol=1e-4)
+
+
+@pytest.mark.slow
+def test_two_processes_start_from_the_parameters_of_another_run(
+  site, reference
+):
+  extra = [f'--init_from={reference}', '--gin_param=STEPS = 12']
+  one, two = site.folder / 'tuned_one', site.folder / 'tuned_two'
+  ends = [site.finish(site.start(one, *extra))]
+  ends += [site.finish(p) for p in start_two(site, two, *extra)]
+  assert [code for code, _, _ in ends] == [0, 0, 0], ends
+  for _, _, err in ends[:2]:  # The second process is silent.
+    assert f'starts from the parameters of step {STEPS} of {reference}' in err
+  ours, theirs, fresh = rows(two), rows(one), rows(reference)
+  assert [row.keys() for row in ours] == [row.keys() for row in theirs]
+  for mine, other in zip(ours, theirs, strict=True):
+    np.testing.assert_allclose([*mine.values()], [*other.values()], rtol=1e-4)
+  # New parameters have another loss.
+  assert abs(ours[0]['train/loss'] / fresh[0]['train/loss'] - 1) > 1e-2
+
+
+# In a mount namespace of its own a process may mount without being root.
+IN_NAMESPACE = ['unshare', '--user', '--map-root-user', '--mount']
+FILL_AND_GO_ON = """
+set -u
+small=$1 end=$2
+shift 2
+mount -t tmpfs -o size=%dk tmpfs "$small"
+"$@" --workdir="$small/run"
+echo "exit code $?" >&2
+ls "$small/run/checkpoints" > "$end/saved"
+mount -o remount,size=200m "$small"
+"$@" --workdir="$small/run"
+code=$?
+cp -r "$small/run" "$end"
+exit $code
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(
+  subprocess.run([*IN_NAMESPACE, 'true'], capture_output=True).returncode != 0,
+  reason='mounting a small file system is not permitted here',
+)
+def test_a_full_disk_is_one_message_and_loses_nothing(site, reference):
+  """The file system holds a few checkpoints, then no more; then it grows."""
+  size = sum(p.stat().st_size for p in reference.rglob('*') if p.is_file())
+  small, end = site.folder / 'small', site.folder / 'grown'
+  small.mkdir()
+  end.mkdir()
+  script = FILL_AND_GO_ON % (size // 2 // 1024)
+  process = site.start(
+    None, before=[*IN_NAMESPACE, 'bash', '-c', script, 'bash', small, end]
+  )
+  code, _, err = site.finish(process)
+  assert code == 0, err
+  first, second = err.split('exit code 1\n')
+  # TensorStore's threads print that they end; Orbax prints nothing.
+  assert 'site-packages' not in first
+  (told,) = [x for x in first.splitlines() if x.startswith('error: ')]
+  assert 'No space left on device' in told
+  last = max(map(int, filter(str.isdigit, (end / 'saved').read_text().split())))
+  assert f'continuing after step {last} ' in second
+  check_same_end(end / 'run', reference)
 
 
 @pytest.mark.slow

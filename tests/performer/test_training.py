@@ -13,7 +13,7 @@ from runtime import loop, optimizers
 from runtime.devices import mesh as mesh_lib
 from runtime.loop import durations
 from runtime.record import writers
-from tests import experiments, seeds
+from tests import experiments, marks, seeds
 
 LENGTH = 16
 # The kernel that compiles fastest: what is tested here is around it.
@@ -180,7 +180,7 @@ def test_step_descends_its_own_gradient(files):
   np.testing.assert_allclose(found, slope, rtol=2e-2)
 
 
-@pytest.mark.parametrize('task', ['causal', 'mlm'])
+@pytest.mark.parametrize('task', [*marks.slow('causal'), 'mlm'])
 def test_evaluation_is_one_mean_over_the_set(files, task):
   data = make_data(files, task)
   model = make_model(causal=task == 'causal')
@@ -270,13 +270,17 @@ def test_parts_that_do_not_fit_are_named(files, change, message):
     build(files, **change)
 
 
-def test_averages_are_judged_and_may_lie_on_a_mesh(files):
-  """Gradient accumulation and averages, over two devices with split kernels."""
+@pytest.mark.parametrize('fsdp', [1, *marks.slow(2)])
+def test_averages_are_judged_and_may_lie_on_a_mesh(files, fsdp):
+  """Gradient accumulation and averages, perhaps with kernels that are split."""
   optimizer = optimizers.averaged(
     optimizers.adamw(learning_rate=0.1, accumulate_steps=2), decay=0.5
   )
   _, experiment = build(
-    files, optimizer=optimizer, devices=2, mesh=mesh_lib.MeshConfig(fsdp=2)
+    files,
+    optimizer=optimizer,
+    devices=fsdp,
+    mesh=mesh_lib.MeshConfig(fsdp=fsdp),
   )
   state = loop.drive(experiment, 4, records=()).state
   average = state.eval_params

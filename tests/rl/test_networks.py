@@ -1,5 +1,7 @@
 """Encoders: shapes, counts, scaling; the recurrent core against a loop."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -11,6 +13,16 @@ from rl.rainbow import networks as rainbow_networks
 from rl.sac import networks as sac_networks
 
 KEY = jax.random.key(3)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _init(module, *inputs):
+  return module.init(KEY, *inputs)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _apply(module, params, *inputs):
+  return module.apply(params, *inputs)
 
 
 def _count(module, shape):
@@ -43,16 +55,16 @@ def test_nature_has_as_many_parameters_as_published():
 )
 def test_pixels_are_divided_by_255(module, shape, width):
   pixels = jax.random.randint(KEY, (4, *shape), 0, 256).astype(jnp.uint8)
-  params = module.init(KEY, pixels)
-  features = module.apply(params, pixels)
+  params = _init(module, pixels)
+  features = _apply(module, params, pixels)
   assert features.shape == (4, width)
   assert features.dtype == jnp.float32
   assert np.std(features) > 0
   scaled = np.asarray(pixels, np.float32) / 255
   np.testing.assert_allclose(
-    features, module.apply(params, jnp.asarray(scaled)), rtol=1e-5, atol=1e-6
+    features, _apply(module, params, jnp.asarray(scaled)), rtol=1e-5, atol=1e-6
   )
-  unscaled = module.apply(params, jnp.asarray(255 * scaled))
+  unscaled = _apply(module, params, jnp.asarray(255 * scaled))
   assert np.abs(features - unscaled).max() > 1e-2
 
 
@@ -65,10 +77,10 @@ def test_pixels_are_divided_by_255(module, shape, width):
 )
 def test_pixels_without_an_encoder_are_too(module):
   x = jax.random.randint(KEY, (5, 4, 3), 0, 256).astype(jnp.uint8)
-  params = module.init(KEY, x)
+  params = _init(module, x)
   for mine, other in zip(
-    jax.tree.leaves(module.apply(params, x)),
-    jax.tree.leaves(module.apply(params, x / 255)),
+    jax.tree.leaves(_apply(module, params, x)),
+    jax.tree.leaves(_apply(module, params, x / 255)),
     strict=True,
   ):
     np.testing.assert_allclose(mine, other, rtol=1e-5, atol=1e-6)
@@ -77,7 +89,7 @@ def test_pixels_without_an_encoder_are_too(module):
 def test_mlp_is_dense_layers_from_orthogonal_kernels():
   module = networks.MLP((6, 3))
   x = np.asarray(jax.random.normal(KEY, (5, 4)))
-  params = module.init(KEY, jnp.asarray(x))
+  params = _init(module, jnp.asarray(x))
   want = np.float64(x)
   for layer in params['params'].values():
     kernel = np.float64(layer['kernel'])
@@ -86,7 +98,7 @@ def test_mlp_is_dense_layers_from_orthogonal_kernels():
       small @ small.T, 2 * np.eye(len(small)), atol=1e-5
     )
     want = np.tanh(want @ kernel + layer['bias'])
-  got = module.apply(params, jnp.asarray(x))
+  got = _apply(module, params, jnp.asarray(x))
   np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-6)
 
 
@@ -94,16 +106,16 @@ def test_impala_blocks_add_their_input():
   """With zero kernels after the first layer only identity paths are left."""
   module = networks.ImpalaCNN((2,), 3)
   x = jnp.abs(jax.random.normal(KEY, (1, 5, 5, 1)))
-  params = module.init(KEY, x)['params']
+  params = _init(module, x)['params']
   for name in ('Conv_1', 'Conv_2', 'Conv_3', 'Conv_4'):
     params[name] = jax.tree.map(jnp.zeros_like, params[name])
-  first = nn.Conv(2, (3, 3)).apply({'params': params['Conv_0']}, x)
+  first = _apply(nn.Conv(2, (3, 3)), {'params': params['Conv_0']}, x)
   pooled = nn.max_pool(first, (3, 3), (2, 2), 'SAME')
   assert pooled.shape == (1, 3, 3, 2)
   dense = params['Dense_0']
   want = nn.relu(pooled).reshape(1, -1) @ dense['kernel'] + dense['bias']
   np.testing.assert_allclose(
-    module.apply({'params': params}, x), nn.relu(want), rtol=1e-5, atol=1e-6
+    _apply(module, {'params': params}, x), nn.relu(want), rtol=1e-5, atol=1e-6
   )
 
 
@@ -143,19 +155,19 @@ def test_symmetric_uniform():
 
 def test_gru_forgets_where_episodes_begin():
   core = networks.GRU(3)
-  keys = jax.random.split(KEY, 3)
+  keys = jax.random.split(KEY, 2)
   x = jax.random.normal(keys[0], (4, 2, 5))
   memory = jax.random.normal(keys[1], (2, 3))
   first = jnp.zeros((4, 2), bool).at[2, 0].set(True)
-  params = core.init(keys[2], memory, x, first)
-  last, outputs = core.apply(params, memory, x, first)
+  params = _init(core, memory, x, first)
+  last, outputs = _apply(core, params, memory, x, first)
   cell = nn.GRUCell(3)
   inner = {'params': params['params']['GRUCell_0']}
 
   def run(carry, steps, lane):
     rows = []
     for t in steps:
-      carry, out = cell.apply(inner, carry, x[t, lane])
+      carry, out = _apply(cell, inner, carry, x[t, lane])
       rows.append(out)
     return carry, np.stack(rows)
 

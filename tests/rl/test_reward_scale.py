@@ -68,6 +68,7 @@ def test_two_trajectories_continue_each_other():
   state, seen, running = reward_scale.init(3), [], np.zeros(3)
   for _ in range(2):
     steps = _steps(rng)
+    steps[0][7, 1] = 50.0  # Beyond the limit, whatever is drawn.
     state, got = _scaled(state, steps)
     want = _reference(*steps, 0.97, 1.5, seen, running)
     np.testing.assert_allclose(got, want, rtol=1e-4)

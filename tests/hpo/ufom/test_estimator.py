@@ -15,7 +15,8 @@ from tests import marks, seeds
 from tests.hpo.ufom import ufom_cases as cases
 
 INNER = ufom.Inner(r=3, alpha=0.2, mode='store_phi')
-KEYS = jax.random.split(seeds.key(7), 40)
+# So many that a draw of probability 0.05 is among them.
+KEYS = jax.random.split(seeds.key(7), 400)
 
 
 def key_with(xi, q):

@@ -10,6 +10,7 @@ import pytest
 from performer import attention
 from performer.attention import kernels, projections, sequence
 from performer.models import plugins
+from tests import marks
 
 SIZES = {'layer': 0, 'step': 0, 'num_heads': 2, 'head_dim': 4}
 rng = np.random.default_rng(0)
@@ -88,8 +89,8 @@ def test_no_kernel_has_a_gradient_in_its_projection(kernel):
     (through_call, {'kernel': 'softmax_oprf'}),
     (through_call, {'stabilizer': 'reference'}),
     (through_plugin, {'kernel': 'softmax_hyp', 'ortho': 'horf'}),
-    (through_sequence, {}),
     (through_function, {}),
+    *marks.slow((through_sequence, {})),
   ],
 )
 def test_no_entry_point_has_a_gradient_in_the_projection(way, options):
@@ -104,8 +105,14 @@ def test_no_gradient_in_the_projection_of_automatic_attention():
     np.testing.assert_array_equal(jax.grad(loss)(w), 0)
 
 
-@pytest.mark.parametrize('norm', projections.NORMS)
-@pytest.mark.parametrize('ortho', projections.ORTHO)
+@pytest.mark.parametrize(
+  ('ortho', 'norm'),
+  [
+    *((ortho, 'chi') for ortho in projections.ORTHO),
+    ('rorf', 'sqrt_d'),
+    *marks.slow(*((o, 'sqrt_d') for o in ('iid', 'horf', 'gorf'))),
+  ],
+)
 def test_a_draw_is_the_same_in_any_program(ortho, norm):
   draw = functools.partial(
     projections.draw, rows=24, size=12, ortho=ortho, norm=norm

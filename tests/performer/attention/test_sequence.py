@@ -114,8 +114,11 @@ def packed_ids():
   ('kernel', 'scales', 'causal'),
   [
     ('softmax_hyp', (1.0, 12.0), True),
-    ('relu', (1.0,), False),
-    *marks.slow(('softmax_hyp', (1.0, 12.0), False), ('relu', (1.0,), True)),
+    *marks.slow(
+      ('softmax_hyp', (1.0, 12.0), False),
+      ('relu', (1.0,), False),
+      ('relu', (1.0,), True),
+    ),
   ],
 )
 def test_segments_over_devices(mesh, kernel, scales, causal):

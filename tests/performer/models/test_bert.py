@@ -116,9 +116,11 @@ def test_exact_attention_gives_the_pretrained_logits(tied):
   params, rest = convert_bert.from_pytorch(weights, num_heads=HEADS)
   assert set(rest) == {'bert.pooler.dense.weight'}
   tokens, keep = inputs()
-  found = model(attention.Exact()).apply(
-    {'params': params}, tokens, mask=keep, projections=None
-  )
+  found = jax.jit(
+    lambda params: model(attention.Exact()).apply(
+      {'params': params}, tokens, mask=keep, projections=None
+    )
+  )(params)
   truth = logits(weights, np.asarray(tokens), np.asarray(keep))
   np.testing.assert_allclose(found[keep], truth[keep], atol=1e-4)
 
@@ -131,9 +133,12 @@ def test_the_way_back_changes_no_bit():
   for name, x in weights.items():
     np.testing.assert_array_equal(back[name], x)
   tokens, keep = inputs()
-  fresh = model(attention.Exact()).init(
-    seeds.key(0), tokens, mask=keep, projections=None
-  )['params']
+  init = jax.jit(
+    lambda key: model(attention.Exact()).init(
+      key, tokens, mask=keep, projections=None
+    )
+  )
+  fresh = init(seeds.key(0))['params']
   assert set(convert_bert.to_pytorch(fresh)) == set(weights) - set(rest)
 
 
@@ -147,12 +152,19 @@ def test_fast_attention_of_a_pretrained_model():
     )
   tokens, keep = inputs()
   errors = []
-  for features in (16, 4096):
+  for features in (16, 1024):
     fast = model(attention.Favor(features=features))
-    w = fast.draw_projections(seeds.key(1), 0)
-    found = compare.layer_errors(fast, params, tokens, mask=keep, projections=w)
-    assert found.attention.shape == (LAYERS,)
-    errors.append(float(found.logits))
+
+    @jax.jit
+    def of_draw(key, fast=fast):
+      w = fast.draw_projections(key, 0)
+      return compare.layer_errors(
+        fast, params, tokens, mask=keep, projections=w
+      )
+
+    found = [of_draw(seeds.key(i)) for i in range(5)]
+    assert found[0].attention.shape == (LAYERS,)
+    errors.append(np.median([one.logits for one in found]))
   assert 0 < errors[1] < 0.5 * errors[0]
 
 

@@ -147,22 +147,23 @@ def assert_same_bits(a, b):
 def test_pretrained_model_keeps_its_logits_and_its_bits(pretrained):
   ours = convert_model(pretrained)
   model, tokens = make(attention.Exact()), batch(100)[:, :-1]
-  fresh = model.init(seeds.key(0), tokens, mask=tokens >= 0, projections=None)
-  assert jax.tree.structure(nn.unbox(fresh)['params']) == jax.tree.structure(
-    ours
-  )
-  logits = model.apply(
-    {'params': ours}, tokens, mask=tokens >= 0, projections=None
-  )
-  expected = FlaxModel().apply({'params': pretrained}, tokens)
+  options = {'mask': tokens >= 0, 'projections': None}
+  init = functools.partial(model.init, tokens=tokens, **options)
+  fresh = nn.unbox(jax.eval_shape(init, seeds.key(0)))['params']
+  assert jax.tree.structure(fresh) == jax.tree.structure(ours)
+
+  @jax.jit
+  def apply(params):
+    return model.apply({'params': params}, tokens, **options)
+
+  logits = apply(ours)
+  expected = jax.jit(FlaxModel().apply)({'params': pretrained}, tokens)
   np.testing.assert_allclose(logits, expected, atol=2e-5)
   assert_same_bits(convert_back(ours), dict(pretrained))
   # Losing the biases, as converters have done, would have been seen.
   broken = jax.tree.map(lambda x: x, ours)
   broken['blocks']['attention']['value']['bias'] *= 0
-  logits = model.apply(
-    {'params': broken}, tokens, mask=tokens >= 0, projections=None
-  )
+  logits = apply(broken)
   assert np.abs(logits - expected).max() > 1e-3
 
 

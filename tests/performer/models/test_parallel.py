@@ -8,6 +8,7 @@ import pytest
 from performer import attention
 from performer.models import parallel
 from runtime.devices import mesh as mesh_lib
+from tests import marks
 from tests.performer.attention import attention_cases as cases
 from tests.performer.attention import attention_twin as twin
 
@@ -15,10 +16,8 @@ from tests.performer.attention import attention_twin as twin
 @pytest.mark.parametrize(
   ('per_head', 'auto'),
   [
-    *((False, True), (True, False)),
-    *(
-      pytest.param(both, both, marks=pytest.mark.slow) for both in (False, True)
-    ),
+    (False, True),
+    *marks.slow((True, False), (False, False), (True, True)),
   ],
 )
 def test_heads_keep_their_own_matrices(auto, per_head):

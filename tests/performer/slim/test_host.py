@@ -7,6 +7,7 @@ import pytest
 
 from performer import slim
 from performer.slim import host
+from tests import marks
 from tests.performer.slim import slim_cases as cases
 
 
@@ -18,8 +19,7 @@ def on_host(inputs):
   ('strategy', 'kernel'),
   [
     ('subtract', 'elu1'),
-    ('checkpoint', 'elu1'),
-    pytest.param('checkpoint', 'softmax_hyp', marks=pytest.mark.slow),
+    *marks.slow(('checkpoint', 'elu1'), ('checkpoint', 'softmax_hyp')),
   ],
 )
 def test_equal_to_one_program(strategy, kernel):

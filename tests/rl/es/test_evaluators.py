@@ -13,6 +13,7 @@ import pytest
 from rl import normalizer
 from rl.es import estimators, evaluator, policies, shaping, strategy
 from rl.es import population as population_lib
+from tests import marks
 from tests.rl.es import es_cases
 
 ROOT = pathlib.Path(__file__).parents[3]
@@ -64,17 +65,23 @@ def perturbations(theta=THETA, sigma=0.5):
   )
 
 
-_step = jax.jit(ENV.step)
+_reset, _step = jax.jit(ENV.reset), jax.jit(ENV.step)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _act(policy, member, observation):
+  _, action = policy.act(policy.unravel(member), (), observation)
+  return jnp.clip(action, -1, 1)
 
 
 def episode(policy, member, key):
   """One episode, step by step: its return and its length."""
-  state, observation = ENV.reset(jax.random.fold_in(key, 0))
-  params, act, total = policy.unravel(member), jax.jit(policy.act), 0.0
+  state, observation = _reset(jax.random.fold_in(key, 0))
+  total = 0.0
   for time in range(ENV.max_steps):
-    _, action = act(params, (), observation)
+    action = _act(policy, member, observation)
     draw = jax.random.fold_in(key, 2 * time + 1)
-    state, seen = _step(state, jnp.clip(action, -1, 1), draw)
+    state, seen = _step(state, action, draw)
     observation = seen.observation
     total += float(seen.reward)
     if seen.terminated:
@@ -105,7 +112,7 @@ def expected(paired):
   return policy, searched, np.array(returns), np.array(lengths)
 
 
-@pytest.mark.parametrize('paired', [True, False])
+@pytest.mark.parametrize('paired', [True, *marks.slow(False)])
 def test_members_with_an_architecture_are_served(make, paired):
   """Evaluators know a population by its rows only."""
   policy, searched, returns, lengths = expected(paired)

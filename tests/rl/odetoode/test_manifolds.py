@@ -12,6 +12,15 @@ import scipy.linalg
 from rl.odetoode import manifolds, retractions, trivialization
 from tests import seeds
 
+# Compiled as a whole: one operation after the other takes far longer.
+haar = jax.jit(manifolds.haar, static_argnums=1)
+stiefel = jax.jit(manifolds.stiefel, static_argnums=1)
+riemannian_update = jax.jit(manifolds.riemannian_update)
+stiefel_update = jax.jit(manifolds.stiefel_update)
+defect = jax.jit(manifolds.orthogonality_defect)
+newton_schulz = jax.jit(retractions.newton_schulz)
+retract = jax.jit(retractions.retract, static_argnums=1)
+
 SERIES = [
   (retractions.Taylor(8), scipy.linalg.expm, 1e-8),
   (retractions.Taylor(3), scipy.linalg.expm, 5e-3),
@@ -40,8 +49,9 @@ def skew(rng, d, norm):
 def test_series_are_their_limits(rng, series, exact, bound):
   x = skew(rng, 7, 0.5)
   with jax.enable_x64(True):
-    found = series(jnp.asarray(x))
-    batched = series(jnp.stack([jnp.asarray(x), jnp.asarray(-x)]))
+    compiled = jax.jit(series)
+    found = compiled(jnp.asarray(x))
+    batched = compiled(jnp.stack([jnp.asarray(x), jnp.asarray(-x)]))
   error = np.abs(found - exact(x)).max()
   assert error < bound
   if series == retractions.Taylor(3):
@@ -54,8 +64,13 @@ def test_inverse_differential(rng, form):
   """Of a curve X(s): the logarithmic derivative of U(X) gives back X'."""
   with jax.enable_x64(True):
     x, slope = (jnp.asarray(skew(rng, 5, norm)) for norm in (0.1, 1.0))
-    u, du = jax.jvp(form, (x,), (slope,))
-    found = form.inverse_differential(x, u.T @ du)
+
+    @jax.jit
+    def there_and_back(x, slope):
+      u, du = jax.jvp(form, (x,), (slope,))
+      return form.inverse_differential(x, u.T @ du)
+
+    found = there_and_back(x, slope)
   bound = 1e-12 if form == retractions.Cayley() else 1e-6
   np.testing.assert_allclose(found, slope, atol=bound)
 
@@ -67,44 +82,46 @@ def test_guard_takes_the_exact_form_only_beyond_its_limit(rng):
   small, large = (
     jnp.asarray(skew(rng, 5, norm), jnp.float32) for norm in (0.4, 3.0)
   )
-  np.testing.assert_array_equal(guarded(small), retractions.Taylor(2)(small))
-  exact = retractions.Exp()
-  np.testing.assert_allclose(guarded(large), exact(large), atol=1e-6)
+  exact, one = retractions.Exp(), jax.jit(guarded)
+  series = jax.jit(retractions.Taylor(2))
+  np.testing.assert_array_equal(one(small), series(small))
+  np.testing.assert_allclose(one(large), jax.jit(exact)(large), atol=1e-6)
   both = jnp.stack([small, large])
   np.testing.assert_allclose(
-    jax.vmap(guarded)(both), jax.vmap(exact)(both), atol=1e-6
+    jax.jit(jax.vmap(guarded))(both), jax.jit(jax.vmap(exact))(both), atol=1e-6
   )
   # One comparison for all: no branch is computed in vain.
   text = str(jax.make_jaxpr(jax.vmap(guarded))(both))
   assert 'cond[' in text
   loss = lambda x: jnp.sum(guarded(x) ** 3)
-  slopes = jax.vmap(jax.grad(loss))(both)
-  expected = jax.vmap(jax.grad(lambda x: jnp.sum(exact(x) ** 3)))(both)
+  slopes = jax.jit(jax.vmap(jax.grad(loss)))(both)
+  cubes = lambda x: jnp.sum(exact(x) ** 3)
+  expected = jax.jit(jax.vmap(jax.grad(cubes)))(both)
   np.testing.assert_allclose(slopes, expected, rtol=1e-3, atol=1e-4)
 
 
 def test_large_steps_by_default(rng):
   """Squaring alone would leave the group by more than 1e-5."""
   x = skew(rng, 24, 30.0)
-  u = retractions.retract(jnp.asarray(x, jnp.float32))
+  u = retract(jnp.asarray(x, jnp.float32))
   np.testing.assert_allclose(u, scipy.linalg.expm(x), atol=1e-4)
-  assert manifolds.orthogonality_defect(u) < 2e-6
+  assert defect(u) < 2e-6
 
 
 def test_retractions_by_name(rng):
   x = jnp.asarray(skew(rng, 4, 0.3), jnp.float32)
   for name, bound in (('exp', 1e-6), ('cayley', 1e-2), ('euler', 0.1)):
-    found = retractions.retract(x, name)
+    found = retract(x, name)
     np.testing.assert_allclose(found, scipy.linalg.expm(x), atol=bound)
   with pytest.raises(ValueError, match='method'):
-    retractions.retract(x, 'log')
+    retract(x, 'log')
 
 
 def test_draws_are_uniform_on_their_manifolds():
   keys = jax.random.split(seeds.key(3), 64)
   for shape in ((4, 4), (6, 3), (3, 6)):
-    draws = jnp.stack([manifolds.stiefel(key, shape) for key in keys])
-    assert manifolds.orthogonality_defect(draws).max() < 1e-5
+    draws = jnp.stack([stiefel(key, shape) for key in keys])
+    assert defect(draws).max() < 1e-5
     # Raw QR has a sign of its own: the first entries would be all negative.
     assert 16 < (draws[:, 0, 0] > 0).sum() < 48
     if shape == (4, 4):
@@ -114,25 +131,26 @@ def test_draws_are_uniform_on_their_manifolds():
 @pytest.mark.parametrize('shape', [(7, 3), (3, 7), (4, 4)])
 def test_stiefel_moves(rng, shape):
   with jax.enable_x64(True):
-    p = manifolds.stiefel(jax.random.key(rng.integers(1 << 30)), shape)
-    p = retractions.newton_schulz(p if shape[0] >= shape[1] else p.T)
+    p = stiefel(jax.random.key(rng.integers(1 << 30)), shape)
+    p = newton_schulz(p if shape[0] >= shape[1] else p.T)
     p = p if shape[0] >= shape[1] else p.T
     g = jnp.asarray(rng.normal(size=shape))
-    delta = manifolds.stiefel_gradient(p, g)
-    move = lambda s: manifolds.move_stiefel(p, s * delta)
+    gradient = jax.jit(manifolds.stiefel_gradient)
+    delta = gradient(p, g)
+    move = jax.jit(lambda s: manifolds.move_stiefel(p, s * delta))
     slope = jax.jvp(move, (0.0,), (1.0,))[1]
     np.testing.assert_allclose(slope, delta, atol=1e-10)
-    assert manifolds.orthogonality_defect(move(1.0)) < 1e-12
+    assert defect(move(1.0)) < 1e-12
     # A projection, and orthogonal to every tangent.
-    again = manifolds.stiefel_gradient(p, delta)
+    again = gradient(p, delta)
     np.testing.assert_allclose(again, delta, atol=1e-10)
     other = manifolds.stiefel_noise(p, jnp.asarray(rng.normal(size=shape)))
     assert abs(jnp.sum((g - delta) * other)) < 1e-10
     if shape == (4, 4):
       omega = manifolds.riemannian_gradient(p, g)
       np.testing.assert_allclose(delta, p @ omega, atol=1e-10)
-      direct = manifolds.riemannian_update(p, g, 0.1)
-      curved = manifolds.stiefel_update(p, g, 0.1)
+      direct = riemannian_update(p, g, 0.1)
+      curved = stiefel_update(p, g, 0.1)
       np.testing.assert_allclose(direct, curved, atol=1e-3)
 
 
@@ -151,31 +169,31 @@ def test_coordinates(rng):
 
 
 def test_thousand_updates_stay_on_the_manifold(rng):
-  w = manifolds.haar(seeds.key(1), 6)
-  p = manifolds.stiefel(seeds.key(2), (8, 3))
+  w = haar(seeds.key(1), 6)
+  p = stiefel(seeds.key(2), (8, 3))
   target = jnp.asarray(rng.normal(size=(6, 6)), jnp.float32)
 
   def step(points, key):
     w, p = points
     noise = jax.random.normal(key, p.shape)
-    w = manifolds.riemannian_update(w, -target + w @ target.T, 0.1)
-    return (w, manifolds.stiefel_update(p, noise, 0.1)), None
+    w = riemannian_update(w, -target + w @ target.T, 0.1)
+    return (w, stiefel_update(p, noise, 0.1)), None
 
   keys = jax.random.split(seeds.key(0), 1000)
   (w, p), _ = jax.jit(lambda x: jax.lax.scan(step, x, keys))((w, p))
-  assert manifolds.orthogonality_defect(w) < 2e-6
-  assert manifolds.orthogonality_defect(p) < 2e-6
+  assert defect(w) < 2e-6
+  assert defect(p) < 2e-6
 
 
 def test_trivialised_descent_is_riemannian_descent(rng):
-  w = manifolds.haar(seeds.key(5), 4)
+  w = haar(seeds.key(5), 4)
   params = {'flow': {'w0': w}, 'free': jnp.ones(3)}
   g = jnp.asarray(rng.normal(size=(4, 4)), jnp.float32)
   optimizer = trivialization.trivialize(optax.sgd(0.1))
   gradients = {'flow': {'w0': g}, 'free': jnp.full(3, 2.0)}
   updates, _ = optimizer.update(gradients, optimizer.init(params), params)
   new = optax.apply_updates(params, updates)
-  expected = manifolds.riemannian_update(w, g, 0.1)
+  expected = riemannian_update(w, g, 0.1)
   np.testing.assert_allclose(new['flow']['w0'], expected, atol=1e-6)
   np.testing.assert_allclose(new['free'], 0.8, rtol=1e-6)
 
@@ -184,7 +202,7 @@ def test_trivialised_descent_is_riemannian_descent(rng):
 def test_trivialised_adam_finds_the_nearest_rotation(every):
   """min |W - A|^2 over O(d) is the polar factor, by the SVD."""
   d = 4
-  w0 = manifolds.haar(seeds.key(8), d)
+  w0 = haar(seeds.key(8), d)
   a = (
     w0
     @ jax.scipy.linalg.expm(
@@ -207,11 +225,11 @@ def test_trivialised_adam_finds_the_nearest_rotation(every):
   )
   u, _, v = np.linalg.svd(a)
   np.testing.assert_allclose(params['w0'], u @ v, atol=2e-3)
-  assert manifolds.orthogonality_defect(params['w0']) < 2e-6
+  assert defect(params['w0']) < 2e-6
 
 
 def test_state_and_parameters_can_be_donated_together():
-  params = {'w0': manifolds.haar(seeds.key(1), 3)}
+  params = {'w0': haar(seeds.key(1), 3)}
   optimizer = trivialization.trivialize(optax.sgd(0.1))
 
   def step(params, state):
@@ -255,12 +273,12 @@ def test_half_precision_and_no_matrices(rng, method):
 @pytest.mark.parametrize('length', [100.0, 1e4])
 def test_no_step_is_too_long_for_the_manifold(rng, length):
   x = retractions.skew(jnp.asarray(rng.normal(size=(5, 5)))) * length
-  assert manifolds.orthogonality_defect(retractions.retract(x)) < 1e-3
+  assert defect(retractions.retract(x)) < 1e-3
   w = manifolds.move_orthogonal(jnp.eye(5), x)
-  assert manifolds.orthogonality_defect(w) < 1e-5
+  assert defect(w) < 1e-5
   p = manifolds.stiefel(seeds.key(0), (6, 3))
   moved = manifolds.stiefel_update(p, length * jnp.ones((6, 3)), 1.0)
-  assert manifolds.orthogonality_defect(moved) < 1e-5
+  assert defect(moved) < 1e-5
 
 
 def test_updates_of_many_matrices(rng):
@@ -270,11 +288,12 @@ def test_updates_of_many_matrices(rng):
     (manifolds.stiefel_update, 2),
   ):
     keys = jax.random.split(seeds.key(1), 3)
-    ps = jnp.stack([manifolds.stiefel(key, (3, columns)) for key in keys])
+    ps = jnp.stack([stiefel(key, (3, columns)) for key in keys])
     gs = jnp.asarray(rng.normal(size=ps.shape), ps.dtype)
-    found = inspect.unwrap(update)(ps, gs, 0.1)
+    found = jax.jit(inspect.unwrap(update))(ps, gs, 0.1)
+    one_by_one = jax.jit(update)
     for p, g, one in zip(ps, gs, found, strict=True):
-      np.testing.assert_allclose(update(p, g, 0.1), one, atol=1e-5)
+      np.testing.assert_allclose(one_by_one(p, g, 0.1), one, atol=1e-5)
 
 
 def test_shapes_that_do_not_fit_are_named():

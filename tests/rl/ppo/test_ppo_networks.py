@@ -1,5 +1,7 @@
 """One trunk or two: who shares what, and memories lane by lane."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -10,6 +12,16 @@ from rl.ppo import networks as ppo_networks
 from tests import marks
 
 KEY = jax.random.key(2)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _init(network, *inputs):
+  return network.init(KEY, *inputs)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _apply(network, params, *inputs):
+  return network.apply(params, *inputs)
 
 
 def _network(separate=False, core=None, encoder=None, discrete=True):
@@ -34,7 +46,7 @@ def _inputs(shape=(4,), steps=3):
 def _reach(network, inputs):
   """Names of parameters that policy and values depend on."""
   memory = network.initial_memory(2)
-  params = jax.jit(network.init)(KEY, memory, *inputs)
+  params = _init(network, memory, *inputs)
 
   def touched(read):
     total = lambda p: jnp.sum(read(network.apply(p, memory, *inputs)) ** 2)
@@ -79,11 +91,11 @@ def test_step_by_step_is_the_whole(separate):
   network = _network(separate, networks.GRU(4))
   observation, first = _inputs()
   memory = network.initial_memory(2)
-  params = network.init(KEY, memory, observation, first)
-  whole = network.apply(params, memory, observation, first)
+  params = _init(network, memory, observation, first)
+  whole = _apply(network, params, memory, observation, first)
   for t in range(3):
-    out = network.apply(
-      params, memory, observation[t : t + 1], first[t : t + 1]
+    out = _apply(
+      network, params, memory, observation[t : t + 1], first[t : t + 1]
     )
     memory = out.memory
     np.testing.assert_allclose(out.value[0], whole.value[t], rtol=1e-5)
@@ -96,10 +108,10 @@ def test_step_by_step_is_the_whole(separate):
 def test_heads_at_first():
   network = _network(discrete=False, encoder=networks.MLP((64,)))
   inputs = _inputs()
-  params = network.init(KEY, (), *inputs)['params']
+  params = _init(network, (), *inputs)['params']
   kernel = np.asarray(params['value']['kernel'])
   assert 0.02 < np.abs(kernel).max() <= 0.03
   gram = np.asarray(params['policy']['kernel'])
   np.testing.assert_allclose(gram.T @ gram, 1e-4 * np.eye(3), atol=1e-8)
-  policy = network.apply({'params': params}, (), *inputs).policy
+  policy = _apply(network, {'params': params}, (), *inputs).policy
   np.testing.assert_array_equal(policy.log_std, np.full((3, 2, 3), -0.5))
