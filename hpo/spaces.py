@@ -34,6 +34,7 @@ __all__ = [
 
 SCALES = ('LINEAR', 'LOG', 'REVERSE_LOG')
 Value = float | int | str
+_Number = float | int
 # Float bounds are met up to this relative error of round trips.
 _SLACK = 1e-9
 
@@ -51,8 +52,8 @@ class _Ranged:
   """
 
   name: str
-  low: float | int
-  high: float | int
+  low: _Number
+  high: _Number
   scale: str = 'LINEAR'
 
   def __post_init__(self) -> None:
@@ -110,7 +111,7 @@ class Float(_Ranged):
       raise _out_of_range(self, value)
     return min(max(number, float(self.low)), float(self.high))
 
-  def value(self, code: float) -> float:
+  def value(self, code: _Number) -> float:
     """The value of a code."""
     return float(code)
 
@@ -154,7 +155,7 @@ class Int(_Ranged):
       raise _out_of_range(self, value)
     return float(number)
 
-  def value(self, code: float) -> int:
+  def value(self, code: _Number) -> int:
     """The value of a code."""
     return int(code)
 
@@ -201,7 +202,7 @@ class _Listed:
     """Whether there is but one value."""
     return len(self.values) == 1
 
-  def value(self, code: float) -> Value:
+  def value(self, code: _Number) -> Value:
     """The value at an index."""
     return self.values[int(code)]
 
@@ -415,7 +416,7 @@ def _parameter(described: Mapping[str, Any]) -> Parameter:
 
 
 def _to_scaled(
-  x: np.ndarray, low: float, high: float, scale: str
+  x: np.ndarray, low: _Number, high: _Number, scale: str
 ) -> np.ndarray:
   if low == high:
     return np.full_like(x, 0.5)
@@ -427,7 +428,7 @@ def _to_scaled(
 
 
 def _from_scaled(
-  z: np.ndarray, low: float, high: float, scale: str
+  z: np.ndarray, low: _Number, high: _Number, scale: str
 ) -> np.ndarray:
   if scale == 'LINEAR':
     return low + z * (high - low)
@@ -441,7 +442,7 @@ def _check_name(name: str) -> None:
     raise ValueError(f'a parameter needs a name, got {name!r}')
 
 
-def _check_number(what: str, value: Any) -> float | int:
+def _check_number(what: str, value: Any) -> _Number:
   # Bools are whole numbers in Python; here they are a mistake.
   if not isinstance(value, numbers.Real) or isinstance(value, bool | np.bool_):
     raise ValueError(f'{what} must be a number, got {value!r}')
