@@ -466,11 +466,12 @@ def make(
 def fourier_features(bins: int, width: int) -> Float[np.ndarray, 'q e']:
   """Sines and cosines of the middles of bins, with mean square 1.
 
-  Wave lengths grow geometrically from two bins to twice the range, so that near
+  Wave lengths grow geometrically from eight bins to twice the range, so that near
   bins get near rows.
   """
   middles = (np.arange(bins) + 0.5) / bins
-  waves = np.geomspace(0.5, bins / 2, -(-width // 2))
+  waves = np.geomspace(0.5, bins / 8, -(-width // 2))
   angles = 2 * np.pi * middles[:, None] * waves
   codes = np.stack([np.sin(angles), np.cos(angles)], axis=-1)
-  return np.sqrt(2) * codes.reshape(bins, -1)[:, :width].astype(np.float32)
+  codes = np.sqrt(2) * codes.reshape(bins, -1)[:, :width]
+  return codes.astype(np.float32)
