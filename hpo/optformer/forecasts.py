@@ -17,7 +17,6 @@ from hpo.optformer import quantizing
 
 __all__ = [
   'Forecasts',
-  'bootstrap',
   'coverage',
   'expected_calibration_error',
   'fit_temperature',
@@ -147,7 +146,8 @@ class Forecasts:
     ).astype(int)
     masses = np.zeros((len(values), _COARSE_BINS))
     np.add.at(masses.T, coarse(z), self.probabilities.T)
-    seen = coarse(self.scale.to_scaled(self.sign * values))
+    # By the middle of its bin, as the mass of the bin.
+    seen = coarse(z[self._bins(values)])
     return masses.max(axis=1), np.float64(masses.argmax(axis=1) == seen)
 
 
@@ -186,20 +186,6 @@ def kolmogorov_smirnov(pit: Float[np.ndarray, ' n']) -> float:
 def coverage(pit: Float[np.ndarray, ' n'], level: float) -> float:
   """Share of values within the central interval of a probability."""
   return float((np.abs(pit - 0.5) <= level / 2).mean())
-
-
-def bootstrap(
-  values: Float[np.ndarray, ' n'],
-  rng: np.random.Generator,
-  *,
-  level: float = 0.95,
-  draws: int = 2000,
-) -> tuple[float, float]:
-  """Confidence interval of a mean, by drawing values with replacement."""
-  rows = rng.integers(len(values), size=(draws, len(values)))
-  tail = (1 - level) / 2
-  low, high = np.quantile(values[rows].mean(axis=1), (tail, 1 - tail))
-  return float(low), float(high)
 
 
 def fit_temperature(

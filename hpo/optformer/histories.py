@@ -128,11 +128,7 @@ def reading(
   if scale is None:
     scale = quantizing.ObjectiveRange.of(done.gains)
   known = done.gains[done.statuses == studies.COMPLETED]
-  best = 0
-  if known.size:
-    best = int(
-      quantizing.quantize(scale.to_scaled(known.max()), maker.ids.bins)
-    )
+  bins = quantizing.quantize(scale.to_scaled(known), maker.ids.bins)
   kept = done.take(kept_rows(done.gains, most))
   parameters = tuple(study.problem.space.parameters[i] for i in order)
   counts = quantizing.legal_counts(parameters, maker.ids.bins)
@@ -142,7 +138,7 @@ def reading(
     order,
     legal,
     scale,
-    best,
+    int(bins.max(initial=0)),
     maker.metadata(study.problem, order, minimal=trained.minimal),
     maker.parameters(kept, order),
     maker.objectives(kept, scale),
