@@ -57,6 +57,30 @@ class Problem:
     """1 to maximise, -1 to minimise: sign * value is to be maximised."""
     return 1 if self.goal == 'MAXIMIZE' else -1
 
+  def to_json(self) -> dict[str, Any]:
+    """The problem as an object of JSON."""
+    fields = (field.name for field in dataclasses.fields(self))
+    described = {name: getattr(self, name) for name in fields}
+    return {**described, 'space': self.space.to_json()}
+
+  @classmethod
+  def from_json(cls, described: Mapping[str, Any]) -> 'Problem':
+    """The inverse of `to_json`.
+
+    Raises:
+      ValueError: it is malformed.
+    """
+    options = dict(described)
+    if 'space' not in options:
+      raise ValueError(
+        f'a problem needs a space, got the keys {sorted(options)}'
+      )
+    options['space'] = spaces.Space.from_json(options['space'])
+    try:
+      return cls(**options)
+    except TypeError as error:
+      raise ValueError(f'a problem has an unknown key: {error}') from error
+
 
 class Trial(NamedTuple):
   """A point and its result.
@@ -163,13 +187,8 @@ class Study:
 
   def to_json(self) -> dict[str, Any]:
     """The study as an object of JSON; the inverse of `from_json`."""
-    described = {
-      field.name: getattr(self.problem, field.name)
-      for field in dataclasses.fields(Problem)
-    }
-    described['space'] = self.problem.space.to_json()
-    described['trials'] = [_plain(trial) for trial in self.trials]
-    return described
+    trials = [_plain(trial) for trial in self.trials]
+    return {**self.problem.to_json(), 'trials': trials}
 
   @classmethod
   def from_json(cls, described: Mapping[str, Any]) -> 'Study':
@@ -180,15 +199,50 @@ class Study:
     """
     options = dict(described)
     trials = options.pop('trials', ())
-    if 'space' not in options:
-      raise ValueError(f'a study needs a space, got the keys {sorted(options)}')
-    options['space'] = spaces.Space.from_json(options['space'])
+    problem = Problem.from_json(options)
     try:
-      problem = Problem(**options)
       rows = [Trial(**trial) for trial in trials]
     except TypeError as error:
-      raise ValueError(f'a study has an unknown key: {error}') from error
+      raise ValueError(f'a trial has an unknown key: {error}') from error
     return cls.of(problem, rows)
+
+  def to_bytes(self) -> bytes:
+    """The study as a record: the problem as JSON, then the arrays."""
+    head = json.dumps({**self.problem.to_json(), 'trials': len(self)})
+    arrays = (
+      np.asarray(self.codes, '<f8'),
+      np.asarray(self.values, '<f8'),
+      np.asarray(self.statuses, '<i1'),
+    )
+    return b'\n'.join(
+      [head.encode(), b''.join(array.tobytes() for array in arrays)]
+    )
+
+  @classmethod
+  def from_bytes(cls, record: bytes) -> 'Study':
+    """The inverse of `to_bytes`.
+
+    Raises:
+      ValueError: it is malformed.
+    """
+    head, _, body = record.partition(b'\n')
+    options = json.loads(head)
+    count = options.pop('trials')
+    problem = Problem.from_json(options)
+    width = len(problem.space)
+    expected = count * (8 * width + 9)
+    if len(body) != expected:
+      raise ValueError(
+        f'{count} trials of {width} parameters take {expected} bytes, '
+        f'got {len(body)}'
+      )
+    numbers = np.frombuffer(body, '<f8', count * (width + 1))
+    return cls(
+      problem,
+      numbers[: count * width].reshape(count, width),
+      numbers[count * width :],
+      np.frombuffer(body, '<i1', count, 8 * numbers.size),
+    )
 
 
 def write(path: str | os.PathLike[str], studies: Iterable[Study]) -> None:

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 from flax import linen as nn
-from jaxtyping import Array, Bool, Float, PyTree
+from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from hpo.optformer import relative
 from performer.models import attention as attention_lib
@@ -26,14 +26,15 @@ class Context(NamedTuple):
     mask: real positions; None: all are.
     memory: activations of the encoder; None: the layers know them already.
     memory_mask: real positions of the encoder.
-    is_piece: whether positions continue a cache.
+    before: tokens that the cache holds of each sequence; None: sequences are
+      whole, without a cache.
   """
 
   keys: relative.Keys | None = None
   mask: Bool[Array, 'b l'] | None = None
   memory: Float[Array, 'b s e'] | None = None
   memory_mask: Bool[Array, 'b s'] | None = None
-  is_piece: bool = False
+  before: Int[Array, ' b'] | None = None
 
 
 class PerLayer(NamedTuple):
@@ -163,14 +164,15 @@ class DecoderBlock(_Block):
     if _takes_bias(self.attention):
       matrix = context.keys._replace(prefix=own.prefix)
     options = {'projection': matrix, 'key_mask': context.mask}
-    if context.is_piece:
+    is_piece = context.before is not None
+    if is_piece:
       h, state = attention.extend(h, state=state, **options)
     else:
       h = attention(h, **options)
     x = x + self._drop(h)
     h, cross = self._cross(norm('ln_cross', self.dtype)(x), context, own)
     x = self._mlp(x + self._drop(h))
-    return x, (state, cross) if context.is_piece else None
+    return x, (state, cross) if is_piece else None
 
   def _cross(
     self, x: Float[Array, 'b l e'], context: Context, own: PerLayer
@@ -180,7 +182,7 @@ class DecoderBlock(_Block):
     if own.cross is not None:
       return attention.read(x, own.cross, **options), None
     options['key_mask'] = context.memory_mask
-    if not context.is_piece:
+    if context.before is None:
       return attention(x, context.memory, **options), None
     cross = attention.summarize(context.memory, **options)
     options.pop('key_mask')

@@ -327,7 +327,7 @@ class OptFormer(nn.Module):
   ) -> Prefix:
     columns = jnp.arange(tokens.shape[1])
     positions = before[:, None] + columns
-    context = context._replace(is_piece=True)
+    context = context._replace(before=before)
     if self._takes_bias:
       places = jnp.arange(state.k.shape[2])[None]
       bias = self.decoder_bias.at(positions, places)
@@ -379,7 +379,7 @@ class OptFormer(nn.Module):
       Activations that predict the token after, and the branches.
     """
     position = prefix.lengths + branch.step
-    context = blocks.Context(is_piece=True)
+    context = blocks.Context(before=position)
     shared = None
     if self._takes_bias:
       shared = prefix.state
@@ -432,14 +432,27 @@ class OptFormer(nn.Module):
 
 
 def make(
-  vocabulary: vocabulary_lib.Vocabulary, size: str = 'cpu', **options: Any
+  vocabulary: vocabulary_lib.Vocabulary,
+  size: str = 'cpu',
+  *,
+  attention: attention_lib.AttentionFn = relative.Softmax(),
+  tied: bool = False,
+  fourier: bool = False,
+  dropout: float = 0.0,
+  dtype: Any = jnp.float32,
+  remat: bool = False,
 ) -> OptFormer:
-  """A model for a vocabulary.
+  """A model for a vocabulary; see `OptFormer` for what is not explained here.
 
   Args:
     vocabulary: gives the tables.
     size: in `SIZES`; 'base' is that of the paper.
-    **options: other attributes of `OptFormer`.
+    attention: see `OptFormer`.
+    tied: see `OptFormer`.
+    fourier: see `OptFormer`.
+    dropout: see `OptFormer`.
+    dtype: see `OptFormer`.
+    remat: see `OptFormer`.
 
   Raises:
     ValueError: there is no such size.
@@ -448,19 +461,24 @@ def make(
     raise ValueError(f'size must be one of {sorted(SIZES)}, got {size!r}')
   width, num_layers, num_heads, head_dim, d_ff = SIZES[size]
   ids = vocabulary.trial_ids
-  sizes = {
-    'text_size': vocabulary.text_size,
-    'trial_size': ids.size,
-    'width': width,
-    'num_layers': num_layers,
-    'num_heads': num_heads,
-    'head_dim': head_dim,
-    'd_ff': d_ff,
-    'first_bin': ids.first_bin,
-    'bins': ids.bins,
-    'shared': vocabulary.is_shared,
-  }
-  return OptFormer(**{**sizes, **options})
+  return OptFormer(
+    text_size=vocabulary.text_size,
+    trial_size=ids.size,
+    width=width,
+    num_layers=num_layers,
+    num_heads=num_heads,
+    head_dim=head_dim,
+    d_ff=d_ff,
+    first_bin=ids.first_bin,
+    bins=ids.bins,
+    shared=vocabulary.is_shared,
+    tied=tied,
+    fourier=fourier,
+    dropout=dropout,
+    dtype=dtype,
+    attention=attention,
+    remat=remat,
+  )
 
 
 def fourier_features(bins: int, width: int) -> Float[np.ndarray, 'q e']:

@@ -35,6 +35,17 @@ def test_files_hold_studies(tmp_path):
   assert second.trials == TRIALS[:1]
 
 
+def test_records_hold_studies():
+  study = studies.Study.of(PROBLEM, TRIALS)
+  again = studies.Study.from_bytes(study.to_bytes())
+  assert again.problem == PROBLEM
+  assert again.trials == TRIALS
+  empty = studies.Study.from_bytes(study.take(slice(0)).to_bytes())
+  assert empty.trials == []
+  with pytest.raises(ValueError, match='take 75 bytes'):
+    studies.Study.from_bytes(study.to_bytes()[:-1])
+
+
 @pytest.mark.parametrize(
   ('trial', 'message'),
   [
