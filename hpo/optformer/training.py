@@ -87,8 +87,7 @@ class OptFormerTrainer:
     """See `runtime.trainer.Trainer`; an example is a study."""
     learner = learner_lib.Learner(self.model, self.optimizer, self.loss, seed)
     index, count = mesh_lib.process_slice(mesh, self.batch_size)
-    judge = functools.partial(self._evaluator, learner, mesh)
-    judges = {split: judge(split) for split in self.data.splits}
+    judges = self._evaluators(learner, mesh)
     yield loop_lib.Experiment(
       init=learner.init,
       step=learner.step,
@@ -120,9 +119,10 @@ class OptFormerTrainer:
       },
     )
 
-  def _evaluator(
-    self, learner: learner_lib.Learner, mesh: jax.sharding.Mesh, split: str
-  ) -> loop_lib.Evaluator:
+  def _evaluators(
+    self, learner: learner_lib.Learner, mesh: jax.sharding.Mesh
+  ) -> dict[str, loop_lib.Evaluator]:
+    """By split; they share one program."""
     size = self.eval_batch_size or self.batch_size
     index, count = mesh_lib.process_slice(mesh, size)
 
@@ -130,7 +130,7 @@ class OptFormerTrainer:
     def metrics(params: PyTree, projections: PyTree, batch: Any) -> Any:
       return learner.evaluate(params, projections, batch)[1]
 
-    def run(state: states.TrainState) -> dict[str, float]:
+    def judge(split: str, state: states.TrainState) -> dict[str, float]:
       total = None
       for batch in self.data.eval_batches(
         split, batch_size=size, process_index=index, process_count=count
@@ -138,16 +138,14 @@ class OptFormerTrainer:
         placed = mesh_lib.place_batch(mesh, batch)
         found = metrics(state.eval_params, state.projections, placed)
         found = jax.tree.map(np.float64, jax.device_get(found))
-        total = (
-          found
-          if total is None
-          else {
-            name: metric.merge(found[name]) for name, metric in total.items()
-          }
-        )
+        if total is not None:
+          found = {name: total[name].merge(x) for name, x in found.items()}
+        total = found
       return {name: float(metric.compute()) for name, metric in total.items()}
 
-    return run
+    return {
+      split: functools.partial(judge, split) for split in self.data.splits
+    }
 
   def _score_rows(
     self, scores: dict[str, dict[str, float]]
