@@ -140,12 +140,15 @@ class _Decoded(Sequence):
 
 
 @functools.lru_cache
-def open_studies(path: str) -> Sequence[studies.Study]:
+def open_studies(path: str) -> Sequence:
   """Opens a file of studies, with random access.
 
   Args:
     path: ends in `.array_record` (records of `Study.to_bytes`) or `.jsonl`
       (`studies.write`; all of it is held in memory).
+
+  Returns:
+    The studies; one that is malformed raises ValueError when it is read.
 
   Raises:
     FileNotFoundError: no such file.

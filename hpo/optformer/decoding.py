@@ -34,6 +34,7 @@ __all__ = [
 
 # Tokens that are read at once when a known history grows.
 _PIECE = 16
+_CAPACITY = 128  # Least positions of a cache.
 
 
 class Candidates(NamedTuple):
@@ -144,7 +145,8 @@ def advance(
     and np.array_equal(history.tokens, tokens[:known])
   )
   if not continues:
-    capacity = bucket(max(tokens.size + 2 * _PIECE, 64))
+    # Doublings: each capacity is compiled, which takes longer than reading.
+    capacity = max(1 << (tokens.size + 2 * _PIECE - 1).bit_length(), _CAPACITY)
     prefix = read(
       model,
       variables,

@@ -175,7 +175,7 @@ def test_histories_are_read_on_or_anew(model, variables, monkeypatch):
     decoding, 'read', lambda *a, **k: reads.append(1) or real(*a, **k)
   )
   mixed = spaces.Space(cases.MIXED.parameters[3:7])
-  metadata, history, _ = arrays(2, mixed, 6)
+  metadata, history, _ = arrays(2, mixed, 8)
 
   def advance(size, before, metadata=metadata, history=history):
     return decoding.advance(
@@ -201,6 +201,11 @@ def test_histories_are_read_on_or_anew(model, variables, monkeypatch):
   assert (again.prefix.last != whole.prefix.last).any()
   advance(history.size, part, metadata=metadata[::-1].copy())
   assert len(reads) == 4
+  full = np.resize(history, 127)
+  full = advance(127, None, history=full[:127])
+  assert full.capacity == 256
+  advance(127, part, history=full.tokens)
+  assert len(reads) == 6
 
 
 def test_buckets():

@@ -124,3 +124,26 @@ def test_compact_vocabulary_is_lossless_and_short():
   assert len(marks) == 6
   assert max(marks) < ids.first_bin
   assert ids.first_bin + ids.bins == ids.size
+
+
+def test_sentencepiece_gets_pieces_for_bins(tmp_path):
+  library = pytest.importorskip('sentencepiece')
+  letters = 'abcdefgh :*|&,"NSP0123456789'
+  rng = seeds.rng(1)
+  corpus = (''.join(rng.choice(list(letters), 60)) for _ in range(300))
+  library.SentencePieceTrainer.train(
+    sentence_iterator=corpus,
+    model_prefix=str(tmp_path / 'model'),
+    vocab_size=100,
+    pad_id=0,
+    eos_id=1,
+    unk_id=2,
+    bos_id=-1,
+    minloglevel=2,
+  )
+  made = vocabulary.SentencePiece(tmp_path / 'model.model', bins=50)
+  ids = made.trial_ids
+  assert (made.text_size, ids.size, ids.first_bin) == (256, 256, 100)
+  found = made.encode('S:<49>*<3>')
+  assert [i - 100 for i in found if i >= 100] == [49, 3]
+  assert ids.star in found
