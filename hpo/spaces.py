@@ -21,8 +21,9 @@ from typing import Any, ClassVar
 import numpy as np
 from jaxtyping import Float as FloatArray
 
+from hpo import scales
+
 __all__ = [
-  'SCALES',
   'Categorical',
   'Discrete',
   'Float',
@@ -32,7 +33,6 @@ __all__ = [
   'Value',
 ]
 
-SCALES = ('LINEAR', 'LOG', 'REVERSE_LOG')
 Value = float | int | str
 _Number = float | int
 # Float bounds are met up to this relative error of round trips.
@@ -65,7 +65,7 @@ class _Ranged:
         f'parameter {self.name!r} must have low <= high, '
         f'got low={self.low} high={self.high}'
       )
-    _check_scale(self.name, self.scale)
+    scales.check(self.name, self.scale)
     if self.scale != 'LINEAR' and self.low <= 0:
       raise ValueError(
         f'parameter {self.name!r} has the scale {self.scale}, which needs '
@@ -81,7 +81,7 @@ class _Ranged:
     self, x: FloatArray[np.ndarray, '*n']
   ) -> FloatArray[np.ndarray, '*n']:
     """Values to [0, 1]: 0 is `low`, 1 is `high`, on the parameter's scale."""
-    return _to_scaled(
+    return scales.to_scaled(
       np.asarray(x, np.float64), self.low, self.high, self.scale
     )
 
@@ -89,7 +89,9 @@ class _Ranged:
     self, z: FloatArray[np.ndarray, '*n']
   ) -> FloatArray[np.ndarray, '*n']:
     """The inverse of `to_scaled`, not rounded, within the bounds."""
-    x = _from_scaled(np.asarray(z, np.float64), self.low, self.high, self.scale)
+    x = scales.from_scaled(
+      np.asarray(z, np.float64), self.low, self.high, self.scale
+    )
     return np.clip(x, self.low, self.high)
 
 
@@ -163,13 +165,13 @@ class Int(_Ranged):
     self, codes: FloatArray[np.ndarray, '*n']
   ) -> FloatArray[np.ndarray, '*n']:
     """Codes to the middle of their cells in [0, 1]."""
-    return _to_scaled(np.asarray(codes, np.float64), *self._cells)
+    return scales.to_scaled(np.asarray(codes, np.float64), *self._cells)
 
   def from_unit(
     self, unit: FloatArray[np.ndarray, '*n']
   ) -> FloatArray[np.ndarray, '*n']:
     """[0, 1] to codes."""
-    x = _from_scaled(np.asarray(unit, np.float64), *self._cells)
+    x = scales.from_scaled(np.asarray(unit, np.float64), *self._cells)
     return np.clip(np.round(x), self.low, self.high)
 
   @property
@@ -242,7 +244,7 @@ class Discrete(_Listed):
       raise ValueError(
         f'values of {self.name!r} must ascend, got {self.values}'
       )
-    _check_scale(self.name, self.scale)
+    scales.check(self.name, self.scale)
 
   def code(self, value: Any) -> float:
     """The index of a number, found up to the precision of float32.
@@ -415,28 +417,6 @@ def _parameter(described: Mapping[str, Any]) -> Parameter:
     raise ValueError(f'{kind} cannot be made of {options}: {error}') from error
 
 
-def _to_scaled(
-  x: np.ndarray, low: _Number, high: _Number, scale: str
-) -> np.ndarray:
-  if low == high:
-    return np.full_like(x, 0.5)
-  if scale == 'LINEAR':
-    return (x - low) / (high - low)
-  if scale == 'REVERSE_LOG':
-    return 1 - _to_scaled(low + high - x, low, high, 'LOG')
-  return np.log(x / low) / math.log(high / low)
-
-
-def _from_scaled(
-  z: np.ndarray, low: _Number, high: _Number, scale: str
-) -> np.ndarray:
-  if scale == 'LINEAR':
-    return low + z * (high - low)
-  if scale == 'REVERSE_LOG':
-    return low + high - _from_scaled(1 - z, low, high, 'LOG')
-  return low * np.exp(z * math.log(high / low))
-
-
 def _check_name(name: str) -> None:
   if not isinstance(name, str) or not name:
     raise ValueError(f'a parameter needs a name, got {name!r}')
@@ -449,13 +429,6 @@ def _check_number(what: str, value: Any) -> _Number:
   if not math.isfinite(value):
     raise ValueError(f'{what} must be finite, got {value!r}')
   return value
-
-
-def _check_scale(name: str, scale: str) -> None:
-  if scale not in SCALES:
-    raise ValueError(
-      f'the scale of {name!r} must be one of {SCALES}, got {scale!r}'
-    )
 
 
 def _out_of_range(parameter: Float | Int, value: Value) -> ValueError:

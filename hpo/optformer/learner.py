@@ -21,7 +21,6 @@ from jaxtyping import Array, Float, Int, PyTree
 from hpo.optformer import models, tokens
 from performer import learner as learner_lib
 from performer import objective
-from runtime.devices import mesh as mesh_lib
 from runtime.record import metrics as metrics_lib
 
 __all__ = ['Learner', 'Loss']
@@ -145,17 +144,8 @@ class Learner:
 
   def shardings(self, mesh: jax.sharding.Mesh) -> learner_lib.TrainState:
     """The sharding of each part of the state on the mesh."""
-    params = mesh_lib.param_shardings(mesh, jax.eval_shape(self.init_boxed))
-    abstract = jax.eval_shape(self.init)
-    everywhere = mesh_lib.replicated(mesh)
-    return learner_lib.TrainState(
-      step=everywhere,
-      params=params,
-      opt_state=mesh_lib.optimizer_shardings(
-        mesh, self.optimizer, abstract.opt_state, params
-      ),
-      projections=jax.tree.map(lambda _: everywhere, abstract.projections),
-      key=everywhere,
+    return learner_lib.state_shardings(
+      mesh, self.optimizer, self.init, self.init_boxed
     )
 
   def evaluate(

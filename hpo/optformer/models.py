@@ -17,20 +17,11 @@ from flax import linen as nn
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from hpo.optformer import blocks, relative
-from hpo.optformer import vocabulary as vocabulary_lib
 from performer.models import attention as attention_lib
 from performer.models import layers
 from rl import ranges
 
-__all__ = ['SIZES', 'Branch', 'OptFormer', 'Prefix', 'fourier_features', 'make']
-
-# (width, layers of each stack, heads, width of a head, d_ff)
-SIZES = {
-  'tiny': (16, 1, 2, 8, 32),
-  'cpu': (128, 3, 4, 32, 512),
-  'small': (512, 6, 8, 64, 1024),
-  'base': (768, 12, 12, 64, 2048),
-}
+__all__ = ['Branch', 'OptFormer', 'Prefix', 'fourier_features']
 
 
 class Prefix(NamedTuple):
@@ -62,7 +53,7 @@ class Branch(NamedTuple):
 
 
 class OptFormer(nn.Module):
-  """The model; `make` builds it for a vocabulary and a size by name.
+  """The model; `presets.make` builds it for a vocabulary and a size by name.
 
   Attributes:
     text_size: rows of the table of metadata.
@@ -429,56 +420,6 @@ class OptFormer(nn.Module):
 
   def _drop(self, x: Array) -> Array:
     return self.drop(x, deterministic=not self.has_rng('dropout'))
-
-
-def make(
-  vocabulary: vocabulary_lib.Vocabulary,
-  size: str = 'cpu',
-  *,
-  attention: attention_lib.AttentionFn = relative.Softmax(),
-  tied: bool = False,
-  fourier: bool = False,
-  dropout: float = 0.0,
-  dtype: Any = jnp.float32,
-  remat: bool = False,
-) -> OptFormer:
-  """A model for a vocabulary; see `OptFormer` for what is not explained here.
-
-  Args:
-    vocabulary: gives the tables.
-    size: in `SIZES`; 'base' is that of the paper.
-    attention: see `OptFormer`.
-    tied: see `OptFormer`.
-    fourier: see `OptFormer`.
-    dropout: see `OptFormer`.
-    dtype: see `OptFormer`.
-    remat: see `OptFormer`.
-
-  Raises:
-    ValueError: there is no such size.
-  """
-  if size not in SIZES:
-    raise ValueError(f'size must be one of {sorted(SIZES)}, got {size!r}')
-  width, num_layers, num_heads, head_dim, d_ff = SIZES[size]
-  ids = vocabulary.trial_ids
-  return OptFormer(
-    text_size=vocabulary.text_size,
-    trial_size=ids.size,
-    width=width,
-    num_layers=num_layers,
-    num_heads=num_heads,
-    head_dim=head_dim,
-    d_ff=d_ff,
-    first_bin=ids.first_bin,
-    bins=ids.bins,
-    shared=vocabulary.is_shared,
-    tied=tied,
-    fourier=fourier,
-    dropout=dropout,
-    dtype=dtype,
-    attention=attention,
-    remat=remat,
-  )
 
 
 def fourier_features(bins: int, width: int) -> Float[np.ndarray, 'q e']:

@@ -7,14 +7,14 @@ import numpy as np
 import pytest
 from flax import linen as nn
 
-from hpo.optformer import models, vocabulary
+from hpo.optformer import presets, vocabulary
 
 VOCABULARY = vocabulary.Compact()
 
 
 @pytest.fixture(scope='session')
 def model():
-  return models.make(VOCABULARY, 'tiny')
+  return presets.make(VOCABULARY, 'tiny')
 
 
 @pytest.fixture(scope='session')

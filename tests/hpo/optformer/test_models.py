@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from flax import linen as nn
 
-from hpo.optformer import models, relative, vocabulary
+from hpo.optformer import models, presets, relative, vocabulary
 from performer import attention
 from tests import seeds
 
@@ -36,7 +36,7 @@ def count(model):
 
 def expected_count(size, tables):
   """Parameters of a T5 v1.1 without biases, from the formula."""
-  width, depth, heads, head_dim, d_ff = models.SIZES[size]
+  width, depth, heads, head_dim, d_ff = presets.SIZES[size]
   attend, mlp = 4 * width * heads * head_dim, 3 * width * d_ff
   encoder = attend + mlp + 2 * width
   decoder = 2 * attend + mlp + 3 * width
@@ -56,8 +56,8 @@ def test_parameter_counts():
     ('cpu', {'tied': True}, 1008 + 512),
     ('small', {}, 2 * 1008 + 512),
   ):
-    width = models.SIZES[size][0]
-    found = count(models.make(made, size, **options))
+    width = presets.SIZES[size][0]
+    found = count(presets.make(made, size, **options))
     assert found == expected_count(size, rows * width)
 
 
@@ -109,7 +109,7 @@ def test_cached_reading_equals_full_forwards(model, variables, inputs, forward):
 @pytest.mark.slow
 def test_fast_attention_decodes_as_it_reads(inputs):
   metadata, tokens = inputs
-  model = models.make(
+  model = presets.make(
     vocabulary.Compact(),
     'tiny',
     attention=attention.Favor(features=16, kernel='relu'),
@@ -163,7 +163,7 @@ def test_switches():
   wide = models.fourier_features(1000, 128)
   gaps = [((wide[k:] - wide[:-k]) ** 2).mean() for k in (1, 2, 4, 8, 16)]
   assert gaps == sorted(gaps)
-  model = models.make(made, 'tiny', tied=True, fourier=True)
+  model = presets.make(made, 'tiny', tied=True, fourier=True)
   params = nn.unbox(jax.jit(model.init)(jax.random.key(0), ONE, ONE))['params']
   np.testing.assert_array_equal(params['trials'][8:], codes)
   assert 'head' not in params
@@ -182,4 +182,4 @@ def test_sizes_that_do_not_fit_are_refused(model, options, message):
   with pytest.raises(ValueError, match=message):
     model.clone(**options)
   with pytest.raises(ValueError, match='huge'):
-    models.make(vocabulary.Compact(), 'huge')
+    presets.make(vocabulary.Compact(), 'huge')

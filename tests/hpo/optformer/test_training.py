@@ -10,7 +10,7 @@ from hpo import studies
 from hpo.optformer import (
   datasets,
   learner,
-  models,
+  presets,
   tokens,
   toy,
   train_lib,
@@ -32,7 +32,7 @@ BINS = (MAKER.ids.first_bin, MAKER.ids.bins)
 
 def trainer(**options):
   defaults = {
-    'model': models.make(VOCABULARY, 'tiny'),
+    'model': presets.make(VOCABULARY, 'tiny'),
     'data': DATA,
     'optimizer': optax.adam(1e-2),
     'batch_size': 8,
@@ -232,6 +232,6 @@ def test_what_does_not_fit_is_refused():
   with pytest.raises(ValueError, match='eval_splits'):
     trainer(eval_splits=('valid',))
   with pytest.raises(ValueError, match='first_bin'):
-    trainer(model=models.make(vocabulary.Compact(bins=500), 'tiny'))
+    trainer(model=presets.make(vocabulary.Compact(bins=500), 'tiny'))
   with pytest.raises(ValueError, match='z_loss'):
     learner.Loss(z_loss=-1.0)
