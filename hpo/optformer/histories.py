@@ -99,6 +99,7 @@ def reading(
   order: Sequence[int],
   *,
   scale: quantizing.ObjectiveRange | None = None,
+  room: int = 1,
   max_tokens: int | None = None,
 ) -> Reading:
   """Prepares a study without its running trials.
@@ -108,6 +109,7 @@ def reading(
     study: of any length.
     order: places of the free parameters.
     scale: of the objectives; None: from the completed trials.
+    room: trials that will be added, the candidate included.
     max_tokens: of the decoder; None: as in training.
 
   Raises:
@@ -117,9 +119,8 @@ def reading(
   if max_tokens is not None:
     maker = dataclasses.replace(maker, decoder_length=max_tokens)
   order = tuple(order)
-  # The candidate itself needs the place of a trial.
-  most = maker.max_trials(len(order)) - 1
-  if most < 0:
+  most = maker.max_trials(len(order))
+  if most < 1:
     raise ValueError(
       f'a trial of {len(order)} parameters needs {len(order) + 3} tokens, '
       f'got a decoder of {maker.decoder_length}'
@@ -129,7 +130,7 @@ def reading(
     scale = quantizing.ObjectiveRange.of(done.gains)
   known = done.gains[done.statuses == studies.COMPLETED]
   bins = quantizing.quantize(scale.to_scaled(known), maker.ids.bins)
-  kept = done.take(kept_rows(done.gains, most))
+  kept = done.take(kept_rows(done.gains, max(most - room, 0)))
   parameters = tuple(study.problem.space.parameters[i] for i in order)
   counts = quantizing.legal_counts(parameters, maker.ids.bins)
   legal = np.zeros(decoding.bucket(len(order)), np.int32)

@@ -48,7 +48,7 @@ class Policy:
       model must know).
     permute: whether each call shuffles the parameters, as published. With a
       fixed order, calls read only what is new of a history.
-    noisy: whether points may be repeated.
+    noisy: whether earlier points may be repeated.
     algorithm: whose points are imitated: the name in the metadata.
     max_tokens: of the decoder; None: as in training. Longer studies are cut by
       the rule of `histories`.
@@ -136,10 +136,18 @@ def suggest(
   order = problem.space.free
   if policy.permute:
     order = tuple(rng.permutation(order).tolist())
-  read = histories.reading(trained, study, order, max_tokens=policy.max_tokens)
+  running = int((study.statuses == studies.PENDING).sum())
+  read = histories.reading(
+    trained,
+    study,
+    order,
+    room=running + count,
+    max_tokens=policy.max_tokens,
+  )
   call = _Call(trained, problem, policy, rng, key, history)
   read = call.with_pending(read, study)
-  call.seen.update(map(tuple, study.codes.tolist()))
+  if not policy.noisy:
+    call.seen.update(map(tuple, study.codes.tolist()))
   points, scores = [], []
   for _ in range(count):
     codes, tokens, score = call.choose(read)
@@ -260,12 +268,7 @@ class _Call:
       scores = self._scores(found, read)
       drawn = np.asarray(found.tokens[0, :, : len(read.order)])
       codes = self._codes(drawn, read.order)
-      is_new = np.array(
-        [
-          self.policy.noisy or tuple(row) not in self.seen
-          for row in codes.tolist()
-        ]
-      )
+      is_new = np.array([tuple(row) not in self.seen for row in codes.tolist()])
       self.repeated += int((~is_new).sum())
       if is_new.any():
         self.hot += temperature == _HOT

@@ -127,6 +127,11 @@ def test_small_spaces_are_tried_out_and_then_repeated(made):
   noisy = dataclasses.replace(FIXED, noisy=True)
   found = suggesting.suggest(made, SMALL, seen, jax.random.key(9), policy=noisy)
   assert (found.random, found.repeated) == (0, 0)
+  found = suggesting.suggest(
+    made, SMALL, seen, jax.random.key(9), count=6, policy=noisy
+  )
+  codes = {tuple(SMALL.space.codes(point)) for point in found.points}
+  assert len(codes) == 6
 
 
 @pytest.mark.parametrize('pending', ['liar', 'sample', 'token'])
@@ -179,6 +184,11 @@ def test_long_studies_are_normalised_whole(made):
     made, study.problem, study.trials, jax.random.key(0), policy=FIXED
   )
   assert len(found.points) == 1
+  assert found.history.tokens.size == 1 + 7 * (60 // 7 - 1)
+  found = suggesting.suggest(
+    made, study.problem, study.trials, jax.random.key(0), count=3, policy=FIXED
+  )
+  assert found.history.tokens.size == 1 + 7 * (60 // 7 - 1)
   with pytest.raises(ValueError, match='needs 7 tokens'):
     histories.reading(made, study, study.problem.space.free, max_tokens=6)
 
