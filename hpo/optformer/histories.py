@@ -34,7 +34,7 @@ class Reading:
     order: places of the free parameters, as the model sees them.
     legal: number of legal tokens of each, filled up to a bucket with 0.
     scale: of the objectives.
-    best: bin of the best objective; 0 without any.
+    best: bin of the best objective; None without any.
     metadata: ids of the text.
     parameters: tokens of the trials that are kept.
     objectives: their ids.
@@ -43,7 +43,7 @@ class Reading:
   order: tuple[int, ...]
   legal: Int[np.ndarray, ' d']
   scale: quantizing.ObjectiveRange
-  best: int
+  best: int | None
   metadata: Int[np.ndarray, ' s']
   parameters: Int[np.ndarray, 't d']
   objectives: Int[np.ndarray, ' t']
@@ -139,7 +139,7 @@ def reading(
     order,
     legal,
     scale,
-    int(bins.max(initial=0)),
+    int(bins.max()) if bins.size else None,
     maker.metadata(study.problem, order, minimal=trained.minimal),
     maker.parameters(kept, order),
     maker.objectives(kept, scale),

@@ -281,10 +281,10 @@ class _Call:
     self, found: decoding.Candidates, read: histories.Reading
   ) -> Float[np.ndarray, ' n']:
     # Without objectives there is nothing to improve on: the policy alone counts.
-    known = (read.objectives >= self.trained.tokenizer.ids.first_bin).any()
-    score = self.policy.acquisition if known else acquisitions.Prior()
+    improves = read.best is not None
+    score = self.policy.acquisition if improves else acquisitions.Prior()
     logits = found.objective[0] / self.trained.temperature
-    best = jnp.int32(read.best)
+    best = jnp.int32(read.best or 0)
     return np.float64(_score(score, logits, best, self.next_key()))
 
   def _codes(

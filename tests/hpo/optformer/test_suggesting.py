@@ -76,6 +76,21 @@ def test_suggestions_are_legal_and_new(made, count, score):
   assert other.points != found.points
 
 
+def test_without_objectives_the_policy_alone_counts(made):
+  prior = dataclasses.replace(FIXED, acquisition=acquisitions.Prior())
+  infeasible = [
+    studies.Trial(t.parameters, None, 'INFEASIBLE') for t in trials(MIXED, 2)
+  ]
+  for before in ([], infeasible):
+    one, two = (
+      suggesting.suggest(
+        made, MIXED, before, jax.random.key(0), count=3, policy=policy
+      )
+      for policy in (FIXED, prior)
+    )
+    assert one.points == two.points
+
+
 def test_a_known_history_only_saves_time(made):
   before = trials(MIXED, 6)
   first = suggesting.suggest(
