@@ -36,6 +36,7 @@ FRAGMENTS = (
       'optformer_base',
     )
   }
+  | {'configs/nas/es_enas_base.gin'}
 )
 FILE_MACROS = ('TRAIN_FILE', 'VALID_FILE', 'TEST_FILE', 'OOD_FILE')
 

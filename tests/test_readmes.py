@@ -26,6 +26,7 @@ RUN_BY = {
   'performer/README.md': 'tests/performer/test_performer_readme.py',
   'performer/attention/README.md': 'tests/performer/attention',
   'performer/slim/README.md': 'tests/performer/test_performer_readme.py',
+  'nas/es_enas/README.md': 'tests/nas/es_enas/test_es_enas_readme.py',
   'hpo/optformer/README.md': 'tests/hpo/optformer/test_optformer_readme.py',
   'hpo/ufom/README.md': 'tests/hpo/ufom/test_ufom_readme.py',
   'rl/README.md': 'tests/rl/test_rl_readme.py',
@@ -33,7 +34,7 @@ RUN_BY = {
 }
 LAUNCHED = (
   *('performer.train', 'rl.train', 'hpo.optformer.main', 'hpo.ufom.main'),
-  'rl.odetoode.main',
+  *('rl.odetoode.main', 'nas.es_enas.main'),
 )
 
 
