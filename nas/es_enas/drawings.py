@@ -94,7 +94,7 @@ def draw_colors(
     path: PNG file to write.
   """
   matrices = color_matrices(policy, architecture)
-  titles = [f'{len(m)} inputs, {m.shape[1]} outputs' for m in matrices]
+  titles = [f'{len(m)} x {m.shape[1]}' for m in matrices]
   return diagrams.labels(
     matrices, titles, path, axes_labels=('output', 'input')
   )

@@ -24,6 +24,7 @@ __all__ = [
   'architecture_rows',
   'controller_seconds',
   'files',
+  'front_rows',
   'pictures',
   'time_rows',
 ]
@@ -146,10 +147,30 @@ def files(
   return {'architecture.json': write}
 
 
+def front_rows(
+  state: search_lib.State, returns: Float[Array, 'c e']
+) -> list[dict[str, Any]]:
+  """The front, by increasing cost: returns in the search, and again.
+
+  Args:
+    state: with a front.
+    returns: of `selection.front_returns`.
+  """
+  used = np.asarray(state.front.used)
+  costs, before = (
+    np.asarray(x)[used] for x in (state.front.costs, state.front.returns)
+  )
+  return [
+    {'cost': cost, 'return in the search': old} | _scored(new)
+    for cost, old, new in zip(costs, before, returns, strict=True)
+  ]
+
+
 def pictures(
   policy: policies.SharedPolicy,
   state: search_lib.State,
   chosen: selection.Selection,
+  front: Sequence[Mapping[str, Any]] = (),
 ) -> Mapping[str, loop_lib.Draw]:
   """The chosen network, the weights that its edges share, and the front.
 
@@ -157,6 +178,7 @@ def pictures(
     policy: of the search.
     state: at its end.
     chosen: of the state.
+    front: of `front_rows`.
   """
   architecture = chosen.architecture
   found = {
@@ -165,21 +187,16 @@ def pictures(
   if isinstance(policy.network, networks.FeedForward):
     drawn = {'chosen': (policy, (state.theta, architecture))}
     found['network.png'] = functools.partial(drawings.draw_networks, drawn)
-  if state.front is not None:
-    found['front.png'] = functools.partial(_draw_front, state, chosen)
+  if front:
+    costs = [row['cost'] for row in front]
+    lines = {
+      text: (costs, np.array([[row[name] for row in front]]))
+      for text, name in (
+        ('in the search', 'return in the search'),
+        ('again, mean of episodes', 'return'),
+      )
+    }
+    found['front.png'] = functools.partial(
+      pictures_lib.quartiles, lines, axes_labels=('cost', 'return')
+    )
   return found
-
-
-def _draw_front(
-  state: search_lib.State, chosen: selection.Selection, path: pathlib.Path
-) -> pathlib.Path:
-  used = np.asarray(state.front.used)
-  costs = np.asarray(state.front.costs)[used]
-  # The front's architectures are the last candidates.
-  again = np.asarray(chosen.candidate_returns)[-len(costs) :]
-  found = np.asarray(state.front.returns)[used]
-  lines = {
-    'in the search: one perturbed theta': (costs, found[None]),
-    'again: theta, mean of episodes': (costs, again[None]),
-  }
-  return pictures_lib.quartiles(lines, path, axes_labels=('cost', 'return'))

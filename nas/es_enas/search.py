@@ -38,8 +38,8 @@ class State:
   Attributes:
     inner: of the search over parameters.
     controller: of the controller.
-    front: the best returns for their costs, with the architectures; None: not
-      kept.
+    front: the best returns for their costs; its items are members, (theta,
+      architecture). None: not kept.
   """
 
   # Not annotated by kind: transformations put other things into the leaves.
@@ -70,14 +70,15 @@ class State:
 
 @dataclasses.dataclass(frozen=True)
 class Front:
-  """Settings of the archive of architectures that no other one dominates.
+  """Settings of the archive of members that no other one dominates.
 
-  A member's return is that of few episodes of a perturbed theta, and the archive
-  keeps the lucky ones: to be evaluated again before they are believed.
+  The return of a pair, at perturbed thetas, stands for that of theta with their
+  architecture. It is the mean of few episodes, and the archive keeps the lucky
+  ones: they must be evaluated again (`selection.front_returns`).
 
   Attributes:
     cost: name of the cost.
-    capacity: architectures to keep.
+    capacity: members to keep, theta and all.
   """
 
   cost: str = 'multiplications'
@@ -150,8 +151,8 @@ class ESENAS:
     key = jax.random.fold_in(key, 2**31 - 1)
     front = None
     if self.front is not None:
-      like = jax.ShapeDtypeStruct((self.space.length,), jnp.int32)
-      front = pareto.empty(self.front.capacity, like)
+      architecture = jax.ShapeDtypeStruct((self.space.length,), jnp.int32)
+      front = pareto.empty(self.front.capacity, (inner.theta, architecture))
     return State(inner, self.controller.init(key, count), front)
 
   def _counts(self, request: search_lib.Request) -> tuple[int, int]:
@@ -223,14 +224,23 @@ class ESENAS:
       metrics['score'] = search_lib.mean(scored)
     front = state.front
     if self.front is not None:
-      front = pareto.insert(
-        front,
-        evaluation.returns,
-        costs[self.front.cost].astype(jnp.float32),
-        request.population.in_order(),
-        evaluation.valid,
-      )
+      front = self._inserted(state, self._told(request, evaluation), costs)
     return State(inner, controller, front), metrics
+
+  def _inserted(
+    self,
+    state: State,
+    told: tuple[Array, Array, Array],
+    costs: Mapping[str, Array],
+  ) -> pareto.Archive:
+    """The front with this generation's architectures, at theta."""
+    architectures, returns, valid = told
+    count = returns.shape[0]
+    thetas = jnp.broadcast_to(state.theta, (count, *state.theta.shape))
+    # Members of one side come first, and both sides share their architectures.
+    found = costs[self.front.cost][:count].astype(jnp.float32)
+    members = (thetas, architectures)
+    return pareto.insert(state.front, returns, found, members, valid)
 
   def _feedback(
     self, state: State, told: tuple[Array, Array, Array]

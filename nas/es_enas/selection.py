@@ -5,11 +5,13 @@ perturbed theta. Here candidates meet the same environments with theta itself,
 and the winner is judged by episodes that had no part in its choice.
 """
 
+import functools
 from typing import Any
 
 import flax
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, Int, Key, PyTree
 
 from nas.es_enas import population as population_lib
@@ -17,7 +19,13 @@ from nas.es_enas import search as search_lib
 from rl.es import evaluator as evaluator_lib
 from rl.es import population as rl_population
 
-__all__ = ['Selection', 'random_returns', 'returns_of', 'select']
+__all__ = [
+  'Selection',
+  'front_returns',
+  'random_returns',
+  'returns_of',
+  'select',
+]
 
 
 @flax.struct.dataclass
@@ -28,7 +36,7 @@ class Selection:
     architecture: int32 [D].
     returns: of the final episodes, float32 [e].
     candidates: all that were compared, int32 [c, D]: what the controller holds
-      for the best, proposals, and the archive of the search, if it has one.
+      for the best, and proposals.
     candidate_returns: mean of each, float32 [c]; -inf where an episode broke.
   """
 
@@ -44,27 +52,57 @@ def returns_of(
   state: search_lib.State,
   architectures: Int[Array, 'c D'],
   keys: Key[Array, ' e'],
+  thetas: Float[Array, 'c d'] | None = None,
 ) -> Float[Array, 'c e']:
-  """Returns of architectures with theta, in the same environments.
+  """Returns of architectures, in the same environments.
 
   Args:
     evaluator: runs the rollouts.
-    state: of the search.
+    state: of the search, with the statistics of observations.
     architectures: any number.
     keys: of the episodes.
+    thetas: of each architecture; None: that of the state.
 
   Returns:
     NaN where an episode was lost or broke.
   """
   count, episodes = architectures.shape[0], keys.shape[0]
-  population = population_lib.WithArchitectures(
-    rl_population.Repeated(state.theta), jnp.repeat(architectures, episodes, 0)
+  repeated = functools.partial(jnp.repeat, repeats=episodes, axis=0)
+  inner = (
+    rl_population.Repeated(state.theta)
+    if thetas is None
+    else rl_population.Listed(repeated(thetas))
   )
+  population = population_lib.WithArchitectures(inner, repeated(architectures))
   found = evaluator.evaluate(
     population, jnp.tile(keys, count), state.normalizer
   )
   returns = jnp.where(found.valid, found.returns, jnp.nan)
   return returns.reshape(count, episodes)
+
+
+def front_returns(
+  state: search_lib.State,
+  evaluator: evaluator_lib.Evaluator,
+  *,
+  episodes: int = 16,
+) -> Float[Array, 'c e']:
+  """Returns of the members of the front, by new episodes.
+
+  Args:
+    state: with a front.
+    evaluator: runs the rollouts.
+    episodes: of every member.
+
+  Returns:
+    Of the used places, in their order. Observations are normalised as they are
+    now, which is not as they were when the member was found.
+  """
+  key = jax.random.fold_in(jax.random.fold_in(state.key, state.generation), 8)
+  used = np.asarray(state.front.used)
+  thetas, architectures = jax.tree.map(lambda x: x[used], state.front.items)
+  keys = jax.random.split(key, episodes)
+  return returns_of(evaluator, state, architectures, keys, thetas)
 
 
 def select(
@@ -136,6 +174,4 @@ def _candidates(
   found = [controller.best(state.controller)[None]]
   if proposals:
     found.append(controller.propose(state.controller, key, proposals))
-  if state.front is not None:
-    found.append(state.front.items[state.front.used])
   return jnp.concatenate(found)

@@ -131,10 +131,14 @@ class _End:
     chosen = self._selection(run.state)
     random = selection.random_returns(self._search, run.state, self._evaluator)
     seconds = results.controller_seconds(self._search, run.state)
-    return {
+    tables = {
       'architectures': results.architecture_rows(self._policy, chosen, random),
       'controller': results.time_rows(run.rows, seconds),
     }
+    if run.state.front is not None:
+      returns = selection.front_returns(run.state, self._evaluator)
+      tables['front'] = results.front_rows(run.state, returns)
+    return tables
 
   def files(
     self, run: loop_lib.Finished[search_lib.State]
@@ -147,4 +151,5 @@ class _End:
   ) -> dict[str, loop_lib.Draw]:
     """Its network and weights, and the front."""
     chosen = self._selection(run.state)
-    return results.pictures(self._policy, run.state, chosen)
+    front = run.tables.get('front', ())
+    return results.pictures(self._policy, run.state, chosen, front)

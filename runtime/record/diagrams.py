@@ -175,6 +175,8 @@ def labels(
     axes.imshow(_colors(count)[matrix], interpolation='nearest', aspect='equal')
     axes.set_title(title, fontsize='medium')
     axes.set_xlabel(axes_labels[0])
+    for axis in (axes.xaxis, axes.yaxis):
+      axis.get_major_locator().set_params(integer=True, min_n_ticks=1)
     if not index:
       axes.set_ylabel(axes_labels[1])
     if matrix.size <= _NUMBERED:

@@ -167,9 +167,11 @@ def test_scores_are_maximised_and_returns_are_reported():
   front = state.front
   best = np.argmax(returns)
   assert front.returns[front.used].max() == returns[best]
-  np.testing.assert_array_equal(
-    front.items[jnp.argmax(front.returns)], told.architectures[best]
-  )
+  thetas, architectures = front.items
+  place = jnp.argmax(front.returns)
+  np.testing.assert_array_equal(architectures[place], told.architectures[best])
+  np.testing.assert_array_equal(thetas[place], jnp.arange(4.0))
+  np.testing.assert_allclose(front.costs[place], edges[best])
   with pytest.raises(ValueError, match='a score and a front need costs'):
     _search(score=score)
 
