@@ -12,9 +12,16 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float, Int, PyTree
 
-from nas.es_enas import drawings, networks, policies, selection, sharing
+from nas.es_enas import (
+  controllers,
+  drawings,
+  networks,
+  policies,
+  selection,
+  sharing,
+)
 from nas.es_enas import search as search_lib
 from runtime import loop as loop_lib
 from runtime.record import pictures as pictures_lib
@@ -79,31 +86,32 @@ def _costs(
 
 
 def controller_seconds(
-  search: search_lib.ESENAS, state: search_lib.State, *, repeats: int = 5
+  controller: controllers.Controller,
+  state: PyTree,
+  count: int,
+  *,
+  repeats: int = 5,
 ) -> float:
   """Seconds that a controller takes in one generation, alone.
 
   Args:
-    search: of the state.
-    state: at the end.
+    controller: of the search.
+    state: of the controller.
+    count: architectures of a generation.
     repeats: of which the median counts, after one to compile.
   """
-  request = jax.jit(search.ask)(state) if search.pure else search.ask(state)
-  population = request.population
-  count = request.keys.shape[0] * (1 if search.paired else population.sides)
-  architectures = population.in_order()[:count]
   scores, valid = jnp.zeros(count), jnp.ones(count, bool)
-  controller = search.controller
+  key = jax.random.key(0)
 
-  def once(state: Any, key: Any) -> Any:
+  def once(state: PyTree) -> tuple[PyTree, dict[str, Array]]:
     drawn = controller.propose(state, key, count)
-    return drawn, controller.feedback(state, key, architectures, scores, valid)
+    return controller.feedback(state, key, drawn, scores, valid)
 
   once = jax.jit(once) if controller.pure else once
   seconds = []
   for _ in range(repeats + 1):
     begin = time.perf_counter()
-    jax.block_until_ready(once(state.controller, state.key))
+    jax.block_until_ready(once(state))
     seconds.append(time.perf_counter() - begin)
   return statistics.median(seconds[1:])
 

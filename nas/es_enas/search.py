@@ -145,7 +145,7 @@ class ESENAS:
     """See `search.Search`."""
     inner = self.search.init(theta, key, observation_shape)
     request = self.search.ask(inner)
-    rows, centers = self._counts(request)
+    rows, centers = self.proposals(request)
     count = rows + self.center_feedback * centers
     # Generations fold their number into the key: none is so large.
     key = jax.random.fold_in(key, 2**31 - 1)
@@ -155,15 +155,19 @@ class ESENAS:
       front = pareto.empty(self.front.capacity, (inner.theta, architecture))
     return State(inner, self.controller.init(key, count), front)
 
-  def _counts(self, request: search_lib.Request) -> tuple[int, int]:
-    """Architectures of the population, and of the evaluations of theta."""
+  def proposals(self, request: search_lib.Request) -> tuple[int, int]:
+    """Architectures of a population, and of the evaluations of theta.
+
+    Args:
+      request: of the search over parameters, or of `ask`.
+    """
     sides = 1 if self.paired else request.population.sides
     return sides * request.keys.shape[0], request.center_keys.shape[0]
 
   def ask(self, state: State) -> search_lib.Request:
     """See `search.Search`; members are (theta, architecture)."""
     request = self.search.ask(state.inner)
-    rows, centers = self._counts(request)
+    rows, centers = self.proposals(request)
     key = jax.random.fold_in(self._key(state), 4)
     drawn = self._propose(state.controller, key, rows + centers)
     drawn = population_lib.packed(self.space, drawn)

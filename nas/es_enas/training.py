@@ -85,8 +85,10 @@ class ESENASTrainer(policy_training.PolicyTrainer):
     self, *, seed: int, mesh: jax.sharding.Mesh
   ) -> Iterator[loop_lib.Experiment[search_lib.State]]:
     """See `runtime.trainer.Trainer`; an example is a member of a generation."""
-    with self.evaluated(seed=seed, mesh=mesh) as (experiment, evaluator):
-      end = _End(self, evaluator)
+    with self.opened(seed=seed, mesh=mesh) as opened:
+      experiment = opened.experiment
+      count, _ = self.search(seed).proposals(opened.request)
+      end = _End(self, opened.evaluator, count)
       yield dataclasses.replace(
         experiment,
         tables=lambda run: {**experiment.tables(run), **end.tables(run)},
@@ -101,11 +103,16 @@ class _End:
   Args:
     trainer: of the run.
     evaluator: runs the rollouts.
+    count: architectures of a generation.
   """
 
   def __init__(
-    self, trainer: ESENASTrainer, evaluator: evaluator_lib.Evaluator
+    self,
+    trainer: ESENASTrainer,
+    evaluator: evaluator_lib.Evaluator,
+    count: int,
   ) -> None:
+    self._count = count
     self._trainer = trainer
     self._policy = trainer.fitted_policy
     self._search = trainer.search(0)
@@ -130,7 +137,9 @@ class _End:
     """What was chosen, and how long the controller takes."""
     chosen = self._selection(run.state)
     random = selection.random_returns(self._search, run.state, self._evaluator)
-    seconds = results.controller_seconds(self._search, run.state)
+    seconds = results.controller_seconds(
+      self._search.controller, run.state.controller, self._count
+    )
     tables = {
       'architectures': results.architecture_rows(self._policy, chosen, random),
       'controller': results.time_rows(run.rows, seconds),

@@ -1,9 +1,8 @@
 """Runs of ES, with and without a controller of architectures, on one task."""
 
-import contextlib
 import dataclasses
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -29,10 +28,10 @@ from rl.es import training as es_training
 from runtime import loop
 from runtime.devices import mesh as mesh_lib
 
-__all__ = ['LAST', 'Setting', 'opened', 'run', 'trainer']
+__all__ = ['Setting', 'run', 'trainer']
 
 # Generations whose mean return is the level of a run.
-LAST = 10
+_LAST = 10
 
 
 @dataclasses.dataclass(frozen=True)
@@ -110,28 +109,13 @@ def trainer(setting: Setting) -> policy_training.PolicyTrainer:
   )
 
 
-@contextlib.contextmanager
-def opened(
-  setting: Setting, seed: int
-) -> Iterator[
-  tuple[
-    policy_training.PolicyTrainer,
-    loop.Experiment[Any],
-    evaluator_lib.Evaluator,
-  ]
-]:
-  """The trainer, its experiment without evaluations, and the evaluator."""
-  made, mesh = trainer(setting), mesh_lib.MeshConfig().make()
-  with made.evaluated(seed=seed, mesh=mesh) as (experiment, evaluator):
-    silent = dataclasses.replace(experiment, evaluators={})
-    yield made, silent, evaluator
-
-
 def run(setting: Setting, *, seed: int) -> study.Record:
   """Returns of the populations; return and costs of the final policy."""
-  with opened(setting, seed) as (made, experiment, evaluator):
+  made, mesh = trainer(setting), mesh_lib.MeshConfig().make()
+  with made.opened(seed=seed, mesh=mesh) as (experiment, evaluator, _):
+    silent = dataclasses.replace(experiment, evaluators={})
     count = setting.generations
-    driven = loop.drive(experiment, count, records=count)
+    driven = loop.drive(silent, count, records=count)
     policy, member = _chosen(setting, made, driven.state, evaluator)
     if setting.keep is not None:
       evaluator = setting.evaluator(
@@ -141,7 +125,7 @@ def run(setting: Setting, *, seed: int) -> study.Record:
   returns = driven.column('train/episode_return')
   record = {
     'returns': returns,
-    'level': np.mean(returns[-LAST:]),
+    'level': np.mean(returns[-_LAST:]),
     'final': final.mean(),
     'steps': np.sum(driven.column('train/environment_steps')),
   }

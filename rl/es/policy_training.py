@@ -27,7 +27,7 @@ from runtime import loop as loop_lib
 from runtime.devices import mesh as mesh_lib
 from runtime.record import metrics as metrics_lib
 
-__all__ = ['MakePolicy', 'PolicyTrainer']
+__all__ = ['MakePolicy', 'Opened', 'PolicyTrainer']
 
 MakePolicy = Callable[[spaces.Space, spaces.Space], policies.Policy]
 
@@ -120,14 +120,12 @@ class PolicyTrainer:
 
     The environment is closed with it.
     """
-    with self.evaluated(seed=seed, mesh=mesh) as (experiment, _):
-      yield experiment
+    with self.opened(seed=seed, mesh=mesh) as opened:
+      yield opened.experiment
 
   @contextlib.contextmanager
-  def evaluated(
-    self, *, seed: int, mesh: jax.sharding.Mesh
-  ) -> Iterator[tuple[loop_lib.Experiment, evaluator_lib.Evaluator]]:
-    """The experiment, with the evaluator that it opened."""
+  def opened(self, *, seed: int, mesh: jax.sharding.Mesh) -> Iterator['Opened']:
+    """The experiment, with what it opened."""
     search = self.search(seed)
     with self._opened(mesh) as evaluator:
       if not (search.pure and evaluator.pure):
@@ -137,7 +135,8 @@ class PolicyTrainer:
         self._init, search, seed, evaluator.observation_shape
       )
       stream = _stream(search, evaluator, init)
-      members = _members(search, init)
+      request = _first_request(search, init)
+      members = request.population.sides * request.keys.shape[0]
       whole = mesh_lib.replicated(mesh)
       shapes = jax.eval_shape(stream['init'])
       experiment = loop_lib.Experiment(
@@ -156,7 +155,7 @@ class PolicyTrainer:
           seed=seed,
         ),
       )
-      yield experiment, evaluator
+      yield Opened(experiment, evaluator, request)
 
   def _init(
     self, search: search_lib.Search, seed: int, shape: tuple[int, ...]
@@ -195,6 +194,20 @@ class PolicyTrainer:
     return {'center': run}
 
 
+class Opened(NamedTuple):
+  """An open experiment.
+
+  Attributes:
+    experiment: for the training loop.
+    evaluator: runs its rollouts.
+    request: the first one; only shapes of arrays if the search is pure.
+  """
+
+  experiment: loop_lib.Experiment
+  evaluator: evaluator_lib.Evaluator
+  request: search_lib.Request
+
+
 class _Player(NamedTuple):
   """A policy with its parameters and statistics."""
 
@@ -226,13 +239,12 @@ class _Player(NamedTuple):
     return act(self.params, memory, observation)
 
 
-def _members(
+def _first_request(
   search: search_lib.Search, init: Callable[[], search_lib.StateLike]
-) -> int:
-  """Members of a generation."""
+) -> search_lib.Request:
+  """The first request; only the shapes of its arrays if the search is pure."""
   ask = lambda: search.ask(init())
-  request = jax.eval_shape(ask) if search.pure else ask()
-  return request.population.sides * request.keys.shape[0]
+  return jax.eval_shape(ask) if search.pure else ask()
 
 
 def _stream(
