@@ -153,15 +153,6 @@ class Cell(nn.Module):
       return x
     return nn.Dense(self.channels, dtype=self.dtype, name=f'fit_{index}')(x)
 
-  def _params(self, group: Group) -> dict[str, Array]:
-    """Parameters of a group, [..., T, C] each."""
-    op = operations.get(group.op)
-    found = op.parameters(self.channels, len(group.targets))
-    return {
-      name: self._cast(self.param(f'{group.name}_{name}', init, shape))
-      for name, (shape, init) in found.items()
-    }
-
   def _leaving(
     self,
     x: Float[Array, '... c'],
@@ -171,44 +162,86 @@ class Cell(nn.Module):
     """The parts of later nodes' sums that come from a node."""
     stride = self.stride if source < self.space.inputs else 1
     form = operations.Form(stride, self.products)
-    found: dict[tuple[int, ...], Array] = {}
+    by_targets: dict[tuple[int, ...], list[Group]] = {}
     for group in groups(self.space, self.genotype):
       if group.source == source:
-        weight = self._weight(group, weights, x)
-        value = self._apply(group, x, weight, form)
-        found[group.targets] = found.get(group.targets, 0.0) + value
+        by_targets.setdefault(group.targets, []).append(group)
+    mix = self._fused if self.form == 'fused' else self._naive
     return [
-      (node, value[..., index, :])
-      for targets, value in found.items()
-      for index, node in enumerate(targets)
+      (node, value)
+      for targets, some in by_targets.items()
+      for node, value in zip(
+        targets,
+        mix(x, some, self._weights(some, weights, x), form),
+        strict=True,
+      )
     ]
 
-  def _weight(
-    self, group: Group, weights: probabilities.Logits | None, x: Array
-  ) -> Float[Array, ' t']:
-    """Mixing weights of a group."""
-    if weights is None:
-      return jnp.ones(len(group.targets), x.dtype)
-    edges = [self.space.edge(group.source, node) for node in group.targets]
-    column = self.space.ops.index(group.op)
-    return weights['edges'][jnp.array(edges), column].astype(x.dtype)
-
-  def _apply(
+  def _weights(
     self,
-    group: Group,
+    some: Sequence[Group],
+    weights: probabilities.Logits | None,
+    x: Array,
+  ) -> Float[Array, 't o']:
+    """Mixing weights of groups with the same targets."""
+    source, _, targets = some[0]
+    if weights is None:
+      return jnp.ones((len(targets), len(some)), x.dtype)
+    edges = [[self.space.edge(source, node)] for node in targets]
+    columns = [self.space.ops.index(group.op) for group in some]
+    return weights['edges'][jnp.array(edges), jnp.array(columns)].astype(x.dtype)
+
+  def _fused(
+    self,
     x: Float[Array, '... c'],
-    weight: Float[Array, ' t'],
+    some: Sequence[Group],
+    weights: Float[Array, 't o'],
     form: operations.Form,
-  ) -> Float[Array, '... t c']:
-    op, params = operations.get(group.op), self._params(group)
-    if self.form == 'fused':
-      return op(params, x, weight, form)
+  ) -> list[Float[Array, '... c']]:
+    """Sums over operations, for each target; operations see all at once."""
+    # Lists, not one array: XLA's CPU programs take ten times as long for the
+    # gradient of weighted sums with an axis of targets.
+    sums: list = [0.0] * len(weights)
+    for column, group in enumerate(some):
+      op = operations.get(group.op)
+      if hasattr(op, 'value'):
+        value = op.value(x, form.stride)
+        parts = [weight * value for weight in weights[:, column]]
+      else:
+        found = op(self._params(group), x, weights[:, column], form)
+        flat = found.reshape(*found.shape[:-2], -1)
+        parts = jnp.split(flat, len(weights), axis=-1)
+      sums = [one + part for one, part in zip(sums, parts, strict=True)]
+    return sums
+
+  def _naive(
+    self,
+    x: Float[Array, '... c'],
+    some: Sequence[Group],
+    weights: Float[Array, 't o'],
+    form: operations.Form,
+  ) -> list[Float[Array, '... c']]:
+    """The same, one operation of one edge after the other."""
     one = jnp.ones(1, x.dtype)
-    parts = [
-      op({k: v[..., t : t + 1, :] for k, v in params.items()}, x, one, form)
-      for t in range(len(group.targets))
-    ]
-    return weight[:, None] * jnp.concatenate(parts, axis=-2)
+    sums: list = [0.0] * len(weights)
+    for column, group in enumerate(some):
+      op, params = operations.get(group.op), self._params(group)
+      for t, weight in enumerate(weights[:, column]):
+        if hasattr(op, 'value'):
+          value = op.value(x, form.stride)
+        else:
+          own = {k: v[..., t : t + 1, :] for k, v in params.items()}
+          value = op(own, x, one, form)[..., 0, :]
+        sums[t] += weight * value
+    return sums
+
+  def _params(self, group: Group) -> dict[str, Array]:
+    """Parameters of a group, [..., T, C] each."""
+    shapes = operations.parameters(group.op, self.channels, len(group.targets))
+    return {
+      name: self._cast(self.param(f'{group.name}_{name}', init, shape))
+      for name, (shape, init) in shapes.items()
+    }
 
   def _affine(self) -> tuple[Float[Array, ' c'], ...]:
     """The scale and shift that all nodes of the cell share."""
@@ -271,7 +304,7 @@ def pruned(
   found = {}
   for group in groups(space, cell):
     places = [whole[group.name].targets.index(t) for t in group.targets]
-    for name in operations.get(group.op).parameters(1, 1):
+    for name in operations.parameters(group.op, 1, 1):
       key = f'{group.name}_{name}'
       found[key] = params[key][..., jnp.array(places), :]
   prefixes = tuple(f'{name}_' for name in whole)

@@ -2,7 +2,8 @@
 
 An operation serves all edges that leave one node. For T target nodes its
 parameters have an axis of targets, and its result has one beside the channels:
-[..., C] -> [..., T, C]. Every target has parameters of its own. Pictures are
+[..., C] -> [..., T, C]. Every target has parameters of its own. An operation
+without parameters is a `Feature`, computed once for all targets. Pictures are
 padded so that a stride s turns H rows into ceil(H / s).
 
 `weight`, one per target, multiplies the result. Operations that are linear in
@@ -25,12 +26,14 @@ from jaxtyping import Array, Float
 __all__ = [
   'OPERATIONS',
   'ZERO',
+  'Feature',
   'Form',
   'Operation',
   'Parameter',
   'average_pool',
   'convolve',
   'get',
+  'parameters',
 ]
 
 ZERO = 'Zero'
@@ -64,7 +67,7 @@ class Parameter(NamedTuple):
 
 
 class Operation(Protocol):
-  """One candidate; a frozen dataclass."""
+  """One candidate with parameters; a frozen dataclass."""
 
   def parameters(self, channels: int, targets: int) -> dict[str, Parameter]:
     """Parameters for T targets, by name; each with an axis T before the last."""
@@ -167,12 +170,6 @@ def average_pool(
 def _smaller(x: Float[Array, '... c'], stride: int) -> Float[Array, '... c']:
   """The input of operations without a stride of their own."""
   return x if stride == 1 else average_pool(x, 3, stride)
-
-
-def _spread(
-  x: Float[Array, '... c'], weight: Float[Array, ' t']
-) -> Float[Array, '... t c']:
-  return x[..., None, :] * weight[:, None]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -278,17 +275,17 @@ class DepthConvolution:
     return jnp.swapaxes(y, -1, -2)
 
 
-class _Free:
-  """An operation without parameters."""
+class Feature(Protocol):
+  """One candidate without parameters, the same for all targets."""
 
-  def parameters(self, channels: int, targets: int) -> dict[str, Parameter]:
-    """None."""
-    del channels, targets
-    return {}
+  def value(
+    self, x: Float[Array, '... c'], stride: int
+  ) -> Float[Array, '... c']:
+    """Applies the operation, without weights."""
 
 
 @dataclasses.dataclass(frozen=True)
-class Pointwise(_Free):
+class Pointwise:
   """A function of each number; with a stride, after a 3x3 average pooling.
 
   Attributes:
@@ -297,16 +294,13 @@ class Pointwise(_Free):
 
   function: Callable[[Array], Array]
 
-  def __call__(
-    self, params: Params, x: Array, weight: Array, form: Form
-  ) -> Array:
-    """See `Operation`."""
-    del params
-    return _spread(self.function(_smaller(x, form.stride)), weight)
+  def value(self, x: Array, stride: int) -> Array:
+    """See `Feature`."""
+    return self.function(_smaller(x, stride))
 
 
 @dataclasses.dataclass(frozen=True)
-class Pooling(_Free):
+class Pooling:
   """The largest, or the mean, of windows.
 
   Attributes:
@@ -317,15 +311,11 @@ class Pooling(_Free):
   size: int
   largest: bool
 
-  def __call__(
-    self, params: Params, x: Array, weight: Array, form: Form
-  ) -> Array:
-    """See `Operation`."""
-    del params
+  def value(self, x: Array, stride: int) -> Array:
+    """See `Feature`."""
     if not self.largest:
-      return _spread(average_pool(x, self.size, form.stride), weight)
-    window, strides = (self.size,) * 2, (form.stride,) * 2
-    return _spread(nn.max_pool(x, window, strides, 'SAME'), weight)
+      return average_pool(x, self.size, stride)
+    return nn.max_pool(x, (self.size,) * 2, (stride,) * 2, 'SAME')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -432,9 +422,9 @@ _POINTWISE = {
 }
 
 
-def _pictures() -> dict[str, Operation]:
+def _pictures() -> dict[str, Operation | Feature]:
   """Convolutions and poolings by name."""
-  found: dict[str, Operation] = {}
+  found: dict[str, Operation | Feature] = {}
   for relu in (False, True):
     for size in (3, 5):
       name = f'{size}x{size}' + 'Relu' * relu
@@ -461,7 +451,7 @@ def _vectors() -> dict[str, Operation]:
   return found
 
 
-OPERATIONS: dict[str, Operation] = {
+OPERATIONS: dict[str, Operation | Feature] = {
   **_pictures(),
   **{name: Pointwise(function) for name, function in _POINTWISE.items()},
   'SkipConnection': Pointwise(_identity),
@@ -472,7 +462,7 @@ OPERATIONS: dict[str, Operation] = {
 }
 
 
-def get(name: str) -> Operation:
+def get(name: str) -> Operation | Feature:
   """The operation of a name.
 
   Raises:
@@ -481,3 +471,13 @@ def get(name: str) -> Operation:
   if name not in OPERATIONS:
     raise ValueError(f'no operation {name!r}; there are {sorted(OPERATIONS)}')
   return OPERATIONS[name]
+
+
+def parameters(
+  name: str, channels: int, targets: int
+) -> dict[str, Parameter]:
+  """Parameters of an operation by name; none of a `Feature`."""
+  op = get(name)
+  if hasattr(op, 'value'):
+    return {}
+  return op.parameters(channels, targets)
