@@ -189,7 +189,9 @@ class Cell(nn.Module):
       return jnp.ones((len(targets), len(some)), x.dtype)
     edges = [[self.space.edge(source, node)] for node in targets]
     columns = [self.space.ops.index(group.op) for group in some]
-    return weights['edges'][jnp.array(edges), jnp.array(columns)].astype(x.dtype)
+    return weights['edges'][jnp.array(edges), jnp.array(columns)].astype(
+      x.dtype
+    )
 
   def _fused(
     self,

@@ -473,9 +473,7 @@ def get(name: str) -> Operation | Feature:
   return OPERATIONS[name]
 
 
-def parameters(
-  name: str, channels: int, targets: int
-) -> dict[str, Parameter]:
+def parameters(name: str, channels: int, targets: int) -> dict[str, Parameter]:
   """Parameters of an operation by name; none of a `Feature`."""
   op = get(name)
   if hasattr(op, 'value'):
