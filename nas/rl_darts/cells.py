@@ -11,7 +11,7 @@ References: arXiv:1806.09055, Eq. 2; arXiv:2106.02229.
 """
 
 from collections.abc import Sequence
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax.numpy as jnp
 from flax import linen as nn
@@ -88,7 +88,7 @@ class Cell(nn.Module):
   genotype: genotype_lib.CellGenotype | None = None
   form: CellForm = 'fused'
   products: bool = False
-  dtype: jnp.dtype | None = None
+  dtype: Any = None
 
   @nn.compact
   def __call__(
@@ -189,9 +189,8 @@ class Cell(nn.Module):
       return jnp.ones((len(targets), len(some)), x.dtype)
     edges = [[self.space.edge(source, node)] for node in targets]
     columns = [self.space.ops.index(group.op) for group in some]
-    return weights['edges'][jnp.array(edges), jnp.array(columns)].astype(
-      x.dtype
-    )
+    table = jnp.asarray(weights['edges'], x.dtype)
+    return table[jnp.array(edges), jnp.array(columns)]
 
   def _fused(
     self,
@@ -206,7 +205,7 @@ class Cell(nn.Module):
     sums: list = [0.0] * len(weights)
     for column, group in enumerate(some):
       op = operations.get(group.op)
-      if hasattr(op, 'value'):
+      if isinstance(op, operations.Feature):
         value = op.value(x, form.stride)
         parts = [weight * value for weight in weights[:, column]]
       else:
@@ -229,7 +228,7 @@ class Cell(nn.Module):
     for column, group in enumerate(some):
       op, params = operations.get(group.op), self._params(group)
       for t, weight in enumerate(weights[:, column]):
-        if hasattr(op, 'value'):
+        if isinstance(op, operations.Feature):
           value = op.value(x, form.stride)
         else:
           own = {k: v[..., t : t + 1, :] for k, v in params.items()}
@@ -288,10 +287,10 @@ class Cell(nn.Module):
 
 
 def pruned(
-  params: dict[str, Array],
+  params: dict[str, Any],
   space: spaces.CellSpace,
   cell: genotype_lib.CellGenotype,
-) -> dict[str, Array]:
+) -> dict[str, Any]:
   """Parameters of a discrete cell, taken from those of a supernet's cell.
 
   Args:

@@ -37,7 +37,7 @@ class Entropies(NamedTuple):
   by_node: Float[Array, '']
 
 
-def entropies(p: Float[Array, 'e o'], space: spaces.CellSpace) -> Entropies:
+def entropies(p: Float[Array | np.ndarray, 'e o'], space: spaces.CellSpace) -> Entropies:
   """-sum_o p log p of each edge, and means.
 
   Args:
@@ -54,7 +54,7 @@ def entropies(p: Float[Array, 'e o'], space: spaces.CellSpace) -> Entropies:
 
 
 def op_mass(
-  p: Float[Array, 'e o'], space: spaces.CellSpace
+  p: Float[Array | np.ndarray, 'e o'], space: spaces.CellSpace
 ) -> dict[str, Float[Array, '']]:
   """The mean probability of each operation over edges; they sum to 1."""
   return dict(zip(space.ops, p.mean(axis=0), strict=True))

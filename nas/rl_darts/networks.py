@@ -97,7 +97,7 @@ class _CellNetwork(nn.Module):
     products: see `operations.Form`.
     remat: whether the backward pass computes the inside of a cell again,
       instead of keeping it.
-    dtype: of the computation, such as bfloat16; None: float32. Parameters and
+    dtype: of the computation, such as 'bfloat16'; None: float32. Parameters and
       results are float32.
   """
 
@@ -106,7 +106,7 @@ class _CellNetwork(nn.Module):
   form: cells_lib.CellForm = 'fused'
   products: bool = False
   remat: bool = False
-  dtype: jnp.dtype | None = None
+  dtype: Any = None
 
   @property
   def strides(self) -> dict[str, int]:
@@ -186,7 +186,7 @@ class _CellNetwork(nn.Module):
     padding: operations.Padding = 'SAME',
   ) -> Float[Array, 'n i j c']:
     """A 3x3 convolution between cells."""
-    x = x.astype(self.dtype or x.dtype)
+    x = x if self.dtype is None else x.astype(self.dtype)
     shape = (3, 3, x.shape[-1], channels)
     kernel = self.param(f'{name}_kernel', nn.initializers.lecun_normal(), shape)
     bias = self.param(f'{name}_bias', nn.initializers.zeros, (channels,))

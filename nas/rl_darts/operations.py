@@ -16,9 +16,10 @@ Reference: arXiv:2106.02229; the code of its authors (google/brain_autorl,
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
-from typing import Literal, NamedTuple, Protocol
+from typing import Literal, NamedTuple, Protocol, runtime_checkable
 
 import jax.numpy as jnp
+import numpy as np
 from flax import linen as nn
 from jax import lax
 from jaxtyping import Array, Float
@@ -38,7 +39,7 @@ __all__ = [
 
 ZERO = 'Zero'
 
-Params = Mapping[str, Array]
+Params = Mapping[str, Array | np.ndarray]
 Padding = Literal['SAME', 'VALID']
 _LAYOUT = ('NHWC', 'HWIO', 'NHWC')
 # Added to a variance, in squared units of what is normalised.
@@ -66,6 +67,7 @@ class Parameter(NamedTuple):
   init: nn.initializers.Initializer
 
 
+@runtime_checkable
 class Operation(Protocol):
   """One candidate with parameters; a frozen dataclass."""
 
@@ -275,6 +277,7 @@ class DepthConvolution:
     return jnp.swapaxes(y, -1, -2)
 
 
+@runtime_checkable
 class Feature(Protocol):
   """One candidate without parameters, the same for all targets."""
 
@@ -476,6 +479,6 @@ def get(name: str) -> Operation | Feature:
 def parameters(name: str, channels: int, targets: int) -> dict[str, Parameter]:
   """Parameters of an operation by name; none of a `Feature`."""
   op = get(name)
-  if hasattr(op, 'value'):
+  if isinstance(op, Feature):
     return {}
   return op.parameters(channels, targets)

@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
+import numpy as np
 from jaxtyping import Array, Float, Key, PyTree
 
 from nas.rl_darts import spaces
@@ -31,7 +32,7 @@ __all__ = [
 
 ALPHA, WEIGHTS = 'alpha', 'weights'
 
-Logits = Mapping[str, Array]
+Logits = Mapping[str, Array | np.ndarray]
 
 
 def init(
