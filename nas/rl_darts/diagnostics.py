@@ -37,7 +37,9 @@ class Entropies(NamedTuple):
   by_node: Float[Array, '']
 
 
-def entropies(p: Float[Array | np.ndarray, 'e o'], space: spaces.CellSpace) -> Entropies:
+def entropies(
+  p: Float[Array | np.ndarray, 'e o'], space: spaces.CellSpace
+) -> Entropies:
   """-sum_o p log p of each edge, and means.
 
   Args:

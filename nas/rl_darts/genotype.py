@@ -231,7 +231,9 @@ def mixing(labels: Int[Array | np.ndarray, '... e'], num_ops: int) -> Array:
   return jax.nn.one_hot(labels, num_ops)
 
 
-def code(labels: Int[Array | np.ndarray, ' e'], space: spaces.CellSpace) -> Array:
+def code(
+  labels: Int[Array | np.ndarray, ' e'], space: spaces.CellSpace
+) -> Array:
   """A number in [0, 2^24) that equal cells share, as float32; may be traced."""
   powers = [pow(_PRIME, k + 1, 2**24) for k in range(space.num_edges)]
   terms = (labels + 1).astype(jnp.uint32) * jnp.array(powers, jnp.uint32)
