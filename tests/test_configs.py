@@ -6,6 +6,7 @@ import jax
 import numpy as np
 import pytest
 
+from nas.rl_darts import genotype, spaces
 from runtime import context, trainer
 from runtime.config import errors, sessions
 from runtime.config import files as files_lib
@@ -30,6 +31,10 @@ FRAGMENTS = (
   | {
     f'configs/hpo/{name}.gin'
     for name in ('base', 'ufom_adaptive', 'ufom_fewshot_base', 'ufom_published')
+  }
+  | {
+    f'configs/nas/rl_darts_{name}.gin'
+    for name in ('search', 'evaluate', 'bilevel', 'grid', 'procgen')
   }
 )
 FILE_MACROS = ('TRAIN_FILE', 'VALID_FILE', 'TEST_FILE', 'OOD_FILE')
@@ -91,8 +96,18 @@ def data_params(tmp_path_factory):
     'slim_ptb': [files[0], f"VALID_FILE = '{copy}'"],
     'slim_enwik8': [f"TRAIN_FILE = '{large}'"],
     'odetoode_mnist': [f"MNIST_DIR = '{_mnist(folder)}'"],
+    'evaluate_genotype': [f"GENOTYPE = '{_genotype(folder)}'"],
     **_pictures(folder),
   }
+
+
+def _genotype(folder):
+  """A file as a search writes it."""
+  labels = genotype.random_labels(seeds.key(0), spaces.MICRO)
+  cell = genotype.from_labels(labels, spaces.MICRO)
+  path = folder / 'genotype.json'
+  path.write_text(genotype.Genotype.of({'normal': cell}).to_json())
+  return path
 
 
 def _pictures(folder):
@@ -184,6 +199,7 @@ def test_builds_without_allocating_and_uses_every_binding(
 OVERLAY = 'configs/performer/slim.gin'
 RAY = 'configs/rl/ray.gin'
 ADAPTIVE = 'configs/hpo/ufom_adaptive.gin'
+BILEVEL = 'configs/nas/rl_darts_bilevel.gin'
 BASELINES = [
   f'configs/rl/odetoode_{name}.gin'
   for name in ('dense', 'node', 'nanode', 'hyperode')
@@ -206,6 +222,7 @@ BASELINES = [
       'Ray.num_workers = %NUM_WORKERS',
     ),
     ('hpo/ufom_toy_tiny', ADAPTIVE, [], 'AdaptiveRule.r = %INNER_STEPS'),
+    ('nas/rl_darts_grid_tiny', BILEVEL, [], 'alpha_lanes = %ALPHA_LANES'),
     *(
       (f'rl/odetoode_{task}_tiny', overlay, ['WIDTH = 8'], 'baselines')
       for task in ('digits', 'pendulum')
@@ -222,10 +239,10 @@ def test_any_experiment_with_an_overlay(
 
 
 @pytest.mark.parametrize(
-  'name', sorted(FRAGMENTS - {OVERLAY, RAY, ADAPTIVE, *BASELINES})
+  'name', sorted(FRAGMENTS - {OVERLAY, RAY, ADAPTIVE, BILEVEL, *BASELINES})
 )
 def test_fragments_say_what_they_lack(name):
-  lacks = r'D_FF|TASK|D_MODEL|model|STEPS|TRAINER|DATA'
+  lacks = r'D_FF|TASK|D_MODEL|model|STEPS|TRAINER|DATA|trainer'
   with (
     pytest.raises(errors.ConfigError, match=lacks),
     sessions.session(trainer.train, [name], []),

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, PyTree
+from jaxtyping import Array, Float, PyTree, Shaped
 
 from nas.rl_darts import probabilities, spaces
 
@@ -105,7 +105,7 @@ def cosine(one: PyTree, two: PyTree) -> Float[Array, '']:
 
 
 def spearman(
-  one: Float[np.ndarray, ' n'], two: Float[np.ndarray, ' n']
+  one: Shaped[np.ndarray, ' n'], two: Shaped[np.ndarray, ' n']
 ) -> float:
   """Correlation of ranks, ties at their mean rank; NaN if one is constant.
 

@@ -34,7 +34,7 @@ def test_entropies_fall_with_the_temperature():
 def test_published_mean_weighs_nodes_alike():
   space = spaces.CellSpace(('Relu', 'Zero'), nodes=2)
   p = np.array([[1.0, 0.0], [0.5, 0.5], [0.5, 0.5]])
-  found = diagnostics.entropies(p, space)
+  found = diagnostics.entropies(jnp.asarray(p), space)
   assert float(found.by_node) == pytest.approx(math.log(2) / 2)
   assert float(found.mean) == pytest.approx(math.log(2) * 2 / 3)
 
@@ -42,8 +42,9 @@ def test_published_mean_weighs_nodes_alike():
 def test_masses_and_ranking():
   space = spaces.CellSpace(('Relu', 'Zero', 'Tanh'), nodes=2)
   p = np.array([[0.2, 0.5, 0.3], [0.1, 0.8, 0.1], [0.7, 0.2, 0.1]])
-  mass = diagnostics.op_mass(p, space)
-  assert mass == pytest.approx({'Relu': 1 / 3, 'Zero': 0.5, 'Tanh': 1 / 6})
+  mass = diagnostics.op_mass(jnp.asarray(p), space)
+  expected = {'Relu': 1 / 3, 'Zero': 0.5, 'Tanh': 1 / 6}
+  assert {op: float(m) for op, m in mass.items()} == pytest.approx(expected)
   assert diagnostics.ranking(p, space) == [
     (1, 2, 'Relu', 0.7),
     (0, 1, 'Tanh', 0.3),

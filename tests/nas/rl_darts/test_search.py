@@ -137,6 +137,7 @@ def test_logits_and_weights_have_lanes_of_their_own(name, mode):
     mode=mode,
     alpha_lanes=A,
     alpha_optimizer=bilevel.alpha_optimizer(0.01),
+    rate=1.0 if mode == 'second_order' else None,
   )
   state = learner.init(seeds.key(0))
   steps = collected(env, learner, state)
