@@ -242,7 +242,7 @@ def test_any_experiment_with_an_overlay(
   'name', sorted(FRAGMENTS - {OVERLAY, RAY, ADAPTIVE, BILEVEL, *BASELINES})
 )
 def test_fragments_say_what_they_lack(name):
-  lacks = r'D_FF|TASK|D_MODEL|model|STEPS|TRAINER|DATA|trainer'
+  lacks = r'D_FF|TASK|D_MODEL|model|STEPS|TRAINER|DATA|trainer|refers to it'
   with (
     pytest.raises(errors.ConfigError, match=lacks),
     sessions.session(trainer.train, [name], []),
