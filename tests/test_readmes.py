@@ -27,10 +27,14 @@ RUN_BY = {
   'performer/attention/README.md': 'tests/performer/attention',
   'performer/slim/README.md': 'tests/performer/test_performer_readme.py',
   'hpo/ufom/README.md': 'tests/hpo/ufom/test_ufom_readme.py',
+  'nas/rl_darts/README.md': 'tests/nas/rl_darts/test_rl_darts_readme.py',
   'rl/README.md': 'tests/rl/test_rl_readme.py',
   'rl/odetoode/README.md': 'tests/rl/odetoode',
 }
-LAUNCHED = ('performer.train', 'rl.train', 'hpo.ufom.main', 'rl.odetoode.main')
+LAUNCHED = (
+  *('performer.train', 'rl.train', 'hpo.ufom.main', 'rl.odetoode.main'),
+  'nas.rl_darts.main',
+)
 
 
 def commands(path):

@@ -11,6 +11,7 @@ from nas.rl_darts.networks import (
   PISACEncoder,
   Relaxed,
 )
+from nas.rl_darts.probabilities import alphas
 from nas.rl_darts.search import Search
 from nas.rl_darts.spaces import CLASSIC, CLASSIC_POOL, MICRO, RNN, CellSpace
 
@@ -32,5 +33,6 @@ __all__ = [
   'Search',
   'alpha_gradient',
   'alpha_optimizer',
+  'alphas',
   'partitioned',
 ]

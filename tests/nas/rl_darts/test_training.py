@@ -1,7 +1,6 @@
 """Searches as they ship: learn, resume bit by bit, and leave genotypes."""
 
 import json
-import pathlib
 
 import jax
 import numpy as np
@@ -123,4 +122,3 @@ def test_published_settings_avoid_the_published_mistakes():
     assert "'all_levels'" in config
     assert 'EVAL_LANES = 64' in config  # Times 2 episodes per lane: 128.
     assert 'EVAL_EPISODES = 2' in config
-  assert pathlib.Path('configs/nas').is_dir()
