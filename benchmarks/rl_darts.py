@@ -135,7 +135,7 @@ SUBJECT = harness.Subject(
   quick=Sizes(
     batch=2,
     sides=(6, 8),
-    depths=((2,), (2, 3)),
+    depths=((4,), (4, 4)),
     gradient_bars=(4.0, 3.0),
   ),
   cases=_cases,

@@ -29,7 +29,7 @@ def test_bars():
 
 
 def test_a_wrong_form_is_refused(monkeypatch):
-  case = rl_darts.Case(6, (2,), False)
+  case = rl_darts.Case(6, (8,), False)
   right = rl_darts._program('naive', case, 2)
   assert rl_darts._check(case, right, 2) is None
   wrong = programs.Program(lambda *args: 1.01 * right.call(*args), right.inputs)
