@@ -13,7 +13,7 @@ import flax
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Bool, Key, PyTree, Shaped
+from jaxtyping import Array, Key, PyTree
 
 from nas.rl_darts import (
   diagnostics,
@@ -153,9 +153,14 @@ class SearchState:
   snapshots: Any
 
 
+def _theirs(name: str) -> property:
+  """What the agent outside has under this name."""
+  return property(lambda self: getattr(self.outside, name))
+
+
 @dataclasses.dataclass(frozen=True)
 class SearchLearner:
-  """See `learner.Learner`.
+  """See `learner.Learner`; it acts as the agent.
 
   Attributes:
     settings: of the search.
@@ -167,10 +172,11 @@ class SearchLearner:
   outside: Any
   core: Any
 
-  @property
-  def unroll_length(self) -> int:
-    """T."""
-    return self.outside.unroll_length
+  unroll_length = _theirs('unroll_length')
+  initial_memory = _theirs('initial_memory')
+  act = _theirs('act')
+  final = _theirs('final')
+  greedy = _theirs('greedy')
 
   def init(self, key: Key[Array, '']) -> SearchState:
     """See `learner.Learner`."""
@@ -208,38 +214,6 @@ class SearchLearner:
   def acting(self, state: SearchState) -> PyTree:
     """See `learner.Learner`."""
     return self.outside.acting(state.agent)
-
-  def initial_memory(self, num_lanes: int) -> PyTree:
-    """See `learner.Learner`."""
-    return self.outside.initial_memory(num_lanes)
-
-  def act(
-    self,
-    acting: PyTree,
-    memory: PyTree,
-    observation: Shaped[Array, 'n ...'],
-    first: Bool[Array, ' n'],
-    key: Key[Array, ''],
-  ) -> learner_lib.Action:
-    """As the agent."""
-    return self.outside.act(acting, memory, observation, first, key)
-
-  def greedy(
-    self,
-    acting: PyTree,
-    memory: PyTree,
-    observation: Shaped[Array, 'n ...'],
-    first: Bool[Array, ' n'],
-    key: Key[Array, ''],
-  ) -> learner_lib.Action:
-    """As the agent."""
-    return self.outside.greedy(acting, memory, observation, first, key)
-
-  def final(
-    self, acting: PyTree, memory: PyTree, observation: Shaped[Array, 'n ...']
-  ) -> PyTree:
-    """As the agent."""
-    return self.outside.final(acting, memory, observation)
 
   def learn(
     self,

@@ -1,15 +1,12 @@
 """Searches as they ship: learn, resume bit by bit, and leave genotypes."""
 
-import json
-
-import jax
-import numpy as np
 import pytest
 
 from nas.rl_darts import data, networks, train_lib, training
 from rl import ppo
 from rl.envs import grid_levels, lanes, procgen
 from runtime.config import sessions
+from tests import experiments
 
 SHORT = [
   'LOG_EVERY = 2',  # Rows are means since the last: no interval may be cut.
@@ -36,34 +33,12 @@ def _train(case, steps, workdir, more=()):
     return parsed.build(workdir=str(workdir), seed=3).state
 
 
-def _rows(workdir):
-  lines = (workdir / 'metrics.jsonl').read_text().splitlines()
-  return [
-    {k: v for k, v in json.loads(line).items() if not k.startswith('time/')}
-    for line in lines
-  ]
-
-
-def _bits(leaf):
-  if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):
-    leaf = jax.random.key_data(leaf)
-  return np.asarray(leaf)
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize('case', list(CASES))
 def test_a_run_that_was_stopped_is_the_whole_run(case, tmp_path):
-  whole = _train(case, 4, tmp_path / 'whole')
-  _train(case, 2, tmp_path / 'parts')
-  parts = _train(case, 4, tmp_path / 'parts')
-  leaves, others = jax.tree.leaves(whole), jax.tree.leaves(parts)
-  assert len(leaves) == len(others) > 2
-  for one, two in zip(leaves, others, strict=True):
-    np.testing.assert_array_equal(_bits(one), _bits(two))
-  late = lambda rows: [row for row in rows if row['step'] > 2]
-  expected = late(_rows(tmp_path / 'whole'))
-  assert any('train/alpha_entropy' in row for row in expected)
-  assert late(_rows(tmp_path / 'parts')) == expected
+  train = lambda steps, workdir: _train(case, steps, workdir)
+  rows = experiments.check_resumes(train, tmp_path)
+  assert any('train/alpha_entropy' in row for row in rows)
   report = tmp_path / 'parts' / 'report'
   last = data.genotype_file(report / 'genotype.json')
   assert set(dict(last.cells)) == {'normal'}
