@@ -110,7 +110,7 @@ def merge(weights: PyTree, alpha: PyTree) -> PyTree:
   )
 
 
-def alphas(params: PyTree) -> dict[str, dict[str, dict[str, Array]]]:
+def alphas(params: PyTree) -> dict[str, dict[str, dict[str, Any]]]:
   """All logits of an agent by encoder and cell type.
 
   Args:
@@ -120,7 +120,7 @@ def alphas(params: PyTree) -> dict[str, dict[str, dict[str, Array]]]:
     By the path of the encoder, such as 'policy/encoder', the logits of each of
     its cell types.
   """
-  found: dict[str, dict[str, dict[str, Array]]] = {}
+  found: dict[str, dict[str, dict[str, Any]]] = {}
 
   def visit(path: tuple, leaf: Any) -> None:
     names = _names(path)

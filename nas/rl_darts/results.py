@@ -165,8 +165,8 @@ def _arc(axes: Any, start: int, end: int, text: str, color: str) -> None:
       'linewidth': 1.6,
     },
   )
-  # The middle of arc3's curve, in units of the axes: 1 of height is 1 of width.
-  height = 0.27 * (end - start) ** 0.8
+  # Just above the middle of the arc, in units of the axes of this size.
+  height = 0.16 * (end - start) - 0.02
   axes.text(
     (start + end) / 2,
     height,
