@@ -35,6 +35,7 @@ SUBJECTS = (
   'rl_procgen',
   'ufom',
   'ode',
+  'rl_darts',
 )
 
 

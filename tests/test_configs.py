@@ -8,6 +8,7 @@ import pytest
 
 from hpo import studies
 from hpo.optformer import toy
+from nas.rl_darts import genotype, spaces
 from runtime import context, trainer
 from runtime.config import errors, sessions
 from runtime.config import files as files_lib
@@ -37,6 +38,10 @@ FRAGMENTS = (
     )
   }
   | {'configs/nas/es_enas_base.gin'}
+  | {
+    f'configs/nas/rl_darts_{name}.gin'
+    for name in ('search', 'evaluate', 'bilevel', 'grid', 'procgen')
+  }
 )
 FILE_MACROS = ('TRAIN_FILE', 'VALID_FILE', 'TEST_FILE', 'OOD_FILE')
 
@@ -98,8 +103,18 @@ def data_params(tmp_path_factory):
     'slim_enwik8': [f"TRAIN_FILE = '{large}'"],
     'odetoode_mnist': [f"MNIST_DIR = '{_mnist(folder)}'"],
     'optformer_bbob': _studies(folder),
+    'evaluate_genotype': [f"GENOTYPE = '{_genotype(folder)}'"],
     **_pictures(folder),
   }
+
+
+def _genotype(folder):
+  """A file as a search writes it."""
+  labels = genotype.random_labels(seeds.key(0), spaces.MICRO)
+  cell = genotype.from_labels(labels, spaces.MICRO)
+  path = folder / 'genotype.json'
+  path.write_text(genotype.Genotype.of({'normal': cell}).to_json())
+  return path
 
 
 def _pictures(folder):
@@ -199,6 +214,7 @@ def test_builds_without_allocating_and_uses_every_binding(
 OVERLAY = 'configs/performer/slim.gin'
 RAY = 'configs/rl/ray.gin'
 ADAPTIVE = 'configs/hpo/ufom_adaptive.gin'
+BILEVEL = 'configs/nas/rl_darts_bilevel.gin'
 BASELINES = [
   f'configs/rl/odetoode_{name}.gin'
   for name in ('dense', 'node', 'nanode', 'hyperode')
@@ -221,6 +237,7 @@ BASELINES = [
       'Ray.num_workers = %NUM_WORKERS',
     ),
     ('hpo/ufom_toy_tiny', ADAPTIVE, [], 'AdaptiveRule.r = %INNER_STEPS'),
+    ('nas/rl_darts_grid_tiny', BILEVEL, [], 'alpha_lanes = %ALPHA_LANES'),
     *(
       (f'rl/odetoode_{task}_tiny', overlay, ['WIDTH = 8'], 'baselines')
       for task in ('digits', 'pendulum')
@@ -237,10 +254,10 @@ def test_any_experiment_with_an_overlay(
 
 
 @pytest.mark.parametrize(
-  'name', sorted(FRAGMENTS - {OVERLAY, RAY, ADAPTIVE, *BASELINES})
+  'name', sorted(FRAGMENTS - {OVERLAY, RAY, ADAPTIVE, BILEVEL, *BASELINES})
 )
 def test_fragments_say_what_they_lack(name):
-  lacks = r'D_FF|TASK|D_MODEL|model|STEPS|TRAINER|DATA'
+  lacks = r'D_FF|TASK|D_MODEL|model|STEPS|TRAINER|DATA|trainer|refers to it'
   with (
     pytest.raises(errors.ConfigError, match=lacks),
     sessions.session(trainer.train, [name], []),

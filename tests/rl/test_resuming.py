@@ -1,13 +1,10 @@
 """Every kind of agent, as it ships: a run that was stopped is the whole run."""
 
-import json
-
-import jax
-import numpy as np
 import pytest
 
 from rl import train_lib
 from runtime.config import sessions
+from tests import experiments
 
 # As they ship, but for how long they learn and are looked at.
 _SHORTER = {
@@ -47,31 +44,9 @@ def _train(name, steps, workdir):
     return parsed.build(workdir=str(workdir), seed=3).state
 
 
-def _rows(workdir):
-  lines = (workdir / 'metrics.jsonl').read_text().splitlines()
-  return [
-    {k: v for k, v in json.loads(line).items() if not k.startswith('time/')}
-    for line in lines
-  ]
-
-
-def _bits(leaf):
-  if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):
-    leaf = jax.random.key_data(leaf)
-  return np.asarray(leaf)
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize('name', list(_SHORTER))
 def test_bit_by_bit(name, tmp_path):
-  whole = _train(name, 4, tmp_path / 'whole')
-  _train(name, 2, tmp_path / 'parts')
-  parts = _train(name, 4, tmp_path / 'parts')
-  leaves, others = jax.tree.leaves(whole), jax.tree.leaves(parts)
-  assert len(leaves) == len(others) > 2
-  for one, two in zip(leaves, others, strict=True):
-    np.testing.assert_array_equal(_bits(one), _bits(two))
-  late = lambda rows: [row for row in rows if row['step'] > 2]
-  expected = late(_rows(tmp_path / 'whole'))
-  assert any('eval/' in ' '.join(row) for row in expected)
-  assert late(_rows(tmp_path / 'parts')) == expected
+  train = lambda steps, workdir: _train(name, steps, workdir)
+  rows = experiments.check_resumes(train, tmp_path)
+  assert any('eval/' in ' '.join(row) for row in rows)

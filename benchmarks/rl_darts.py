@@ -1,0 +1,148 @@
+"""Pictures per second of supernets: fused and naive cells, and IMPALA's network.
+
+Cases are three sizes of pictures and networks, each forward and with gradients of
+all parameters. IMPALA's network of equal depths is the peer: what a search costs
+more than training without one. A form must give the naive form's numbers.
+"""
+
+import dataclasses
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from benchmarks import harness, programs, record
+from nas.rl_darts import networks
+from rl import networks as rl_networks
+
+FUSED, NAIVE, DISCRETE, IMPALA = 'fused', 'naive', 'discrete', 'IMPALA'
+_TOLERANCE = 1e-3  # Of sums over all pictures, in float32.
+
+
+class Case(NamedTuple):
+  """Pictures of a size through a network; with gradients or without."""
+
+  side: int
+  depths: tuple[int, ...]
+  gradient: bool
+
+  def __str__(self) -> str:
+    what = 'gradient' if self.gradient else 'forward'
+    depths = ' '.join(map(str, self.depths))
+    return f'{self.side}x{self.side}, [{depths}], {what}'
+
+
+@dataclasses.dataclass(frozen=True)
+class Sizes:
+  """Sizes of the measurement."""
+
+  batch: int = 64
+  sides: tuple[int, ...] = (10, 16, 64)
+  depths: tuple[tuple[int, ...], ...] = ((16,), (16, 16), (16, 32, 32))
+  gradient_bars: tuple[float, ...] = (4.0, 3.0, 3.0)  # Times IMPALA's.
+
+
+def _cases(sizes: Sizes) -> list[Case]:
+  return [
+    Case(side, depths, gradient)
+    for side, depths in zip(sizes.sides, sizes.depths, strict=True)
+    for gradient in (False, True)
+  ]
+
+
+def _network(name: str, case: Case) -> Any:
+  if name == IMPALA:
+    return rl_networks.ImpalaCNN(case.depths)
+  micro = networks.Micro(depths=case.depths)
+  if name == DISCRETE:
+    p = {'edges': jnp.zeros((micro.space.num_edges, len(micro.space.ops)))}
+    return micro.clone(architecture=micro.derive({'normal': p}))
+  return micro.clone(form=name)
+
+
+def _program(name: str, case: Case, batch: int) -> programs.Program:
+  network = _network(name, case)
+  shape = (batch, case.side, case.side, 3)
+  dummy = jnp.zeros((1, *shape[1:]))
+  params = jax.jit(network.init)(jax.random.key(0), dummy)
+
+  def loss(params: Any, pictures: jax.Array) -> jax.Array:
+    return jnp.sum(network.apply(params, pictures) ** 2)
+
+  def inputs(seed: int) -> tuple:
+    return params, jax.random.uniform(jax.random.key(seed), shape)
+
+  run = jax.grad(loss) if case.gradient else network.apply
+  return programs.compiled(run, inputs, units=batch)
+
+
+def _check(case: Case, built: programs.Program, batch: int) -> str | None:
+  """Says by how much the fused form differs from the naive one."""
+  reference = _program(NAIVE, case, batch)
+  found, expected = (
+    jax.tree.leaves(p.call(*p.inputs(1))) for p in (built, reference)
+  )
+  for one, two in zip(found, expected, strict=True):
+    size = np.abs(two).max() + 1e-6
+    difference = float(np.abs(np.asarray(one) - two).max() / size)
+    if not difference < _TOLERANCE:
+      return f'results differ by {difference:.2g} of their size'
+  return None
+
+
+def _forms(sizes: Sizes, case: Case) -> list[harness.Form]:
+  make = lambda name: lambda case: _program(name, case, sizes.batch)
+  check = lambda case, built: _check(case, built, sizes.batch)
+  return [
+    harness.Form(FUSED, make(FUSED), check, ours=True),
+    harness.Form(DISCRETE, make(DISCRETE)),
+    harness.Form(NAIVE, make(NAIVE)),
+    harness.Form(IMPALA, make(IMPALA)),
+  ]
+
+
+def _summary(sizes: Sizes, results: harness.Results) -> Iterator[record.Row]:
+  """Bars: how many times faster than naive, and dearer than IMPALA's."""
+  for case in _cases(sizes):
+    times = results.ratio(case, NAIVE, FUSED).cpu
+    if times is not None:
+      yield record.Row(
+        f'{case}: times faster than naive',
+        ours=times,
+        bar=record.Bar(at_least=2.0),
+      )
+    cost = results.ratio(case, FUSED, IMPALA).cpu
+    if cost is not None:
+      bar = sizes.gradient_bars[sizes.sides.index(case.side)]
+      yield record.Row(
+        f'{case}: cost in units of IMPALA',
+        ours=cost,
+        bar=record.Bar(at_most=bar) if case.gradient else None,
+      )
+    for name in (FUSED, DISCRETE, NAIVE, IMPALA):
+      one = results.get(case, name)
+      if one is not None and one.samples:
+        yield record.Row(
+          f'{case}, {name}: pictures per second', ours=1 / one.median('wall')
+        )
+
+
+SUBJECT = harness.Subject(
+  'rl_darts',
+  Sizes(),
+  quick=Sizes(
+    batch=2,
+    sides=(6, 8),
+    depths=((4,), (4, 4)),
+    gradient_bars=(4.0, 3.0),
+  ),
+  cases=_cases,
+  forms=_forms,
+  summary=_summary,
+  settings=programs.Settings(rounds=9, seconds=20.0),
+  clock='cpu',
+  unit='CPU ms per picture',
+  packages=('jax', 'jaxlib', 'flax', 'numpy'),
+)

@@ -1,0 +1,120 @@
+"""Gradients of architectures, and optimisers that tell them from weights.
+
+References: Liu et al. (2018), arXiv:1806.09055, Eqs. 6 and 7; arXiv:2106.02229.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import optax
+from jaxtyping import Array, Float, PyTree
+
+from nas.rl_darts import probabilities
+
+__all__ = ['alpha_gradient', 'alpha_optimizer', 'partitioned']
+
+Loss = Callable[[PyTree], tuple[Float[Array, ''], Any]]
+
+
+def alpha_gradient(
+  inner: Loss,
+  outer: Loss,
+  params: PyTree,
+  rate: Float[Array, ''] | float | None = None,
+) -> tuple[PyTree, Any]:
+  """The gradient by which the logits move.
+
+  First order: grad_alpha of the outer loss at the present weights w. Second
+  order: of the outer loss at w' = w - rate grad_w inner(w, alpha),
+
+    grad_alpha outer(w', alpha) - rate d^2 inner / (d alpha d w) grad_w' outer
+
+  The last product is a forward derivative of a backward one; no matrix is built.
+
+  Args:
+    inner: (loss, anything) of parameters, on the data of the weights.
+    outer: the same on the data of the logits.
+    params: weights and logits, as `probabilities.split` tells them apart.
+    rate: of the step of the weights; None: first order.
+
+  Returns:
+    A tree like `params` with None for weights; what the outer loss gave beside
+    its value.
+  """
+  weights, alpha = probabilities.split(params)
+
+  def at(loss: Loss) -> Callable[[PyTree, PyTree], tuple]:
+    return lambda weights, alpha: loss(probabilities.merge(weights, alpha))
+
+  if rate is None:
+    return jax.grad(at(outer), 1, has_aux=True)(weights, alpha)
+  step, _ = jax.grad(at(inner), 0, has_aux=True)(weights, alpha)
+  ahead = jax.tree.map(lambda w, g: w - rate * g, weights, step)
+  (along, direct), aux = jax.grad(at(outer), (0, 1), has_aux=True)(ahead, alpha)
+  by_alpha = lambda w: jax.grad(at(inner), 1, has_aux=True)(w, alpha)[0]
+  _, mixed = jax.jvp(by_alpha, (weights,), (along,))
+  return jax.tree.map(lambda d, m: d - rate * m, direct, mixed), aux
+
+
+def partitioned(
+  weights: optax.GradientTransformation, alpha: optax.GradientTransformation
+) -> optax.GradientTransformation:
+  """One optimiser for weights and another for logits, anywhere in a tree.
+
+  Args:
+    weights: of all that is not named 'alpha'.
+    alpha: of the logits; `optax.set_to_zero()` freezes them.
+  """
+  return optax.multi_transform(
+    {probabilities.WEIGHTS: weights, probabilities.ALPHA: alpha},
+    probabilities.labels,
+  )
+
+
+def alpha_optimizer(
+  learning_rate: float | optax.Schedule,
+  *,
+  b1: float = 0.5,
+  b2: float = 0.999,
+  weight_decay: float = 0.0,
+  warmup: int = 0,
+  entropy_cost: float = 0.0,
+) -> optax.GradientTransformation:
+  """Adam for logits, as DARTS has it, with guards that are off by default.
+
+  Args:
+    learning_rate: 3e-4 in DARTS; Adam's steps have about this size.
+    b1: decay of the first moment.
+    b2: of the second.
+    weight_decay: added to the gradient as the logits times it, as DARTS does.
+    warmup: updates before the logits move, while weights learn.
+    entropy_cost: factor on the entropy of softmax(alpha), nats, that is added
+      to the loss for each edge: positive ones sharpen.
+  """
+  parts = []
+  if entropy_cost:
+    parts.append(_entropy(entropy_cost))
+  if weight_decay:
+    parts.append(optax.add_decayed_weights(weight_decay))
+  adam = optax.adam(learning_rate, b1, b2)
+  if warmup:
+    started = lambda count: (count >= warmup) * 1.0
+    adam = optax.chain(adam, optax.scale_by_schedule(started))
+  return optax.chain(*parts, adam)
+
+
+def _entropy(cost: float) -> optax.GradientTransformation:
+  """Adds the gradient of the entropies of all edges."""
+
+  def total(alpha: PyTree) -> Float[Array, '']:
+    # Of logits as they are: the temperature only scales the cost.
+    logs = jax.tree.map(lambda x: jax.nn.log_softmax(x, axis=-1), alpha)
+    parts = jax.tree.map(lambda x: -(jax.numpy.exp(x) * x).sum(), logs)
+    return sum(jax.tree.leaves(parts))
+
+  def update(grads: PyTree, state: Any, params: PyTree) -> tuple[PyTree, Any]:
+    more = jax.grad(total)(params)
+    return jax.tree.map(lambda g, m: g + cost * m, grads, more), state
+
+  return optax.GradientTransformation(lambda params: optax.EmptyState(), update)

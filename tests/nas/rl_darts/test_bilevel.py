@@ -1,0 +1,96 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from nas.rl_darts import bilevel, networks, spaces
+from nas.rl_darts import probabilities as probabilities_lib
+from tests import seeds
+from tests.nas.rl_darts import darts_cases
+
+
+@pytest.fixture(scope='module')
+def problem():
+  """Two batches of a small supernet, and its parameters."""
+  space = spaces.CellSpace(('Conv3x3', 'Tanh', 'Zero'), nodes=2)
+  network = networks.Micro(depths=(3,), dense=None, space=space)
+  keys = jax.random.split(seeds.key(0), 4)
+  pictures = jax.random.normal(keys[0], (2, 5, 6, 6, 3))
+  goals = jax.random.normal(keys[1], (2, 5, 3, 3, 3))
+  params = network.init(keys[2], pictures[0])
+  params['params']['alpha'] = {'normal': darts_cases.logits(space)}
+
+  def loss(index):
+    def of(params):
+      error = network.apply(params, pictures[index]) - goals[index]
+      return jnp.mean(error**2), index
+
+    return of
+
+  return loss(0), loss(1), params
+
+
+def published(inner, outer, params, rate):
+  """Finite differences, as arXiv:1806.09055's code has them."""
+  weights, alpha = probabilities_lib.split(params)
+  value = lambda loss: lambda w, a: loss(probabilities_lib.merge(w, a))[0]
+  step = jax.grad(value(inner))(weights, alpha)
+  ahead = jax.tree.map(lambda w, g: w - rate * g, weights, step)
+  along, direct = jax.grad(value(outer), (0, 1))(ahead, alpha)
+  eps = 0.01 / optax.tree.norm(along)
+  sides = [
+    jax.grad(value(inner), 1)(
+      jax.tree.map(lambda w, v, s=sign: w + s * eps * v, weights, along), alpha
+    )
+    for sign in (1, -1)
+  ]
+  return jax.tree.map(
+    lambda d, up, down: d - rate * (up - down) / (2 * eps), direct, *sides
+  )
+
+
+def test_second_order_is_that_of_finite_differences(problem):
+  inner, outer, params = problem
+  exact, aux = jax.jit(lambda p: bilevel.alpha_gradient(inner, outer, p, 0.3))(
+    params
+  )
+  assert int(aux) == 1
+  expected = jax.jit(lambda p: published(inner, outer, p, 0.3))(params)
+  (found,), (wanted,) = jax.tree.leaves(exact), jax.tree.leaves(expected)
+  size = np.abs(wanted).max()
+  np.testing.assert_allclose(found, wanted, rtol=1e-2, atol=1e-2 * size)
+  first, _ = bilevel.alpha_gradient(inner, outer, params)
+  (plain,) = jax.tree.leaves(first)
+  # The second order is there, and gone without a step.
+  assert np.abs(found - plain).max() > 0.05 * size
+  still, _ = bilevel.alpha_gradient(inner, outer, params, 0.0)
+  np.testing.assert_allclose(*map(jax.tree.leaves, (still, first)), rtol=1e-5)
+
+
+def test_optimiser_of_logits():
+  alpha = {'edges': jnp.array([[1.0, 0.0, -1.0]])}
+  zeros = jax.tree.map(jnp.zeros_like, alpha)
+  sharpen = bilevel.alpha_optimizer(0.1, entropy_cost=1.0)
+  change, _ = sharpen.update(zeros, sharpen.init(alpha), alpha)
+  assert float(change['edges'][0, 0]) > 0 > float(change['edges'][0, 2])
+  late = bilevel.alpha_optimizer(0.1, warmup=2, weight_decay=1.0)
+  state, moves = late.init(alpha), []
+  for _ in range(4):
+    change, state = late.update(zeros, state, alpha)
+    moves.append(float(change['edges'][0, 0]))
+  assert moves[:2] == [0, 0]
+  assert max(moves[2:]) < -0.05
+
+
+def test_labels_reach_into_any_tree():
+  leaf = jnp.ones(2)
+  tree = ({'a': {'alpha': {'normal': leaf}, 'kernel': leaf}}, [leaf])
+  both = bilevel.partitioned(optax.sgd(1.0), optax.set_to_zero())
+  change, _ = both.update(tree, both.init(tree))
+  assert [float(x[0]) for x in jax.tree.leaves(change)] == [0, -1, -1]
+  weights, alpha = probabilities_lib.split(tree)
+  assert len(jax.tree.leaves(weights)) == 2
+  assert len(jax.tree.leaves(alpha)) == 1
+  merged = probabilities_lib.merge(weights, alpha)
+  assert jax.tree.structure(merged) == jax.tree.structure(tree)

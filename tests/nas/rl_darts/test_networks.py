@@ -1,0 +1,217 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from nas.rl_darts import cells, genotype, networks, spaces
+from nas.rl_darts import probabilities as probabilities_lib
+from rl import networks as rl_networks
+from tests import seeds
+from tests.nas.rl_darts import darts_cases
+
+SMALL = spaces.CellSpace(nodes=2)
+TINY = {'depths': (4,), 'dense': 8, 'space': SMALL}
+
+
+def count(network):
+  picture = jnp.zeros((1, 64, 64, 3), jnp.uint8)
+  shapes = jax.eval_shape(lambda: network.init(jax.random.key(0), picture))
+  return sum(leaf.size for leaf in jax.tree.leaves(shapes))
+
+
+@pytest.mark.parametrize(
+  ('network', 'published'),
+  [
+    (rl_networks.ImpalaCNN(), 622_144),
+    (rl_networks.ImpalaCNN(depths=(64,) * 5), 953_856),
+    (networks.Micro(), 974_162),
+    (networks.Classic(space=spaces.MICRO), 1_178_484),
+    (
+      networks.Micro(depths=(16, 16, 16), space=spaces.CLASSIC),
+      1_322_300,
+    ),
+  ],
+)
+def test_parameters_are_those_of_the_reference_code(network, published):
+  """arXiv:2106.02229's code, executed; its affine pair per cell is counted."""
+  assert count(network) == published
+
+
+@pytest.fixture(scope='module')
+def pictures():
+  return jax.random.uniform(seeds.key(0), (2, 8, 8, 3))
+
+
+def alpha_of(network, number=0):
+  return {
+    kind: darts_cases.logits(network.space, number + i)
+    for i, kind in enumerate(network.strides)
+  }
+
+
+def test_logits_beside_the_weights(pictures):
+  network = networks.Micro(**TINY)
+  params = network.init(seeds.key(1), pictures)
+  weights = {k: v for k, v in params['params'].items() if k != 'alpha'}
+  alphas = jax.vmap(
+    lambda key: {'normal': probabilities_lib.init(SMALL, key, 1.0)}
+  )(jax.random.split(seeds.key(2), 3))
+  run = jax.jit(
+    jax.vmap(lambda a: network.apply({'params': weights}, pictures, a))
+  )
+  found = run(alphas)
+  assert found.shape == (3, 2, 8)
+  one = jax.tree.map(lambda x: x[1], alphas)
+  inside = {'params': {**weights, 'alpha': one}}
+  np.testing.assert_allclose(
+    found[1], network.apply(inside, pictures), rtol=1e-5, atol=1e-6
+  )
+
+
+def test_shared_logits_gather_the_gradients_of_all_cells(pictures):
+  """The gradient of 'normal' is that of copies for each cell, summed."""
+  pair = networks.Micro(**TINY, pair=True)
+  one = networks.Micro(**TINY)
+  alpha = darts_cases.logits(SMALL)
+  params = one.init(seeds.key(1), pictures)
+  weights = {k: v for k, v in params['params'].items() if k != 'alpha'}
+
+  def loss(network, alpha):
+    y = network.apply({'params': weights}, pictures, alpha)
+    return jnp.sum(y * jnp.arange(y.size).reshape(y.shape))
+
+  shared = jax.grad(lambda a: loss(one, {'normal': a}))(alpha)
+  apart = jax.grad(lambda a: loss(pair, a))(
+    {'normal1': alpha, 'normal2': alpha}
+  )
+  summed = jax.tree.map(jnp.add, *apart.values())
+  assert np.abs(apart['normal1']['edges']).max() > 1e-3
+  darts_cases.grads_close(shared, summed)
+
+
+def test_masks_are_the_discrete_network(pictures):
+  """A drawn or given cell in the supernet's program, and that cell alone."""
+  drawn = networks.Micro(**TINY, architecture=networks.Masked())
+  params = drawn.init(seeds.key(3), pictures)
+  masks = params['params']['alpha']['normal']['edges']
+  labels = jnp.where(masks.sum(-1) > 0, masks.argmax(-1), -1)
+  cell = genotype.from_labels(labels, SMALL)
+  chosen = genotype.Genotype.of({'normal': cell})
+  given = drawn.clone(architecture=networks.Masked(chosen))
+  np.testing.assert_array_equal(
+    given.init(seeds.key(4), pictures)['params']['alpha']['normal']['edges'],
+    masks,
+  )
+  alone = networks.Micro(**TINY, architecture=chosen)
+  own = {
+    name: cells.pruned(value, SMALL, cell) if name.startswith('cell') else value
+    for name, value in params['params'].items()
+    if name != 'alpha'
+  }
+  np.testing.assert_allclose(
+    drawn.apply(params, pictures),
+    alone.apply({'params': own}, pictures),
+    rtol=1e-5,
+    atol=1e-6,
+  )
+  grads = jax.grad(lambda p: drawn.apply(p, pictures).sum())(params)
+  assert not np.any(grads['params']['alpha']['normal']['edges'])
+  with pytest.raises(ValueError, match='takes no alpha'):
+    alone.apply({'params': own}, pictures, {})
+
+
+def test_first_masks_differ_with_the_key(pictures):
+  network = networks.Micro(**TINY, architecture=networks.Masked())
+  one, two = (
+    network.init(seeds.key(i), pictures)['params']['alpha'] for i in (5, 6)
+  )
+  assert np.any(one['normal']['edges'] != two['normal']['edges'])
+
+
+def test_temperature_is_one_thing():
+  """Forward pass, derived cell and entropies divide by the same T."""
+  network = networks.Micro(architecture=networks.Relaxed(temperature=2.0))
+  space = spaces.CellSpace(('Relu', 'Tanh', 'Zero'), nodes=1, output='last')
+  network = network.clone(space=space, depths=(3,), dense=None)
+  alpha = {'normal': {'edges': jnp.array([[1.0, 0.0, 0.0]])}}
+  picture = jax.random.normal(seeds.key(0), (1, 4, 4, 3))
+  params = network.init(seeds.key(1), picture, alpha)
+  # e^0.5 / (e^0.5 + 2), not e^2 / (e^2 + 2) as with alpha T.
+  p = np.exp([0.5, 0.0, 0.0]) / (np.exp(0.5) + 2)
+  plain = networks.Micro(
+    architecture=networks.Masked(), space=space, depths=(3,), dense=None
+  )
+  expected = plain.apply(
+    params, picture, {'normal': {'edges': jnp.array([p], jnp.float32)}}
+  )
+  np.testing.assert_allclose(
+    network.apply(params, picture, alpha), expected, rtol=1e-5, atol=1e-6
+  )
+
+
+def test_kept_activations_may_be_computed_again(pictures):
+  network = networks.Micro(**TINY)
+  params = network.init(seeds.key(1), pictures)
+  run = lambda network: jax.grad(lambda p: network.apply(p, pictures).sum())(
+    params
+  )
+  darts_cases.grads_close(run(network.clone(remat=True)), run(network))
+  low = network.clone(dtype='bfloat16').apply(params, pictures)
+  assert low.dtype == jnp.float32
+  np.testing.assert_allclose(
+    low, network.apply(params, pictures), rtol=0.1, atol=0.1
+  )
+
+
+def test_shapes_of_all_networks():
+  shape = lambda network, *size: (
+    jax.eval_shape(
+      lambda: network.init_with_output(jax.random.key(0), jnp.zeros((2, *size)))
+    )[0].shape
+  )
+  small = {'space': SMALL}
+  assert shape(networks.Classic(**small, depths=(2, 3)), 17, 17, 3) == (2, 256)
+  raw = networks.Classic(**small, depths=(2, 3), dense=None, reduction=3)
+  assert shape(raw, 17, 17, 3) == (2, 2, 2, 3)
+  assert shape(networks.PISACEncoder(**small), 84, 84, 9) == (2, 50)
+
+
+def test_filter_response_by_hand(pictures):
+  network = networks.PISACEncoder(space=SMALL, channels=4, num_cells=0)
+  params = network.init(seeds.key(1), pictures)['params']
+  conv = jax.lax.conv_general_dilated(
+    pictures,
+    params['conv_kernel'],
+    (2, 2),
+    'VALID',
+    dimension_numbers=('NHWC', 'HWIO', 'NHWC'),
+  )
+  x = np.asarray(conv, np.float64)
+  x = x / np.sqrt((x**2).mean((1, 2), keepdims=True) + 1e-6)
+  x = np.maximum(x, 0).reshape(2, -1) @ np.asarray(params['dense']['kernel'])
+  x -= x.mean(-1, keepdims=True)
+  expected = x / np.sqrt(x.var(-1, keepdims=True) + 1e-5)
+  found = network.apply({'params': params}, pictures)
+  np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-3)
+
+
+def test_recurrent_core_step_by_step():
+  core = networks.CellGRU(3)
+  x = jax.random.normal(seeds.key(0), (4, 2, 5))
+  first = jnp.zeros((4, 2), bool).at[2, 0].set(True)
+  memory = jax.random.normal(seeds.key(1), (2, 3))
+  params = core.init(seeds.key(2), memory, x, first)
+  last, outputs = core.apply(params, memory, x, first)
+  own = params['params']['step']
+  h = memory
+  cell = cells.Cell(3, spaces.RNN)
+  p = probabilities_lib.probabilities(own['alpha']['normal'])
+  for t in range(4):
+    h = jnp.where(first[t][:, None], 0, h)
+    layer = lambda name, v: v @ own[name]['kernel'] + own[name].get('bias', 0)
+    gate = jax.nn.sigmoid(layer('x_gate', x[t]) + layer('h_gate', h))
+    new = jnp.tanh(layer('x_new', x[t]) + layer('h_new', h))
+    h = gate * new + (1 - gate) * h
+    h = cell.apply({'params': own['cell']}, [h], p)
+    np.testing.assert_allclose(outputs[t], h, rtol=1e-4, atol=1e-5)
+  np.testing.assert_array_equal(last, outputs[-1])
