@@ -19,6 +19,7 @@ __all__ = [
   'draw_cell',
   'draw_curves',
   'edge_rows',
+  'files',
   'genotypes',
   'pictures',
   'snapshot_genotypes',
@@ -214,17 +215,13 @@ def _write(found: genotype_lib.Genotype, path: pathlib.Path) -> None:
 
 
 def pictures(
-  settings: search.Search,
-  state: search.SearchState,
-  params: Any,
-  rows: Sequence[Row],
+  settings: search.Search, params: Any, rows: Sequence[Row]
 ) -> Mapping[str, loop_lib.Draw]:
-  """Curves, and for each encoder its cells as a picture and as JSON.
+  """Curves of the logits, and the cells of each encoder.
 
   Args:
     settings: of the search.
-    state: of one agent.
-    params: of that agent.
+    params: of one agent.
     rows: of `metrics.jsonl`.
   """
   found: dict[str, loop_lib.Draw] = {
@@ -234,9 +231,26 @@ def pictures(
   }
   last = genotypes(settings, params)
   for encoder, cells in last.items():
-    name = f'genotype{_suffix(encoder, last)}'
-    found[f'{name}.png'] = functools.partial(draw_cell, cells)
-    found[f'{name}.json'] = functools.partial(_write, cells)
+    name = f'genotype{_suffix(encoder, last)}.png'
+    found[name] = functools.partial(draw_cell, cells)
+  return found
+
+
+def files(
+  settings: search.Search, state: search.SearchState, params: Any
+) -> Mapping[str, loop_lib.Draw]:
+  """Genotypes of the end and along the search, as JSON.
+
+  Args:
+    settings: of the search.
+    state: of one agent.
+    params: of that agent.
+  """
+  last = genotypes(settings, params)
+  found: dict[str, loop_lib.Draw] = {
+    f'genotype{_suffix(encoder, last)}.json': functools.partial(_write, cells)
+    for encoder, cells in last.items()
+  }
   for time, kinds in snapshot_genotypes(settings, state).items():
     for encoder, cells in kinds.items():
       name = f'genotypes/iteration_{time:06d}{_suffix(encoder, kinds)}.json'

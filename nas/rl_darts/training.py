@@ -46,13 +46,17 @@ class SearchTrainer(training.AgentTrainer):
         return {**found.tables(run), 'edges': edges}
 
       def pictures(run: loop_lib.Finished) -> Mapping[str, loop_lib.Draw]:
-        state = results.first_agent(run.state.learner, self.num_agents)
-        more = results.pictures(
-          self.algorithm, state, self._params(run.state), run.rows
-        )
+        params = self._params(run.state)
+        more = results.pictures(self.algorithm, params, run.rows)
         return {**found.pictures(run), **more}
 
-      yield dataclasses.replace(found, tables=tables, pictures=pictures)
+      def files(run: loop_lib.Finished) -> Mapping[str, loop_lib.Draw]:
+        state = results.first_agent(run.state.learner, self.num_agents)
+        return results.files(self.algorithm, state, self._params(run.state))
+
+      yield dataclasses.replace(
+        found, tables=tables, files=files, pictures=pictures
+      )
 
   def _params(self, state: training.TrainState) -> Any:
     """Parameters of the first agent."""
