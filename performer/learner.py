@@ -1,7 +1,7 @@
 """Learning of a language model as pure functions of its state."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import flax
@@ -19,7 +19,7 @@ from runtime import optimizers
 from runtime.devices import mesh as mesh_lib
 from runtime.record import metrics as metrics_lib
 
-__all__ = ['DRIFT', 'Batch', 'Learner', 'TrainState']
+__all__ = ['DRIFT', 'Batch', 'Learner', 'TrainState', 'state_shardings']
 
 Batch = Mapping[str, Any]
 
@@ -101,18 +101,7 @@ class Learner:
 
   def shardings(self, mesh: jax.sharding.Mesh) -> TrainState:
     """The sharding of each part of the state on the mesh."""
-    params = mesh_lib.param_shardings(mesh, jax.eval_shape(self.init_boxed))
-    abstract = jax.eval_shape(self.init)
-    everywhere = mesh_lib.replicated(mesh)
-    return TrainState(
-      step=everywhere,
-      params=params,
-      opt_state=mesh_lib.optimizer_shardings(
-        mesh, self.optimizer, abstract.opt_state, params
-      ),
-      projections=jax.tree.map(lambda _: everywhere, abstract.projections),
-      key=everywhere,
-    )
+    return state_shardings(mesh, self.optimizer, self.init, self.init_boxed)
 
   @property
   def spread_model(self) -> language_model.LanguageModel:
@@ -216,6 +205,37 @@ class Learner:
       one for matrices alone.
     """
     return self.model.draw_projections(_keys(key)[2], step)
+
+
+def state_shardings(
+  mesh: jax.sharding.Mesh,
+  optimizer: optax.GradientTransformation,
+  init: Callable[[], TrainState],
+  init_boxed: Callable[[], PyTree],
+) -> TrainState:
+  """The sharding of each part of a state on a mesh.
+
+  Args:
+    mesh: the devices.
+    optimizer: made the state's `opt_state`.
+    init: makes the state.
+    init_boxed: makes its parameters with the names of their logical axes.
+
+  Returns:
+    A state of shardings.
+  """
+  params = mesh_lib.param_shardings(mesh, jax.eval_shape(init_boxed))
+  abstract = jax.eval_shape(init)
+  everywhere = mesh_lib.replicated(mesh)
+  return TrainState(
+    step=everywhere,
+    params=params,
+    opt_state=mesh_lib.optimizer_shardings(
+      mesh, optimizer, abstract.opt_state, params
+    ),
+    projections=jax.tree.map(lambda _: everywhere, abstract.projections),
+    key=everywhere,
+  )
 
 
 def _keys(key: Array) -> tuple[Array, Array, Array]:

@@ -3,10 +3,18 @@
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import optax
 from jaxtyping import PyTree
 
-__all__ = ['AveragedState', 'adamw', 'averaged', 'averaged_params', 'kernels']
+__all__ = [
+  'AveragedState',
+  'adamw',
+  'averaged',
+  'averaged_params',
+  'inverse_root',
+  'kernels',
+]
 
 
 def adamw(
@@ -124,6 +132,21 @@ def kernels(params: PyTree) -> PyTree:
     ),
     params,
   )
+
+
+def inverse_root(scale: float, *, warmup_steps: int) -> optax.Schedule:
+  """A rate that falls as the inverse root of the step (arXiv:1910.10683).
+
+  Args:
+    scale: the rate is scale / sqrt(max(step, warmup_steps)).
+    warmup_steps: steps of a constant rate, at least 1.
+
+  Raises:
+    ValueError: if there is no step of a constant rate.
+  """
+  if warmup_steps < 1:
+    raise ValueError(f'warmup_steps must be at least 1, got {warmup_steps=}')
+  return lambda step: scale * jnp.maximum(step, warmup_steps) ** -0.5
 
 
 class AveragedState(NamedTuple):

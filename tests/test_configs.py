@@ -6,6 +6,8 @@ import jax
 import numpy as np
 import pytest
 
+from hpo import studies
+from hpo.optformer import toy
 from runtime import context, trainer
 from runtime.config import errors, sessions
 from runtime.config import files as files_lib
@@ -29,7 +31,10 @@ FRAGMENTS = (
   }
   | {
     f'configs/hpo/{name}.gin'
-    for name in ('base', 'ufom_adaptive', 'ufom_fewshot_base', 'ufom_published')
+    for name in (
+      *('base', 'ufom_adaptive', 'ufom_fewshot_base', 'ufom_published'),
+      'optformer_base',
+    )
   }
 )
 FILE_MACROS = ('TRAIN_FILE', 'VALID_FILE', 'TEST_FILE', 'OOD_FILE')
@@ -91,6 +96,7 @@ def data_params(tmp_path_factory):
     'slim_ptb': [files[0], f"VALID_FILE = '{copy}'"],
     'slim_enwik8': [f"TRAIN_FILE = '{large}'"],
     'odetoode_mnist': [f"MNIST_DIR = '{_mnist(folder)}'"],
+    'optformer_bbob': _studies(folder),
     **_pictures(folder),
   }
 
@@ -111,6 +117,14 @@ def _pictures(folder):
   for name in ('ufom_glyphs', 'ufom_emoji'):
     made[name] = [f"GLYPHS = '{pictures}'"]
   return made
+
+
+def _studies(folder):
+  """Statements for files of studies."""
+  path = folder / 'studies.jsonl'
+  made = (toy.study(seeds.rng(i), toy.ALGORITHMS[0]) for i in range(2))
+  studies.write(path, made)
+  return [f"{name} = '{path}'" for name in ('TRAIN_FILE', 'VALID_FILE')]
 
 
 def _mnist(folder):

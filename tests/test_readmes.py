@@ -26,11 +26,15 @@ RUN_BY = {
   'performer/README.md': 'tests/performer/test_performer_readme.py',
   'performer/attention/README.md': 'tests/performer/attention',
   'performer/slim/README.md': 'tests/performer/test_performer_readme.py',
+  'hpo/optformer/README.md': 'tests/hpo/optformer/test_optformer_readme.py',
   'hpo/ufom/README.md': 'tests/hpo/ufom/test_ufom_readme.py',
   'rl/README.md': 'tests/rl/test_rl_readme.py',
   'rl/odetoode/README.md': 'tests/rl/odetoode',
 }
-LAUNCHED = ('performer.train', 'rl.train', 'hpo.ufom.main', 'rl.odetoode.main')
+LAUNCHED = (
+  *('performer.train', 'rl.train', 'hpo.optformer.main', 'hpo.ufom.main'),
+  'rl.odetoode.main',
+)
 
 
 def commands(path):

@@ -19,14 +19,14 @@ import json
 import os
 import pathlib
 import tempfile
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 
 import numpy as np
-from array_record.python import array_record_module
 from jaxtyping import UInt8
 
 from performer.data import fasta, vocabulary
 from runtime import paths
+from runtime.data import records
 
 __all__ = [
   'Reading',
@@ -39,12 +39,8 @@ __all__ = [
   'windows',
 ]
 
-_SUFFIX = '.array_record'
+_SUFFIX = records.SUFFIX
 _FORMAT = 1  # Part of every cache key; raise it when the record format changes.
-# Every record is its own chunk: shuffled reads would otherwise decode a whole
-# group for one sequence. Residues barely compress below one byte at this size.
-_WRITER_OPTIONS = 'group_size:1,uncompressed'
-_READER_OPTIONS = 'readahead_buffer_size:0,max_parallelism:0'  # Random access.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -116,7 +112,7 @@ class _Tally:
     )
 
 
-class Records(Sequence):
+class Records(records.Records):
   """The records of an ArrayRecord file, each as uint8 ids [n].
 
   Args:
@@ -128,30 +124,11 @@ class Records(Sequence):
       is empty or holds a byte that is neither a residue nor the end symbol.
   """
 
-  def __init__(self, path: str) -> None:
-    if not os.path.isfile(path):
-      raise FileNotFoundError(f'{path}: no such ArrayRecord file')
-    self._reader = array_record_module.ArrayRecordReader(path, _READER_OPTIONS)
-    if not self._reader.ok():
-      raise ValueError(f'{path}: the file must be a complete ArrayRecord file')
-    self._size = self._reader.num_records()
-    if self._size == 0:
-      raise ValueError(f'{path}: the file must hold a record, but is empty')
-    self._path = path
-
-  def __len__(self) -> int:
-    return self._size
-
   def __getitem__(self, index: int) -> UInt8[np.ndarray, 'n']:
-    if not 0 <= index < self._size:
-      raise IndexError(f'{self._path}: no record {index} among {self._size}')
-    # A range of one: the read by list of indices, which grain's own data source
-    # uses, costs time in the number of records of the file (3 ms at 400,000).
-    [record] = self._reader.read(index, index + 1)
-    ids = np.frombuffer(record, np.uint8)
+    ids = np.frombuffer(super().__getitem__(index), np.uint8)
     if ids.size == 0 or ids.max() > vocabulary.EOS:
       raise ValueError(
-        f'{self._path}: record {index} must hold ids in 0..{vocabulary.EOS},'
+        f'{self.path}: record {index} must hold ids in 0..{vocabulary.EOS},'
         f' got {ids[:8].tolist()}'
       )
     return ids
@@ -254,7 +231,8 @@ def open_records(
     if not os.path.exists(target):
       tally = _Tally()
       with _replacing(target) as temporary:
-        if not _write(temporary, _examples(path, window, reading, tally)):
+        examples = _examples(path, window, reading, tally)
+        if not records.write(temporary, (ids.tobytes() for ids in examples)):
           raise _too_small(path, window)
         _save(os.path.join(cache_dir, f'{name}.json'), tally.summary())
   return Records(target)
@@ -368,19 +346,6 @@ def _replacing(target: str) -> Iterator[str]:
   except BaseException:
     os.unlink(temporary)
     raise
-
-
-def _write(path: str, examples: Iterable[np.ndarray]) -> int:
-  """Writes examples to an ArrayRecord file and returns their number."""
-  writer = array_record_module.ArrayRecordWriter(path, _WRITER_OPTIONS)
-  count = 0
-  try:
-    for ids in examples:
-      writer.write(ids.tobytes())
-      count += 1
-  finally:
-    writer.close()
-  return count
 
 
 def _save(path: str, summary: Summary) -> None:

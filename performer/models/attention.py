@@ -15,8 +15,6 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
-from performer.attention import state as state_lib
-
 __all__ = ['AttentionFn', 'MultiHeadAttention', 'linear_method', 'partitioned']
 
 
@@ -69,6 +67,7 @@ class MultiHeadAttention(nn.Module):
     output_projection: whether there is a fourth projection, of the heads' joint
       outputs; without it these are the output.
     kernel_init: of the projections' kernels, as matrices.
+    query_init: of the queries' kernel; None: as the others.
     bias_init: of their biases.
 
   Raises:
@@ -85,6 +84,7 @@ class MultiHeadAttention(nn.Module):
   dtype: Any = jnp.float32
   output_projection: bool = True
   kernel_init: Callable[..., Array] = nn.initializers.xavier_uniform()
+  query_init: Callable[..., Array] | None = None
   bias_init: Callable[..., Array] = nn.initializers.zeros
 
   def setup(self) -> None:
@@ -101,16 +101,17 @@ class MultiHeadAttention(nn.Module):
         f'got {self.num_heads=} {self.head_dim=} {self.width=}'
       )
 
-    def inward() -> nn.Module:
+    def inward(init: Callable[..., Array]) -> nn.Module:
       return nn.DenseGeneral(
         (self.num_heads, size),
         use_bias=self.use_bias,
         dtype=self.dtype,
-        kernel_init=partitioned(self.kernel_init, 'embed', 'heads', 'kv'),
+        kernel_init=partitioned(init, 'embed', 'heads', 'kv'),
         bias_init=partitioned(self.bias_init, 'heads', 'kv'),
       )
 
-    self.query, self.key, self.value = inward(), inward(), inward()
+    self.query = inward(self.query_init or self.kernel_init)
+    self.key, self.value = inward(self.kernel_init), inward(self.kernel_init)
     if self.output_projection:
       self.out = nn.DenseGeneral(
         self.width,
@@ -204,7 +205,7 @@ class MultiHeadAttention(nn.Module):
     *,
     projection: PyTree,
     key_mask: Bool[Array, 'b s'] | None = None,
-  ) -> state_lib.State:
+  ) -> PyTree:
     """Sums a source once, for any number of calls of `read`.
 
     Args:
@@ -213,7 +214,8 @@ class MultiHeadAttention(nn.Module):
       key_mask: True = keep.
 
     Returns:
-      A state; its size does not depend on the length of the source.
+      A state; for linear attention its size does not depend on the length of
+      the source.
 
     Raises:
       ValueError: if the mechanism has no state.
@@ -225,7 +227,7 @@ class MultiHeadAttention(nn.Module):
   def read(
     self,
     x: Float[Array, 'b l e'],
-    state: state_lib.State,
+    state: PyTree,
     *,
     projection: PyTree,
   ) -> Float[Array, 'b l w']:

@@ -147,13 +147,30 @@ def optimizer_shardings(
   opt_state: Any,
   shardings: Any,
 ) -> Any:
-  """Moments are split as their parameters; counters are replicated."""
+  """Moments are split as their parameters; counters are replicated.
+
+  So are moments of another shape than their parameter, such as the factored ones
+  of Adafactor, which are small.
+  """
   return optax.tree_map_params(
     optimizer,
-    lambda _, sharding: sharding,
+    lambda moment, sharding: (
+      sharding if _fits(moment, sharding) else replicated(mesh)
+    ),
     opt_state,
     shardings,
     transform_non_params=lambda _: replicated(mesh),
+  )
+
+
+def _fits(array: Any, sharding: jax.sharding.NamedSharding) -> bool:
+  if array.ndim < len(sharding.spec):
+    return False
+  shares = (
+    1 if axis is None else sharding.mesh.shape[axis] for axis in sharding.spec
+  )
+  return not any(
+    size % share for size, share in zip(array.shape, shares, strict=False)
   )
 
 

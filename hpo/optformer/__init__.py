@@ -1,0 +1,1 @@
+"""OptFormer: a text Transformer that imitates optimisers and predicts them."""

@@ -1,0 +1,146 @@
+"""A user's study as the model reads it: order, range, and which trials.
+
+Where the paper is silent, these rules hold:
+
+- Objectives are normalised over the whole study, and only then trials are
+  dropped. A study without two different objectives has its one in the middle.
+- If a study is too long, the first 5 trials, the best 10 and the latest that
+  fit are kept, in their order.
+- Trials that still run stand at the end. Their objective is the token PENDING,
+  the mean of the study (a constant liar), or a draw from the model.
+"""
+
+import dataclasses
+from collections.abc import Sequence
+
+import numpy as np
+from jaxtyping import Float, Int
+
+from hpo import studies
+from hpo.optformer import decoding, quantizing
+from hpo.optformer import trained as trained_lib
+
+__all__ = ['FILLINGS', 'Reading', 'kept_rows', 'reading']
+
+FILLINGS = ('liar', 'sample', 'token')
+_FIRST, _BEST = 5, 10
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Reading:
+  """What the model reads of a study.
+
+  Attributes:
+    order: places of the free parameters, as the model sees them.
+    legal: number of legal tokens of each, filled up to a bucket with 0.
+    scale: of the objectives.
+    best: bin of the best objective; 0 without any.
+    metadata: ids of the text.
+    parameters: tokens of the trials that are kept.
+    objectives: their ids.
+  """
+
+  order: tuple[int, ...]
+  legal: Int[np.ndarray, ' d']
+  scale: quantizing.ObjectiveRange
+  best: int
+  metadata: Int[np.ndarray, ' s']
+  parameters: Int[np.ndarray, 't d']
+  objectives: Int[np.ndarray, ' t']
+
+  def ids(self, trained: trained_lib.Trained) -> Int[np.ndarray, ' l']:
+    """What the decoder reads: up to the `|` of the last trial."""
+    maker = trained.tokenizer
+    rows = maker.rows(self.parameters, self.objectives)
+    start = np.array(maker.ids.start, np.int32)
+    return np.concatenate([start, rows.ravel()])
+
+  def with_trial(
+    self, parameters: Int[np.ndarray, ' d'], objective: int
+  ) -> 'Reading':
+    """Adds a trial at the end."""
+    return dataclasses.replace(
+      self,
+      parameters=np.concatenate([self.parameters, parameters[None]]),
+      objectives=np.append(self.objectives, np.int32(objective)),
+    )
+
+
+def kept_rows(
+  gains: Float[np.ndarray, ' t'], most: int
+) -> Int[np.ndarray, ' k']:
+  """The trials of a long study that are kept, in order.
+
+  Args:
+    gains: values to be maximised; NaN where there is none.
+    most: trials that fit.
+
+  Returns:
+    Numbers of trials: all if they fit. If fewer than 15 fit, a third each are
+    first, best and latest ones.
+  """
+  count = len(gains)
+  if count <= most:
+    return np.arange(count)
+  first = min(_FIRST, most // 3)
+  best = min(_BEST, most // 3)
+  ranked = np.argsort(-np.where(np.isnan(gains), -np.inf, gains), kind='stable')
+  kept = dict.fromkeys([*range(first), *ranked[:best].tolist()])
+  for latest in range(count - 1, -1, -1):
+    if len(kept) == most:
+      break
+    kept[latest] = None
+  return np.array(sorted(kept), np.int64)
+
+
+def reading(
+  trained: trained_lib.Trained,
+  study: studies.Study,
+  order: Sequence[int],
+  *,
+  scale: quantizing.ObjectiveRange | None = None,
+  room: int = 1,
+  max_tokens: int | None = None,
+) -> Reading:
+  """Prepares a study without its running trials.
+
+  Args:
+    trained: the model that will read.
+    study: of any length.
+    order: places of the free parameters.
+    scale: of the objectives; None: from the completed trials.
+    room: trials that will be added, the candidate included.
+    max_tokens: of the decoder; None: as in training.
+
+  Raises:
+    ValueError: not even one trial fits the decoder.
+  """
+  maker = trained.tokenizer
+  if max_tokens is not None:
+    maker = dataclasses.replace(maker, decoder_length=max_tokens)
+  order = tuple(order)
+  most = maker.max_trials(len(order))
+  if most < 1:
+    raise ValueError(
+      f'a trial of {len(order)} parameters needs {len(order) + 3} tokens, '
+      f'got a decoder of {maker.decoder_length}'
+    )
+  done = study.take(study.statuses != studies.PENDING)
+  if scale is None:
+    scale = quantizing.ObjectiveRange.of(done.gains)
+  known = done.gains[done.statuses == studies.COMPLETED]
+  bins = quantizing.quantize(scale.to_scaled(known), maker.ids.bins)
+  kept = done.take(kept_rows(done.gains, max(most - room, 0)))
+  parameters = tuple(study.problem.space.parameters[i] for i in order)
+  counts = quantizing.legal_counts(parameters, maker.ids.bins)
+  legal = np.zeros(decoding.bucket(len(order)), np.int32)
+  legal[: len(order)] = counts
+  return Reading(
+    order,
+    legal,
+    scale,
+    int(bins.max(initial=0)),
+    maker.metadata(study.problem, order, minimal=trained.minimal),
+    maker.parameters(kept, order),
+    maker.objectives(kept, scale),
+  )

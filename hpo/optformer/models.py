@@ -1,0 +1,436 @@
+"""The encoder-decoder of OptFormer: logits, and decoding with caches.
+
+The encoder reads the text of a problem; the decoder reads trials and predicts
+the next token of each. Decoding goes through three calls: `start` encodes the
+text and reads a history, `extend` reads more of it, and `branch` continues it in
+n ways at once.
+
+Reference: arXiv:2205.13320, Section 4.2 and Appendix D.2.
+"""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import linen as nn
+from jaxtyping import Array, Bool, Float, Int, PyTree
+
+from hpo.optformer import blocks, relative
+from performer.models import attention as attention_lib
+from performer.models import layers
+from rl import ranges
+
+__all__ = ['Branch', 'OptFormer', 'Prefix', 'fourier_features']
+
+
+class Prefix(NamedTuple):
+  """A history that the decoder has read, for each of b studies.
+
+  Attributes:
+    state: of self-attention, stacked over layers.
+    cross: summaries of the encoder, stacked over layers.
+    lengths: tokens read.
+    last: activations at the last token, which predict the next one.
+  """
+
+  state: PyTree
+  cross: PyTree
+  lengths: Int[Array, ' b']
+  last: Float[Array, 'b e']
+
+
+class Branch(NamedTuple):
+  """Continuations of a prefix: n of each study.
+
+  Attributes:
+    state: of self-attention, stacked over layers.
+    step: tokens read beyond the prefix, the same for all.
+  """
+
+  state: PyTree
+  step: Int[Array, '']
+
+
+class OptFormer(nn.Module):
+  """The model; `presets.make` builds it for a vocabulary and a size by name.
+
+  Attributes:
+    text_size: rows of the table of metadata.
+    trial_size: rows of the table of trials.
+    width: of activations.
+    num_layers: of each of the two stacks.
+    num_heads: of each attention.
+    head_dim: width of a head.
+    d_ff: width of the gated MLPs.
+    first_bin: id of bin 0.
+    bins: Q.
+    shared: whether text and trials have one table, as in the public models.
+    tied: whether the output layer is the table of trials, and not its own.
+    fourier: whether the rows of bins start as Fourier features of their middle,
+      and not at random.
+    dropout: rate on embeddings, after each part and in the MLPs; active in calls
+      with an rng named 'dropout'.
+    dtype: of activations; parameters, norms and logits are float32.
+    attention: `relative.Softmax`, or a mechanism such as `attention.Favor`,
+      which takes no bias: then positions are added to the embeddings.
+    remat: recompute layers in the backward pass instead of storing them.
+
+  Raises:
+    ValueError: sizes are out of range or contradict each other.
+  """
+
+  text_size: int
+  trial_size: int
+  width: int
+  num_layers: int
+  num_heads: int
+  head_dim: int
+  d_ff: int
+  first_bin: int
+  bins: int
+  shared: bool = False
+  tied: bool = False
+  fourier: bool = False
+  dropout: float = 0.0
+  dtype: Any = jnp.float32
+  attention: attention_lib.AttentionFn = relative.Softmax()
+  remat: bool = False
+
+  def __post_init__(self) -> None:
+    ranges.check_counts(
+      text_size=self.text_size,
+      trial_size=self.trial_size,
+      width=self.width,
+      num_layers=self.num_layers,
+      num_heads=self.num_heads,
+      head_dim=self.head_dim,
+      d_ff=self.d_ff,
+    )
+    if self.shared and self.text_size != self.trial_size:
+      raise ValueError(
+        f'a shared table has one size, got {self.text_size=} {self.trial_size=}'
+      )
+    if not 0 <= self.first_bin <= self.trial_size - self.bins:
+      raise ValueError(
+        'the bins must lie in the table of trials, '
+        f'got {self.first_bin=} {self.bins=} {self.trial_size=}'
+      )
+    if not 0 <= self.dropout < 1:
+      raise ValueError(f'dropout must be in [0, 1), got {self.dropout=}')
+    super().__post_init__()
+
+  def setup(self) -> None:
+    """Makes tables and stacks."""
+    self.trials = self.param(
+      'trials',
+      attention_lib.partitioned(self._trial_init, 'vocab', 'embed'),
+      (self.trial_size, self.width),
+    )
+    self.text = self.trials
+    if not self.shared:
+      init = nn.initializers.normal(1.0)
+      self.text = self.param(
+        'text',
+        attention_lib.partitioned(init, 'vocab', 'embed'),
+        (self.text_size, self.width),
+      )
+    if not self.tied:
+      init = nn.initializers.variance_scaling(1.0, 'fan_in', 'truncated_normal')
+      self.head_kernel = self.param(
+        'head',
+        attention_lib.partitioned(init, 'embed', 'vocab'),
+        (self.width, self.trial_size),
+      )
+    self.encoder = self._stack(blocks.EncoderBlock)
+    self.decoder = self._stack(blocks.DecoderBlock)
+    self.encoder_norm = blocks.norm(None, self.dtype)
+    self.decoder_norm = blocks.norm(None, self.dtype)
+    self.drop = nn.Dropout(self.dropout)
+    if self._takes_bias:
+      self.encoder_bias = relative.Bias(self.num_heads, causal=False)
+      self.decoder_bias = relative.Bias(self.num_heads, causal=True)
+
+  @property
+  def _takes_bias(self) -> bool:
+    return getattr(self.attention, 'takes_bias', False)
+
+  def _stack(self, block: type[nn.Module]) -> nn.Module:
+    return layers.stacked(block, self.num_layers, remat=self.remat)(
+      num_heads=self.num_heads,
+      head_dim=self.head_dim,
+      d_ff=self.d_ff,
+      attention=self.attention,
+      dropout=self.dropout,
+      dtype=self.dtype,
+    )
+
+  def _trial_init(self, key: Array, shape: tuple[int, int]) -> Array:
+    table = jax.random.normal(key, shape)
+    if not self.fourier:
+      return table
+    codes = fourier_features(self.bins, self.width)
+    return table.at[self.first_bin : self.first_bin + self.bins].set(codes)
+
+  def draw_projections(self, key: Array, step: int | Array) -> PyTree:
+    """The random matrices of all layers at a training step.
+
+    Args:
+      key: a typed key; the same one during the whole run.
+      step: training step; the matrices change every `attention.redraw_every`.
+
+    Returns:
+      Matrices of the encoder, the decoder, and the attention from one to the
+      other, stacked over layers; Nones for attention without them.
+    """
+
+    def draw(layer: Array) -> PyTree:
+      return self.attention.draw(
+        key,
+        layer=layer,
+        step=step,
+        num_heads=self.num_heads,
+        head_dim=self.head_dim,
+      )
+
+    numbers = jnp.arange(3 * self.num_layers).reshape(3, -1)
+    drawn = jax.vmap(jax.vmap(draw))(numbers)
+    return tuple(jax.tree.map(lambda x, i=i: x[i], drawn) for i in range(3))
+
+  def __call__(
+    self,
+    metadata: Int[Array, 'b s'],
+    tokens: Int[Array, 'b l'],
+    *,
+    projections: PyTree = (None, None, None),
+  ) -> Float[Array, 'b l v']:
+    """Logits of the token after each one.
+
+    Args:
+      metadata: text of the problems; id 0 fills up.
+      tokens: trials.
+      projections: of `draw_projections`.
+    """
+    memory, mask = self.encode(metadata, projections=projections)
+    keys = (
+      relative.Keys(self.decoder_bias(tokens.shape[1]))
+      if (self._takes_bias)
+      else None
+    )
+    context = blocks.Context(keys=keys, memory=memory, memory_mask=mask)
+    own = blocks.PerLayer(projections[1], projections[2])
+    x = self._embed(self.trials, tokens, jnp.arange(tokens.shape[1]))
+    x, _ = self.decoder(x, context, own, None)
+    return self.logits(self._drop(self.decoder_norm(x)))
+
+  def encode(
+    self,
+    metadata: Int[Array, 'b s'],
+    *,
+    projections: PyTree = (None, None, None),
+  ) -> tuple[Float[Array, 'b s e'], Bool[Array, 'b s']]:
+    """Activations of the encoder, and which positions are real."""
+    length = metadata.shape[1]
+    mask = metadata != 0
+    keys = None
+    if self._takes_bias:
+      keys = relative.Keys(self.encoder_bias(length))
+    context = blocks.Context(keys=keys, mask=mask)
+    x = self._embed(self.text, metadata, jnp.arange(length))
+    x, _ = self.encoder(x, context, blocks.PerLayer(projections[0]), None)
+    return self._drop(self.encoder_norm(x)), mask
+
+  def start(
+    self,
+    metadata: Int[Array, 'b s'],
+    tokens: Int[Array, 'b l'],
+    lengths: Int[Array, ' b'],
+    *,
+    capacity: int,
+    projections: PyTree = (None, None, None),
+  ) -> Prefix:
+    """Encodes problems and reads their histories.
+
+    Args:
+      metadata: text of the problems; id 0 fills up.
+      tokens: histories, filled up on the right with anything.
+      lengths: of the histories, at least 1.
+      capacity: positions of the cache; at least l.
+      projections: of `draw_projections`.
+
+    Raises:
+      ValueError: the cache is too small.
+    """
+    batch, length = tokens.shape
+    if capacity < length:
+      raise ValueError(f'capacity must be at least {length}, got {capacity=}')
+    memory, mask = self.encode(metadata, projections=projections)
+    state = None
+    if self._takes_bias:
+      shape = (self.num_layers, batch, capacity, self.num_heads, self.head_dim)
+      zeros = jnp.zeros(shape, self.dtype)
+      state = relative.KV(zeros, zeros)
+    return self._read(
+      tokens,
+      jnp.zeros(batch, jnp.int32),
+      lengths,
+      blocks.Context(memory=memory, memory_mask=mask),
+      state,
+      None,
+      projections,
+    )
+
+  def extend(
+    self,
+    prefix: Prefix,
+    tokens: Int[Array, 'b l'],
+    lengths: Int[Array, ' b'],
+    *,
+    projections: PyTree = (None, None, None),
+  ) -> Prefix:
+    """Reads more of histories; the cache must have room for l tokens.
+
+    Args:
+      prefix: of `start` or `extend`.
+      tokens: what follows, filled up on the right with anything.
+      lengths: of what follows, at least 1.
+      projections: as before.
+    """
+    return self._read(
+      tokens,
+      prefix.lengths,
+      lengths,
+      blocks.Context(),
+      prefix.state,
+      prefix.cross,
+      projections,
+    )
+
+  def _read(
+    self,
+    tokens: Int[Array, 'b l'],
+    before: Int[Array, ' b'],
+    lengths: Int[Array, ' b'],
+    context: blocks.Context,
+    state: PyTree,
+    cross: PyTree,
+    projections: PyTree,
+  ) -> Prefix:
+    columns = jnp.arange(tokens.shape[1])
+    positions = before[:, None] + columns
+    context = context._replace(before=before)
+    if self._takes_bias:
+      places = jnp.arange(state.k.shape[2])[None]
+      bias = self.decoder_bias.at(positions, places)
+      context = context._replace(keys=relative.Keys(bias, before))
+    else:
+      context = context._replace(mask=columns < lengths[:, None])
+    own = blocks.PerLayer(projections[1], projections[2], None, cross)
+    x = self._embed(self.trials, tokens, positions)
+    x, (state, made) = self.decoder(x, context, own, state)
+    last = jnp.take_along_axis(x, lengths[:, None, None] - 1, axis=1)[:, 0]
+    cross = made if cross is None else cross
+    return Prefix(state, cross, before + lengths, self.decoder_norm(last))
+
+  def fork(self, prefix: Prefix, count: int, room: int) -> Branch:
+    """Branches of a prefix that have read nothing more.
+
+    Args:
+      prefix: with b studies.
+      count: n, branches of each study.
+      room: tokens that each will read, at most.
+    """
+    if not self._takes_bias:
+      state = jax.tree.map(lambda x: jnp.repeat(x, count, axis=1), prefix.state)
+      return Branch(state, jnp.int32(0))
+    shape = (self.num_layers, prefix.lengths.shape[0], count, room)
+    zeros = jnp.zeros((*shape, self.num_heads, self.head_dim), self.dtype)
+    return Branch(relative.KV(zeros, zeros), jnp.int32(0))
+
+  def branch(
+    self,
+    prefix: Prefix,
+    branch: Branch,
+    tokens: Int[Array, 'b n'],
+    *,
+    projections: PyTree = (None, None, None),
+  ) -> tuple[Float[Array, 'b n e'], Branch]:
+    """Reads one more token of each branch.
+
+    The model must have been cloned with `relative.Branches` around its
+    attention; parameters are the same.
+
+    Args:
+      prefix: which all branches of a study share.
+      branch: of `fork` or `branch`.
+      tokens: the next of each.
+      projections: as before.
+
+    Returns:
+      Activations that predict the token after, and the branches.
+    """
+    position = prefix.lengths + branch.step
+    context = blocks.Context(before=position)
+    shared = None
+    if self._takes_bias:
+      shared = prefix.state
+      context = context._replace(keys=self._branch_keys(prefix, branch))
+    own = blocks.PerLayer(projections[1], projections[2], shared, prefix.cross)
+    x = self._embed(self.trials, tokens, position[:, None])
+    x, (state, _) = self.decoder(x, context, own, branch.state)
+    return self.decoder_norm(x), Branch(state, branch.step + 1)
+
+  def _branch_keys(self, prefix: Prefix, branch: Branch) -> relative.Keys:
+    query = (prefix.lengths + branch.step)[:, None]
+    places = jnp.arange(prefix.state.k.shape[2])[None]
+    known = places < prefix.lengths[:, None]
+    to_prefix = self.decoder_bias.at(query, places)
+    to_prefix = jnp.where(known[:, None, None], to_prefix, relative.HIDDEN)
+    own = prefix.lengths[:, None] + jnp.arange(branch.state.k.shape[3])
+    return relative.Keys(
+      self.decoder_bias.at(query, own),
+      start=branch.step,
+      prefix_bias=to_prefix,
+    )
+
+  def logits(
+    self, x: Float[Array, '*n e'], *, bins_only: bool = False
+  ) -> Float[Array, '*n v']:
+    """Logits of activations, float32.
+
+    Args:
+      x: activations after the last norm.
+      bins_only: compute those of the Q bins alone.
+    """
+    rows = slice(None)
+    if bins_only:
+      rows = slice(self.first_bin, self.first_bin + self.bins)
+    x = x.astype(layers.wide(self.dtype))
+    if self.tied:
+      return (x * self.width**-0.5) @ self.trials[rows].T
+    return x @ self.head_kernel[:, rows]
+
+  def _embed(
+    self, table: Array, ids: Array, positions: Array
+  ) -> Float[Array, 'b l e']:
+    x = table[ids].astype(self.dtype)
+    if not self._takes_bias:
+      x += blocks.sinusoids(positions, self.width).astype(self.dtype)
+    return self._drop(x)
+
+  def _drop(self, x: Array) -> Array:
+    return self.drop(x, deterministic=not self.has_rng('dropout'))
+
+
+def fourier_features(bins: int, width: int) -> Float[np.ndarray, 'q e']:
+  """Sines and cosines of the middles of bins, with mean square 1.
+
+  Wave lengths grow geometrically from eight bins to twice the range, so that near
+  bins get near rows.
+  """
+  middles = (np.arange(bins) + 0.5) / bins
+  waves = np.geomspace(0.5, bins / 8, -(-width // 2))
+  angles = 2 * np.pi * middles[:, None] * waves
+  codes = np.stack([np.sin(angles), np.cos(angles)], axis=-1)
+  codes = np.sqrt(2) * codes.reshape(bins, -1)[:, :width]
+  return codes.astype(np.float32)

@@ -1,0 +1,327 @@
+"""The next points of a study: the stateless core of every interface.
+
+`suggest` draws candidates from the model's policy, scores the forecast of each
+by an acquisition, and takes the best that is new. It is a function of the
+problem, the trials and a key; a history that was read before only saves time.
+
+Reference: arXiv:2205.13320, Sections 4.3 and 4.4.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Iterable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int, Key
+
+from hpo import spaces, studies
+from hpo.optformer import (
+  acquisitions,
+  decoding,
+  histories,
+  quantizing,
+)
+from hpo.optformer import trained as trained_lib
+from rl import ranges
+
+__all__ = ['Policy', 'Suggestions', 'suggest']
+
+# Where all candidates repeat earlier points, others are drawn at this
+# temperature, and then uniformly, this often.
+_HOT = 1.5
+_RANDOM_DRAWS = 1000
+
+
+@dataclasses.dataclass(frozen=True)
+class Policy:
+  """How points are chosen.
+
+  Attributes:
+    acquisition: ranks the candidates.
+    num_candidates: M.
+    temperature: of the draws of candidates.
+    pending: objective of trials that still run: 'liar' (the mean of the study),
+      'sample' (a draw from the model's forecast) or 'token' (PENDING, which the
+      model must know).
+    permute: whether each call shuffles the parameters, as published. With a
+      fixed order, calls read only what is new of a history.
+    noisy: whether earlier points may be repeated.
+    algorithm: whose points are imitated: the name in the metadata.
+    max_tokens: of the decoder; None: as in training. Longer studies are cut by
+      the rule of `histories`.
+  """
+
+  acquisition: acquisitions.Acquisition = acquisitions.EI()
+  num_candidates: int = 100
+  temperature: float = 1.0
+  pending: str = 'liar'
+  permute: bool = True
+  noisy: bool = False
+  algorithm: str = 'designer_recursive_gp'
+  max_tokens: int | None = None
+
+  def __post_init__(self) -> None:
+    ranges.check_counts(
+      num_candidates=self.num_candidates, max_tokens=self.max_tokens
+    )
+    ranges.check_positive(temperature=self.temperature)
+    if self.pending not in histories.FILLINGS:
+      raise ValueError(
+        f'pending must be one of {histories.FILLINGS}, got {self.pending!r}'
+      )
+
+
+class Suggestions(NamedTuple):
+  """The next points.
+
+  Attributes:
+    points: values by name.
+    scores: of the acquisition; NaN for points that were drawn without one.
+    repeated: candidates that were dropped because they repeat earlier points.
+    hot: points that were drawn at the higher temperature.
+    random: points that were drawn uniformly.
+    history: to be handed to the next call.
+  """
+
+  points: list[dict[str, spaces.Value]]
+  scores: list[float]
+  repeated: int
+  hot: int
+  random: int
+  history: decoding.History
+
+
+def suggest(
+  trained: trained_lib.Trained,
+  problem: studies.Problem,
+  trials: Iterable[studies.Trial],
+  key: Key[Array, ''],
+  *,
+  count: int = 1,
+  policy: Policy = Policy(),
+  history: decoding.History | None = None,
+) -> Suggestions:
+  """Suggests points to try next.
+
+  Args:
+    trained: the model.
+    problem: what is optimised.
+    trials: so far, in their order, those that still run included.
+    key: of all draws.
+    count: points wanted; they differ from one another, and from earlier points
+      unless the policy is noisy, as long as the space has other points.
+    policy: how to choose.
+    history: of the last call for this study, to save time; never needed.
+
+  Returns:
+    The points.
+
+  Raises:
+    ValueError: a trial is not legal, nothing is free, or the policy asks for
+      tokens that the model does not know.
+  """
+  ranges.check_counts(count=count)
+  if policy.pending == 'token' and not trained.knows_pending:
+    raise ValueError(
+      "pending='token' needs a model that was trained with hidden objectives"
+    )
+  problem = dataclasses.replace(problem, algorithm=policy.algorithm)
+  study = studies.Study.of(problem, trials)
+  if not problem.space.free:
+    raise ValueError(f'all parameters of {problem.space.names} are fixed')
+  rng = np.random.default_rng(np.asarray(jax.random.key_data(key)).tolist())
+  order = problem.space.free
+  if policy.permute:
+    order = tuple(rng.permutation(order).tolist())
+  running = int((study.statuses == studies.PENDING).sum())
+  read = histories.reading(
+    trained,
+    study,
+    order,
+    room=running + count,
+    max_tokens=policy.max_tokens,
+  )
+  call = _Call(trained, problem, policy, rng, key, history)
+  read = call.with_pending(read, study)
+  if not policy.noisy:
+    call.seen.update(map(tuple, study.codes.tolist()))
+  points, scores = [], []
+  for _ in range(count):
+    codes, tokens, score = call.choose(read)
+    points.append(problem.space.point(codes))
+    scores.append(score)
+    call.seen.add(tuple(codes.tolist()))
+    if len(points) < count:
+      read = call.fill(read, tokens[None])
+  return Suggestions(
+    points, scores, call.repeated, call.hot, call.random, call.history
+  )
+
+
+@dataclasses.dataclass(eq=False)
+class _Call:
+  """One call of `suggest`: its settings, its draws and its counters."""
+
+  trained: trained_lib.Trained
+  problem: studies.Problem
+  policy: Policy
+  rng: np.random.Generator
+  key: Array
+  history: decoding.History | None
+  seen: set[tuple[float, ...]] = dataclasses.field(default_factory=set)
+  repeated: int = 0
+  hot: int = 0
+  random: int = 0
+  draws: int = 0
+
+  def next_key(self) -> Array:
+    """Another key at each call."""
+    self.draws += 1
+    return jax.random.fold_in(self.key, self.draws)
+
+  def propose(
+    self,
+    read: histories.Reading,
+    *,
+    count: int,
+    temperature: float = 1.0,
+    given: Int[np.ndarray, 'n d'] | None = None,
+  ) -> decoding.Candidates:
+    """Candidates after a history, which is read as far as it is not known."""
+    trained = self.trained
+    self.history = decoding.advance(
+      trained.model,
+      trained.variables,
+      read.metadata,
+      read.ids(trained),
+      projections=trained.projections,
+      history=self.history,
+    )
+    if given is not None:
+      padded = np.zeros((1, count, read.legal.size), np.int32)
+      padded[0, : len(given), : given.shape[1]] = given
+      given = jnp.asarray(padded)
+    return decoding.propose(
+      trained.model,
+      trained.variables,
+      self.history.prefix,
+      jnp.asarray(read.legal[None]),
+      given,
+      self.next_key()[None],
+      star=trained.tokenizer.ids.star,
+      count=count,
+      projections=trained.projections,
+      temperature=jnp.float32(temperature),
+    )
+
+  def with_pending(
+    self, read: histories.Reading, study: studies.Study
+  ) -> histories.Reading:
+    """The history with the trials that still run at its end."""
+    running = study.take(study.statuses == studies.PENDING)
+    if not len(running):
+      return read
+    return self.fill(
+      read, self.trained.tokenizer.parameters(running, read.order)
+    )
+
+  def fill(
+    self, read: histories.Reading, parameters: Int[np.ndarray, 'n d']
+  ) -> histories.Reading:
+    """Adds trials that still run."""
+    for row, objective in zip(
+      parameters, self._objectives(read, parameters), strict=True
+    ):
+      read = read.with_trial(row, objective)
+    return read
+
+  def _objectives(
+    self, read: histories.Reading, parameters: Int[np.ndarray, 'n d']
+  ) -> list[int]:
+    ids, count = self.trained.tokenizer.ids, len(parameters)
+    if self.policy.pending == 'token':
+      return [ids.pending] * count
+    if self.policy.pending == 'sample':
+      size = decoding.bucket(count)
+      found = self.propose(read, count=size, given=parameters)
+      logits = found.objective[0, :count] / self.trained.temperature
+      drawn = jax.random.categorical(self.next_key(), logits)
+      return (np.asarray(drawn) + ids.first_bin).tolist()
+    bins = read.objectives - ids.first_bin
+    bins = bins[bins >= 0]
+    lie = round(float(bins.mean())) if bins.size else ids.bins // 2
+    return [ids.first_bin + lie] * count
+
+  def choose(
+    self, read: histories.Reading
+  ) -> tuple[Float[np.ndarray, ' d'], Int[np.ndarray, ' k'], float]:
+    """The best new candidate: its codes, its tokens and its score."""
+    for temperature in (1.0, _HOT):
+      found = self.propose(
+        read,
+        count=self.policy.num_candidates,
+        temperature=temperature * self.policy.temperature,
+      )
+      scores = self._scores(found, read)
+      drawn = np.asarray(found.tokens[0, :, : len(read.order)])
+      codes = self._codes(drawn, read.order)
+      is_new = np.array([tuple(row) not in self.seen for row in codes.tolist()])
+      self.repeated += int((~is_new).sum())
+      if is_new.any():
+        self.hot += temperature == _HOT
+        best = int(np.argmax(np.where(is_new, scores, -np.inf)))
+        tokens = self._tokens(codes[best], read.order)
+        return codes[best], tokens, float(scores[best])
+    return self._uniform(read.order)
+
+  def _scores(
+    self, found: decoding.Candidates, read: histories.Reading
+  ) -> Float[np.ndarray, ' n']:
+    # Without objectives there is nothing to improve on: the policy alone counts.
+    known = (read.objectives >= self.trained.tokenizer.ids.first_bin).any()
+    score = self.policy.acquisition if known else acquisitions.Prior()
+    logits = found.objective[0] / self.trained.temperature
+    best = jnp.int32(read.best)
+    return np.float64(_score(score, logits, best, self.next_key()))
+
+  def _codes(
+    self, drawn: Int[np.ndarray, 'n k'], order: tuple[int, ...]
+  ) -> Float[np.ndarray, 'n d']:
+    """Codes of all parameters; fixed ones have their one value."""
+    parameters = self.problem.space.parameters
+    codes = np.zeros((len(drawn), len(parameters)))
+    for i, p in enumerate(parameters):
+      if isinstance(p, spaces.Float | spaces.Int):
+        codes[:, i] = p.low
+    free = tuple(parameters[i] for i in order)
+    bins = self.trained.tokenizer.ids.bins
+    codes[:, list(order)] = quantizing.parameter_codes(free, drawn, bins)
+    return codes
+
+  def _tokens(
+    self, codes: Float[np.ndarray, ' d'], order: tuple[int, ...]
+  ) -> Int[np.ndarray, ' k']:
+    free = tuple(self.problem.space.parameters[i] for i in order)
+    bins = self.trained.tokenizer.ids.bins
+    columns = codes[None, list(order)]
+    return quantizing.parameter_tokens(free, columns, bins)[0]
+
+  def _uniform(
+    self, order: tuple[int, ...]
+  ) -> tuple[Float[np.ndarray, ' d'], Int[np.ndarray, ' k'], float]:
+    """A uniform draw that is new, if one is found."""
+    self.random += 1
+    codes = self.problem.space.sample(self.rng, _RANDOM_DRAWS)
+    is_new = [tuple(row) not in self.seen for row in codes.tolist()]
+    row = codes[int(np.argmax(is_new))]
+    return row, self._tokens(row, order), float('nan')
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _score(
+  score: acquisitions.Acquisition, logits: Array, best: Array, key: Array
+) -> Array:
+  return score(logits, best, key)

@@ -1,0 +1,121 @@
+"""A trained model with all that its use needs, as one object and as one file."""
+
+import dataclasses
+import json
+import os
+import pathlib
+from typing import Any
+
+import flax.serialization
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import PyTree
+
+from hpo.optformer import models, relative, tokens, vocabulary
+
+__all__ = ['Trained', 'load', 'save']
+
+_FORMAT = 1
+# Sizes and switches of a model that a file records.
+_RECORDED = (
+  *('text_size', 'trial_size', 'width', 'num_layers', 'num_heads', 'head_dim'),
+  *('d_ff', 'first_bin', 'bins', 'shared', 'tied', 'fourier'),
+)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Trained:
+  """A model, its parameters, and how studies are written for it.
+
+  Attributes:
+    model: the network.
+    tokenizer: vocabulary, dialect and lengths that it was trained with.
+    variables: its parameters, as Flax's collections.
+    projections: random matrices of its attention; Nones without.
+    temperature: of its forecasts, fitted on validation studies.
+    minimal: whether it knows metadata without names and ranges only.
+    knows_pending: whether it was trained with hidden objectives.
+  """
+
+  model: models.OptFormer
+  tokenizer: tokens.Tokenizer
+  variables: PyTree
+  projections: PyTree = (None, None, None)
+  temperature: float = 1.0
+  minimal: bool = True
+  knows_pending: bool = False
+
+  def __post_init__(self) -> None:
+    ids = self.tokenizer.ids
+    if (self.model.first_bin, self.model.bins) != (ids.first_bin, ids.bins):
+      raise ValueError(
+        'model and vocabulary must have the same bins, got '
+        f'{self.model.first_bin=} {self.model.bins=} {ids}'
+      )
+    if not self.temperature > 0:
+      raise ValueError(f'temperature must be positive, got {self.temperature=}')
+
+
+def save(path: str | os.PathLike[str], trained: Trained) -> None:
+  """Writes a trained model to one file.
+
+  Raises:
+    ValueError: its attention or vocabulary has settings that the file does not
+      record.
+  """
+  compact = vocabulary.Compact(bins=trained.tokenizer.ids.bins)
+  if trained.model.attention != relative.Softmax() or (
+    trained.tokenizer.vocabulary != compact
+  ):
+    raise ValueError(
+      'a file holds models with relative.Softmax and vocabulary.Compact, got '
+      f'{trained.model.attention} and {type(trained.tokenizer.vocabulary)}'
+    )
+  maker = trained.tokenizer
+  settings = {
+    'format': _FORMAT,
+    'model': {name: getattr(trained.model, name) for name in _RECORDED},
+    'tokenizer': {
+      'dialect': maker.dialect,
+      'encoder_length': maker.encoder_length,
+      'decoder_length': maker.decoder_length,
+      'infeasible_token': maker.infeasible_token,
+    },
+    'pieces': list(compact.pieces),
+    'temperature': trained.temperature,
+    'minimal': trained.minimal,
+    'knows_pending': trained.knows_pending,
+  }
+  content = {
+    'settings': json.dumps(settings),
+    'variables': jax.tree.map(np.asarray, trained.variables),
+  }
+  packed = flax.serialization.msgpack_serialize(content)
+  pathlib.Path(path).write_bytes(packed)
+
+
+def load(path: str | os.PathLike[str]) -> Trained:
+  """Reads what `save` wrote.
+
+  Raises:
+    ValueError: the file has another format.
+  """
+  packed = pathlib.Path(path).read_bytes()
+  content = flax.serialization.msgpack_restore(packed)
+  settings: dict[str, Any] = json.loads(content['settings'])
+  if settings['format'] != _FORMAT:
+    raise ValueError(
+      f'{path}: the format must be {_FORMAT}, got {settings["format"]}'
+    )
+  words = vocabulary.Compact(
+    settings['model']['bins'], tuple(settings['pieces'])
+  )
+  return Trained(
+    models.OptFormer(**settings['model']),
+    tokens.Tokenizer(words, **settings['tokenizer']),
+    jax.tree.map(jnp.asarray, content['variables']),
+    temperature=settings['temperature'],
+    minimal=settings['minimal'],
+    knows_pending=settings['knows_pending'],
+  )

@@ -1,0 +1,52 @@
+"""Scales of numbers: what is equally far apart.
+
+'LINEAR': equal differences. 'LOG': equal ratios. 'REVERSE_LOG': equal ratios of
+low + high - x, so that the fine steps are at the upper bound.
+"""
+
+import math
+
+import numpy as np
+from jaxtyping import Float
+
+__all__ = ['SCALES', 'check', 'from_scaled', 'to_scaled']
+
+SCALES = ('LINEAR', 'LOG', 'REVERSE_LOG')
+
+
+def check(name: str, scale: str) -> None:
+  """Raises ValueError unless the scale of a parameter is one of `SCALES`."""
+  if scale not in SCALES:
+    raise ValueError(
+      f'the scale of {name!r} must be one of {SCALES}, got {scale!r}'
+    )
+
+
+def to_scaled(
+  x: Float[np.ndarray, '*n'],
+  low: float | int,
+  high: float | int,
+  scale: str,
+) -> Float[np.ndarray, '*n']:
+  """Numbers to [0, 1]: `low` to 0, `high` to 1; 0.5 if the two are equal."""
+  if low == high:
+    return np.full_like(x, 0.5)
+  if scale == 'LINEAR':
+    return (x - low) / (high - low)
+  if scale == 'REVERSE_LOG':
+    return 1 - to_scaled(low + high - x, low, high, 'LOG')
+  return np.log(x / low) / math.log(high / low)
+
+
+def from_scaled(
+  z: Float[np.ndarray, '*n'],
+  low: float | int,
+  high: float | int,
+  scale: str,
+) -> Float[np.ndarray, '*n']:
+  """The inverse of `to_scaled`."""
+  if scale == 'LINEAR':
+    return low + z * (high - low)
+  if scale == 'REVERSE_LOG':
+    return low + high - from_scaled(1 - z, low, high, 'LOG')
+  return low * np.exp(z * math.log(high / low))

@@ -1,0 +1,246 @@
+"""Suggestions of a model with random weights: legal, new, reproducible."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from hpo import spaces, studies
+from hpo.optformer import (
+  acquisitions,
+  histories,
+  predicting,
+  quantizing,
+  suggesting,
+  tokens,
+  trained,
+  vocabulary,
+)
+from tests import seeds
+from tests.hpo.optformer import optformer_cases as cases
+
+MIXED = studies.Problem(
+  spaces.Space((*cases.MIXED.parameters[4:], cases.MIXED.parameters[1])),
+  'MINIMIZE',
+)
+SMALL = studies.Problem(
+  spaces.Space((spaces.Categorical('a', ('0', '1')), spaces.Int('b', 1, 3)))
+)
+POLICY = suggesting.Policy(num_candidates=16)
+FIXED = dataclasses.replace(POLICY, permute=False)
+
+
+@pytest.fixture(scope='module')
+def made(model, variables):
+  tokenizer = tokens.Tokenizer(
+    vocabulary.Compact(), encoder_length=48, decoder_length=60
+  )
+  return trained.Trained(model, tokenizer, variables)
+
+
+def trials(problem, count, seed=0):
+  rng = seeds.rng(seed)
+  codes = problem.space.sample(rng, count)
+  return [
+    studies.Trial(problem.space.point(row), float(rng.normal()))
+    for row in codes
+  ]
+
+
+@pytest.mark.parametrize('count', [0, 1, 5])
+@pytest.mark.parametrize(
+  'score', [acquisitions.EI(), acquisitions.Prior()], ids=['EI', 'Prior']
+)
+def test_suggestions_are_legal_and_new(made, count, score):
+  policy = dataclasses.replace(POLICY, acquisition=score)
+  before = trials(MIXED, count)
+  found = suggesting.suggest(
+    made, MIXED, before, jax.random.key(0), count=3, policy=policy
+  )
+  assert len(found.points) == len(found.scores) == 3
+  codes = [tuple(MIXED.space.codes(point)) for point in found.points]
+  assert len(set(codes)) == 3
+  assert not set(codes) & {
+    tuple(MIXED.space.codes(t.parameters)) for t in before
+  }
+  assert all(point['fixed'] == 2.0 for point in found.points)
+  again = suggesting.suggest(
+    made, MIXED, before, jax.random.key(0), count=3, policy=policy
+  )
+  assert again.points == found.points
+  other = suggesting.suggest(
+    made, MIXED, before, jax.random.key(1), count=3, policy=policy
+  )
+  assert other.points != found.points
+
+
+def test_a_known_history_only_saves_time(made):
+  before = trials(MIXED, 6)
+  first = suggesting.suggest(
+    made, MIXED, before[:5], jax.random.key(0), policy=FIXED
+  )
+  fresh = suggesting.suggest(
+    made, MIXED, before, jax.random.key(1), policy=FIXED
+  )
+  grown = suggesting.suggest(
+    made,
+    MIXED,
+    before,
+    jax.random.key(1),
+    policy=FIXED,
+    history=first.history,
+  )
+  assert grown.points == fresh.points
+
+
+def test_goals_are_flipped_in_one_place(made):
+  before = trials(MIXED, 5)
+  maximize = dataclasses.replace(MIXED, goal='MAXIMIZE')
+  flipped = [t._replace(value=-t.value) for t in before]
+  one = suggesting.suggest(made, MIXED, before, jax.random.key(0), policy=FIXED)
+  two = suggesting.suggest(
+    made, maximize, flipped, jax.random.key(0), policy=FIXED
+  )
+  assert one.points == two.points
+  points = [t.parameters for t in before]
+  one = predicting.predict(made, MIXED, before, points)
+  two = predicting.predict(made, maximize, flipped, points)
+  np.testing.assert_allclose(one.mean, -two.mean)
+  np.testing.assert_allclose(one.stddev, two.stddev)
+  np.testing.assert_allclose(one.probabilities.sum(axis=1), 1)
+
+
+def test_small_spaces_are_tried_out_and_then_repeated(made):
+  seen = []
+  for number in range(6):
+    found = suggesting.suggest(
+      made, SMALL, seen, jax.random.key(number), policy=FIXED
+    )
+    seen.append(studies.Trial(found.points[0], float(number)))
+  codes = {tuple(SMALL.space.codes(t.parameters)) for t in seen}
+  assert len(codes) == 6
+  found = suggesting.suggest(made, SMALL, seen, jax.random.key(9), policy=FIXED)
+  assert (found.random, found.hot) == (1, 0)
+  assert found.repeated == 32
+  noisy = dataclasses.replace(FIXED, noisy=True)
+  found = suggesting.suggest(made, SMALL, seen, jax.random.key(9), policy=noisy)
+  assert (found.random, found.repeated) == (0, 0)
+  found = suggesting.suggest(
+    made, SMALL, seen, jax.random.key(9), count=6, policy=noisy
+  )
+  codes = {tuple(SMALL.space.codes(point)) for point in found.points}
+  assert len(codes) == 6
+
+
+@pytest.mark.parametrize('pending', ['liar', 'sample', 'token'])
+def test_running_trials_count(made, pending):
+  made = dataclasses.replace(made, knows_pending=True)
+  policy = dataclasses.replace(FIXED, pending=pending)
+  before = trials(MIXED, 5)
+  running = [*before[:4], studies.Trial(before[4].parameters, None, 'PENDING')]
+  found = suggesting.suggest(
+    made, MIXED, running, jax.random.key(0), count=2, policy=policy
+  )
+  read = made.tokenizer.ids
+  ids = found.history.tokens
+  width = 4 + 3
+  objectives = ids[1:].reshape(-1, width)[:, -2]
+  assert len(objectives) == 6
+  assert (objectives[:4] >= read.first_bin).all()
+  if pending == 'token':
+    assert (objectives[4:] == read.pending).all()
+  else:
+    assert (objectives[4:] >= read.first_bin).all()
+  if pending == 'liar':
+    lie = objectives[:4].mean()
+    np.testing.assert_allclose(objectives[4:], lie, atol=1)
+
+
+def test_long_studies_keep_first_best_and_latest():
+  gains = np.full(60, np.nan)
+  gains[10:50] = seeds.rng(0).normal(size=40)
+  kept = histories.kept_rows(gains, 30)
+  assert len(kept) == len(set(kept)) == 30
+  assert (np.diff(kept) > 0).all()
+  ranked = np.argsort(-gains[10:50]) + 10
+  assert {*range(5), *ranked[:10], *range(48, 60)} <= set(kept.tolist())
+  np.testing.assert_array_equal(histories.kept_rows(gains, 60), np.arange(60))
+  assert len(histories.kept_rows(gains, 4)) == 4
+  assert len(histories.kept_rows(gains, 0)) == 0
+
+
+def test_long_studies_are_normalised_whole(made):
+  study = cases.study(seeds.rng(1), MIXED.space, 40)
+  read = histories.reading(made, study, study.problem.space.free)
+  assert len(read.objectives) == 60 // 7 - 1
+  whole = made.tokenizer.objectives(
+    study, quantizing.ObjectiveRange.of(study.gains)
+  )
+  kept = histories.kept_rows(study.gains, 60 // 7 - 1)
+  np.testing.assert_array_equal(read.objectives, whole[kept])
+  found = suggesting.suggest(
+    made, study.problem, study.trials, jax.random.key(0), policy=FIXED
+  )
+  assert len(found.points) == 1
+  assert found.history.tokens.size == 1 + 7 * (60 // 7 - 1)
+  found = suggesting.suggest(
+    made, study.problem, study.trials, jax.random.key(0), count=3, policy=FIXED
+  )
+  assert found.history.tokens.size == 1 + 7 * (60 // 7 - 1)
+  with pytest.raises(ValueError, match='needs 7 tokens'):
+    histories.reading(made, study, study.problem.space.free, max_tokens=6)
+
+
+def test_scores_are_those_of_forecasts(made):
+  """EI of the forecast at the suggested point, by hand."""
+  # Without whole numbers, whose draws are rounded after they are scored.
+  problem = dataclasses.replace(
+    MIXED, space=spaces.Space(cases.MIXED.parameters[:3]), algorithm='a'
+  )
+  policy = dataclasses.replace(FIXED, algorithm='a')
+  before = trials(problem, 5)
+  found = suggesting.suggest(
+    made, problem, before, jax.random.key(0), policy=policy
+  )
+  forecast = predicting.predict(made, problem, before, found.points)
+  gains = np.maximum(np.arange(1000) - 800, 0)
+  expected = forecast.probabilities[0] @ gains
+  np.testing.assert_allclose(found.scores, expected, rtol=1e-4)
+
+
+def test_a_file_holds_a_model(made, tmp_path):
+  made = dataclasses.replace(made, temperature=1.3)
+  trained.save(tmp_path / 'model.msgpack', made)
+  again = trained.load(tmp_path / 'model.msgpack')
+  assert again.tokenizer == made.tokenizer
+  assert again.model == made.model
+  assert again.temperature == 1.3
+  before = trials(MIXED, 5)
+  one, two = (
+    suggesting.suggest(m, MIXED, before, jax.random.key(0), policy=FIXED)
+    for m in (made, again)
+  )
+  assert one.points == two.points
+
+
+def test_what_cannot_be_suggested_is_refused(made):
+  key = jax.random.key(0)
+  fixed = studies.Problem(spaces.Space((spaces.Float('x', 1.0, 1.0),)))
+  with pytest.raises(ValueError, match='fixed'):
+    suggesting.suggest(made, fixed, [], key)
+  with pytest.raises(ValueError, match='count'):
+    suggesting.suggest(made, MIXED, [], key, count=0)
+  with pytest.raises(ValueError, match='hidden objectives'):
+    suggesting.suggest(
+      made, MIXED, [], key, policy=suggesting.Policy(pending='token')
+    )
+  with pytest.raises(ValueError, match='pending'):
+    suggesting.Policy(pending='mean')
+  with pytest.raises(ValueError, match='temperature'):
+    suggesting.Policy(temperature=0.0)
+  with pytest.raises(ValueError, match='points'):
+    predicting.predict(made, MIXED, [], [])
+  with pytest.raises(ValueError, match='temperature'):
+    dataclasses.replace(made, temperature=jnp.nan)

@@ -1,0 +1,111 @@
+"""Search spaces: the unit cube, JSON, and what is refused."""
+
+import json
+
+import numpy as np
+import pytest
+
+from hpo import spaces
+from tests import seeds
+
+SPACE = spaces.Space(
+  (
+    spaces.Float('lr', 1e-6, 1e-2, 'LOG'),
+    spaces.Float('momentum', 0.5, 0.999, 'REVERSE_LOG'),
+    spaces.Float('shift', -2.0, 3.0),
+    spaces.Int('layers', 1, 7),
+    spaces.Int('width', 8, 512, 'LOG'),
+    spaces.Discrete('rate', (0.1, 0.25, 1.0)),
+    spaces.Categorical('optimizer', ('sgd', 'adam')),
+    spaces.Float('fixed', 2.0, 2.0),
+  )
+)
+
+
+def test_points_and_the_unit_cube_are_inverse():
+  rng = seeds.rng(0)
+  codes = SPACE.sample(rng, 500)
+  unit = SPACE.to_unit(codes)
+  assert ((unit >= 0) & (unit <= 1)).all()
+  np.testing.assert_allclose(SPACE.from_unit(unit), codes, rtol=1e-12)
+  for row in codes[:20]:
+    np.testing.assert_array_equal(SPACE.codes(SPACE.point(row)), row)
+
+
+def test_uniform_draws_are_uniform_choices():
+  codes = SPACE.sample(seeds.rng(1), 7000)
+  for column, count in ((3, 7), (5, 3), (6, 2)):
+    found = np.unique(codes[:, column], return_counts=True)[1]
+    expected = 7000 / count
+    assert len(found) == count
+    assert (np.abs(found - expected) < 5 * np.sqrt(expected)).all()
+  # Half of a logarithmic range lies below the geometric mean of its bounds.
+  assert abs((codes[:, 0] < 1e-4).mean() - 0.5) < 0.03
+  # A reversed one is dense at its upper bound: mirrored by hand.
+  mirrored = 1.499 - codes[:, 1]
+  assert abs((mirrored < np.sqrt(0.5 * 0.999)).mean() - 0.5) < 0.03
+
+
+def test_bounds_are_met_exactly():
+  ends = SPACE.from_unit(np.stack([np.zeros(8), np.ones(8)]))
+  names = SPACE.names
+  low, high = (dict(zip(names, row, strict=True)) for row in ends)
+  assert (low['lr'], high['lr']) == (1e-6, pytest.approx(1e-2, rel=1e-15))
+  assert high['lr'] <= 1e-2
+  assert (low['width'], high['width']) == (8, 512)
+  assert (low['rate'], high['rate']) == (0, 2)
+  assert SPACE.free == tuple(range(7))
+
+
+def test_json_holds_a_space():
+  text = json.dumps(SPACE.to_json())
+  assert spaces.Space.from_json(text) == SPACE
+
+
+def test_discrete_values_survive_float32():
+  assert SPACE.parameters[5].code(float(np.float32(0.1))) == 0
+
+
+@pytest.mark.parametrize(
+  ('make', 'message'),
+  [
+    (lambda: spaces.Float('x', 1.0, 0.0), 'low <= high'),
+    (lambda: spaces.Float('x', 0.0, 1.0, 'LOG'), 'bounds above 0'),
+    (lambda: spaces.Float('x', 0.0, float('inf')), 'finite'),
+    (lambda: spaces.Float('x', 0.0, 1.0, 'log'), 'scale'),
+    (lambda: spaces.Int('x', 0.5, 2), 'whole'),
+    (lambda: spaces.Discrete('x', (2.0, 1.0)), 'ascend'),
+    (lambda: spaces.Categorical('x', ('a', 'a')), 'each listed once'),
+    (lambda: spaces.Categorical('x', ()), 'needs values'),
+    (lambda: spaces.Categorical('x', 'ab'), 'must be a list'),
+    (lambda: spaces.Space(()), 'needs parameters'),
+    (lambda: spaces.Space((SPACE.parameters[0],) * 2), 'different names'),
+    (lambda: spaces.Space.from_json([{'type': 'BOOL'}]), "'BOOL'"),
+    (lambda: spaces.Space.from_json([{'type': 'INT', 'lo': 1}]), 'lo'),
+    (lambda: SPACE.from_unit(np.full(8, 1.5)), r'\[0, 1\]'),
+    (lambda: SPACE.from_unit(np.full(8, np.nan)), r'\[0, 1\]'),
+    (lambda: SPACE.codes({'lr': 1}), 'missing'),
+  ],
+)
+def test_what_is_no_space_or_point_is_refused(make, message):
+  with pytest.raises(ValueError, match=message):
+    make()
+
+
+@pytest.mark.parametrize(
+  ('name', 'value'),
+  [
+    ('lr', 0.1),
+    ('lr', float('nan')),
+    ('lr', 'a'),
+    ('layers', 1.5),
+    ('layers', True),
+    ('layers', 8),
+    ('rate', 0.2),
+    ('optimizer', 'rmsprop'),
+  ],
+)
+def test_values_that_are_not_legal_are_refused(name, value):
+  point = SPACE.point(SPACE.sample(seeds.rng(2), 1)[0])
+  with pytest.raises(ValueError, match=name):
+    SPACE.codes({**point, name: value})

@@ -1,0 +1,72 @@
+"""Studies: arrays, dicts and files say the same; errors name the place."""
+
+import numpy as np
+import pytest
+
+from hpo import spaces, studies
+
+SPACE = spaces.Space(
+  (spaces.Float('x', 0.0, 1.0), spaces.Categorical('c', ('a', 'b')))
+)
+TRIALS = [
+  studies.Trial({'x': 0.25, 'c': 'b'}, 3.0),
+  studies.Trial({'x': 0.5, 'c': 'a'}, None, 'PENDING'),
+  studies.Trial({'x': 1.0, 'c': 'a'}, None, 'INFEASIBLE'),
+]
+PROBLEM = studies.Problem(SPACE, 'MINIMIZE', 'a study', 'loss', 'random')
+
+
+def test_trials_become_arrays_and_come_back():
+  study = studies.Study.of(PROBLEM, TRIALS)
+  np.testing.assert_array_equal(study.codes, [[0.25, 1], [0.5, 0], [1, 0]])
+  np.testing.assert_array_equal(study.statuses, [0, 1, 2])
+  np.testing.assert_array_equal(study.gains, [-3, np.nan, np.nan])
+  assert study.trials == TRIALS
+  assert study.take([2, 0]).trials == [TRIALS[2], TRIALS[0]]
+
+
+def test_files_hold_studies(tmp_path):
+  path = tmp_path / 'studies.jsonl'
+  study = studies.Study.of(PROBLEM, TRIALS)
+  studies.write(path, [study, study.take(slice(1))])
+  first, second = studies.read(path)
+  assert first.problem == PROBLEM
+  assert first.trials == TRIALS
+  assert second.trials == TRIALS[:1]
+
+
+def test_records_hold_studies():
+  study = studies.Study.of(PROBLEM, TRIALS)
+  again = studies.Study.from_bytes(study.to_bytes())
+  assert again.problem == PROBLEM
+  assert again.trials == TRIALS
+  empty = studies.Study.from_bytes(study.take(slice(0)).to_bytes())
+  assert empty.trials == []
+  with pytest.raises(ValueError, match='take 75 bytes'):
+    studies.Study.from_bytes(study.to_bytes()[:-1])
+
+
+@pytest.mark.parametrize(
+  ('trial', 'message'),
+  [
+    (studies.Trial({'x': 2.0, 'c': 'a'}, 1.0), "trial 0: value of 'x'"),
+    (studies.Trial({'x': 0.0, 'c': 'a'}), 'have a value'),
+    (studies.Trial({'x': 0.0, 'c': 'a'}, 1.0, 'PENDING'), 'have a value'),
+    (studies.Trial({'x': 0.0, 'c': 'a'}, float('inf')), 'finite'),
+    (studies.Trial({'x': 0.0, 'c': 'a'}, 1.0, 'DONE'), 'status'),
+  ],
+)
+def test_trials_that_are_not_legal_are_refused(trial, message):
+  with pytest.raises(ValueError, match=message):
+    studies.Study.of(PROBLEM, [trial])
+
+
+def test_errors_name_file_and_line(tmp_path):
+  path = tmp_path / 'studies.jsonl'
+  studies.write(path, [studies.Study.of(PROBLEM, TRIALS)])
+  with path.open('a') as stream:
+    stream.write('{"name": "no space"}\n')
+  with pytest.raises(ValueError, match=r'studies\.jsonl:2: .*space'):
+    list(studies.read(path))
+  with pytest.raises(ValueError, match='goal'):
+    studies.Problem(SPACE, 'MAX')
