@@ -15,6 +15,7 @@ from hpo.optformer.behaviours.evolution import RegularizedEvolution
 from hpo.optformer.behaviours.gp_ucb import GpUcb
 from hpo.optformer.behaviours.grid_search import GridSearch, ShuffledGridSearch
 from hpo.optformer.behaviours.hill_climb import HillClimb
+from hpo.optformer.behaviours.one_of import OneOf
 from hpo.optformer.behaviours.protocol import Behaviour, History, run
 from hpo.optformer.behaviours.random_search import RandomSearch
 
@@ -27,6 +28,7 @@ __all__ = [
   'GridSearch',
   'HillClimb',
   'History',
+  'OneOf',
   'RandomSearch',
   'RegularizedEvolution',
   'ShuffledGridSearch',

@@ -16,7 +16,6 @@ radius of the region. Numbers of steps and candidates are choices of this module
 """
 
 import dataclasses
-import math
 from typing import Any
 
 import flax
@@ -133,7 +132,11 @@ class GpUcb:
     return jax.lax.scan(step, memory, length=self.fit_steps)[0]
 
   def _searched(
-    self, key: Key[Array, ''], cube: cube_lib.Cube, history, score
+    self,
+    key: Key[Array, ''],
+    cube: cube_lib.Cube,
+    history: protocol.History,
+    score: Callable[[Float[Array, 'n d']], Float[Array, ' n']],
   ) -> Float[Array, ' d']:
     """The best of candidates, then of their neighbours."""
     keys = jax.random.split(key, 4)
@@ -146,7 +149,9 @@ class GpUcb:
     scores = score(places)
     top = jax.lax.top_k(scores, 4)[1]
 
-    def climb(carry, number):
+    def climb(
+      carry: tuple[Array, Array], number: Array
+    ) -> tuple[tuple[Array, Array], None]:
       places, scores = carry
       parents = jnp.tile(places, (self.offspring // 4, 1))
       size = 0.2 * 0.45**number

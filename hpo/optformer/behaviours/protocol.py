@@ -36,9 +36,7 @@ class History:
     points = jnp.zeros((trials, width))
     return cls(points, jnp.full(trials, -jnp.inf), jnp.int32(0))
 
-  def add(
-    self, point: Float[Array, ' d'], gain: Float[Array, '']
-  ) -> 'History':
+  def add(self, point: Float[Array, ' d'], gain: Float[Array, '']) -> 'History':
     """With one more trial."""
     return History(
       self.points.at[self.count].set(point),
