@@ -16,6 +16,7 @@ radius of the region. Numbers of steps and candidates are choices of this module
 """
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any
 
 import flax
