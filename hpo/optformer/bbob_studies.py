@@ -20,7 +20,7 @@ from collections.abc import Callable, Hashable, Sequence
 
 import jax
 import numpy as np
-from jaxtyping import Array, Key
+from jaxtyping import Array, Float, Int, Key
 
 from hpo import studies
 from hpo.optformer import bbob_problems, behaviours, datasets, disguises, tokens
@@ -83,12 +83,7 @@ class Source:
         one of them are left out.
       family: the one of them to take; None: any.
     """
-    least = max(bbob.FUNCTIONS[name].least for name in families)
-    dimensions = [d for d in self.dimensions if d >= least]
-    rest, index = divmod(number, len(self.algorithms))
-    # Shifted by algorithm, so that neighbours have several dimensions.
-    turn, place = divmod(rest + index, len(dimensions))
-    block, row = divmod(turn, self.block)
+    *place, row = self.origin(number, families)
     first, end = 0, len(families)
     if family is not None:
       first = families.index(family)
@@ -98,9 +93,29 @@ class Source:
       families,
       (first, end),
       (seed, zlib.crc32(stream.encode())),
-      (index, dimensions[place], block),
+      tuple(place),
     )
     return found[row % len(found)]
+
+  def origin(
+    self, number: int, families: tuple[str, ...] = bbob_problems.TRAINED
+  ) -> tuple[int, int, int, int]:
+    """Which algorithm, dimension, block and row of it a study comes from.
+
+    Args:
+      number: of the study.
+      families: see `study`.
+    """
+    least = max(bbob.FUNCTIONS[name].least for name in families)
+    dimensions = [d for d in self.dimensions if d >= least]
+    if not dimensions:
+      raise ValueError(
+        f'{families} need dimensions from {least} on, got {self.dimensions}'
+      )
+    rest, index = divmod(number, len(self.algorithms))
+    # Shifted by algorithm, so that neighbours have several dimensions.
+    turn, place = divmod(rest + index, len(dimensions))
+    return index, dimensions[place], *divmod(turn, self.block)
 
 
 # Blocks are made once, by whichever thread needs one first.
@@ -161,8 +176,8 @@ def _made(
 @functools.partial(jax.jit, static_argnums=(3, 4, 5, 6))
 def _batch(
   key: Key[Array, ''],
-  index: int,
-  bounds: tuple[int, int],
+  index: Int[Array, ''] | int,
+  bounds: tuple[Int[Array, ''] | int, Int[Array, ''] | int],
   choice: tuple[behaviours.Behaviour, ...],
   families: tuple[str, ...],
   kinds: bbob_problems.Kinds,
@@ -185,10 +200,10 @@ def _study(
   disguise: disguises.Disguise,
   algorithm: str,
   rng: np.random.Generator,
-  kinds: np.ndarray,
-  counts: np.ndarray,
-  points: np.ndarray,
-  gains: np.ndarray,
+  kinds: Int[np.ndarray, ' d'],
+  counts: Int[np.ndarray, ' d'],
+  points: Float[np.ndarray, 't d'],
+  gains: Float[np.ndarray, ' t'],
 ) -> studies.Study:
   problem = disguise.problem(rng, kinds, counts, algorithm)
   codes = problem.space.from_unit(np.float64(points))

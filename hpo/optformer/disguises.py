@@ -5,6 +5,7 @@ that saw many is not surprised by those of a user.
 """
 
 import dataclasses
+import functools
 
 import numpy as np
 from jaxtyping import Int
@@ -64,12 +65,12 @@ class Disguise:
     width = len(kinds)
     if rng.uniform() >= self.share:
       names = [f'x{place}' for place in range(width)]
-      made = map(_plain, names, kinds, counts)
+      made = map(_plain, names, kinds.tolist(), counts.tolist())
       title = metric = ''
     else:
       names = rng.choice(_NAMES, width, replace=False).tolist()
-      make = lambda name, kind, count: _disguised(rng, name, kind, int(count))
-      made = map(make, names, kinds, counts)
+      make = functools.partial(_disguised, rng)
+      made = map(make, names, kinds.tolist(), counts.tolist())
       title, metric = rng.choice(_TITLES, 2).tolist()
     space = spaces.Space(tuple(made))
     return studies.Problem(space, 'MINIMIZE', title, metric, algorithm)
@@ -82,7 +83,7 @@ def _plain(name: str, kind: int, count: int) -> spaces.Parameter:
   if kind == bbob_problems.FLOAT:
     return spaces.Float(name, -5.0, 5.0)
   if kind == bbob_problems.INT:
-    return spaces.Int(name, 0, int(count) - 1)
+    return spaces.Int(name, 0, count - 1)
   values = np.linspace(-5, 5, count).tolist()
   if kind == bbob_problems.DISCRETE:
     return spaces.Discrete(name, values)
@@ -112,5 +113,5 @@ def _real(rng: np.random.Generator, name: str) -> spaces.Float:
     size = float(rng.choice([0.5, 0.9, 1.0, 5.0, 10.0, 100.0]))
     return spaces.Float(name, low, low + size)
   digits = int(rng.integers(-8, 1))
-  high = 10.0 ** (digits + rng.integers(1, 7))
-  return spaces.Float(name, 10.0**digits, high, 'LOG')
+  decades = int(rng.integers(1, 7))
+  return spaces.Float(name, 10.0**digits, 10.0 ** (digits + decades), 'LOG')

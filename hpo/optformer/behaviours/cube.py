@@ -52,7 +52,7 @@ class Cube:
     return self.snap(jax.random.uniform(key, (*shape, width)))
 
   def squared_gaps(
-    self, x: Float[Array, '*n d'], y: Float[Array, '*n d']
-  ) -> Float[Array, '*n d']:
+    self, x: Float[Array, '... d'], y: Float[Array, '... d']
+  ) -> Float[Array, '... d']:
     """Squared distances by parameter; 0 or 1 where there is no order."""
     return jnp.where(self.ordered, (x - y) ** 2, x != y)

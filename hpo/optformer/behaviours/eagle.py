@@ -160,12 +160,11 @@ class EagleStrategy:
     pull /= jnp.maximum((flies.gains > flies.gains[index]).sum(), 1)
     pull = jnp.where(flies.gains[other] > -jnp.inf, pull, 0)
     reals = _inside(point + pull * (goal - point))
-    keys = jax.random.split(key, 3)
-    keeps = jax.random.uniform(keys[0], point.shape) >= jnp.maximum(pull, 0)
-    listed = jnp.where(keeps, point, goal)
-    chance = self.chance / flies.gains.shape[0]
-    anew = jax.random.uniform(keys[1], point.shape) < chance
-    listed = jnp.where(anew, cube.uniform(keys[2]), listed)
+    # One draw for all: each is much code for the compiler.
+    drawn = jax.random.uniform(key, (3, *point.shape))
+    listed = jnp.where(drawn[0] >= pull, point, goal)
+    anew = drawn[1] < self.chance / flies.gains.shape[0]
+    listed = jnp.where(anew, cube.snap(drawn[2]), listed)
     return jnp.where(cube.is_real, reals, listed)
 
 

@@ -114,7 +114,7 @@ class GpUcb:
     return jnp.where(level < 1, radius, jnp.inf)
 
   def _fitted(self, memory: Memory, data: gp.Data) -> Memory:
-    """After some steps of Adam, whose means start anew never."""
+    """After some steps of Adam, whose means are those of the last fit."""
 
     def step(memory: Memory, _: None) -> tuple[Memory, None]:
       slope = gp.gradient(memory.hyper, data)
@@ -140,11 +140,12 @@ class GpUcb:
     score: Callable[[Float[Array, 'n d']], Float[Array, ' n']],
   ) -> Float[Array, ' d']:
     """The best of candidates, then of their neighbours."""
-    keys = jax.random.split(key, 4)
+    keys = jax.random.split(key, 3)
     count = self.candidates
     anywhere = cube.uniform(keys[0], (count,))
-    order = jnp.argsort(-history.gains)[:4]
-    parents = history.points[jnp.tile(order, -(-count // 4))[:count]]
+    # The best trials in turn, of which there may be fewer than four.
+    ranks = jnp.arange(count) % jnp.clip(history.count, 1, 4)
+    parents = history.points[jnp.argsort(-history.gains)[ranks]]
     near = _moved(keys[1], cube, parents, 0.1)
     places = jnp.concatenate([anywhere, near])
     scores = score(places)
@@ -175,15 +176,14 @@ def _moved(
   size: Float[Array, ''] | float,
 ) -> Float[Array, 'n d']:
   """Normal steps of real parameters; listed ones are drawn anew at times."""
-  keys = jax.random.split(key, 4)
-  shape = parents.shape
-  steps = size * jax.random.normal(keys[0], shape)
+  # One draw for all: each is much code for the compiler.
+  drawn = jax.random.uniform(key, (4, *parents.shape), minval=1e-6)
   # Some steps change few parameters.
-  chance = jax.random.uniform(keys[1], (shape[0], 1), minval=0.2)
-  changes = jax.random.uniform(keys[2], shape) < chance
+  chance = 0.2 + 0.8 * drawn[0, :, :1]
+  changes = drawn[1] < chance
+  steps = size * special.ndtri(drawn[2])
   reals = jnp.clip(parents + jnp.where(changes, steps, 0), 0.0, 1.0)
-  fresh = cube.uniform(keys[3], shape[:1])
-  listed = jnp.where(changes, fresh, parents)
+  listed = jnp.where(changes, cube.snap(drawn[3]), parents)
   return jnp.where(cube.is_real, reals, listed)
 
 
