@@ -9,6 +9,7 @@ failed trials count as infeasible. Trials that run in other threads or processes
 are known to the model, so that parallel suggestions differ.
 """
 
+import types
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -20,15 +21,13 @@ from hpo.optformer import suggesting
 from hpo.optformer import trained as trained_lib
 from runtime import optional
 
-optuna = optional.load('optuna', extra='optuna')
-
 __all__ = ['OptFormerSampler']
 
 _MOST_LISTED = 1000  # Bins of the model.
 
 
-class OptFormerSampler(optuna.samplers.BaseSampler):
-  """See the module.
+class OptFormerSampler:
+  """See the module; counts as an `optuna.samplers.BaseSampler`.
 
   Args:
     trained: the model.
@@ -43,6 +42,9 @@ class OptFormerSampler(optuna.samplers.BaseSampler):
     policy: suggesting.Policy = suggesting.Policy(),
     seed: int | None = None,
   ) -> None:
+    optuna = _optuna()
+    # Not derived from it: this module can be imported without Optuna.
+    optuna.samplers.BaseSampler.register(type(self))
     self._trained = trained
     self._policy = policy
     self._intersection = optuna.search_space.IntersectionSearchSpace()
@@ -83,7 +85,7 @@ class OptFormerSampler(optuna.samplers.BaseSampler):
       )
     columns = {name: _column(name, x) for name, x in search_space.items()}
     space = spaces.Space(tuple(c.parameter for c in columns.values()))
-    is_min = study.direction == optuna.study.StudyDirection.MINIMIZE
+    is_min = study.direction == _optuna().study.StudyDirection.MINIMIZE
     problem = studies.Problem(space, 'MINIMIZE' if is_min else 'MAXIMIZE')
     others = study.get_trials(deepcopy=False)
     found = suggesting.suggest(
@@ -96,6 +98,14 @@ class OptFormerSampler(optuna.samplers.BaseSampler):
     [point] = found.points
     return {name: columns[name].outside(x) for name, x in point.items()}
 
+  def before_trial(self, study: Any, trial: Any) -> None:
+    """See Optuna: nothing to do."""
+
+  def after_trial(
+    self, study: Any, trial: Any, state: Any, values: Any
+  ) -> None:
+    """See Optuna: the model reads trials when it needs them."""
+
   def sample_independent(
     self, study: Any, trial: Any, param_name: str, param_distribution: Any
   ) -> Any:
@@ -103,6 +113,10 @@ class OptFormerSampler(optuna.samplers.BaseSampler):
     return self._random.sample_independent(
       study, trial, param_name, param_distribution
     )
+
+
+def _optuna() -> types.ModuleType:
+  return optional.load('optuna', extra='optuna')
 
 
 class _Column(NamedTuple):
@@ -114,7 +128,8 @@ class _Column(NamedTuple):
 
 
 def _column(name: str, given: Any) -> _Column:
-  if isinstance(given, optuna.distributions.CategoricalDistribution):
+  kinds = _optuna().distributions
+  if isinstance(given, kinds.CategoricalDistribution):
     texts = [str(choice) for choice in given.choices]
     if len(set(texts)) < len(texts) or '' in texts:
       texts = [str(place) for place in range(len(texts))]
@@ -124,7 +139,7 @@ def _column(name: str, given: Any) -> _Column:
       lambda value: texts[given.to_internal_repr(value)],
       lambda text: given.choices[places[text]],
     )
-  is_whole = isinstance(given, optuna.distributions.IntDistribution)
+  is_whole = isinstance(given, kinds.IntDistribution)
   kind, convert = (spaces.Int, int) if is_whole else (spaces.Float, float)
   scale = 'LOG' if given.log else 'LINEAR'
   if given.step is None or (is_whole and given.step == 1):
@@ -143,7 +158,7 @@ def _trials(
   found: list[Any], columns: Mapping[str, _Column]
 ) -> list[studies.Trial]:
   """Trials that have all parameters; those that run are the last."""
-  state = optuna.trial.TrialState
+  state = _optuna().trial.TrialState
   finished, running = [], []
   for trial in found:
     if not set(columns) <= set(trial.params):

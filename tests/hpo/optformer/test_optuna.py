@@ -2,6 +2,7 @@
 
 import pytest
 
+from hpo.optformer import optuna as adapter
 from hpo.optformer import suggesting, tokens, trained, vocabulary
 
 optuna = pytest.importorskip('optuna')
@@ -10,8 +11,6 @@ POLICY = suggesting.Policy(num_candidates=8)
 
 @pytest.fixture
 def sampler(model, variables):
-  from hpo.optformer import optuna as adapter
-
   optuna.logging.set_verbosity(optuna.logging.WARNING)
   maker = tokens.Tokenizer(
     vocabulary.Compact(), encoder_length=200, decoder_length=128
@@ -52,6 +51,7 @@ def test_optimizes_and_is_reproducible(sampler):
   fresh.reseed_rng()
   assert points(fresh) != first
   assert len({str(point) for point in first}) == 5
+  assert isinstance(fresh, optuna.samplers.BaseSampler)
 
 
 def test_runs_at_once_differ(sampler):
