@@ -32,7 +32,7 @@ class Reading:
 
   Attributes:
     order: places of the free parameters, as the model sees them.
-    legal: number of legal tokens of each, filled up to a bucket with 0.
+    legal: number of legal tokens of each, filled up to a bucket e with 0.
     scale: of the objectives.
     best: bin of the best objective; None without any.
     metadata: ids of the text.
@@ -41,7 +41,7 @@ class Reading:
   """
 
   order: tuple[int, ...]
-  legal: Int[np.ndarray, ' d']
+  legal: Int[np.ndarray, ' e']
   scale: quantizing.ObjectiveRange
   best: int | None
   metadata: Int[np.ndarray, ' s']

@@ -1,0 +1,218 @@
+"""GP-UCB: the point with the largest optimistic forecast of a Gaussian process.
+
+Each proposal fits the hyperparameters further, from where the last one ended, by
+some steps of Adam, and searches for the largest mean + 1.8 standard deviations:
+among uniform points and points near to the best trials, then in rounds of ever
+smaller steps around the best of them. The first point is the centre. Points must
+lie near to a trial, in the maximum norm of real and ordered parameters; how near
+is relaxed as trials come in.
+
+Gains are warped first: those below the median become the quantiles of a normal
+distribution that the upper half has, so that steep walls do not hide the rest.
+
+Reference: arXiv:2205.13320, Appendix B.1 (kernel, coefficient, first point, trust
+region); Song et al. (2024), arXiv:2408.11527, for the half-rank warping and the
+radius of the region. Numbers of steps and candidates are choices of this module.
+"""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import flax
+import jax
+import jax.numpy as jnp
+from jax.scipy import special
+from jaxtyping import Array, Bool, Float, Key
+
+from hpo.optformer.behaviours import cube as cube_lib
+from hpo.optformer.behaviours import gaussian_process as gp
+from hpo.optformer.behaviours import protocol
+
+__all__ = ['GpUcb', 'Memory', 'warped']
+
+
+@flax.struct.dataclass
+class Memory:
+  """Where the fit of the hyperparameters stands.
+
+  Attributes:
+    hyper: the hyperparameters.
+    first: Adam's mean of gradients.
+    second: Adam's mean of their squares.
+  """
+
+  hyper: Any
+  first: Any
+  second: Any
+
+
+@dataclasses.dataclass(frozen=True)
+class GpUcb:
+  """See the module; a `protocol.Behaviour`.
+
+  Attributes:
+    coefficient: of the standard deviation; published: 1.8.
+    fit_steps: of Adam before each proposal.
+    rate: of Adam, in logarithms of hyperparameters.
+    candidates: uniform points, and as many near to the best trials.
+    rounds: of the search around the best candidates.
+    offspring: points of each round.
+    radius: of the trust region at first, in the unit cube.
+    name: see `Behaviour`.
+  """
+
+  coefficient: float = 1.8
+  fit_steps: int = 5
+  rate: float = 0.1
+  candidates: int = 128
+  rounds: int = 6
+  offspring: int = 32
+  radius: float = 0.2
+  name: str = 'designer_recursive_gp'
+
+  def init(self, cube: cube_lib.Cube) -> Memory:
+    """See `Behaviour`."""
+    hyper = gp.Hyper.prior(cube.counts.shape[-1])
+    zero = jax.tree.map(jnp.zeros_like, hyper)
+    return Memory(hyper, zero, zero)
+
+  def propose(
+    self,
+    key: Key[Array, ''],
+    cube: cube_lib.Cube,
+    history: protocol.History,
+    memory: Memory,
+  ) -> tuple[Float[Array, ' d'], Memory]:
+    """See `Behaviour`."""
+    points = history.points
+    gaps = cube.squared_gaps(points[:, None], points)
+    values = warped(history.gains, history.known)
+    data = gp.Data(gaps, values, history.known)
+    memory = self._fitted(memory, data)
+    found = gp.factor(memory.hyper, data)
+    radius = self._trust(history)
+
+    def score(places: Float[Array, 'n d']) -> Float[Array, ' n']:
+      gaps = cube.squared_gaps(places[:, None], points)
+      mean, deviation = gp.predict(found, memory.hyper, gaps, history.known)
+      far = jnp.where(cube.ordered, gaps, 0).max(axis=-1)
+      far = jnp.where(history.known, far, jnp.inf).min(axis=1)
+      bonus = self.coefficient * deviation
+      # Places outside are worse than all inside, the further the worse.
+      return jnp.where(far <= radius**2, mean + bonus, -1e3 - far)
+
+    best = self._searched(key, cube, history, score)
+    centre = cube.snap(jnp.full(best.shape, 0.5))
+    return jnp.where(history.count, best, centre), memory
+
+  def _trust(self, history: protocol.History) -> Float[Array, '']:
+    """The radius of the trust region; infinite from 1/2 on."""
+    width = history.points.shape[1]
+    level = history.count / (5 * (width + 1))
+    radius = self.radius + (0.5 - self.radius) * level
+    return jnp.where(level < 1, radius, jnp.inf)
+
+  def _fitted(self, memory: Memory, data: gp.Data) -> Memory:
+    """After some steps of Adam, whose means are those of the last fit."""
+
+    def step(memory: Memory, _: None) -> tuple[Memory, None]:
+      slope = gp.gradient(memory.hyper, data)
+      mix = lambda share: lambda old, new: share * old + (1 - share) * new
+      first = jax.tree.map(mix(0.8), memory.first, slope)
+      squares = jax.tree.map(jnp.square, slope)
+      second = jax.tree.map(mix(0.9), memory.second, squares)
+      moved = jax.tree.map(
+        lambda x, m, v: x - self.rate * m / jnp.sqrt(v + 1e-6),
+        memory.hyper,
+        first,
+        second,
+      )
+      return Memory(moved, first, second), None
+
+    return jax.lax.scan(step, memory, length=self.fit_steps)[0]
+
+  def _searched(
+    self,
+    key: Key[Array, ''],
+    cube: cube_lib.Cube,
+    history: protocol.History,
+    score: Callable[[Float[Array, 'n d']], Float[Array, ' n']],
+  ) -> Float[Array, ' d']:
+    """The best of candidates, then of their neighbours."""
+    keys = jax.random.split(key, 3)
+    count = self.candidates
+    anywhere = cube.uniform(keys[0], (count,))
+    # The best trials in turn, of which there may be fewer than four.
+    ranks = jnp.arange(count) % jnp.clip(history.count, 1, 4)
+    parents = history.points[jnp.argsort(-history.gains)[ranks]]
+    near = _moved(keys[1], cube, parents, 0.1)
+    places = jnp.concatenate([anywhere, near])
+    scores = score(places)
+    top = jax.lax.top_k(scores, 4)[1]
+
+    def climb(
+      carry: tuple[Array, Array], number: Array
+    ) -> tuple[tuple[Array, Array], None]:
+      places, scores = carry
+      parents = jnp.tile(places, (self.offspring // 4, 1))
+      size = 0.2 * 0.45**number
+      moved = _moved(jax.random.fold_in(keys[2], number), cube, parents, size)
+      places = jnp.concatenate([places, moved])
+      scores = jnp.concatenate([scores, score(moved)])
+      top = jax.lax.top_k(scores, 4)[1]
+      return (places[top], scores[top]), None
+
+    start = (places[top], scores[top])
+    numbers = jnp.arange(self.rounds)
+    (places, _), _ = jax.lax.scan(climb, start, numbers)
+    return places[0]
+
+
+def _moved(
+  key: Key[Array, ''],
+  cube: cube_lib.Cube,
+  parents: Float[Array, 'n d'],
+  size: Float[Array, ''] | float,
+) -> Float[Array, 'n d']:
+  """Normal steps of real parameters; listed ones are drawn anew at times."""
+  # One draw for all: each is much code for the compiler.
+  drawn = jax.random.uniform(key, (4, *parents.shape), minval=1e-6)
+  # Some steps change few parameters.
+  chance = 0.2 + 0.8 * drawn[0, :, :1]
+  changes = drawn[1] < chance
+  steps = size * special.ndtri(drawn[2])
+  reals = jnp.clip(parents + jnp.where(changes, steps, 0), 0.0, 1.0)
+  listed = jnp.where(changes, cube.snap(drawn[3]), parents)
+  return jnp.where(cube.is_real, reals, listed)
+
+
+def warped(
+  gains: Float[Array, ' t'], known: Bool[Array, ' t']
+) -> Float[Array, ' t']:
+  """Gains as a Gaussian process sees them.
+
+  Args:
+    gains: finite where known.
+    known: which rows are trials.
+
+  Returns:
+    In the order of the gains, with about the mean 0 and the deviation 1; 0 in
+    other rows.
+  """
+  count = jnp.maximum(known.sum(), 1)
+  ordered = jnp.sort(jnp.where(known, gains, jnp.inf))
+  median = (ordered[(count - 1) // 2] + ordered[count // 2]) / 2
+  safe = jnp.where(known, gains, median)
+  # The deviation of the upper half, about the median.
+  upper = known & (safe >= median)
+  spread = jnp.where(upper, (safe - median) ** 2, 0).sum()
+  deviation = jnp.sqrt(spread / jnp.maximum(upper.sum(), 1))
+  deviation = jnp.where(deviation > 0, deviation, 1.0)
+  below = (ordered[:, None] < safe).sum(axis=0)
+  quantiles = special.ndtri((below + 0.5) / count)
+  z = jnp.where(upper, (safe - median) / deviation, jnp.minimum(quantiles, 0))
+  z = jnp.where(known, z, 0)
+  mean = z.sum() / count
+  spread = jnp.sqrt(jnp.where(known, (z - mean) ** 2, 0).sum() / count)
+  return jnp.where(known, (z - mean) / jnp.maximum(spread, 1e-3), 0)

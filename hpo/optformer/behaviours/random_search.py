@@ -1,0 +1,31 @@
+"""Random search: every point is uniform in the unit cube."""
+
+import dataclasses
+
+from jaxtyping import Array, Float, Key
+
+from hpo.optformer.behaviours import cube as cube_lib
+from hpo.optformer.behaviours import protocol
+
+__all__ = ['RandomSearch']
+
+
+@dataclasses.dataclass(frozen=True)
+class RandomSearch:
+  """See the module; a `protocol.Behaviour`."""
+
+  name: str = 'designer_random_search'
+
+  def init(self, cube: cube_lib.Cube) -> tuple[()]:
+    """See `Behaviour`."""
+    return ()
+
+  def propose(
+    self,
+    key: Key[Array, ''],
+    cube: cube_lib.Cube,
+    history: protocol.History,
+    memory: tuple[()],
+  ) -> tuple[Float[Array, ' d'], tuple[()]]:
+    """See `Behaviour`."""
+    return cube.uniform(key), memory

@@ -1,0 +1,173 @@
+"""OptFormer as a sampler of Optuna.
+
+  study = optuna.create_study(sampler=OptFormerSampler(trained.load(path)))
+  study.optimize(objective, n_trials=50)
+
+Parameters that every completed trial has, with the same range, are chosen
+together by the model; others, and all of the first trial, uniformly. Pruned and
+failed trials count as infeasible. Trials that run in other threads or processes
+are known to the model, so that parallel suggestions differ.
+"""
+
+import types
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from hpo import spaces, studies
+from hpo.optformer import suggesting
+from hpo.optformer import trained as trained_lib
+from runtime import optional
+
+__all__ = ['OptFormerSampler']
+
+_MOST_LISTED = 1000  # Bins of the model.
+
+
+class OptFormerSampler:
+  """See the module; counts as an `optuna.samplers.BaseSampler`.
+
+  Args:
+    trained: the model.
+    policy: how points are chosen.
+    seed: of all draws; None: of the operating system.
+  """
+
+  def __init__(
+    self,
+    trained: trained_lib.Trained,
+    *,
+    policy: suggesting.Policy = suggesting.Policy(),
+    seed: int | None = None,
+  ) -> None:
+    optuna = _optuna()
+    # Not derived from it: this module can be imported without Optuna.
+    optuna.samplers.BaseSampler.register(type(self))
+    self._trained = trained
+    self._policy = policy
+    self._intersection = optuna.search_space.IntersectionSearchSpace()
+    self._random = optuna.samplers.RandomSampler(seed)
+    self._seed = seed
+    if seed is None:
+      self._draw_seed()
+
+  def reseed_rng(self) -> None:
+    """See Optuna: before a copy of the sampler works in another process."""
+    self._random.reseed_rng()
+    self._draw_seed()
+
+  def _draw_seed(self) -> None:
+    self._seed = int(np.random.default_rng().integers(2**32))
+
+  def infer_relative_search_space(
+    self, study: Any, trial: Any
+  ) -> dict[str, Any]:
+    """See Optuna: the parameters of all completed trials that can vary."""
+    found = self._intersection.calculate(study)
+    return {name: x for name, x in found.items() if not x.single()}
+
+  def sample_relative(
+    self, study: Any, trial: Any, search_space: Mapping[str, Any]
+  ) -> dict[str, Any]:
+    """See Optuna.
+
+    Raises:
+      ValueError: the study has several objectives.
+    """
+    if not search_space:
+      return {}
+    if len(study.directions) > 1:
+      raise ValueError(
+        'OptFormer optimises one objective, '
+        f'got a study of {len(study.directions)}'
+      )
+    columns = {name: _column(name, x) for name, x in search_space.items()}
+    space = spaces.Space(tuple(c.parameter for c in columns.values()))
+    is_min = study.direction == _optuna().study.StudyDirection.MINIMIZE
+    problem = studies.Problem(space, 'MINIMIZE' if is_min else 'MAXIMIZE')
+    others = study.get_trials(deepcopy=False)
+    found = suggesting.suggest(
+      self._trained,
+      problem,
+      _trials([t for t in others if t.number != trial.number], columns),
+      jax.random.fold_in(jax.random.key(self._seed), trial.number),
+      policy=self._policy,
+    )
+    [point] = found.points
+    return {name: columns[name].outside(x) for name, x in point.items()}
+
+  def before_trial(self, study: Any, trial: Any) -> None:
+    """See Optuna: nothing to do."""
+
+  def after_trial(
+    self, study: Any, trial: Any, state: Any, values: Any
+  ) -> None:
+    """See Optuna: the model reads trials when it needs them."""
+
+  def sample_independent(
+    self, study: Any, trial: Any, param_name: str, param_distribution: Any
+  ) -> Any:
+    """See Optuna: uniform, for parameters that the model cannot choose."""
+    return self._random.sample_independent(
+      study, trial, param_name, param_distribution
+    )
+
+
+def _optuna() -> types.ModuleType:
+  return optional.load('optuna', extra='optuna')
+
+
+class _Column(NamedTuple):
+  """A parameter here, and the maps of its values from and to Optuna's."""
+
+  parameter: spaces.Parameter
+  inside: Callable[[Any], spaces.Value]
+  outside: Callable[[spaces.Value], Any]
+
+
+def _column(name: str, given: Any) -> _Column:
+  kinds = _optuna().distributions
+  if isinstance(given, kinds.CategoricalDistribution):
+    texts = [str(choice) for choice in given.choices]
+    if len(set(texts)) < len(texts) or '' in texts:
+      texts = [str(place) for place in range(len(texts))]
+    places = {text: place for place, text in enumerate(texts)}
+    return _Column(
+      spaces.Categorical(name, texts),
+      lambda value: texts[given.to_internal_repr(value)],
+      lambda text: given.choices[places[text]],
+    )
+  is_whole = isinstance(given, kinds.IntDistribution)
+  kind, convert = (spaces.Int, int) if is_whole else (spaces.Float, float)
+  scale = 'LOG' if given.log else 'LINEAR'
+  if given.step is None or (is_whole and given.step == 1):
+    parameter = kind(name, given.low, given.high, scale)
+    return _Column(parameter, convert, convert)
+  count = round((given.high - given.low) / given.step) + 1
+  if count > _MOST_LISTED:
+    raise ValueError(
+      f'parameter {name!r} may have {_MOST_LISTED} steps, got {given}'
+    )
+  values = [convert(given.low + given.step * k) for k in range(count)]
+  return _Column(spaces.Discrete(name, values), convert, convert)
+
+
+def _trials(
+  found: list[Any], columns: Mapping[str, _Column]
+) -> list[studies.Trial]:
+  """Trials that have all parameters; those that run are the last."""
+  state = _optuna().trial.TrialState
+  finished, running = [], []
+  for trial in found:
+    if not set(columns) <= set(trial.params):
+      continue
+    point = {name: c.inside(trial.params[name]) for name, c in columns.items()}
+    if trial.state == state.COMPLETE:
+      finished.append(studies.Trial(point, trial.value))
+    elif trial.state in (state.PRUNED, state.FAIL):
+      finished.append(studies.Trial(point, None, 'INFEASIBLE'))
+    else:
+      running.append(studies.Trial(point, None, 'PENDING'))
+  return finished + running

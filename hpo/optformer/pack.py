@@ -1,0 +1,57 @@
+"""Makes the file of a trained model that others use, from the run that trained it.
+
+  python -m hpo.optformer.pack runs/optformer_shipped --output=model.msgpack
+
+The temperature of its forecasts is fitted to studies of validation of all
+algorithms; `trained.load` reads the file, and `tune --model` uses it.
+"""
+
+import argparse
+import pathlib
+from collections.abc import Sequence
+
+import runtime
+from hpo.optformer import bbob_problems, calibrating, trained
+from runtime import commands
+
+__all__ = ['main']
+
+
+def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
+  parser = commands.parser(__doc__)
+  parser.add_argument('workdir', help='folder of the run')
+  parser.add_argument('--step', default='latest', type=commands.step)
+  parser.add_argument('--output', type=pathlib.Path, required=True)
+  return parser.parse_args(argv)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+  """Runs the command.
+
+  Args:
+    argv: arguments of the command; None: those of the process.
+  """
+  options = _arguments(argv)
+  with runtime.restore(
+    options.workdir,
+    step=options.step,
+    params=options.gin_param,
+    allow_module=options.allow_module,
+  ) as run:
+    model = run.trainer.trained(run.state)
+    data = run.trainer.data
+    # Families that were held out stay unseen.
+    names = [name for name in data.splits if name not in bbob_problems.HELD_OUT]
+    validation = [s for name in names for s in data.evaluation_studies(name)]
+  model = calibrating.fitted(model, validation)
+  options.output.parent.mkdir(parents=True, exist_ok=True)
+  trained.save(options.output, model)
+  size = options.output.stat().st_size / 2**20
+  print(
+    f'{options.output}: {size:.1f} MiB, temperature {model.temperature:.2f}, '
+    f'fitted to {len(validation)} studies'
+  )
+
+
+if __name__ == '__main__':
+  commands.run(main)

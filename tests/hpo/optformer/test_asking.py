@@ -1,0 +1,99 @@
+"""Ask and tell, and the command that tunes a function."""
+
+import json
+
+import pytest
+
+from hpo import spaces, studies
+from hpo.optformer import asking, suggesting, tokens, trained, tune, vocabulary
+
+SPACE = spaces.Space(
+  (
+    spaces.Float('rate', 1e-3, 1.0, 'LOG'),
+    spaces.Categorical('kind', ('p', 'q', 'r')),
+  )
+)
+PROBLEM = studies.Problem(SPACE, 'MINIMIZE')
+POLICY = suggesting.Policy(num_candidates=8)
+
+
+@pytest.fixture
+def made(model, variables):
+  maker = tokens.Tokenizer(
+    vocabulary.Compact(), encoder_length=128, decoder_length=128
+  )
+  return trained.Trained(model, maker, variables)
+
+
+def loss(rate, kind):
+  return float('nan') if kind == 'r' else rate + (kind == 'q')
+
+
+def test_ask_and_tell(made):
+  optimizer = asking.Optimizer(made, PROBLEM, policy=POLICY)
+  assert optimizer.best is None
+  points = optimizer.ask(2)
+  points += optimizer.ask()
+  assert len({tuple(point.values()) for point in points}) == 3
+  assert optimizer.running == points
+  optimizer.tell(points[1], 2.0)
+  optimizer.tell(points[0], None)
+  optimizer.tell({'rate': 0.5, 'kind': 'q'}, 1.0)
+  assert optimizer.running == points[2:]
+  assert optimizer.best.parameters == {'rate': 0.5, 'kind': 'q'}
+  statuses = [trial.status for trial in optimizer.trials]
+  assert statuses == ['COMPLETED', 'INFEASIBLE', 'COMPLETED']
+  # A new one that knows the trials goes on alike.
+  optimizer.running.clear()
+  again = asking.Optimizer(
+    made, PROBLEM, policy=POLICY, trials=optimizer.trials
+  )
+  assert again.ask() == optimizer.ask()
+  for point, value, message in (
+    ({'rate': 0.5}, 1.0, 'missing'),
+    ({'rate': 0.5, 'kind': 'q'}, float('nan'), 'finite'),
+  ):
+    with pytest.raises(ValueError, match=message):
+      optimizer.tell(point, value)
+
+
+def test_command_tunes_and_resumes(made, tmp_path, monkeypatch, capsys):
+  trained.save(tmp_path / 'model.msgpack', made)
+  (tmp_path / 'space.json').write_text(json.dumps(SPACE.to_json()))
+  (tmp_path / 'my_objective.py').write_text(
+    'def loss(rate, kind):\n'
+    "  return float('nan') if kind == 'r' else rate + (kind == 'q')\n"
+  )
+  monkeypatch.syspath_prepend(tmp_path)
+  options = [
+    '--objective=my_objective:loss',
+    f'--space={tmp_path}/space.json',
+    f'--model={tmp_path}/model.msgpack',
+  ]
+  whole, halves = tmp_path / 'whole', tmp_path / 'halves'
+  tune.main([*options, f'--output={whole}', '--trials=4'])
+  said = capsys.readouterr().out
+  assert 'trial 4/4' in said
+  assert '| trial' in said
+  for trials in (2, 4):
+    tune.main([*options, f'--output={halves}', f'--trials={trials}'])
+  for name in ('study.jsonl', 'trials.csv', 'trials.md'):
+    assert (halves / name).read_bytes() == (whole / name).read_bytes()
+  assert (whole / 'incumbent.png').exists()
+  [study] = studies.read(whole / 'study.jsonl')
+  for trial in study.trials:
+    value = loss(**trial.parameters)
+    assert trial.value == (None if value != value else value)
+  with pytest.raises(ValueError, match='holds another problem'):
+    tune.main([*options, f'--output={whole}', '--goal=MAXIMIZE'])
+
+
+def test_objectives_by_name():
+  assert tune.load_objective('math:sqrt')(4.0) == 2.0
+  for name, message in (
+    ('math', 'module:function'),
+    ('math:', 'module:function'),
+    ('math:no', "a function 'no'"),
+  ):
+    with pytest.raises(ValueError, match=message):
+      tune.load_objective(name)

@@ -1,0 +1,71 @@
+"""The sampler in Optuna's own loop."""
+
+import pytest
+
+from hpo.optformer import optuna as adapter
+from hpo.optformer import suggesting, tokens, trained, vocabulary
+
+optuna = pytest.importorskip('optuna')
+POLICY = suggesting.Policy(num_candidates=8)
+
+
+@pytest.fixture
+def sampler(model, variables):
+  optuna.logging.set_verbosity(optuna.logging.WARNING)
+  maker = tokens.Tokenizer(
+    vocabulary.Compact(), encoder_length=200, decoder_length=128
+  )
+  made = trained.Trained(model, maker, variables)
+  return lambda seed=0: adapter.OptFormerSampler(made, policy=POLICY, seed=seed)
+
+
+def objective(trial):
+  rate = trial.suggest_float('rate', 1e-4, 1.0, log=True)
+  layers = trial.suggest_int('layers', 1, 4)
+  width = trial.suggest_int('width', 8, 32, step=8)
+  share = trial.suggest_float('share', 0.0, 1.0, step=0.25)
+  kind = trial.suggest_categorical('kind', (None, True, 3, 'text'))
+  assert kind in (None, True, 3, 'text')
+  assert width in (8, 16, 24, 32)
+  assert share * 4 == round(share * 4)
+  trial.suggest_float('fixed', 2.0, 2.0)
+  if trial.number == 2:
+    raise optuna.TrialPruned
+  if layers == 4:
+    trial.suggest_float('rare', 0.0, 1.0)
+  return rate + width + share
+
+
+def points(sampler, direction='minimize'):
+  study = optuna.create_study(sampler=sampler, direction=direction)
+  study.optimize(objective, n_trials=5)
+  assert len(study.trials) == 5
+  return [trial.params for trial in study.trials]
+
+
+def test_optimizes_and_is_reproducible(sampler):
+  first = points(sampler())
+  assert points(sampler()) == first
+  assert points(sampler(1)) != first
+  fresh = sampler()
+  fresh.reseed_rng()
+  assert points(fresh) != first
+  assert len({str(point) for point in first}) == 5
+  assert isinstance(fresh, optuna.samplers.BaseSampler)
+
+
+def test_runs_at_once_differ(sampler):
+  study = optuna.create_study(sampler=sampler())
+  study.optimize(objective, n_trials=2)
+  asked = [study.ask() for _ in range(3)]
+  rates = [trial.suggest_float('rate', 1e-4, 1.0, log=True) for trial in asked]
+  assert len(set(rates)) == 3
+
+
+def test_several_objectives_are_refused(sampler):
+  study = optuna.create_study(
+    sampler=sampler(), directions=['minimize', 'maximize']
+  )
+  run = lambda trial: (trial.suggest_float('x', 0, 1), 1.0)
+  with pytest.raises(ValueError, match='one objective'):
+    study.optimize(run, n_trials=2)
