@@ -158,7 +158,8 @@ class EagleStrategy:
     pull = strength * jnp.exp(-self.visibility * distance)
     # All better flies together pull as one does.
     pull /= jnp.maximum((flies.gains > flies.gains[index]).sum(), 1)
-    pull = jnp.where(flies.gains[other] > -jnp.inf, pull, 0)
+    moves = (flies.gains[other] > -jnp.inf) & (other != index)
+    pull = jnp.where(moves, pull, 0)
     reals = _inside(point + pull * (goal - point))
     # One draw for all: each is much code for the compiler.
     drawn = jax.random.uniform(key, (3, *point.shape))

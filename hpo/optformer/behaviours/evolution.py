@@ -18,7 +18,7 @@ __all__ = ['RegularizedEvolution']
 
 
 @dataclasses.dataclass(frozen=True)
-class RegularizedEvolution:
+class RegularizedEvolution(protocol.Stateless):
   """See the module; a `protocol.Behaviour`.
 
   The population is the last trials. Until it is full, points are uniform.
@@ -41,18 +41,10 @@ class RegularizedEvolution:
         f'{self.tournament=} {self.population=}'
       )
 
-  def init(self, cube: cube_lib.Cube) -> tuple[()]:
-    """See `Behaviour`."""
-    return ()
-
-  def propose(
-    self,
-    key: Key[Array, ''],
-    cube: cube_lib.Cube,
-    history: protocol.History,
-    memory: tuple[()],
-  ) -> tuple[Float[Array, ' d'], tuple[()]]:
-    """See `Behaviour`."""
+  def point(
+    self, key: Key[Array, ''], cube: cube_lib.Cube, history: protocol.History
+  ) -> Float[Array, ' d']:
+    """See `Stateless`."""
     first, second = jax.random.split(key)
     ages = jax.random.permutation(first, self.population)[: self.tournament]
     rows = history.count - self.population + jnp.sort(ages)
@@ -60,4 +52,4 @@ class RegularizedEvolution:
     parent = history.points[rows[jnp.argmax(history.gains[rows])]]
     child = mutation.resample_one(second, cube, parent)
     young = history.count < self.population
-    return jnp.where(young, cube.uniform(second), child), memory
+    return jnp.where(young, cube.uniform(second), child)

@@ -62,7 +62,7 @@ class GridSearch:
 
 
 @dataclasses.dataclass(frozen=True)
-class ShuffledGridSearch:
+class ShuffledGridSearch(protocol.Stateless):
   """Grid search in random order, without replacement; a `protocol.Behaviour`.
 
   Attributes:
@@ -72,18 +72,10 @@ class ShuffledGridSearch:
   resolution: int = 100
   name: str = 'designer_grid_search_shuffled'
 
-  def init(self, cube: cube_lib.Cube) -> tuple[()]:
-    """See `Behaviour`."""
-    return ()
-
-  def propose(
-    self,
-    key: Key[Array, ''],
-    cube: cube_lib.Cube,
-    history: protocol.History,
-    memory: tuple[()],
-  ) -> tuple[Float[Array, ' d'], tuple[()]]:
-    """See `Behaviour`; points that were used are drawn again."""
+  def point(
+    self, key: Key[Array, ''], cube: cube_lib.Cube, history: protocol.History
+  ) -> Float[Array, ' d']:
+    """See `Stateless`; points that were used are drawn again."""
     sizes = _sizes(cube, self.resolution)
     trials = history.gains.shape[0]
     # Products beyond the number of trials are all alike, and overflow.
@@ -104,4 +96,4 @@ class ShuffledGridSearch:
 
     again = lambda carry: (carry[0] + 1, drawn(carry[0] + 1))
     first = (jnp.int32(0), drawn(jnp.int32(0)))
-    return jax.lax.while_loop(repeats, again, first)[1], memory
+    return jax.lax.while_loop(repeats, again, first)[1]

@@ -15,22 +15,14 @@ __all__ = ['HillClimb']
 
 
 @dataclasses.dataclass(frozen=True)
-class HillClimb:
+class HillClimb(protocol.Stateless):
   """See the module; the first point is uniform; a `protocol.Behaviour`."""
 
   name: str = 'designer_hill_climb'
 
-  def init(self, cube: cube_lib.Cube) -> tuple[()]:
-    """See `Behaviour`."""
-    return ()
-
-  def propose(
-    self,
-    key: Key[Array, ''],
-    cube: cube_lib.Cube,
-    history: protocol.History,
-    memory: tuple[()],
-  ) -> tuple[Float[Array, ' d'], tuple[()]]:
-    """See `Behaviour`."""
+  def point(
+    self, key: Key[Array, ''], cube: cube_lib.Cube, history: protocol.History
+  ) -> Float[Array, ' d']:
+    """See `Stateless`."""
     moved = mutation.resample_one(key, cube, history.best)
-    return jnp.where(history.count, moved, cube.uniform(key)), memory
+    return jnp.where(history.count, moved, cube.uniform(key))

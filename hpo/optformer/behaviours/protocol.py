@@ -1,5 +1,6 @@
 """What an algorithm is, and how it writes a study."""
 
+import abc
 from collections.abc import Callable
 from typing import Any, Protocol, runtime_checkable
 
@@ -10,7 +11,7 @@ from jaxtyping import Array, Float, Key, PyTree
 
 from hpo.optformer.behaviours import cube as cube_lib
 
-__all__ = ['Behaviour', 'History', 'run']
+__all__ = ['Behaviour', 'History', 'Stateless', 'run']
 
 # (key, point [d]) -> the gain of the point, which is maximised.
 Objective = Callable[[Key[Array, ''], Float[Array, ' d']], Float[Array, '']]
@@ -93,6 +94,30 @@ class Behaviour(Protocol):
       A legal point of the cube, and a memory of the same structure.
     """
     ...
+
+
+class Stateless(abc.ABC):
+  """A behaviour that needs nothing but the history."""
+
+  def init(self, cube: cube_lib.Cube) -> tuple[()]:
+    """See `Behaviour`."""
+    return ()
+
+  def propose(
+    self,
+    key: Key[Array, ''],
+    cube: cube_lib.Cube,
+    history: History,
+    memory: tuple[()],
+  ) -> tuple[Float[Array, ' d'], tuple[()]]:
+    """See `Behaviour`."""
+    return self.point(key, cube, history), memory
+
+  @abc.abstractmethod
+  def point(
+    self, key: Key[Array, ''], cube: cube_lib.Cube, history: History
+  ) -> Float[Array, ' d']:
+    """The next point; see `Behaviour.propose`."""
 
 
 def run(

@@ -11,21 +11,13 @@ __all__ = ['RandomSearch']
 
 
 @dataclasses.dataclass(frozen=True)
-class RandomSearch:
+class RandomSearch(protocol.Stateless):
   """See the module; a `protocol.Behaviour`."""
 
   name: str = 'designer_random_search'
 
-  def init(self, cube: cube_lib.Cube) -> tuple[()]:
-    """See `Behaviour`."""
-    return ()
-
-  def propose(
-    self,
-    key: Key[Array, ''],
-    cube: cube_lib.Cube,
-    history: protocol.History,
-    memory: tuple[()],
-  ) -> tuple[Float[Array, ' d'], tuple[()]]:
-    """See `Behaviour`."""
-    return cube.uniform(key), memory
+  def point(
+    self, key: Key[Array, ''], cube: cube_lib.Cube, history: protocol.History
+  ) -> Float[Array, ' d']:
+    """See `Stateless`."""
+    return cube.uniform(key)

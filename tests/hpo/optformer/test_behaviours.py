@@ -209,3 +209,29 @@ def test_floors_say_what_they_cannot_do():
     )
   with pytest.raises(ValueError, match='tournament'):
     behaviours.RegularizedEvolution(population=3)
+
+
+def test_a_fly_moves_towards_a_better_one():
+  """The move of the paper by hand: two flies of which one has its turn."""
+  calm = behaviours.EagleStrategy(step=0.0, smallest=0.0, chance=0.0)
+  flies = calm.init(REAL)
+  size = flies.gains.shape[0]
+  assert size == 10 + math.ceil((3**1.2 + 3) / 2)
+  near, far = jnp.array([0.4, 0.5, 0.6]), jnp.array([0.7, 0.4, 0.6])
+  flies = flies.replace(
+    points=flies.points.at[:2].set(jnp.stack([near, far])),
+    gains=flies.gains.at[:2].set(jnp.array([1.0, 2.0])),
+  )
+  # After `size` trials it is the first fly's turn; the last trial, of the last
+  # fly, changes nothing.
+  history = behaviours.History.empty(TRIALS, 3).replace(count=jnp.int32(size))
+  move = jax.jit(calm.propose)
+  point, _ = move(seeds.key(1), REAL, history, flies)
+  pull = math.exp(-float(((near - far) ** 2).sum()))
+  np.testing.assert_allclose(point, near + pull * (far - near), rtol=1e-5)
+  # The better one is pushed away from the worse one a little.
+  swapped = flies.replace(gains=flies.gains.at[0].set(3.0))
+  point, _ = move(seeds.key(1), REAL, history, swapped)
+  np.testing.assert_allclose(
+    point, near - 0.02 * pull * (far - near), rtol=1e-5
+  )
