@@ -84,8 +84,13 @@ class _Axes:
   levels: Mapping[str, float] = dataclasses.field(default_factory=dict)
   options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
-  def finish(self, axes: Any) -> None:
-    """Labels, scales, levels and the legend."""
+  def finish(self, axes: Any, *, most: int = 6) -> None:
+    """Labels, scales, levels and the legend.
+
+    Args:
+      axes: of the panel.
+      most: entries of a legend within the panel; a longer one stands beside it.
+    """
     for style, (label, height) in zip(
       (':', '--', '-.') * len(self.levels), self.levels.items(), strict=False
     ):
@@ -101,7 +106,7 @@ class _Axes:
     if handles:
       beside = {'loc': 'center left', 'bbox_to_anchor': (1, 0.5)}
       axes.legend(
-        frameon=False, fontsize='small', **beside if len(handles) > 6 else {}
+        frameon=False, fontsize='small', **beside if len(handles) > most else {}
       )
 
 
@@ -173,7 +178,8 @@ class Bars(_Axes):
       axes.vlines(values, places - 0.4, places + 0.4, color=color, label=label)
     axes.set_yticks(places, self.names)
     axes.invert_yaxis()
-    self.finish(axes)
+    # Bars fill the panel: a legend within it would hide some.
+    self.finish(axes, most=1)
 
 
 @dataclasses.dataclass(frozen=True)

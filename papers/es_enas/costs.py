@@ -93,7 +93,7 @@ def _accounts_figure(results: study.Results) -> list[figures.Panel]:
         arm: [results(arm, 'compression', at=task).item() for task in _TASKS]
         for arm in _RULES
       },
-      xlabel='compression of weights and biases, a hidden layer of 41 nodes',
+      xlabel='compression, hidden layer of 41 nodes',
     )
   ]
 
