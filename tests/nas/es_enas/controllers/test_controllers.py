@@ -8,7 +8,7 @@ import pytest
 
 from nas.es_enas import controllers
 from nas.es_enas import space as space_lib
-from tests import seeds
+from tests import marks, seeds
 
 N = 6
 SPACE = space_lib.Space(
@@ -33,6 +33,11 @@ MAKERS = {
 }
 LEARNED = [name for name in MAKERS if name != 'random']
 ALL = pytest.mark.parametrize('name', MAKERS)
+# One that breeds and one that learns a distribution; each compiles a program.
+QUICK = ('evolution', 'policy_gradient')
+SOME = pytest.mark.parametrize(
+  'name', [*QUICK, *marks.slow(*(n for n in MAKERS if n not in QUICK))]
+)
 
 
 def score(architectures):
@@ -182,7 +187,7 @@ def test_equal_scores_give_no_nan(name, jitted):
   assert not any(np.any(np.isnan(leaf)) for leaf in leaves)
 
 
-@ALL
+@SOME
 def test_one_compiled_search_over_seeds(name):
   controller = MAKERS[name](SPACE)
 
@@ -205,7 +210,7 @@ def test_one_compiled_search_over_seeds(name):
     near(alone, jax.tree.map(lambda leaf, i=i: leaf[i], states))
 
 
-@ALL
+@SOME
 def test_a_space_without_decisions(name):
   space = space_lib.Space(())
   controller = MAKERS[name](space)
@@ -223,7 +228,7 @@ def test_a_space_without_decisions(name):
   assert best.shape == (0,)
 
 
-@ALL
+@SOME
 def test_eager_is_as_jitted(name, jitted):
   key = seeds.key(8)
   state = jitted.run(jitted.init(key, N), key, 0, 2)
@@ -246,7 +251,9 @@ QUICK = {
 }
 
 
-@pytest.mark.parametrize('name', LEARNED)
+@pytest.mark.parametrize(
+  'name', [*QUICK, *marks.slow(*(n for n in LEARNED if n not in QUICK))]
+)
 def test_beats_random_search(name):
   controller, count, generations = QUICK[name], 50, 80
 

@@ -11,7 +11,7 @@ import pytest
 from nas.es_enas import controllers
 from nas.es_enas import space as space_lib
 from nas.es_enas.controllers import pyglove
-from tests import seeds
+from tests import marks, seeds
 
 N = 8
 SPACE = space_lib.Space(
@@ -66,7 +66,10 @@ def equal(a, b):
   return all(map(np.array_equal, *map(jax.tree.leaves, (a, b))))
 
 
-@pytest.mark.parametrize('name', ALGORITHMS)
+@pytest.mark.parametrize(
+  'name',
+  ['evolution', *marks.slow(*(n for n in ALGORITHMS if n != 'evolution'))],
+)
 def test_drives_any_algorithm(name):
   controller = pyglove.PyGlove(SPACE, ALGORITHMS[name](), history=12)
   assert isinstance(controller, controllers.Controller)
@@ -133,6 +136,7 @@ def test_evaluations_it_did_not_propose_are_learnt():
   assert jnp.mean(score(children) >= -2) > 0.8
 
 
+@pytest.mark.slow
 def test_evolution_learns():
   controller = pyglove.PyGlove(SPACE, evolution(), history=16)
   state = run(controller, controller.init(seeds.key(5), N), seeds.key(6), 0, 15)
