@@ -127,10 +127,11 @@ class PolicyTrainer:
   def opened(self, *, seed: int, mesh: jax.sharding.Mesh) -> Iterator['Opened']:
     """The experiment, with what it opened."""
     search = self.search(seed)
+    # A search on the host asks one device for its rollouts.
+    mesh = mesh if search.pure else _one_device(mesh)
     with self._opened(mesh) as evaluator:
-      if not (search.pure and evaluator.pure):
-        # The host does the rollouts: one device is enough for the update.
-        mesh = mesh_lib.MeshConfig(data=1).make(list(mesh.devices.flat[:1]))
+      # Where the host does the rollouts, one device is enough for the update.
+      mesh = mesh if evaluator.pure else _one_device(mesh)
       init = functools.partial(
         self._init, search, seed, evaluator.observation_shape
       )
@@ -237,6 +238,10 @@ class _Player(NamedTuple):
       )
     act = jax.vmap(self.policy.act, in_axes=(None, 0, 0))
     return act(self.params, memory, observation)
+
+
+def _one_device(mesh: jax.sharding.Mesh) -> jax.sharding.Mesh:
+  return mesh_lib.MeshConfig(data=1).make(list(mesh.devices.flat[:1]))
 
 
 def _first_request(

@@ -11,7 +11,7 @@ from runtime import loop
 from runtime.devices import mesh as mesh_lib
 from runtime.loop import durations
 from tests import experiments
-from tests.rl.es import ray_cases
+from tests.rl.es import es_cases, ray_cases
 
 pytest.importorskip('cmaes')
 
@@ -72,3 +72,16 @@ def test_too_many_parameters_are_refused():
   )
   with pytest.raises(ValueError, match=r'2 to 200 parameters, got 401'):
     experiments.of(trainer, devices=jax.devices()[:1])
+
+
+def test_rollouts_in_jax_take_one_device_of_many():
+  trainer = cma_training.CMATrainer(
+    es_cases.Drift(),
+    functools.partial(policies.MLP, hidden=()),
+    population_size=4,
+    eval_episodes=0,
+  )
+  mesh = mesh_lib.MeshConfig().make(jax.devices()[:2])
+  with trainer.experiment(seed=0, mesh=mesh) as experiment:
+    driven = loop.drive(experiment, 1)
+  assert np.isfinite(driven.rows[-1]['train/episode_return'])
