@@ -59,12 +59,11 @@ def architecture_rows(
     a weight for every edge, which was not trained.
   """
   dense = dataclasses.replace(policy, sharing=sharing.Dense())
-  costs = dense.costs if not dense.space.length else None
   found = {
     'chosen': _scored(chosen.returns) | _costs(policy, chosen.architecture),
     'random, same theta': _scored(random_returns),
   }
-  if costs is not None:
+  if not dense.space.length:  # Else its functions are still to be chosen.
     found['a weight for every edge'] = _costs(dense, None)
   return [{'architecture': name} | row for name, row in found.items()]
 
