@@ -57,12 +57,14 @@ class History(NamedTuple):
   Attributes:
     metadata: ids of the text.
     tokens: ids that have been read.
+    legal: numbers of legal tokens of the parameters.
     capacity: positions of the cache.
     prefix: the state of the model.
   """
 
   metadata: Int[np.ndarray, ' s']
   tokens: Int[np.ndarray, ' l']
+  legal: Int[np.ndarray, ' d']
   capacity: int
   prefix: models.Prefix
 
@@ -80,6 +82,7 @@ def read(
   metadata: Int[Array, 'b s'],
   tokens: Int[Array, 'b l'],
   lengths: Int[Array, ' b'],
+  legal: Int[Array, 'b d'],
   *,
   capacity: int,
   projections: PyTree,
@@ -91,6 +94,7 @@ def read(
     tokens,
     lengths,
     capacity=capacity,
+    legal=legal,
     projections=projections,
     method='start',
   )
@@ -117,6 +121,7 @@ def advance(
   variables: PyTree,
   metadata: Int[np.ndarray, ' s'],
   tokens: Int[np.ndarray, ' l'],
+  legal: Int[np.ndarray, ' d'],
   *,
   projections: PyTree,
   history: History | None = None,
@@ -131,6 +136,7 @@ def advance(
     variables: its parameters.
     metadata: ids of the text.
     tokens: ids of the history.
+    legal: numbers of legal tokens of the parameters, 0 beyond them.
     projections: random matrices.
     history: read before; None: nothing.
 
@@ -142,6 +148,7 @@ def advance(
     0 < known <= tokens.size
     and tokens.size + _PIECE <= history.capacity
     and np.array_equal(history.metadata, metadata)
+    and np.array_equal(history.legal, legal)
     and np.array_equal(history.tokens, tokens[:known])
   )
   if not continues:
@@ -153,10 +160,11 @@ def advance(
       _rows(metadata, metadata.size),
       _rows(tokens, capacity),
       jnp.array([tokens.size]),
+      jnp.asarray(legal[None]),
       capacity=capacity,
       projections=projections,
     )
-    return History(metadata, tokens, capacity, prefix)
+    return History(metadata, tokens, legal, capacity, prefix)
   prefix = history.prefix
   for start in range(known, tokens.size, _PIECE):
     piece = tokens[start : start + _PIECE]
@@ -168,7 +176,7 @@ def advance(
       jnp.array([piece.size]),
       projections=projections,
     )
-  return History(metadata, tokens, history.capacity, prefix)
+  return History(metadata, tokens, legal, history.capacity, prefix)
 
 
 def _rows(ids: Int[np.ndarray, ' l'], length: int) -> Int[Array, '1 n']:

@@ -18,7 +18,7 @@ from clu import metrics as clu_metrics
 from flax import linen as nn
 from jaxtyping import Array, Float, Int, PyTree
 
-from hpo.optformer import models, tokens
+from hpo.optformer import models, places, relative, tokens
 from performer import learner as learner_lib
 from performer import objective
 from runtime.record import metrics as metrics_lib
@@ -36,12 +36,15 @@ class Loss:
     objective_weight: of an objective token beside a parameter token; published:
       1. There are D parameters for each, so D balances the two.
     z_loss: weight of the squared log-partition function (that of t5x: 1e-4).
+    legal_only: whether the likelihood of a parameter is that among its legal
+      tokens, as in decoding, so that nothing is spent on learning which are.
     soft_bins: standard deviation, in bins, of the target of an objective: a
       Gaussian over the two bins on both sides. 0: the bin alone, as published.
   """
 
   objective_weight: float = 1.0
   z_loss: float = 1e-4
+  legal_only: bool = False
   soft_bins: float = 0.0
 
   def __post_init__(self) -> None:
@@ -65,6 +68,8 @@ class Loss:
       The scalar to minimise; negative log-likelihoods of all, of parameter and
       of objective tokens, and their sum over a study.
     """
+    if self.legal_only:
+      logits = _among_legal(logits, batch, bins)
     losses = objective.token_losses(logits, batch['targets'])
     weights = batch['weights']
     is_objective = batch['slots'] == tokens.OBJECTIVE
@@ -84,6 +89,16 @@ class Loss:
       ),
     }
     return objective.weighted_mean(trained, shares), metrics
+
+
+def _among_legal(
+  logits: Float[Array, 'b l v'], batch: Batch, bins: tuple[int, int]
+) -> Float[Array, 'b l v']:
+  """Logits with those hidden that a parameter cannot have."""
+  token = jnp.arange(logits.shape[-1]) - bins[0]
+  is_legal = (token >= 0) & (token < batch['legal'][..., None])
+  is_free = (batch['slots'] != tokens.PARAMETER)[..., None]
+  return jnp.where(is_legal | is_free, logits, relative.HIDDEN)
 
 
 def _soft_losses(
@@ -126,7 +141,11 @@ class Learner:
     key = jax.random.key(self.seed)
     ids = jnp.ones((1, 2), jnp.int32)
     variables = self.model.init(
-      _keys(key)[0], ids, ids, projections=self.draw_projections(key, 0)
+      _keys(key)[0],
+      ids,
+      ids,
+      legal=ids,
+      projections=self.draw_projections(key, 0),
     )
     return variables['params']
 
@@ -160,6 +179,7 @@ class Learner:
       {'params': params},
       batch['metadata'],
       batch['tokens'],
+      legal=places.legal_counts(batch, self.model.first_trial),
       projections=projections,
       rngs={} if dropout_key is None else {'dropout': dropout_key},
     )

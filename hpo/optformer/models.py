@@ -16,7 +16,7 @@ import numpy as np
 from flax import linen as nn
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
-from hpo.optformer import blocks, relative
+from hpo.optformer import blocks, places, relative
 from performer.models import attention as attention_lib
 from performer.models import layers
 from rl import ranges
@@ -31,13 +31,16 @@ class Prefix(NamedTuple):
     state: of self-attention, stacked over layers.
     cross: summaries of the encoder, stacked over layers.
     lengths: tokens read.
-    last: activations at the last token, which predict the next one.
+    last: activations at the last token, which predict the next one; None
+      before the first.
+    legal: numbers of legal tokens of the parameters; None if not needed.
   """
 
   state: PyTree
   cross: PyTree
   lengths: Int[Array, ' b']
-  last: Float[Array, 'b e']
+  last: Float[Array, 'b e'] | None
+  legal: Int[Array, 'b d'] | None
 
 
 class Branch(NamedTuple):
@@ -69,6 +72,9 @@ class OptFormer(nn.Module):
     tied: whether the output layer is the table of trials, and not its own.
     fourier: whether the rows of bins start as Fourier features of their middle,
       and not at random.
+    places: whether tokens are told where they stand in their trial; see
+      `places`. Calls then need `legal`.
+    first_trial: its position: the number of tokens before it.
     dropout: rate on embeddings, after each part and in the MLPs; active in calls
       with an rng named 'dropout'.
     dtype: of activations; parameters, norms and logits are float32.
@@ -92,6 +98,8 @@ class OptFormer(nn.Module):
   shared: bool = False
   tied: bool = False
   fourier: bool = False
+  places: bool = False
+  first_trial: int = 1
   dropout: float = 0.0
   dtype: Any = jnp.float32
   attention: attention_lib.AttentionFn = relative.Softmax()
@@ -147,6 +155,8 @@ class OptFormer(nn.Module):
     self.encoder_norm = blocks.norm(None, self.dtype)
     self.decoder_norm = blocks.norm(None, self.dtype)
     self.drop = nn.Dropout(self.dropout)
+    if self.places:
+      self.place_codes = places.Places(self.width, self.first_trial)
     if self._takes_bias:
       self.encoder_bias = relative.Bias(self.num_heads, causal=False)
       self.decoder_bias = relative.Bias(self.num_heads, causal=True)
@@ -202,6 +212,7 @@ class OptFormer(nn.Module):
     metadata: Int[Array, 'b s'],
     tokens: Int[Array, 'b l'],
     *,
+    legal: Int[Array, 'b d'] | None = None,
     projections: PyTree = (None, None, None),
   ) -> Float[Array, 'b l v']:
     """Logits of the token after each one.
@@ -209,6 +220,8 @@ class OptFormer(nn.Module):
     Args:
       metadata: text of the problems; id 0 fills up.
       tokens: trials.
+      legal: numbers of legal tokens of the parameters, 0 beyond them; a model
+        with `places` needs them, others do not look at them.
       projections: of `draw_projections`.
     """
     memory, mask = self.encode(metadata, projections=projections)
@@ -219,7 +232,7 @@ class OptFormer(nn.Module):
     )
     context = blocks.Context(keys=keys, memory=memory, memory_mask=mask)
     own = blocks.PerLayer(projections[1], projections[2])
-    x = self._embed(self.trials, tokens, jnp.arange(tokens.shape[1]))
+    x = self._embed_trials(tokens, jnp.arange(tokens.shape[1]), legal)
     x, _ = self.decoder(x, context, own, None)
     return self.logits(self._drop(self.decoder_norm(x)))
 
@@ -236,7 +249,8 @@ class OptFormer(nn.Module):
     if self._takes_bias:
       keys = relative.Keys(self.encoder_bias(length))
     context = blocks.Context(keys=keys, mask=mask)
-    x = self._embed(self.text, metadata, jnp.arange(length))
+    x = self.text[metadata].astype(self.dtype)
+    x = self._positioned(x, jnp.arange(length))
     x, _ = self.encoder(x, context, blocks.PerLayer(projections[0]), None)
     return self._drop(self.encoder_norm(x)), mask
 
@@ -247,6 +261,7 @@ class OptFormer(nn.Module):
     lengths: Int[Array, ' b'],
     *,
     capacity: int,
+    legal: Int[Array, 'b d'] | None = None,
     projections: PyTree = (None, None, None),
   ) -> Prefix:
     """Encodes problems and reads their histories.
@@ -256,6 +271,7 @@ class OptFormer(nn.Module):
       tokens: histories, filled up on the right with anything.
       lengths: of the histories, at least 1.
       capacity: positions of the cache; at least l.
+      legal: as in a call of the model.
       projections: of `draw_projections`.
 
     Raises:
@@ -272,11 +288,9 @@ class OptFormer(nn.Module):
       state = relative.KV(zeros, zeros)
     return self._read(
       tokens,
-      jnp.zeros(batch, jnp.int32),
       lengths,
       blocks.Context(memory=memory, memory_mask=mask),
-      state,
-      None,
+      Prefix(state, None, jnp.zeros(batch, jnp.int32), None, legal),
       projections,
     )
 
@@ -296,41 +310,33 @@ class OptFormer(nn.Module):
       lengths: of what follows, at least 1.
       projections: as before.
     """
-    return self._read(
-      tokens,
-      prefix.lengths,
-      lengths,
-      blocks.Context(),
-      prefix.state,
-      prefix.cross,
-      projections,
-    )
+    return self._read(tokens, lengths, blocks.Context(), prefix, projections)
 
   def _read(
     self,
     tokens: Int[Array, 'b l'],
-    before: Int[Array, ' b'],
     lengths: Int[Array, ' b'],
     context: blocks.Context,
-    state: PyTree,
-    cross: PyTree,
+    prefix: Prefix,
     projections: PyTree,
   ) -> Prefix:
+    before, cross = prefix.lengths, prefix.cross
     columns = jnp.arange(tokens.shape[1])
     positions = before[:, None] + columns
     context = context._replace(before=before)
     if self._takes_bias:
-      places = jnp.arange(state.k.shape[2])[None]
+      places = jnp.arange(prefix.state.k.shape[2])[None]
       bias = self.decoder_bias.at(positions, places)
       context = context._replace(keys=relative.Keys(bias, before))
     else:
       context = context._replace(mask=columns < lengths[:, None])
     own = blocks.PerLayer(projections[1], projections[2], None, cross)
-    x = self._embed(self.trials, tokens, positions)
-    x, (state, made) = self.decoder(x, context, own, state)
+    x = self._embed_trials(tokens, positions, prefix.legal)
+    x, (state, made) = self.decoder(x, context, own, prefix.state)
     last = jnp.take_along_axis(x, lengths[:, None, None] - 1, axis=1)[:, 0]
     cross = made if cross is None else cross
-    return Prefix(state, cross, before + lengths, self.decoder_norm(last))
+    last = self.decoder_norm(last)
+    return Prefix(state, cross, before + lengths, last, prefix.legal)
 
   def fork(self, prefix: Prefix, count: int, room: int) -> Branch:
     """Branches of a prefix that have read nothing more.
@@ -376,7 +382,7 @@ class OptFormer(nn.Module):
       shared = prefix.state
       context = context._replace(keys=self._branch_keys(prefix, branch))
     own = blocks.PerLayer(projections[1], projections[2], shared, prefix.cross)
-    x = self._embed(self.trials, tokens, position[:, None])
+    x = self._embed_trials(tokens, position[:, None], prefix.legal)
     x, (state, _) = self.decoder(x, context, own, branch.state)
     return self.decoder_norm(x), Branch(state, branch.step + 1)
 
@@ -410,10 +416,23 @@ class OptFormer(nn.Module):
       return (x * self.width**-0.5) @ self.trials[rows].T
     return x @ self.head_kernel[:, rows]
 
-  def _embed(
-    self, table: Array, ids: Array, positions: Array
+  def _embed_trials(
+    self,
+    ids: Int[Array, 'b l'],
+    positions: Int[Array, '#b #l'] | Int[Array, ' l'],
+    legal: Int[Array, 'b d'] | None,
   ) -> Float[Array, 'b l e']:
-    x = table[ids].astype(self.dtype)
+    x = self.trials[ids].astype(self.dtype)
+    if self.places:
+      if legal is None:
+        raise ValueError('a model with places needs `legal`, got None')
+      codes = self.place_codes(jnp.atleast_2d(positions), legal)
+      x += codes.astype(self.dtype)
+    return self._positioned(x, positions)
+
+  def _positioned(
+    self, x: Float[Array, 'b l e'], positions: Int[Array, '...']
+  ) -> Float[Array, 'b l e']:
     if not self._takes_bias:
       x += blocks.sinusoids(positions, self.width).astype(self.dtype)
     return self._drop(x)

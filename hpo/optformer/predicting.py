@@ -57,6 +57,7 @@ def predict(
     trained.variables,
     read.metadata,
     read.ids(trained),
+    read.legal,
     projections=trained.projections,
   )
   codes = np.stack([problem.space.codes(point) for point in points])

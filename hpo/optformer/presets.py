@@ -26,6 +26,7 @@ def make(
   attention: attention_lib.AttentionFn = relative.Softmax(),
   tied: bool = False,
   fourier: bool = False,
+  places: bool = False,
   dropout: float = 0.0,
   dtype: Any = jnp.float32,
   remat: bool = False,
@@ -38,6 +39,7 @@ def make(
     attention: these and the others are attributes of `models.OptFormer`.
     tied: output layer and table of trials are one.
     fourier: rows of bins start as Fourier features.
+    places: tokens are told where they stand in their trial.
     dropout: rate.
     dtype: of activations.
     remat: recompute layers in the backward pass.
@@ -62,6 +64,8 @@ def make(
     shared=vocabulary.is_shared,
     tied=tied,
     fourier=fourier,
+    places=places,
+    first_trial=len(ids.start),
     dropout=dropout,
     dtype=dtype,
     attention=attention,

@@ -197,6 +197,7 @@ class _Call:
       trained.variables,
       read.metadata,
       read.ids(trained),
+      read.legal,
       projections=trained.projections,
       history=self.history,
     )

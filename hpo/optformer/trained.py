@@ -21,6 +21,7 @@ _FORMAT = 1
 _RECORDED = (
   *('text_size', 'trial_size', 'width', 'num_layers', 'num_heads', 'head_dim'),
   *('d_ff', 'first_bin', 'bins', 'shared', 'tied', 'fourier'),
+  *('places', 'first_trial'),
 )
 
 

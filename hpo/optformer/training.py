@@ -171,6 +171,7 @@ class OptFormerTrainer:
       'targets': shape(length),
       'weights': shape(length, jnp.float32),
       'slots': shape(length),
+      'legal': shape(length),
     }
     state = jax.eval_shape(learner.init)
     return summary.residual_bytes(

@@ -57,6 +57,7 @@ def batch(model, variables):
     jnp.asarray(np.stack([m for m, _, _ in studies])),
     jnp.asarray(ids),
     jnp.asarray(lengths, jnp.int32),
+    jnp.asarray(legal),
     capacity=96,
     projections=NONE,
   )
@@ -175,14 +176,15 @@ def test_histories_are_read_on_or_anew(model, variables, monkeypatch):
     decoding, 'read', lambda *a, **k: reads.append(1) or real(*a, **k)
   )
   mixed = spaces.Space(cases.MIXED.parameters[3:7])
-  metadata, history, _ = arrays(2, mixed, 8)
+  metadata, history, legal = arrays(2, mixed, 8)
 
-  def advance(size, before, metadata=metadata, history=history):
+  def advance(size, before, metadata=metadata, history=history, legal=legal):
     return decoding.advance(
       model,
       variables,
       metadata,
       history[:size],
+      legal,
       projections=NONE,
       history=before,
     )
@@ -201,11 +203,13 @@ def test_histories_are_read_on_or_anew(model, variables, monkeypatch):
   assert (again.prefix.last != whole.prefix.last).any()
   advance(history.size, part, metadata=metadata[::-1].copy())
   assert len(reads) == 4
+  advance(history.size, part, legal=legal + 1)
+  assert len(reads) == 5
   full = np.resize(history, 127)
   full = advance(127, None, history=full[:127])
   assert full.capacity == 256
   advance(127, part, history=full.tokens)
-  assert len(reads) == 6
+  assert len(reads) == 7
 
 
 def test_buckets():

@@ -1,0 +1,112 @@
+"""Codes of places: against counting, and the same with caches as without."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import linen as nn
+
+from hpo.optformer import places, presets, relative, tokens, vocabulary
+from tests import seeds
+from tests.hpo.optformer import optformer_cases as cases
+
+MAKER = tokens.Tokenizer(
+  vocabulary.Compact(), encoder_length=140, decoder_length=60
+)
+LEGAL = jnp.array([[1000, 7, 1, 0], [3, 0, 0, 0]], jnp.int32)
+
+
+def counted(start, legal, length):
+  """Slots, legal tokens there, and number of the trial, token by token."""
+  found = [('before', 0, -1)] * start
+  counts = [count for count in legal if count]
+  for trial in range(length):
+    found += [(slot, count, trial) for slot, count in enumerate(counts)]
+    found += [(name, 0, trial) for name in ('star', 'objective', 'bar')]
+  return found[: length + 1]
+
+
+@pytest.mark.parametrize('start', [1, 2])
+def test_codes_are_those_of_counting(start):
+  module = places.Places(8, start)
+  positions = jnp.arange(20)[None]
+  variables = nn.unbox(module.init(jax.random.key(1), positions, LEGAL))
+  found = module.apply(variables, positions, LEGAL)
+  tables = variables['params']
+  rows = {'star': 32, 'objective': 33, 'bar': 34, 'before': 35}
+  for i in range(2):
+    expected = counted(start, LEGAL[i].tolist(), 20)
+    for place in range(20):
+      slot, own, trial = expected[place]
+      following = expected[place + 1][1]
+      if expected[place + 1][0] == 'before':
+        continue
+      angle = trial / 1e4 ** (np.arange(4) / 4)
+      waves = np.stack([np.sin(angle), np.cos(angle)], axis=-1).ravel()
+      code = (
+        tables['slots'][rows.get(slot, slot)]
+        + tables['own'][own.bit_length()]
+        + tables['following'][following.bit_length()]
+        + waves
+      )
+      np.testing.assert_allclose(found[i, place], code, atol=1e-5)
+
+
+def test_legal_counts_of_examples_are_those_of_their_spaces():
+  rng = seeds.rng(0)
+  study = cases.study(rng, count=5)
+  example = MAKER.example(study, rng, tokens.Augmentation(permute=False))
+  blank = {name: np.zeros_like(x) for name, x in example.items()}
+  batch = {name: np.stack([example[name], blank[name]]) for name in example}
+  found = np.asarray(places.legal_counts(batch, 1))
+  np.testing.assert_array_equal(
+    found[0, :8], [1000, 1000, 1000, 1000, 1000, 3, 3, 0]
+  )
+  assert not found[0, 8:].any()
+  assert not found[1].any()
+
+
+def test_caches_know_places():
+  model = presets.make(vocabulary.Compact(), 'tiny', places=True)
+  rng = seeds.rng(0)
+  metadata = jnp.asarray(rng.integers(1, 400, (2, 12)), jnp.int32)
+  ids = jnp.asarray(rng.integers(0, 1008, (2, 24)), jnp.int32)
+  init = jax.jit(functools.partial(model.init, jax.random.key(0)))
+  variables = nn.unbox(init(metadata, ids, legal=LEGAL))
+  full = jax.jit(model.apply)(variables, metadata, ids, legal=LEGAL)
+  lengths = jnp.array([14, 9])
+
+  @jax.jit
+  def cached(variables):
+    prefix = model.apply(
+      variables,
+      metadata,
+      ids[:, :14],
+      lengths,
+      capacity=32,
+      legal=LEGAL,
+      method='start',
+    )
+    rows = jnp.arange(2)[:, None]
+    more = ids[rows, lengths[:, None] + jnp.arange(3)]
+    three = jnp.array([3, 3])
+    prefix = model.apply(variables, prefix, more, three, method='extend')
+    branching = model.clone(attention=relative.Branches(model.attention))
+    branch = branching.apply(variables, prefix, 2, 1, method='fork')
+    following = jnp.repeat(ids[rows, lengths[:, None] + 3], 2, axis=1)
+    x, _ = branching.apply(
+      variables, prefix, branch, following, method='branch'
+    )
+    return (
+      model.apply(variables, prefix.last, method='logits'),
+      model.apply(variables, x[:, 1], method='logits'),
+    )
+
+  last, branched = cached(variables)
+  rows = np.arange(2)
+  np.testing.assert_allclose(last, full[rows, lengths + 2], atol=1e-4)
+  np.testing.assert_allclose(branched, full[rows, lengths + 3], atol=1e-4)
+  with pytest.raises(ValueError, match='needs `legal`'):
+    model.apply(variables, metadata, ids)
