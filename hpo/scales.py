@@ -1,4 +1,4 @@
-"""Scales of numbers: what is equally far apart.
+"""Scales of numbers: which numbers are equally far apart.
 
 'LINEAR': equal differences. 'LOG': equal ratios. 'REVERSE_LOG': equal ratios of
 low + high - x, so that the fine steps are at the upper bound.
@@ -9,7 +9,7 @@ import math
 import numpy as np
 from jaxtyping import Float
 
-__all__ = ['SCALES', 'check', 'from_scaled', 'to_scaled']
+__all__ = ['SCALES', 'check', 'from_scaled', 'size', 'to_scaled']
 
 SCALES = ('LINEAR', 'LOG', 'REVERSE_LOG')
 
@@ -22,6 +22,13 @@ def check(name: str, scale: str) -> None:
     )
 
 
+def size(low: float | int, high: float | int, scale: str) -> float:
+  """The distance of two bounds on a scale; infinite if float64 overflows."""
+  with np.errstate(over='ignore'):
+    low, high = np.float64(low), np.float64(high)
+    return float(high - low if scale == 'LINEAR' else high / low)
+
+
 def to_scaled(
   x: Float[np.ndarray, '*n'],
   low: float | int,
@@ -30,7 +37,7 @@ def to_scaled(
 ) -> Float[np.ndarray, '*n']:
   """Numbers to [0, 1]: `low` to 0, `high` to 1; 0.5 if the two are equal."""
   if low == high:
-    return np.full_like(x, 0.5)
+    return np.full(np.shape(x), 0.5)
   if scale == 'LINEAR':
     return (x - low) / (high - low)
   if scale == 'REVERSE_LOG':
