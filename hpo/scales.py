@@ -9,7 +9,7 @@ import math
 import numpy as np
 from jaxtyping import Float
 
-__all__ = ['SCALES', 'check', 'from_scaled', 'size', 'to_scaled']
+__all__ = ['SCALES', 'check', 'check_bounds', 'from_scaled', 'to_scaled']
 
 SCALES = ('LINEAR', 'LOG', 'REVERSE_LOG')
 
@@ -22,11 +22,24 @@ def check(name: str, scale: str) -> None:
     )
 
 
-def size(low: float | int, high: float | int, scale: str) -> float:
-  """The distance of two bounds on a scale; infinite if float64 overflows."""
+def check_bounds(
+  name: str, low: float | int, high: float | int, scale: str
+) -> None:
+  """Raises ValueError unless a parameter can have these bounds on a scale."""
+  check(name, scale)
+  if scale != 'LINEAR' and low <= 0:
+    raise ValueError(
+      f'parameter {name!r} has the scale {scale}, which needs bounds above 0, '
+      f'got low={low}'
+    )
   with np.errstate(over='ignore'):
-    low, high = np.float64(low), np.float64(high)
-    return float(high - low if scale == 'LINEAR' else high / low)
+    first, last = np.float64(low), np.float64(high)
+    size = last - first if scale == 'LINEAR' else last / first
+  if not np.isfinite(size):
+    raise ValueError(
+      f'the range of {name!r} must have a finite size on its scale {scale}, '
+      f'got low={low} high={high}'
+    )
 
 
 def to_scaled(

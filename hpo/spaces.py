@@ -13,7 +13,6 @@ All arithmetic is float64 NumPy on the host, so that values survive a round trip
 
 import dataclasses
 import json
-import math
 import numbers
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, ClassVar
@@ -21,7 +20,7 @@ from typing import Any, ClassVar
 import numpy as np
 from jaxtyping import Float as FloatArray
 
-from hpo import scales
+from hpo import plain, scales
 
 __all__ = [
   'Categorical',
@@ -64,25 +63,14 @@ class _Ranged:
   def __post_init__(self) -> None:
     _check_name(self.name)
     for bound in ('low', 'high'):
-      number = _number(f'{bound} of {self.name!r}', getattr(self, bound))
+      number = plain.number(f'{bound} of {self.name!r}', getattr(self, bound))
       object.__setattr__(self, bound, self._bound(number))
     if self.low > self.high:
       raise ValueError(
         f'parameter {self.name!r} must have low <= high, '
         f'got low={self.low} high={self.high}'
       )
-    scales.check(self.name, self.scale)
-    if self.scale != 'LINEAR' and self.low <= 0:
-      raise ValueError(
-        f'parameter {self.name!r} has the scale {self.scale}, which needs '
-        f'bounds above 0, got low={self.low}'
-      )
-    size = scales.size(self.low, self.high, self.scale)
-    if not math.isfinite(size):
-      raise ValueError(
-        f'the range of {self.name!r} must have a finite size on its scale '
-        f'{self.scale}, got low={self.low} high={self.high}'
-      )
+    scales.check_bounds(self.name, self.low, self.high, self.scale)
 
   def _bound(self, number: _Number) -> _Number:
     """A bound in the type of the parameter's values."""
@@ -126,7 +114,7 @@ class Float(_Ranged):
     Raises:
       ValueError: it is no number, not finite, or out of range.
     """
-    number = float(_number(f'value of {self.name!r}', value))
+    number = float(plain.number(f'value of {self.name!r}', value))
     slack = _SLACK * max(abs(self.low), abs(self.high))
     # Next to the small bound of many decades, the slack of the other is large.
     below = _SLACK * self.low if self.scale == 'LOG' else slack
@@ -171,7 +159,7 @@ class Int(_Ranged):
     Raises:
       ValueError: it is no whole number, or out of range.
     """
-    number = _number(f'value of {self.name!r}', value)
+    number = plain.number(f'value of {self.name!r}', value)
     if number != int(number):
       raise ValueError(f'value of {self.name!r} must be whole, got {value!r}')
     if not self.low <= number <= self.high:
@@ -271,7 +259,7 @@ class Discrete(_Listed):
     scales.check(self.name, self.scale)
 
   def _checked(self, value: Any) -> _Number:
-    return _number(f'value of {self.name!r}', value)
+    return plain.number(f'value of {self.name!r}', value)
 
   def code(self, value: Any) -> float:
     """The index of a number, found up to the precision of float32.
@@ -279,7 +267,7 @@ class Discrete(_Listed):
     Raises:
       ValueError: it is not listed.
     """
-    number = _number(f'value of {self.name!r}', value)
+    number = plain.number(f'value of {self.name!r}', value)
     listed = np.asarray(self.values, np.float64)
     index = int(np.argmin(np.abs(listed - number)))
     if abs(listed[index] - number) > _ROUNDING * abs(listed[index]):
@@ -452,20 +440,6 @@ def _parameter(described: Any) -> Parameter:
 def _check_name(name: str) -> None:
   if not isinstance(name, str) or not name:
     raise ValueError(f'a parameter needs a name, got {name!r}')
-
-
-def _number(what: str, value: Any) -> _Number:
-  """A finite number as an int or float of Python, which JSON can write."""
-  # Bools are whole numbers in Python; here they are a mistake.
-  if not isinstance(value, numbers.Real) or isinstance(value, bool | np.bool_):
-    raise ValueError(f'{what} must be a number, got {value!r}')
-  try:
-    is_finite = math.isfinite(value)
-  except OverflowError:
-    is_finite = False
-  if not is_finite:
-    raise ValueError(f'{what} must be finite in float64, got {value!r}')
-  return int(value) if isinstance(value, numbers.Integral) else float(value)
 
 
 def _out_of_range(parameter: Float | Int, value: Value) -> ValueError:

@@ -1,6 +1,5 @@
 """Studies: a problem and its trials, as arrays, as dicts and as lines of JSON."""
 
-import contextlib
 import dataclasses
 import json
 import math
@@ -11,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Float, Int
 
-from hpo import spaces
+from hpo import plain, spaces
 from rl import ranges
 
 __all__ = [
@@ -308,17 +307,5 @@ def _result(trial: Trial) -> tuple[int, float]:
       'completed trials and no others have a value, '
       f'got {trial.value=} {trial.status=}'
     )
-  status = STATUSES.index(trial.status)
-  return status, _finite(trial.value) if has_value else math.nan
-
-
-def _finite(value: Any) -> float:
-  """A finite number, which may be a scalar of NumPy or JAX."""
-  is_scalar = np.ndim(value) == 0
-  number = math.nan
-  if is_scalar and not isinstance(value, str | bytes | bool | np.bool_):
-    with contextlib.suppress(TypeError, OverflowError):
-      number = float(value)
-  if not math.isfinite(number):
-    raise ValueError(f'value must be a finite number, got {value!r}')
-  return number
+  value = plain.number('value', trial.value) if has_value else math.nan
+  return STATUSES.index(trial.status), float(value)

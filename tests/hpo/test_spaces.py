@@ -2,6 +2,7 @@
 
 import json
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -72,7 +73,7 @@ def test_discrete_values_survive_float32():
       listed.code(near)
 
 
-def test_numbers_of_numpy_become_plain():
+def test_numbers_of_numpy_and_jax_become_plain():
   space = spaces.Space(
     (
       spaces.Float('x', np.float32(0.5), np.int64(1)),
@@ -84,6 +85,9 @@ def test_numbers_of_numpy_become_plain():
   assert spaces.Space.from_json(json.dumps(space.to_json())) == space
   bounds = [(p.low, p.high) for p in space.parameters[:2]]
   assert repr(bounds) == '[(0.5, 1.0), (1, 5)]'
+  values = (jnp.float32(0.5), jnp.int32(2), np.array(1), np.str_('b'))
+  codes = [p.code(v) for p, v in zip(space.parameters, values, strict=True)]
+  assert codes == [0.5, 2, 1, 1]
 
 
 def test_values_may_be_rounded_at_the_bounds_and_no_further():

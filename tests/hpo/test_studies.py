@@ -57,10 +57,10 @@ def test_records_hold_studies():
     (studies.Trial({'x': 0.0, 'c': 'a'}, 1.0, 'PENDING'), 'have a value'),
     (studies.Trial({'x': 0.0, 'c': 'a'}, float('inf')), 'finite'),
     (studies.Trial({'x': 0.0, 'c': 'a'}, 1.0, 'DONE'), 'status'),
-    (studies.Trial({'x': 0.0, 'c': 'a'}, '1.0'), "finite number, got '1.0'"),
-    (studies.Trial({'x': 0.0, 'c': 'a'}, True), 'finite number, got True'),
-    (studies.Trial({'x': 0.0, 'c': 'a'}, np.ones(2)), 'finite number'),
-    (studies.Trial({'x': 0.0, 'c': 'a'}, 10**400), 'finite number'),
+    (studies.Trial({'x': 0.0, 'c': 'a'}, '1.0'), "must be a number, got '1.0'"),
+    (studies.Trial({'x': 0.0, 'c': 'a'}, True), 'must be a number, got True'),
+    (studies.Trial({'x': 0.0, 'c': 'a'}, np.ones(2)), 'must be a number'),
+    (studies.Trial({'x': 0.0, 'c': 'a'}, 10**400), 'finite'),
   ],
 )
 def test_trials_that_are_not_legal_are_refused(trial, message):
