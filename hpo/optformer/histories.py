@@ -3,14 +3,19 @@
 Where the paper is silent, these rules hold:
 
 - Objectives are normalised over the whole study, and only then trials are
-  dropped. A study without two different objectives has its one in the middle.
+  dropped. If all objectives of a study are equal, they lie in the middle.
 - If a study is too long, the first 5 trials, the best 10 and the latest that
   fit are kept, in their order.
 - Trials that still run stand at the end. Their objective is the token PENDING,
-  the mean of the study (a constant liar), or a draw from the model.
+  the mean of the study (a constant liar), or a draw from the model. If many
+  trials run, the latest ones are kept: finished trials have at least half of
+  the decoder.
+- If the text of the problem is too long for the encoder, names and ranges are
+  left out of it.
 """
 
 import dataclasses
+import functools
 from collections.abc import Sequence
 
 import numpy as np
@@ -35,18 +40,24 @@ class Reading:
     legal: number of legal tokens of each, filled up to a bucket e with 0.
     scale: of the objectives.
     best: bin of the best objective; None without any.
+    mean: bin of the mean of all objectives; the middle bin without any.
     metadata: ids of the text.
     parameters: tokens of the trials that are kept.
     objectives: their ids.
+    most: trials that fit the decoder, the candidate included.
+    finished: trials that are kept and do not run; they stand first.
   """
 
   order: tuple[int, ...]
   legal: Int[np.ndarray, ' e']
   scale: quantizing.ObjectiveRange
   best: int | None
+  mean: int
   metadata: Int[np.ndarray, ' s']
   parameters: Int[np.ndarray, 't d']
   objectives: Int[np.ndarray, ' t']
+  most: int
+  finished: int
 
   def ids(self, trained: trained_lib.Trained) -> Int[np.ndarray, ' l']:
     """What the decoder reads: up to the `|` of the last trial."""
@@ -58,11 +69,15 @@ class Reading:
   def with_trial(
     self, parameters: Int[np.ndarray, ' d'], objective: int
   ) -> 'Reading':
-    """Adds a trial at the end."""
+    """Adds a trial that runs, in place of the earliest one if there is no room."""
+    rows = np.concatenate([self.parameters, parameters[None]])
+    objectives = np.append(self.objectives, np.int32(objective))
+    excess = max(len(rows) - (self.most - 1), 0)
+    dropped = np.arange(self.finished, self.finished + excess)
     return dataclasses.replace(
       self,
-      parameters=np.concatenate([self.parameters, parameters[None]]),
-      objectives=np.append(self.objectives, np.int32(objective)),
+      parameters=np.delete(rows, dropped, axis=0),
+      objectives=np.delete(objectives, dropped),
     )
 
 
@@ -82,8 +97,8 @@ def kept_rows(
   count = len(gains)
   if count <= most:
     return np.arange(count)
-  first = min(_FIRST, most // 3)
-  best = min(_BEST, most // 3)
+  few = most < _FIRST + _BEST
+  first, best = (most // 3, most // 3) if few else (_FIRST, _BEST)
   ranked = np.argsort(-np.where(np.isnan(gains), -np.inf, gains), kind='stable')
   kept = dict.fromkeys([*range(first), *ranked[:best].tolist()])
   for latest in range(count - 1, -1, -1):
@@ -109,11 +124,13 @@ def reading(
     study: of any length.
     order: places of the free parameters.
     scale: of the objectives; None: from the completed trials.
-    room: trials that will be added, the candidate included.
+    room: trials that will be added, the candidate included; finished trials
+      leave them half of the decoder at most.
     max_tokens: of the decoder; None: as in training.
 
   Raises:
-    ValueError: not even one trial fits the decoder.
+    ValueError: the decoder is too short for one trial, or the encoder for the
+      text without names and ranges.
   """
   maker = trained.tokenizer
   if max_tokens is not None:
@@ -130,7 +147,7 @@ def reading(
     scale = quantizing.ObjectiveRange.of(done.gains)
   known = done.gains[done.statuses == studies.COMPLETED]
   bins = quantizing.quantize(scale.to_scaled(known), maker.ids.bins)
-  kept = done.take(kept_rows(done.gains, max(most - room, 0)))
+  kept = done.take(kept_rows(done.gains, max(most - room, most // 2)))
   parameters = tuple(study.problem.space.parameters[i] for i in order)
   counts = quantizing.legal_counts(parameters, maker.ids.bins)
   legal = np.zeros(decoding.bucket(len(order)), np.int32)
@@ -140,7 +157,22 @@ def reading(
     legal,
     scale,
     int(bins.max()) if bins.size else None,
-    maker.metadata(study.problem, order, minimal=trained.minimal),
+    round(float(bins.mean())) if bins.size else maker.ids.bins // 2,
+    _metadata(trained, study.problem, order),
     maker.parameters(kept, order),
     maker.objectives(kept, scale),
+    most,
+    len(kept),
   )
+
+
+def _metadata(
+  trained: trained_lib.Trained, problem: studies.Problem, order: tuple[int, ...]
+) -> Int[np.ndarray, ' s']:
+  write = functools.partial(trained.tokenizer.metadata, problem, order)
+  if trained.minimal:
+    return write(minimal=True)
+  try:
+    return write(minimal=False)
+  except ValueError:  # The text is too long.
+    return write(minimal=True)
