@@ -344,7 +344,7 @@ class Space:
     """Places of the parameters that have more than one value."""
     return tuple(i for i, p in enumerate(self.parameters) if not p.is_fixed)
 
-  def codes(self, point: Mapping[str, Value]) -> FloatArray[np.ndarray, 'd']:
+  def codes(self, point: Mapping[str, Any]) -> FloatArray[np.ndarray, 'd']:
     """The codes of a point.
 
     Args:
