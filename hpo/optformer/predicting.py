@@ -3,6 +3,7 @@
 Reference: arXiv:2205.13320, Section 4.4 and Appendix D.4 (temperature).
 """
 
+import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
 
 import jax
@@ -29,7 +30,8 @@ def predict(
 
   Args:
     trained: the model.
-    problem: what is optimised; its algorithm is that of the trials.
+    problem: what is optimised. Its algorithm is that of the trials; without a
+      name, it is `histories.ALGORITHM`, as in suggestions.
     trials: so far; those that still run do not count.
     points: to forecast, at least one.
     scale: of the objectives, in the sign that is maximised; None: from the
@@ -42,6 +44,9 @@ def predict(
   Raises:
     ValueError: a trial or point is not legal, or nothing is free.
   """
+  problem = dataclasses.replace(
+    problem, algorithm=problem.algorithm or histories.ALGORITHM
+  )
   study = studies.Study.of(problem, trials)
   order = problem.space.free
   if not order or not points:

@@ -62,7 +62,7 @@ class Policy:
   pending: str = 'liar'
   permute: bool = True
   noisy: bool = False
-  algorithm: str = 'designer_recursive_gp'
+  algorithm: str = histories.ALGORITHM
   max_tokens: int | None = None
 
   def __post_init__(self) -> None:

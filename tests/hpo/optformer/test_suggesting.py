@@ -268,12 +268,11 @@ def test_scores_are_those_of_forecasts(made):
   """EI of the forecast at the suggested point, by hand."""
   # Without whole numbers, whose draws are rounded after they are scored.
   problem = dataclasses.replace(
-    MIXED, space=spaces.Space(cases.MIXED.parameters[:3]), algorithm='a'
+    MIXED, space=spaces.Space(cases.MIXED.parameters[:3])
   )
-  policy = dataclasses.replace(FIXED, algorithm='a')
   before = trials(problem, 5)
   found = suggesting.suggest(
-    made, problem, before, jax.random.key(0), policy=policy
+    made, problem, before, jax.random.key(0), policy=FIXED
   )
   forecast = predicting.predict(made, problem, before, found.points)
   gains = np.maximum(np.arange(1000) - 800, 0)
