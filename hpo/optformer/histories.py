@@ -22,7 +22,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from hpo import studies
-from hpo.optformer import decoding, quantizing
+from hpo.optformer import decoding, quantizing, tokens
 from hpo.optformer import trained as trained_lib
 
 __all__ = ['ALGORITHM', 'FILLINGS', 'Reading', 'kept_rows', 'reading']
@@ -67,6 +67,19 @@ class Reading:
     rows = maker.rows(self.parameters, self.objectives)
     start = np.array(maker.ids.start, np.int32)
     return np.concatenate([start, rows.ravel()])
+
+  def padded(
+    self, parameters: Int[np.ndarray, 'n d'], count: int
+  ) -> Int[np.ndarray, '1 m e']:
+    """Parameters of candidates in the static shape of `decoding.propose`.
+
+    Args:
+      parameters: tokens, at most as many rows as there are candidates.
+      count: m, number of candidates.
+    """
+    found = np.zeros((1, count, self.legal.size), np.int32)
+    found[0, : len(parameters), : parameters.shape[1]] = parameters
+    return found
 
   def with_trial(
     self, parameters: Int[np.ndarray, ' d'], objective: int
@@ -138,12 +151,7 @@ def reading(
   if max_tokens is not None:
     maker = dataclasses.replace(maker, decoder_length=max_tokens)
   order = tuple(order)
-  most = maker.max_trials(len(order))
-  if most < 1:
-    raise ValueError(
-      f'a trial of {len(order)} parameters needs {len(order) + 3} tokens, '
-      f'got a decoder of {maker.decoder_length}'
-    )
+  most = _max_trials(maker, len(order))
   done = study.take(study.statuses != studies.PENDING)
   if scale is None:
     scale = quantizing.ObjectiveRange.of(done.gains)
@@ -166,6 +174,16 @@ def reading(
     most,
     len(kept),
   )
+
+
+def _max_trials(maker: tokens.Tokenizer, num_parameters: int) -> int:
+  most = maker.max_trials(num_parameters)
+  if most < 1:
+    raise ValueError(
+      f'a trial of {num_parameters} parameters needs {num_parameters + 3} '
+      f'tokens, got a decoder of {maker.decoder_length}'
+    )
+  return most
 
 
 def _metadata(

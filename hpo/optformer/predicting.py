@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 import jax
 import jax.numpy as jnp
 import numpy as np
+from scipy import special
 
 from hpo import spaces, studies
 from hpo.optformer import decoding, forecasts, histories, quantizing
@@ -64,19 +65,17 @@ def predict(
     read.ids(trained),
     projections=trained.projections,
   )
-  codes = np.stack([problem.space.codes(point) for point in points])
-  free = tuple(problem.space.parameters[i] for i in order)
-  count = decoding.bucket(len(points))
-  given = np.zeros((1, count, read.legal.size), np.int32)
-  given[0, : len(points), : len(order)] = quantizing.parameter_tokens(
-    free, codes[:, list(order)], trained.tokenizer.ids.bins
+  asked = studies.Study.of(
+    problem, [studies.Trial(point, None, 'PENDING') for point in points]
   )
+  given = trained.tokenizer.parameters(asked, order)
+  count = decoding.bucket(len(points))
   found = decoding.propose(
     trained.model,
     trained.variables,
     history.prefix,
     jnp.asarray(read.legal[None]),
-    jnp.asarray(given),
+    jnp.asarray(read.padded(given, count)),
     jax.random.key(0)[None],
     star=trained.tokenizer.ids.star,
     count=count,
@@ -84,6 +83,5 @@ def predict(
     temperature=jnp.float32(1.0),
   )
   logits = np.float64(found.objective[0, : len(points)]) / trained.temperature
-  probabilities = np.exp(logits - logits.max(axis=1, keepdims=True))
-  probabilities /= probabilities.sum(axis=1, keepdims=True)
+  probabilities = special.softmax(logits, axis=1)
   return forecasts.Forecasts(probabilities, read.scale, problem.sign)

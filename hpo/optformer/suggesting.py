@@ -125,15 +125,9 @@ def suggest(
     ValueError: a trial is not legal, nothing is free, or the policy asks for
       tokens that the model does not know.
   """
-  ranges.check_counts(count=count)
-  if policy.pending == 'token' and not trained.knows_pending:
-    raise ValueError(
-      "pending='token' needs a model that was trained with hidden objectives"
-    )
+  _check(trained, problem, policy, count)
   problem = dataclasses.replace(problem, algorithm=policy.algorithm)
   study = studies.Study.of(problem, trials)
-  if not problem.space.free:
-    raise ValueError(f'all parameters of {problem.space.names} are fixed')
   rng = np.random.default_rng(np.asarray(jax.random.key_data(key)).tolist())
   order = problem.space.free
   if policy.permute:
@@ -162,6 +156,21 @@ def suggest(
   return Suggestions(
     points, scores, call.repeated, call.hot, call.random, call.history
   )
+
+
+def _check(
+  trained: trained_lib.Trained,
+  problem: studies.Problem,
+  policy: Policy,
+  count: int,
+) -> None:
+  ranges.check_counts(count=count)
+  if policy.pending == 'token' and not trained.knows_pending:
+    raise ValueError(
+      "pending='token' needs a model that was trained with hidden objectives"
+    )
+  if not problem.space.free:
+    raise ValueError(f'all parameters of {problem.space.names} are fixed')
 
 
 @dataclasses.dataclass(eq=False)
@@ -204,9 +213,7 @@ class _Call:
       history=self.history,
     )
     if given is not None:
-      padded = np.zeros((1, count, read.legal.size), np.int32)
-      padded[0, : len(given), : given.shape[1]] = given
-      given = jnp.asarray(padded)
+      given = jnp.asarray(read.padded(given, count))
     return decoding.propose(
       trained.model,
       trained.variables,
