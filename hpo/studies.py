@@ -104,7 +104,7 @@ class Study:
   """A problem and its trials in order.
 
   Attributes:
-    problem: what is optimised.
+    problem: the problem that the trials belong to.
     codes: float64 [t, d]; see `spaces`.
     values: float64 [t], in the units and with the sign of the user; NaN unless
       the trial is completed.

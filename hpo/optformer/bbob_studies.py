@@ -82,10 +82,16 @@ class Source:
       families: names of functions, each equally often. Dimensions too small for
         one of them are left out.
       family: the one of them to take; None: any.
+
+    Raises:
+      ValueError: the family is not among the families, or no study of the block
+        can be used.
     """
     *place, row = self.origin(number, families)
     first, end = 0, len(families)
     if family is not None:
+      if family not in families:
+        raise ValueError(f'family must be one of {families}, got {family!r}')
       first = families.index(family)
       end = first + 1
     found = _block(
@@ -100,7 +106,7 @@ class Source:
   def origin(
     self, number: int, families: tuple[str, ...] = bbob_problems.TRAINED
   ) -> tuple[int, int, int, int]:
-    """Which algorithm, dimension, block and row of it a study comes from.
+    """The algorithm, dimension, block, and row in it that a study comes from.
 
     Args:
       number: of the study.

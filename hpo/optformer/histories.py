@@ -35,7 +35,7 @@ _FIRST, _BEST = 5, 10
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Reading:
-  """What the model reads of a study.
+  """A study in the form that the model reads.
 
   Attributes:
     order: places of the free parameters, as the model sees them.
@@ -45,7 +45,7 @@ class Reading:
     mean: bin of the mean of all objectives; the middle bin without any.
     metadata: ids of the text.
     parameters: tokens of the trials that are kept.
-    objectives: their ids.
+    objectives: ids of the objectives of the trials that are kept.
     most: trials that fit the decoder, the candidate included.
     finished: trials that are kept and do not run; they stand first.
   """
@@ -62,7 +62,7 @@ class Reading:
   finished: int
 
   def ids(self, trained: trained_lib.Trained) -> Int[np.ndarray, ' l']:
-    """What the decoder reads: up to the `|` of the last trial."""
+    """Ids for the decoder, up to the `|` of the last trial."""
     maker = trained.tokenizer
     rows = maker.rows(self.parameters, self.objectives)
     start = np.array(maker.ids.start, np.int32)

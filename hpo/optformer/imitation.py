@@ -1,6 +1,6 @@
-"""How well a model imitates: its loss beside what is possible.
+"""How well a model imitates: the losses of the best and of an ignorant model.
 
-Both references are in nats per parameter token, as the metric `param_loss` is.
+Both are in nats per parameter token, as the metric `param_loss` is.
 """
 
 from collections.abc import Sequence
@@ -16,11 +16,12 @@ __all__ = ['References', 'references']
 
 
 class References(NamedTuple):
-  """Losses to compare a model's with.
+  """Losses with which the loss of a model is compared.
 
   Attributes:
-    floor: of the algorithm itself; None if it has no closed form.
-    uniform: of a model that knows nothing but the legal tokens.
+    floor: loss of the algorithm itself, which no model can beat on average; None if
+      it has no closed form.
+    uniform: loss of a model that knows nothing but the legal tokens.
   """
 
   floor: float | None

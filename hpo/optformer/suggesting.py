@@ -51,7 +51,7 @@ class Policy:
       fixed order, calls read only what is new of a history.
     noisy: whether earlier points may be repeated. Otherwise candidates with the
       tokens of an earlier point are dropped.
-    algorithm: whose points are imitated: the name in the metadata.
+    algorithm: name of the algorithm that the model imitates.
     max_tokens: of the decoder; None: as in training. Longer studies are cut by
       the rule of `histories`.
   """

@@ -65,7 +65,7 @@ class Hyper:
 
 @flax.struct.dataclass
 class Data:
-  """What was observed.
+  """Observations.
 
   Attributes:
     gaps: squared distances by parameter, float32 [t, t, d].
@@ -80,7 +80,7 @@ class Data:
 
 @flax.struct.dataclass
 class Factor:
-  """What predictions need of the data.
+  """The data in the form that predictions need.
 
   Attributes:
     inverse: of the Cholesky factor L of K, float32 [t, t].
