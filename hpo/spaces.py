@@ -1,4 +1,4 @@
-"""Search spaces, shared by every tuner: parameters, their scales, the unit cube.
+"""Search spaces, shared by every tuner: parameters, scales, the unit cube.
 
 A point of a space is a dict from names to values. Tuners see it as an array:
 
@@ -8,7 +8,8 @@ A point of a space is a dict from names to values. Tuners see it as an array:
   `Float` lies where its scale puts it; any other parameter owns one cell of
   equal width (on its scale) for each value.
 
-All arithmetic is float64 NumPy on the host, so that values survive a round trip.
+All arithmetic is float64 NumPy on the host, so that values survive a round
+trip.
 """
 
 import dataclasses

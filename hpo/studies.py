@@ -1,4 +1,4 @@
-"""Studies: a problem and its trials, as arrays, as dicts and as lines of JSON."""
+"""Studies: a problem and its trials, as arrays, dicts and lines of JSON."""
 
 import dataclasses
 import json
@@ -111,8 +111,8 @@ class Study:
     statuses: int8 [t]: COMPLETED, PENDING or INFEASIBLE.
 
   Raises:
-    ValueError: shapes disagree, a status is unknown, or a completed trial has no
-      finite value.
+    ValueError: shapes disagree, a status is unknown, or a completed trial has
+      no finite value.
   """
 
   problem: Problem

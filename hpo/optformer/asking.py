@@ -34,8 +34,8 @@ class Optimizer:
     problem: what is optimised.
     policy: how points are chosen.
     seed: of all draws, 0..2**32-1.
-    trials: that were made before, such as those of an interrupted run; points of
-      the pending ones count as running.
+    trials: that were made before, such as those of an interrupted run; points
+      of the pending ones count as running.
 
   Raises:
     ValueError: a trial is not legal, or the seed is out of range.

@@ -1,7 +1,8 @@
 """Names and ranges of hyperparameters for generated problems.
 
-Tokens of trials do not depend on names and ranges, so the same study can be described
-in many ways. A model that was trained on many descriptions also reads those of users.
+Tokens of trials do not depend on names and ranges, so the same study can be
+described in many ways. A model that was trained on many descriptions also reads
+those of users.
 """
 
 import dataclasses
@@ -37,8 +38,8 @@ class Disguise:
   """How problems are described.
 
   Attributes:
-    share: of the problems that get names and ranges of hyperparameters. The others
-      have the parameters x0, x1, ... with values in [-5, 5].
+    share: of the problems that get names and ranges of hyperparameters. The
+      others have the parameters x0, x1, ... with values in [-5, 5].
   """
 
   share: float = 0.0

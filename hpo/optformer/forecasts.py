@@ -1,8 +1,9 @@
 """Forecasts over bins: densities, scores, and how well they are calibrated.
 
 A forecast is a histogram over the Q bins of a scale: its density is constant
-within a bin, and 0 beyond the bins. `Forecasts` has those of n points; the metrics
-compare them with the values that were then seen, which may lie anywhere.
+within a bin, and 0 beyond the bins. `Forecasts` has those of n points; the
+metrics compare them with the values that were then seen, which may lie
+anywhere.
 
 Reference: arXiv:2205.13320, Equation 4, Appendix E.2; Gneiting et al. 2007
 (PIT, CRPS).
@@ -114,8 +115,8 @@ class Forecasts:
   def crps(self, values: Float[np.ndarray, ' n']) -> Float[np.ndarray, ' n']:
     """Continuous ranked probability scores, in the units of the values.
 
-    The integral over x of (F(x) - 1[x >= value])^2; F is linear within bins, and
-    0 or 1 beyond them.
+    The integral over x of (F(x) - 1[x >= value])^2; F is linear within bins,
+    and 0 or 1 beyond them.
     """
     place, share, beyond = self._places(values)
     upper = np.cumsum(self.probabilities, axis=1)
@@ -145,8 +146,8 @@ class Forecasts:
     """
     if values.shape != (len(self.probabilities),) or np.isnan(values).any():
       raise ValueError(
-        f'{len(self.probabilities)} forecasts need as many values, none of them '
-        f'NaN, got {values}'
+        f'{len(self.probabilities)} forecasts need as many values, none NaN, '
+        f'got {values}'
       )
     z = self.scale.to_scaled(self.sign * values)
     inside = np.clip(z, 0, 1)

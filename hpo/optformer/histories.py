@@ -84,7 +84,7 @@ class Reading:
   def with_trial(
     self, parameters: Int[np.ndarray, ' d'], objective: int
   ) -> 'Reading':
-    """Adds a trial that runs, in place of the earliest one if there is no room."""
+    """Adds a trial that runs; without room, the earliest such one leaves."""
     rows = np.concatenate([self.parameters, parameters[None]])
     objectives = np.append(self.objectives, np.int32(objective))
     excess = max(len(rows) - (self.most - 1), 0)

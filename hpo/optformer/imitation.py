@@ -19,8 +19,8 @@ class References(NamedTuple):
   """Losses with which the loss of a model is compared.
 
   Attributes:
-    floor: loss of the algorithm itself, which no model can beat on average; None if
-      it has no closed form.
+    floor: loss of the algorithm itself, which no model can beat on average;
+      None if it has no closed form.
     uniform: loss of a model that knows nothing but the legal tokens.
   """
 

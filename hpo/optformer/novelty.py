@@ -1,7 +1,7 @@
 """Which points a study has, and which are new.
 
-The model cannot tell points apart that have the same tokens, so a candidate is new
-if its tokens are. A uniform draw is new if its values are.
+The model cannot tell points apart that have the same tokens, so a candidate is
+new if its tokens are. A uniform draw is new if its values are.
 """
 
 import math

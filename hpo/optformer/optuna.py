@@ -3,12 +3,13 @@
   study = optuna.create_study(sampler=OptFormerSampler(trained.load(path)))
   study.optimize(objective, n_trials=50)
 
-The model chooses the parameters that every completed trial has with the same range,
-all at once. Other parameters, and all parameters of the first trial, are drawn
-uniformly. Trials that were pruned, failed, or have an infinite value count as
-infeasible. Trials that run in other threads or processes are known to the model, so
-that parallel suggestions differ. Trials without some of the chosen parameters, or with
-values out of range (`enqueue_trial` allows them), are not shown to the model.
+The model chooses the parameters that every completed trial has with the same
+range, all at once. Other parameters, and all parameters of the first trial, are
+drawn uniformly. Trials that were pruned, failed, or have an infinite value
+count as infeasible. Trials that run in other threads or processes are known to
+the model, so that parallel suggestions differ. Trials without some of the
+chosen parameters, or with values out of range (`enqueue_trial` allows them),
+are not shown to the model.
 """
 
 import math

@@ -31,8 +31,8 @@ from rl import ranges
 
 __all__ = ['Policy', 'Suggestions', 'suggest']
 
-# Where all candidates repeat earlier points, others are drawn at this many times
-# the temperature, and then uniformly.
+# Where all candidates repeat earlier points, others are drawn at this many
+# times the temperature, and then uniformly.
 _HOT = 1.5
 
 
@@ -287,7 +287,8 @@ class _Call:
   def _scores(
     self, found: decoding.Candidates, read: histories.Reading
   ) -> Float[np.ndarray, ' n']:
-    # Without objectives there is nothing to improve on: the policy alone counts.
+    # Without objectives there is nothing to improve on: the policy alone
+    # counts.
     improves = read.best is not None
     score = self.policy.acquisition if improves else acquisitions.Prior()
     logits = found.objective[0] / self.trained.temperature

@@ -1,10 +1,10 @@
 """Eagle strategy: a firefly algorithm, whose flies move one at a time.
 
 The first trials place the flies. Then fly after fly moves: past all others in a
-random order, towards the better ones and a little away from the worse ones, with
-a force that fades with their distance; and a step at random. A fly keeps the new
-place if its gain is larger, and takes smaller random steps if not. One whose steps
-became too small is placed anew, unless it is the best.
+random order, towards the better ones and a little away from the worse ones,
+with a force that fades with their distance; and a step at random. A fly keeps
+the new place if its gain is larger, and takes smaller random steps if not. One
+whose steps became too small is placed anew, unless it is the best.
 
 Towards another point x', real parameters move to c x + (1 - c) x'. A listed
 parameter keeps its value with probability (1 - a) c, takes the other's with
@@ -12,8 +12,8 @@ parameter keeps its value with probability (1 - a) c, takes the other's with
 1 - c is force / m, so that all better flies together pull as one does, and a is
 `chance` / p, so that a whole move draws a random value with at most `chance`.
 
-Reference: Yang, Deb (2010), arXiv:1004.4165; arXiv:2205.13320, Appendix B.1. The
-paper gives no constants; the defaults are choices of this module.
+Reference: Yang, Deb (2010), arXiv:1004.4165; arXiv:2205.13320, Appendix B.1.
+The paper gives no constants; the defaults are choices of this module.
 """
 
 import dataclasses

@@ -40,8 +40,8 @@ def floor(
   """The negative log-likelihood of each trial's parameters, in nats.
 
   Args:
-    study: with all trials from the first one on, all completed. The algorithm that
-      `problem.algorithm` names wrote it, with the published settings.
+    study: with all trials from the first one on, all completed. The algorithm
+      that `problem.algorithm` names wrote it, with the published settings.
     bins: Q.
 
   Returns:

@@ -1,18 +1,19 @@
 """GP-UCB: the point with the largest optimistic forecast of a Gaussian process.
 
-Each proposal fits the hyperparameters further, from where the last one ended, by
-some steps of Adam, and searches for the largest mean + 1.8 standard deviations:
-among uniform points and points near to the best trials, then in rounds of ever
-smaller steps around the best of them. The first point is the centre. Points must
-lie near to a trial, in the maximum norm of real and ordered parameters; how near
-is relaxed as trials come in.
+Each proposal fits the hyperparameters further, from where the last one ended,
+by some steps of Adam, and searches for the largest mean + 1.8 standard
+deviations: among uniform points and points near to the best trials, then in
+rounds of ever smaller steps around the best of them. The first point is the
+centre. Points must lie near to a trial, in the maximum norm of real and ordered
+parameters; how near is relaxed as trials come in.
 
 Gains are warped first. Those below the median become quantiles of the normal
 distribution that fits the upper half, so that steep walls do not hide the rest.
 
-Reference: arXiv:2205.13320, Appendix B.1 (kernel, coefficient, first point, trust
-region); Song et al. (2024), arXiv:2408.11527, for the half-rank warping and the
-radius of the region. Numbers of steps and candidates are choices of this module.
+Reference: arXiv:2205.13320, Appendix B.1 (kernel, coefficient, first point,
+trust region); Song et al. (2024), arXiv:2408.11527, for the half-rank warping
+and the radius of the region. Numbers of steps and candidates are choices of
+this module.
 """
 
 import dataclasses

@@ -1,8 +1,8 @@
 """Grid search, in lexicographic order and in random order.
 
 A real parameter has 100 points at equal distances in the unit cube, which are
-equal ratios where the scale is logarithmic; a listed one has all its values. The
-last parameter changes fastest. A grid that is used up starts again.
+equal ratios where the scale is logarithmic; a listed one has all its values.
+The last parameter changes fastest. A grid that is used up starts again.
 
 Reference: arXiv:2205.13320, Appendix B.1.
 """
@@ -69,8 +69,8 @@ class GridSearch:
 class ShuffledGridSearch(protocol.Stateless):
   """Grid search in random order, without replacement; a `protocol.Behaviour`.
 
-  A point that was used is drawn again. A study of all points of a grid with n of
-  them takes about n ln n draws.
+  A point that was used is drawn again. A study of all points of a grid with n
+  of them takes about n ln n draws.
 
   Attributes:
     resolution: points of a real parameter; published: 100.
@@ -88,7 +88,8 @@ class ShuffledGridSearch(protocol.Stateless):
     """See `Stateless`."""
     sizes = _sizes(cube, self.resolution)
     trials = history.gains.shape[0]
-    # Larger grids than the number of trials are alike, and their sizes overflow.
+    # Larger grids than the number of trials are alike, and their sizes
+    # overflow.
     total = jnp.prod(jnp.minimum(jnp.float32(sizes), trials + 1.0))
     total = jnp.int32(jnp.minimum(total, trials + 1))
     start = history.count // total * total

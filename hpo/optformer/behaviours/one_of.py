@@ -1,7 +1,8 @@
 """One of several algorithms, so that one program runs them all.
 
-Compiling takes longer than running, and most of its time goes into the functions that
-the algorithms optimise. One program for all algorithms compiles these functions once.
+Compiling takes longer than running, and most of its time goes into the
+functions that the algorithms optimise. One program for all algorithms compiles
+these functions once.
 """
 
 import dataclasses

@@ -1,4 +1,4 @@
-"""Points that are new: by tokens for candidates, by values for uniform draws."""
+"""New points: by tokens for candidates, by values for uniform draws."""
 
 import numpy as np
 
