@@ -278,9 +278,11 @@ def _options(what: str, described: Any, *, needs: str) -> dict[str, Any]:
   Raises:
     ValueError: it is no object, or lacks a key.
   """
-  if not isinstance(described, Mapping) or needs not in described:
+  if not isinstance(described, Mapping):
+    raise ValueError(f'{what} must be an object, got {described!r}')
+  if needs not in described:
     raise ValueError(
-      f'{what} must be an object with the key {needs!r}, got {described!r}'
+      f'{what} needs the key {needs!r}, got the keys {sorted(described)}'
     )
   return dict(described)
 

@@ -72,7 +72,7 @@ def test_trials_that_are_not_legal_are_refused(trial, message):
   ('changes', 'message'),
   [
     ({'trials': 5}, 'must be a list'),
-    ({'trials': [5]}, "the key 'parameters'"),
+    ({'trials': [5]}, 'must be an object, got 5'),
     ({'trials': [{'value': 1.0}]}, "the key 'parameters'"),
     ({'trials': [{'parameters': {}, 'gain': 1.0}]}, 'gain'),
     ({'space': None}, 'list of parameters'),
@@ -96,7 +96,8 @@ def test_malformed_records_are_refused():
   whole = studies.Study.of(PROBLEM, TRIALS).to_bytes()
   for record, message in (
     (b'', 'Expecting value'),
-    (b'[1]\n', "the key 'trials'"),
+    (b'[1]\n', 'must be an object'),
+    (b'{}\n', "needs the key 'trials'"),
     (whole.replace(b'"trials": 3', b'"trials": -3'), 'must not be negative'),
     (whole[:-1] + b'\x07', 'statuses must lie in'),
   ):
