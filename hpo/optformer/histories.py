@@ -6,23 +6,21 @@ Where the paper is silent, these rules hold:
   dropped. If all objectives of a study are equal, they lie in the middle.
 - If a study is too long, the first 5 trials, the best 10 and the latest that
   fit are kept, in their order.
+- If the text of the problem is too long, names and ranges are left out.
 - Trials that still run stand at the end. Their objective is the token PENDING,
   the mean of the study (a constant liar), or a draw from the model. If many
   trials run, the latest ones are kept: finished trials have at least half of
   the decoder.
-- If the text of the problem is too long for the encoder, names and ranges are
-  left out of it.
 """
 
 import dataclasses
-import functools
 from collections.abc import Sequence
 
 import numpy as np
 from jaxtyping import Float, Int
 
 from hpo import studies
-from hpo.optformer import decoding, quantizing, tokens
+from hpo.optformer import decoding, dialects, quantizing, tokens
 from hpo.optformer import trained as trained_lib
 
 __all__ = ['ALGORITHM', 'FILLINGS', 'Reading', 'kept_rows', 'reading']
@@ -189,10 +187,8 @@ def _max_trials(maker: tokens.Tokenizer, num_parameters: int) -> int:
 def _metadata(
   trained: trained_lib.Trained, problem: studies.Problem, order: tuple[int, ...]
 ) -> Int[np.ndarray, ' s']:
-  write = functools.partial(trained.tokenizer.metadata, problem, order)
-  if trained.minimal:
-    return write(minimal=True)
-  try:
-    return write(minimal=False)
-  except ValueError:  # The text is too long.
-    return write(minimal=True)
+  maker, minimal = trained.tokenizer, trained.minimal
+  if not minimal:
+    text = dialects.by_name(maker.dialect).metadata(problem, order)
+    minimal = len(maker.vocabulary.encode(text)) > maker.encoder_length
+  return maker.metadata(problem, order, minimal=minimal)

@@ -1,6 +1,6 @@
-"""How well a model imitates: the losses of the best and of an ignorant model.
+"""How well a model imitates: its loss beside what is possible.
 
-Both are in nats per parameter token, as the metric `param_loss` is.
+Both references are in nats per parameter token, as the metric `param_loss` is.
 """
 
 from collections.abc import Sequence
