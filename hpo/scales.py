@@ -1,4 +1,4 @@
-"""Scales of numbers: what is equally far apart.
+"""Scales of numbers: which numbers are equally far apart.
 
 'LINEAR': equal differences. 'LOG': equal ratios. 'REVERSE_LOG': equal ratios of
 low + high - x, so that the fine steps are at the upper bound.
@@ -9,7 +9,7 @@ import math
 import numpy as np
 from jaxtyping import Float
 
-__all__ = ['SCALES', 'check', 'from_scaled', 'to_scaled']
+__all__ = ['SCALES', 'check', 'check_bounds', 'from_scaled', 'to_scaled']
 
 SCALES = ('LINEAR', 'LOG', 'REVERSE_LOG')
 
@@ -22,6 +22,26 @@ def check(name: str, scale: str) -> None:
     )
 
 
+def check_bounds(
+  name: str, low: float | int, high: float | int, scale: str
+) -> None:
+  """Raises ValueError unless a parameter can have these bounds on a scale."""
+  check(name, scale)
+  if scale != 'LINEAR' and low <= 0:
+    raise ValueError(
+      f'parameter {name!r} has the scale {scale}, which needs bounds above 0, '
+      f'got low={low}'
+    )
+  with np.errstate(over='ignore'):
+    first, last = np.float64(low), np.float64(high)
+    size = last - first if scale == 'LINEAR' else last / first
+  if not np.isfinite(size):
+    raise ValueError(
+      f'the range of {name!r} must have a finite size on its scale {scale}, '
+      f'got low={low} high={high}'
+    )
+
+
 def to_scaled(
   x: Float[np.ndarray, '*n'],
   low: float | int,
@@ -30,7 +50,7 @@ def to_scaled(
 ) -> Float[np.ndarray, '*n']:
   """Numbers to [0, 1]: `low` to 0, `high` to 1; 0.5 if the two are equal."""
   if low == high:
-    return np.full_like(x, 0.5)
+    return np.full(np.shape(x), 0.5)
   if scale == 'LINEAR':
     return (x - low) / (high - low)
   if scale == 'REVERSE_LOG':

@@ -1,4 +1,4 @@
-"""Search spaces, shared by every tuner: parameters, their scales, the unit cube.
+"""Search spaces, shared by every tuner: parameters, scales, the unit cube.
 
 A point of a space is a dict from names to values. Tuners see it as an array:
 
@@ -8,12 +8,12 @@ A point of a space is a dict from names to values. Tuners see it as an array:
   `Float` lies where its scale puts it; any other parameter owns one cell of
   equal width (on its scale) for each value.
 
-All arithmetic is float64 NumPy on the host, so that values survive a round trip.
+All arithmetic is float64 NumPy on the host, so that values survive a round
+trip.
 """
 
 import dataclasses
 import json
-import math
 import numbers
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, ClassVar
@@ -21,7 +21,7 @@ from typing import Any, ClassVar
 import numpy as np
 from jaxtyping import Float as FloatArray
 
-from hpo import scales
+from hpo import plain, scales
 
 __all__ = [
   'Categorical',
@@ -35,8 +35,13 @@ __all__ = [
 
 Value = float | int | str
 _Number = float | int
-# Float bounds are met up to this relative error of round trips.
+# A value may lie this far beyond a bound, relative to the bound: files and
+# other libraries round values. It then counts as the bound.
 _SLACK = 1e-9
+# Discrete values are found up to the rounding of float32.
+_ROUNDING = 2.0**-23
+# Whole numbers up to this size are exact in float64.
+_MOST_EXACT = 2**53
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,29 +57,29 @@ class _Ranged:
   """
 
   name: str
-  low: _Number
-  high: _Number
+  low: numbers.Real
+  high: numbers.Real
   scale: str = 'LINEAR'
 
   def __post_init__(self) -> None:
     _check_name(self.name)
     for bound in ('low', 'high'):
-      _check_number(f'{bound} of {self.name!r}', getattr(self, bound))
+      number = plain.number(f'{bound} of {self.name!r}', getattr(self, bound))
+      object.__setattr__(self, bound, self._bound(number))
     if self.low > self.high:
       raise ValueError(
         f'parameter {self.name!r} must have low <= high, '
         f'got low={self.low} high={self.high}'
       )
-    scales.check(self.name, self.scale)
-    if self.scale != 'LINEAR' and self.low <= 0:
-      raise ValueError(
-        f'parameter {self.name!r} has the scale {self.scale}, which needs '
-        f'bounds above 0, got low={self.low}'
-      )
+    scales.check_bounds(self.name, self.low, self.high, self.scale)
+
+  def _bound(self, number: _Number) -> _Number:
+    """A bound in the type of the parameter's values."""
+    return number
 
   @property
   def is_fixed(self) -> bool:
-    """Whether there is but one value."""
+    """Whether there is only one value."""
     return self.low == self.high
 
   def to_scaled(
@@ -101,17 +106,22 @@ class Float(_Ranged):
 
   kind: ClassVar[str] = 'FLOAT'
 
+  def _bound(self, number: _Number) -> float:
+    return float(number)
+
   def code(self, value: Any) -> float:
     """The number itself.
 
     Raises:
       ValueError: it is no number, not finite, or out of range.
     """
-    number = float(_check_number(f'value of {self.name!r}', value))
-    slack = _SLACK * max(abs(self.low), abs(self.high), self.high - self.low)
-    if not self.low - slack <= number <= self.high + slack:
+    number = float(plain.number(f'value of {self.name!r}', value))
+    slack = _SLACK * max(abs(self.low), abs(self.high))
+    # Next to the small bound of many decades, the slack of the other is large.
+    below = _SLACK * self.low if self.scale == 'LOG' else slack
+    if not self.low - below <= number <= self.high + slack:
       raise _out_of_range(self, value)
-    return min(max(number, float(self.low)), float(self.high))
+    return min(max(number, self.low), self.high)
 
   def value(self, code: _Number) -> float:
     """The value of a code."""
@@ -136,13 +146,13 @@ class Int(_Ranged):
 
   kind: ClassVar[str] = 'INT'
 
-  def __post_init__(self) -> None:
-    super().__post_init__()
-    for bound in (self.low, self.high):
-      if bound != int(bound):
-        raise ValueError(
-          f'bounds of the whole number {self.name!r} must be whole, got {bound}'
-        )
+  def _bound(self, number: _Number) -> int:
+    if number != int(number) or abs(number) > _MOST_EXACT:
+      raise ValueError(
+        f'bounds of the whole number {self.name!r} must be whole and within '
+        f'-2**53..2**53, got {number}'
+      )
+    return int(number)
 
   def code(self, value: Any) -> float:
     """The number itself.
@@ -150,7 +160,7 @@ class Int(_Ranged):
     Raises:
       ValueError: it is no whole number, or out of range.
     """
-    number = _check_number(f'value of {self.name!r}', value)
+    number = plain.number(f'value of {self.name!r}', value)
     if number != int(number):
       raise ValueError(f'value of {self.name!r} must be whole, got {value!r}')
     if not self.low <= number <= self.high:
@@ -188,20 +198,25 @@ class _Listed:
 
   def __post_init__(self) -> None:
     _check_name(self.name)
-    if isinstance(self.values, str):
+    if isinstance(self.values, str) or not isinstance(self.values, Iterable):
       raise ValueError(
         f'values of {self.name!r} must be a list, got {self.values!r}'
       )
-    object.__setattr__(self, 'values', tuple(self.values))
+    values = tuple(self._checked(value) for value in self.values)
+    object.__setattr__(self, 'values', values)
     if not self.values or len(set(self.values)) != len(self.values):
       raise ValueError(
         f'parameter {self.name!r} needs values, each listed once, '
         f'got {self.values}'
       )
 
+  def _checked(self, value: Any) -> Value:
+    """A value that may be listed, in the type of the parameter's values."""
+    raise NotImplementedError
+
   @property
   def is_fixed(self) -> bool:
-    """Whether there is but one value."""
+    """Whether there is only one value."""
     return len(self.values) == 1
 
   def value(self, code: _Number) -> Value:
@@ -238,13 +253,14 @@ class Discrete(_Listed):
 
   def __post_init__(self) -> None:
     super().__post_init__()
-    for value in self.values:
-      _check_number(f'value of {self.name!r}', value)
     if list(self.values) != sorted(self.values):
       raise ValueError(
         f'values of {self.name!r} must ascend, got {self.values}'
       )
     scales.check(self.name, self.scale)
+
+  def _checked(self, value: Any) -> _Number:
+    return plain.number(f'value of {self.name!r}', value)
 
   def code(self, value: Any) -> float:
     """The index of a number, found up to the precision of float32.
@@ -252,10 +268,10 @@ class Discrete(_Listed):
     Raises:
       ValueError: it is not listed.
     """
-    number = _check_number(f'value of {self.name!r}', value)
+    number = plain.number(f'value of {self.name!r}', value)
     listed = np.asarray(self.values, np.float64)
     index = int(np.argmin(np.abs(listed - number)))
-    if np.float32(listed[index]) != np.float32(number):
+    if abs(listed[index] - number) > _ROUNDING * abs(listed[index]):
       raise ValueError(
         f'value of {self.name!r} must be one of {self.values}, got {value!r}'
       )
@@ -273,13 +289,10 @@ class Categorical(_Listed):
 
   kind: ClassVar[str] = 'CATEGORICAL'
 
-  def __post_init__(self) -> None:
-    super().__post_init__()
-    for value in self.values:
-      if not isinstance(value, str):
-        raise ValueError(
-          f'values of {self.name!r} must be texts, got {value!r}'
-        )
+  def _checked(self, value: Any) -> str:
+    if not isinstance(value, str):
+      raise ValueError(f'values of {self.name!r} must be texts, got {value!r}')
+    return str(value)
 
   def code(self, value: Any) -> float:
     """The index of a text.
@@ -332,7 +345,7 @@ class Space:
     """Places of the parameters that have more than one value."""
     return tuple(i for i, p in enumerate(self.parameters) if not p.is_fixed)
 
-  def codes(self, point: Mapping[str, Value]) -> FloatArray[np.ndarray, 'd']:
+  def codes(self, point: Mapping[str, Any]) -> FloatArray[np.ndarray, 'd']:
     """The codes of a point.
 
     Args:
@@ -341,8 +354,10 @@ class Space:
     Raises:
       ValueError: a parameter is missing or unknown, or its value is not legal.
     """
+    if not isinstance(point, Mapping):
+      raise ValueError(f'a point must map names to values, got {point!r}')
     missing = sorted(set(self.names) - set(point))
-    unknown = sorted(set(point) - set(self.names))
+    unknown = sorted(set(point) - set(self.names), key=str)
     if missing or unknown:
       raise ValueError(
         f'a point needs the parameters {list(self.names)}, '
@@ -389,7 +404,7 @@ class Space:
     return [{'type': p.kind, **dataclasses.asdict(p)} for p in self.parameters]
 
   @classmethod
-  def from_json(cls, parameters: str | Iterable[Mapping[str, Any]]) -> 'Space':
+  def from_json(cls, parameters: Any) -> 'Space':
     """The inverse of `to_json`.
 
     Args:
@@ -400,13 +415,19 @@ class Space:
     """
     if isinstance(parameters, str):
       parameters = json.loads(parameters)
+    if isinstance(parameters, Mapping) or not isinstance(parameters, Iterable):
+      raise ValueError(
+        f'a space must be a list of parameters, got {parameters!r}'
+      )
     return cls(tuple(_parameter(described) for described in parameters))
 
 
-def _parameter(described: Mapping[str, Any]) -> Parameter:
+def _parameter(described: Any) -> Parameter:
+  if not isinstance(described, Mapping):
+    raise ValueError(f'a parameter must be an object, got {described!r}')
   options = dict(described)
   kind = options.pop('type', None)
-  if kind not in _KINDS:
+  if not isinstance(kind, str) or kind not in _KINDS:
     raise ValueError(
       f'the type of a parameter must be one of {sorted(_KINDS)}, '
       f'got {kind!r} in {dict(described)}'
@@ -420,15 +441,6 @@ def _parameter(described: Mapping[str, Any]) -> Parameter:
 def _check_name(name: str) -> None:
   if not isinstance(name, str) or not name:
     raise ValueError(f'a parameter needs a name, got {name!r}')
-
-
-def _check_number(what: str, value: Any) -> _Number:
-  # Bools are whole numbers in Python; here they are a mistake.
-  if not isinstance(value, numbers.Real) or isinstance(value, bool | np.bool_):
-    raise ValueError(f'{what} must be a number, got {value!r}')
-  if not math.isfinite(value):
-    raise ValueError(f'{what} must be finite, got {value!r}')
-  return value
 
 
 def _out_of_range(parameter: Float | Int, value: Value) -> ValueError:

@@ -1,4 +1,4 @@
-"""Studies: a problem and its trials, as arrays, as dicts and as lines of JSON."""
+"""Studies: a problem and its trials, as arrays, dicts and lines of JSON."""
 
 import dataclasses
 import json
@@ -10,7 +10,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Float, Int
 
-from hpo import spaces
+from hpo import plain, spaces
+from rl import ranges
 
 __all__ = [
   'COMPLETED',
@@ -32,7 +33,7 @@ COMPLETED, PENDING, INFEASIBLE = range(3)
 
 @dataclasses.dataclass(frozen=True)
 class Problem:
-  """What is to be optimised.
+  """A problem of optimisation.
 
   Attributes:
     space: the parameters.
@@ -51,6 +52,11 @@ class Problem:
   def __post_init__(self) -> None:
     if self.goal not in GOALS:
       raise ValueError(f'goal must be one of {GOALS}, got {self.goal!r}')
+    for field in ('name', 'metric', 'algorithm'):
+      if not isinstance(getattr(self, field), str):
+        raise ValueError(
+          f'{field} must be a text, got {field}={getattr(self, field)!r}'
+        )
 
   @property
   def sign(self) -> int:
@@ -64,17 +70,13 @@ class Problem:
     return {**described, 'space': self.space.to_json()}
 
   @classmethod
-  def from_json(cls, described: Mapping[str, Any]) -> 'Problem':
+  def from_json(cls, described: Any) -> 'Problem':
     """The inverse of `to_json`.
 
     Raises:
       ValueError: it is malformed.
     """
-    options = dict(described)
-    if 'space' not in options:
-      raise ValueError(
-        f'a problem needs a space, got the keys {sorted(options)}'
-      )
+    options = _options('a problem', described, needs='space')
     options['space'] = spaces.Space.from_json(options['space'])
     try:
       return cls(**options)
@@ -102,14 +104,15 @@ class Study:
   """A problem and its trials in order.
 
   Attributes:
-    problem: what is optimised.
+    problem: the problem that the trials belong to.
     codes: float64 [t, d]; see `spaces`.
     values: float64 [t], in the units and with the sign of the user; NaN unless
       the trial is completed.
     statuses: int8 [t]: COMPLETED, PENDING or INFEASIBLE.
 
   Raises:
-    ValueError: shapes disagree, or a completed trial has no finite value.
+    ValueError: shapes disagree, a status is unknown, or a completed trial has
+      no finite value.
   """
 
   problem: Problem
@@ -125,6 +128,10 @@ class Study:
         'a study needs codes [t, d], values [t] and statuses [t], got '
         f'{self.codes.shape=} {self.values.shape=} {self.statuses.shape=} '
         f'for {width} parameters'
+      )
+    if not np.isin(self.statuses, range(len(STATUSES))).all():
+      raise ValueError(
+        f'statuses must lie in 0..{len(STATUSES) - 1}, got {self.statuses}'
       )
     wrong = np.isfinite(self.values) != (self.statuses == COMPLETED)
     if wrong.any():
@@ -191,20 +198,18 @@ class Study:
     return {**self.problem.to_json(), 'trials': trials}
 
   @classmethod
-  def from_json(cls, described: Mapping[str, Any]) -> 'Study':
+  def from_json(cls, described: Any) -> 'Study':
     """Reads a study.
 
     Raises:
       ValueError: it is malformed.
     """
-    options = dict(described)
-    trials = options.pop('trials', ())
+    options = _options('a study', described, needs='space')
+    trials = options.pop('trials', [])
     problem = Problem.from_json(options)
-    try:
-      rows = [Trial(**trial) for trial in trials]
-    except TypeError as error:
-      raise ValueError(f'a trial has an unknown key: {error}') from error
-    return cls.of(problem, rows)
+    if not isinstance(trials, list | tuple):
+      raise ValueError(f'trials must be a list, got {trials!r}')
+    return cls.of(problem, [_trial(described) for described in trials])
 
   def to_bytes(self) -> bytes:
     """The study as a record: the problem as JSON, then the arrays."""
@@ -226,10 +231,11 @@ class Study:
       ValueError: it is malformed.
     """
     head, _, body = record.partition(b'\n')
-    options = json.loads(head)
+    options = _options('a record', json.loads(head), needs='trials')
     count = options.pop('trials')
     problem = Problem.from_json(options)
     width = len(problem.space)
+    ranges.check_counts(least=0, trials=count)
     expected = count * (8 * width + 9)
     if len(body) != expected:
       raise ValueError(
@@ -266,6 +272,29 @@ def read(path: str | os.PathLike[str]) -> Iterator[Study]:
         raise ValueError(f'{path}:{number}: {error}') from error
 
 
+def _options(what: str, described: Any, *, needs: str) -> dict[str, Any]:
+  """The keys of an object of JSON.
+
+  Raises:
+    ValueError: it is no object, or lacks a key.
+  """
+  if not isinstance(described, Mapping):
+    raise ValueError(f'{what} must be an object, got {described!r}')
+  if needs not in described:
+    raise ValueError(
+      f'{what} needs the key {needs!r}, got the keys {sorted(described)}'
+    )
+  return dict(described)
+
+
+def _trial(described: Any) -> Trial:
+  options = _options('a trial', described, needs='parameters')
+  try:
+    return Trial(**options)
+  except TypeError as error:
+    raise ValueError(f'a trial has an unknown key: {error}') from error
+
+
 def _plain(trial: Trial) -> dict[str, Any]:
   found = trial._asdict()
   return {key: x for key, x in found.items() if x not in (None, 'COMPLETED')}
@@ -280,6 +309,5 @@ def _result(trial: Trial) -> tuple[int, float]:
       'completed trials and no others have a value, '
       f'got {trial.value=} {trial.status=}'
     )
-  if has_value and not math.isfinite(trial.value):
-    raise ValueError(f'value must be finite, got {trial.value=}')
-  return STATUSES.index(trial.status), trial.value if has_value else math.nan
+  value = plain.number('value', trial.value) if has_value else math.nan
+  return STATUSES.index(trial.status), float(value)

@@ -1,7 +1,7 @@
 """Scores of candidates from the distribution of their objective over bins.
 
-The bins are those of the model: a larger bin is better, and y* is the bin of the
-best value so far. Scores depend on logits up to a constant.
+The bins are those of the model: a larger bin is better, and y* is the bin of
+the best value so far. Scores depend on logits up to a constant.
 
 Reference: arXiv:2205.13320, Equation 6 and Appendix B.
 """

@@ -8,6 +8,7 @@ print(optimizer.best)
 """
 
 from collections.abc import Iterable, Mapping
+from typing import Any
 
 import jax
 
@@ -33,7 +34,11 @@ class Optimizer:
     problem: what is optimised.
     policy: how points are chosen.
     seed: of all draws, 0..2**32-1.
-    trials: that were made before, such as those of an interrupted run.
+    trials: that were made before, such as those of an interrupted run; points
+      of the pending ones count as running.
+
+  Raises:
+    ValueError: a trial is not legal, or the seed is out of range.
   """
 
   def __init__(
@@ -45,20 +50,24 @@ class Optimizer:
     seed: int = 0,
     trials: Iterable[studies.Trial] = (),
   ) -> None:
+    if not 0 <= seed < 2**32:
+      raise ValueError(f'seed must be in 0..2**32-1, got {seed=}')
     self.problem = problem
-    self.trials = list(trials)
-    self.running: list[dict[str, spaces.Value]] = []
-    studies.Study.of(problem, self.trials)
+    known = studies.Study.of(problem, trials).trials
+    self.trials = [trial for trial in known if trial.status != 'PENDING']
+    self.running: list[dict[str, spaces.Value]] = [
+      dict(trial.parameters) for trial in known if trial.status == 'PENDING'
+    ]
     self._trained = trained
     self._policy = policy
     self._key = jax.random.key(seed)
     self._history: decoding.History | None = None
 
   def ask(self, count: int = 1) -> list[dict[str, spaces.Value]]:
-    """Points to try next, at once if there are several.
+    """Points to try next.
 
     Args:
-      count: of the points.
+      count: number of points; they differ, so that they can run at once.
     """
     waiting = [studies.Trial(point, None, 'PENDING') for point in self.running]
     number = len(self.trials) + len(self.running)
@@ -75,21 +84,21 @@ class Optimizer:
     self.running += found.points
     return found.points
 
-  def tell(
-    self, point: Mapping[str, spaces.Value], value: float | None
-  ) -> None:
+  def tell(self, point: Mapping[str, Any], value: Any) -> None:
     """Records a result.
 
     Args:
-      point: that was asked for, or any other.
-      value: of the objective; None if the point turned out to be infeasible.
+      point: one that was asked for, or any other.
+      value: of the objective, a number or a scalar of NumPy or JAX; None if the
+        point turned out to be infeasible.
 
     Raises:
       ValueError: the point is not legal, or the value is not finite.
     """
     status = 'INFEASIBLE' if value is None else 'COMPLETED'
-    trial = studies.Trial(dict(point), value, status)
-    studies.Study.of(self.problem, [trial])
+    told = studies.Trial(point, value, status)
+    # In plain numbers, whatever the objective computes with.
+    [trial] = studies.Study.of(self.problem, [told]).trials
     if trial.parameters in self.running:
       self.running.remove(trial.parameters)
     self.trials.append(trial)

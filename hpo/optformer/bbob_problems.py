@@ -1,8 +1,8 @@
 """Random BBOB problems with parameters of several types, in batches.
 
-Everything is drawn in the published order: rotations and shift of the function in
-[-5, 5]^d, the type of each parameter, the type of noise. Listed parameters have 2
-to 8 values at equal distances; categories are in a random order.
+Everything is drawn in the published order: rotations and shift of the function
+in [-5, 5]^d, the type of each parameter, the type of noise. Listed parameters
+have 2 to 8 values at equal distances; categories are in a random order.
 
 Five families are held out: a model that never saw them is judged on them.
 
@@ -43,7 +43,8 @@ HELD_OUT = (
   'GriewankRosenbrock',
   'Lunacek',
 )
-# The paper's other 16; EllipsoidalRotated, Rastrigin and Rosenbrock are not used.
+# The paper's other 16; EllipsoidalRotated, Rastrigin and Rosenbrock are not
+# used.
 TRAINED = (
   'Sphere',
   'Ellipsoidal',

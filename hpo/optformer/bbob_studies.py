@@ -1,12 +1,12 @@
 """Studies of BBOB without end, made while training.
 
 Study number n is of algorithm n mod 7; dimensions take turns. Studies of one
-algorithm and one dimension are made in blocks by one compiled program on the CPU of
-the host. A study depends on the seed and on its number alone, so that any process
-makes any study, and a resumed run sees the same ones.
+algorithm and one dimension are made in blocks by one compiled program on the
+CPU of the host. A study depends on the seed and on its number alone, so that
+any process makes any study, and a resumed run sees the same ones.
 
-Studies that nothing can be learnt from (see `tokens.is_usable`), such as grids on a
-plateau, are replaced by others of their block.
+Studies that nothing can be learnt from (see `tokens.is_usable`), such as grids
+on a plateau, are replaced by others of their block.
 
 Reference: arXiv:2205.13320, Appendices B.1 and C.1.
 """
@@ -82,10 +82,16 @@ class Source:
       families: names of functions, each equally often. Dimensions too small for
         one of them are left out.
       family: the one of them to take; None: any.
+
+    Raises:
+      ValueError: the family is not among the families, or no study of the block
+        can be used.
     """
     *place, row = self.origin(number, families)
     first, end = 0, len(families)
     if family is not None:
+      if family not in families:
+        raise ValueError(f'family must be one of {families}, got {family!r}')
       first = families.index(family)
       end = first + 1
     found = _block(
@@ -100,7 +106,7 @@ class Source:
   def origin(
     self, number: int, families: tuple[str, ...] = bbob_problems.TRAINED
   ) -> tuple[int, int, int, int]:
-    """Which algorithm, dimension, block and row of it a study comes from.
+    """The algorithm, dimension, block, and row in it that a study comes from.
 
     Args:
       number: of the study.
@@ -216,7 +222,8 @@ class BbobStudies(datasets.StudyData):
   """Generated studies without end, and splits to judge a model by.
 
   There is a split for each algorithm, with other instances of the families of
-  training, and one for each family that is held out, with all algorithms in turn.
+  training, and one for each family that is held out, with all algorithms in
+  turn.
 
   Attributes:
     source: makes the studies.

@@ -1,10 +1,11 @@
 """How a study is written: the text of its problem and that of its trials.
 
-The grammars are those of the paper and of its first release, whose checkpoints
-saw the latter. A model knows one dialect; the strings of the two never mix.
+There are two grammars: that of the paper, and that of its first release, on
+which the public checkpoints were trained. A model knows one dialect; the
+strings of the two never mix.
 
-The text of a problem leaves out names and ranges if it is `minimal`: what stays
-are types, numbers of values, the goal and the algorithm.
+The `minimal` text of a problem leaves out names and ranges. It keeps types,
+numbers of values, the goal and the algorithm.
 
 Reference: arXiv:2205.13320, Section 4.1, Table 2 and Appendix A.2.
 """

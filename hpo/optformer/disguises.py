@@ -1,7 +1,8 @@
-"""Names and ranges for generated problems, as users have them.
+"""Names and ranges of hyperparameters for generated problems.
 
-Tokens of trials do not depend on them, so a study can be told in any words. A model
-that saw many is not surprised by those of a user.
+Tokens of trials do not depend on names and ranges, so the same study can be
+described in many ways. A model that was trained on many descriptions also reads
+those of users.
 """
 
 import dataclasses
@@ -34,11 +35,11 @@ _TITLES += ('validation_loss', 'test_error', 'mean_reward', 'auc', 'mse')
 
 @dataclasses.dataclass(frozen=True)
 class Disguise:
-  """How problems are told.
+  """How problems are described.
 
   Attributes:
-    share: of the problems with names and ranges of hyperparameters. The others
-      have the parameters x0, x1, ... with values in [-5, 5].
+    share: of the problems that get names and ranges of hyperparameters. The
+      others have the parameters x0, x1, ... with values in [-5, 5].
   """
 
   share: float = 0.0
@@ -54,13 +55,13 @@ class Disguise:
     counts: Int[np.ndarray, ' d'],
     algorithm: str,
   ) -> studies.Problem:
-    """A problem in words.
+    """A problem with names and ranges.
 
     Args:
-      rng: of the words.
+      rng: draws names and ranges.
       kinds: of the parameters; see `bbob_problems`.
-      counts: how many values they have.
-      algorithm: that chose the trials.
+      counts: number of values of each parameter.
+      algorithm: name of the algorithm that chose the trials.
     """
     width = len(kinds)
     if rng.uniform() >= self.share:

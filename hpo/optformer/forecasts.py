@@ -1,8 +1,9 @@
 """Forecasts over bins: densities, scores, and how well they are calibrated.
 
 A forecast is a histogram over the Q bins of a scale: its density is constant
-within a bin. `Forecasts` has those of n points; the metrics compare them with
-the values that were then seen.
+within a bin, and 0 beyond the bins. `Forecasts` has those of n points; the
+metrics compare them with the values that were then seen, which may lie
+anywhere.
 
 Reference: arXiv:2205.13320, Equation 4, Appendix E.2; Gneiting et al. 2007
 (PIT, CRPS).
@@ -14,6 +15,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from hpo.optformer import quantizing
+from rl import ranges
 
 __all__ = [
   'Forecasts',
@@ -24,6 +26,8 @@ __all__ = [
 ]
 
 _COARSE_BINS, _CONFIDENCES = 100, 10  # Of Appendix E.2.
+# Scaled values this little beyond [0, 1] lie at its end: maps round.
+_ROUNDING = 1e-9
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -63,7 +67,12 @@ class Forecasts:
     return np.sqrt(variance + inside) * width
 
   def quantile(self, level: float) -> Float[np.ndarray, ' n']:
-    """Values that the objective stays below with a probability."""
+    """Values that the objective stays below with a probability.
+
+    Raises:
+      ValueError: the probability is outside of [0, 1].
+    """
+    ranges.check_shares(level=level)
     level = level if self.sign > 0 else 1 - level
     upper = np.cumsum(self.probabilities, axis=1)
     upper[:, -1] = 1.0
@@ -77,15 +86,16 @@ class Forecasts:
   def log_probs(
     self, values: Float[np.ndarray, ' n']
   ) -> Float[np.ndarray, ' n']:
-    """Log probabilities of the bins of values, at most 0."""
-    rows = np.arange(len(values))
+    """Log probabilities of the bins of values; -inf beyond all bins."""
+    place, _, beyond = self._places(values)
+    mass = self.probabilities[np.arange(len(values)), place]
     with np.errstate(divide='ignore'):
-      return np.log(self.probabilities[rows, self._bins(values)])
+      return np.log(np.where(np.abs(beyond) > _ROUNDING, 0, mass))
 
   def log_densities(
     self, values: Float[np.ndarray, ' n'], *, normalized: bool = False
   ) -> Float[np.ndarray, ' n']:
-    """Log densities of values.
+    """Log densities of values (Equation 4).
 
     Args:
       values: of the user.
@@ -97,7 +107,7 @@ class Forecasts:
 
   def pit(self, values: Float[np.ndarray, ' n']) -> Float[np.ndarray, ' n']:
     """Probabilities of smaller gains: uniform if forecasts are right."""
-    place, share = self._places(values)
+    place, share, _ = self._places(values)
     rows = np.arange(len(values))
     upper = np.cumsum(self.probabilities, axis=1)[rows, place]
     return upper - (1 - share) * self.probabilities[rows, place]
@@ -105,9 +115,10 @@ class Forecasts:
   def crps(self, values: Float[np.ndarray, ' n']) -> Float[np.ndarray, ' n']:
     """Continuous ranked probability scores, in the units of the values.
 
-    The integral over x of (F(x) - 1[x >= value])^2; F is linear within bins.
+    The integral over x of (F(x) - 1[x >= value])^2; F is linear within bins,
+    and 0 or 1 beyond them.
     """
-    place, share = self._places(values)
+    place, share, beyond = self._places(values)
     upper = np.cumsum(self.probabilities, axis=1)
     lower = upper - self.probabilities
     bins = np.arange(self.bins)
@@ -116,27 +127,40 @@ class Forecasts:
     middle = lower + below * self.probabilities
     area = below * _mean_square(lower, middle)
     area += (1 - below) * _mean_square(1 - middle, 1 - upper)
-    return area.sum(axis=1) * self.scale.bin_width(self.bins)
+    places = area.sum(axis=1) + np.abs(beyond) * self.bins
+    return places * self.scale.bin_width(self.bins)
 
   def _places(
     self, values: Float[np.ndarray, ' n']
-  ) -> tuple[Int[np.ndarray, ' n'], Float[np.ndarray, ' n']]:
-    """Bins of values, and the share of the bin that lies below."""
-    place = self._bins(values)
-    z = self.scale.to_scaled(self.sign * values)
-    return place, np.clip(z * self.bins - place, 0, 1)
+  ) -> tuple[
+    Int[np.ndarray, ' n'], Float[np.ndarray, ' n'], Float[np.ndarray, ' n']
+  ]:
+    """Where values lie among the bins.
 
-  def _bins(self, values: Float[np.ndarray, ' n']) -> Int[np.ndarray, ' n']:
+    Returns:
+      The bin of each, the nearest one for values beyond all bins; the share of
+      the bin that lies below; and how far beyond [0, 1] a value lies, scaled.
+
+    Raises:
+      ValueError: there is not one value, not NaN, for each forecast.
+    """
+    if values.shape != (len(self.probabilities),) or np.isnan(values).any():
+      raise ValueError(
+        f'{len(self.probabilities)} forecasts need as many values, none NaN, '
+        f'got {values}'
+      )
     z = self.scale.to_scaled(self.sign * values)
-    return quantizing.quantize(z, self.bins)
+    inside = np.clip(z, 0, 1)
+    place = quantizing.quantize(inside, self.bins)
+    return place, np.clip(inside * self.bins - place, 0, 1), z - inside
 
   def top(
     self, values: Float[np.ndarray, ' n']
   ) -> tuple[Float[np.ndarray, ' n'], Float[np.ndarray, ' n']]:
     """Confidence of the likeliest coarse bin, and whether the value is in it.
 
-    The interval from `scale.low` to `scale.high` is cut into 100 bins; the room
-    beside it belongs to the outermost ones (Appendix E.2).
+    The interval from `scale.low` to `scale.high` is cut into 100 bins; all that
+    lies beside it belongs to the outermost ones (Appendix E.2).
     """
     z = quantizing.centers(np.arange(self.bins), self.bins)
     coarse = lambda z: np.clip(
@@ -147,8 +171,8 @@ class Forecasts:
     masses = np.zeros((len(values), _COARSE_BINS))
     np.add.at(masses.T, coarse(z), self.probabilities.T)
     # By the middle of its bin, as the mass of the bin.
-    seen = coarse(z[self._bins(values)])
-    return masses.max(axis=1), np.float64(masses.argmax(axis=1) == seen)
+    seen = coarse(z[self._places(values)[0]])
+    return masses.max(axis=1), (masses.argmax(axis=1) == seen).astype(float)
 
 
 def _mean_square(

@@ -3,11 +3,14 @@
 Where the paper is silent, these rules hold:
 
 - Objectives are normalised over the whole study, and only then trials are
-  dropped. A study without two different objectives has its one in the middle.
+  dropped. If all objectives of a study are equal, they lie in the middle.
 - If a study is too long, the first 5 trials, the best 10 and the latest that
   fit are kept, in their order.
+- If the text of the problem is too long, names and ranges are left out.
 - Trials that still run stand at the end. Their objective is the token PENDING,
-  the mean of the study (a constant liar), or a draw from the model.
+  the mean of the study (a constant liar), or a draw from the model. If many
+  trials run, the latest ones are kept: finished trials have at least half of
+  the decoder.
 """
 
 import dataclasses
@@ -17,52 +20,77 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from hpo import studies
-from hpo.optformer import decoding, quantizing
+from hpo.optformer import decoding, dialects, quantizing, tokens
 from hpo.optformer import trained as trained_lib
 
-__all__ = ['FILLINGS', 'Reading', 'kept_rows', 'reading']
+__all__ = ['ALGORITHM', 'FILLINGS', 'Reading', 'kept_rows', 'reading']
 
+# Whose trials those of a user are taken for. The model knows no others.
+ALGORITHM = 'designer_recursive_gp'
 FILLINGS = ('liar', 'sample', 'token')
 _FIRST, _BEST = 5, 10
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Reading:
-  """What the model reads of a study.
+  """A study in the form that the model reads.
 
   Attributes:
     order: places of the free parameters, as the model sees them.
     legal: number of legal tokens of each, filled up to a bucket e with 0.
     scale: of the objectives.
     best: bin of the best objective; None without any.
+    mean: bin of the mean of all objectives; the middle bin without any.
     metadata: ids of the text.
     parameters: tokens of the trials that are kept.
-    objectives: their ids.
+    objectives: ids of the objectives of the trials that are kept.
+    most: trials that fit the decoder, the candidate included.
+    finished: trials that are kept and do not run; they stand first.
   """
 
   order: tuple[int, ...]
   legal: Int[np.ndarray, ' e']
   scale: quantizing.ObjectiveRange
   best: int | None
+  mean: int
   metadata: Int[np.ndarray, ' s']
   parameters: Int[np.ndarray, 't d']
   objectives: Int[np.ndarray, ' t']
+  most: int
+  finished: int
 
   def ids(self, trained: trained_lib.Trained) -> Int[np.ndarray, ' l']:
-    """What the decoder reads: up to the `|` of the last trial."""
+    """Ids for the decoder, up to the `|` of the last trial."""
     maker = trained.tokenizer
     rows = maker.rows(self.parameters, self.objectives)
     start = np.array(maker.ids.start, np.int32)
     return np.concatenate([start, rows.ravel()])
 
+  def padded(
+    self, parameters: Int[np.ndarray, 'n d'], count: int
+  ) -> Int[np.ndarray, '1 m e']:
+    """Parameters of candidates in the static shape of `decoding.propose`.
+
+    Args:
+      parameters: tokens, at most as many rows as there are candidates.
+      count: m, number of candidates.
+    """
+    found = np.zeros((1, count, self.legal.size), np.int32)
+    found[0, : len(parameters), : parameters.shape[1]] = parameters
+    return found
+
   def with_trial(
     self, parameters: Int[np.ndarray, ' d'], objective: int
   ) -> 'Reading':
-    """Adds a trial at the end."""
+    """Adds a trial that runs; without room, the earliest such one leaves."""
+    rows = np.concatenate([self.parameters, parameters[None]])
+    objectives = np.append(self.objectives, np.int32(objective))
+    excess = max(len(rows) - (self.most - 1), 0)
+    dropped = np.arange(self.finished, self.finished + excess)
     return dataclasses.replace(
       self,
-      parameters=np.concatenate([self.parameters, parameters[None]]),
-      objectives=np.append(self.objectives, np.int32(objective)),
+      parameters=np.delete(rows, dropped, axis=0),
+      objectives=np.delete(objectives, dropped),
     )
 
 
@@ -82,8 +110,8 @@ def kept_rows(
   count = len(gains)
   if count <= most:
     return np.arange(count)
-  first = min(_FIRST, most // 3)
-  best = min(_BEST, most // 3)
+  few = most < _FIRST + _BEST
+  first, best = (most // 3, most // 3) if few else (_FIRST, _BEST)
   ranked = np.argsort(-np.where(np.isnan(gains), -np.inf, gains), kind='stable')
   kept = dict.fromkeys([*range(first), *ranked[:best].tolist()])
   for latest in range(count - 1, -1, -1):
@@ -109,28 +137,25 @@ def reading(
     study: of any length.
     order: places of the free parameters.
     scale: of the objectives; None: from the completed trials.
-    room: trials that will be added, the candidate included.
+    room: trials that will be added, the candidate included; finished trials
+      leave them half of the decoder at most.
     max_tokens: of the decoder; None: as in training.
 
   Raises:
-    ValueError: not even one trial fits the decoder.
+    ValueError: the decoder is too short for one trial, or the encoder for the
+      text without names and ranges.
   """
   maker = trained.tokenizer
   if max_tokens is not None:
     maker = dataclasses.replace(maker, decoder_length=max_tokens)
   order = tuple(order)
-  most = maker.max_trials(len(order))
-  if most < 1:
-    raise ValueError(
-      f'a trial of {len(order)} parameters needs {len(order) + 3} tokens, '
-      f'got a decoder of {maker.decoder_length}'
-    )
+  most = _max_trials(maker, len(order))
   done = study.take(study.statuses != studies.PENDING)
   if scale is None:
     scale = quantizing.ObjectiveRange.of(done.gains)
   known = done.gains[done.statuses == studies.COMPLETED]
   bins = quantizing.quantize(scale.to_scaled(known), maker.ids.bins)
-  kept = done.take(kept_rows(done.gains, max(most - room, 0)))
+  kept = done.take(kept_rows(done.gains, max(most - room, most // 2)))
   parameters = tuple(study.problem.space.parameters[i] for i in order)
   counts = quantizing.legal_counts(parameters, maker.ids.bins)
   legal = np.zeros(decoding.bucket(len(order)), np.int32)
@@ -140,7 +165,30 @@ def reading(
     legal,
     scale,
     int(bins.max()) if bins.size else None,
-    maker.metadata(study.problem, order, minimal=trained.minimal),
+    round(float(bins.mean())) if bins.size else maker.ids.bins // 2,
+    _metadata(trained, study.problem, order),
     maker.parameters(kept, order),
     maker.objectives(kept, scale),
+    most,
+    len(kept),
   )
+
+
+def _max_trials(maker: tokens.Tokenizer, num_parameters: int) -> int:
+  most = maker.max_trials(num_parameters)
+  if most < 1:
+    raise ValueError(
+      f'a trial of {num_parameters} parameters needs {num_parameters + 3} '
+      f'tokens, got a decoder of {maker.decoder_length}'
+    )
+  return most
+
+
+def _metadata(
+  trained: trained_lib.Trained, problem: studies.Problem, order: tuple[int, ...]
+) -> Int[np.ndarray, ' s']:
+  maker, minimal = trained.tokenizer, trained.minimal
+  if not minimal:
+    text = dialects.by_name(maker.dialect).metadata(problem, order)
+    minimal = len(maker.vocabulary.encode(text)) > maker.encoder_length
+  return maker.metadata(problem, order, minimal=minimal)

@@ -16,11 +16,12 @@ __all__ = ['References', 'references']
 
 
 class References(NamedTuple):
-  """Losses to compare a model's with.
+  """Losses with which the loss of a model is compared.
 
   Attributes:
-    floor: of the algorithm itself; None if it has no closed form.
-    uniform: of a model that knows nothing but the legal tokens.
+    floor: loss of the algorithm itself, which no model can beat on average;
+      None if it has no closed form.
+    uniform: loss of a model that knows nothing but the legal tokens.
   """
 
   floor: float | None

@@ -3,12 +3,16 @@
   study = optuna.create_study(sampler=OptFormerSampler(trained.load(path)))
   study.optimize(objective, n_trials=50)
 
-Parameters that every completed trial has, with the same range, are chosen
-together by the model; others, and all of the first trial, uniformly. Pruned and
-failed trials count as infeasible. Trials that run in other threads or processes
-are known to the model, so that parallel suggestions differ.
+The model chooses the parameters that every completed trial has with the same
+range, all at once. Other parameters, and all parameters of the first trial, are
+drawn uniformly. Trials that were pruned, failed, or have an infinite value
+count as infeasible. Trials that run in other threads or processes are known to
+the model, so that parallel suggestions differ. Trials without some of the
+chosen parameters, or with values out of range (`enqueue_trial` allows them),
+are not shown to the model.
 """
 
+import math
 import types
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
@@ -17,13 +21,14 @@ import jax
 import numpy as np
 
 from hpo import spaces, studies
-from hpo.optformer import suggesting
+from hpo.optformer import quantizing, suggesting
 from hpo.optformer import trained as trained_lib
 from runtime import optional
 
 __all__ = ['OptFormerSampler']
 
-_MOST_LISTED = 1000  # Bins of the model.
+# Steps beyond the bins of the model are rounded to, and not listed.
+_MOST_LISTED = quantizing.NUM_BINS
 
 
 class OptFormerSampler:
@@ -91,7 +96,7 @@ class OptFormerSampler:
     found = suggesting.suggest(
       self._trained,
       problem,
-      _trials([t for t in others if t.number != trial.number], columns),
+      _trials([t for t in others if t.number != trial.number], columns, space),
       jax.random.fold_in(jax.random.key(self._seed), trial.number),
       policy=self._policy,
     )
@@ -146,28 +151,42 @@ def _column(name: str, given: Any) -> _Column:
     parameter = kind(name, given.low, given.high, scale)
     return _Column(parameter, convert, convert)
   count = round((given.high - given.low) / given.step) + 1
+  value = lambda place: convert(given.low + given.step * place)
   if count > _MOST_LISTED:
-    raise ValueError(
-      f'parameter {name!r} may have {_MOST_LISTED} steps, got {given}'
-    )
-  values = [convert(given.low + given.step * k) for k in range(count)]
+    nearest = lambda x: value(round((x - given.low) / given.step))
+    return _Column(kind(name, given.low, given.high), convert, nearest)
+  values = [value(place) for place in range(count)]
   return _Column(spaces.Discrete(name, values), convert, convert)
 
 
 def _trials(
-  found: list[Any], columns: Mapping[str, _Column]
+  found: list[Any], columns: Mapping[str, _Column], space: spaces.Space
 ) -> list[studies.Trial]:
-  """Trials that have all parameters; those that run are the last."""
+  """Trials that have all parameters in range; those that run are the last."""
   state = _optuna().trial.TrialState
   finished, running = [], []
   for trial in found:
-    if not set(columns) <= set(trial.params):
+    point = _point(trial.params, columns, space)
+    if point is None:
       continue
-    point = {name: c.inside(trial.params[name]) for name, c in columns.items()}
-    if trial.state == state.COMPLETE:
+    if trial.state == state.COMPLETE and math.isfinite(trial.value):
       finished.append(studies.Trial(point, trial.value))
-    elif trial.state in (state.PRUNED, state.FAIL):
+    elif trial.state.is_finished():
       finished.append(studies.Trial(point, None, 'INFEASIBLE'))
     else:
       running.append(studies.Trial(point, None, 'PENDING'))
   return finished + running
+
+
+def _point(
+  params: Mapping[str, Any], columns: Mapping[str, _Column], space: spaces.Space
+) -> dict[str, spaces.Value] | None:
+  """The values of the parameters; None if one is missing or out of range."""
+  if not set(columns) <= set(params):
+    return None
+  try:
+    point = {name: c.inside(params[name]) for name, c in columns.items()}
+    space.codes(point)
+  except ValueError:
+    return None
+  return point

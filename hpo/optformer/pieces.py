@@ -1,8 +1,8 @@
 """The built-in pieces of text of the metadata vocabulary.
 
-They make the descriptions of generated studies short: the keys of both dialects,
-numbers, the behaviour algorithms and frequent words of hyperparameters. Any
-other text falls back to bytes.
+They make the descriptions of generated studies short: the keys of both
+dialects, numbers, the behaviour algorithms and frequent words of
+hyperparameters. Any other text falls back to bytes.
 """
 
 __all__ = ['PIECES']

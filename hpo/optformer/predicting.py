@@ -3,11 +3,13 @@
 Reference: arXiv:2205.13320, Section 4.4 and Appendix D.4 (temperature).
 """
 
+import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from scipy import special
 
 from hpo import spaces, studies
 from hpo.optformer import decoding, forecasts, histories, quantizing
@@ -29,7 +31,8 @@ def predict(
 
   Args:
     trained: the model.
-    problem: what is optimised; its algorithm is that of the trials.
+    problem: what is optimised. Its algorithm is that of the trials; without a
+      name, it is `histories.ALGORITHM`, as in suggestions.
     trials: so far; those that still run do not count.
     points: to forecast, at least one.
     scale: of the objectives, in the sign that is maximised; None: from the
@@ -42,6 +45,9 @@ def predict(
   Raises:
     ValueError: a trial or point is not legal, or nothing is free.
   """
+  problem = dataclasses.replace(
+    problem, algorithm=problem.algorithm or histories.ALGORITHM
+  )
   study = studies.Study.of(problem, trials)
   order = problem.space.free
   if not order or not points:
@@ -60,19 +66,17 @@ def predict(
     read.legal,
     projections=trained.projections,
   )
-  codes = np.stack([problem.space.codes(point) for point in points])
-  free = tuple(problem.space.parameters[i] for i in order)
-  count = decoding.bucket(len(points))
-  given = np.zeros((1, count, read.legal.size), np.int32)
-  given[0, : len(points), : len(order)] = quantizing.parameter_tokens(
-    free, codes[:, list(order)], trained.tokenizer.ids.bins
+  asked = studies.Study.of(
+    problem, [studies.Trial(point, None, 'PENDING') for point in points]
   )
+  given = trained.tokenizer.parameters(asked, order)
+  count = decoding.bucket(len(points))
   found = decoding.propose(
     trained.model,
     trained.variables,
     history.prefix,
     jnp.asarray(read.legal[None]),
-    jnp.asarray(given),
+    jnp.asarray(read.padded(given, count)),
     jax.random.key(0)[None],
     star=trained.tokenizer.ids.star,
     count=count,
@@ -80,6 +84,5 @@ def predict(
     temperature=jnp.float32(1.0),
   )
   logits = np.float64(found.objective[0, : len(points)]) / trained.temperature
-  probabilities = np.exp(logits - logits.max(axis=1, keepdims=True))
-  probabilities /= probabilities.sum(axis=1, keepdims=True)
+  probabilities = special.softmax(logits, axis=1)
   return forecasts.Forecasts(probabilities, read.scale, problem.sign)

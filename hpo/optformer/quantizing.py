@@ -8,6 +8,7 @@ Reference: arXiv:2205.13320, Equations 1, 11 and 15.
 """
 
 import dataclasses
+import math
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -159,8 +160,8 @@ class ObjectiveRange:
   The interval [low, high] becomes [start, start + size].
 
   Attributes:
-    low: a value; the smallest of a history.
-    high: a value above; the largest of a history.
+    low: a finite value; the smallest of a history.
+    high: a finite value above; the largest of a history.
     start: in [0, 1]; 0.2 leaves room for worse values (Appendix D.4).
     size: above 0, at most 1 - start.
   """
@@ -171,9 +172,10 @@ class ObjectiveRange:
   size: float = 0.6
 
   def __post_init__(self) -> None:
-    if not self.low < self.high:
+    if not -math.inf < self.low < self.high < math.inf:
       raise ValueError(
-        f'a range needs low < high, got low={self.low} high={self.high}'
+        'a range needs finite numbers low < high, '
+        f'got low={self.low} high={self.high}'
       )
     if not (self.start >= 0 and 0 < self.size <= 1 - self.start + _EDGE):
       raise ValueError(
@@ -193,14 +195,14 @@ class ObjectiveRange:
       size: see the class.
 
     Returns:
-      From the smallest to the largest; if these are equal, one above and one
-      below; without any value, [-1, 1].
+      From the smallest to the largest value. If all values are v, from v - 1 to
+      v + 1, or from v - |v| / 10^6 to v + |v| / 10^6 if that is wider, since
+      v + 1 may round to v. Without any value, [-1, 1].
     """
     known = gains[np.isfinite(gains)]
     low, high = (known.min(), known.max()) if known.size else (0.0, 0.0)
-    # Next to huge numbers 1 is nothing.
-    around = max(1.0, abs(low) * 1e-6)
     if low == high:
+      around = max(1.0, abs(low) * 1e-6)
       low, high = low - around, high + around
     return cls(float(low), float(high), start, size)
 
@@ -208,14 +210,23 @@ class ObjectiveRange:
     self, gains: Float[np.ndarray, '*n']
   ) -> Float[np.ndarray, '*n']:
     """Values to [0, 1]."""
-    share = (np.asarray(gains, np.float64) - self.low) / (self.high - self.low)
+    unit = self._unit
+    low, high = self.low / unit, self.high / unit
+    share = (np.asarray(gains, np.float64) / unit - low) / (high - low)
     return share * self.size + self.start
 
   def from_scaled(self, z: Float[np.ndarray, '*n']) -> Float[np.ndarray, '*n']:
     """The inverse of `to_scaled`."""
     share = (np.asarray(z, np.float64) - self.start) / self.size
-    return self.low + share * (self.high - self.low)
+    unit = self._unit
+    low, high = self.low / unit, self.high / unit
+    return unit * (low + share * (high - low))
 
   def bin_width(self, bins: int = NUM_BINS) -> float:
     """Width of one bin in the units of the objective."""
-    return (self.high - self.low) / self.size / bins
+    return (self.high / bins - self.low / bins) / self.size
+
+  @property
+  def _unit(self) -> float:
+    """2 where the difference of the bounds overflows, which halves avoid."""
+    return 1.0 if math.isfinite(self.high - self.low) else 2.0

@@ -9,6 +9,7 @@ Reference: arXiv:2205.13320, Sections 4.3 and 4.4.
 
 import dataclasses
 import functools
+import math
 from collections.abc import Iterable
 from typing import NamedTuple
 
@@ -22,6 +23,7 @@ from hpo.optformer import (
   acquisitions,
   decoding,
   histories,
+  novelty,
   quantizing,
 )
 from hpo.optformer import trained as trained_lib
@@ -29,10 +31,9 @@ from rl import ranges
 
 __all__ = ['Policy', 'Suggestions', 'suggest']
 
-# Where all candidates repeat earlier points, others are drawn at this
-# temperature, and then uniformly, this often.
+# Where all candidates repeat earlier points, others are drawn at this many
+# times the temperature, and then uniformly.
 _HOT = 1.5
-_RANDOM_DRAWS = 1000
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,8 +49,9 @@ class Policy:
       model must know).
     permute: whether each call shuffles the parameters, as published. With a
       fixed order, calls read only what is new of a history.
-    noisy: whether earlier points may be repeated.
-    algorithm: whose points are imitated: the name in the metadata.
+    noisy: whether earlier points may be repeated. Otherwise candidates with the
+      tokens of an earlier point are dropped.
+    algorithm: name of the algorithm that the model imitates.
     max_tokens: of the decoder; None: as in training. Longer studies are cut by
       the rule of `histories`.
   """
@@ -60,7 +62,7 @@ class Policy:
   pending: str = 'liar'
   permute: bool = True
   noisy: bool = False
-  algorithm: str = 'designer_recursive_gp'
+  algorithm: str = histories.ALGORITHM
   max_tokens: int | None = None
 
   def __post_init__(self) -> None:
@@ -79,7 +81,7 @@ class Suggestions(NamedTuple):
 
   Attributes:
     points: values by name.
-    scores: of the acquisition; NaN for points that were drawn without one.
+    scores: of the acquisition; NaN for points that were drawn uniformly.
     repeated: candidates that were dropped because they repeat earlier points.
     hot: points that were drawn at the higher temperature.
     random: points that were drawn uniformly.
@@ -123,15 +125,9 @@ def suggest(
     ValueError: a trial is not legal, nothing is free, or the policy asks for
       tokens that the model does not know.
   """
-  ranges.check_counts(count=count)
-  if policy.pending == 'token' and not trained.knows_pending:
-    raise ValueError(
-      "pending='token' needs a model that was trained with hidden objectives"
-    )
+  _check(trained, problem, policy, count)
   problem = dataclasses.replace(problem, algorithm=policy.algorithm)
   study = studies.Study.of(problem, trials)
-  if not problem.space.free:
-    raise ValueError(f'all parameters of {problem.space.names} are fixed')
   rng = np.random.default_rng(np.asarray(jax.random.key_data(key)).tolist())
   order = problem.space.free
   if policy.permute:
@@ -144,21 +140,37 @@ def suggest(
     room=running + count,
     max_tokens=policy.max_tokens,
   )
-  call = _Call(trained, problem, policy, rng, key, history)
+  seen = novelty.Seen(problem.space, order, trained.tokenizer.ids.bins)
+  call = _Call(trained, problem, policy, rng, key, history, seen)
   read = call.with_pending(read, study)
   if not policy.noisy:
-    call.seen.update(map(tuple, study.codes.tolist()))
+    seen.add(study.codes)
   points, scores = [], []
   for _ in range(count):
-    codes, tokens, score = call.choose(read)
+    codes, score = call.choose(read)
     points.append(problem.space.point(codes))
     scores.append(score)
-    call.seen.add(tuple(codes.tolist()))
+    seen.add(codes[None])
     if len(points) < count:
-      read = call.fill(read, tokens[None])
+      read = call.fill(read, seen.tokens(codes[None]))
   return Suggestions(
     points, scores, call.repeated, call.hot, call.random, call.history
   )
+
+
+def _check(
+  trained: trained_lib.Trained,
+  problem: studies.Problem,
+  policy: Policy,
+  count: int,
+) -> None:
+  ranges.check_counts(count=count)
+  if policy.pending == 'token' and not trained.knows_pending:
+    raise ValueError(
+      "pending='token' needs a model that was trained with hidden objectives"
+    )
+  if not problem.space.free:
+    raise ValueError(f'all parameters of {problem.space.names} are fixed')
 
 
 @dataclasses.dataclass(eq=False)
@@ -171,7 +183,7 @@ class _Call:
   rng: np.random.Generator
   key: Array
   history: decoding.History | None
-  seen: set[tuple[float, ...]] = dataclasses.field(default_factory=set)
+  seen: novelty.Seen
   repeated: int = 0
   hot: int = 0
   random: int = 0
@@ -202,9 +214,7 @@ class _Call:
       history=self.history,
     )
     if given is not None:
-      padded = np.zeros((1, count, read.legal.size), np.int32)
-      padded[0, : len(given), : given.shape[1]] = given
-      given = jnp.asarray(padded)
+      given = jnp.asarray(read.padded(given, count))
     return decoding.propose(
       trained.model,
       trained.variables,
@@ -251,15 +261,12 @@ class _Call:
       logits = found.objective[0, :count] / self.trained.temperature
       drawn = jax.random.categorical(self.next_key(), logits)
       return (np.asarray(drawn) + ids.first_bin).tolist()
-    bins = read.objectives - ids.first_bin
-    bins = bins[bins >= 0]
-    lie = round(float(bins.mean())) if bins.size else ids.bins // 2
-    return [ids.first_bin + lie] * count
+    return [ids.first_bin + read.mean] * count
 
   def choose(
     self, read: histories.Reading
-  ) -> tuple[Float[np.ndarray, ' d'], Int[np.ndarray, ' k'], float]:
-    """The best new candidate: its codes, its tokens and its score."""
+  ) -> tuple[Float[np.ndarray, ' d'], float]:
+    """The codes of the best new candidate, and its score."""
     for temperature in (1.0, _HOT):
       found = self.propose(
         read,
@@ -269,19 +276,20 @@ class _Call:
       scores = self._scores(found, read)
       drawn = np.asarray(found.tokens[0, :, : len(read.order)])
       codes = self._codes(drawn, read.order)
-      is_new = np.array([tuple(row) not in self.seen for row in codes.tolist()])
+      is_new = self.seen.is_new(codes)
       self.repeated += int((~is_new).sum())
       if is_new.any():
         self.hot += temperature == _HOT
         best = int(np.argmax(np.where(is_new, scores, -np.inf)))
-        tokens = self._tokens(codes[best], read.order)
-        return codes[best], tokens, float(scores[best])
-    return self._uniform(read.order)
+        return codes[best], float(scores[best])
+    self.random += 1
+    return self.seen.draw(self.rng), math.nan
 
   def _scores(
     self, found: decoding.Candidates, read: histories.Reading
   ) -> Float[np.ndarray, ' n']:
-    # Without objectives there is nothing to improve on: the policy alone counts.
+    # Without objectives there is nothing to improve on: the policy alone
+    # counts.
     improves = read.best is not None
     score = self.policy.acquisition if improves else acquisitions.Prior()
     logits = found.objective[0] / self.trained.temperature
@@ -301,24 +309,6 @@ class _Call:
     bins = self.trained.tokenizer.ids.bins
     codes[:, list(order)] = quantizing.parameter_codes(free, drawn, bins)
     return codes
-
-  def _tokens(
-    self, codes: Float[np.ndarray, ' d'], order: tuple[int, ...]
-  ) -> Int[np.ndarray, ' k']:
-    free = tuple(self.problem.space.parameters[i] for i in order)
-    bins = self.trained.tokenizer.ids.bins
-    columns = codes[None, list(order)]
-    return quantizing.parameter_tokens(free, columns, bins)[0]
-
-  def _uniform(
-    self, order: tuple[int, ...]
-  ) -> tuple[Float[np.ndarray, ' d'], Int[np.ndarray, ' k'], float]:
-    """A uniform draw that is new, if one is found."""
-    self.random += 1
-    codes = self.problem.space.sample(self.rng, _RANDOM_DRAWS)
-    is_new = [tuple(row) not in self.seen for row in codes.tolist()]
-    row = codes[int(np.argmax(is_new))]
-    return row, self._tokens(row, order), float('nan')
 
 
 @functools.partial(jax.jit, static_argnums=0)

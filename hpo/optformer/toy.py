@@ -1,9 +1,10 @@
 """Small studies without end, to try the whole system out in minutes.
 
-Two algorithms on random quadratics, sums of moduli and rippled bowls over one to
-four real parameters: random search and hill climbing, which changes one parameter
-of the best point at a time. A model of them has exact floors: ln Q nats for each
-of D parameters of random search, ln D + ln Q for a step of hill climbing.
+Two algorithms on random quadratics, sums of moduli and rippled bowls over one
+to four real parameters: random search and hill climbing, which changes one
+parameter of the best point at a time. A model of them has exact floors: ln Q
+nats for each of D parameters of random search, ln D + ln Q for a step of hill
+climbing.
 """
 
 import dataclasses

@@ -78,7 +78,7 @@ class Compact:
 
   Attributes:
     bins: Q.
-    pieces: of text, each longer than its bytes' worth.
+    pieces: frequent pieces of text, which have ids of their own.
   """
 
   bins: int = quantizing.NUM_BINS

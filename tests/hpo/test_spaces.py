@@ -2,6 +2,7 @@
 
 import json
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -64,6 +65,40 @@ def test_json_holds_a_space():
 
 def test_discrete_values_survive_float32():
   assert SPACE.parameters[5].code(float(np.float32(0.1))) == 0
+  # Float32 holds neither of these, so equality in float32 says nothing.
+  for values, near in (((1e39, 1e40), 5e39), ((1e-50, 1.0), 1e-60)):
+    listed = spaces.Discrete('x', values)
+    assert listed.code(values[0]) == 0
+    with pytest.raises(ValueError, match='one of'):
+      listed.code(near)
+
+
+def test_numbers_of_numpy_and_jax_become_plain():
+  space = spaces.Space(
+    (
+      spaces.Float('x', np.float32(0.5), np.int64(1)),
+      spaces.Int('n', np.int64(1), 5.0),
+      spaces.Discrete('d', list(np.arange(3))),
+      spaces.Categorical('c', list(np.array(['a', 'b']))),
+    )
+  )
+  assert spaces.Space.from_json(json.dumps(space.to_json())) == space
+  bounds = [(p.low, p.high) for p in space.parameters[:2]]
+  assert repr(bounds) == '[(0.5, 1.0), (1, 5)]'
+  values = (jnp.float32(0.5), jnp.int32(2), np.array(1), np.str_('b'))
+  codes = [p.code(v) for p, v in zip(space.parameters, values, strict=True)]
+  assert codes == [0.5, 2, 1, 1]
+
+
+def test_values_may_be_rounded_at_the_bounds_and_no_further():
+  for scale in ('LINEAR', 'LOG', 'REVERSE_LOG'):
+    wide = spaces.Float('x', 1e-6, 1e6, scale)
+    for bound in (1e-6, 1e6):
+      for factor in (1 - 1e-10, 1 + 1e-10):
+        assert wide.code(bound * factor) == pytest.approx(bound, rel=1e-9)
+  for value in (0.0, 0.99e-6, 1.01e6):
+    with pytest.raises(ValueError, match='must lie in'):
+      spaces.Float('x', 1e-6, 1e6, 'LOG').code(value)
 
 
 @pytest.mark.parametrize(
@@ -73,7 +108,11 @@ def test_discrete_values_survive_float32():
     (lambda: spaces.Float('x', 0.0, 1.0, 'LOG'), 'bounds above 0'),
     (lambda: spaces.Float('x', 0.0, float('inf')), 'finite'),
     (lambda: spaces.Float('x', 0.0, 1.0, 'log'), 'scale'),
+    (lambda: spaces.Float('x', -1e308, 1e308), 'finite size'),
+    (lambda: spaces.Float('x', 1e-200, 1e200, 'LOG'), 'finite size'),
     (lambda: spaces.Int('x', 0.5, 2), 'whole'),
+    (lambda: spaces.Int('x', 0, 2**53 + 2), '2\\*\\*53'),
+    (lambda: spaces.Int('x', 0, 10**400), 'finite'),
     (lambda: spaces.Discrete('x', (2.0, 1.0)), 'ascend'),
     (lambda: spaces.Categorical('x', ('a', 'a')), 'each listed once'),
     (lambda: spaces.Categorical('x', ()), 'needs values'),
@@ -81,6 +120,16 @@ def test_discrete_values_survive_float32():
     (lambda: spaces.Space(()), 'needs parameters'),
     (lambda: spaces.Space((SPACE.parameters[0],) * 2), 'different names'),
     (lambda: spaces.Space.from_json([{'type': 'BOOL'}]), "'BOOL'"),
+    (lambda: spaces.Space.from_json('[{"type": ["INT"]}]'), 'INT'),
+    (lambda: spaces.Space.from_json('{"x": 1}'), 'must be a list'),
+    (lambda: spaces.Space.from_json('5'), 'must be a list'),
+    (lambda: spaces.Space.from_json('["x"]'), 'must be an object'),
+    (
+      lambda: spaces.Space.from_json(
+        '[{"type": "CATEGORICAL", "name": "x", "values": [["a"]]}]'
+      ),
+      'must be texts',
+    ),
     (lambda: spaces.Space.from_json([{'type': 'INT', 'lo': 1}]), 'lo'),
     (lambda: SPACE.from_unit(np.full(8, 1.5)), r'\[0, 1\]'),
     (lambda: SPACE.from_unit(np.full(8, np.nan)), r'\[0, 1\]'),

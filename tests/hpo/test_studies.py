@@ -1,5 +1,8 @@
 """Studies: arrays, dicts and files say the same; errors name the place."""
 
+import json
+
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -54,11 +57,59 @@ def test_records_hold_studies():
     (studies.Trial({'x': 0.0, 'c': 'a'}, 1.0, 'PENDING'), 'have a value'),
     (studies.Trial({'x': 0.0, 'c': 'a'}, float('inf')), 'finite'),
     (studies.Trial({'x': 0.0, 'c': 'a'}, 1.0, 'DONE'), 'status'),
+    (studies.Trial({'x': 0.0, 'c': 'a'}, '1.0'), "must be a number, got '1.0'"),
+    (studies.Trial({'x': 0.0, 'c': 'a'}, True), 'must be a number, got True'),
+    (studies.Trial({'x': 0.0, 'c': 'a'}, np.ones(2)), 'must be a number'),
+    (studies.Trial({'x': 0.0, 'c': 'a'}, 10**400), 'finite'),
   ],
 )
 def test_trials_that_are_not_legal_are_refused(trial, message):
   with pytest.raises(ValueError, match=message):
     studies.Study.of(PROBLEM, [trial])
+
+
+@pytest.mark.parametrize(
+  ('changes', 'message'),
+  [
+    ({'trials': 5}, 'must be a list'),
+    ({'trials': [5]}, 'must be an object, got 5'),
+    ({'trials': [{'value': 1.0}]}, "the key 'parameters'"),
+    ({'trials': [{'parameters': {}, 'gain': 1.0}]}, 'gain'),
+    ({'space': None}, 'list of parameters'),
+    ({'name': 3}, 'name'),
+    ({'seed': 1}, 'seed'),
+  ],
+)
+def test_malformed_lines_are_refused_by_place(changes, message, tmp_path):
+  path = tmp_path / 'studies.jsonl'
+  line = studies.Study.of(PROBLEM, []).to_json() | changes
+  for text in (json.dumps(line), '[1]', 'null'):
+    path.write_text(text)
+    with pytest.raises(ValueError, match=r'studies\.jsonl:1: '):
+      list(studies.read(path))
+  path.write_text(json.dumps(line))
+  with pytest.raises(ValueError, match=message):
+    list(studies.read(path))
+
+
+def test_malformed_records_are_refused():
+  whole = studies.Study.of(PROBLEM, TRIALS).to_bytes()
+  for record, message in (
+    (b'', 'Expecting value'),
+    (b'[1]\n', 'must be an object'),
+    (b'{}\n', "needs the key 'trials'"),
+    (whole.replace(b'"trials": 3', b'"trials": -3'), 'must not be negative'),
+    (whole[:-1] + b'\x07', 'statuses must lie in'),
+  ):
+    with pytest.raises(ValueError, match=message):
+      studies.Study.from_bytes(record)
+
+
+def test_values_may_be_scalars_of_other_libraries():
+  point = {'x': 0.5, 'c': 'a'}
+  found = [np.float32(2), np.array(3), jnp.float32(4), 5]
+  study = studies.Study.of(PROBLEM, [studies.Trial(point, v) for v in found])
+  np.testing.assert_array_equal(study.values, [2, 3, 4, 5])
 
 
 def test_errors_name_file_and_line(tmp_path):

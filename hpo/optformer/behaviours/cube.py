@@ -17,7 +17,7 @@ __all__ = ['Cube']
 
 @flax.struct.dataclass
 class Cube:
-  """What an algorithm knows of d parameters; may be stacked and mapped over.
+  """The d parameters as an algorithm sees them; may be stacked and mapped over.
 
   Attributes:
     counts: int32 [d], the number of values; 0: a real parameter.

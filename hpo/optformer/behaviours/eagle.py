@@ -1,17 +1,19 @@
 """Eagle strategy: a firefly algorithm, whose flies move one at a time.
 
 The first trials place the flies. Then fly after fly moves: past all others in a
-random order, towards the better ones and a little away from the worse ones, with
-a force that fades with their distance; and a step at random. A fly keeps the new
-place if its gain is larger, and takes smaller random steps if not. One whose steps
-became too small is placed anew, unless it is the best.
+random order, towards the better ones and a little away from the worse ones,
+with a force that fades with their distance; and a step at random. A fly keeps
+the new place if its gain is larger, and takes smaller random steps if not. One
+whose steps became too small is placed anew, unless it is the best.
 
-Towards another point x', real parts move to c x + (1 - c) x'. A listed parameter
-keeps its value with probability (1 - a) c, takes the other's with (1 - a)(1 - c),
-and a random one with a.
+Towards another point x', real parameters move to c x + (1 - c) x'. A listed
+parameter keeps its value with probability (1 - a) c, takes the other's with
+(1 - a)(1 - c), and a random one with a. With m better flies and p flies in all,
+1 - c is force / m, so that all better flies together pull as one does, and a is
+`chance` / p, so that a whole move draws a random value with at most `chance`.
 
-Reference: Yang, Deb (2010), arXiv:1004.4165; arXiv:2205.13320, Appendix B.1. The
-paper gives no constants; the defaults are choices of this module.
+Reference: Yang, Deb (2010), arXiv:1004.4165; arXiv:2205.13320, Appendix B.1.
+The paper gives no constants; the defaults are choices of this module.
 """
 
 import dataclasses
@@ -26,6 +28,7 @@ from jaxtyping import Array, Float, Int, Key
 
 from hpo.optformer.behaviours import cube as cube_lib
 from hpo.optformer.behaviours import protocol
+from rl import ranges
 
 __all__ = ['EagleStrategy', 'Flies']
 
@@ -50,13 +53,13 @@ class EagleStrategy:
   """See the module; a `protocol.Behaviour`.
 
   Attributes:
-    gravity: 1 - c towards a better fly at distance 0.
-    repulsion: 1 - c away from a worse fly at distance 0.
-    visibility: the force is exp(-visibility |x - x'|^2).
+    gravity: force towards a better fly at distance 0.
+    repulsion: force away from a worse fly at distance 0.
+    visibility: forces fade as exp(-visibility |x - x'|^2).
     step: size of random steps at first, in the unit cube.
     patience: factor of the steps after a failure.
-    smallest: steps below have the fly placed anew.
-    chance: a, of a random value of a listed parameter.
+    smallest: a fly with smaller steps is placed anew.
+    chance: of a random value of a listed parameter, in a whole move.
   """
 
   gravity: float = 1.0
@@ -67,6 +70,17 @@ class EagleStrategy:
   smallest: float = 0.02
   chance: float = 0.1
   name: str = 'designer_eagle_strategy'
+
+  def __post_init__(self) -> None:
+    ranges.check_not_negative(
+      repulsion=self.repulsion,
+      visibility=self.visibility,
+      step=self.step,
+      smallest=self.smallest,
+    )
+    ranges.check_shares(
+      gravity=self.gravity, patience=self.patience, chance=self.chance
+    )
 
   @staticmethod
   def pool(width: int) -> int:
@@ -156,12 +170,11 @@ class EagleStrategy:
     is_better = flies.gains[other] > flies.gains[index]
     strength = jnp.where(is_better, self.gravity, -self.repulsion)
     pull = strength * jnp.exp(-self.visibility * distance)
-    # All better flies together pull as one does.
     pull /= jnp.maximum((flies.gains > flies.gains[index]).sum(), 1)
     moves = (flies.gains[other] > -jnp.inf) & (other != index)
     pull = jnp.where(moves, pull, 0)
     reals = _inside(point + pull * (goal - point))
-    # One draw for all: each is much code for the compiler.
+    # One call draws for all: each call is much code for the compiler.
     drawn = jax.random.uniform(key, (3, *point.shape))
     listed = jnp.where(drawn[0] >= pull, point, goal)
     anew = drawn[1] < self.chance / flies.gains.shape[0]

@@ -25,8 +25,8 @@ class RegularizedEvolution(protocol.Stateless):
 
   Attributes:
     population: its size; published: 25.
-    tournament: members drawn without replacement, of which the best mutates, and
-      the oldest of equals; published: 5.
+    tournament: members drawn without replacement, of which the best mutates,
+      and the oldest of equals; published: 5.
   """
 
   population: int = 25

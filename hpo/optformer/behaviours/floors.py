@@ -40,8 +40,8 @@ def floor(
   """The negative log-likelihood of each trial's parameters, in nats.
 
   Args:
-    study: all of whose trials are completed, from the first one on. Its
-      `problem.algorithm` wrote it, with the published settings.
+    study: with all trials from the first one on, all completed. The algorithm
+      that `problem.algorithm` names wrote it, with the published settings.
     bins: Q.
 
   Returns:
@@ -61,7 +61,9 @@ def floor(
       f'got {algorithm!r}'
     )
   parameters = study.problem.space.parameters
-  sizes = np.array([_size(parameter, bins) for parameter in parameters])
+  shuffled = grid_search.ShuffledGridSearch()
+  reals = shuffled.resolution if algorithm == shuffled.name else bins
+  sizes = np.array([_size(parameter, reals, bins) for parameter in parameters])
   tokens = quantizing.parameter_tokens(parameters, study.codes, bins)
   return _FLOORS[algorithm](tokens, study.gains, sizes)
 
@@ -80,14 +82,19 @@ def winner_chances(
   return np.array(found) / math.comb(population, tournament)
 
 
-def _size(parameter: spaces.Parameter, bins: int) -> int:
-  """Tokens that a uniform draw can give; all equally likely.
+def _size(parameter: spaces.Parameter, reals: int, bins: int) -> int:
+  """Tokens that a uniform draw can give, all equally likely.
+
+  Args:
+    parameter: of any type.
+    reals: tokens of a real parameter.
+    bins: Q.
 
   Raises:
     ValueError: several whole numbers share a bin.
   """
   if isinstance(parameter, spaces.Float):
-    return bins
+    return reals
   if not isinstance(parameter, spaces.Int):
     return len(parameter.values)
   count = int(parameter.high - parameter.low + 1)
@@ -113,8 +120,7 @@ def _grid(
 def _shuffled(
   tokens: Tokens, gains: Float[np.ndarray, ' t'], sizes: Sizes
 ) -> Float[np.ndarray, ' t']:
-  resolution = grid_search.ShuffledGridSearch().resolution
-  total = math.prod(min(int(size), resolution) for size in sizes)
+  total = math.prod(sizes.tolist())
   return np.log([total - number % total for number in range(len(tokens))])
 
 

@@ -1,13 +1,13 @@
 """A Gaussian process on histories of one static length, for batches of studies.
 
-The kernel is Matern 5/2 with a length scale for each parameter; the mean is 0. With
-r^2 = sum_d (x_d - x'_d)^2 / l_d^2,
+The kernel is Matern 5/2 with a length scale for each parameter; the mean is 0.
+With r^2 = sum_d (x_d - x'_d)^2 / l_d^2,
 
   k(x, x') = s^2 (1 + sqrt(5) r + 5/3 r^2) exp(-sqrt(5) r)
 
-and observations have the noise variance n^2. Hyperparameters maximise the posterior
-under independent log-normal priors. Rows behind the trials so far are independent
-of everything, with the value 0.
+and observations have the noise variance n^2. Hyperparameters maximise the
+posterior under independent log-normal priors. Rows behind the trials so far are
+independent of everything, with the value 0.
 
 Reference: Rasmussen, Williams (2006), Gaussian Processes for Machine Learning,
 Sections 2.2, 4.2.1 and 5.4.1. The priors are choices of this module.
@@ -65,7 +65,7 @@ class Hyper:
 
 @flax.struct.dataclass
 class Data:
-  """What was observed.
+  """Observations.
 
   Attributes:
     gaps: squared distances by parameter, float32 [t, t, d].
@@ -80,7 +80,7 @@ class Data:
 
 @flax.struct.dataclass
 class Factor:
-  """What predictions need of the data.
+  """The data in the form that predictions need.
 
   Attributes:
     inverse: of the Cholesky factor L of K, float32 [t, t].
@@ -153,8 +153,8 @@ def _penalty(hyper: Hyper) -> Float[Array, '']:
 def gradient(hyper: Hyper, data: Data) -> Hyper:
   """The gradient of `loss`, in closed form.
 
-  With S = K^-1 - K^-1 y y^T K^-1, that of the likelihood is tr(S dK) / 2. Automatic
-  differentiation takes 40 times as long in batches on CPUs.
+  With S = K^-1 - K^-1 y y^T K^-1, that of the likelihood is tr(S dK) / 2.
+  Automatic differentiation takes 40 times as long in batches on CPUs.
   """
   found = factor(hyper, data)
   slope = found.inverse.T @ found.inverse

@@ -1,18 +1,19 @@
 """GP-UCB: the point with the largest optimistic forecast of a Gaussian process.
 
-Each proposal fits the hyperparameters further, from where the last one ended, by
-some steps of Adam, and searches for the largest mean + 1.8 standard deviations:
-among uniform points and points near to the best trials, then in rounds of ever
-smaller steps around the best of them. The first point is the centre. Points must
-lie near to a trial, in the maximum norm of real and ordered parameters; how near
-is relaxed as trials come in.
+Each proposal fits the hyperparameters further, from where the last one ended,
+by some steps of Adam, and searches for the largest mean + 1.8 standard
+deviations: among uniform points and points near to the best trials, then in
+rounds of ever smaller steps around the best of them. The first point is the
+centre. Points must lie near to a trial, in the maximum norm of real and ordered
+parameters; how near is relaxed as trials come in.
 
-Gains are warped first: those below the median become the quantiles of a normal
-distribution that the upper half has, so that steep walls do not hide the rest.
+Gains are warped first. Those below the median become quantiles of the normal
+distribution that fits the upper half, so that steep walls do not hide the rest.
 
-Reference: arXiv:2205.13320, Appendix B.1 (kernel, coefficient, first point, trust
-region); Song et al. (2024), arXiv:2408.11527, for the half-rank warping and the
-radius of the region. Numbers of steps and candidates are choices of this module.
+Reference: arXiv:2205.13320, Appendix B.1 (kernel, coefficient, first point,
+trust region); Song et al. (2024), arXiv:2408.11527, for the half-rank warping
+and the radius of the region. Numbers of steps and candidates are choices of
+this module.
 """
 
 import dataclasses
@@ -28,8 +29,12 @@ from jaxtyping import Array, Bool, Float, Key
 from hpo.optformer.behaviours import cube as cube_lib
 from hpo.optformer.behaviours import gaussian_process as gp
 from hpo.optformer.behaviours import protocol
+from rl import ranges
 
 __all__ = ['GpUcb', 'Memory', 'warped']
+
+# Trials, and candidates of each round, around which is searched.
+_BEST = 4
 
 
 @flax.struct.dataclass
@@ -57,7 +62,7 @@ class GpUcb:
     rate: of Adam, in logarithms of hyperparameters.
     candidates: uniform points, and as many near to the best trials.
     rounds: of the search around the best candidates.
-    offspring: points of each round.
+    offspring: points of each round, the same number around each of the best 4.
     radius: of the trust region at first, in the unit cube.
     name: see `Behaviour`.
   """
@@ -70,6 +75,17 @@ class GpUcb:
   offspring: int = 32
   radius: float = 0.2
   name: str = 'designer_recursive_gp'
+
+  def __post_init__(self) -> None:
+    ranges.check_counts(least=0, fit_steps=self.fit_steps, rounds=self.rounds)
+    ranges.check_counts(least=_BEST, candidates=self.candidates)
+    ranges.check_counts(least=_BEST, offspring=self.offspring)
+    ranges.check_not_negative(coefficient=self.coefficient, rate=self.rate)
+    ranges.check_positive(radius=self.radius)
+    if self.offspring % _BEST:
+      raise ValueError(
+        f'offspring must divide by {_BEST}, got {self.offspring=}'
+      )
 
   def init(self, cube: cube_lib.Cube) -> Memory:
     """See `Behaviour`."""
@@ -143,24 +159,24 @@ class GpUcb:
     keys = jax.random.split(key, 3)
     count = self.candidates
     anywhere = cube.uniform(keys[0], (count,))
-    # The best trials in turn, of which there may be fewer than four.
-    ranks = jnp.arange(count) % jnp.clip(history.count, 1, 4)
+    # The best trials in turn, of which there may be fewer than _BEST.
+    ranks = jnp.arange(count) % jnp.clip(history.count, 1, _BEST)
     parents = history.points[jnp.argsort(-history.gains)[ranks]]
     near = _moved(keys[1], cube, parents, 0.1)
     places = jnp.concatenate([anywhere, near])
     scores = score(places)
-    top = jax.lax.top_k(scores, 4)[1]
+    top = jax.lax.top_k(scores, _BEST)[1]
 
     def climb(
       carry: tuple[Array, Array], number: Array
     ) -> tuple[tuple[Array, Array], None]:
       places, scores = carry
-      parents = jnp.tile(places, (self.offspring // 4, 1))
+      parents = jnp.tile(places, (self.offspring // _BEST, 1))
       size = 0.2 * 0.45**number
       moved = _moved(jax.random.fold_in(keys[2], number), cube, parents, size)
       places = jnp.concatenate([places, moved])
       scores = jnp.concatenate([scores, score(moved)])
-      top = jax.lax.top_k(scores, 4)[1]
+      top = jax.lax.top_k(scores, _BEST)[1]
       return (places[top], scores[top]), None
 
     start = (places[top], scores[top])
@@ -176,7 +192,7 @@ def _moved(
   size: Float[Array, ''] | float,
 ) -> Float[Array, 'n d']:
   """Normal steps of real parameters; listed ones are drawn anew at times."""
-  # One draw for all: each is much code for the compiler.
+  # One call draws for all: each call is much code for the compiler.
   drawn = jax.random.uniform(key, (4, *parents.shape), minval=1e-6)
   # Some steps change few parameters.
   chance = 0.2 + 0.8 * drawn[0, :, :1]

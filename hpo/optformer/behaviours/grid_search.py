@@ -1,8 +1,8 @@
 """Grid search, in lexicographic order and in random order.
 
 A real parameter has 100 points at equal distances in the unit cube, which are
-equal ratios where the scale is logarithmic; a listed one has all its values. The
-last parameter changes fastest. A grid that is used up starts again.
+equal ratios where the scale is logarithmic; a listed one has all its values.
+The last parameter changes fastest. A grid that is used up starts again.
 
 Reference: arXiv:2205.13320, Appendix B.1.
 """
@@ -15,6 +15,7 @@ from jaxtyping import Array, Bool, Float, Int, Key
 
 from hpo.optformer.behaviours import cube as cube_lib
 from hpo.optformer.behaviours import protocol
+from rl import ranges
 
 __all__ = ['GridSearch', 'ShuffledGridSearch']
 
@@ -41,6 +42,9 @@ class GridSearch:
   resolution: int = 100
   name: str = 'designer_grid_search'
 
+  def __post_init__(self) -> None:
+    ranges.check_counts(least=2, resolution=self.resolution)
+
   def init(self, cube: cube_lib.Cube) -> Int[Array, ' d']:
     """See `Behaviour`; the memory is the next point as digits."""
     return jnp.zeros(cube.counts.shape, jnp.int32)
@@ -65,6 +69,9 @@ class GridSearch:
 class ShuffledGridSearch(protocol.Stateless):
   """Grid search in random order, without replacement; a `protocol.Behaviour`.
 
+  A point that was used is drawn again. A study of all points of a grid with n
+  of them takes about n ln n draws.
+
   Attributes:
     resolution: points of a real parameter; published: 100.
   """
@@ -72,13 +79,17 @@ class ShuffledGridSearch(protocol.Stateless):
   resolution: int = 100
   name: str = 'designer_grid_search_shuffled'
 
+  def __post_init__(self) -> None:
+    ranges.check_counts(least=2, resolution=self.resolution)
+
   def point(
     self, key: Key[Array, ''], cube: cube_lib.Cube, history: protocol.History
   ) -> Float[Array, ' d']:
-    """See `Stateless`; points that were used are drawn again."""
+    """See `Stateless`."""
     sizes = _sizes(cube, self.resolution)
     trials = history.gains.shape[0]
-    # Products beyond the number of trials are all alike, and overflow.
+    # Larger grids than the number of trials are alike, and their sizes
+    # overflow.
     total = jnp.prod(jnp.minimum(jnp.float32(sizes), trials + 1.0))
     total = jnp.int32(jnp.minimum(total, trials + 1))
     start = history.count // total * total

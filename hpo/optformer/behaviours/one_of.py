@@ -1,7 +1,8 @@
 """One of several algorithms, so that one program runs them all.
 
-Compiling takes longer than running: most of it is spent on the functions that the
-algorithms optimise, which are then compiled once.
+Compiling takes longer than running, and most of its time goes into the
+functions that the algorithms optimise. One program for all algorithms compiles
+these functions once.
 """
 
 import dataclasses
@@ -24,7 +25,7 @@ class OneOf:
     behaviours: the choice.
     index: int32, which of them; the same for all studies of a batch, or every
       algorithm is computed for each.
-    name: of none.
+    name: unused, since studies name the algorithm of the index.
   """
 
   behaviours: tuple[protocol.Behaviour, ...]

@@ -1,4 +1,4 @@
-"""What an algorithm is, and how it writes a study."""
+"""The interface of an algorithm, and the loop in which it writes a study."""
 
 import abc
 from collections.abc import Callable
@@ -63,7 +63,7 @@ class Behaviour(Protocol):
   It is written for one study; `jax.vmap` makes a batch.
 
   Attributes:
-    name: under which OptFormer knows it.
+    name: of the algorithm in the metadata of studies.
   """
 
   @property
@@ -72,7 +72,7 @@ class Behaviour(Protocol):
     ...
 
   def init(self, cube: cube_lib.Cube) -> PyTree:
-    """What is remembered beside the history before the first trial."""
+    """The memory before the first trial, kept beside the history."""
     ...
 
   def propose(

@@ -2,6 +2,8 @@
 
 import json
 
+import jax.numpy as jnp
+import numpy as np
 import pytest
 
 from hpo import spaces, studies
@@ -55,6 +57,24 @@ def test_ask_and_tell(made):
   ):
     with pytest.raises(ValueError, match=message):
       optimizer.tell(point, value)
+
+
+def test_what_is_told_becomes_plain(made):
+  pending = studies.Trial({'rate': 0.25, 'kind': 'p'}, None, 'PENDING')
+  done = studies.Trial({'rate': 0.5, 'kind': 'q'}, 1.0)
+  optimizer = asking.Optimizer(
+    made, PROBLEM, policy=POLICY, trials=[pending, done]
+  )
+  assert optimizer.trials == [done]
+  assert optimizer.running == [pending.parameters]
+  optimizer.tell({'rate': np.float64(0.25), 'kind': 'p'}, jnp.float32(0.5))
+  assert optimizer.running == []
+  assert optimizer.trials[1] == pending._replace(value=0.5, status='COMPLETED')
+  assert type(optimizer.best.value) is float
+  assert type(optimizer.best.parameters['rate']) is float
+  for seed in (-1, 2**32):
+    with pytest.raises(ValueError, match='seed'):
+      asking.Optimizer(made, PROBLEM, seed=seed)
 
 
 def test_command_tunes_and_resumes(made, tmp_path, monkeypatch, capsys):

@@ -174,6 +174,11 @@ def test_disguises_fit_the_encoder_and_change_no_token():
   assert 100 < longest <= MAKER.encoder_length
 
 
+def test_unknown_families_are_refused():
+  with pytest.raises(ValueError, match="got 'Lunacek'"):
+    bbob_studies.Source().study(0, 0, family='Lunacek')
+
+
 def test_splits():
   assert DATA.splits[:3] == ('random_search', 'reg_evo', 'hill_climb')
   assert DATA.splits[3:] == bbob_problems.HELD_OUT

@@ -196,6 +196,35 @@ def test_a_floor_is_a_likelihood():
     assert total == pytest.approx(1)
 
 
+def test_the_floor_of_a_shuffled_grid_counts_all_whole_numbers():
+  """150 whole numbers are 150 points, though a real parameter has 100."""
+  space = spaces.Space((spaces.Int('n', 1, 150), spaces.Float('x', 0, 1)))
+  problem = studies.Problem(space, algorithm='designer_grid_search_shuffled')
+  codes = np.array([[3.0, 0.0], [3.0, 1.0]])
+  found = floors.floor(
+    studies.Study(problem, codes, np.zeros(2), np.zeros(2, int))
+  )
+  np.testing.assert_allclose(found, np.log([15000, 14999]))
+
+
+@pytest.mark.parametrize(
+  ('make', 'options', 'message'),
+  [
+    (behaviours.GridSearch, {'resolution': 1}, 'at least 2'),
+    (behaviours.ShuffledGridSearch, {'resolution': 1}, 'at least 2'),
+    (behaviours.GpUcb, {'offspring': 30}, 'divide by 4'),
+    (behaviours.GpUcb, {'offspring': 0}, 'at least 4'),
+    (behaviours.GpUcb, {'candidates': 2}, 'at least 4'),
+    (behaviours.GpUcb, {'radius': 0.0}, 'radius'),
+    (behaviours.EagleStrategy, {'chance': 1.5}, 'chance'),
+    (behaviours.EagleStrategy, {'step': -1.0}, 'step'),
+  ],
+)
+def test_settings_out_of_range_are_refused(make, options, message):
+  with pytest.raises(ValueError, match=message):
+    make(**options)
+
+
 def test_floors_say_what_they_cannot_do():
   assert floors.floor(study('designer_eagle_strategy')) is None
   with pytest.raises(ValueError, match='algorithm must be one of'):

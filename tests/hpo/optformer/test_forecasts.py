@@ -64,6 +64,32 @@ def test_crps_and_pit_are_integrals():
   np.testing.assert_allclose(found.pit(values), expected, atol=1e-3)
 
 
+@pytest.mark.parametrize('sign', [1, -1])
+def test_values_beyond_all_bins(sign):
+  """The bins reach from -7/3 to 13/3."""
+  p = seeds.rng(2).dirichlet(np.ones(BINS), 2)
+  found = forecasts.Forecasts(p, SCALE, sign)
+  low, high = (float(x) for x in SCALE.from_scaled(np.array([0.0, 1.0])))
+  ends, far = np.array([low, high]), np.array([low - 2, high + 5])
+  np.testing.assert_array_equal(found.log_densities(sign * far), -np.inf)
+  assert np.isfinite(found.log_densities(sign * ends)).all()
+  np.testing.assert_allclose(found.pit(sign * far), [0, 1], atol=1e-12)
+  # Beyond the bins the integrand of CRPS is 1.
+  grown = found.crps(sign * far) - found.crps(sign * ends)
+  np.testing.assert_allclose(grown, [2, 5])
+  near = found.top(sign * ends)
+  np.testing.assert_array_equal(found.top(sign * far), near)
+
+
+def test_what_is_no_value_or_level_is_refused():
+  found = normals([0.5], 0.3)
+  for values in (np.array([np.nan]), np.zeros(2)):
+    with pytest.raises(ValueError, match='1 forecasts need'):
+      found.crps(values)
+  with pytest.raises(ValueError, match='level'):
+    found.quantile(1.5)
+
+
 def test_scores_do_not_depend_on_the_goal():
   found, flipped = normals([0.5, 1.5], 0.3), normals([0.5, 1.5], 0.3, -1)
   values = np.array([0.7, 1.0])

@@ -69,3 +69,27 @@ def test_several_objectives_are_refused(sampler):
   run = lambda trial: (trial.suggest_float('x', 0, 1), 1.0)
   with pytest.raises(ValueError, match='one objective'):
     study.optimize(run, n_trials=2)
+
+
+def test_odd_trials_do_not_stop_a_study(sampler):
+  """Infinite values, values out of range, and ranges of failed trials."""
+
+  def odd(trial):
+    rate = trial.suggest_float('rate', 0.0, 9.0 if trial.number == 1 else 1.0)
+    trial.suggest_int('width', 0, 8000, step=2)
+    trial.suggest_float('share', 0.0, 1.0, step=1e-4)
+    if trial.number == 1:
+      raise optuna.TrialPruned
+    return float('inf') if trial.number == 2 else rate
+
+  study = optuna.create_study(sampler=sampler())
+  shared = {'width': 2, 'share': 0.5}
+  study.enqueue_trial({'rate': 5.0, **shared})
+  study.enqueue_trial({'rate': 7.0, **shared})
+  with pytest.warns(UserWarning, match='out of range'):
+    study.optimize(odd, n_trials=6)
+  assert [t.state.name for t in study.trials].count('COMPLETE') == 5
+  for trial in study.trials[3:]:
+    assert trial.params['width'] % 2 == 0
+    places = trial.params['share'] * 1e4
+    assert places == pytest.approx(round(places), abs=1e-6)

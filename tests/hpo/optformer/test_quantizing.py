@@ -87,8 +87,17 @@ def test_the_random_range_is_met_and_keeps_the_order():
     assert np.abs(error).max() <= scale.bin_width() * 0.501
 
 
+def test_the_largest_range_does_not_overflow():
+  values = np.array([-1e308, 0.0, 1e308])
+  scale = quantizing.ObjectiveRange.of(values)
+  z = scale.to_scaled(values)
+  np.testing.assert_allclose(z, [0.2, 0.5, 0.8])
+  np.testing.assert_allclose(scale.from_scaled(z), values, atol=1e293)
+  np.testing.assert_allclose(scale.bin_width(), 1e305 / 0.3)
+
+
 @pytest.mark.parametrize(
-  'values', [[], [np.nan], [3.0], [3.0, 3.0], [1e9, 1e9]]
+  'values', [[], [np.nan], [3.0], [3.0, 3.0], [1e9, 1e9], [1e17, 1e17]]
 )
 def test_equal_values_lie_in_the_middle(values):
   scale = quantizing.ObjectiveRange.of(np.array(values))
@@ -121,6 +130,7 @@ def test_equal_values_lie_in_the_middle(values):
       'at most 1000',
     ),
     (lambda: quantizing.ObjectiveRange(1.0, 1.0), 'low < high'),
+    (lambda: quantizing.ObjectiveRange(1.0, np.inf), 'finite'),
     (lambda: quantizing.ObjectiveRange(0.0, 1.0, 0.5, 0.6), 'start and size'),
   ],
 )

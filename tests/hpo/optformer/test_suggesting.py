@@ -182,6 +182,11 @@ def test_long_studies_keep_first_best_and_latest():
   ranked = np.argsort(-gains[10:50]) + 10
   assert {*range(5), *ranked[:10], *range(48, 60)} <= set(kept.tolist())
   np.testing.assert_array_equal(histories.kept_rows(gains, 60), np.arange(60))
+  kept = histories.kept_rows(gains, 20)
+  assert {*range(5), *ranked[:10]} <= set(kept.tolist())
+  assert len(kept) == 20
+  kept = histories.kept_rows(gains, 6)
+  assert {0, 1, *ranked[:2], 58, 59} == set(kept.tolist())
   assert len(histories.kept_rows(gains, 4)) == 4
   assert len(histories.kept_rows(gains, 0)) == 0
 
@@ -208,16 +213,66 @@ def test_long_studies_are_normalised_whole(made):
     histories.reading(made, study, study.problem.space.free, max_tokens=6)
 
 
+def test_many_running_trials_leave_finished_ones_their_half(made):
+  before = trials(MIXED, 12)
+  running = [
+    studies.Trial(t.parameters, None, 'PENDING') for t in trials(MIXED, 9, 1)
+  ]
+  found = suggesting.suggest(
+    made, MIXED, before + running, jax.random.key(0), count=2, policy=FIXED
+  )
+  # Of 8 trials that fit, one is the candidate.
+  rows = found.history.tokens[1:].reshape(-1, 7)
+  assert len(rows) == 7
+  study = studies.Study.of(MIXED, before + running)
+  order = MIXED.space.free
+  tokens_of = made.tokenizer.parameters(study, order) + 8
+  kept = histories.kept_rows(study.gains[:12], 4)
+  np.testing.assert_array_equal(rows[:4, :4], tokens_of[kept])
+  # The latest two that run, then the first suggestion.
+  np.testing.assert_array_equal(rows[4:6, :4], tokens_of[-2:])
+
+
+def test_the_liar_says_the_mean_of_the_whole_study(made):
+  before = [
+    t._replace(value=float(value))
+    for t, value in zip(trials(MIXED, 40), [0] * 20 + [1] * 20, strict=True)
+  ]
+  study = studies.Study.of(MIXED, before)
+  read = histories.reading(made, study, MIXED.space.free)
+  assert read.mean == 500
+  # Most of the trials that are kept are of the worse half.
+  assert (read.objectives - 8).mean() < 400
+
+
+def test_text_that_is_too_long_loses_names(made):
+  told = dataclasses.replace(made, minimal=False)
+  study = cases.study(seeds.rng(0), MIXED.space, 4)
+  order = study.problem.space.free
+  read = histories.reading(told, study, order)
+  short = histories.reading(made, study, order)
+  np.testing.assert_array_equal(read.metadata, short.metadata)
+  one = spaces.Space((spaces.Float('x', 0.0, 1.0),))
+  study = cases.study(seeds.rng(0), one, 4)
+  read = histories.reading(told, study, (0,))
+  short = histories.reading(made, study, (0,))
+  assert (read.metadata != short.metadata).any()
+  wide = spaces.Space(tuple(spaces.Float(f'x{i}', 0, 1) for i in range(16)))
+  with pytest.raises(ValueError, match='encoder tokens'):
+    histories.reading(
+      told, cases.study(seeds.rng(0), wide, 4), wide.free, max_tokens=100
+    )
+
+
 def test_scores_are_those_of_forecasts(made):
   """EI of the forecast at the suggested point, by hand."""
   # Without whole numbers, whose draws are rounded after they are scored.
   problem = dataclasses.replace(
-    MIXED, space=spaces.Space(cases.MIXED.parameters[:3]), algorithm='a'
+    MIXED, space=spaces.Space(cases.MIXED.parameters[:3])
   )
-  policy = dataclasses.replace(FIXED, algorithm='a')
   before = trials(problem, 5)
   found = suggesting.suggest(
-    made, problem, before, jax.random.key(0), policy=policy
+    made, problem, before, jax.random.key(0), policy=FIXED
   )
   forecast = predicting.predict(made, problem, before, found.points)
   gains = np.maximum(np.arange(1000) - 800, 0)

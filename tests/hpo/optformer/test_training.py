@@ -160,7 +160,7 @@ def test_files_of_studies(tmp_path):
     datasets.open_studies('a.csv')
   broken = str(tmp_path / 'broken.array_record')
   records.write(broken, [made[0].to_bytes(), b'{"trials": 1}\n'])
-  with pytest.raises(ValueError, match=r'broken.*record 1: .*a space'):
+  with pytest.raises(ValueError, match=r'broken.*record 1: .*space'):
     datasets.open_studies(broken)[1]
 
 
