@@ -152,19 +152,7 @@ def advance(
     and np.array_equal(history.tokens, tokens[:known])
   )
   if not continues:
-    # Doublings: each capacity is compiled, which takes longer than reading.
-    capacity = max(1 << (tokens.size + 2 * _PIECE - 1).bit_length(), _CAPACITY)
-    prefix = read(
-      model,
-      variables,
-      _rows(metadata, metadata.size),
-      _rows(tokens, capacity),
-      jnp.array([tokens.size]),
-      jnp.asarray(legal[None]),
-      capacity=capacity,
-      projections=projections,
-    )
-    return History(metadata, tokens, legal, capacity, prefix)
+    return _anew(model, variables, metadata, tokens, legal, projections)
   prefix = history.prefix
   for start in range(known, tokens.size, _PIECE):
     piece = tokens[start : start + _PIECE]
@@ -177,6 +165,29 @@ def advance(
       projections=projections,
     )
   return History(metadata, tokens, legal, history.capacity, prefix)
+
+
+def _anew(
+  model: models.OptFormer,
+  variables: PyTree,
+  metadata: Int[np.ndarray, ' s'],
+  tokens: Int[np.ndarray, ' l'],
+  legal: Int[np.ndarray, ' d'],
+  projections: PyTree,
+) -> History:
+  # Doublings: each capacity is compiled, which takes longer than reading.
+  capacity = max(1 << (tokens.size + 2 * _PIECE - 1).bit_length(), _CAPACITY)
+  prefix = read(
+    model,
+    variables,
+    _rows(metadata, metadata.size),
+    _rows(tokens, capacity),
+    jnp.array([tokens.size]),
+    jnp.asarray(legal[None]),
+    capacity=capacity,
+    projections=projections,
+  )
+  return History(metadata, tokens, legal, capacity, prefix)
 
 
 def _rows(ids: Int[np.ndarray, ' l'], length: int) -> Int[Array, '1 n']:
@@ -227,14 +238,10 @@ def propose(
   def write(carry: Any, slot: Array) -> tuple[Any, Array]:
     branch, logits, log_probs, objective = carry
     column = jnp.minimum(slot, slots - 1)
-    bins = jnp.arange(model.bins)
-    allowed = bins < jnp.maximum(legal[:, column], 1)[:, None, None]
-    allowed = jnp.where(allowed, logits, relative.HIDDEN)
-    draw = lambda key, rows: jax.random.categorical(
-      jax.random.fold_in(key, slot), rows / temperature
-    )
-    token = jax.vmap(draw)(keys, allowed).astype(jnp.int32)
-    if given is not None:
+    allowed = _among(logits, legal[:, column])
+    if given is None:
+      token = _drawn(allowed, keys, slot, temperature)
+    else:
       token = given[:, :, column]
     writes = (slot < widths)[:, None]
     token = jnp.where(writes, token, 0)
@@ -253,3 +260,28 @@ def propose(
   end, tokens = jax.lax.scan(write, start, jnp.arange(slots + 1))
   _, _, log_probs, objective = end
   return Candidates(jnp.moveaxis(tokens[:-1], 0, -1), log_probs, objective)
+
+
+def _among(
+  logits: Float[Array, 'b n q'], counts: Int[Array, ' b']
+) -> Float[Array, 'b n q']:
+  """Logits with all but the first bins hidden, at least one of which stays."""
+  is_legal = jnp.arange(logits.shape[-1]) < jnp.maximum(counts, 1)[:, None]
+  return jnp.where(is_legal[:, None], logits, -jnp.inf)
+
+
+def _drawn(
+  allowed: Float[Array, 'b n q'],
+  keys: Key[Array, ' b'],
+  slot: Int[Array, ''],
+  temperature: Float[Array, ''] | float,
+) -> Int[Array, 'b n']:
+  """A bin of each row; the largest logit is 0, so none of them overflows."""
+  shifted = allowed - allowed.max(axis=-1, keepdims=True)
+  shifted /= jnp.maximum(temperature, jnp.finfo(shifted.dtype).tiny)
+  # Once more: what is infinite times an inverse that underflows is NaN.
+  shifted = jnp.where(jnp.isneginf(allowed), -jnp.inf, shifted)
+  draw = lambda key, rows: jax.random.categorical(
+    jax.random.fold_in(key, slot), rows
+  )
+  return jax.vmap(draw)(keys, shifted).astype(jnp.int32)

@@ -21,6 +21,7 @@ from jaxtyping import Array, Float, Int, PyTree
 from hpo.optformer import models, places, relative, tokens
 from performer import learner as learner_lib
 from performer import objective
+from rl import ranges
 from runtime.record import metrics as metrics_lib
 
 __all__ = ['Learner', 'Loss']
@@ -48,11 +49,11 @@ class Loss:
   soft_bins: float = 0.0
 
   def __post_init__(self) -> None:
-    for field in dataclasses.fields(self):
-      if getattr(self, field.name) < 0:
-        raise ValueError(
-          f'{field.name} must not be negative, got {getattr(self, field.name)}'
-        )
+    ranges.check_not_negative(
+      objective_weight=self.objective_weight,
+      z_loss=self.z_loss,
+      soft_bins=self.soft_bins,
+    )
 
   def __call__(
     self, logits: Float[Array, 'b l v'], batch: Batch, bins: tuple[int, int]

@@ -21,11 +21,12 @@ import dataclasses
 from collections.abc import Sequence
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 
 from hpo import studies
 from hpo.optformer import dialects, quantizing
 from hpo.optformer import vocabulary as vocabulary_lib
+from rl import ranges
 from runtime.data import indexed
 
 __all__ = [
@@ -89,6 +90,9 @@ class Tokenizer:
     decoder_length: l; of longer studies the first trials are kept.
     infeasible_token: whether infeasible trials have a token of their own;
       otherwise they count as the worst completed one.
+
+  Raises:
+    ValueError: a length is not positive, or there is no such dialect.
   """
 
   vocabulary: vocabulary_lib.Vocabulary
@@ -99,6 +103,9 @@ class Tokenizer:
 
   def __post_init__(self) -> None:
     dialects.by_name(self.dialect)
+    ranges.check_counts(
+      encoder_length=self.encoder_length, decoder_length=self.decoder_length
+    )
 
   @property
   def ids(self) -> vocabulary_lib.TrialIds:
@@ -149,7 +156,8 @@ class Tokenizer:
       ValueError: a value lies beyond the range that [0, 1] stands for.
     """
     completed = study.statuses == studies.COMPLETED
-    worst = quantizing.ObjectiveRange.of(study.gains).low
+    known = study.gains[completed]
+    worst = known.min() if known.size else scale.low
     gains = np.where(completed, study.gains, worst)
     z = np.where(completed, scale.to_scaled(gains), 0.0)
     if not self.infeasible_token:
@@ -199,11 +207,11 @@ class Tokenizer:
       order = tuple(rng.permutation(order).tolist())
     study = self._kept(study, len(order), rng, augmentation)
     minimal = bool(rng.uniform() < augmentation.minimal)
-    scale = _range(study, rng, augmentation.sizes)
+    share = _share(rng, augmentation.sizes)
+    study = _hidden(study, rng.uniform(size=len(study)) < augmentation.pending)
+    # Of what is visible: a hidden extreme must not show in the others' bins.
+    scale = quantizing.ObjectiveRange.of(study.gains, **share)
     objectives = self.objectives(study, scale)
-    objectives[rng.uniform(size=len(study)) < augmentation.pending] = (
-      self.ids.pending
-    )
     kept = tuple(space.parameters[i] for i in order)
     legal = quantizing.legal_counts(kept, self.ids.bins)
     rows = self.rows(self.parameters(study, order), objectives)
@@ -272,8 +280,7 @@ class Tokenizer:
       ValueError: an id is not legal where it stands; names place and id.
     """
     ids, start = self.ids, len(self.ids.start)
-    body = sequence[start:]
-    body = body[: np.flatnonzero(body != ids.pad)[-1] + 1]
+    body = np.trim_zeros(sequence[start:] - ids.pad, 'b') + ids.pad
     width = len(legal) + 3
     if len(body) % width == width - 1:
       body = np.append(body, ids.bar)
@@ -316,16 +323,25 @@ def is_usable(study: studies.Study, *, least: int = 10) -> bool:
   )
 
 
-def _range(
-  study: studies.Study,
-  rng: np.random.Generator,
-  sizes: tuple[float, float] | None,
-) -> quantizing.ObjectiveRange:
+def _share(
+  rng: np.random.Generator, sizes: tuple[float, float] | None
+) -> dict[str, float]:
+  """The part of [0, 1] that objectives take; none: that of inference."""
   if sizes is None:
-    return quantizing.ObjectiveRange.of(study.gains)
+    return {}
   size = rng.uniform(*sizes)
-  start = rng.uniform(0, 1 - size)
-  return quantizing.ObjectiveRange.of(study.gains, start, size)
+  return {'size': size, 'start': rng.uniform(0, 1 - size)}
+
+
+def _hidden(
+  study: studies.Study, rows: Bool[np.ndarray, ' t']
+) -> studies.Study:
+  """The study with some trials that seem to run still."""
+  return dataclasses.replace(
+    study,
+    values=np.where(rows, np.nan, study.values),
+    statuses=np.where(rows, studies.PENDING, study.statuses).astype(np.int8),
+  )
 
 
 def _filled(

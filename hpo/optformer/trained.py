@@ -13,6 +13,7 @@ import numpy as np
 from jaxtyping import PyTree
 
 from hpo.optformer import models, relative, tokens, vocabulary
+from rl import ranges
 
 __all__ = ['Trained', 'load', 'save']
 
@@ -54,8 +55,7 @@ class Trained:
         'model and vocabulary must have the same bins, got '
         f'{self.model.first_bin=} {self.model.bins=} {ids}'
       )
-    if not self.temperature > 0:
-      raise ValueError(f'temperature must be positive, got {self.temperature=}')
+    ranges.check_positive(temperature=self.temperature)
 
 
 def save(path: str | os.PathLike[str], trained: Trained) -> None:
@@ -100,11 +100,14 @@ def load(path: str | os.PathLike[str]) -> Trained:
   """Reads what `save` wrote.
 
   Raises:
-    ValueError: the file has another format.
+    ValueError: the file is not one of `save`, or of another format.
   """
   packed = pathlib.Path(path).read_bytes()
-  content = flax.serialization.msgpack_restore(packed)
-  settings: dict[str, Any] = json.loads(content['settings'])
+  try:
+    content = flax.serialization.msgpack_restore(packed)
+    settings: dict[str, Any] = json.loads(content['settings'])
+  except (ValueError, KeyError, TypeError) as error:
+    raise ValueError(f'{path}: not a file of `save`: {error}') from error
   if settings['format'] != _FORMAT:
     raise ValueError(
       f'{path}: the format must be {_FORMAT}, got {settings["format"]}'

@@ -13,6 +13,7 @@ from typing import Protocol, runtime_checkable
 
 from hpo.optformer import pieces as pieces_lib
 from hpo.optformer import quantizing
+from rl import ranges
 from runtime import optional
 
 __all__ = ['Compact', 'SentencePiece', 'TrialIds', 'Vocabulary']
@@ -83,6 +84,9 @@ class Compact:
 
   bins: int = quantizing.NUM_BINS
   pieces: tuple[str, ...] = pieces_lib.PIECES
+
+  def __post_init__(self) -> None:
+    ranges.check_counts(bins=self.bins)
 
   @property
   def text_size(self) -> int:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from flax import linen as nn
 
-from hpo.optformer import places, presets, relative, tokens, vocabulary
+from hpo.optformer import learner, places, presets, relative, tokens, vocabulary
 from tests import seeds
 from tests.hpo.optformer import optformer_cases as cases
 
@@ -110,3 +110,27 @@ def test_caches_know_places():
   np.testing.assert_allclose(branched, full[rows, lengths + 3], atol=1e-4)
   with pytest.raises(ValueError, match='needs `legal`'):
     model.apply(variables, metadata, ids)
+
+
+def test_likelihoods_among_legal_tokens():
+  rng = seeds.rng(3)
+  logits = rng.normal(size=(2, 6, 1008))
+  batch = {
+    'targets': jnp.array([[9, 2, 20, 3, 8, 0], [8, 10, 2, 500, 0, 0]]),
+    'weights': jnp.array([[1.0, 0, 1, 0, 1, 0], [1, 1, 0, 1, 0, 0]]),
+    'slots': jnp.array([[1, 2, 3, 4, 1, 0], [1, 1, 2, 3, 0, 0]]),
+    'legal': jnp.array([[4, 0, 1000, 0, 4, 0], [4, 1000, 0, 1000, 0, 0]]),
+  }
+  loss = learner.Loss(z_loss=0.0, legal_only=True)
+  found, metrics = loss(jnp.float32(logits), batch, (8, 1000))
+  total = []
+  for i, j in zip(*np.nonzero(np.asarray(batch['weights'])), strict=True):
+    row = logits[i, j]
+    if batch['slots'][i, j] == tokens.PARAMETER:
+      row = row[8 : 8 + int(batch['legal'][i, j])]
+      target = int(batch['targets'][i, j]) - 8
+    else:
+      target = int(batch['targets'][i, j])
+    total.append(np.log(np.exp(row).sum()) - row[target])
+  np.testing.assert_allclose(found, np.mean(total), rtol=1e-5)
+  np.testing.assert_allclose(metrics['loss'].compute(), found, rtol=1e-5)

@@ -149,6 +149,47 @@ def test_hidden_objectives_and_short_studies():
   assert lengths == set(range(1, 13))
 
 
+def test_hidden_extremes_do_not_move_the_others():
+  study = cases.study(seeds.rng(7), count=6)
+  values = np.array([0.0, 1.0, 2.0, 100.0, 3.0, 1.5])
+  study = dataclasses.replace(study, values=values)
+  hiding = tokens.Augmentation(permute=False, sizes=None, pending=0.5)
+  seen = 0
+  for seed in range(20):
+    example = MAKER.example(study, np.random.default_rng(seed), hiding)
+    _, objectives = MAKER.parse(example['tokens'], LEGAL)
+    known = objectives != IDS.pending
+    if known.any() and not known[3]:
+      scale = quantizing.ObjectiveRange.of(values[known] * study.problem.sign)
+      shown = study.take(known)
+      np.testing.assert_array_equal(
+        objectives[known], MAKER.objectives(shown, scale)
+      )
+      seen += 1
+  assert seen > 3
+
+
+def test_infeasible_trials_of_a_constant_study_count_as_its_value():
+  plain = dataclasses.replace(MAKER, infeasible_token=False)
+  study = cases.study(seeds.rng(8), count=3)
+  study = dataclasses.replace(
+    study,
+    values=np.array([5.0, np.nan, 5.0]),
+    statuses=np.array(
+      [studies.COMPLETED, studies.INFEASIBLE, studies.COMPLETED], np.int8
+    ),
+  )
+  scale = quantizing.ObjectiveRange.of(study.gains)
+  assert len(set(plain.objectives(study, scale).tolist())) == 1
+
+
+def test_an_empty_sequence_is_no_study():
+  with pytest.raises(ValueError, match='illegal|trials|must be'):
+    MAKER.parse(np.zeros(0, np.int32), LEGAL)
+  parameters, objectives = MAKER.parse(np.array([*IDS.start, 0, 0]), LEGAL)
+  assert len(parameters) == len(objectives) == 0
+
+
 @pytest.mark.parametrize(
   ('place', 'value'),
   [(0, 5), (1, 3), (6, 11), (8, 3), (9, 2), (10, 2), (1, 1008), (9, 0)],
