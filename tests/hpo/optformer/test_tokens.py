@@ -184,7 +184,7 @@ def test_infeasible_trials_of_a_constant_study_count_as_its_value():
 
 
 def test_an_empty_sequence_is_no_study():
-  with pytest.raises(ValueError, match='illegal|trials|must be'):
+  with pytest.raises(ValueError, match='must be'):
     MAKER.parse(np.zeros(0, np.int32), LEGAL)
   parameters, objectives = MAKER.parse(np.array([*IDS.start, 0, 0]), LEGAL)
   assert len(parameters) == len(objectives) == 0
