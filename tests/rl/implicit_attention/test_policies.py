@@ -1,16 +1,20 @@
 """Policies from pictures: sizes, forward passes by hand, rollouts."""
 
+import dataclasses
 import functools
 import warnings
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 from performer import attention
-from rl.envs import dodge, spaces
-from rl.es import jax_evaluator, population
+from rl import film
+from rl.envs import dodge, lanes, pendulum, pixels, spaces
+from rl.es import jax_evaluator, population, strategy, training
+from rl.es import policies as es_policies
 from rl.implicit_attention import (
   controllers,
   fronts,
@@ -228,3 +232,37 @@ def test_convolutions_are_flax_convolutions():
     x = jax.nn.relu(x + layer['bias'])
   found = front.apply(variables, picture)
   np.testing.assert_allclose(found, x.ravel(), atol=1e-5)
+
+
+def test_films_show_what_is_looked_at():
+  env = dodge.Dodge(size=16, max_steps=8)
+  front = fronts.Rank(IMPLICIT, patches.Patches(3, 3), count=1)
+  agent = functools.partial(
+    policies.PixelPolicy, front=front, controller=controllers.MLP(())
+  )
+  shot = film.Film(
+    lanes.Lanes(env, 2), num_frames=2, size=16, highlight=True
+  )
+  trainer = training.ESTrainer(
+    env, agent, strategy.ESConfig(num_pairs=1, normalize=False), optax.sgd(0.1), film=shot
+  )
+  state = trainer.search(0).init(
+    trainer.fitted_policy.init(seeds.key(0)), seeds.key(1), (16, 16, 3)
+  )
+  frames = shot.shoot(trainer.player(state), jax.random.key(0))
+  plain = dataclasses.replace(shot, highlight=False)
+  differs = frames[0] != plain.shoot(trainer.player(state), jax.random.key(0))[0]
+  # One patch of each lane, at most where it was not white before.
+  for left in (1, 19):
+    seen = differs[1:17, left : left + 16].any(axis=-1)
+    rows, columns = np.nonzero(seen)
+    assert 1 <= seen.sum() <= 9
+    assert np.ptp(rows) <= 2
+    assert np.ptp(columns) <= 2
+  with pytest.raises(ValueError, match='highlights'):
+    unaware = functools.partial(es_policies.FlaxPolicy, fronts.Blind())
+    dataclasses.replace(trainer, policy=unaware)
+  with pytest.raises(ValueError, match='observes pictures'):
+    film.Film(
+      lanes.Lanes(pendulum.Pendulum(), 1), pixels.pendulum_scene, highlight=True
+    )
