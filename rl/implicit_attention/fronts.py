@@ -71,7 +71,7 @@ class _Attention(nn.Module):
     bias: whether projections have biases.
   """
 
-  votes: votes_lib.Exact | votes_lib.Implicit
+  votes: votes_lib.Exact | votes_lib.Implicit = votes_lib.Implicit()
   patches: patches_lib.Patches = patches_lib.Patches()
   width: int = 4
   bias: bool = True

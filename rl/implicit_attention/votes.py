@@ -25,7 +25,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
-from performer import attention
+from performer import attention as attention_lib
 from performer.attention import form as form_lib
 from rl import ranges
 
@@ -66,9 +66,9 @@ class Exact:
     ranges.check_counts(chunk=self.chunk)
 
   @property
-  def attention(self) -> attention.Exact:
+  def attention(self) -> attention_lib.Exact:
     """The attention whose votes these are."""
-    return attention.Exact()
+    return attention_lib.Exact()
 
   def __call__(
     self,
@@ -113,7 +113,7 @@ class Implicit:
       taken from all positions first.
   """
 
-  attention: attention.Favor
+  attention: attention_lib.Favor = attention_lib.Favor(features=32)
   normalized: bool = True
   chunk: int | None = None
 
