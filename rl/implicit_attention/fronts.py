@@ -12,7 +12,6 @@ Letters: as in `patches`; d width of queries and keys, K patches chosen.
 Reference: arXiv:2102.04353 (IAP-rank, IAP-trans); arXiv:2003.08165.
 """
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn

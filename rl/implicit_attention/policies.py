@@ -13,7 +13,7 @@ from jaxtyping import Array, Float, Int, Key, PyTree, Shaped
 
 from rl.envs import spaces
 from rl.es import policies
-from rl.implicit_attention import controllers, fronts
+from rl.implicit_attention import controllers
 
 __all__ = ['PixelPolicy']
 

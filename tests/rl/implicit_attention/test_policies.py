@@ -158,9 +158,7 @@ def test_outputs_in_order_choose_by_thirds():
 
 def test_depth_and_colours_of_patches():
   space = spaces.Box((8, 8, 4), 0.0, 1.0)
-  front = fronts.Rank(
-    IMPLICIT, patches.Patches(2, 2), count=3, colors=True
-  )
+  front = fronts.Rank(IMPLICIT, patches.Patches(2, 2), count=3, colors=True)
   picture = jnp.asarray(seeds.rng(0).uniform(size=(8, 8, 4)), jnp.float32)
   projection = front.draw(jax.random.key(0))
   variables = front.init(seeds.key(1), picture, projection)
@@ -240,18 +238,22 @@ def test_films_show_what_is_looked_at():
   agent = functools.partial(
     policies.PixelPolicy, front=front, controller=controllers.MLP(())
   )
-  shot = film.Film(
-    lanes.Lanes(env, 2), num_frames=2, size=16, highlight=True
-  )
+  shot = film.Film(lanes.Lanes(env, 2), num_frames=2, size=16, highlight=True)
   trainer = training.ESTrainer(
-    env, agent, strategy.ESConfig(num_pairs=1, normalize=False), optax.sgd(0.1), film=shot
+    env,
+    agent,
+    strategy.ESConfig(num_pairs=1, normalize=False),
+    optax.sgd(0.1),
+    film=shot,
   )
   state = trainer.search(0).init(
     trainer.fitted_policy.init(seeds.key(0)), seeds.key(1), (16, 16, 3)
   )
   frames = shot.shoot(trainer.player(state), jax.random.key(0))
   plain = dataclasses.replace(shot, highlight=False)
-  differs = frames[0] != plain.shoot(trainer.player(state), jax.random.key(0))[0]
+  differs = (
+    frames[0] != plain.shoot(trainer.player(state), jax.random.key(0))[0]
+  )
   # One patch of each lane, at most where it was not white before.
   for left in (1, 19):
     seen = differs[1:17, left : left + 16].any(axis=-1)
