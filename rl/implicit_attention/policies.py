@@ -61,7 +61,7 @@ class PixelPolicy(policies.FlaxParameters):
   observation_space: spaces.Space
   action_space: spaces.Space
   front: nn.Module
-  controller: nn.Module = controllers.LSTM()
+  controller: nn.Module = dataclasses.field(default_factory=controllers.LSTM)
   ordered: tuple[int, ...] | None = None
   seed: int = 0
 

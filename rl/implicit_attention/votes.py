@@ -113,7 +113,9 @@ class Implicit:
       taken from all positions first.
   """
 
-  attention: attention_lib.Favor = attention_lib.Favor(features=32)
+  attention: attention_lib.Favor = dataclasses.field(
+    default_factory=lambda: attention_lib.Favor(features=32)
+  )
   normalized: bool = True
   chunk: int | None = None
 

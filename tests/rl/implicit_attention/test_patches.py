@@ -66,7 +66,7 @@ def test_members_of_a_population_are_projected_alike():
 
 @pytest.mark.parametrize('values', [(0, 1), (3, 0)])
 def test_sizes_that_do_not_fit_are_refused(values):
-  with pytest.raises(ValueError, match='size|stride'):
+  with pytest.raises(ValueError, match=r'size|stride'):
     patches.Patches(*values)
   with pytest.raises(ValueError, match='must hold a patch'):
     patches.Patches(7, 4).grid(6, 9)

@@ -261,8 +261,8 @@ def test_films_show_what_is_looked_at():
     assert 1 <= seen.sum() <= 9
     assert np.ptp(rows) <= 2
     assert np.ptp(columns) <= 2
+  unaware = functools.partial(es_policies.FlaxPolicy, fronts.Blind())
   with pytest.raises(ValueError, match='highlights'):
-    unaware = functools.partial(es_policies.FlaxPolicy, fronts.Blind())
     dataclasses.replace(trainer, policy=unaware)
   with pytest.raises(ValueError, match='observes pictures'):
     film.Film(
