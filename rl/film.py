@@ -1,4 +1,4 @@
-"""Films of trained agents, as frames and as GIF files."""
+"""Films of trained agents: frames, GIF files, and strips as PNG files."""
 
 import dataclasses
 import os
@@ -15,7 +15,10 @@ from rl import ranges, rollout
 from rl.envs import lanes as lanes_lib
 from rl.envs import pixels, protocol, scenes, spaces
 
-__all__ = ['Film', 'Player', 'write_gif']
+__all__ = ['Film', 'Player', 'write_gif', 'write_strip']
+
+# How white what is looked at most becomes.
+_LIGHT = 0.7
 
 # (memory, observation, first, key) -> (memory, action), of n lanes.
 Act = Callable[[PyTree, Any, Any, Key[Array, '']], tuple[PyTree, Any]]
@@ -51,9 +54,13 @@ class Film:
       largest factor that stays within it.
     every: steps per frame.
     frame_s: seconds per frame.
+    highlight: whether what the player looks at is painted white; the player
+      then has `highlights(observations)`, a weight in [0, 1] for each pixel, as
+      policies of `rl.implicit_attention` do.
 
   Raises:
-    ValueError: if a number is not positive, or there is nothing to see.
+    ValueError: if a number is not positive, there is nothing to see, or what is
+      seen is not what the policy sees and cannot be highlighted.
   """
 
   env: protocol.VectorEnvironment
@@ -62,6 +69,7 @@ class Film:
   size: int = 128
   every: int = 1
   frame_s: float = 0.04
+  highlight: bool = False
 
   def __post_init__(self) -> None:
     ranges.check_counts(
@@ -79,6 +87,13 @@ class Film:
       )
     if self.draw is not None and not isinstance(self.env, lanes_lib.Lanes):
       raise ValueError(f'draw needs Lanes of a JAX environment, got {self.env}')
+    if self.highlight and not (
+      self.draw is None and _is_picture(self.env.observation_space)
+    ):
+      raise ValueError(
+        'highlight needs an environment that observes pictures, and no draw, '
+        f'got {self.env.observation_space} {self.draw=}'
+      )
 
   def shoot(
     self, player: Player, key: Key[Array, '']
@@ -97,6 +112,7 @@ class Film:
     """
     env = self.env
     act = jax.jit(player.act)
+    lights = jax.jit(player.highlights) if self.highlight else None
     step = jax.jit(env.step) if env.pure else env.step
     key, reset_key = jax.random.split(key)
     state, seen = env.reset(jax.random.split(reset_key, env.num_lanes))
@@ -105,27 +121,26 @@ class Film:
     frames = []
     for time in range(self.num_frames * self.every):
       if time % self.every == 0:
-        frames.append(self._frame(state, seen))
+        frames.append(self._frame(state, seen, lights))
       memory, action = act(memory, seen, first, jax.random.fold_in(key, time))
       state, given = step(state, action if env.pure else np.asarray(action))
       seen, first = given.observation, rollout.begins(env, given)
     return np.stack(frames)
 
-  def write(
-    self, player: Player, key: Key[Array, ''], path: str | os.PathLike[str]
-  ) -> pathlib.Path:
-    """Films a player, and writes the film as GIF; see `shoot`, `write_gif`."""
-    return write_gif(self.shoot(player, key), path, frame_s=self.frame_s)
-
-  def _frame(self, state: Any, seen: Any) -> UInt8[np.ndarray, 'h w 3']:
+  def _frame(
+    self, state: Any, seen: Any, lights: Callable[[Any], Array] | None
+  ) -> UInt8[np.ndarray, 'h w 3']:
     pictures = seen
     if self.draw is not None:
       pictures = _drawn(self, state.env)
-    elif hasattr(self.env, 'render'):
+    elif lights is None and hasattr(self.env, 'render'):
       pictures = self.env.render(state)
     pictures = np.asarray(pictures)
     # Stacked frames: the newest is last.
     pictures = pictures[..., -3:]
+    if lights is not None:
+      share = _LIGHT * np.asarray(lights(seen))[..., None]
+      pictures = np.uint8((1 - share) * pictures + share * 255)
     factor = max(1, self.size // pictures.shape[1])
     pictures = pictures.repeat(factor, axis=1).repeat(factor, axis=2)
     pictures = np.pad(pictures, ((0, 0), (1, 1), (1, 1), (0, 0)))
@@ -168,15 +183,8 @@ def write_gif(
   Raises:
     ImportError: without Pillow, which the extra `report` brings.
   """
-  try:
-    from PIL import Image
-  except ModuleNotFoundError as error:
-    raise ImportError(
-      "films need Pillow: pip install 'attune[report]' (extra `report`)"
-    ) from error
-  path = pathlib.Path(path)
-  path.parent.mkdir(parents=True, exist_ok=True)
-  first, *rest = (Image.fromarray(frame) for frame in frames)
+  path = _made(path)
+  first, *rest = (_image(frame) for frame in frames)
   first.save(
     path,
     save_all=True,
@@ -185,3 +193,45 @@ def write_gif(
     loop=0,
   )
   return path
+
+
+def write_strip(
+  frames: UInt8[np.ndarray, 't h w 3'],
+  path: str | os.PathLike[str],
+  *,
+  count: int = 6,
+) -> pathlib.Path:
+  """Writes some frames of a film, evenly spaced, one below the other.
+
+  Args:
+    frames: RGB.
+    path: of the PNG file; folders are made.
+    count: frames, at most.
+
+  Returns:
+    The path.
+
+  Raises:
+    ImportError: without Pillow, which the extra `report` brings.
+  """
+  chosen = np.linspace(0, len(frames) - 1, min(count, len(frames)))
+  path = _made(path)
+  _image(np.concatenate(frames[chosen.round().astype(int)])).save(path)
+  return path
+
+
+def _made(path: str | os.PathLike[str]) -> pathlib.Path:
+  """The path, whose folder exists now."""
+  path = pathlib.Path(path)
+  path.parent.mkdir(parents=True, exist_ok=True)
+  return path
+
+
+def _image(frame: UInt8[np.ndarray, 'h w 3']) -> Any:
+  try:
+    from PIL import Image
+  except ModuleNotFoundError as error:
+    raise ImportError(
+      "films need Pillow: pip install 'attune[report]' (extra `report`)"
+    ) from error
+  return Image.fromarray(frame)

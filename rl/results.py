@@ -162,6 +162,10 @@ def pictures(
       draw_returns, rows, steps_per_iteration=steps_per_iteration
     )
   if film is not None:
-    shoot = functools.partial(film.write, player, jax.random.key(seed))
-    found['film.gif'] = shoot
+    # Once, for both files.
+    shoot = functools.cache(lambda: film.shoot(player, jax.random.key(seed)))
+    found['film.gif'] = lambda path: film_lib.write_gif(
+      shoot(), path, frame_s=film.frame_s
+    )
+    found['film.png'] = lambda path: film_lib.write_strip(shoot(), path)
   return found

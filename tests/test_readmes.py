@@ -31,6 +31,7 @@ RUN_BY = {
   'hpo/ufom/README.md': 'tests/hpo/ufom/test_ufom_readme.py',
   'nas/rl_darts/README.md': 'tests/nas/rl_darts/test_rl_darts_readme.py',
   'rl/README.md': 'tests/rl/test_rl_readme.py',
+  'rl/implicit_attention/README.md': 'tests/rl/implicit_attention',
   'rl/odetoode/README.md': 'tests/rl/odetoode',
 }
 LAUNCHED = (

@@ -22,6 +22,7 @@ from rl.envs import spaces
 
 __all__ = [
   'MLP',
+  'FlaxParameters',
   'FlaxPolicy',
   'Policy',
   'check_observations',
@@ -214,23 +215,14 @@ class MLP:
     return memory, to_action(self.action_space, x)
 
 
-@dataclasses.dataclass(frozen=True)
-class FlaxPolicy:
-  """A Flax module from one observation to `num_outputs(action_space)` numbers.
+class FlaxParameters:
+  """Base class of policies whose parameters are those of a Flax module.
 
-  Attributes:
-    module: without state or memory; its fields must be hashable.
-    observation_space: the module gets observations as they are.
-    action_space: see `to_action`.
+  Subclasses are frozen dataclasses; `_init` gives the variables of the module.
   """
 
-  module: nn.Module
-  observation_space: spaces.Space
-  action_space: spaces.Space
-
   def _init(self, key: Key[Array, '']) -> Any:
-    space = self.observation_space
-    return self.module.init(key, jnp.zeros(space.shape, space.dtype))
+    raise NotImplementedError
 
   @functools.lru_cache(maxsize=8)  # noqa: B019 (frozen and small)
   def _layout(self) -> tuple[int, Callable[[Array], Any]]:
@@ -252,6 +244,25 @@ class FlaxPolicy:
   def unravel(self, theta: Float[Array, ' d']) -> PyTree:
     """The module's variables."""
     return self._layout()[1](theta)
+
+
+@dataclasses.dataclass(frozen=True)
+class FlaxPolicy(FlaxParameters):
+  """A Flax module from one observation to `num_outputs(action_space)` numbers.
+
+  Attributes:
+    module: without state or memory; its fields must be hashable.
+    observation_space: the module gets observations as they are.
+    action_space: see `to_action`.
+  """
+
+  module: nn.Module
+  observation_space: spaces.Space
+  action_space: spaces.Space
+
+  def _init(self, key: Key[Array, '']) -> Any:
+    space = self.observation_space
+    return self.module.init(key, jnp.zeros(space.shape, space.dtype))
 
   def initial_memory(self) -> PyTree:
     """None."""

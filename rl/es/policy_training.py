@@ -61,6 +61,12 @@ class PolicyTrainer:
   def __post_init__(self) -> None:
     ranges.check_counts(least=0, eval_episodes=self.eval_episodes)
     ranges.check_positive(clip=self.clip)
+    highlights = self.film is not None and self.film.highlight
+    if highlights and not hasattr(self.fitted_policy, 'highlights'):
+      raise ValueError(
+        'film.highlight needs a policy with highlights, such as '
+        f'implicit_attention.policies.PixelPolicy, got {self.fitted_policy}'
+      )
 
   @functools.cached_property
   def fitted_policy(self) -> policies.Policy:
@@ -238,6 +244,11 @@ class _Player(NamedTuple):
       )
     act = jax.vmap(self.policy.act, in_axes=(None, 0, 0))
     return act(self.params, memory, observation)
+
+  def highlights(self, observation: Any) -> Any:
+    """See `film.Film`; only some policies know what they look at."""
+    look = jax.vmap(self.policy.highlights, in_axes=(None, 0))
+    return look(self.params, observation)
 
 
 def _one_device(mesh: jax.sharding.Mesh) -> jax.sharding.Mesh:

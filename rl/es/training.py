@@ -36,8 +36,8 @@ class ESTrainer(policy_training.PolicyTrainer):
     optimizer: from optax; see `strategy.Strategy`.
 
   Raises:
-    ValueError: if a number is out of range, or the optimiser climbs what it
-      should descend.
+    ValueError: if a number is out of range, the optimiser climbs what it should
+      descend, or observations cannot be normalised.
   """
 
   config: strategy.ESConfig
@@ -46,6 +46,12 @@ class ESTrainer(policy_training.PolicyTrainer):
   def __post_init__(self) -> None:
     super().__post_init__()
     check_descends(self.optimizer)
+    space = self.env.observation_space
+    if self.config.normalize and not jnp.issubdtype(space.dtype, jnp.floating):
+      raise ValueError(
+        'normalize must be False where observations are not floats, got '
+        f'{space}'
+      )
 
   def search(self, seed: int) -> strategy.Strategy:
     """See `policy_training.PolicyTrainer`."""

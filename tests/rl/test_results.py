@@ -94,6 +94,8 @@ def test_a_run_leaves_a_table_curves_and_a_film(tmp_path, capsys):
   with Image.open(folder / 'film.gif') as gif:
     assert gif.size == (2 * 18, 18)
     assert gif.info['loop'] == 0
+  with Image.open(folder / 'film.png') as strip:
+    assert strip.size == (2 * 18, 6 * 18)
 
 
 @pytest.mark.slow

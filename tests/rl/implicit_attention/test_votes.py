@@ -1,0 +1,174 @@
+"""Votes: against dense float64 matrices, streamed, at large norms, in the limit."""
+
+import functools
+import warnings
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from performer import attention
+from rl.implicit_attention import votes
+from tests import seeds
+
+LENGTH, WIDTH = 37, 4
+KERNELS = {
+  'softmax_pos': {'features': 16},
+  'softmax_hyp': {'features': 16},
+  'softmax_trig': {'features': 16},
+  'softmax_angular': {'features': 64, 'mix_rows': 2},
+  'softmax_oprf': {'features': 16, 'oprf_mean_square': 2.0},
+  'softmax_general': {'features': 16},
+  'relu': {'features': 16},
+}
+
+
+@functools.cache
+def favor(kernel, **options):
+  with warnings.catch_warnings():
+    warnings.simplefilter('ignore')
+    return attention.Favor(kernel=kernel, **(options or KERNELS[kernel]))
+
+
+def draw(found, seed=0):
+  return found.draw(
+    jax.random.key(seed), layer=0, step=0, num_heads=1, head_dim=WIDTH
+  )
+
+
+@pytest.fixture(scope='module')
+def inputs():
+  rng = seeds.rng(0)
+  return [
+    jnp.asarray(rng.normal(size=(LENGTH, WIDTH)), jnp.float32) for _ in 'qk'
+  ]
+
+
+def dense(found, projection, q, k):
+  """Kernel values of all pairs, float64."""
+  form = found.form(projection, head_dim=WIDTH)
+
+  def features(featurize, x):
+    values, weight = featurize(x[None, None])
+    values = np.float64(values[0, 0])
+    weight = 0 if weight is None else np.float64(weight[0, 0])[:, None]
+    return np.exp(values + weight) if form.log else values * np.exp(weight)
+
+  pairs = features(form.featurize_queries, q)
+  pairs = pairs @ features(form.featurize_keys, k).T
+  return pairs * found.spec.scale(form.features)
+
+
+def test_exact_votes_are_column_sums(inputs):
+  q, k = map(np.float64, inputs)
+  weights = np.exp(q @ k.T / np.sqrt(WIDTH))
+  weights /= weights.sum(axis=1, keepdims=True)
+  for chunk in (None, 8):
+    found = votes.Exact(chunk)(*inputs)
+    np.testing.assert_allclose(found.values, weights.sum(axis=0), rtol=1e-5)
+
+
+@pytest.mark.parametrize('kernel', KERNELS)
+def test_implicit_votes_are_those_of_the_dense_matrix(kernel, inputs):
+  found = favor(kernel)
+  projection = draw(found)
+  pairs = dense(found, projection, *inputs)
+  expected = (pairs / pairs.sum(axis=1, keepdims=True)).sum(axis=0)
+  sizes = np.abs(pairs / pairs.sum(axis=1, keepdims=True)).sum(axis=0)
+  for chunk in (None, 8):
+    make = functools.partial(votes.Implicit, found, chunk=chunk)
+    normal = make()(*inputs, projection=projection)
+    np.testing.assert_allclose(
+      normal.values, expected, rtol=1e-3, atol=2e-5 * sizes.max()
+    )
+    np.testing.assert_allclose(normal.values.sum(), LENGTH, rtol=1e-3)
+    assert normal.moved == 0
+    plain = make(normalized=False)(*inputs, projection=projection)
+    np.testing.assert_allclose(
+      plain.values * np.exp(plain.log_factor),
+      pairs.sum(axis=0),
+      rtol=1e-3,
+      atol=1e-5 * np.abs(pairs).sum(axis=0).max(),
+    )
+
+
+def test_many_features_give_the_exact_votes(inputs):
+  small = [x / 2 for x in inputs]
+  expected = votes.Exact()(*small).values
+  found = favor('softmax_hyp', features=2**14)
+  errors = []
+  for seed in range(2):
+    drawn = votes.Implicit(found)(*small, projection=draw(found, seed))
+    errors.append(np.abs(drawn.values / expected - 1).max())
+  assert max(errors) < 0.05
+
+
+@pytest.mark.parametrize('kernel', ['softmax_hyp', 'softmax_angular', 'relu'])
+@pytest.mark.parametrize('norm', [1e-3, 30.0])
+def test_votes_are_finite_at_any_norm(kernel, norm, inputs):
+  found = favor(kernel)
+  scaled = [
+    norm * x / jnp.linalg.norm(x, axis=1, keepdims=True) for x in inputs
+  ]
+  for normalized in (True, False):
+    call = votes.Implicit(found, normalized)
+    drawn = call(*scaled, projection=draw(found))
+    assert np.isfinite(drawn.values).all()
+    assert np.isfinite(drawn.log_factor)
+    assert (np.asarray(drawn.values) != 0).any()
+
+
+def test_denominators_near_zero_are_moved_and_counted():
+  found = attention.Favor(
+    kernel='identity', features=None, projection=False, kernel_epsilon=0.0
+  )
+  # The first query is orthogonal to the sum of keys.
+  q = jnp.array([[1.0, -1.0], [1.0, 1.0]])
+  k = jnp.array([[1.0, 0.0], [0.0, 1.0]])
+  drawn = votes.Implicit(found)(q, k, projection=None)
+  assert drawn.moved == 1
+  expected = 0.5 + np.array([1.0, -1.0]) / 2e-6
+  np.testing.assert_allclose(drawn.values, expected, rtol=1e-5)
+
+
+def test_permuted_patches_have_permuted_votes(inputs):
+  found = favor('softmax_hyp')
+  order = seeds.rng(1).permutation(LENGTH)
+  call = votes.Implicit(found)
+  straight = call(*inputs, projection=draw(found)).values
+  permuted = [x[order] for x in inputs]
+  drawn = call(*permuted, projection=draw(found)).values
+  np.testing.assert_allclose(drawn, straight[order], rtol=1e-4)
+
+
+def test_variance_of_unnormalised_votes_is_the_closed_form():
+  # Section 2.7 of the specification of HRF: phi = 'softmax_pos', iid rows.
+  rng = seeds.rng(2)
+  q, k = (rng.normal(size=(6, WIDTH)) * 0.3 for _ in 'qk')
+  count = 8
+  found = favor('softmax_pos', features=count, ortho='iid')
+  x, y = q * WIDTH**-0.25, k * WIDTH**-0.25
+  keys = jax.random.split(seeds.key(3), 20_000)
+
+  @jax.jit
+  @jax.vmap
+  def drawn(key):
+    projection = found.draw(key, layer=0, step=0, num_heads=1, head_dim=WIDTH)
+    call = votes.Implicit(found, normalized=False)
+    out = call(jnp.float32(q), jnp.float32(k), projection=projection)
+    return out.values * jnp.exp(out.log_factor)
+
+  samples = np.float64(drawn(keys))
+  mean = np.exp(x @ y.T).sum(axis=0)
+  error = samples.std(axis=0) / np.sqrt(len(samples))
+  assert (np.abs(samples.mean(axis=0) - mean) < 4.5 * error).all()
+  both = x[:, None] + x
+  inner = np.exp((x @ x.T)[..., None] + 2 * both @ y.T).sum(axis=(0, 1))
+  expected = (np.exp((y**2).sum(axis=1)) * inner - mean**2) / count
+  np.testing.assert_allclose(samples.var(axis=0), expected, rtol=0.1)
+
+
+def test_top_is_descending_with_ties_to_the_lower_number():
+  found = votes.top(jnp.array([1.0, 3.0, 2.0, 3.0, 2.0]), 4)
+  np.testing.assert_array_equal(found, [1, 3, 2, 4])
