@@ -1,6 +1,7 @@
 """All agents; a learner whose every number can be foretold; simulators."""
 
 import dataclasses
+import functools
 from typing import Any, NamedTuple
 
 import flax
@@ -10,7 +11,7 @@ import numpy as np
 
 from rl import learner as learner_lib
 from rl import networks, ppo, rainbow, sac
-from rl.envs import cartpole, lanes, pendulum, protocol, spaces
+from rl.envs import cartpole, checks, lanes, pendulum, protocol, spaces
 
 KEY = jax.random.key(12)
 
@@ -124,6 +125,12 @@ class Counting:
     return CountingLearner(self.unroll_length, size, self.noise)
 
 
+@functools.cache
+def _programs(inner):
+  """Reset and step of equal lanes, compiled once for all tests."""
+  return jax.jit(inner.reset), jax.jit(inner.step)
+
+
 class HostState(NamedTuple):
   inner: Any
   waits: Any
@@ -144,7 +151,7 @@ class Host:
     self.closed = False
 
   def reset(self, keys):
-    state, shown = self._inner.reset(keys)
+    state, shown = _programs(self._inner)[0](keys)
     shown = np.asarray(shown)
     waits = np.zeros(self.num_lanes, bool)
     return HostState(state, waits, jax.device_get(state.stats)), shown
@@ -152,16 +159,15 @@ class Host:
   def step(self, state, action):
     assert not self.closed
     assert isinstance(action, np.ndarray)
-    inner, seen = self._inner.step(state.inner, action)
-    seen = jax.device_get(seen)
+    checks.check_action(self.action_space, action, num_lanes=self.num_lanes)
+    inner, seen = jax.device_get(_programs(self._inner)[1](state.inner, action))
     if self.resets_at_once:
-      stats = jax.device_get(inner.stats)
-      return HostState(inner, state.waits, stats), seen
+      return HostState(inner, state.waits, inner.stats), seen
     return self._spend_a_step(state, inner, seen)
 
   def _spend_a_step(self, state, inner, seen):
     """Lanes that wait stay where they are and show their first observation."""
-    pick = lambda new, old: jnp.where(
+    pick = lambda new, old: np.where(
       state.waits.reshape(-1, *[1] * (new.ndim - 1)), old, new
     )
     unkeyed = lambda s: s._replace(keys=None)
@@ -181,8 +187,7 @@ class Host:
       valid,
       {},
     )
-    stats = jax.device_get(kept.stats)
-    return HostState(kept, ended, stats), transition
+    return HostState(kept, ended, kept.stats), transition
 
   def close(self):
     self.closed = True

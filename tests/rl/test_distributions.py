@@ -24,13 +24,19 @@ def test_categorical():
   given = _categorical()
   logits = np.float64(given.logits)
   p = np.exp(logits) / np.exp(logits).sum(-1, keepdims=True)
-  for action in range(4):
-    np.testing.assert_allclose(
-      given.log_prob(jnp.full(3, action)), np.log(p[:, action]), rtol=1e-5
-    )
-  np.testing.assert_allclose(given.entropy(), stats.entropy(p.T), rtol=1e-5)
-  np.testing.assert_array_equal(given.mode(), p.argmax(-1))
-  draws = np.asarray(jax.vmap(given.sample)(jax.random.split(KEY, DRAWS)))
+
+  @jax.jit
+  def found(given, keys):
+    log_prob = jax.vmap(lambda a: given.log_prob(jnp.full(3, a)))(jnp.arange(4))
+    draws = jax.vmap(given.sample)(keys)
+    return log_prob, given.entropy(), given.mode(), draws
+
+  log_prob, entropy, mode, draws = jax.device_get(
+    found(given, jax.random.split(KEY, DRAWS))
+  )
+  np.testing.assert_allclose(log_prob, np.log(p).T, rtol=1e-5)
+  np.testing.assert_allclose(entropy, stats.entropy(p.T), rtol=1e-5)
+  np.testing.assert_array_equal(mode, p.argmax(-1))
   assert draws.dtype == np.int32
   share = (draws[..., None] == np.arange(4)).mean(0)
   error = np.sqrt(p * (1 - p) / DRAWS)

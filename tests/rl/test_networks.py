@@ -11,6 +11,7 @@ from flax import linen as nn
 from rl import networks
 from rl.rainbow import networks as rainbow_networks
 from rl.sac import networks as sac_networks
+from tests import marks
 
 KEY = jax.random.key(3)
 
@@ -49,7 +50,7 @@ def test_nature_has_as_many_parameters_as_published():
   ('module', 'shape', 'width'),
   [
     (networks.MLP((5, 7)), (2, 3), 7),
-    (networks.NatureCNN(9), (36, 40, 2), 9),
+    *marks.slow((networks.NatureCNN(9), (36, 40, 2), 9)),
     (networks.ImpalaCNN((2, 3), 11), (7, 5, 2), 11),
   ],
 )

@@ -28,7 +28,7 @@ def data(*sizes):
 
 
 def stats(x):
-  return weighted(jnp.asarray(x), jnp.ones(len(x), x.dtype))
+  return weighted(x, np.ones(len(x), x.dtype))
 
 
 def close(a, b, rtol=1e-10):
@@ -51,7 +51,7 @@ def test_merge_is_a_commutative_monoid():
 @pytest.mark.parametrize('groups', [1, 2, 5, 8])
 def test_tree_equals_concatenation(groups):
   parts = data(*range(1, groups + 1))
-  stacked = jax.tree.map(lambda *x: jnp.stack(x), *map(stats, parts))
+  stacked = jax.tree.map(lambda *x: np.stack(x), *map(stats, parts))
   close(merge_all(stacked), stats(np.concatenate(parts)))
 
 
@@ -61,7 +61,7 @@ def test_adding_one_by_one_with_some_left_out():
   bad = np.where(included[:, None, None], x, np.nan)
   running = normalizer.empty((2, 3), (1,))
   for row, keep in zip(bad, included, strict=True):
-    running = add(running, jnp.asarray(row)[None], jnp.asarray([keep]))
+    running = add(running, row[None], keep[None])
   close(jax.tree.map(lambda v: v[0], running), stats(x[included]))
 
 
@@ -80,11 +80,11 @@ def test_normalize_against_numpy_and_constants():
 
 def test_constants_are_exact_however_they_are_counted():
   """In float32, where their mean is rounded."""
-  x = jnp.tile(jnp.array([0.1, 1000.1], jnp.float32), (1000, 1))
+  x = np.tile(np.float32([0.1, 1000.1]), (1000, 1))
   running = normalizer.empty((2,), (1,))
   for row in x[:9]:
-    running = add(running, row[None], jnp.ones(1, bool))
-  halves = jax.tree.map(lambda *s: jnp.stack(s), *map(stats, (x, x[:7])))
+    running = add(running, row[None], np.ones(1, bool))
+  halves = jax.tree.map(lambda *s: np.stack(s), *map(stats, (x, x[:7])))
   for found in (
     stats(x),
     merge_all(halves),
@@ -146,8 +146,8 @@ def test_broken_observations_do_not_count(broken):
   shown[3, 1, 2] = broken
   kept = np.arange(7) != 3
   running = normalizer.empty((2, 3), (1,))
-  for row in jnp.asarray(shown):
-    running = add(running, row[None], jnp.ones(1, bool))
+  for row in shown:
+    running = add(running, row[None], np.ones(1, bool))
   running = jax.tree.map(lambda v: v[0], running)
   close(stats(shown), stats(x[kept]), rtol=1e-6)
   close(running, stats(x[kept]), rtol=1e-4)

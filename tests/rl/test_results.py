@@ -38,6 +38,8 @@ def test_the_last_returns_beside_random_ones():
   assert (ours['step'], ours['mean'], ours['error']) == (5, 4.0, 0.5)
   assert (other['mean'], other['median']) == (3.0, 2.5)
   np.testing.assert_allclose(other['error'], np.std(random) / 2)
+  # Before the first evaluation there are these only.
+  assert results.score_rows([], {'test': random}) == [other]
 
 
 def test_agents_are_the_spread():
@@ -72,20 +74,27 @@ def test_agents_that_finish_no_episode_are_left_out():
   assert (line['mean'], line['error']) == (6.0, 0.0)
 
 
-def test_a_run_leaves_a_table_curves_and_a_film(tmp_path, capsys):
-  task = pendulum.Pendulum(max_steps=5)
+TASK = pendulum.Pendulum(max_steps=5)
+
+
+def _train(workdir, shown, *, steps, **settings):
   trainer = training.ESTrainer(
-    task,
+    TASK,
     functools.partial(policies.MLP, hidden=()),
     strategy.ESConfig(num_pairs=2),
     optax.sgd(0.1),
-    eval_episodes=4,
-    film=film.Film(
-      lanes.Lanes(task, 2), pixels.pendulum_scene, num_frames=7, size=16
-    ),
+    film=shown,
+    **settings,
   )
-  config = loop.LoopConfig(durations.Duration(steps=2), log_every=1)
-  train_lib.train(workdir=str(tmp_path), trainer=trainer, loop=config)
+  config = loop.LoopConfig(durations.Duration(steps=steps), log_every=1)
+  train_lib.train(workdir=str(workdir), trainer=trainer, loop=config)
+
+
+def test_a_run_leaves_a_table_curves_and_a_film(tmp_path, capsys):
+  shown = film.Film(
+    lanes.Lanes(TASK, 2), pixels.pendulum_scene, num_frames=7, size=16
+  )
+  _train(tmp_path, shown, steps=2, eval_episodes=4)
   assert 'random actions, center' in capsys.readouterr().out
   folder = tmp_path / 'report'
   assert (folder / 'returns.png').stat().st_size > 1000
@@ -120,31 +129,18 @@ class _Constant(evaluation.RandomPlayer):
 
 
 def test_what_cannot_be_shown_does_not_fail_the_run(tmp_path, caplog):
-  """There is no renderer; or there is no step."""
+  """There is no renderer."""
 
   class Blind(lanes.Lanes):
     def render(self, state):
       raise rendering.RendererError('no renderer')
 
-  shown = film.Film(Blind(pendulum.Pendulum(), 2), num_frames=1)
-  trainer = training.ESTrainer(
-    pendulum.Pendulum(),
-    functools.partial(policies.MLP, hidden=()),
-    strategy.ESConfig(num_pairs=2),
-    optax.sgd(0.1),
-    film=shown,
-  )
-  for steps in (1, 0):
-    train_lib.train(
-      workdir=str(tmp_path / str(steps)),
-      trainer=trainer,
-      loop=loop.LoopConfig(durations.Duration(steps=steps)),
-    )
+  shown = film.Film(Blind(TASK, 2), num_frames=1)
+  _train(tmp_path, shown, steps=1, eval_episodes=0)
   assert 'film.gif: RendererError: no renderer' in caplog.text
-  written = {path.name for path in (tmp_path / '1' / 'report').iterdir()}
+  written = {path.name for path in (tmp_path / 'report').iterdir()}
   assert 'film.gif' not in written
   assert {'scores.md', 'returns.png', 'curves.png'} <= written
-  assert 'no report: there are no steps' in caplog.text
 
 
 def test_what_cannot_be_filmed_is_refused():

@@ -28,9 +28,9 @@ class Toy:
       self.closed += 1
 
 
-def _train(toy, workdir, **options):
+def _train(toy, workdir, *, config=CONFIG, **options):
   return trainer.train(
-    workdir=str(workdir), trainer=toy, loop=CONFIG, **options
+    workdir=str(workdir), trainer=toy, loop=config, **options
   )
 
 
@@ -80,6 +80,13 @@ def test_a_part_that_fails_costs_only_itself(
   assert "lacks the tables: KeyError: 'no such agent'" in caplog.text
   assert 'lacks the file bad.png: KeyError' in caplog.text
   assert toy.closed == 1
+
+
+def test_no_steps_no_report(regression, tmp_path, caplog, one_device):
+  config = loop.LoopConfig(durations.Duration(steps=0))
+  assert _train(Toy(regression), tmp_path, config=config).finished
+  assert 'no report: there are no steps' in caplog.text
+  assert not (tmp_path / 'report').exists()
 
 
 def test_a_failure_closes_the_experiment(regression, tmp_path, one_device):

@@ -108,8 +108,10 @@ def test_values_and_gradients(kernel, causal, masked, lk):
   assert max(errors) < 3e-6, errors
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('causal', [False, True])
 def test_equals_the_other_form(causal):
+  """More narrowly than by the twin of either."""
   arrays, w, mask = inputs(1), projection(), mask_of(2)
   out, grads = run(*arrays, w, mask, causal=causal)
   favor = cases.favor('softmax_hyp', features=2 * M, chunk=16)

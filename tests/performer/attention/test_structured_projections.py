@@ -16,6 +16,8 @@ from tests import marks, seeds
 from tests.performer.attention import attention_cases as cases
 from tests.performer.attention import attention_twin as twin
 
+matrix = jax.jit(projections.matrix, static_argnums=1)
+
 
 def matrices(draw, count, *, batch=1000):
   """[count, rows, d] independent float64 matrices."""
@@ -56,7 +58,7 @@ def test_blocks_are_orthogonal_and_differ(ortho, d, rows):
   w = jax.jit(draw)(seeds.key(3))
   p = w.signs.shape[-1] if ortho == 'horf' else d
   # In its padded width a Hadamard block is orthogonal.
-  dense = np.asarray(projections.matrix(w, p))
+  dense = np.asarray(matrix(w, p))
   assert dense.shape == (rows, p)
   for start in range(0, rows, p):
     block = dense[start : start + p]
@@ -159,7 +161,7 @@ def test_orthogonal_rows_beat_independent_ones(ortho):
 
 def test_transform_is_the_walsh_hadamard_matrix():
   x = np.asarray(twin.normal(1, 3, 16), np.float64)
-  ours = projections.hadamard_transform(jnp.asarray(x, jnp.float32))
+  ours = jax.jit(projections.hadamard_transform)(x.astype(np.float32))
   np.testing.assert_allclose(
     ours, x @ scipy.linalg.hadamard(16) / 4, rtol=1e-5, atol=1e-5
   )
@@ -174,24 +176,27 @@ def test_transform_and_matrix_give_the_same(monkeypatch, per_head):
   q, k, v = twin.inputs(2, d=6)
   w = cases.projection(favor, d=6)
   x = q.transpose(0, 2, 1, 3)
-  dense = projections.matrix(w, 6)
+  dense = matrix(w, 6)
   assert dense.shape == ((2, 20, 6) if per_head else (20, 6))
   truth = np.asarray(x, np.float64) @ np.swapaxes(
     np.asarray(dense, np.float64), -1, -2
   )
-  np.testing.assert_allclose(projections.project(w, x), truth, atol=1e-5)
 
-  def gradient():
+  def found():
     def loss(q, k, v):
       out = favor(q, k, v, projection=w, causal=False)
       return jnp.sin(out).sum()
 
-    return jax.jit(jax.grad(loss, (0, 1, 2)))(q, k, v)
+    def both(*arrays):
+      return projections.project(w, x), jax.grad(loss, (0, 1, 2))(*arrays)
 
-  slow = gradient()
+    projected, slopes = jax.jit(both)(q, k, v)
+    np.testing.assert_allclose(projected, truth, atol=1e-5)
+    return slopes
+
+  slow = found()
   monkeypatch.setattr(projections, 'TRANSFORM_WIDTH', 1)
-  np.testing.assert_allclose(projections.project(w, x), truth, atol=1e-5)
-  for one, two in zip(gradient(), slow, strict=True):
+  for one, two in zip(found(), slow, strict=True):
     assert np.abs(one).max() > 1e-3
     np.testing.assert_allclose(one, two, atol=2e-5)
 
@@ -206,7 +211,7 @@ def test_norms_are_those_of_the_padded_width():
   squared = np.asarray(projections.squared_norms(w))
   assert abs(squared.mean() - 8) < 4 * (16 / 4000) ** 0.5
   # So that each row, cut to d, is N(0, I).
-  dense = np.asarray(projections.matrix(w, 5))
+  dense = np.asarray(matrix(w, 5))
   np.testing.assert_allclose((dense**2).mean(0), 1, atol=0.12)
 
 

@@ -20,7 +20,7 @@ SETS = {
 }
 
 
-@pytest.fixture(params=SETS)
+@pytest.fixture(params=SETS, scope='module')
 def data(request):
   return SETS[request.param]()
 

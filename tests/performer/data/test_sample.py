@@ -75,6 +75,8 @@ def test_baseline_is_near_the_published_one():
     assert 17 < scores.perplexity < 18.5
 
 
+# What the files hold is checked in each run by their digests.
+@pytest.mark.slow
 @pytest.mark.skipif(
   shutil.which('mmseqs') is None, reason='needs the program mmseqs'
 )

@@ -201,13 +201,13 @@ def test_errors_are_told_layer_by_layer(pretrained):
 
 def test_exact_attention_has_no_error(pretrained):
   ours, tokens = convert_model(pretrained), batch(102)[:, :-1]
-  errors = compare.layer_errors(
+  run = functools.partial(
+    compare.layer_errors,
     make(attention.Exact()),
-    ours,
-    tokens,
     mask=tokens >= 0,
     projections=None,
   )
+  errors = jax.jit(run)(ours, tokens)
   assert not np.any(errors.attention)
   assert not np.any(errors.hidden)
   assert errors.logits == 0
@@ -218,7 +218,7 @@ def flax_params(use_bias):
     H, qkv_features=H * D, out_features=5, use_bias=use_bias
   )
   x = twin.normal(1, 2, LENGTH, E)
-  params = module.init(seeds.key(0), x)['params']
+  params = jax.jit(module.init)(seeds.key(0), x)['params']
   leaves, tree = jax.tree.flatten(params)
   noisy = [leaf + twin.normal(i, *leaf.shape) for i, leaf in enumerate(leaves)]
   return module, jax.tree.unflatten(tree, noisy), x
@@ -234,10 +234,10 @@ def our_module(use_bias):
 def test_linen_module_converts_both_ways(use_bias):
   module, params, x = flax_params(use_bias)
   ours = convert.from_linen(params)
-  out = our_module(use_bias).apply({'params': ours}, x, projection=None)
-  np.testing.assert_allclose(
-    out, module.apply({'params': params}, x), rtol=1e-4, atol=1e-4
-  )
+  mine = functools.partial(our_module(use_bias).apply, projection=None)
+  out = jax.jit(mine)({'params': ours}, x)
+  expected = jax.jit(module.apply)({'params': params}, x)
+  np.testing.assert_allclose(out, expected, rtol=1e-4, atol=1e-4)
   assert_same_bits(convert.to_linen(ours), dict(params))
 
 

@@ -10,6 +10,7 @@ import pytest
 from rl.envs import dodge, grid_levels, lane_following, lanes, levels
 
 KEY = jax.random.key(21)
+road_offset = jax.jit(lane_following.road_offset)
 
 
 def _episodes(env, policy, count, steps):
@@ -100,9 +101,7 @@ def test_road_offset_is_the_distance():
   points = curve[rng.integers(0, 20000, 200)] + rng.normal(0, 0.05, (200, 2))
   want = np.linalg.norm(points[:, None] - curve[None], axis=-1).min(1)
   outside = np.linalg.norm(points, axis=1)
-  got = lane_following.road_offset(
-    jnp.asarray(points, jnp.float32), state.waves
-  )
+  got = road_offset(jnp.asarray(points, jnp.float32), state.waves)
   np.testing.assert_allclose(np.abs(got), want, rtol=0.1, atol=3e-3)
   assert (np.sign(got) == 1).any()
   assert (np.sign(got) == -1).any()
@@ -114,9 +113,7 @@ def _chase(state, key):
   del key
   forward = jnp.stack([jnp.cos(state.heading), jnp.sin(state.heading)])
   ahead = state.position + 0.12 * forward
-  return jnp.clip(6 * lane_following.road_offset(ahead, state.waves), -1, 1)[
-    None
-  ]
+  return jnp.clip(6 * road_offset(ahead, state.waves), -1, 1)[None]
 
 
 def test_a_lap_gives_a_hundred():
@@ -134,17 +131,17 @@ def test_a_lap_gives_a_hundred():
 def test_lap_reward_is_the_angle_made_good():
   env = lane_following.LaneFollowing(size=8)
   state, _ = jax.jit(env.reset)(KEY)
-  step = jax.jit(env.step)
+  step, chase = jax.jit(env.step), jax.jit(_chase)
   total, turned = 0.0, 0.0
   off_road = 0
   for t in range(60):
-    steer = _chase(state, KEY) if t < 40 else jnp.zeros(1)
+    steer = chase(state, KEY) if t < 40 else jnp.zeros(1)
     before = np.asarray(state.position, np.float64)
     state, out = step(state, steer, KEY)
     after = np.asarray(state.position, np.float64)
     np.testing.assert_allclose(np.hypot(*(after - before)), 0.04, rtol=1e-4)
     swept = np.angle(complex(*after) / complex(*before))
-    offset = abs(float(lane_following.road_offset(state.position, state.waves)))
+    offset = abs(float(road_offset(state.position, state.waves)))
     turned += swept if offset <= 0.1 else 0.0
     off_road += offset > 0.1
     total += float(out.reward)

@@ -34,7 +34,7 @@ def test_compose_paints_in_order():
   want = ground.copy()
   for alpha, color in zip(cover, palette, strict=True):
     want = alpha[..., None] * color + (1 - alpha[..., None]) * want
-  got = scenes.compose(
+  got = jax.jit(scenes.compose)(
     scenes.Scene(
       *(jnp.asarray(x, jnp.float32) for x in (ground, cover, palette))
     )
@@ -52,7 +52,7 @@ def test_segment_distance_is_the_nearest_point():
   points = np.asarray(scenes.grid(8), np.float64)
   away = points[None, None] - line[:, :, None, None]
   want = np.linalg.norm(away, axis=-1).min(0)
-  got = scenes.segment_distance(
+  got = jax.jit(scenes.segment_distance)(
     scenes.grid(8),
     jnp.asarray(start, jnp.float32),
     jnp.asarray(end, jnp.float32),
@@ -111,6 +111,8 @@ def test_drawing_is_cheap(env):
 def test_pictures_show_where_things_are():
   """Colours at the places that geometry gives."""
 
+  picture = jax.jit(scenes.picture, static_argnums=0)
+
   def at(image, x, y):
     size = image.shape[0]
     row, column = int((1 - y) * size / 2), int((1 + x) * size / 2)
@@ -118,21 +120,21 @@ def test_pictures_show_where_things_are():
 
   view = pixels.PixelView(cartpole.CartPoleSwingUp(), pixels.swing_up_scene, 64)
   up = cartpole.CartPoleState(*map(jnp.float32, (1.5, 0, 0, 0)))
-  image = scenes.picture(view, up)
+  image = picture(view, up)
   np.testing.assert_allclose(at(image, 0.5, 0.25), [0.9, 0.7, 0.2], atol=0.01)
   np.testing.assert_allclose(at(image, 0.5, -0.25), 0.15, atol=0.01)
   # Positive angles lean to the left here, and to the right in the other task.
   left = cartpole.CartPoleState(*map(jnp.float32, (0, 0, np.pi / 2, 0)))
-  image = scenes.picture(view, left)
+  image = picture(view, left)
   np.testing.assert_allclose(at(image, -0.28, 0.0), [0.9, 0.7, 0.2], atol=0.02)
   view = pixels.PixelView(cartpole.CartPoleBalance(), pixels.balance_scene, 64)
-  image = scenes.picture(view, left)
+  image = picture(view, left)
   np.testing.assert_allclose(at(image, 0.28, 0.0), [0.9, 0.7, 0.2], atol=0.02)
   view = pixels.PixelView(reacher.Reacher(), pixels.arm_scene, 64)
   pose = reacher.ReacherState(
     jnp.array([0.0, np.pi / 2]), jnp.zeros(2), jnp.array([-0.5, -0.5])
   )
-  image = scenes.picture(view, pose)
+  image = picture(view, pose)
   np.testing.assert_allclose(at(image, 0.45, 0.45), [0.95, 0.9, 0.5], atol=0.05)
   np.testing.assert_allclose(at(image, 0.2, 0.0), [0.4, 0.6, 0.75], atol=0.05)
   np.testing.assert_allclose(

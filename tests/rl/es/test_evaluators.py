@@ -42,20 +42,22 @@ def cluster():
   params=[
     pytest.param(name, marks=pytest.mark.slow) if name == 'ray' else name
     for name in es_cases.EVALUATORS
-  ]
+  ],
+  scope='module',
 )
 def make(request):
-  """Makes evaluators, and closes them."""
+  """Makes evaluators, one for equal arguments, and closes them."""
   if request.param == 'ray':
     request.getfixturevalue('cluster')
   made = []
 
+  @functools.cache
   def make(env=ENV, policy=POLICY, **options):
     made.append(es_cases.EVALUATORS[request.param](env, policy, **options))
     return made[-1]
 
   yield make
-  for one in made:
+  for one in [*made, *made]:  # To close one again does nothing.
     one.close()
 
 
@@ -130,8 +132,6 @@ def test_members_with_an_architecture_are_served(make, paired):
   part = run.evaluate(searched, KEYS[:3], None)
   np.testing.assert_array_equal(part.returns[:3], found.returns[:3])
   np.testing.assert_array_equal(part.returns[3:], found.returns[5:8])
-  run.close()
-  run.close()
 
 
 def test_the_members_of_a_row_share_their_environment(make):

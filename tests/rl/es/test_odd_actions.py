@@ -54,7 +54,7 @@ jax.block_until_ready(jax.jit(lambda s: es.step(s, evaluator))(state))
 print(jax.device_count())
 """
   environment = {k: v for k, v in os.environ.items() if k != 'PJRT_NPROC'}
-  environment['XLA_FLAGS'] = '--xla_force_host_platform_device_count=2'
+  environment['XLA_FLAGS'] += ' --xla_force_host_platform_device_count=2'
   environment['JAX_PLATFORMS'] = 'cpu'
   done = subprocess.run(
     [sys.executable, '-c', code],

@@ -11,9 +11,14 @@ import optax
 import pytest
 
 from rl import normalizer
-from rl.es import directions, estimators, ray_evaluator, strategy
+from rl.es import (
+  directions,
+  estimators,
+  ray_evaluator,
+  strategy,
+  vector_evaluator,
+)
 from rl.es import population as population_lib
-from tests import marks
 from tests.rl.es import ray_cases
 
 ray = pytest.importorskip('ray')
@@ -82,7 +87,8 @@ def test_training_is_that_of_one_process():
   workers.close()
 
 
-@pytest.mark.parametrize('how', ['die', *marks.slow('hang')])
+@pytest.mark.slow
+@pytest.mark.parametrize('how', ['die', 'hang'])
 def test_a_lost_worker_costs_its_pairs(how, tmp_path):
   mark = tmp_path / 'mark'
   make = functools.partial(ray_cases.fragile, mark=str(mark), at=4, how=how)
@@ -101,17 +107,33 @@ def test_a_lost_worker_costs_its_pairs(how, tmp_path):
   both = np.tile(kept, 2)
   np.testing.assert_array_equal(found.returns[both], whole.returns[both])
   np.testing.assert_array_equal(found.lengths, np.where(both, whole.lengths, 0))
-  # 2 episodes of 7 observations for each member that is left.
-  assert float(found.statistics.count) == both.sum() * 2 * 7
-  unbiased(found, whole, kept)
+  only_the_kept_count(found, whole, kept)
   # The worker was replaced.
   assert not mark.exists()
   same(workers.evaluate(pop, KEYS, NORMAL), whole)
   workers.close()
 
 
-def unbiased(found, whole, kept):
-  """The estimate is that of a generation without the lost pairs."""
+def test_rows_that_did_not_come_back_are_left_out():
+  """As of the death of a worker, which is slow."""
+  pop, kept = population(), np.arange(PAIRS) < 5
+  rollouts = LOCAL.rollouts(pop, KEYS, NORMAL)
+  lost = jax.tree.map(
+    lambda x: np.where(kept.reshape(-1, *[1] * (x.ndim - 3)), x, 77), rollouts
+  )
+  whole = vector_evaluator.summarized(rollouts)
+  found = vector_evaluator.summarized(lost, kept)
+  both = np.tile(kept, 2)
+  np.testing.assert_array_equal(found.valid, both)
+  np.testing.assert_array_equal(found.returns[both], whole.returns[both])
+  np.testing.assert_array_equal(found.lengths, np.where(both, whole.lengths, 0))
+  only_the_kept_count(found, whole, kept)
+
+
+def only_the_kept_count(found, whole, kept):
+  """Statistics and estimate are those of a generation without the others."""
+  # 2 episodes of 7 observations for each member that is left.
+  assert float(found.statistics.count) == 2 * kept.sum() * 2 * 7
   estimate = estimators.Antithetic(shaping=lambda x, valid: x)
   weights = estimate.weights(found.returns, found.valid, sigma=0.5)
   plus, minus = jnp.split(whole.returns, 2)

@@ -18,6 +18,7 @@ from rl.es import (
   vector_evaluator,
 )
 from rl.es import population as population_lib
+from tests import marks
 from tests.rl.es import es_cases
 
 PAIRS = 5
@@ -128,7 +129,8 @@ def same(a, b):
 
 
 @pytest.mark.parametrize(
-  ('kind', 'sizes'), [('gaussian', (1, 3, 20)), ('orthogonal', (3, 20))]
+  ('kind', 'sizes'),
+  [*marks.slow(('gaussian', (1, 3, 20))), ('orthogonal', (3, 20))],
 )
 def test_lanes_change_no_bit(kind, sizes):
   found = []
@@ -206,7 +208,7 @@ def test_a_broken_policy_is_left_out():
   assert float(found.statistics.count) == 5 + 5
 
 
-@pytest.mark.parametrize('kind', ['gaussian', 'orthogonal'])
+@pytest.mark.parametrize('kind', [*marks.slow('gaussian'), 'orthogonal'])
 def test_lanes_and_one_program_agree(kind):
   """Noise of resets and steps included: the same seeds, the same update."""
   env, episodes = es_cases.Drift(), 2

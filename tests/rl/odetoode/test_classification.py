@@ -30,6 +30,7 @@ from rl.odetoode.images import corrupted
 from runtime import loop
 from runtime.config import sessions
 from runtime.data import images as images_lib
+from runtime.devices import mesh as mesh_lib
 from runtime.loop import durations
 from tests import experiments, seeds
 
@@ -69,16 +70,13 @@ def make(pictures, **kwargs):
   )
 
 
-def run(trainer, steps, workdir, seed=0):
-  config = loop.LoopConfig(
+def config(steps):
+  return loop.LoopConfig(
     durations.Duration(steps=steps),
     log_every=5,
     eval_every=durations.Duration(steps=20),
     checkpoint_every=durations.Duration(steps=10),
   )
-  return train_lib.train(
-    workdir=str(workdir), trainer=trainer, loop=config, seed=seed
-  ).state
 
 
 def rows(workdir):
@@ -100,7 +98,10 @@ def finished(pictures, tmp_path_factory):
   """Two models, trained at once without a stop: trainer, state, workdir."""
   trainer = make(pictures, num_models=2, dropout=0.1)
   workdir = tmp_path_factory.mktemp('whole')
-  return trainer, run(trainer, 60, workdir), workdir
+  result = train_lib.train(
+    workdir=str(workdir), trainer=trainer, loop=config(60), seed=0
+  )
+  return trainer, result.state, workdir
 
 
 def test_models_learn_and_stay_on_the_group(finished, pictures):
@@ -129,7 +130,7 @@ def test_scores_are_those_of_the_logits(finished, pictures):
   for index in range(2):
     params = jax.tree.map(lambda x, i=index: x[i], state.params)
     images, labels = pictures.test.images, pictures.test.labels
-    applied = trainer.model.apply({'params': params}, jnp.asarray(images))
+    applied = jax.jit(trainer.model.apply)({'params': params}, images)
     logits = np.asarray(applied[0], np.float64)
     hits = logits.argmax(1) == labels
     np.testing.assert_allclose(found['accuracy'][index], hits.mean())
@@ -141,11 +142,16 @@ def test_scores_are_those_of_the_logits(finished, pictures):
 
 def test_a_run_that_was_stopped_is_the_whole_run(finished, pictures, tmp_path):
   _, whole, workdir = finished
-  trainer = make(pictures, num_models=2, dropout=0.1)
-  run(trainer, 20, tmp_path)
-  # A new trainer, as in a new process.
-  again = make(pictures, num_models=2, dropout=0.1)
-  parts = run(again, 60, tmp_path)
+
+  def run(steps):
+    # A new trainer, as in a new process; without a report.
+    trainer = make(pictures, num_models=2, dropout=0.1)
+    mesh = mesh_lib.MeshConfig().make()
+    with trainer.experiment(seed=0, mesh=mesh) as experiment:
+      return loop.run(experiment, config(steps), workdir=tmp_path, seed=0).state
+
+  run(20)
+  parts = run(60)
   leaves, others = jax.tree.leaves(whole), jax.tree.leaves(parts)
   assert len(leaves) == len(others) > 10
   for one, two in zip(leaves, others, strict=True):
@@ -180,7 +186,8 @@ def test_gradients_along_the_depth(pictures):
   images = jnp.asarray(pictures.test.images[one])
   labels = jnp.asarray(pictures.test.labels[one])
   variables = jax.jit(model.init)(seeds.key(3), images)
-  norms = certificates.gradient_norms(model, variables, images, labels)
+  gradient_norms = jax.jit(certificates.gradient_norms, static_argnums=0)
+  norms = gradient_norms(model, variables, images, labels)
   assert norms.shape == (5, 1)
 
   def loss(params):
@@ -190,7 +197,7 @@ def test_gradients_along_the_depth(pictures):
   params = variables['params']
   first = jnp.linalg.norm(jax.jit(jax.grad(loss))(params)['input']['bias'])
   np.testing.assert_allclose(norms[0, 0], first, rtol=1e-5)
-  logits, _ = model.apply(variables, images)
+  logits, _ = jax.jit(model.apply)(variables, images)
   slope = jax.nn.softmax(logits[0]) - jax.nn.one_hot(labels[0], 3)
   last = jnp.linalg.norm(params['readout']['kernel'] @ slope)
   np.testing.assert_allclose(norms[-1, 0], last, rtol=1e-5)

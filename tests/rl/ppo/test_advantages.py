@@ -1,11 +1,12 @@
 """Advantages against hand-worked episodes and a sum over all later steps."""
 
-import jax.numpy as jnp
+import jax
 import numpy as np
 import pytest
 
 from rl.ppo import losses
 
+advantages = jax.jit(losses.advantages, static_argnames=('discount', 'trace'))
 NO = np.zeros((4, 1), bool)
 YES = np.ones((4, 1), bool)
 
@@ -17,11 +18,8 @@ def _at(*times):
 
 
 def _estimate(case):
-  arrays = {k: jnp.asarray(v) for k, v in case['arrays'].items()}
-  masks = {k: jnp.asarray(v) for k, v in case['masks'].items()}
-  return losses.advantages(
-    *arrays.values(), **masks, discount=case['discount'], trace=case['trace']
-  )
+  options = {'discount': case['discount'], 'trace': case['trace']}
+  return advantages(*case['arrays'].values(), **case['masks'], **options)
 
 
 def _case(rng, length=23, lanes=5, discount=0.9, trace=0.8):

@@ -3,7 +3,6 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 import pytest
 
 from rl import networks, ppo, rollout
@@ -21,17 +20,24 @@ COMMON = {
 }
 
 
-def _setting(env, **changes):
+def _learner(env, **changes):
   settings = ppo.PPO(**{**COMMON, **changes})
+  return settings.learner(env.observation_space, env.action_space, 4)
+
+
+def _setting(env, **changes):
+  """A learner, its first state and a trajectory of it."""
+  learner = _learner(env, **changes)
   vector = lanes.Lanes(env, 4, max_steps=3)
-  learner = settings.learner(
-    vector.observation_space, vector.action_space, vector.num_lanes
-  )
-  state = jax.jit(learner.init)(KEY)
-  _, trajectory = jax.jit(
-    lambda acting, stage: rollout.collect(vector, learner, acting, stage, KEY)
-  )(learner.acting(state), rollout.start(vector, learner, KEY))
-  return learner, state, trajectory
+
+  @jax.jit
+  def begin(key):
+    state = learner.init(key)
+    stage = rollout.start(vector, learner, key)
+    acting = learner.acting(state)
+    return state, rollout.collect(vector, learner, acting, stage, key)[1]
+
+  return learner, *begin(KEY)
 
 
 @pytest.mark.parametrize(
@@ -72,7 +78,8 @@ def test_actions_span_the_box_and_are_judged_before_the_bounds():
     found.action, 2 + 2 * np.clip(drawn, -1, 1), rtol=1e-5
   )
   acting = learner.acting(state)
-  out = learner.network.apply(acting.params, (), found.observation, found.first)
+  apply = jax.jit(learner.network.apply)
+  out = apply(acting.params, (), found.observation, found.first)
   z = (drawn - np.float64(out.policy.mean)) / np.e
   want = (-0.5 * z**2 - 1 - 0.5 * np.log(2 * np.pi)).sum(-1)
   np.testing.assert_allclose(found.extras['log_prob'], want, rtol=1e-4)
@@ -80,15 +87,15 @@ def test_actions_span_the_box_and_are_judged_before_the_bounds():
 
 def test_greedy_is_an_option():
   env = ppo_cases.Recall(4, continuous=True)
+  first = (jnp.ones((4, 2)), jnp.ones(4, bool))
   for greedy in (False, True):
-    learner, state, found = _setting(env, greedy=greedy)
-    arguments = (found.observation[0], found.first[0])
-    actions = [
-      learner.greedy(
-        learner.acting(state), (), *arguments, jax.random.key(i)
-      ).action
-      for i in range(2)
-    ]
+    learner = _learner(env, greedy=greedy)
+
+    def choose(key, learner=learner):
+      acting = learner.acting(learner.init(KEY))
+      return learner.greedy(acting, (), *first, key).action
+
+    actions = jax.jit(jax.vmap(choose))(jax.random.split(KEY, 2))
     assert (np.asarray(actions[0] == actions[1]).all()) == greedy
 
 
@@ -99,45 +106,47 @@ def test_one_update_is_the_gradient_of_the_written_out_loss():
   got, metrics = jax.jit(learner.learn)(state, found, KEY)
   chosen = learner.settings
   apply = lambda params, *x: learner.network.apply(params, (), *x)
-  last = apply(
-    state.params, found.last_observation[None], found.last_first[None]
-  )
-  judged = losses.advantages(
-    found.reward,
-    found.extras['value'],
-    last.value[0],
-    found.final,
-    terminated=found.terminated,
-    truncated=found.truncated,
-    valid=found.valid,
-    discount=chosen.discount,
-    trace=chosen.trace,
-  )
-  scaled = (judged.advantages - judged.advantages.mean()) / (
-    judged.advantages.std() + 1e-8
-  )
 
-  def loss(params):
-    out = apply(params, found.observation, found.first)
-    log_p = jax.nn.log_softmax(out.policy.logits)
-    taken = jnp.take_along_axis(log_p, found.action[..., None], -1)[..., 0]
-    surrogate = losses.policy_loss(
-      taken - found.extras['log_prob'], scaled, 0.2
-    ).mean()
-    errors = losses.value_loss(
-      out.value, found.extras['value'], judged.targets, 0.2
-    ).mean()
-    entropy = -(jnp.exp(log_p) * log_p).sum(-1).mean()
-    return surrogate + 0.5 * errors - 0.01 * entropy
+  @jax.jit
+  def gradient(start):
+    last = apply(start, found.last_observation[None], found.last_first[None])
+    judged = losses.advantages(
+      found.reward,
+      found.extras['value'],
+      last.value[0],
+      found.final,
+      terminated=found.terminated,
+      truncated=found.truncated,
+      valid=found.valid,
+      discount=chosen.discount,
+      trace=chosen.trace,
+    )
+    centred = judged.advantages - judged.advantages.mean()
+    scaled = centred / (judged.advantages.std() + 1e-8)
 
-  grads = jax.grad(loss)(state.params)
-  norm = optax.tree.norm(grads)
+    def loss(params):
+      out = apply(params, found.observation, found.first)
+      log_p = jax.nn.log_softmax(out.policy.logits)
+      taken = jnp.take_along_axis(log_p, found.action[..., None], -1)[..., 0]
+      surrogate = losses.policy_loss(
+        taken - found.extras['log_prob'], scaled, 0.2
+      ).mean()
+      errors = losses.value_loss(
+        out.value, found.extras['value'], judged.targets, 0.2
+      ).mean()
+      entropy = -(jnp.exp(log_p) * log_p).sum(-1).mean()
+      return surrogate + 0.5 * errors - 0.01 * entropy
+
+    return jax.grad(loss)(start)
+
+  grads = jax.device_get(gradient(state.params))
+  norm = np.sqrt(sum((g**2).sum() for g in jax.tree.leaves(grads)))
   assert norm > 0.05
   np.testing.assert_allclose(metrics['grad_norm'], norm, rtol=1e-4)
   # Adam's first step, by its definition.
   want = jax.tree.map(
-    lambda p, g: p - 5e-4 * (c := g * 0.05 / norm) / (jnp.abs(c) + 1e-5),
-    state.params,
+    lambda p, g: p - 5e-4 * (c := g * 0.05 / norm) / (np.abs(c) + 1e-5),
+    jax.device_get(state.params),
     grads,
   )
   for a, b in zip(

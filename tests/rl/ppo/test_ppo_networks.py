@@ -46,16 +46,26 @@ def _inputs(shape=(4,), steps=3):
 def _reach(network, inputs):
   """Names of parameters that policy and values depend on."""
   memory = network.initial_memory(2)
-  params = _init(network, memory, *inputs)
 
-  def touched(read):
-    total = lambda p: jnp.sum(read(network.apply(p, memory, *inputs)) ** 2)
-    grads = jax.tree_util.tree_leaves_with_path(
-      jax.jit(jax.grad(total))(params)
-    )
-    return {jax.tree_util.keystr(k): np.abs(g) > 0 for k, g in grads}
+  @jax.jit
+  def slopes(params):
+    def total(params, read):
+      return jnp.sum(read(network.apply(params, memory, *inputs)) ** 2)
 
-  return touched(lambda out: out.policy.logits), touched(lambda out: out.value)
+    grads = [
+      jax.grad(total)(params, read)
+      for read in (lambda out: out.policy.logits, lambda out: out.value)
+    ]
+    return jax.tree.map(lambda g: jnp.abs(g) > 0, grads)
+
+  found = slopes(_init(network, memory, *inputs))
+  return tuple(
+    {
+      jax.tree_util.keystr(name): np.asarray(touched)
+      for name, touched in jax.tree_util.tree_leaves_with_path(tree)
+    }
+    for tree in found
+  )
 
 
 def test_trunks_of_vectors():

@@ -8,6 +8,10 @@ import pytest
 from rl.rainbow import c51, networks
 
 B, A, Z = 4, 3, 5
+target, mean = jax.jit(c51.target), jax.jit(c51.mean)
+cross_entropy = jax.jit(c51.cross_entropy)
+weighted_mean = jax.jit(c51.weighted_mean)
+dueling = jax.jit(networks.dueling)
 
 
 @pytest.fixture(autouse=True)
@@ -39,21 +43,16 @@ def test_the_online_network_chooses_and_the_target_judges(double_q):
   ]
   assert chosen != others
   reward, discount = drawn(B, seed=2) / 10, np.full(B, 0.5)
-  found = c51.target(
-    jnp.asarray(online if double_q else judge),
-    jnp.asarray(judge),
-    jnp.asarray(reward),
-    jnp.asarray(discount),
-    jnp.asarray(atoms),
-  )
-  mean = np.asarray(found.probability) @ atoms
+  chooses = online if double_q else judge
+  found = target(chooses, judge, reward, discount, atoms)
+  returns = np.asarray(found.probability) @ atoms
 
   def expected(actions):
     value = [softmax(judge[i, a]) @ atoms for i, a in enumerate(actions)]
     return reward + discount * np.array(value)
 
-  np.testing.assert_allclose(mean, expected(chosen), atol=1e-12)
-  assert np.abs(mean - expected(others)).max() > 1e-3
+  np.testing.assert_allclose(returns, expected(chosen), atol=1e-12)
+  assert np.abs(returns - expected(others)).max() > 1e-3
 
 
 def test_no_gradient_flows_into_the_target():
@@ -61,12 +60,11 @@ def test_no_gradient_flows_into_the_target():
   value = lambda x: c51.target(
     x, x, jnp.zeros(B), jnp.ones(B), atoms
   ).probability[0, 0]
-  assert not jax.grad(value)(jnp.asarray(drawn(B, A, Z))).any()
+  assert not np.any(jax.jit(jax.grad(value))(drawn(B, A, Z)))
 
 
 def objective(logits, action, goal, weights):
-  each = c51.cross_entropy(logits, action, goal)
-  return c51.weighted_mean(each, weights)
+  return weighted_mean(cross_entropy(logits, action, goal), weights)
 
 
 def test_gradient_by_finite_differences():
@@ -91,21 +89,19 @@ def test_cross_entropy_and_weights_by_hand():
   action, weights = np.array([0, 2, 1, 2]), np.array([0.5, 2.0, 1.0, 0.1])
   taken = np.log(softmax(logits[np.arange(B), action]))
   each = -(goal * taken).sum(-1)
-  found = c51.cross_entropy(
-    jnp.asarray(logits), jnp.asarray(action), jnp.asarray(goal)
-  )
+  found = cross_entropy(logits, action, goal)
   np.testing.assert_allclose(found, each, atol=1e-12)
   # Least at the target's own distribution: its entropy, more than zero.
   assert (each > -(goal * np.log(goal)).sum(-1)).all()
-  mean = c51.weighted_mean(jnp.asarray(each), jnp.asarray(weights))
-  np.testing.assert_allclose(mean, (each * weights / 2).mean(), atol=1e-12)
+  total = weighted_mean(each, weights)
+  np.testing.assert_allclose(total, (each * weights / 2).mean(), atol=1e-12)
 
 
 def test_dueling_streams():
   value, advantage = drawn(B, 1, Z), drawn(B, A, Z, seed=1)
-  logits = networks.dueling(jnp.asarray(value), jnp.asarray(advantage))
+  logits = np.asarray(dueling(value, advantage))
   np.testing.assert_allclose(logits.mean(1), value[:, 0], atol=1e-12)
-  shifted = networks.dueling(jnp.asarray(value), jnp.asarray(advantage) + 7)
+  shifted = dueling(value, advantage + 7)
   np.testing.assert_allclose(logits, shifted, atol=1e-12)
   by_hand = value[1, 0, 2] + advantage[1, 0, 2] - advantage[1, :, 2].mean()
   np.testing.assert_allclose(logits[1, 0, 2], by_hand, atol=1e-12)
@@ -113,5 +109,5 @@ def test_dueling_streams():
 
 def test_values_by_hand():
   logits, atoms = drawn(B, A, Z), np.linspace(-1.0, 1.0, Z)
-  found = c51.mean(jnp.asarray(logits), jnp.asarray(atoms))
+  found = mean(logits, atoms)
   np.testing.assert_allclose(found, softmax(logits) @ atoms, atol=1e-12)

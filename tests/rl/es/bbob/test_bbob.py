@@ -171,12 +171,13 @@ def test_minimizers():
     jax.random.split(seeds.key(3), 5)
   )
   drawn = jnp.float32(seeds.rng(4).uniform(-5, 5, (200, dimension)))
-  for name in NAMES:
-    function = bbob.FUNCTIONS[name]
-
-    least, others = jax.jit(
-      jax.vmap(functools.partial(lowest, function, drawn))
-    )(instances)
+  run = jax.jit(
+    lambda instance: [
+      lowest(bbob.FUNCTIONS[name], drawn, instance) for name in NAMES
+    ]
+  )
+  for name, found in zip(NAMES, jax.vmap(run)(instances), strict=True):
+    least, others = map(np.asarray, found)
     assert (least <= others + 1e-5).all(), name
     if name != 'LinearSlope':
       np.testing.assert_allclose(least, 0, atol=2e-5, err_msg=name)
@@ -195,10 +196,21 @@ def test_batches_mix_functions():
     jax.vmap(lambda i, *rest: jax.lax.switch(i, functions, *rest))
   )(indices, points, instances)
   assert mixed.shape == (count,)
-  for index in (0, 6, 14, 20, 24, 40):
-    own = jax.tree.map(lambda x, i=index: x[i], instances)
-    alone = functions[index % len(NAMES)](points[index], own)
-    np.testing.assert_allclose(mixed[index], alone, rtol=2e-3)
+  some = (0, 6, 14, 20, 24, 40)
+
+  @jax.jit
+  def alone(points, instances):
+    own = [jax.tree.map(lambda x, i=i: x[i], instances) for i in some]
+    return jnp.stack(
+      [
+        functions[i % len(NAMES)](points[i], o)
+        for i, o in zip(some, own, strict=True)
+      ]
+    )
+
+  np.testing.assert_allclose(
+    mixed[np.array(some)], alone(points, instances), rtol=2e-3
+  )
 
 
 def test_instances():
