@@ -333,7 +333,7 @@ def _worst_figure(results: study.Results) -> list[figures.Panel]:
         for color, arm in enumerate(results.arms)
       ],
       xlabel='length of x and y',
-      ylabel='greatest error of angular over that of its parts',
+      ylabel='worst error over that of the parts',
       yscale='log',
       levels={'equal': 1.0},
     ),

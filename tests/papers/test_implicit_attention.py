@@ -166,7 +166,7 @@ def estimate(arm, x, y, w, a):
   if arm == clusters.TRIG:
     phi = lambda z: np.concatenate([np.cos(z @ w.T), np.sin(z @ w.T)], 1)
     return np.exp(half(x)) * phi(x) @ (np.exp(half(y)) * phi(y)).T / len(w)
-  if arm == clusters.HYBRID:
+  if arm in (clusters.HYBRID, clusters.BALANCED):
     x, y = x * a, y / a
   phi = lambda z: np.exp(z @ w.T - half(z))
   return phi(x) @ phi(y).T / len(w)
@@ -176,10 +176,14 @@ def estimate(arm, x, y, w, a):
 def test_errors_of_clusters_are_means_over_all_pairs(arm):
   data, m = clusters.Data(1.0, 12, points=3), 4
   q, k = data.draw(0)
-  centers = [x.mean(axis=1) for x in (q, k)]
-  expected = np.sqrt(np.abs(centers[1] / centers[0][:, None]))
   scaled = [jnp.float32(50**0.25 * x) for x in (q, k)]
-  found = clusters._transforms(*(x.mean(axis=1) for x in scaled))
+  sizes = [np.sqrt((x**2).mean(axis=1)) for x in (q, k)]
+  points = scaled
+  if arm != clusters.BALANCED:
+    sizes = [np.abs(x.mean(axis=1)) for x in (q, k)]
+    points = [x.mean(axis=1, keepdims=True) for x in scaled]
+  expected = np.sqrt(sizes[1] / sizes[0][:, None])
+  found = clusters._transforms(*points)
   np.testing.assert_allclose(found, expected, rtol=1e-3)
   w = seeds.rng(1).normal(size=(m, 50))
   favor = clusters.Setting(arm, data).favor(m)
@@ -199,14 +203,15 @@ def test_errors_of_clusters_are_means_over_all_pairs(arm):
 def test_clusters_are_judged(hybrid, power, verdict_):
   row = SYSTEM.rows['cluster-errors']
   levels = {clusters.HYBRID: hybrid, clusters.TRIG: 1, clusters.FAVOR: 2}
+  levels[clusters.BALANCED] = 0.1
   records = {
     arm: [
       {'error': x * levels[s.arm] * np.power(s.sizes, -power), 's': 0.05}
-      for x in planted.noisy(1, 0.05, i, seeds=20)
+      for x in planted.noisy(1, 0.05, i, seeds=60)
     ]
     for i, (arm, s) in enumerate(row.study.arms.items())
   }
-  assert verdict('cluster-errors', records, 20) == verdict_
+  assert verdict('cluster-errors', records, 60) == verdict_
 
 
 # Ranks.
