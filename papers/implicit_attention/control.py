@@ -100,10 +100,7 @@ def _curves(results: study.Results) -> figures.Lines:
 
 
 def _row(**fields: Any) -> rows.Row:
-  return rows.Row(
-    **{'published': ledger.NOT_FOUND, 'curves': True, 'figure': _curves}
-    | fields
-  )
+  return rows.Row(**{'curves': True, 'figure': _curves} | fields)
 
 
 # Parity with exact attention.
