@@ -376,7 +376,7 @@ ROWS = (
     claim='The mean squared errors of hybrid estimators have closed forms, which '
     'are zero for the angular one at x = y and at x = -y (measured over closed '
     'form, mean over lengths and angles).',
-    study=study.Study(run, _HYBRIDS, seeds=8),
+    study=study.Study(run, _HYBRIDS, seeds=40),
     ours=_by_arm,
     unlisted=lambda results: _ratios(results) | _zeros(results),
     trend=f'within {_WITHIN:.0%} at every point with |x + y|^2 <= {_LARGEST:g}; '

@@ -141,9 +141,9 @@ def test_errors_of_hybrids_are_judged(factor, zero, verdict_):
     closed = by_hand(lengths, radians, setting.mix_rows)['angular']
     records[arm] = [
       {'error': factor * x * closed + zero * (closed < 1e-6), 'closed': closed}
-      for x in planted.noisy(1, 0.01, i, seeds=8)
+      for x in planted.noisy(1, 0.01, i, seeds=40)
     ]
-  assert verdict('hybrid-errors', records, 8) == verdict_
+  assert verdict('hybrid-errors', records, 40) == verdict_
 
 
 # Clusters.
