@@ -49,6 +49,8 @@ SYSTEM = rows.System('toys', '1', {'toy': ROW})
 NOT_RUN = {
   *('swimmer-controllers', 'swimmer-partitions', 'swimmer-pruning'),
   *('hybrid-10', 'hybrid-100', 'hybrid-400'),
+  *('parity-dodge', 'parity-lane', 'patch-sizes'),
+  *('generalisation-dodge', 'generalisation-lane', 'noise-background'),
 }
 
 

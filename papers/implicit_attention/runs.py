@@ -1,0 +1,111 @@
+"""Runs of ES on policies from pictures, and what they reach elsewhere."""
+
+import dataclasses
+import functools
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import numpy as np
+import optax
+from flax import linen as nn
+
+from papers import study, training
+from rl.envs import scenes
+from rl.es import estimators, jax_evaluator, population, shaping, strategy
+from rl.es import search as search_lib
+from rl.es import training as es_training
+from rl.implicit_attention import policies
+from runtime import loop
+from runtime.devices import mesh as mesh_lib
+
+__all__ = ['Setting', 'random_return', 'run']
+
+
+@dataclasses.dataclass(frozen=True)
+class Setting:
+  """A search; its sizes are those of configs/rl/iap_es_base.gin.
+
+  Attributes:
+    env: the task, as it is trained on.
+    front: what the policy makes of a picture.
+    tests: more environments in which the final policy is judged, by name.
+    ordered: see `policies.PixelPolicy`.
+    generations: of a run.
+    pairs: directions per generation.
+    sigma: of perturbations.
+    rate: step size of Adam.
+    episodes: that judge the final policy in each environment.
+  """
+
+  env: scenes.PixelEnvironment
+  front: nn.Module
+  tests: Mapping[str, scenes.PixelEnvironment] = dataclasses.field(
+    default_factory=dict
+  )
+  ordered: tuple[int, ...] | None = None
+  generations: int = 100
+  pairs: int = 32
+  sigma: float = 0.05
+  rate: float = 0.02
+  episodes: int = 64
+
+
+def _trainer(setting: Setting) -> es_training.ESTrainer:
+  estimator = estimators.Antithetic(shaping=shaping.centered_ranks)
+  return es_training.ESTrainer(
+    env=setting.env,
+    policy=functools.partial(
+      policies.PixelPolicy, front=setting.front, ordered=setting.ordered
+    ),
+    config=strategy.ESConfig(
+      setting.pairs, setting.sigma, estimator, normalize=False
+    ),
+    optimizer=optax.adam(setting.rate),
+    eval_episodes=setting.episodes,
+  )
+
+
+def run(setting: Setting, *, seed: int) -> study.Record:
+  """Trains a policy.
+
+  Args:
+    setting: of the search.
+    seed: of parameters, perturbations and episodes.
+
+  Returns:
+    `returns`, the mean return of every population; `final`, that of the final
+    policy in its own environment; and the same in each of `tests`, by name. All
+    are judged in episodes of the same keys.
+  """
+  made = _trainer(setting)
+  mesh, count = mesh_lib.MeshConfig().make(), setting.generations
+  with made.experiment(seed=seed, mesh=mesh) as experiment:
+    silent = dataclasses.replace(experiment, evaluators={})
+    driven = loop.drive(silent, count, records=count)
+  return {'returns': driven.column('train/episode_return')} | {
+    name: _final(setting, made, env, driven.state)
+    for name, env in {'final': setting.env, **setting.tests}.items()
+  }
+
+
+def _final(
+  setting: Setting,
+  made: es_training.ESTrainer,
+  env: Any,
+  state: search_lib.State,
+) -> float:
+  """Mean return of the final policy in an environment."""
+  evaluator = jax_evaluator.JaxEvaluator(env=env, policy=made.fitted_policy)
+  # No generation has this number.
+  key = jax.random.fold_in(state.key, 2**31 - 2)
+  keys = jax.random.split(key, setting.episodes)
+  found = evaluator.evaluate(population.Repeated(state.theta), keys, None)
+  return float(np.mean(found.returns))
+
+
+def random_return(setting: Setting) -> study.Record:
+  """Mean return of random actions."""
+  made = _trainer(setting)
+  with training.opened(made, seed=0):  # It closes the environment.
+    return {'final': made.random_returns(0)['center'].mean()}
