@@ -20,7 +20,13 @@ from hpo.optformer import predicting, suggesting
 from hpo.optformer import trained as trained_lib
 from runtime import optional
 
-__all__ = ['OptFormerDesigner', 'to_problem', 'to_trials']
+__all__ = [
+  'OptFormerDesigner',
+  'metric_name',
+  'to_problem',
+  'to_statement',
+  'to_trials',
+]
 
 
 class OptFormerDesigner:
@@ -133,6 +139,33 @@ def to_problem(problem: Any) -> studies.Problem:
   parameters = tuple(map(_parameter, problem.search_space.parameters))
   goal = 'MAXIMIZE' if metric.goal.is_maximize else 'MINIMIZE'
   return studies.Problem(spaces.Space(parameters), goal, metric=metric.name)
+
+
+def to_statement(problem: studies.Problem) -> Any:
+  """The problem statement of Vizier for a problem; the inverse of `to_problem`."""
+  vz = _pyvizier()
+  statement = vz.ProblemStatement()
+  root = statement.search_space.root
+  for p in problem.space.parameters:
+    if isinstance(p, spaces.Categorical):
+      root.add_categorical_param(p.name, p.values)
+      continue
+    scale = vz.ScaleType[p.scale]
+    if isinstance(p, spaces.Discrete):
+      root.add_discrete_param(p.name, p.values, scale_type=scale)
+    else:
+      is_whole = isinstance(p, spaces.Int)
+      add = root.add_int_param if is_whole else root.add_float_param
+      add(p.name, p.low, p.high, scale_type=scale)
+  goal = vz.ObjectiveMetricGoal[problem.goal]
+  information = vz.MetricInformation(metric_name(problem), goal=goal)
+  statement.metric_information.append(information)
+  return statement
+
+
+def metric_name(problem: studies.Problem) -> str:
+  """The name of the objective in Vizier, which must have one."""
+  return problem.metric or 'objective'
 
 
 def to_trials(trials: Iterable[Any], metric: str) -> list[studies.Trial]:
