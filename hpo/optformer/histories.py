@@ -6,6 +6,7 @@ Where the paper is silent, these rules hold:
   dropped. A study without two different objectives has its one in the middle.
 - If a study is too long, the first 5 trials, the best 10 and the latest that
   fit are kept, in their order.
+- If the text of the problem is too long, names and ranges are left out.
 - Trials that still run stand at the end. Their objective is the token PENDING,
   the mean of the study (a constant liar), or a draw from the model.
 """
@@ -17,7 +18,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from hpo import studies
-from hpo.optformer import decoding, quantizing
+from hpo.optformer import decoding, dialects, quantizing
 from hpo.optformer import trained as trained_lib
 
 __all__ = ['FILLINGS', 'Reading', 'kept_rows', 'reading']
@@ -140,7 +141,17 @@ def reading(
     legal,
     scale,
     int(bins.max()) if bins.size else None,
-    maker.metadata(study.problem, order, minimal=trained.minimal),
+    _metadata(trained, study.problem, order),
     maker.parameters(kept, order),
     maker.objectives(kept, scale),
   )
+
+
+def _metadata(
+  trained: trained_lib.Trained, problem: studies.Problem, order: tuple[int, ...]
+) -> Int[np.ndarray, ' s']:
+  maker, minimal = trained.tokenizer, trained.minimal
+  if not minimal:
+    text = dialects.by_name(maker.dialect).metadata(problem, order)
+    minimal = len(maker.vocabulary.encode(text)) > maker.encoder_length
+  return maker.metadata(problem, order, minimal=minimal)

@@ -23,6 +23,7 @@ from runtime import optional
 __all__ = [
   'OptFormerDesigner',
   'metric_name',
+  'to_point',
   'to_problem',
   'to_statement',
   'to_trials',
@@ -73,7 +74,7 @@ class OptFormerDesigner:
     self._completed += to_trials(completed.trials, self._metric)
     running = [] if all_active is None else all_active.trials
     self._active = [
-      studies.Trial(_point(trial), None, 'PENDING') for trial in running
+      studies.Trial(to_point(trial), None, 'PENDING') for trial in running
     ]
 
   def suggest(self, count: int | None = None) -> Sequence[Any]:
@@ -113,7 +114,7 @@ class OptFormerDesigner:
       self._trained,
       self._problem,
       self._completed,
-      [_point(trial) for trial in trials],
+      [to_point(trial) for trial in trials],
     )
     algorithms = optional.load('vizier.algorithms', extra='vizier')
     return algorithms.Prediction(mean=found.mean, stddev=found.stddev)
@@ -182,9 +183,9 @@ def to_trials(trials: Iterable[Any], metric: str) -> list[studies.Trial]:
     if measured is not None and metric in measured.metrics:
       value = measured.metrics[metric].value
     if trial.infeasible or value is None or not np.isfinite(value):
-      found.append(studies.Trial(_point(trial), None, 'INFEASIBLE'))
+      found.append(studies.Trial(to_point(trial), None, 'INFEASIBLE'))
     else:
-      found.append(studies.Trial(_point(trial), float(value)))
+      found.append(studies.Trial(to_point(trial), float(value)))
   return found
 
 
@@ -192,7 +193,8 @@ def _pyvizier() -> types.ModuleType:
   return optional.load('vizier.pyvizier', extra='vizier')
 
 
-def _point(trial: Any) -> dict[str, spaces.Value]:
+def to_point(trial: Any) -> dict[str, spaces.Value]:
+  """The values of a trial or suggestion of Vizier, by name."""
   return {name: x.value for name, x in trial.parameters.items()}
 
 
