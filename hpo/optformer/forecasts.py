@@ -148,7 +148,7 @@ class Forecasts:
     np.add.at(masses.T, coarse(z), self.probabilities.T)
     # By the middle of its bin, as the mass of the bin.
     seen = coarse(z[self._bins(values)])
-    return masses.max(axis=1), np.float64(masses.argmax(axis=1) == seen)
+    return masses.max(axis=1), (masses.argmax(axis=1) == seen).astype(float)
 
 
 def _mean_square(

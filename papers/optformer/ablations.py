@@ -68,7 +68,8 @@ ROWS = (
     claims=tuple(better(EI, name, margin=-0.005) for name in _OTHERS),
     figure=optimising.curves,
     published=ledger.Published(
-      'EI .9801, PI .9767, Thompson .9760, UCB(0.9) .9739', _ON_HPOB
+      {'EI': 0.9801, 'PI': 0.9767, 'Thompson': 0.976, 'UCB(0.9)': 0.9739},
+      _ON_HPOB,
     ),
     explain=_COMMON,
     headline=EI,
@@ -82,7 +83,13 @@ ROWS = (
     claims=(better(_FULL, _MINIMAL), better(_FULL_PRIOR, _MINIMAL_PRIOR)),
     figure=optimising.curves,
     published=ledger.Published(
-      'EI .9801, without .9728; prior .9552, without .9533', _ON_HPOB
+      {
+        'EI': 0.9801,
+        'EI, no names or ranges': 0.9728,
+        'prior': 0.9552,
+        'prior, no names or ranges': 0.9533,
+      },
+      _ON_HPOB,
     ),
     explain=f'{_COMMON} The names of generated problems mean nothing, and their '
     'ranges are a disguise of [-5, 5]: nothing can be gained from them here.',
@@ -112,7 +119,8 @@ ROWS = (
     claims=(better(_UNIFORM, RANDOM), better(EI, _UNIFORM)),
     figure=optimising.curves,
     published=ledger.Published(
-      'random .9446, random proposals with EI .9698, EI .9801', _ON_HPOB
+      {'random': 0.9446, 'uniform proposals, EI': 0.9698, 'EI': 0.9801},
+      _ON_HPOB,
     ),
     explain=_COMMON,
     headline=_UNIFORM,

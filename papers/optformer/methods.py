@@ -25,6 +25,7 @@ __all__ = [
   'Model',
   'OptFormer',
   'Random',
+  'cube_of',
 ]
 
 # The trials so far -> the codes of the next point.
@@ -134,7 +135,7 @@ class Behaviour:
   def start(self, problem: studies.Problem, seed: int, trials: int) -> Choose:
     """See `Method`."""
     space, key = problem.space, jax.random.key(seed)
-    cube = _cube(space)
+    cube = cube_of(space)
     memory = self.behaviour.init(cube)
 
     def choose(study: studies.Study) -> Float[np.ndarray, 'd']:
@@ -148,7 +149,7 @@ class Behaviour:
       point, memory = _propose(
         self.behaviour, jax.random.fold_in(key, count), cube, history, memory
       )
-      return space.from_unit(np.float64(point))
+      return space.from_unit(np.asarray(point))
 
     return choose
 
@@ -164,7 +165,7 @@ def _propose(
   return behaviour.propose(key, cube, history, memory)
 
 
-def _cube(space: spaces.Space) -> behaviours.Cube:
+def cube_of(space: spaces.Space) -> behaviours.Cube:
   """What algorithms know of a space.
 
   Raises:
