@@ -83,10 +83,10 @@ def run(
 
 
 def _study(setting: Setting, seed: int) -> studies.Study:
-  index = NAMES.index(setting.algorithm)
+  names = [b.name for b in setting.source.algorithms]
   return setting.source.study(
     0,
-    index + len(NAMES) * seed,
+    names.index(f'designer_{setting.algorithm}') + len(names) * seed,
     stream=_STREAM,
     families=bbob_problems.HELD_OUT,
   )

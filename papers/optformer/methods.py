@@ -149,7 +149,7 @@ class Behaviour:
       point, memory = _propose(
         self.behaviour, jax.random.fold_in(key, count), cube, history, memory
       )
-      return space.from_unit(np.asarray(point))
+      return space.from_unit(np.asarray(point)[None])[0]
 
     return choose
 

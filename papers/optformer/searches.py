@@ -8,6 +8,7 @@ import numpy as np
 from hpo import studies
 from papers import study as study_lib
 from papers.optformer import methods, tasks
+from rl import ranges
 
 __all__ = ['Setting', 'run']
 
@@ -24,6 +25,9 @@ class Setting:
     trials: of a run, the first ones included.
     starts: trials at uniform points, the same for all methods.
     repeats: runs of each task, from other first points; records are means.
+
+  Raises:
+    ValueError: nothing is left to choose.
   """
 
   method: methods.Method
@@ -31,6 +35,15 @@ class Setting:
   trials: int = 40
   starts: int = 5
   repeats: int = 1
+
+  def __post_init__(self) -> None:
+    ranges.check_counts(repeats=self.repeats)
+    ranges.check_counts(least=0, starts=self.starts)
+    if self.trials <= self.starts:
+      raise ValueError(
+        'there must be more trials than first ones, '
+        f'got trials={self.trials} starts={self.starts}'
+      )
 
 
 def run(
@@ -82,8 +95,7 @@ def _run(
     codes[number] = choose(study)
     spent += time.process_time() - begin
     values.append(task.observe(number, codes[number]))
-  chosen = max(setting.trials - count, 1)
-  return task.best_scores(codes), spent / chosen
+  return task.best_scores(codes), spent / (setting.trials - count)
 
 
 def _study(
