@@ -36,6 +36,7 @@ SUBJECTS = (
   'ufom',
   'ode',
   'rl_darts',
+  'optformer',
 )
 
 
