@@ -85,6 +85,8 @@ def _run(
   rng = np.random.default_rng((*seeds, 0))
   codes = np.zeros((setting.trials, len(space)))
   codes[:count] = space.sample(rng, count)
+  if task.starts:
+    codes[:count] = task.starts[seeds[1] % len(task.starts)][:count]
   values = [task.observe(number, codes[number]) for number in range(count)]
   seed = int(rng.integers(2**31))
   choose = setting.method.start(task.problem, seed, setting.trials)
@@ -92,7 +94,7 @@ def _run(
   for number in range(count, setting.trials):
     study = _study(task.problem, codes[:number], values)
     begin = time.process_time()
-    codes[number] = choose(study)
+    codes[number] = task.snap(choose(study))
     spent += time.process_time() - begin
     values.append(task.observe(number, codes[number]))
   return task.best_scores(codes), spent / (setting.trials - count)

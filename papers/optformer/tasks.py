@@ -7,7 +7,7 @@ points, 1 the best point that is known.
 
 import dataclasses
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 import jax
@@ -15,11 +15,11 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Key
 
-from hpo import spaces, studies, tabular
+from hpo import hpob, spaces, studies, tabular
 from hpo.optformer import bbob_problems, disguises
 from rl.es import bbob
 
-__all__ = ['Bbob', 'Source', 'Tables', 'Task']
+__all__ = ['Bbob', 'Hpob', 'Source', 'Tables', 'Task']
 
 _SEED = 2205  # Of the problems; those of training and validation have others.
 _CHUNK = (
@@ -39,6 +39,9 @@ class Task:
     truth: codes [n, d] -> values without noise [n].
     zero: the value whose score is 0.
     one: the value whose score is 1.
+    snap: codes of a suggestion -> those of the point that is evaluated.
+    starts: codes [s, d] that runs begin with, one run after the other; none:
+      uniform points.
   """
 
   problem: studies.Problem
@@ -46,6 +49,10 @@ class Task:
   truth: Callable[[Float[np.ndarray, 'n d']], Float[np.ndarray, 'n']]
   zero: float
   one: float
+  snap: Callable[[Float[np.ndarray, 'd']], Float[np.ndarray, 'd']] = (
+    lambda codes: codes
+  )
+  starts: Sequence[Float[np.ndarray, 's d']] = ()
 
   def best_scores(
     self, codes: Float[np.ndarray, 't d']
@@ -83,6 +90,32 @@ class Tables:
       table.at,
       float(np.median(table.values)),
       table.best,
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class Hpob:
+  """The problems of HPO-B, with the starts that come with them.
+
+  Attributes:
+    folder: of its files.
+  """
+
+  folder: str = 'data/hpob'
+
+  def task(self, number: int) -> Task:
+    """See `Source`."""
+    names = hpob.names(self.folder)
+    pool = hpob.load(self.folder, names[number % len(names)])
+    truth = lambda codes: pool.values[pool.nearest(codes)]
+    return Task(
+      pool.problem,
+      lambda trial, codes: float(truth(codes[None])[0]),
+      truth,
+      float(np.median(pool.values)),
+      float(pool.values.max()),
+      lambda codes: pool.points[pool.nearest(codes[None])[0]],
+      [pool.points[pool.starts[name]] for name in sorted(pool.starts)],
     )
 
 

@@ -2,13 +2,14 @@
 
 import dataclasses
 import functools
+import json
 
 import jax
 import numpy as np
 import pytest
 from flax import linen as nn
 
-from hpo import spaces, studies, tabular
+from hpo import hpob, spaces, studies, tabular
 from hpo.optformer import (
   acquisitions,
   bbob_studies,
@@ -103,6 +104,25 @@ def test_methods_search_from_the_same_start(name, table):
   )
   assert found['mean'] == pytest.approx(found['best'][4:].mean())
   assert 10 ** found['log_regret'] == pytest.approx(1 - found['final'])
+
+
+def test_hpob_begins_with_its_own_starts(tmp_path):
+  rng = np.random.default_rng(0)
+  points, values = rng.uniform(size=(40, 2)), rng.uniform(size=40)
+  for name, content in (
+    (hpob.POINTS, {'X': points.tolist(), 'y': values[:, None].tolist()}),
+    (hpob.STARTS, {'test0': [3, 4], 'test1': [5, 6]}),
+  ):
+    (tmp_path / name).write_text(json.dumps({'1': {'2': content}}))
+  source = tasks.Hpob(str(tmp_path))
+  setting = searches.Setting(methods.Random(), source, trials=6, starts=2)
+  found = searches.run(setting, seed=0)
+  scores = (values - np.median(values)) / (values.max() - np.median(values))
+  np.testing.assert_allclose(found['best'][0], scores[3])
+  np.testing.assert_allclose(found['best'][1], scores[3:5].max())
+  assert np.isclose(scores[:, None], found['best']).any(axis=0).all()
+  twice = searches.run(dataclasses.replace(setting, repeats=2), seed=0)
+  np.testing.assert_allclose(twice['best'][0], scores[[3, 5]].mean())
 
 
 def test_repeats_are_averaged(table):
@@ -309,7 +329,7 @@ _RANKED = {
 }
 SEARCHES = (
   *('held-out', 'held-out-peers', 'held-out-vizier', 'candidates', 'tables'),
-  *('tables-vizier', 'nasbench201', 'ablation-acquisitions'),
+  *('tables-vizier', 'nasbench201', 'hpob', 'ablation-acquisitions'),
   *('ablation-metadata', 'ablation-temperature', 'ablation-proposals'),
 )
 
@@ -317,7 +337,7 @@ SEARCHES = (
 @pytest.mark.parametrize('name', SEARCHES)
 def test_rows_of_searches_are_judged(name):
   row = SYSTEM.rows[name]
-  study = row.at_scale('tiny')
+  study = row.at_scale('paper' if name == 'hpob' else 'tiny')
   assert planted.verdict(row, _searched(study, _RANKED)) == 'holds'
   worst = dict.fromkeys(study.arms, 0.8)
   worst |= {optimising.EI: 0.6, optimising.PRIOR: 0.6, 'M = 100': 0.5}
