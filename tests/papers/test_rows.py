@@ -49,6 +49,12 @@ SYSTEM = rows.System('toys', '1', {'toy': ROW})
 NOT_RUN = {
   *('swimmer-controllers', 'swimmer-partitions', 'swimmer-pruning'),
   *('hybrid-10', 'hybrid-100', 'hybrid-400'),
+  *('held-out', 'held-out-peers', 'held-out-vizier', 'candidates'),
+  *('tables', 'tables-vizier', 'nasbench201', 'ablation-acquisitions'),
+  *('ablation-metadata', 'ablation-temperature', 'ablation-proposals'),
+  *('imitation-curves', 'imitation-uniform', 'imitation-structured'),
+  *('imitation-floors', 'imitation-names', 'prediction', 'calibration'),
+  'cost-of-suggestions',
 }
 
 
