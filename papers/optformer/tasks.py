@@ -7,6 +7,7 @@ points, 1 the best point that is known.
 
 import dataclasses
 import functools
+import itertools
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
@@ -124,7 +125,8 @@ class Bbob:
   """Random problems of the five families that are never trained on.
 
   They are drawn as in training: shifts, rotations, types of parameters, noise,
-  names. Families and then dimensions take turns.
+  names. Problems without a real parameter are drawn again, since all methods
+  exhaust them. Families and then dimensions take turns.
 
   Attributes:
     dimensions: from 2 on.
@@ -141,7 +143,14 @@ class Bbob:
     rest, family = divmod(number, len(bbob_problems.HELD_OUT))
     dimension = self.dimensions[rest % len(self.dimensions)]
     key = jax.random.fold_in(jax.random.key(_SEED), number)
-    drawn = _draw(key, family, dimension, self.kinds)
+    attempts = (jax.random.fold_in(key, n) for n in itertools.count())
+    drawn = next(
+      problem
+      for one in attempts
+      if (
+        problem := _draw(one, family, dimension, self.kinds)
+      ).cube.is_real.any()
+    )
     rng = np.random.default_rng((_SEED, number))
     problem = self.disguise.problem(
       rng, np.asarray(drawn.kinds), np.asarray(drawn.cube.counts), ''
