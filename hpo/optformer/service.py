@@ -17,6 +17,7 @@ no passwords: open it to a trusted network alone.
 
 import argparse
 import pathlib
+import socket
 import threading
 from collections.abc import Sequence
 from typing import Any
@@ -130,6 +131,7 @@ def work(
     All completed trials.
 
   Raises:
+    ConnectionError: no server answers.
     ValueError: the study exists, and is that of another problem.
   """
   study = _opened(endpoint, study_name, problem)
@@ -144,7 +146,22 @@ def work(
   return done
 
 
+def _check_reachable(endpoint: str) -> None:
+  """Vizier's own message would not tell what to do."""
+  host, _, port = endpoint.rpartition(':')
+  if not host or not port.isdecimal():
+    raise ValueError(f'an endpoint must be HOST:PORT, got {endpoint!r}')
+  try:
+    socket.create_connection((host, int(port)), timeout=10).close()
+  except OSError as error:
+    raise ConnectionError(
+      f'no server at {endpoint} ({error}); `python -m hpo.optformer.service '
+      'serve` starts one'
+    ) from error
+
+
 def _opened(endpoint: str, name: str, problem: studies.Problem) -> Any:
+  _check_reachable(endpoint)
   clients = optional.load('vizier.service.clients', extra='vizier')
   vz = optional.load('vizier.service.pyvizier', extra='vizier')
   clients.environment_variables.server_endpoint = endpoint

@@ -19,7 +19,9 @@ __all__ = [
   'better',
   'curves',
   'optformer',
+  'regret_line',
   'scores',
+  'settings',
 ]
 
 RANDOM, PRIOR, EI = 'random', 'OptFormer, prior', 'OptFormer, EI'
@@ -78,20 +80,19 @@ def better(one: str, than: str, *, margin: float = 0.0) -> claims.Difference:
 
 
 def curves(results: study.Results) -> list[figures.Panel]:
-  """Scores and regrets over trials, means over tasks."""
+  """Scores over trials and their regrets, means over tasks."""
   options = {'spread': 'pooled', 'xlabel': 'trial'}
-  regrets = [
-    figures.Line(
-      arm,
-      np.arange(1, results(arm, 'best').shape[1] + 1),
-      1 - results(arm, 'best').mean(axis=0),
-    )
-    for arm in results.arms
-  ]
+  regrets = [regret_line(arm, results(arm, 'best')) for arm in results.arms]
   return [
     figures.by_arm(results, 'best', ylabel='best score so far', **options),
     figures.Lines(lines=regrets, xlabel='trial', ylabel='regret', yscale='log'),
   ]
+
+
+def regret_line(label: str, best: np.ndarray) -> figures.Line:
+  """The geometric mean of the regrets over tasks; `best` is [tasks, trials]."""
+  regrets = 10 ** searches.log_regrets(best).mean(axis=0)
+  return figures.Line(label, np.arange(1, len(regrets) + 1), regrets)
 
 
 def _times(results: study.Results) -> str:

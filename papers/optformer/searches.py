@@ -4,13 +4,15 @@ import dataclasses
 import time
 
 import numpy as np
+import numpy.typing as npt
+from jaxtyping import Float
 
 from hpo import studies
 from papers import study as study_lib
 from papers.optformer import methods, tasks
 from rl import ranges
 
-__all__ = ['Setting', 'run']
+__all__ = ['Setting', 'log_regrets', 'run']
 
 _LEAST_REGRET = 1e-4  # What is nearer to the best known point counts as that.
 
@@ -71,10 +73,15 @@ def run(
   return {
     'best': best,
     'final': best[-1],
-    'log_regret': np.log10(max(1 - best[-1], _LEAST_REGRET)),
+    'log_regret': log_regrets(best[-1]),
     'mean': best[setting.starts :].mean(),
     'seconds': np.mean([seconds for _, seconds in found]),
   }
+
+
+def log_regrets(scores: npt.ArrayLike) -> Float[np.ndarray, '...']:
+  """Logarithms to base 10 of what scores lack to 1, at least of 1e-4."""
+  return np.log10(np.maximum(1 - np.asarray(scores), _LEAST_REGRET))
 
 
 def _run(

@@ -86,11 +86,10 @@ def _by_table(results: study.Results) -> dict[str, np.ndarray]:
 
 
 def _nas_panels(results: study.Results) -> list[figures.Panel]:
-  numbers = np.arange(1, 201)
   return [
     figures.Lines(
       lines=[
-        figures.Line(arm, numbers, 1 - results(arm, 'best', at=name).mean(0))
+        optimising.regret_line(arm, results(arm, 'best', at=name))
         for arm in results.arms
       ],
       xlabel='trial',

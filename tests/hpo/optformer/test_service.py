@@ -101,6 +101,13 @@ def test_other_algorithms_are_those_of_vizier(start, monkeypatch):
   assert len(study) == 2
 
 
+def test_without_a_server():
+  with pytest.raises(ConnectionError, match='service serve` starts one'):
+    service.work(f'localhost:{free_port()}', 'none', PROBLEM, loss, 1)
+  with pytest.raises(ValueError, match='must be HOST:PORT'):
+    service.work('localhost', 'none', PROBLEM, loss, 1)
+
+
 def test_statements():
   found = adapter.to_problem(adapter.to_statement(PROBLEM))
   assert found.goal == 'MINIMIZE'
