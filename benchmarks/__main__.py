@@ -37,6 +37,7 @@ SUBJECTS = (
   'ode',
   'rl_darts',
   'implicit_attention',
+  'optformer',
 )
 
 

@@ -39,6 +39,7 @@ __all__ = [
 
 Table = Mapping[str, Sequence[float]]
 _MANY = 100_000  # Seeds that nobody runs.
+_RESAMPLES = 10_000
 
 
 class MissingLabelError(ValueError):
@@ -197,6 +198,25 @@ class Spread:
     return many
 
 
+def _resampled(
+  first: np.ndarray, second: np.ndarray, paired: bool, confidence: float
+) -> tuple[float, float]:
+  """Bootstrap interval of a difference of means, always of the same draws."""
+  rng = np.random.default_rng(0)
+
+  def means(values: np.ndarray) -> np.ndarray:
+    rows = rng.integers(values.size, size=(_RESAMPLES, values.size))
+    return values[rows].mean(axis=1)
+
+  if paired:
+    found = means(first - second)
+  else:
+    found = means(first) - means(second)
+  tail = (1 - confidence) / 2
+  low, high = np.quantile(found, (tail, 1 - tail))
+  return float(low), float(high)
+
+
 @dataclasses.dataclass(frozen=True)
 class Difference:
   """The difference of two means lies between two bounds.
@@ -209,6 +229,8 @@ class Difference:
     paired: values of one seed share data and draws.
     log: compare natural logarithms; bounds are logarithms of ratios.
     confidence: of the interval.
+    resampled: the interval is that of the bootstrap (percentiles of the means
+      of resampled values), for values far from normal; else Student's.
   """
 
   value: Operand
@@ -218,17 +240,26 @@ class Difference:
   paired: bool = False
   log: bool = False
   confidence: float = 0.95
+  resampled: bool = False
+
+  def _pair(self, table: Table) -> list[np.ndarray]:
+    pair = [_values(x, table) for x in (self.value, self.than)]
+    return [np.log(x) for x in pair] if self.log else pair
 
   def _spread(self, table: Table) -> Spread:
-    pair = [_values(x, table) for x in (self.value, self.than)]
-    if self.log:
-      pair = [np.log(x) for x in pair]
-    return Spread.of(*pair, paired=self.paired)
+    return Spread.of(*self._pair(table), paired=self.paired)
+
+  def _interval(
+    self, table: Table, spread: Spread, exact: bool
+  ) -> tuple[float, float]:
+    if self.resampled and spread.parts:
+      return _resampled(*self._pair(table), self.paired, self.confidence)
+    return spread.interval(self.confidence, exact)
 
   def judge(self, table: Table, *, exact: bool = False) -> Judged:
     """See `Claim`."""
     spread = self._spread(table)
-    low, high = spread.interval(self.confidence, exact)
+    low, high = self._interval(table, spread, exact)
     verdict: Verdict = 'inconclusive'
     if self.least < low and high < self.most:
       verdict = 'holds'
@@ -260,9 +291,10 @@ class Difference:
     )
     low, high = (number(x + shift) for x in found)
     known = '' if exact else f' [{low}, {high}]'
-    paired = ' paired' if self.paired else ''
+    how = ' paired' if self.paired else ''
+    how += ' by bootstrap' if self.resampled else ''
     mean = number(spread.mean + shift)
-    return f'{what}: {mean}{known}{paired}, must be {must}: {verdict}'
+    return f'{what}: {mean}{known}{how}, must be {must}: {verdict}'
 
   def seeds_needed(self, table: Table, *, power: float = 0.8) -> int | None:
     """See `Claim`."""
@@ -282,7 +314,7 @@ def above(
     value: as for `Difference`.
     than: label or number to compare with.
     margin: least difference.
-    **how: `paired` and `log`.
+    **how: `paired`, `log` and `resampled`.
   """
   return Difference(value, than, least=margin, **how)
 

@@ -1,12 +1,13 @@
 """Learning of a language model as pure functions of its state."""
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import flax
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from clu import metrics as clu_metrics
 from flax import linen as nn
@@ -19,9 +20,17 @@ from runtime import optimizers
 from runtime.devices import mesh as mesh_lib
 from runtime.record import metrics as metrics_lib
 
-__all__ = ['DRIFT', 'Batch', 'Learner', 'TrainState', 'state_shardings']
+__all__ = [
+  'DRIFT',
+  'Batch',
+  'Learner',
+  'TrainState',
+  'evaluator',
+  'state_shardings',
+]
 
 Batch = Mapping[str, Any]
+Metrics = dict[str, clu_metrics.Metric]
 
 # Metrics of subtraction, by layer: see `performer.slim.drift`.
 DRIFT = 'drift_layer'
@@ -236,6 +245,36 @@ def state_shardings(
     projections=jax.tree.map(lambda _: everywhere, abstract.projections),
     key=everywhere,
   )
+
+
+def evaluator(
+  metrics: Callable[[PyTree, PyTree, Batch], Metrics],
+  batches: Callable[[], Iterable[Batch]],
+  mesh: jax.sharding.Mesh,
+) -> Callable[[TrainState], dict[str, float]]:
+  """Makes an evaluator: state -> metrics over all batches.
+
+  Evaluators of the same function share their program.
+
+  Args:
+    metrics: of parameters, random matrices and a batch; pure.
+    batches: gives this process's share of each batch, once.
+    mesh: the devices.
+  """
+  compiled = jax.jit(metrics, out_shardings=mesh_lib.replicated(mesh))
+
+  def run(state: TrainState) -> dict[str, float]:
+    total = None
+    for batch in batches():
+      placed = mesh_lib.place_batch(mesh, batch)
+      found = compiled(state.eval_params, state.projections, placed)
+      found = jax.tree.map(np.float64, jax.device_get(found))
+      if total is not None:
+        found = {name: total[name].merge(x) for name, x in found.items()}
+      total = found
+    return {name: float(metric.compute()) for name, metric in total.items()}
+
+  return run
 
 
 def _keys(key: Array) -> tuple[Array, Array, Array]:

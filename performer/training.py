@@ -11,8 +11,6 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from absl import logging
-from clu import metrics as clu_metrics
-from jaxtyping import PyTree
 
 from performer import attention, cost, norm_watch, results
 from performer import learner as learner_lib
@@ -207,30 +205,14 @@ def evaluate(
   """
   index, count = mesh_lib.process_slice(mesh, batch_size)
 
-  @functools.partial(jax.jit, out_shardings=mesh_lib.replicated(mesh))
-  def eval_step(
-    params: PyTree, projections: PyTree, batch: learner_lib.Batch
-  ) -> dict[str, clu_metrics.Metric]:
-    return learner.metrics(params, projections, batch)
-
-  def run(state: learner_lib.TrainState) -> dict[str, float]:
-    total = None
-    for batch in data.eval_batches(
-      split, batch_size=batch_size, process_index=index, process_count=count
-    ):
-      placed = mesh_lib.place_batch(mesh, batch)
-      update = eval_step(state.eval_params, state.projections, placed)
-      update = jax.tree.map(np.float64, jax.device_get(update))
-      total = update if total is None else _merge(total, update)
-    return {name: float(metric.compute()) for name, metric in total.items()}
-
-  return run
-
-
-def _merge(
-  a: dict[str, clu_metrics.Metric], b: dict[str, clu_metrics.Metric]
-) -> dict[str, clu_metrics.Metric]:
-  return {name: metric.merge(b[name]) for name, metric in a.items()}
+  batches = functools.partial(
+    data.eval_batches,
+    split,
+    batch_size=batch_size,
+    process_index=index,
+    process_count=count,
+  )
+  return learner_lib.evaluator(learner.metrics, batches, mesh)
 
 
 def _chunked(

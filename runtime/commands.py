@@ -1,4 +1,4 @@
-"""The options and exit codes that commands on workdirs share."""
+"""The options and exit codes that commands share."""
 
 import argparse
 import sys
@@ -6,19 +6,28 @@ from collections.abc import Callable
 
 from runtime import errors
 
-__all__ = ['parser', 'run', 'step']
+__all__ = ['parser', 'plain', 'run', 'step']
+
+
+def plain(description: str) -> argparse.ArgumentParser:
+  """A parser without options.
+
+  Args:
+    description: help text, laid out as it is to be shown.
+  """
+  return argparse.ArgumentParser(
+    description=description,
+    formatter_class=argparse.RawDescriptionHelpFormatter,
+  )
 
 
 def parser(description: str) -> argparse.ArgumentParser:
   """A parser with the options of all commands that restore a run.
 
   Args:
-    description: help text, laid out as it is to be shown.
+    description: see `plain`.
   """
-  found = argparse.ArgumentParser(
-    description=description,
-    formatter_class=argparse.RawDescriptionHelpFormatter,
-  )
+  found = plain(description)
   found.add_argument(
     '--gin_param',
     action='append',

@@ -212,9 +212,9 @@ def _study(
   gains: Float[np.ndarray, ' t'],
 ) -> studies.Study:
   problem = disguise.problem(rng, kinds, counts, algorithm)
-  codes = problem.space.from_unit(np.float64(points))
+  codes = problem.space.from_unit(points)
   statuses = np.zeros(len(gains), np.int8)
-  return studies.Study(problem, codes, -np.float64(gains), statuses)
+  return studies.Study(problem, codes, -gains.astype(np.float64), statuses)
 
 
 @dataclasses.dataclass(frozen=True)

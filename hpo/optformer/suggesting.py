@@ -294,7 +294,8 @@ class _Call:
     score = self.policy.acquisition if improves else acquisitions.Prior()
     logits = found.objective[0] / self.trained.temperature
     best = jnp.int32(read.best or 0)
-    return np.float64(_score(score, logits, best, self.next_key()))
+    found = _score(score, logits, best, self.next_key())
+    return np.asarray(found, np.float64)
 
   def _codes(
     self, drawn: Int[np.ndarray, 'n k'], order: tuple[int, ...]

@@ -15,8 +15,10 @@ from jaxtyping import PyTree
 from hpo.optformer import models, relative, tokens, vocabulary
 from rl import ranges
 
-__all__ = ['Trained', 'load', 'save']
+__all__ = ['SHIPPED', 'Trained', 'load', 'save', 'shipped']
 
+# The file of the model that comes with the package.
+SHIPPED = pathlib.Path(__file__).parent / 'weights' / 'optformer.msgpack'
 _FORMAT = 1
 # Sizes and switches of a model that a file records.
 _RECORDED = (
@@ -123,3 +125,19 @@ def load(path: str | os.PathLike[str]) -> Trained:
     minimal=settings['minimal'],
     knows_pending=settings['knows_pending'],
   )
+
+
+def shipped() -> Trained:
+  """The model that comes with the package.
+
+  Raises:
+    FileNotFoundError: this checkout has no weights; names the commands that make
+      them.
+  """
+  if not SHIPPED.exists():
+    raise FileNotFoundError(
+      f'{SHIPPED} is missing; train a model with `python -m hpo.optformer.main '
+      '--gin_file=configs/hpo/optformer_shipped.gin --workdir=DIR`, then make '
+      f'the file with `python -m hpo.optformer.pack DIR --output={SHIPPED}`'
+    )
+  return load(SHIPPED)

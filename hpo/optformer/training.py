@@ -9,7 +9,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 from jaxtyping import PyTree
 
@@ -126,25 +125,22 @@ class OptFormerTrainer:
     size = self.eval_batch_size or self.batch_size
     index, count = mesh_lib.process_slice(mesh, size)
 
-    @functools.partial(jax.jit, out_shardings=mesh_lib.replicated(mesh))
     def metrics(params: PyTree, projections: PyTree, batch: Any) -> Any:
       return learner.evaluate(params, projections, batch)[1]
 
-    def judge(split: str, state: states.TrainState) -> dict[str, float]:
-      total = None
-      for batch in self.data.eval_batches(
-        split, batch_size=size, process_index=index, process_count=count
-      ):
-        placed = mesh_lib.place_batch(mesh, batch)
-        found = metrics(state.eval_params, state.projections, placed)
-        found = jax.tree.map(np.float64, jax.device_get(found))
-        if total is not None:
-          found = {name: total[name].merge(x) for name, x in found.items()}
-        total = found
-      return {name: float(metric.compute()) for name, metric in total.items()}
-
     return {
-      split: functools.partial(judge, split) for split in self.data.splits
+      split: states.evaluator(
+        metrics,
+        functools.partial(
+          self.data.eval_batches,
+          split,
+          batch_size=size,
+          process_index=index,
+          process_count=count,
+        ),
+        mesh,
+      )
+      for split in self.data.splits
     }
 
   def _score_rows(

@@ -1,61 +1,99 @@
-"""Tunes a Python function with OptFormer.
+r"""Tunes a Python function with OptFormer.
 
-  python -m hpo.optformer.tune --model=model.msgpack --trials=50 \
-    --objective=my_module:train --space=space.json --output=runs/tuned
+  python -m hpo.optformer.tune --objective=my_module:train --space=space.json \
+    --trials=50 --output=runs/tuned
 
 The objective is called with the parameters by name, and returns a number; nan
-means that the trial is infeasible.
-space.json lists the parameters:
+means that the trial is infeasible. The space is a file that lists the parameters, or
+module:name of a `hpo.spaces.Space`:
 
   [{"type": "FLOAT", "name": "lr", "low": 1e-5, "high": 0.1, "scale": "LOG"},
    {"type": "INT", "name": "layers", "low": 1, "high": 8},
    {"type": "CATEGORICAL", "name": "optimizer", "values": ["sgd", "adam"]}]
 
 Each trial is written to OUTPUT/study.jsonl at once: the same command continues.
-At the end there are trials.csv, trials.md and incumbent.png.
+At the end there are trials.csv, trials.md and incumbent.png. The model is the one
+that comes with the package, or a file of `hpo.optformer.pack`.
 """
 
 import argparse
 import importlib
-import json
 import math
 import os
 import pathlib
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from hpo import spaces, studies
 from hpo.optformer import asking, trained
+from rl import ranges
 from runtime import commands
 from runtime.record import pictures, tables
 
-__all__ = ['load_objective', 'main', 'tune']
+__all__ = [
+  'Objective',
+  'add_problem',
+  'load_objective',
+  'load_space',
+  'main',
+  'problem_of',
+  'report',
+  'tune',
+  'value_at',
+]
 
+Objective = Callable[..., float]
+MODEL_HELP = 'file; default: the one of the package'
 _STUDY = 'study.jsonl'
 
 
-def load_objective(name: str) -> Callable[..., float]:
+def load_objective(name: str) -> Objective:
   """The function that 'module:function' names.
 
   Raises:
     ValueError: the name is malformed, or the module has no such function.
   """
-  module, colon, function = name.partition(':')
-  if not colon or not module or not function:
-    raise ValueError(f'an objective must be module:function, got {name!r}')
-  found = getattr(importlib.import_module(module), function, None)
+  found = _named(name)
   if not callable(found):
-    raise ValueError(f'{module} must have a function {function!r}, got {found}')
+    raise ValueError(f'an objective must be a function, got {name}: {found!r}')
   return found
+
+
+def load_space(text: str) -> spaces.Space:
+  """The space of a JSON file, or the one that 'module:name' names.
+
+  Raises:
+    OSError: there is no such file.
+    ValueError: it describes no space.
+  """
+  if text.endswith('.json'):
+    return spaces.Space.from_json(pathlib.Path(text).read_text())
+  found = _named(text)
+  if not isinstance(found, spaces.Space):
+    raise ValueError(
+      f'a space must be a .json file or a hpo.spaces.Space, got {text}: '
+      f'{found!r}'
+    )
+  return found
+
+
+def _named(name: str) -> Any:
+  module, colon, attribute = name.partition(':')
+  if not colon or not module or not attribute:
+    raise ValueError(f'expected module:name, got {name!r}')
+  found = importlib.import_module(module)
+  if not hasattr(found, attribute):
+    raise ValueError(f'module {module} has no {attribute!r}')
+  return getattr(found, attribute)
 
 
 def tune(
   optimizer: asking.Optimizer,
-  objective: Callable[..., float],
+  objective: Objective,
   trials: int,
   folder: pathlib.Path,
 ) -> studies.Study:
@@ -74,7 +112,7 @@ def tune(
   begin = time.monotonic()
   while len(optimizer.trials) < trials:
     [point] = optimizer.ask()
-    optimizer.tell(point, _value(objective, point))
+    optimizer.tell(point, value_at(objective, point))
     study = studies.Study.of(optimizer.problem, optimizer.trials)
     _write(folder / _STUDY, study)
     done = len(optimizer.trials)
@@ -88,9 +126,10 @@ def tune(
   return studies.Study.of(optimizer.problem, optimizer.trials)
 
 
-def _value(
-  objective: Callable[..., float], point: dict[str, spaces.Value]
+def value_at(
+  objective: Objective, point: Mapping[str, spaces.Value]
 ) -> float | None:
+  """The value of an objective at a point; None: it is infeasible."""
   value = float(objective(**point))
   return value if math.isfinite(value) else None
 
@@ -106,8 +145,13 @@ def _write(path: pathlib.Path, study: studies.Study) -> None:
   os.replace(part, path)
 
 
-def _report(study: studies.Study, folder: pathlib.Path) -> None:
-  """Tables of all trials, and a picture of the best value so far."""
+def report(study: studies.Study, folder: pathlib.Path) -> None:
+  """Writes tables of all trials and a picture of the best value so far.
+
+  Args:
+    study: with one trial or more.
+    folder: to write to; the best trials are printed too.
+  """
   best = np.fmax.accumulate(study.gains) * study.problem.sign
   rows: list[dict[str, Any]] = [
     {
@@ -130,18 +174,26 @@ def _report(study: studies.Study, folder: pathlib.Path) -> None:
     )
 
 
-def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
-  parser = argparse.ArgumentParser(
-    description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-  )
+def add_problem(parser: argparse.ArgumentParser) -> None:
+  """Adds the options of what is tuned, for how long, and where it is written."""
   parser.add_argument('--objective', required=True, help='module:function')
-  parser.add_argument('--space', type=pathlib.Path, required=True)
-  parser.add_argument('--model', type=pathlib.Path, required=True)
-  parser.add_argument('--output', type=pathlib.Path, required=True)
-  parser.add_argument('--trials', type=int, default=50)
+  parser.add_argument('--space', required=True, help='.json, or module:name')
   parser.add_argument('--goal', choices=studies.GOALS, default='MINIMIZE')
-  parser.add_argument('--seed', type=int, default=0)
-  return parser.parse_args(argv)
+  parser.add_argument('--trials', type=int, default=50, help='in the end')
+  parser.add_argument('--output', type=pathlib.Path, required=True)
+
+
+def problem_of(
+  options: argparse.Namespace,
+) -> tuple[Objective, studies.Problem]:
+  """The objective and the problem that the options of `add_problem` name.
+
+  Modules of the current folder can be named too.
+  """
+  ranges.check_counts(trials=options.trials)
+  sys.path.insert(0, os.getcwd())
+  objective = load_objective(options.objective)
+  return objective, studies.Problem(load_space(options.space), options.goal)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -150,19 +202,21 @@ def main(argv: Sequence[str] | None = None) -> None:
   Args:
     argv: arguments of the command; None: those of the process.
   """
-  options = _arguments(argv)
-  sys.path.insert(0, os.getcwd())
-  objective = load_objective(options.objective)
-  space = spaces.Space.from_json(json.loads(options.space.read_text()))
-  problem = studies.Problem(space, options.goal)
+  parser = commands.plain(__doc__)
+  add_problem(parser)
+  parser.add_argument('--model', type=pathlib.Path, help=MODEL_HELP)
+  parser.add_argument('--seed', type=int, default=0)
+  options = parser.parse_args(argv)
+  objective, problem = problem_of(options)
   folder = options.output
   folder.mkdir(parents=True, exist_ok=True)
-  before = _before(folder / _STUDY, problem)
   optimizer = asking.Optimizer(
-    trained.load(options.model), problem, seed=options.seed, trials=before
+    trained.load(options.model) if options.model else trained.shipped(),
+    problem,
+    seed=options.seed,
+    trials=_before(folder / _STUDY, problem),
   )
-  study = tune(optimizer, objective, options.trials, folder)
-  _report(study, folder)
+  report(tune(optimizer, objective, options.trials, folder), folder)
 
 
 def _before(

@@ -20,7 +20,14 @@ from hpo.optformer import predicting, suggesting
 from hpo.optformer import trained as trained_lib
 from runtime import optional
 
-__all__ = ['OptFormerDesigner', 'to_problem', 'to_trials']
+__all__ = [
+  'OptFormerDesigner',
+  'metric_name',
+  'to_point',
+  'to_problem',
+  'to_statement',
+  'to_trials',
+]
 
 
 class OptFormerDesigner:
@@ -67,7 +74,7 @@ class OptFormerDesigner:
     self._completed += to_trials(completed.trials, self._metric)
     running = [] if all_active is None else all_active.trials
     self._active = [
-      studies.Trial(_point(trial), None, 'PENDING') for trial in running
+      studies.Trial(to_point(trial), None, 'PENDING') for trial in running
     ]
 
   def suggest(self, count: int | None = None) -> Sequence[Any]:
@@ -107,7 +114,7 @@ class OptFormerDesigner:
       self._trained,
       self._problem,
       self._completed,
-      [_point(trial) for trial in trials],
+      [to_point(trial) for trial in trials],
     )
     algorithms = optional.load('vizier.algorithms', extra='vizier')
     return algorithms.Prediction(mean=found.mean, stddev=found.stddev)
@@ -135,6 +142,33 @@ def to_problem(problem: Any) -> studies.Problem:
   return studies.Problem(spaces.Space(parameters), goal, metric=metric.name)
 
 
+def to_statement(problem: studies.Problem) -> Any:
+  """The problem statement of Vizier for a problem; the inverse of `to_problem`."""
+  vz = _pyvizier()
+  statement = vz.ProblemStatement()
+  root = statement.search_space.root
+  for p in problem.space.parameters:
+    if isinstance(p, spaces.Categorical):
+      root.add_categorical_param(p.name, p.values)
+      continue
+    scale = vz.ScaleType[p.scale]
+    if isinstance(p, spaces.Discrete):
+      root.add_discrete_param(p.name, p.values, scale_type=scale)
+    else:
+      is_whole = isinstance(p, spaces.Int)
+      add = root.add_int_param if is_whole else root.add_float_param
+      add(p.name, p.low, p.high, scale_type=scale)
+  goal = vz.ObjectiveMetricGoal[problem.goal]
+  information = vz.MetricInformation(metric_name(problem), goal=goal)
+  statement.metric_information.append(information)
+  return statement
+
+
+def metric_name(problem: studies.Problem) -> str:
+  """The name of the objective in Vizier, which must have one."""
+  return problem.metric or 'objective'
+
+
 def to_trials(trials: Iterable[Any], metric: str) -> list[studies.Trial]:
   """Completed trials of Vizier.
 
@@ -149,9 +183,9 @@ def to_trials(trials: Iterable[Any], metric: str) -> list[studies.Trial]:
     if measured is not None and metric in measured.metrics:
       value = measured.metrics[metric].value
     if trial.infeasible or value is None or not np.isfinite(value):
-      found.append(studies.Trial(_point(trial), None, 'INFEASIBLE'))
+      found.append(studies.Trial(to_point(trial), None, 'INFEASIBLE'))
     else:
-      found.append(studies.Trial(_point(trial), float(value)))
+      found.append(studies.Trial(to_point(trial), float(value)))
   return found
 
 
@@ -159,7 +193,8 @@ def _pyvizier() -> types.ModuleType:
   return optional.load('vizier.pyvizier', extra='vizier')
 
 
-def _point(trial: Any) -> dict[str, spaces.Value]:
+def to_point(trial: Any) -> dict[str, spaces.Value]:
+  """The values of a trial or suggestion of Vizier, by name."""
   return {name: x.value for name, x in trial.parameters.items()}
 
 

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from scipy import stats
 
 from papers import claims
 
@@ -67,6 +68,31 @@ def test_pairs_find_what_noise_between_seeds_hides():
   table = {'a': noise + 0.1 + 0.01 * noise**2, 'b': noise}
   assert verdict(claims.above('a', 'b'), **table) == 'inconclusive'
   assert verdict(claims.above('a', 'b', paired=True), **table) == 'holds'
+
+
+@pytest.mark.parametrize('paired', [True, False])
+def test_bootstrap_against_scipy(paired):
+  rng = np.random.default_rng(5)
+  table = {'a': rng.exponential(2.0, 60), 'b': rng.exponential(1.0, 60)}
+  claim = claims.above('a', 'b', paired=paired, resampled=True)
+  found = claim.judge(table)
+  low, high = claim._interval(table, claim._spread(table), exact=False)
+  means = lambda x, y, axis: x.mean(axis=axis) - y.mean(axis=axis)
+  expected = stats.bootstrap(
+    (table['a'], table['b']),
+    means,
+    paired=paired,
+    method='percentile',
+    rng=np.random.default_rng(1),
+  ).confidence_interval
+  np.testing.assert_allclose((low, high), expected, atol=0.03)
+  assert 'by bootstrap' in found.sentence
+  assert found == claim.judge(table)
+  # A single value, or two of them, are treated as without the bootstrap.
+  for one in ({'a': [2.0], 'b': [1.0]}, {'a': [2.0, 2.1], 'b': [1.0]}):
+    expected = 'inconclusive' if len(one['a']) == 1 else 'holds'
+    unpaired = claims.above('a', 'b', resampled=True)
+    assert verdict(unpaired, **one) == expected
 
 
 def test_logarithms_compare_ratios():

@@ -8,6 +8,7 @@ import pytest
 
 from hpo import spaces, studies
 from hpo.optformer import asking, suggesting, tokens, trained, tune, vocabulary
+from hpo.optformer.examples import forest
 
 SPACE = spaces.Space(
   (
@@ -108,12 +109,62 @@ def test_command_tunes_and_resumes(made, tmp_path, monkeypatch, capsys):
     tune.main([*options, f'--output={whole}', '--goal=MAXIMIZE'])
 
 
-def test_objectives_by_name():
+def test_objectives_and_spaces_by_name(tmp_path):
   assert tune.load_objective('math:sqrt')(4.0) == 2.0
   for name, message in (
-    ('math', 'module:function'),
-    ('math:', 'module:function'),
-    ('math:no', "a function 'no'"),
+    ('math', 'module:name'),
+    ('math:', 'module:name'),
+    ('math:no', "no 'no'"),
+    ('math:pi', 'must be a function'),
   ):
     with pytest.raises(ValueError, match=message):
       tune.load_objective(name)
+  assert tune.load_space('hpo.optformer.examples.forest:SPACE') == forest.SPACE
+  path = tmp_path / 'space.json'
+  path.write_text(json.dumps(SPACE.to_json()))
+  assert tune.load_space(str(path)) == SPACE
+  with pytest.raises(ValueError, match=r'must be a \.json file or'):
+    tune.load_space('math:pi')
+
+
+def test_the_model_of_the_package(made, tmp_path, monkeypatch):
+  path = tmp_path / 'model.msgpack'
+  monkeypatch.setattr(trained, 'SHIPPED', path)
+  with pytest.raises(FileNotFoundError, match=r'optformer\.pack DIR --output'):
+    trained.shipped()
+  trained.save(path, made)
+  assert trained.shipped().tokenizer == made.tokenizer
+
+
+def test_a_forest_on_digits():
+  pytest.importorskip('sklearn', reason='extra [hpo]')
+  point = {'max_depth': 2, 'min_samples_leaf': 4, 'max_features': 0.1}
+  found = forest.accuracy(**point, criterion='gini')
+  assert 0.3 < found < 0.95
+  assert forest.accuracy(**point, criterion='gini') == found
+  forest.SPACE.codes(point | {'criterion': 'gini'})
+
+
+@pytest.mark.slow
+def test_the_example_is_tuned_with_the_model_of_the_package(
+  made, tmp_path, monkeypatch, capsys
+):
+  pytest.importorskip('sklearn', reason='extra [hpo]')
+  path = tmp_path / 'model.msgpack'
+  monkeypatch.setattr(trained, 'SHIPPED', path)
+  trained.save(path, made)
+  module = 'hpo.optformer.examples.forest'
+  tune.main(
+    [
+      f'--objective={module}:accuracy',
+      f'--space={module}:SPACE',
+      '--goal=MAXIMIZE',
+      '--trials=2',
+      f'--output={tmp_path / "out"}',
+    ]
+  )
+  assert 'trial 2/2' in capsys.readouterr().out
+  [study] = studies.read(tmp_path / 'out/study.jsonl')
+  assert all(0 < trial.value < 1 for trial in study.trials)
+  first = study.trials[0]
+  assert forest.accuracy(**first.parameters) == first.value

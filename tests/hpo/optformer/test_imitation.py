@@ -1,13 +1,23 @@
-"""References of imitation."""
+"""References of imitation, and losses of the policy."""
 
 import math
 
+import jax
 import numpy as np
 import pytest
 
 from hpo import spaces, studies
-from hpo.optformer import imitation
+from hpo.optformer import (
+  decoding,
+  histories,
+  imitation,
+  quantizing,
+  tokens,
+  trained,
+  vocabulary,
+)
 from tests import seeds
+from tests.hpo.optformer import optformer_cases as cases
 
 SPACE = spaces.Space(
   (spaces.Float('a', 0, 1), spaces.Categorical('b', ('p', 'q')))
@@ -32,3 +42,51 @@ def test_references():
   gp = imitation.references([study('designer_recursive_gp')])
   assert gp.floor is None
   assert gp.closed(1.0) is None
+
+
+def test_losses_are_those_of_decoding(model, variables):
+  """Trial by trial, with the chain rule of drawn candidates."""
+  maker = tokens.Tokenizer(
+    vocabulary.Compact(), encoder_length=128, decoder_length=64
+  )
+  made = trained.Trained(model, maker, variables)
+  rng = seeds.rng(1)
+  wide = spaces.Space(
+    (
+      *SPACE.parameters,
+      spaces.Discrete('c', (1, 2, 3)),
+    )
+  )
+  found = [cases.study(rng, space, 5) for space in (wide, SPACE, wide)]
+  costs = imitation.losses(made, found, batch_size=2)
+  for study, cost in zip(found, costs, strict=True):
+    assert cost.shape == (5,)
+    order = tuple(range(len(study.problem.space)))
+    scale = quantizing.ObjectiveRange.of(study.gains)
+    drawn = maker.parameters(study, order)
+    for number in range(5):
+      read = histories.reading(
+        made, study.take(slice(number)), order, scale=scale
+      )
+      history = decoding.advance(
+        model,
+        variables,
+        read.metadata,
+        read.ids(made),
+        projections=made.projections,
+      )
+      given = np.zeros((1, 1, read.legal.size), np.int32)
+      given[0, 0, : len(order)] = drawn[number]
+      candidates = decoding.propose(
+        model,
+        variables,
+        history.prefix,
+        read.legal[None],
+        given,
+        jax.random.key(0)[None],
+        star=maker.ids.star,
+        count=1,
+        projections=made.projections,
+      )
+      expected = -float(candidates.log_probs[0, 0])
+      assert cost[number] == pytest.approx(expected, abs=2e-4)

@@ -1,0 +1,1 @@
+"""Objectives on real data, to try OptFormer on."""

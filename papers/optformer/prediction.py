@@ -1,0 +1,362 @@
+"""Forecasts of the next value from random trials of functions not seen in training.
+
+As in the paper, the range of a forecast is that of the history and of the value that
+it is judged by (Appendix B.2), and all forecasts are cut to this range. Densities are
+those of the range as [0, 1].
+"""
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from hpo import studies
+from hpo.optformer import forecasts, predicting, quantizing
+from papers import claims, figures, rows, study
+from papers.optformer import gaussian, methods, tasks
+from runtime.record import ledger
+
+__all__ = ['ROWS', 'Setting', 'run']
+
+_LENGTHS = (5, 10, 20, 35)
+_COARSE = 20  # Bins of the histogram.
+# The range in [0, 1]; a little less than 0.6, so that the largest value lies in the
+# last bin of the range and not in the one behind it.
+_PLACE = (0.2, 0.6 - 1e-8)
+
+Forecast = Callable[
+  ['Setting', studies.Study, studies.Study, quantizing.ObjectiveRange],
+  forecasts.Forecasts,
+]
+
+
+def by_model(
+  setting: 'Setting',
+  history: studies.Study,
+  point: studies.Study,
+  scale: quantizing.ObjectiveRange,
+) -> forecasts.Forecasts:
+  """OptFormer; its random trials are those of random search."""
+  found = predicting.predict(
+    methods.OptFormer(
+      temperature=setting.temperature, model=setting.model
+    ).loaded(),
+    history.problem,
+    history.trials,
+    [trial.parameters for trial in point.trials],
+    scale=scale,
+  )
+  return _cut(found)
+
+
+def by_gaussian_process(
+  setting: 'Setting',
+  history: studies.Study,
+  point: studies.Study,
+  scale: quantizing.ObjectiveRange,
+) -> forecasts.Forecasts:
+  """A Gaussian process with a warped output."""
+  del setting
+  return gaussian.forecast(history, point.codes, scale)
+
+
+def by_histogram(
+  setting: 'Setting',
+  history: studies.Study,
+  point: studies.Study,
+  scale: quantizing.ObjectiveRange,
+) -> forecasts.Forecasts:
+  """How often earlier values fell into 20 bins, and one more in each."""
+  del setting
+  shares = (scale.to_scaled(history.gains) - scale.start) / scale.size
+  counts = np.histogram(shares, _COARSE, (0, 1))[0] + 1
+  places = quantizing.centers(
+    np.arange(quantizing.NUM_BINS), quantizing.NUM_BINS
+  )
+  row = (places - scale.start) / scale.size * _COARSE
+  inside = (row >= 0) & (row < _COARSE)
+  masses = np.where(inside, counts[np.clip(np.int64(row), 0, _COARSE - 1)], 0)
+  masses = np.tile(masses / masses.sum(), (len(point), 1))
+  return forecasts.Forecasts(masses, scale, history.problem.sign)
+
+
+def _cut(found: forecasts.Forecasts) -> forecasts.Forecasts:
+  """A forecast without the room beside the range."""
+  scale, bins = found.scale, found.bins
+  places = quantizing.centers(np.arange(bins), bins)
+  inside = (places > scale.start) & (places < scale.start + scale.size)
+  masses = np.where(inside, found.probabilities + 1e-12, 0)
+  masses /= masses.sum(axis=1, keepdims=True)
+  return dataclasses.replace(found, probabilities=masses)
+
+
+@dataclasses.dataclass(frozen=True)
+class Setting:
+  """One way to forecast.
+
+  Attributes:
+    forecast: the way.
+    temperature: of the model; None: as fitted.
+    points: forecasts of each history, of the trials after it.
+    source: of the functions.
+    model: has `load`.
+  """
+
+  forecast: Forecast
+  temperature: float | None = None
+  points: int = 4
+  source: tasks.Source = tasks.Bbob()
+  model: Any = methods.Model()
+
+
+def run(setting: Setting, *, seed: int, at: int) -> study.Record:
+  """Judges forecasts of one function.
+
+  Args:
+    setting: the way to forecast.
+    seed: number of the function.
+    at: trials of the history.
+
+  Returns:
+    Of each forecast: log density and CRPS in units of the range, PIT, the
+    confidence of the likeliest of 100 bins, and whether it came true.
+  """
+  whole = _random_study(setting, seed, at + setting.points)
+  history, found = whole.take(slice(at)), []
+  for number in range(at, len(whole)):
+    target = whole.take(slice(number, number + 1))
+    gains = np.append(history.gains, target.gains)
+    scale = quantizing.ObjectiveRange.of(gains, *_PLACE)
+    forecast = setting.forecast(setting, history, target, scale)
+    confidence, hit = forecast.top(target.values)
+    width = scale.high - scale.low
+    # The density of the range as [0, 1].
+    density = forecast.log_densities(target.values) + np.log(width)
+    found.append(
+      {
+        'density': density[0],
+        'crps': forecast.crps(target.values)[0] / width,
+        'pit': forecast.pit(target.values)[0],
+        'confidence': confidence[0],
+        'hit': hit[0],
+      }
+    )
+  return {name: [one[name] for one in found] for name in found[0]}
+
+
+def _random_study(setting: Setting, seed: int, count: int) -> studies.Study:
+  """Random trials; their beginning does not depend on the count."""
+  task = setting.source.task(seed)
+  rng = np.random.default_rng((seed, 2))
+  codes = np.stack([task.problem.space.sample(rng, 1)[0] for _ in range(count)])
+  values = [task.observe(number, row) for number, row in enumerate(codes)]
+  problem = dataclasses.replace(
+    task.problem, algorithm='designer_random_search'
+  )
+  return studies.Study(
+    problem, codes, np.array(values), np.zeros(count, np.int8)
+  )
+
+
+MODEL, PLAIN, GP = 'OptFormer', 'OptFormer, temperature 1', 'Gaussian process'
+HISTOGRAM = 'histogram'
+STUDY = study.Study(
+  run,
+  {
+    MODEL: Setting(by_model),
+    PLAIN: Setting(by_model, temperature=1.0),
+    GP: Setting(by_gaussian_process),
+    HISTOGRAM: Setting(by_histogram),
+  },
+  seeds=100,
+  at=_LENGTHS,
+)
+
+
+def _densities(results: study.Results) -> dict[str, np.ndarray]:
+  """The mean log density of each function, by length of the history."""
+  return {
+    f'{arm} after {at}': results(arm, 'density', at=at).mean(axis=1)
+    for arm in results.arms
+    for at in results.study.at
+  }
+
+
+def _pooled(results: study.Results) -> dict[str, np.ndarray]:
+  """Mean CRPS of each function, and calibration over all forecasts."""
+  found = {}
+  for arm in results.arms:
+    of = lambda name, arm=arm: np.stack(
+      [results(arm, name, at=at) for at in results.study.at], axis=1
+    ).reshape(len(results.seeds), -1)
+    found[f'{arm}: log density'] = of('density').mean(axis=1)
+    found[f'{arm}: CRPS'] = of('crps').mean(axis=1)
+    for name, value in calibration(
+      *(of(name) for name in ('confidence', 'hit', 'pit'))
+    ).items():
+      found[f'{arm}: {name}'] = np.array(value)
+  return found
+
+
+def calibration(
+  confidence: np.ndarray, hit: np.ndarray, pit: np.ndarray
+) -> dict[str, float]:
+  """Numbers of forecasts, [functions, forecasts] each: one of all together."""
+  pit = pit.ravel()
+  return {
+    'ECE %': 100
+    * forecasts.expected_calibration_error(confidence.ravel(), hit.ravel()),
+    'PIT distance': forecasts.kolmogorov_smirnov(pit),
+    '50 % interval': forecasts.coverage(pit, 0.5),
+    '90 % interval': forecasts.coverage(pit, 0.9),
+  }
+
+
+def _spreads(results: study.Results, arms: Sequence[str]) -> str:
+  """Bootstrap intervals over functions of the numbers of `calibration`."""
+  parts = []
+  for arm in arms:
+    columns = [
+      np.concatenate(
+        [results(arm, x, at=at) for at in results.study.at], axis=1
+      )
+      for x in ('confidence', 'hit', 'pit')
+    ]
+    rng = np.random.default_rng(0)
+    drawn = [
+      calibration(*(c[rng.integers(len(c), size=len(c))] for c in columns))
+      for _ in range(500)
+    ]
+    parts.append(f'{arm}: ' + _told(drawn))
+  return '; '.join(parts)
+
+
+def _told(drawn: Sequence[Mapping[str, float]]) -> str:
+  texts = []
+  for name in drawn[0]:
+    low, high = np.quantile([one[name] for one in drawn], (0.025, 0.975))
+    texts.append(f'{name} [{low:.3g}, {high:.3g}]')
+  return ', '.join(texts)
+
+
+def _panel(results: study.Results) -> list[figures.Panel]:
+  panels: list[figures.Panel] = []
+  for name, label in (('density', 'log density'), ('crps', 'CRPS')):
+    lines = [
+      figures.Line(
+        arm,
+        results.study.at,
+        [results(arm, name, at=at).mean() for at in results.study.at],
+        style='o-',
+      )
+      for arm in results.arms
+    ]
+    panels.append(
+      figures.Lines(lines=lines, xlabel='trials before', ylabel=label)
+    )
+  panels.append(_pits(results))
+  return panels
+
+
+def _pits(results: study.Results) -> figures.Panel:
+  """How often PITs are below each level: the diagonal, if forecasts are right."""
+  levels = np.linspace(0, 1, 101)
+  lines = []
+  for arm in results.arms:
+    pits = np.concatenate(
+      [results(arm, 'pit', at=at).ravel() for at in results.study.at]
+    )
+    shares = (pits[:, None] <= levels).mean(axis=0)
+    lines.append(figures.Line(arm, levels, shares))
+  lines.append(figures.Line('', [0, 1], [0, 1], style=':', color=7))
+  return figures.Lines(
+    lines=lines, xlabel='level', ylabel='share of PITs below'
+  )
+
+
+_EXPLAIN = (
+  'Seeds are noisy functions of the held-out families, with 2 to 4 parameters of all '
+  'types and uniform trials. Each history forecasts the four trials after it. The '
+  'range of a forecast is that of the history and the value, with density 1 if '
+  'nothing is known; the Gaussian process warps its output.'
+)
+_PUBLISHED = ledger.Published(
+  {
+    'OptFormer, log density': 6.16,
+    'GP, log density': 4.03,
+    'OptFormer, ECE %': 1.89,
+    'GP, ECE %': 2.39,
+  },
+  'arXiv:2205.13320, Table 4, HPO-B (the unit of its densities is not stated)',
+)
+
+ROWS = (
+  rows.Row(
+    id='prediction',
+    claim='OptFormer forecasts values of functions that it never saw, the better the '
+    'more trials it has read.',
+    study=STUDY,
+    ours=_densities,
+    trend='denser than the histogram of past values; denser after 35 trials than '
+    'after 5; after 5 and 10 trials at least as dense as a Gaussian process',
+    claims=(
+      *(
+        claims.above(
+          f'{MODEL} after {at}',
+          than=f'{HISTOGRAM} after {at}',
+          paired=True,
+          resampled=True,
+        )
+        for at in _LENGTHS
+      ),
+      claims.above(
+        f'{MODEL} after 35',
+        than=f'{MODEL} after 5',
+        paired=True,
+        resampled=True,
+      ),
+      *(
+        claims.above(
+          f'{MODEL} after {at}',
+          than=f'{GP} after {at}',
+          margin=-0.05,
+          paired=True,
+          resampled=True,
+        )
+        for at in (5, 10)
+      ),
+    ),
+    figure=_panel,
+    published=_PUBLISHED,
+    explain=_EXPLAIN,
+    headline=f'{MODEL} after 35',
+  ),
+  rows.Row(
+    id='calibration',
+    claim='The forecasts of OptFormer are calibrated, better than those of a '
+    'Gaussian process.',
+    study=STUDY,
+    ours=_pooled,
+    trend='smaller calibration error and smaller distance of PITs from uniform',
+    claims=(
+      claims.Check(
+        'smaller ECE than the Gaussian process',
+        lambda table: table[f'{MODEL}: ECE %'][0] < table[f'{GP}: ECE %'][0],
+      ),
+      claims.Check(
+        'PITs nearer to uniform than those of the Gaussian process',
+        lambda table: (
+          table[f'{MODEL}: PIT distance'][0] < table[f'{GP}: PIT distance'][0]
+        ),
+      ),
+    ),
+    figure=_panel,
+    published=_PUBLISHED,
+    explain=lambda results: (
+      f'{_EXPLAIN} 95 % intervals over resampled functions: '
+      f'{_spreads(results, results.arms)}.'
+    ),
+    headline=f'{MODEL}: ECE %',
+  ),
+)
