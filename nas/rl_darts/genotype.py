@@ -22,7 +22,6 @@ from nas.rl_darts import probabilities as probabilities_lib
 __all__ = [
   'CellGenotype',
   'Genotype',
-  'code',
   'derive',
   'discretise',
   'edge_labels',
@@ -33,7 +32,6 @@ __all__ = [
 ]
 
 _SKIP = 'SkipConnection'
-_PRIME = 1_000_003
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,7 +46,8 @@ class CellGenotype:
     stride: of edges that leave an input.
 
   Raises:
-    ValueError: if an edge does not exist in the space, or there are too many.
+    ValueError: if an edge does not exist in the space, or a node has none or
+      too many.
   """
 
   nodes: tuple[tuple[tuple[int, str], ...], ...]
@@ -64,10 +63,11 @@ class CellGenotype:
       )
     for node, edges in enumerate(self.nodes):
       sources = [source for source, _ in edges]
-      if len(set(sources)) < len(sources) or len(edges) > space.kept:
+      repeated = len(set(sources)) < len(sources)
+      if repeated or not 1 <= len(edges) <= space.kept:
         raise ValueError(
-          f'a node has at most {space.kept} edges from different sources, '
-          f'got {edges} for node {node}'
+          f'a node has 1 to {space.kept} edges from different sources, got '
+          f'{edges} for node {node}'
         )
       for source, op in edges:
         if not 0 <= source < space.inputs + node or op not in space.candidates:
@@ -229,15 +229,6 @@ def edge_labels(
 def mixing(labels: Int[Array | np.ndarray, '... e'], num_ops: int) -> Array:
   """The mixing weights of discrete cells: 1 for what is kept, else 0."""
   return jax.nn.one_hot(labels, num_ops)
-
-
-def code(
-  labels: Int[Array | np.ndarray, ' e'], space: spaces.CellSpace
-) -> Array:
-  """A number in [0, 2^24) that equal cells share, as float32; may be traced."""
-  powers = [pow(_PRIME, k + 1, 2**24) for k in range(space.num_edges)]
-  terms = (labels + 1).astype(jnp.uint32) * jnp.array(powers, jnp.uint32)
-  return (jnp.sum(terms) % 2**24).astype(jnp.float32)
 
 
 def hamming(

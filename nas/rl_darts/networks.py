@@ -23,7 +23,7 @@ from jaxtyping import Array, Bool, Float, Key, Shaped
 
 from nas.rl_darts import cells as cells_lib
 from nas.rl_darts import genotype as genotype_lib
-from nas.rl_darts import operations, probabilities, spaces
+from nas.rl_darts import probabilities, spaces
 from rl import networks
 
 __all__ = [
@@ -94,7 +94,7 @@ class _CellNetwork(nn.Module):
     architecture: see the module.
     space: of the cells; a genotype brings its own.
     form: see `cells.Cell`.
-    products: see `operations.Form`.
+    products: see `candidates.Form`.
     remat: whether the backward pass computes the inside of a cell again,
       instead of keeping it.
     dtype: of the computation, such as 'bfloat16'; None: float32. Parameters and
@@ -183,7 +183,7 @@ class _CellNetwork(nn.Module):
     channels: int,
     x: Float[Array, 'n h w d'],
     stride: int = 1,
-    padding: operations.Padding = 'SAME',
+    padding: convolutions.Padding = 'SAME',
   ) -> Float[Array, 'n i j c']:
     """A 3x3 convolution between cells."""
     x = x if self.dtype is None else x.astype(self.dtype)
@@ -191,7 +191,7 @@ class _CellNetwork(nn.Module):
     kernel = self.param(f'{name}_kernel', nn.initializers.lecun_normal(), shape)
     bias = self.param(f'{name}_bias', nn.initializers.zeros, (channels,))
     kernel, bias = kernel.astype(x.dtype), bias.astype(x.dtype)
-    return bias + operations.convolve(
+    return bias + convolutions.convolve(
       x, kernel, stride=stride, padding=padding, products=self.products
     )
 

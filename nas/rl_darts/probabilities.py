@@ -8,7 +8,7 @@ A network holds its logits under the name `ALPHA` in its parameters, or takes th
 as an argument beside its weights.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -132,10 +132,3 @@ def alphas(params: PyTree) -> dict[str, dict[str, dict[str, Any]]]:
 
   jax.tree_util.tree_map_with_path(visit, params)
   return found
-
-
-def mapped(params: PyTree, change: Callable[[Array], Array]) -> PyTree:
-  """The parameters with a function of each leaf of the logits."""
-  return jax.tree_util.tree_map_with_path(
-    lambda path, leaf: change(leaf) if is_alpha(path) else leaf, params
-  )

@@ -137,15 +137,13 @@ def test_digest_knows_no_order_of_edges():
   assert digests[0] == digests[1] != digests[2]
 
 
-def test_labels_codes_and_distances():
+def test_labels_and_distances():
   space = spaces.MICRO
   keys = jax.random.split(seeds.key(0), 2000)
   labels = jax.jit(jax.vmap(lambda k: genotype.random_labels(k, space)))(keys)
   labels = np.asarray(labels)
-  codes = jax.vmap(lambda x: genotype.code(x, space))(labels)
   distinct = {tuple(row) for row in labels}
   assert len(distinct) > 1900
-  assert len(np.unique(codes)) > 0.99 * len(distinct)
   for row in labels[:5]:
     cell = genotype.from_labels(row, space)
     np.testing.assert_array_equal(cell.labels(), row)
@@ -174,6 +172,7 @@ def test_cells_that_do_not_exist_are_refused():
     ((((0, 'Relu'),), ((2, 'Relu'),)), 'sources of node 1 are below 2'),
     ((((0, 'Zero'),), ((1, 'Relu'),)), 'sources of node 0'),
     ((((0, 'Relu'),), ((0, 'Relu'), (0, 'Tanh'))), 'different sources'),
+    ((((0, 'Relu'),), ()), r'1 to 2 edges .*, got \(\) for node 1'),
   ):
     with pytest.raises(ValueError, match=text):
       genotype.CellGenotype(nodes, space)
