@@ -17,8 +17,8 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float
 
+from nas.rl_darts import candidates, operations, probabilities, spaces
 from nas.rl_darts import genotype as genotype_lib
-from nas.rl_darts import operations, probabilities, spaces
 
 __all__ = ['FORMS', 'Cell', 'CellForm', 'Group', 'groups', 'pruned']
 

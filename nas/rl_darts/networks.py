@@ -22,8 +22,8 @@ from flax import linen as nn
 from jaxtyping import Array, Bool, Float, Key, Shaped
 
 from nas.rl_darts import cells as cells_lib
+from nas.rl_darts import convolutions, probabilities, spaces
 from nas.rl_darts import genotype as genotype_lib
-from nas.rl_darts import probabilities, spaces
 from rl import networks
 
 __all__ = [

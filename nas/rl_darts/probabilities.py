@@ -8,7 +8,7 @@ A network holds its logits under the name `ALPHA` in its parameters, or takes th
 as an argument beside its weights.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -25,6 +25,7 @@ __all__ = [
   'init',
   'is_alpha',
   'labels',
+  'mapped',
   'merge',
   'probabilities',
   'split',
@@ -132,3 +133,15 @@ def alphas(params: PyTree) -> dict[str, dict[str, dict[str, Any]]]:
 
   jax.tree_util.tree_map_with_path(visit, params)
   return found
+
+
+def mapped(params: PyTree, change: Callable[[Array], Array]) -> PyTree:
+  """The parameters with each array of logits changed, such as by masks.
+
+  Args:
+    params: of a network, or of a whole agent around networks.
+    change: makes the new logits of the old ones.
+  """
+  return jax.tree_util.tree_map_with_path(
+    lambda path, leaf: change(leaf) if is_alpha(path) else leaf, params
+  )
