@@ -26,7 +26,7 @@ from rl import training as rl_training
 from rl.envs import protocol
 from runtime import loop
 
-__all__ = ['IMPALA', 'MICRO', 'Setting', 'run']
+__all__ = ['IMPALA', 'MICRO', 'SETTING', 'Setting', 'baseline', 'run']
 
 DEPTHS, DENSE = (8,), 64
 MICRO = networks.Micro(depths=DEPTHS, dense=DENSE, products=True)
@@ -36,6 +36,12 @@ _FRESH = 'fresh'
 _LAST = 4  # Records whose mean is the level of a run: a quarter of it.
 _RETRAINED = 1  # Seed of cells from scratch: not that of the searches.
 _SHUT = -1e9  # A logit whose probability is zero, and whose gradient is too.
+
+SETTING = (
+  'PPO, one stage of 8 channels, 512 steps and 8 updates per iteration, 128 '
+  'iterations: 65,536 steps, which is early in learning. Levels are means over the '
+  'last quarter of training. The paper trains 25 M steps and more on Procgen.'
+)
 
 Game = Callable[[int], protocol.VectorEnvironment]
 
@@ -79,6 +85,11 @@ class Setting:
   def steps(self) -> int:
     """Of all lanes together."""
     return self.lanes * _UNROLL * self.iterations
+
+
+def baseline(setting: Setting) -> Setting:
+  """The same with IMPALA's network."""
+  return dataclasses.replace(setting, encoder=IMPALA, retrained=(), random=0)
 
 
 def _agent(setting: Setting, encoder: nn.Module) -> ppo.PPO:
