@@ -64,7 +64,7 @@ class SplitState:
   alpha: Any
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class PPOSearch(ppo.PPOLearner):
   """PPO, but for the updates.
 
@@ -72,7 +72,7 @@ class PPOSearch(ppo.PPOLearner):
     rule: of the logits.
   """
 
-  rule: Rule = None
+  rule: Rule
 
   def init(self, key: Key[Array, '']) -> ppo.PPOState:
     """See `learner.Learner`."""
