@@ -12,6 +12,7 @@ import optax
 from jaxtyping import Array, Float, PyTree
 
 from nas.rl_darts import probabilities
+from rl import ranges
 
 __all__ = ['alpha_gradient', 'alpha_optimizer', 'annealed', 'partitioned']
 
@@ -92,7 +93,14 @@ def alpha_optimizer(
     warmup: updates before the logits move, while weights learn.
     entropy_cost: factor on the entropy of softmax(alpha), nats, that is added
       to the loss for each edge: positive ones sharpen.
+
+  Raises:
+    ValueError: if a number is out of range.
   """
+  ranges.check_not_negative(
+    learning_rate=learning_rate, weight_decay=weight_decay
+  )
+  ranges.check_counts(least=0, warmup=warmup)
   parts = []
   if entropy_cost:
     parts.append(_entropy(entropy_cost))

@@ -19,6 +19,7 @@ from jaxtyping import Array, Float
 
 from nas.rl_darts import candidates, operations, probabilities, spaces
 from nas.rl_darts import genotype as genotype_lib
+from rl import ranges
 
 __all__ = ['FORMS', 'Cell', 'CellForm', 'Group', 'groups', 'pruned']
 
@@ -123,6 +124,7 @@ class Cell(nn.Module):
     return self._out(nodes[self.space.inputs :], weights)
 
   def _check(self, inputs: Sequence, weights: object) -> None:
+    ranges.check_counts(channels=self.channels, stride=self.stride)
     space = self.space
     if self.form not in FORMS:
       raise ValueError(f'form must be one of {FORMS}, got {self.form!r}')

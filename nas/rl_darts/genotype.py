@@ -18,6 +18,7 @@ from jaxtyping import Array, Float, Int, Key
 
 from nas.rl_darts import operations, spaces
 from nas.rl_darts import probabilities as probabilities_lib
+from rl import ranges
 
 __all__ = [
   'CellGenotype',
@@ -56,6 +57,7 @@ class CellGenotype:
   stride: int = 1
 
   def __post_init__(self) -> None:
+    ranges.check_counts(stride=self.stride)
     space = self.space
     if len(self.nodes) != space.nodes:
       raise ValueError(
@@ -70,7 +72,8 @@ class CellGenotype:
           f'{edges} for node {node}'
         )
       for source, op in edges:
-        if not 0 <= source < space.inputs + node or op not in space.candidates:
+        known = type(source) is int and source in range(space.inputs + node)
+        if not known or op not in space.candidates:
           raise ValueError(
             f'sources of node {node} are below {space.inputs + node} and '
             f'operations are {space.candidates}, got {(source, op)}'
@@ -129,8 +132,7 @@ class CellGenotype:
       found['norm'],
     )
     nodes = tuple(
-      tuple((int(source), op) for source, op in edges)
-      for edges in found['nodes']
+      tuple((source, op) for source, op in edges) for edges in found['nodes']
     )
     return cls(
       nodes,
@@ -156,7 +158,12 @@ class Genotype:
     return cls(tuple(sorted(cells.items())))
 
   def __getitem__(self, kind: str) -> CellGenotype:
-    return dict(self.cells)[kind]
+    found = dict(self.cells)
+    if kind not in found:
+      raise ValueError(
+        f'a genotype of {sorted(found)} has no cell of the type {kind!r}'
+      )
+    return found[kind]
 
   def to_json(self) -> str:
     """Text that `from_json` reads."""
@@ -306,8 +313,11 @@ def discretise(
       long tends to skip connections.)
 
   Raises:
-    ValueError: if `max_skips` is given and there is no other operation.
+    ValueError: if a number is out of range, or `max_skips` is given and there is
+      no other operation.
   """
+  ranges.check_positive(temperature=temperature)
+  ranges.check_counts(least=0, max_skips=max_skips)
   found = probabilities_lib.probabilities(logits, temperature)
   edges = np.array(found['edges'])
   labels = np.asarray(edge_labels(edges, space))

@@ -24,7 +24,7 @@ from jaxtyping import Array, Bool, Float, Key, Shaped
 from nas.rl_darts import cells as cells_lib
 from nas.rl_darts import convolutions, probabilities, spaces
 from nas.rl_darts import genotype as genotype_lib
-from rl import networks
+from rl import networks, ranges
 
 __all__ = [
   'Architecture',
@@ -44,10 +44,17 @@ class Relaxed:
   Attributes:
     temperature: T, of softmax(alpha / T).
     deviation: of the first logits; they are zeros if it is 0, as published.
+
+  Raises:
+    ValueError: if the temperature is not positive, or the deviation negative.
   """
 
   temperature: float = 1.0
   deviation: float = 0.0
+
+  def __post_init__(self) -> None:
+    ranges.check_positive(temperature=self.temperature)
+    ranges.check_not_negative(deviation=self.deviation)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -14,7 +14,15 @@ from papers import claims, figures, rows, study
 from papers.rl_darts import games, runs
 from runtime.record import ledger
 
-__all__ = ['GRID', 'GRID_SEARCH', 'IMPALA', 'ROWS', 'SUPERNET', 'cells_for']
+__all__ = [
+  'DERIVED',
+  'GRID',
+  'GRID_SEARCH',
+  'IMPALA',
+  'ROWS',
+  'SUPERNET',
+  'cells_for',
+]
 
 _GAMES = {
   'grid': games.grid,
