@@ -194,12 +194,10 @@ def _changed(learner: Any, change: Change | None) -> Any:
   return learner.replace(params=params)
 
 
-def _close(setting: Setting) -> Change | None:
+def _close(setting: Setting) -> Change:
   """Takes operations away from a supernet."""
-  if not setting.shut:
-    return None
   columns = [setting.encoder.space.ops.index(name) for name in setting.shut]
-  return lambda logits: logits.at[..., jnp.array(columns)].set(_SHUT)
+  return lambda logits: logits.at[..., jnp.array(columns, int)].set(_SHUT)
 
 
 def run(setting: Setting, *, seeds: Sequence[int]) -> list[study.Record]:
@@ -212,12 +210,14 @@ def run(setting: Setting, *, seeds: Sequence[int]) -> list[study.Record]:
     agent = _agent(setting, setting.encoder)
     alone = [_learn(setting, agent, seed=seed, agents=1) for seed in seeds]
     return [found.record(0) | {'steps': setting.steps} for found in alone]
-  algorithm = _search(setting)
+  algorithm, change = _search(setting), _close(setting)
   found = _learn(
-    setting, algorithm, seed=0, agents=max(seeds) + 1, change=_close(setting)
+    setting, algorithm, seed=0, agents=max(seeds) + 1, change=change
   )
+  states = found.driven.state.learner
   searches = [
-    _searched(algorithm, found.driven.state.learner, seed) for seed in seeds
+    _searched(algorithm, jax.tree.map(lambda x, i=seed: x[i], states), change)
+    for seed in seeds
   ]
   records = [
     found.record(seed) | {'steps': setting.steps} | searched
@@ -230,14 +230,16 @@ def run(setting: Setting, *, seeds: Sequence[int]) -> list[study.Record]:
 
 
 def _searched(
-  algorithm: search.Search, states: search.SearchState, seed: int
+  algorithm: search.Search, state: search.SearchState, change: Change
 ) -> dict[str, Any]:
-  """Derived cells as JSON by iteration, and entropies (nats) there.
+  """Derived cells as JSON by iteration; entropies (nats) and masses there.
 
-  Those of iteration 0 are of logits that are all equal.
+  Those of iteration 0 are of logits that are equal, but for a change.
   """
-  state = jax.tree.map(lambda x: x[seed], states)
-  first = jax.tree.map(jnp.zeros_like, probabilities.alphas(state.agent.params))
+  first = jax.tree.map(
+    lambda x: change(jnp.zeros_like(x)),
+    probabilities.alphas(state.agent.params),
+  )
   (logits,) = first.values()
   by_time = {0: logits}
   for row, at in enumerate(algorithm.times):
