@@ -83,7 +83,9 @@ def score(part: Part, workdir: pathlib.Path) -> dict[str, Any]:
     if name.endswith('/episode_return'):
       agents = [v for k, v in last.items() if k.startswith(f'{name}_agent')]
       label = name.removeprefix('eval/').removesuffix('/episode_return')
-      found |= {label: last[name], f'{label}, best': max(agents, default=None)}
+      found[label] = last[name]
+      if agents:
+        found[f'{label}, best'] = max(agents)
   return found
 
 

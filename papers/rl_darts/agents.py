@@ -214,7 +214,10 @@ ROWS = (
           lambda table: 3 * np.asarray(table['random actions']),
         ),
       ),
-      claims.below('mass outside the support, at most', 1e-3),
+      claims.Check(
+        'at most 0.001 of the mass outside the support',
+        lambda table: max(table['mass outside the support, at most']) <= 1e-3,
+      ),
     ),
     figure=_figure,
     explain='Stage of 8 channels, 32,000 steps, 4 samples learnt from per step, '
