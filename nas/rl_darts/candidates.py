@@ -36,13 +36,14 @@ class Form(NamedTuple):
 
   Attributes:
     stride: of pictures, along both sides.
-    products: whether convolutions are written as products of patches. On a CPU,
-      XLA's convolutions are faster for one network. Products are 10 to 30 times
-      faster where `vmap` gives each network its own kernels.
+    products: whether convolutions are written as products of patches, and not as
+      XLA's convolutions; None: on a CPU. XLA's are as fast there for one network,
+      but five times slower inside `lax.scan`, where agents learn, and 10 to 30
+      times where `vmap` gives each network its own kernels.
   """
 
   stride: int = 1
-  products: bool = False
+  products: bool | None = None
 
 
 class Parameter(NamedTuple):

@@ -88,7 +88,7 @@ class Cell(nn.Module):
   stride: int = 1
   genotype: genotype_lib.CellGenotype | None = None
   form: CellForm = 'fused'
-  products: bool = False
+  products: bool | None = None
   dtype: Any = None
 
   @nn.compact

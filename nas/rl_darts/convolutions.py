@@ -7,6 +7,7 @@ Reference: arXiv:2106.02229; the code of its authors (google/brain_autorl,
 import dataclasses
 from typing import Literal
 
+import jax
 import jax.numpy as jnp
 from flax import linen as nn
 from jax import lax
@@ -45,6 +46,11 @@ def _patches(
   return jnp.stack([shifted(i, j) for i in places for j in places], axis=3)
 
 
+def _by_products(chosen: bool | None) -> bool:
+  """The form of convolutions; see `candidates.Form`."""
+  return jax.default_backend() == 'cpu' if chosen is None else chosen
+
+
 def convolve(
   x: Float[Array, 'b h w c'],
   kernel: Float[Array, 'k k c o'],
@@ -52,7 +58,7 @@ def convolve(
   stride: int = 1,
   dilation: int = 1,
   padding: Padding = 'SAME',
-  products: bool = False,
+  products: bool | None = None,
 ) -> Float[Array, 'b i j o']:
   """A convolution: XLA's, or as one product with the patches.
 
@@ -65,7 +71,7 @@ def convolve(
     products: see `candidates.Form`.
   """
   size, width = kernel.shape[0], kernel.shape[-1]
-  if not products:
+  if not _by_products(products):
     return lax.conv_general_dilated(
       x,
       kernel,
@@ -178,7 +184,7 @@ class DepthConvolution:
     form: candidates.Form,
   ) -> Float[Array, 'b i j t c']:
     *_, targets, channels = kernel.shape
-    if form.products:
+    if _by_products(form.products):
       seen = _patches(x, self.size, form.stride)
       flat = kernel.reshape(-1, targets, channels)
       return jnp.einsum('bijkc,ktc->bijtc', seen, flat)

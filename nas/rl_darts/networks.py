@@ -111,7 +111,7 @@ class _CellNetwork(nn.Module):
   architecture: Architecture = Relaxed()
   space: spaces.CellSpace = spaces.MICRO
   form: cells_lib.CellForm = 'fused'
-  products: bool = False
+  products: bool | None = None
   remat: bool = False
   dtype: Any = None
 
