@@ -58,17 +58,8 @@ def _levels(results: study.Results) -> dict[str, np.ndarray]:
   return found
 
 
-def _share(name: str, arm: str) -> claims.Derived:
-  return claims.Derived(
-    f'{name}: {arm} over {IMPALA}',
-    lambda table: (
-      np.asarray(table[f'{name}: {arm}']) / np.mean(table[f'{name}: {IMPALA}'])
-    ),
-  )
-
-
 def _games_won(arm: str, share: float) -> claims.Check:
-  """An arm has a share of IMPALA's return, by the mean over seeds."""
+  """An arm has a share of the mean return of IMPALA, on two games or more."""
 
   def holds(table: claims.Table) -> bool:
     means = [
