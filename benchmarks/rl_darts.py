@@ -3,6 +3,10 @@
 Cases are three sizes of pictures and networks, each forward and with gradients of
 all parameters. IMPALA's network of equal depths is the peer: what a search costs
 more than training without one. A form must give the naive form's numbers.
+
+One more case is updates inside `lax.scan`, as agents learn. There XLA's convolutions
+are slow on a CPU: those of IMPALA's network, and of the form 'XLA'. Products are not,
+which all others have by default on a CPU. Outside of loops all forms have XLA's.
 """
 
 import dataclasses
@@ -18,18 +22,22 @@ from nas.rl_darts import networks
 from rl import networks as rl_networks
 
 FUSED, NAIVE, DISCRETE, IMPALA = 'fused', 'naive', 'discrete', 'IMPALA'
+XLA = 'fused, convolutions of XLA'
+_UPDATES = 4  # Of a loop.
 _TOLERANCE = 1e-3  # Of sums over all pictures, in float32.
 
 
 class Case(NamedTuple):
-  """Pictures of a size through a network; with gradients or without."""
+  """Pictures of a size through a network: without gradients, with, in a loop."""
 
   side: int
   depths: tuple[int, ...]
   gradient: bool
+  loop: bool = False
 
   def __str__(self) -> str:
     what = 'gradient' if self.gradient else 'forward'
+    what = 'updates in a loop' if self.loop else what
     depths = ' '.join(map(str, self.depths))
     return f'{self.side}x{self.side}, [{depths}], {what}'
 
@@ -42,24 +50,27 @@ class Sizes:
   sides: tuple[int, ...] = (10, 16, 64)
   depths: tuple[tuple[int, ...], ...] = ((16,), (16, 16), (16, 32, 32))
   gradient_bars: tuple[float, ...] = (4.0, 3.0, 3.0)  # Times IMPALA's.
+  looped: int = 0  # Which of them is also measured in a loop.
 
 
 def _cases(sizes: Sizes) -> list[Case]:
+  chosen = sizes.sides[sizes.looped], sizes.depths[sizes.looped]
   return [
     Case(side, depths, gradient)
     for side, depths in zip(sizes.sides, sizes.depths, strict=True)
     for gradient in (False, True)
-  ]
+  ] + [Case(*chosen, gradient=True, loop=True)]
 
 
 def _network(name: str, case: Case) -> Any:
   if name == IMPALA:
     return rl_networks.ImpalaCNN(case.depths)
-  micro = networks.Micro(depths=case.depths)
+  products = None if case.loop and name != XLA else False
+  micro = networks.Micro(depths=case.depths, products=products)
   if name == DISCRETE:
     p = {'edges': jnp.zeros((micro.space.num_edges, len(micro.space.ops)))}
     return micro.clone(architecture=micro.derive({'normal': p}))
-  return micro.clone(form=name)
+  return micro.clone(form=FUSED if name == XLA else name)
 
 
 def _program(name: str, case: Case, batch: int) -> programs.Program:
@@ -74,6 +85,15 @@ def _program(name: str, case: Case, batch: int) -> programs.Program:
   def inputs(seed: int) -> tuple:
     return params, jax.random.uniform(jax.random.key(seed), shape)
 
+  def updates(params: Any, pictures: jax.Array) -> Any:
+    def update(params: Any, _: None) -> tuple[Any, None]:
+      grads = jax.grad(loss)(params, pictures)
+      return jax.tree.map(lambda p, g: p - 1e-6 * g, params, grads), None
+
+    return jax.lax.scan(update, params, length=_UPDATES)[0]
+
+  if case.loop:
+    return programs.compiled(updates, inputs, units=_UPDATES * batch)
   run = jax.grad(loss) if case.gradient else network.apply
   return programs.compiled(run, inputs, units=batch)
 
@@ -95,24 +115,24 @@ def _check(case: Case, built: programs.Program, batch: int) -> str | None:
 def _forms(sizes: Sizes, case: Case) -> list[harness.Form]:
   make = lambda name: lambda case: _program(name, case, sizes.batch)
   check = lambda case, built: _check(case, built, sizes.batch)
+  others = (DISCRETE, NAIVE, IMPALA, *([XLA] if case.loop else []))
   return [
     harness.Form(FUSED, make(FUSED), check, ours=True),
-    harness.Form(DISCRETE, make(DISCRETE)),
-    harness.Form(NAIVE, make(NAIVE)),
-    harness.Form(IMPALA, make(IMPALA)),
+    *(harness.Form(name, make(name)) for name in others),
   ]
 
 
 def _summary(sizes: Sizes, results: harness.Results) -> Iterator[record.Row]:
   """Bars: how many times faster than naive, and dearer than IMPALA's."""
   for case in _cases(sizes):
-    times = results.ratio(case, NAIVE, FUSED).cpu
-    if times is not None:
-      yield record.Row(
-        f'{case}: times faster than naive',
-        ours=times,
-        bar=record.Bar(at_least=2.0),
-      )
+    for name in (NAIVE, *([XLA] if case.loop else [])):
+      times = results.ratio(case, name, FUSED).cpu
+      if times is not None:
+        yield record.Row(
+          f'{case}: times faster than {name}',
+          ours=times,
+          bar=record.Bar(at_least=2.0),
+        )
     cost = results.ratio(case, FUSED, IMPALA).cpu
     if cost is not None:
       bar = sizes.gradient_bars[sizes.sides.index(case.side)]
@@ -121,7 +141,7 @@ def _summary(sizes: Sizes, results: harness.Results) -> Iterator[record.Row]:
         ours=cost,
         bar=record.Bar(at_most=bar) if case.gradient else None,
       )
-    for name in (FUSED, DISCRETE, NAIVE, IMPALA):
+    for name in (FUSED, DISCRETE, NAIVE, IMPALA, XLA):
       one = results.get(case, name)
       if one is not None and one.samples:
         yield record.Row(

@@ -40,7 +40,9 @@ FRAGMENTS = (
   | {'configs/nas/es_enas_base.gin'}
   | {
     f'configs/nas/rl_darts_{name}.gin'
-    for name in ('search', 'evaluate', 'bilevel', 'grid', 'procgen')
+    for name in (
+      *('search', 'evaluate', 'bilevel', 'annealed', 'grid', 'procgen'),
+    )
   }
 )
 FILE_MACROS = ('TRAIN_FILE', 'VALID_FILE', 'TEST_FILE', 'OOD_FILE')
@@ -215,6 +217,7 @@ OVERLAY = 'configs/performer/slim.gin'
 RAY = 'configs/rl/ray.gin'
 ADAPTIVE = 'configs/hpo/ufom_adaptive.gin'
 BILEVEL = 'configs/nas/rl_darts_bilevel.gin'
+ANNEALED = 'configs/nas/rl_darts_annealed.gin'
 BASELINES = [
   f'configs/rl/odetoode_{name}.gin'
   for name in ('dense', 'node', 'nanode', 'hyperode')
@@ -238,6 +241,7 @@ BASELINES = [
     ),
     ('hpo/ufom_toy_tiny', ADAPTIVE, [], 'AdaptiveRule.r = %INNER_STEPS'),
     ('nas/rl_darts_grid_tiny', BILEVEL, [], 'alpha_lanes = %ALPHA_LANES'),
+    ('nas/rl_darts_grid_tiny', ANNEALED, [], 'end_value = %LAST_TEMPERATURE'),
     *(
       (f'rl/odetoode_{task}_tiny', overlay, ['WIDTH = 8'], 'baselines')
       for task in ('digits', 'pendulum')
@@ -254,7 +258,8 @@ def test_any_experiment_with_an_overlay(
 
 
 @pytest.mark.parametrize(
-  'name', sorted(FRAGMENTS - {OVERLAY, RAY, ADAPTIVE, BILEVEL, *BASELINES})
+  'name',
+  sorted(FRAGMENTS - {OVERLAY, RAY, ADAPTIVE, BILEVEL, ANNEALED, *BASELINES}),
 )
 def test_fragments_say_what_they_lack(name):
   lacks = r'D_FF|TASK|D_MODEL|model|STEPS|TRAINER|DATA|trainer|refers to it'

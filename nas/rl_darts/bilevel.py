@@ -4,15 +4,17 @@ References: Liu et al. (2018), arXiv:1806.09055, Eqs. 6 and 7; arXiv:2106.02229.
 """
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, PyTree
 
 from nas.rl_darts import probabilities
+from rl import ranges
 
-__all__ = ['alpha_gradient', 'alpha_optimizer', 'partitioned']
+__all__ = ['alpha_gradient', 'alpha_optimizer', 'annealed', 'partitioned']
 
 Loss = Callable[[PyTree], tuple[Float[Array, ''], Any]]
 
@@ -91,7 +93,14 @@ def alpha_optimizer(
     warmup: updates before the logits move, while weights learn.
     entropy_cost: factor on the entropy of softmax(alpha), nats, that is added
       to the loss for each edge: positive ones sharpen.
+
+  Raises:
+    ValueError: if a number is out of range.
   """
+  ranges.check_not_negative(
+    learning_rate=learning_rate, weight_decay=weight_decay
+  )
+  ranges.check_counts(least=0, warmup=warmup)
   parts = []
   if entropy_cost:
     parts.append(_entropy(entropy_cost))
@@ -110,7 +119,7 @@ def _entropy(cost: float) -> optax.GradientTransformation:
   def total(alpha: PyTree) -> Float[Array, '']:
     # Of logits as they are: the temperature only scales the cost.
     logs = jax.tree.map(lambda x: jax.nn.log_softmax(x, axis=-1), alpha)
-    parts = jax.tree.map(lambda x: -(jax.numpy.exp(x) * x).sum(), logs)
+    parts = jax.tree.map(lambda x: -(jnp.exp(x) * x).sum(), logs)
     return sum(jax.tree.leaves(parts))
 
   def update(grads: PyTree, state: Any, params: PyTree) -> tuple[PyTree, Any]:
@@ -118,3 +127,44 @@ def _entropy(cost: float) -> optax.GradientTransformation:
     return jax.tree.map(lambda g, m: g + cost * m, grads, more), state
 
   return optax.GradientTransformation(lambda params: optax.EmptyState(), update)
+
+
+class AnnealedState(NamedTuple):
+  """Updates so far, and the state of the optimiser inside."""
+
+  count: Any
+  inner: Any
+
+
+def annealed(
+  optimizer: optax.GradientTransformation, temperature: optax.Schedule
+) -> optax.GradientTransformation:
+  """An optimiser of logits under a temperature T that changes with the updates.
+
+  The network computes softmax(b) of its parameters b = alpha / T. The optimiser
+  inside sees alpha = T b and its gradient, and after each update b is divided by
+  the next temperature. So the forward pass, entropies, snapshots and genotypes
+  all have one temperature, and need not know it.
+
+  Args:
+    optimizer: of alpha.
+    temperature: T > 0 by the number of updates, 1 at first, such as
+      `optax.exponential_decay(1.0, 1000, 0.5, end_value=0.2)`.
+  """
+
+  def init(params: PyTree) -> AnnealedState:
+    return AnnealedState(jnp.zeros((), jnp.int32), optimizer.init(params))
+
+  def update(
+    grads: PyTree, state: AnnealedState, params: PyTree
+  ) -> tuple[PyTree, AnnealedState]:
+    now, later = temperature(state.count), temperature(state.count + 1)
+    alpha = jax.tree.map(lambda b: now * b, params)
+    grads = jax.tree.map(lambda g: g / now, grads)
+    change, inner = optimizer.update(grads, state.inner, alpha)
+    change = jax.tree.map(
+      lambda a, c, b: (a + c) / later - b, alpha, change, params
+    )
+    return change, AnnealedState(state.count + 1, inner)
+
+  return optax.GradientTransformation(init, update)

@@ -17,8 +17,9 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float
 
+from nas.rl_darts import candidates, operations, probabilities, spaces
 from nas.rl_darts import genotype as genotype_lib
-from nas.rl_darts import operations, probabilities, spaces
+from rl import ranges
 
 __all__ = ['FORMS', 'Cell', 'CellForm', 'Group', 'groups', 'pruned']
 
@@ -78,7 +79,7 @@ class Cell(nn.Module):
     genotype: of a discrete cell, which has only the parameters of its edges;
       None: all candidates.
     form: 'fused' or 'naive'.
-    products: see `operations.Form`.
+    products: see `candidates.Form`.
     dtype: of the computation; None: that of the input. Parameters are float32.
   """
 
@@ -87,7 +88,7 @@ class Cell(nn.Module):
   stride: int = 1
   genotype: genotype_lib.CellGenotype | None = None
   form: CellForm = 'fused'
-  products: bool = False
+  products: bool | None = None
   dtype: Any = None
 
   @nn.compact
@@ -123,6 +124,7 @@ class Cell(nn.Module):
     return self._out(nodes[self.space.inputs :], weights)
 
   def _check(self, inputs: Sequence, weights: object) -> None:
+    ranges.check_counts(channels=self.channels, stride=self.stride)
     space = self.space
     if self.form not in FORMS:
       raise ValueError(f'form must be one of {FORMS}, got {self.form!r}')
@@ -161,7 +163,7 @@ class Cell(nn.Module):
   ) -> list[tuple[int, Float[Array, '... c']]]:
     """The parts of later nodes' sums that come from a node."""
     stride = self.stride if source < self.space.inputs else 1
-    form = operations.Form(stride, self.products)
+    form = candidates.Form(stride, self.products)
     by_targets: dict[tuple[int, ...], list[Group]] = {}
     for group in groups(self.space, self.genotype):
       if group.source == source:
@@ -197,7 +199,7 @@ class Cell(nn.Module):
     x: Float[Array, '... c'],
     some: Sequence[Group],
     weights: Float[Array, 't o'],
-    form: operations.Form,
+    form: candidates.Form,
   ) -> list[Float[Array, '... c']]:
     """Sums over operations, for each target; operations see all at once."""
     # Lists, not one array: XLA's CPU programs take ten times as long for the
@@ -205,7 +207,7 @@ class Cell(nn.Module):
     sums: list = [0.0] * len(weights)
     for column, group in enumerate(some):
       op = operations.get(group.op)
-      if isinstance(op, operations.Feature):
+      if isinstance(op, candidates.Feature):
         value = op.value(x, form.stride)
         parts = [weight * value for weight in weights[:, column]]
       else:
@@ -220,7 +222,7 @@ class Cell(nn.Module):
     x: Float[Array, '... c'],
     some: Sequence[Group],
     weights: Float[Array, 't o'],
-    form: operations.Form,
+    form: candidates.Form,
   ) -> list[Float[Array, '... c']]:
     """The same, one operation of one edge after the other."""
     one = jnp.ones(1, x.dtype)
@@ -228,7 +230,7 @@ class Cell(nn.Module):
     for column, group in enumerate(some):
       op, params = operations.get(group.op), self._params(group)
       for t, weight in enumerate(weights[:, column]):
-        if isinstance(op, operations.Feature):
+        if isinstance(op, candidates.Feature):
           value = op.value(x, form.stride)
         else:
           own = {k: v[..., t : t + 1, :] for k, v in params.items()}

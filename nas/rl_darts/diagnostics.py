@@ -19,6 +19,7 @@ __all__ = [
   'op_mass',
   'ranking',
   'spearman',
+  'summary',
 ]
 
 

@@ -18,11 +18,11 @@ from jaxtyping import Array, Float, Int, Key
 
 from nas.rl_darts import operations, spaces
 from nas.rl_darts import probabilities as probabilities_lib
+from rl import ranges
 
 __all__ = [
   'CellGenotype',
   'Genotype',
-  'code',
   'derive',
   'discretise',
   'edge_labels',
@@ -33,7 +33,6 @@ __all__ = [
 ]
 
 _SKIP = 'SkipConnection'
-_PRIME = 1_000_003
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,7 +47,8 @@ class CellGenotype:
     stride: of edges that leave an input.
 
   Raises:
-    ValueError: if an edge does not exist in the space, or there are too many.
+    ValueError: if an edge does not exist in the space, or a node has none or
+      too many.
   """
 
   nodes: tuple[tuple[tuple[int, str], ...], ...]
@@ -57,6 +57,7 @@ class CellGenotype:
   stride: int = 1
 
   def __post_init__(self) -> None:
+    ranges.check_counts(stride=self.stride)
     space = self.space
     if len(self.nodes) != space.nodes:
       raise ValueError(
@@ -64,13 +65,15 @@ class CellGenotype:
       )
     for node, edges in enumerate(self.nodes):
       sources = [source for source, _ in edges]
-      if len(set(sources)) < len(sources) or len(edges) > space.kept:
+      repeated = len(set(sources)) < len(sources)
+      if repeated or not 1 <= len(edges) <= space.kept:
         raise ValueError(
-          f'a node has at most {space.kept} edges from different sources, '
-          f'got {edges} for node {node}'
+          f'a node has 1 to {space.kept} edges from different sources, got '
+          f'{edges} for node {node}'
         )
       for source, op in edges:
-        if not 0 <= source < space.inputs + node or op not in space.candidates:
+        known = type(source) is int and source in range(space.inputs + node)
+        if not known or op not in space.candidates:
           raise ValueError(
             f'sources of node {node} are below {space.inputs + node} and '
             f'operations are {space.candidates}, got {(source, op)}'
@@ -129,8 +132,7 @@ class CellGenotype:
       found['norm'],
     )
     nodes = tuple(
-      tuple((int(source), op) for source, op in edges)
-      for edges in found['nodes']
+      tuple((source, op) for source, op in edges) for edges in found['nodes']
     )
     return cls(
       nodes,
@@ -156,7 +158,12 @@ class Genotype:
     return cls(tuple(sorted(cells.items())))
 
   def __getitem__(self, kind: str) -> CellGenotype:
-    return dict(self.cells)[kind]
+    found = dict(self.cells)
+    if kind not in found:
+      raise ValueError(
+        f'a genotype of {sorted(found)} has no cell of the type {kind!r}'
+      )
+    return found[kind]
 
   def to_json(self) -> str:
     """Text that `from_json` reads."""
@@ -229,15 +236,6 @@ def edge_labels(
 def mixing(labels: Int[Array | np.ndarray, '... e'], num_ops: int) -> Array:
   """The mixing weights of discrete cells: 1 for what is kept, else 0."""
   return jax.nn.one_hot(labels, num_ops)
-
-
-def code(
-  labels: Int[Array | np.ndarray, ' e'], space: spaces.CellSpace
-) -> Array:
-  """A number in [0, 2^24) that equal cells share, as float32; may be traced."""
-  powers = [pow(_PRIME, k + 1, 2**24) for k in range(space.num_edges)]
-  terms = (labels + 1).astype(jnp.uint32) * jnp.array(powers, jnp.uint32)
-  return (jnp.sum(terms) % 2**24).astype(jnp.float32)
 
 
 def hamming(
@@ -315,8 +313,11 @@ def discretise(
       long tends to skip connections.)
 
   Raises:
-    ValueError: if `max_skips` is given and there is no other operation.
+    ValueError: if a number is out of range, or `max_skips` is given and there is
+      no other operation.
   """
+  ranges.check_positive(temperature=temperature)
+  ranges.check_counts(least=0, max_skips=max_skips)
   found = probabilities_lib.probabilities(logits, temperature)
   edges = np.array(found['edges'])
   labels = np.asarray(edge_labels(edges, space))

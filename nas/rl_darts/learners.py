@@ -15,7 +15,7 @@ import optax
 from jax import flatten_util
 from jaxtyping import Array, Int, Key, PyTree
 
-from nas.rl_darts import bilevel, probabilities
+from nas.rl_darts import bilevel, diagnostics, probabilities
 from rl import learner as learner_lib
 from rl import shuffle
 from rl.ppo import losses, ppo
@@ -42,13 +42,13 @@ class Rule(NamedTuple):
 
   def step(
     self, inner: bilevel.Loss, outer: bilevel.Loss, params: PyTree, state: Any
-  ) -> tuple[PyTree, Any, Array]:
-    """Moves the logits: parameters, state of their optimiser, gradient's norm."""
+  ) -> tuple[PyTree, Any, PyTree]:
+    """Moves the logits: parameters, state of their optimiser, their gradient."""
     grads, _ = bilevel.alpha_gradient(inner, outer, params, self.rate)
     weights, alpha = probabilities.split(params)
     change, state = self.optimizer.update(grads, state, alpha)
     alpha = optax.apply_updates(alpha, change)
-    return probabilities.merge(weights, alpha), state, optax.tree.norm(grads)
+    return probabilities.merge(weights, alpha), state, grads
 
 
 def _lanes(tree: PyTree, lanes: slice) -> PyTree:
@@ -64,7 +64,7 @@ class SplitState:
   alpha: Any
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class PPOSearch(ppo.PPOLearner):
   """PPO, but for the updates.
 
@@ -72,7 +72,7 @@ class PPOSearch(ppo.PPOLearner):
     rule: of the logits.
   """
 
-  rule: Rule = None
+  rule: Rule
 
   def init(self, key: Key[Array, '']) -> ppo.PPOState:
     """See `learner.Learner`."""
@@ -87,62 +87,78 @@ class PPOSearch(ppo.PPOLearner):
 
   def _minibatches(
     self, steps: losses.Steps, key: Key[Array, '']
-  ) -> tuple[losses.Steps, Int[Array, 'k b'], Array]:
-    """All steps in a row, indices of minibatches, and their numbers."""
+  ) -> tuple[losses.Steps, tuple[Int[Array, 'k b'], Array]]:
+    """All steps in a row; indices of minibatches, and their numbers."""
     chosen = self.settings
     flat = lambda x: x.reshape(1, -1, *x.shape[2:])
-    steps = jax.tree.map(flat, steps._replace(memory=()))
+    steps = jax.tree.map(flat, steps)
     count = steps.first.shape[1]
     order = shuffle.permutations(key, chosen.num_epochs, count)
     indices = order.reshape(-1, count // chosen.num_minibatches)
     numbers = jnp.moveaxis(steps.numbers[:, indices], 1, 0)
     if chosen.normalize_advantages:
       numbers = jax.vmap(losses.standardized)(numbers)
-    return steps, indices, numbers
+    return steps, (indices, numbers)
 
   def _updates(
     self, state: ppo.PPOState, steps: losses.Steps, key: Key[Array, '']
   ) -> tuple[PyTree, PyTree, dict[str, Array]]:
-    """Each minibatch moves the logits, then the weights; jointly if set so."""
+    """All minibatches, of both groups of lanes in bi-level search."""
     own = self.num_lanes - self.rule.lanes
-    steps = steps._replace(memory=())
-    whole, *batches = self._minibatches(_lanes(steps, slice(own)), key)
-    other, more = None, ()
+    groups = [(slice(own), key)]
     if self.rule.lanes:
-      other, *more = self._minibatches(
-        _lanes(steps, slice(own, None)), jax.random.fold_in(key, 1)
-      )
+      groups.append((slice(own, None), jax.random.fold_in(key, 1)))
+    steps = steps._replace(memory=())
+    found = [self._minibatches(_lanes(steps, some), k) for some, k in groups]
+    wholes, batches = zip(*found, strict=True)
 
-    def update(carry: tuple, batch: tuple) -> tuple[tuple, dict[str, Array]]:
-      params, opt_state = carry
-      some = jax.lax.optimization_barrier(whole.gathered(*batch[0]))
-      loss = lambda params: self._loss(params, some)
-      outer, alpha_state = loss, opt_state.alpha
-      if self.rule.lanes:
-        apart = jax.lax.optimization_barrier(other.gathered(*batch[1]))
-        outer = lambda params: self._loss(params, apart)
-        params, alpha_state, norm = self.rule.step(
-          loss, outer, params, alpha_state
-        )
-      grads, metrics = jax.grad(loss, has_aux=True)(params)
-      by_weights, by_alpha = probabilities.split(grads)
-      weights, alpha = probabilities.split(params)
-      vector, unravel = flatten_util.ravel_pytree(by_weights)
-      change, weights_state = self._optimizer.update(vector, opt_state.weights)
-      weights = optax.apply_updates(weights, unravel(change))
-      if not self.rule.lanes:
-        norm = optax.tree.norm(by_alpha)
-        change, alpha_state = self.rule.optimizer.update(
-          by_alpha, alpha_state, alpha
-        )
-        alpha = optax.apply_updates(alpha, change)
-      metrics |= {'grad_norm': optax.tree.norm(vector), 'alpha_grad_norm': norm}
-      state = SplitState(weights_state, alpha_state)
-      return (probabilities.merge(weights, alpha), state), metrics
+    def update(carry: tuple, chosen: tuple) -> tuple[tuple, dict[str, Array]]:
+      parts = [
+        # As in PPO: else the gathering is fused into each layer that reads it.
+        jax.lax.optimization_barrier(whole.gathered(*one))
+        for whole, one in zip(wholes, chosen, strict=True)
+      ]
+      losses_ = [functools.partial(self._loss, steps=part) for part in parts]
+      return self._update(*carry, *losses_)
 
     carry = (state.params, state.opt_state)
-    carry, metrics = jax.lax.scan(update, carry, (tuple(batches), tuple(more)))
+    carry, metrics = jax.lax.scan(update, carry, batches)
     return *carry, jax.tree.map(jnp.mean, metrics)
+
+  def _update(
+    self,
+    params: PyTree,
+    state: SplitState,
+    loss: bilevel.Loss,
+    outer: bilevel.Loss | None = None,
+  ) -> tuple[tuple[PyTree, SplitState], dict[str, Array]]:
+    """Moves the logits by an outer loss, then the weights; without, jointly."""
+    alpha_state = state.alpha
+    if outer is not None:
+      params, alpha_state, direction = self.rule.step(
+        loss, outer, params, alpha_state
+      )
+    grads, metrics = jax.grad(loss, has_aux=True)(params)
+    by_weights, by_alpha = probabilities.split(grads)
+    weights, alpha = probabilities.split(params)
+    vector, unravel = flatten_util.ravel_pytree(by_weights)
+    change, weights_state = self._optimizer.update(vector, state.weights)
+    weights = optax.apply_updates(weights, unravel(change))
+    if outer is None:
+      direction = by_alpha
+      change, alpha_state = self.rule.optimizer.update(
+        by_alpha, alpha_state, alpha
+      )
+      alpha = optax.apply_updates(alpha, change)
+    else:
+      # Between what helps on the levels of the weights and on the others.
+      metrics |= {'alpha_cosine': diagnostics.cosine(by_alpha, direction)}
+    metrics |= {
+      'grad_norm': optax.tree.norm(vector),
+      'alpha_grad_norm': optax.tree.norm(direction),
+    }
+    params = probabilities.merge(weights, alpha)
+    return (params, SplitState(weights_state, alpha_state)), metrics
 
 
 @flax.struct.dataclass
@@ -237,11 +253,12 @@ class _ReplaySearch(off_policy.Learner):
       lambda params, b=batch, k=one: self.loss(params, state, b, k)
       for batch, one in ((some, inner_key), (apart, outer_key))
     ]
-    params, alpha_state, norm = self.rule.step(
+    params, alpha_state, direction = self.rule.step(
       *losses_, state.params, state.alpha_state
     )
     state = state.replace(params=params, alpha_state=alpha_state)
     state, metrics = super()._update(state, key)
+    norm = optax.tree.norm(direction)
     return state, metrics | {'alpha_grad_norm': norm}
 
 

@@ -22,9 +22,9 @@ from flax import linen as nn
 from jaxtyping import Array, Bool, Float, Key, Shaped
 
 from nas.rl_darts import cells as cells_lib
+from nas.rl_darts import convolutions, probabilities, spaces
 from nas.rl_darts import genotype as genotype_lib
-from nas.rl_darts import operations, probabilities, spaces
-from rl import networks
+from rl import networks, ranges
 
 __all__ = [
   'Architecture',
@@ -44,10 +44,17 @@ class Relaxed:
   Attributes:
     temperature: T, of softmax(alpha / T).
     deviation: of the first logits; they are zeros if it is 0, as published.
+
+  Raises:
+    ValueError: if the temperature is not positive, or the deviation negative.
   """
 
   temperature: float = 1.0
   deviation: float = 0.0
+
+  def __post_init__(self) -> None:
+    ranges.check_positive(temperature=self.temperature)
+    ranges.check_not_negative(deviation=self.deviation)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -94,7 +101,7 @@ class _CellNetwork(nn.Module):
     architecture: see the module.
     space: of the cells; a genotype brings its own.
     form: see `cells.Cell`.
-    products: see `operations.Form`.
+    products: see `candidates.Form`.
     remat: whether the backward pass computes the inside of a cell again,
       instead of keeping it.
     dtype: of the computation, such as 'bfloat16'; None: float32. Parameters and
@@ -104,7 +111,7 @@ class _CellNetwork(nn.Module):
   architecture: Architecture = Relaxed()
   space: spaces.CellSpace = spaces.MICRO
   form: cells_lib.CellForm = 'fused'
-  products: bool = False
+  products: bool | None = None
   remat: bool = False
   dtype: Any = None
 
@@ -183,7 +190,7 @@ class _CellNetwork(nn.Module):
     channels: int,
     x: Float[Array, 'n h w d'],
     stride: int = 1,
-    padding: operations.Padding = 'SAME',
+    padding: convolutions.Padding = 'SAME',
   ) -> Float[Array, 'n i j c']:
     """A 3x3 convolution between cells."""
     x = x if self.dtype is None else x.astype(self.dtype)
@@ -191,7 +198,7 @@ class _CellNetwork(nn.Module):
     kernel = self.param(f'{name}_kernel', nn.initializers.lecun_normal(), shape)
     bias = self.param(f'{name}_bias', nn.initializers.zeros, (channels,))
     kernel, bias = kernel.astype(x.dtype), bias.astype(x.dtype)
-    return bias + operations.convolve(
+    return bias + convolutions.convolve(
       x, kernel, stride=stride, padding=padding, products=self.products
     )
 

@@ -25,6 +25,7 @@ __all__ = [
   'init',
   'is_alpha',
   'labels',
+  'mapped',
   'merge',
   'probabilities',
   'split',
@@ -135,7 +136,12 @@ def alphas(params: PyTree) -> dict[str, dict[str, dict[str, Any]]]:
 
 
 def mapped(params: PyTree, change: Callable[[Array], Array]) -> PyTree:
-  """The parameters with a function of each leaf of the logits."""
+  """The parameters with each array of logits changed, such as by masks.
+
+  Args:
+    params: of a network, or of a whole agent around networks.
+    change: makes the new logits of the old ones.
+  """
   return jax.tree_util.tree_map_with_path(
     lambda path, leaf: change(leaf) if is_alpha(path) else leaf, params
   )

@@ -9,7 +9,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from nas.rl_darts import diagnostics, probabilities, search
+from nas.rl_darts import diagnostics, operations, probabilities, search
 from nas.rl_darts import genotype as genotype_lib
 from runtime import loop as loop_lib
 from runtime.record import pictures as pictures_lib
@@ -20,9 +20,11 @@ __all__ = [
   'draw_curves',
   'edge_rows',
   'files',
+  'first_agent',
   'genotypes',
   'pictures',
   'snapshot_genotypes',
+  'snapshot_rows',
 ]
 
 Row = series_lib.Row
@@ -73,11 +75,14 @@ def edge_rows(settings: search.Search, params: Any) -> list[dict[str, Any]]:
   """
   space = settings.encoder.space
   temperature = settings.encoder.architecture.temperature
+  has_zero = operations.ZERO in space.ops
+  zero = space.ops.index(operations.ZERO) if has_zero else None
   rows = []
   for encoder, kinds in probabilities.alphas(params).items():
     for kind, logits in kinds.items():
       p = probabilities.probabilities(logits, temperature)['edges']
       for source, node, op, strength in diagnostics.ranking(p, space):
+        edge = space.edge(source, node - space.inputs)
         rows.append(
           {
             'encoder': encoder,
@@ -85,11 +90,35 @@ def edge_rows(settings: search.Search, params: Any) -> list[dict[str, Any]]:
             'edge': f'{source} -> {node}',
             'operation': op,
             'probability': strength,
-            'of Zero': float(p[space.edge(source, node - space.inputs), -1])
-            if space.ops[-1] == 'Zero'
-            else None,
+            'of Zero': 0.0 if zero is None else float(p[edge, zero]),
           }
         )
+  return rows
+
+
+def snapshot_rows(
+  settings: search.Search, state: search.SearchState
+) -> list[dict[str, Any]]:
+  """A table of the genotypes along a search, each compared with the one before.
+
+  Args:
+    settings: of the search.
+    state: of one agent.
+  """
+  rows, before = [], {}
+  for time, encoders in snapshot_genotypes(settings, state).items():
+    for encoder, found in encoders.items():
+      labels = np.concatenate([cell.labels() for _, cell in found.cells])
+      changed = genotype_lib.hamming(labels, before.get(encoder, labels))
+      before[encoder] = labels
+      rows.append(
+        {
+          'iteration': time,
+          'encoder': encoder,
+          'genotype': found.digest(),
+          'edges changed': int(changed),
+        }
+      )
   return rows
 
 
@@ -264,7 +293,12 @@ def _suffix(encoder: str, among: Mapping[str, object]) -> str:
 
 
 def first_agent(tree: Any, num_agents: int) -> Any:
-  """Of the states of several agents, the first one."""
+  """The first of several agents' states.
+
+  Args:
+    tree: state; with a leading axis of agents, if there are several.
+    num_agents: their number.
+  """
   if num_agents == 1:
     return tree
   return jax.tree.map(lambda x: np.asarray(x)[0], tree)

@@ -224,8 +224,7 @@ class SearchLearner:
     """As the agent; adds metrics of the logits, and takes snapshots.
 
     Metrics: entropies of edges, nats; the mean probability of each operation;
-    a code that equal genotypes share; and the edges of the genotype that
-    changed in this iteration.
+    and the number of edges of the genotypes that changed in this iteration.
     """
     agent, metrics = self.core.learn(state.agent, trajectory, key)
     alphas = probabilities.alphas(self.core.params(agent))
@@ -234,7 +233,6 @@ class SearchLearner:
     changed = [
       genotype.hamming(labels[name], state.labels[name]) for name in labels
     ]
-    codes = [genotype.code(one, space) for one in labels.values()]
     iteration = state.iteration + 1
     taken = jnp.array(self.settings.times) == iteration
     snapshots = jax.tree.map(
@@ -248,7 +246,6 @@ class SearchLearner:
     return state, {
       **metrics,
       **diagnostics.summary(edges, space),
-      'genotype_code': functools.reduce(jnp.add, codes) % 2**24,
       'genotype_changes': functools.reduce(jnp.add, changed).astype(
         jnp.float32
       ),

@@ -42,8 +42,12 @@ class SearchTrainer(training.AgentTrainer):
     with super().experiment(seed=seed, mesh=mesh) as found:
 
       def tables(run: loop_lib.Finished) -> Mapping[str, Sequence[Any]]:
-        edges = results.edge_rows(self.algorithm, self._params(run.state))
-        return {**found.tables(run), 'edges': edges}
+        state = results.first_agent(run.state.learner, self.num_agents)
+        return {
+          **found.tables(run),
+          'edges': results.edge_rows(self.algorithm, self._params(run.state)),
+          'snapshots': results.snapshot_rows(self.algorithm, state),
+        }
 
       def pictures(run: loop_lib.Finished) -> Mapping[str, loop_lib.Draw]:
         params = self._params(run.state)

@@ -83,6 +83,31 @@ def test_optimiser_of_logits():
   assert max(moves[2:]) < -0.05
 
 
+def test_annealing_is_a_temperature_of_the_softmax():
+  """Against Adam on alpha, with the loss of softmax(alpha / T) by hand."""
+  temperature = optax.exponential_decay(1.0, 3, 0.5, end_value=0.2)
+  alpha = b = darts_cases.logits(spaces.MICRO)
+  value = jax.random.normal(seeds.key(1), b['edges'].shape)
+  loss = lambda logits: jnp.vdot(jax.nn.softmax(logits['edges']), value)
+  by_hand, found = (
+    optax.adam(0.1),
+    bilevel.annealed(optax.adam(0.1), temperature),
+  )
+  one, two = by_hand.init(alpha), found.init(b)
+  cooled = lambda alpha, step: {'edges': alpha['edges'] / temperature(step)}
+  for step in range(12):
+    grads = jax.grad(lambda a, t=step: loss(cooled(a, t)))(alpha)
+    change, one = by_hand.update(grads, one)
+    alpha = optax.apply_updates(alpha, change)
+    change, two = found.update(jax.grad(loss)(b), two, b)
+    b = optax.apply_updates(b, change)
+    expected = cooled(alpha, step + 1)['edges']
+    np.testing.assert_allclose(b['edges'], expected, rtol=1e-4, atol=1e-5)
+  # The temperature counts: without it the logits stay a fifth of these.
+  assert float(temperature(12)) == pytest.approx(0.2)
+  assert np.abs(b['edges']).max() > 3 * np.abs(alpha['edges']).max()
+
+
 def test_labels_reach_into_any_tree():
   leaf = jnp.ones(2)
   tree = ({'a': {'alpha': {'normal': leaf}, 'kernel': leaf}}, [leaf])

@@ -128,25 +128,52 @@ def test_first_masks_differ_with_the_key(pictures):
   assert np.any(one['normal']['edges'] != two['normal']['edges'])
 
 
+class _Published(networks.Micro):
+  """The forward pass of the published code: softmax(alpha T)."""
+
+  def _mixing(self, alpha):
+    temperature = 1 / self.architecture.temperature
+    return {
+      kind: probabilities_lib.probabilities(logits, temperature)
+      for kind, logits in alpha.items()
+    }
+
+
+def _error_of_reported(network, params, picture, alpha):
+  """How far a forward pass is from that of the probabilities that are reported."""
+  p = probabilities_lib.probabilities(
+    alpha['normal'], network.architecture.temperature
+  )
+  plain = networks.Micro(
+    architecture=networks.Masked(),
+    space=network.space,
+    depths=network.depths,
+    dense=None,
+  )
+  difference = network.apply(params, picture, alpha) - plain.apply(
+    params, picture, {'normal': p}
+  )
+  return float(jnp.abs(difference).max()), p['edges'][0]
+
+
 def test_temperature_is_one_thing():
-  """Forward pass, derived cell and entropies divide by the same T."""
-  network = networks.Micro(architecture=networks.Relaxed(temperature=2.0))
-  space = spaces.CellSpace(('Relu', 'Tanh', 'Zero'), nodes=1, output='last')
-  network = network.clone(space=space, depths=(3,), dense=None)
+  """Forward pass, derived cells and entropies divide by the same T."""
+  settings = {
+    'architecture': networks.Relaxed(temperature=2.0),
+    'space': spaces.CellSpace(('Relu', 'Tanh', 'Zero'), nodes=1, output='last'),
+    'depths': (3,),
+    'dense': None,
+  }
   alpha = {'normal': {'edges': jnp.array([[1.0, 0.0, 0.0]])}}
   picture = jax.random.normal(seeds.key(0), (1, 4, 4, 3))
-  params = network.init(seeds.key(1), picture, alpha)
-  # e^0.5 / (e^0.5 + 2), not e^2 / (e^2 + 2) as with alpha T.
-  p = np.exp([0.5, 0.0, 0.0]) / (np.exp(0.5) + 2)
-  plain = networks.Micro(
-    architecture=networks.Masked(), space=space, depths=(3,), dense=None
-  )
-  expected = plain.apply(
-    params, picture, {'normal': {'edges': jnp.array([p], jnp.float32)}}
-  )
-  np.testing.assert_allclose(
-    network.apply(params, picture, alpha), expected, rtol=1e-5, atol=1e-6
-  )
+  ours, published = networks.Micro(**settings), _Published(**settings)
+  params = ours.init(seeds.key(1), picture, alpha)
+  error, p = _error_of_reported(ours, params, picture, alpha)
+  assert error < 1e-6
+  assert _error_of_reported(published, params, picture, alpha)[0] > 1e-2
+  # e^0.5 / (e^0.5 + 2), not e^2 / (e^2 + 2).
+  expected = np.exp([0.5, 0.0, 0.0]) / (np.exp(0.5) + 2)
+  np.testing.assert_allclose(p, expected, rtol=1e-5)
 
 
 def test_kept_activations_may_be_computed_again(pictures):

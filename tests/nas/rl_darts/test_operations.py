@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from nas.rl_darts import operations
+from nas.rl_darts import candidates, operations
 from tests import seeds
 from tests.nas.rl_darts import darts_cases
 
@@ -20,9 +20,7 @@ _FUNCTIONS = {
   'Sigmoid': lambda x: 1 / (1 + np.exp(-x)),
   'Elu': lambda x: np.where(x > 0, x, np.expm1(x)),
   'Silu': lambda x: x / (1 + np.exp(-x)),
-  'Gelu': lambda x: (
-    0.5 * x * (1 + np.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3)))
-  ),
+  'Gelu': lambda x: 0.5 * x * (1 + np.vectorize(math.erf)(x / math.sqrt(2))),
   'Selu': lambda x: (
     1.0507009873554805 * np.where(x > 0, x, 1.6732632423543772 * np.expm1(x))
   ),
@@ -88,10 +86,10 @@ def test_every_operation_on_pictures_at_every_stride(stride):
     found = {}
     for name in PICTURES:
       op = operations.get(name)
-      if isinstance(op, operations.Feature):
+      if isinstance(op, candidates.Feature):
         found[name] = [op.value(x, stride)[..., None, :]]
         continue
-      forms = [operations.Form(stride, products) for products in (False, True)]
+      forms = [candidates.Form(stride, products) for products in (False, True)]
       weight = jnp.array([0.7, 0.2])
       found[name] = [op(params[name], x, weight, form) for form in forms]
     return found
@@ -113,14 +111,14 @@ def test_sides_are_rounded_up(side, stride, new):
   x = jnp.zeros((1, side, side, 1))
   for name in PICTURES:
     op = operations.get(name)
-    if isinstance(op, operations.Feature):
+    if isinstance(op, candidates.Feature):
       found = jax.eval_shape(lambda op=op: op.value(x, stride))
     else:
       shapes = operations.parameters(name, 1, 1)
       params = {k: jnp.zeros(p.shape) for k, p in shapes.items()}
       found = jax.eval_shape(
         lambda op=op, params=params: op(
-          params, x, jnp.ones(1), operations.Form(stride)
+          params, x, jnp.ones(1), candidates.Form(stride)
         )
       )
     assert found.shape[1:3] == (new, new), name
@@ -138,7 +136,7 @@ def test_operations_on_vectors():
     }
     op = operations.get(name)
     single = jax.tree.map(lambda v: jnp.asarray(v, jnp.float32), (params, x))
-    value = op(*single, jnp.ones(2), operations.Form())
+    value = op(*single, jnp.ones(2), candidates.Form())
     layer = lambda key, p=params: np.einsum('bc,ctd->btd', x, p[key])
     kind = name.removeprefix('Dense').removeprefix('Highway')
     function = _FUNCTIONS.get(kind, lambda x: x)

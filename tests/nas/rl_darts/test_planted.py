@@ -30,7 +30,7 @@ def _targets(teacher, x, key):
 
 def _masses(steps):
   """Probabilities after training, [teachers, runs, operations]."""
-  cell = cells.Cell(CHANNELS, SPACE, products=True)
+  cell = cells.Cell(CHANNELS, SPACE)
   optimizer = bilevel.partitioned(optax.adam(3e-3), optax.adam(3e-2))
   pictures = lambda key: 1.5 * jax.random.normal(key, (16, 5, 5, CHANNELS))
 

@@ -12,7 +12,9 @@ def test_in_your_own_code(capsys):
   names = {}
   for block in re.findall(r'^```python\n(.*?)^```', TEXT, re.M | re.S):
     exec(compile(block, 'README', 'exec'), names)
-  accuracy, one, two = capsys.readouterr().out.splitlines()
+  accuracy, one, two, three = capsys.readouterr().out.splitlines()
   assert float(accuracy) > 0.8  # Guessing gives 0.1.
   assert one == '(4, 32) True'
   assert two == '(3, 4, 32)'
+  edges = {'edges': (3, 3)}
+  assert three == str({'layers_0': {'normal': edges, 'reduction': edges}})

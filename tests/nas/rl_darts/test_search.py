@@ -6,7 +6,7 @@ import numpy as np
 import optax
 import pytest
 
-from nas.rl_darts import bilevel, joined, networks, search, spaces
+from nas.rl_darts import joined, networks, search, spaces
 from nas.rl_darts import probabilities as probabilities_lib
 from rl import networks as rl_networks
 from rl import ppo, rainbow, rollout, sac
@@ -136,7 +136,8 @@ def test_logits_and_weights_have_lanes_of_their_own(name, mode):
     name,
     mode=mode,
     alpha_lanes=A,
-    alpha_optimizer=bilevel.alpha_optimizer(0.01),
+    # Not Adam: its first step has the sign of a gradient only.
+    alpha_optimizer=optax.sgd(1.0),
     rate=1.0 if mode == 'second_order' else None,
   )
   state = learner.init(seeds.key(0))
@@ -149,6 +150,7 @@ def test_logits_and_weights_have_lanes_of_their_own(name, mode):
     given = steps._replace(reward=steps.reward + bonus)
     new, metrics = run(state, given, seeds.key(3))
     assert all(np.isfinite(value) for value in metrics.values())
+    assert name != 'ppo' or -1 <= float(metrics['alpha_cosine']) <= 1
     return learner.params(new)
 
   own, rest = jnp.arange(N) < N - A, jnp.arange(N) >= N - A
@@ -159,23 +161,39 @@ def test_logits_and_weights_have_lanes_of_their_own(name, mode):
   assert moved(plain, after(rest * 1.0))[1] > 1e-6
 
 
-def test_no_reward_is_lost_where_episodes_end():
-  """The published wrapper drops the reward after each end."""
-  env = lanes.Lanes(GRID, 8)
+class _Dropping(lanes.Lanes):
+  """As the published wrapper: the step after an end has no reward."""
+
+  def step(self, state, action):
+    first = state.stats.running_length == 0
+    state, seen = super().step(state, action)
+    return state, seen._replace(reward=jnp.where(first, 0.0, seen.reward))
+
+
+def _unaccounted(env):
+  """Rewards of episodes in a trajectory that are not in its rewards, at most."""
   agent = ppo.PPO(encoder=rl_networks.MLP((4,)), unroll_length=40)
   learner = agent.learner(env.observation_space, env.action_space, 8)
   steps = collected(env, learner, learner.init(seeds.key(0)))
   ended = np.asarray(steps.terminated | steps.truncated)
   assert ended.sum() > 30
   assert np.asarray(steps.valid).all()
+  missing = []
   for lane in range(8):
     ends = np.flatnonzero(ended[:, lane])
     parts = np.split(np.asarray(steps.reward[:, lane]), ends + 1)
-    found = [part.sum() for part in parts[: len(ends)]]
-    np.testing.assert_allclose(found, steps.episode_return[ends, lane])
+    found = np.array([part.sum() for part in parts[: len(ends)]])
+    missing.append(np.abs(steps.episode_return[ends, lane] - found).max())
     np.testing.assert_array_equal(
       np.flatnonzero(steps.first[1:, lane]), ends[ends < 39]
     )
+  return max(missing)
+
+
+def test_no_reward_is_lost_where_episodes_end():
+  """The published wrapper drops the reward after each end."""
+  assert _unaccounted(lanes.Lanes(GRID, 8)) < 1e-5
+  assert _unaccounted(_Dropping(GRID, 8)) > 0.5
 
 
 def test_snapshots_are_spaced_by_their_logarithms():

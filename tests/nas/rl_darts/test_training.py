@@ -48,7 +48,7 @@ def test_a_run_that_was_stopped_is_the_whole_run(case, tmp_path):
     f'iteration_{i:06d}' for i in (2, 3, 4)
   ]
   assert data.genotype_file(files[-1]) == last
-  for name in ('genotype.png', 'alpha.png', 'edges.csv'):
+  for name in ('genotype.png', 'alpha.png', 'edges.csv', 'snapshots.csv'):
     assert (report / name).stat().st_size > 100, name
 
 

@@ -1,0 +1,203 @@
+"""Convolutions on the edges of a cell, and between cells.
+
+Reference: arXiv:2106.02229; the code of its authors (google/brain_autorl,
+  rl_darts/policies/darts_ops.py).
+"""
+
+import dataclasses
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+from jax import lax
+from jaxtyping import Array, Float
+
+from nas.rl_darts import candidates
+
+__all__ = ['Convolution', 'DepthConvolution', 'Padding', 'convolve']
+
+Padding = Literal['SAME', 'VALID']
+_LAYOUT = ('NHWC', 'HWIO', 'NHWC')
+
+
+def _patches(
+  x: Float[Array, 'b h w c'],
+  size: int,
+  stride: int,
+  *,
+  dilation: int = 1,
+  padding: Padding = 'SAME',
+) -> Float[Array, 'b i j k c']:
+  """What a kernel sees at each of its places, k = size^2."""
+  reach = (size - 1) * dilation + 1
+  pads = lax.padtype_to_pads(
+    x.shape[1:3], (reach, reach), (stride, stride), padding
+  )
+  x = jnp.pad(x, ((0, 0), *pads, (0, 0)))
+  rows, columns = ((side - reach) // stride + 1 for side in x.shape[1:3])
+
+  def shifted(i: int, j: int) -> Array:
+    down = slice(i, i + (rows - 1) * stride + 1, stride)
+    right = slice(j, j + (columns - 1) * stride + 1, stride)
+    return x[:, down, right]
+
+  places = [place * dilation for place in range(size)]
+  return jnp.stack([shifted(i, j) for i in places for j in places], axis=3)
+
+
+def _by_products(chosen: bool | None) -> bool:
+  """The form of convolutions; see `candidates.Form`."""
+  return jax.default_backend() == 'cpu' if chosen is None else chosen
+
+
+def convolve(
+  x: Float[Array, 'b h w c'],
+  kernel: Float[Array, 'k k c o'],
+  *,
+  stride: int = 1,
+  dilation: int = 1,
+  padding: Padding = 'SAME',
+  products: bool | None = None,
+) -> Float[Array, 'b i j o']:
+  """A convolution: XLA's, or as one product with the patches.
+
+  Args:
+    x: pictures.
+    kernel: square.
+    stride: along both sides; may be combined with a dilation.
+    dilation: distance of the kernel's taps.
+    padding: 'SAME', to ceil(h / stride) rows, or 'VALID', none.
+    products: see `candidates.Form`.
+  """
+  size, width = kernel.shape[0], kernel.shape[-1]
+  if not _by_products(products):
+    return lax.conv_general_dilated(
+      x,
+      kernel,
+      (stride, stride),
+      padding,
+      rhs_dilation=(dilation, dilation),
+      dimension_numbers=_LAYOUT,
+    )
+  if size == 1 and stride == 1:
+    return x @ kernel[0, 0]
+  seen = _patches(x, size, stride, dilation=dilation, padding=padding)
+  return seen.reshape(*seen.shape[:3], -1) @ kernel.reshape(-1, width)
+
+
+@dataclasses.dataclass(frozen=True)
+class Convolution:
+  """A dense convolution, then ReLU if asked for.
+
+  Attributes:
+    size: of the kernel.
+    dilation: of its taps.
+    relu: whether ReLU follows.
+  """
+
+  size: int
+  dilation: int = 1
+  relu: bool = False
+
+  def parameters(
+    self, channels: int, targets: int
+  ) -> dict[str, candidates.Parameter]:
+    """See `Operation`."""
+    shape = (self.size, self.size, channels, targets, channels)
+    return {
+      'kernel': candidates.kernel(shape, (2,)),
+      'bias': candidates.zeros(targets, channels),
+    }
+
+  def __call__(
+    self,
+    params: candidates.Params,
+    x: Array,
+    weight: Array,
+    form: candidates.Form,
+  ) -> Array:
+    """See `Operation`; the weights are in kernel and bias."""
+    kernel = params['kernel'] * weight[:, None]
+    y = convolve(
+      x,
+      kernel.reshape(*kernel.shape[:3], -1),
+      stride=form.stride,
+      dilation=self.dilation,
+      products=form.products,
+    )
+    y = y.reshape(*y.shape[:-1], *kernel.shape[3:])
+    y += params['bias'] * weight[:, None]
+    return nn.relu(y) if self.relu else y
+
+
+@dataclasses.dataclass(frozen=True)
+class DepthConvolution:
+  """A convolution of each channel by itself, with a bias.
+
+  Attributes:
+    size: of the kernel.
+    separable: whether a 1x1 convolution follows that mixes channels.
+    relu: whether ReLU follows.
+  """
+
+  size: int
+  separable: bool = False
+  relu: bool = False
+
+  def parameters(
+    self, channels: int, targets: int
+  ) -> dict[str, candidates.Parameter]:
+    """See `Operation`."""
+    shape = (self.size, self.size, targets, channels)
+    found = {
+      'kernel': candidates.kernel(shape, (0, 1)),
+      'bias': candidates.zeros(targets, channels),
+    }
+    if self.separable:
+      found['mixing'] = candidates.kernel((channels, targets, channels), (0,))
+      found['mixing_bias'] = candidates.zeros(targets, channels)
+    return found
+
+  def __call__(
+    self,
+    params: candidates.Params,
+    x: Array,
+    weight: Array,
+    form: candidates.Form,
+  ) -> Array:
+    """See `Operation`; the weights are in the last kernel and bias."""
+    weight = weight[:, None]
+    if self.separable:
+      y = self._per_channel(x, params['kernel'], form) + params['bias']
+      y = jnp.einsum('...tc,ctd->...td', y, params['mixing'] * weight)
+      y += params['mixing_bias'] * weight
+    else:
+      y = self._per_channel(x, params['kernel'] * weight, form)
+      y += params['bias'] * weight
+    return nn.relu(y) if self.relu else y
+
+  def _per_channel(
+    self,
+    x: Float[Array, 'b h w c'],
+    kernel: Float[Array, 'k k t c'],
+    form: candidates.Form,
+  ) -> Float[Array, 'b i j t c']:
+    *_, targets, channels = kernel.shape
+    if _by_products(form.products):
+      seen = _patches(x, self.size, form.stride)
+      flat = kernel.reshape(-1, targets, channels)
+      return jnp.einsum('bijkc,ktc->bijtc', seen, flat)
+    # XLA wants the outputs of one channel beside each other.
+    kernel = jnp.swapaxes(kernel, 2, 3)
+    kernel = kernel.reshape(self.size, self.size, 1, -1)
+    y = lax.conv_general_dilated(
+      x,
+      kernel,
+      (form.stride, form.stride),
+      'SAME',
+      dimension_numbers=_LAYOUT,
+      feature_group_count=channels,
+    )
+    y = y.reshape(*y.shape[:-1], channels, targets)
+    return jnp.swapaxes(y, -1, -2)

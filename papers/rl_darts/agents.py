@@ -1,0 +1,254 @@
+"""Searches by agents with a replay: Rainbow from MinAtar, SAC from pictures."""
+
+import dataclasses
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from nas.rl_darts import genotype, networks, probabilities, search, spaces
+from papers import claims, figures, rows, study, training
+from papers.rl_darts import games, runs
+from papers.rl_darts.search import DERIVED, SUPERNET
+from rl import rainbow, sac
+from rl import results as rl_results
+from rl import training as rl_training
+from rl.envs import frames, lanes, pendulum, pixels, protocol
+from runtime import loop
+
+__all__ = ['ROWS', 'Setting', 'run']
+
+_LAST = 5  # Records whose mean is the level of a run.
+
+
+@dataclasses.dataclass(frozen=True)
+class Setting:
+  """A search by an agent.
+
+  Attributes:
+    agent: with a supernet.
+    game: makes lanes to learn in.
+    iterations: of the agent.
+    records: of a run, at equal distances.
+    retrain: whether the derived cell is trained from scratch as well.
+    lanes: n.
+  """
+
+  agent: Any
+  game: Callable[[int], protocol.VectorEnvironment]
+  iterations: int
+  records: int = 20
+  retrain: bool = False
+  lanes: int = 4
+
+
+def pendulum_pictures(num_lanes: int) -> frames.Stacked:
+  """A pendulum to swing up, seen in two small pictures."""
+  view = pixels.PixelView(pendulum.Pendulum(), pixels.pendulum_scene, size=16)
+  return frames.Stacked(lanes.Lanes(view, num_lanes), 2)
+
+
+class _Learnt(NamedTuple):
+  """Agents after training: parameters, and returns by record."""
+
+  driven: loop.Driven
+  params: Any
+  returns: np.ndarray
+
+  def record(self, agent: int) -> dict[str, Any]:
+    """Numbers of one agent."""
+    returns = self.returns[agent]
+    return {'returns': returns, 'level': np.nanmean(returns[-_LAST:])}
+
+
+def _learn(
+  setting: Setting, algorithm: Any, *, seed: int, agents: int, cells: Any = None
+) -> _Learnt:
+  """Trains agents in one program.
+
+  Args:
+    setting: of the run.
+    algorithm: the agent, or a search around it.
+    seed: of all agents.
+    agents: their number.
+    cells: parameters of searches, whose cells are trained from scratch.
+  """
+  trainer = rl_training.AgentTrainer(
+    algorithm,
+    setting.game(setting.lanes),
+    num_agents=agents,
+    iterations_per_step=setting.iterations // setting.records,
+  )
+  with training.opened(trainer, seed=seed) as experiment:
+
+    def init() -> Any:
+      state, learner = experiment.init(), trainer.learner
+      if cells is None:
+        return state
+      params = _masked(state.learner.params, cells, setting.agent.encoder.space)
+      target = jax.tree.map(jnp.copy, learner.judge(params))
+      return state.replace(
+        learner=state.learner.replace(params=params, target=target)
+      )
+
+    changed = dataclasses.replace(experiment, init=init)
+    driven = loop.drive(changed, setting.records, setting.records)
+  returns = rl_results.returns(driven.rows, 'train/episode_return')[1]
+  return _Learnt(driven, trainer.learner.params(driven.state.learner), returns)
+
+
+def _masked(params: Any, searched: Any, space: spaces.CellSpace) -> Any:
+  """New parameters with the cells of searches, several agents at once."""
+
+  def masks(logits: jax.Array) -> jax.Array:
+    p = probabilities.probabilities({'edges': logits})['edges']
+    return genotype.mixing(genotype.edge_labels(p, space), len(space.ops))
+
+  return jax.tree_util.tree_map_with_path(
+    lambda path, new, old: (
+      jax.vmap(masks)(old) if probabilities.is_alpha(path) else new
+    ),
+    params,
+    searched,
+  )
+
+
+def run(setting: Setting, *, seeds: Sequence[int]) -> list[study.Record]:
+  """Returns of searches, of their cells from scratch, and of random actions."""
+  agents = max(seeds) + 1
+  algorithm = search.Search(setting.agent, iterations=setting.iterations)
+  found = _learn(setting, algorithm, seed=0, agents=agents)
+  random = rl_training.random_returns(setting.game(32), 0, episodes=2).mean()
+  steps = setting.iterations * setting.lanes * setting.agent.unroll_length
+  common = {
+    'random': random,
+    'steps': steps,
+    'entropy': found.driven.column('train/alpha_entropy'),
+  }
+  if 'train/overflow' in found.driven.rows[-1]:
+    common['overflow'] = found.driven.column('train/overflow').max()
+  records = [common | found.record(seed) for seed in seeds]
+  if not setting.retrain:
+    return records
+  encoder = setting.agent.encoder.clone(architecture=networks.Masked())
+  again = _learn(
+    setting,
+    dataclasses.replace(setting.agent, encoder=encoder),
+    seed=1,
+    agents=agents,
+    cells=found.params,
+  )
+  cells = [again.record(seed) for seed in seeds]
+  return [
+    record | {f'cell_{name}': value for name, value in cell.items()}
+    for record, cell in zip(records, cells, strict=True)
+  ]
+
+
+def _figure(results: study.Results) -> figures.Panel:
+  (arm,) = results.arms
+  steps = results(arm, 'steps')[0]
+  names = {'returns': SUPERNET, 'cell_returns': DERIVED}
+  known = [n for n in names if n in results.records[arm, None][0]]
+  count = results(arm, 'returns').shape[1]
+  x = np.linspace(0, steps, count + 1)[1:]
+  return figures.Lines(
+    lines=[
+      figures.Line(names[n], x, results.curves(arm, n), spread='mean')
+      for n in known
+    ],
+    levels={'random actions': results(arm, 'random')[0]},
+    xlabel='steps',
+    ylabel='return while training',
+  )
+
+
+_BREAKOUT, _PENDULUM = 'Rainbow, Breakout', 'SAC, pendulum in pictures'
+_RAINBOW = Setting(
+  rainbow.Rainbow(
+    encoder=runs.MICRO,
+    v_min=0.0,
+    v_max=20.0,
+    capacity=20_000,
+    samples_per_insert=4.0,
+    learning_rate=1e-3,
+  ),
+  functools.partial(games.minatar, name='Breakout'),
+  iterations=2_000,
+)
+_SAC = Setting(
+  sac.SAC(
+    encoder=networks.PISACEncoder(
+      channels=8, num_cells=1, features=32, products=True
+    ),
+    hidden=(64, 64),
+    capacity=20_000,
+    learning_rate=1e-3,
+    batch_size=32,
+    updates_per_step=0.5,
+  ),
+  pendulum_pictures,
+  iterations=4_000,
+  retrain=True,
+)
+ROWS = (
+  rows.Row(
+    id='rainbow',
+    claim='Search works in Rainbow as well (return on Breakout of MinAtar).',
+    study={'tiny': study.Study(run, {_BREAKOUT: _RAINBOW}, together=True)},
+    ours=lambda results: {
+      f'{SUPERNET}: level': results(_BREAKOUT, 'level'),
+      'random actions': results(_BREAKOUT, 'random').mean(),
+      'mass outside the support, at most': results(_BREAKOUT, 'overflow').max(),
+    },
+    trend='level above three times that of random actions; at most 0.1 % of the '
+    'mass outside the support',
+    claims=(
+      claims.above(
+        f'{SUPERNET}: level',
+        than=claims.Derived(
+          'three times random actions',
+          lambda table: 3 * np.asarray(table['random actions']),
+        ),
+      ),
+      claims.Check(
+        'at most 0.001 of the mass outside the support',
+        lambda table: max(table['mass outside the support, at most']) <= 1e-3,
+      ),
+    ),
+    figure=_figure,
+    explain='Stage of 8 channels, 32,000 steps, 4 samples learnt from per step, '
+    'support [0, 20]. The paper trains 25 M steps on Procgen.',
+    headline=f'{SUPERNET}: level',
+  ),
+  rows.Row(
+    id='sac',
+    claim='Search works for continuous control from pictures, and its cells learn '
+    'from scratch (return on a pendulum, SAC).',
+    study={'tiny': study.Study(run, {_PENDULUM: _SAC}, together=True)},
+    ours=lambda results: {
+      SUPERNET: results(_PENDULUM, 'level'),
+      DERIVED: results(_PENDULUM, 'cell_level'),
+      'random actions': results(_PENDULUM, 'random').mean(),
+    },
+    trend='both lose less than half of what random actions lose',
+    claims=[
+      claims.above(
+        name,
+        than=claims.Derived(
+          'half of random actions',
+          lambda table: 0.5 * np.asarray(table['random actions']),
+        ),
+      )
+      for name in (SUPERNET, DERIVED)
+    ],
+    figure=_figure,
+    explain='Two pictures of 16 x 16, one cell of 8 channels for the policy and one '
+    'for the critics, each with logits of its own, 16,000 steps, an update of 32 '
+    'samples for every second step. Returns are sums of costs, so negative.',
+    headline=SUPERNET,
+  ),
+)

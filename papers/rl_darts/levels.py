@@ -1,0 +1,174 @@
+"""Generalisation to fresh levels, ablations of operations, and bi-level search."""
+
+import dataclasses
+import functools
+
+import numpy as np
+
+from papers import claims, figures, rows, study
+from papers.rl_darts import games, runs
+from papers.rl_darts.search import GRID, IMPALA, SUPERNET
+
+__all__ = ['ROWS']
+
+_COUNTS = (10, 50)
+_ALL = 'all'
+
+
+def _limited(count: int) -> runs.Setting:
+  return runs.Setting(
+    functools.partial(games.grid, levels=count), fresh=games.fresh_grid
+  )
+
+
+def _by_levels() -> dict[str, runs.Setting]:
+  """Both networks on few levels, and on all."""
+  found = {}
+  for count in _COUNTS:
+    found[f'{SUPERNET}, {count} levels'] = _limited(count)
+    found[f'{IMPALA}, {count} levels'] = dataclasses.replace(
+      _limited(count), encoder=runs.IMPALA
+    )
+  found[f'{SUPERNET}, {_ALL} levels'] = GRID
+  found[f'{IMPALA}, {_ALL} levels'] = runs.baseline(GRID)
+  return found
+
+
+def _gaps(results: study.Results) -> dict[str, np.ndarray]:
+  """Returns of training, and what they lose on fresh levels."""
+  found = {f'{arm}: return': results(arm, 'level') for arm in results.arms}
+  for network in (SUPERNET, IMPALA):
+    for count in _COUNTS:
+      arm = f'{network}, {count} levels'
+      found[f'{arm}: gap'] = results(arm, 'level') - results(arm, 'fresh')
+  return found
+
+
+def _gap_figure(results: study.Results) -> figures.Panel:
+  lines = []
+  for network in (SUPERNET, IMPALA):
+    arms = [f'{network}, {count} levels' for count in _COUNTS]
+    all_levels = results(f'{network}, {_ALL} levels', 'level')
+    for metric, style in (('level', 'o-'), ('fresh', 'o--')):
+      known = [results(arm, metric) for arm in arms] + [all_levels]
+      lines.append(
+        figures.Line(
+          f'{network}, {"training" if metric == "level" else "fresh"}',
+          np.arange(len(known)),
+          np.stack(known, axis=1),
+          spread='mean',
+          style=style,
+          color=(SUPERNET, IMPALA).index(network),
+        )
+      )
+  ticks = {'xticks': range(3), 'xticklabels': [*map(str, _COUNTS), _ALL]}
+  return figures.Lines(
+    lines=lines, xlabel='training levels', ylabel='return', options=ticks
+  )
+
+
+_WITHOUT = {
+  'Micro': (),
+  'without Tanh': ('Tanh',),
+  'without Relu': ('Relu',),
+  'without both': ('Relu', 'Tanh'),
+}
+
+
+def _ablations() -> dict[str, runs.Setting]:
+  found = {}
+  for arm, shut in _WITHOUT.items():
+    apart = dataclasses.replace(GRID, shut=shut, retrained=(), random=0)
+    found[arm] = apart if shut else GRID
+  return found
+
+
+def _modes() -> dict[str, runs.Setting]:
+  """Joint search on all levels; bi-level with other levels for the logits."""
+  apart = runs.Setting(
+    functools.partial(games.grid, start=1_000),
+    other=functools.partial(games.grid, levels=1_000),
+    alpha_rate=1e-3,
+  )
+  return {
+    'joint': GRID,
+    'first order': dataclasses.replace(apart, mode='first_order'),
+    'second order': dataclasses.replace(apart, mode='second_order'),
+  }
+
+
+def _returns(results: study.Results) -> figures.Panel:
+  steps = results(results.arms[0], 'steps')[0]
+  records = results(results.arms[0], 'returns').shape[1]
+  return figures.by_arm(
+    results,
+    'returns',
+    np.linspace(0, steps, records + 1)[1:],
+    spread='mean',
+    xlabel='steps',
+    ylabel='return while training',
+  )
+
+
+def _mode_numbers(results: study.Results) -> dict[str, np.ndarray]:
+  return {
+    **rows.table(results, 'level', form='{arm}: return'),
+    **{
+      f'{arm}: return at first': results(arm, 'returns')[:, 0]
+      for arm in results.arms
+    },
+    **rows.table(results, 'entropy', form='{arm}: entropy of an edge (nats)'),
+  }
+
+
+ROWS = (
+  rows.Row(
+    id='levels',
+    claim='With more training levels the gap to fresh levels shrinks, for supernets '
+    'as for IMPALA (return on grid levels).',
+    study={'tiny': study.Study(runs.run, _by_levels(), together=True)},
+    ours=_gaps,
+    trend='the gap at 50 levels below that at 10, for both networks',
+    claims=[
+      claims.below(
+        f'{network}, 50 levels: gap', than=f'{network}, 10 levels: gap'
+      )
+      for network in (SUPERNET, IMPALA)
+    ],
+    figure=_gap_figure,
+    explain=runs.SETTING
+    + ' 128 episodes on fresh levels judge the end. With all levels, those of '
+    'training are fresh.',
+    headline=f'{SUPERNET}, 50 levels: gap',
+  ),
+  rows.Row(
+    id='operations',
+    claim='Without non-linear operations the supernet loses (return on grid levels).',
+    study={'tiny': study.Study(runs.run, _ablations(), together=True)},
+    ours=lambda results: rows.table(results, 'level', form='{arm}'),
+    trend='without both below Micro',
+    claims=(claims.below('without both', than='Micro'),),
+    figure=_returns,
+    explain=runs.SETTING
+    + ' Logits of operations that are left out are held at minus infinity. The '
+    "network's head has ReLU in all arms.",
+    headline='without both',
+  ),
+  rows.Row(
+    id='bilevel',
+    claim='Joint training of weights and logits, as published, against bi-level '
+    'search of first and second order (return on grid levels).',
+    study={'tiny': study.Study(runs.run, _modes(), together=True)},
+    ours=_mode_numbers,
+    trend='all three end above their first returns; no claim about the best',
+    claims=[
+      claims.above(f'{arm}: return', than=f'{arm}: return at first')
+      for arm in ('joint', 'first order', 'second order')
+    ],
+    figure=_returns,
+    explain=runs.SETTING
+    + ' In bi-level search a quarter of the lanes have levels of their own for the '
+    'logits, so weights learn from three quarters of the steps.',
+    headline='joint: return',
+  ),
+)

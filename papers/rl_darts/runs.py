@@ -1,0 +1,298 @@
+"""Runs of PPO on small games: supernets, IMPALA's network, discrete cells."""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import linen as nn
+
+from nas.rl_darts import (
+  bilevel,
+  diagnostics,
+  genotype,
+  joined,
+  networks,
+  probabilities,
+  search,
+)
+from papers import study, training
+from rl import networks as rl_networks
+from rl import ppo
+from rl import results as rl_results
+from rl import training as rl_training
+from rl.envs import protocol
+from runtime import loop
+
+__all__ = ['IMPALA', 'MICRO', 'SETTING', 'Setting', 'baseline', 'run']
+
+DEPTHS, DENSE = (8,), 64
+MICRO = networks.Micro(depths=DEPTHS, dense=DENSE, products=True)
+IMPALA = rl_networks.ImpalaCNN(depths=DEPTHS, dense=DENSE)
+_UNROLL = 32  # Steps per lane and iteration.
+_FRESH = 'fresh'
+_LAST = 4  # Records whose mean is the level of a run: a quarter of it.
+_RETRAINED = 1  # Seed of cells from scratch: not that of the searches.
+_SHUT = -1e9  # A logit whose probability is zero, and whose gradient is too.
+
+SETTING = (
+  'PPO, one stage of 8 channels, 512 steps and 8 updates per iteration, 128 '
+  'iterations: 65,536 steps, which is early in learning. Levels are means over the '
+  'last quarter of training. The paper trains 25 M steps and more on Procgen.'
+)
+
+Game = Callable[[int], protocol.VectorEnvironment]
+
+
+@dataclasses.dataclass(frozen=True)
+class Setting:
+  """An agent in a game.
+
+  Attributes:
+    game: makes lanes to learn in.
+    encoder: of the agent; a supernet is searched.
+    fresh: makes lanes that judge the end; None: the returns of training do.
+    mode: of a search.
+    other: makes the lanes from which the logits of a bi-level search learn.
+    shut: operations that a supernet cannot use.
+    retrained: iterations of the search, a power of two or 0, whose genotypes are
+      trained from scratch as well.
+    random: random cells that are trained beside these.
+    lanes: n.
+    iterations: of the agent, a power of two; 32 steps in every lane.
+    records: of a run, at equal distances.
+    discount: per step.
+    alpha_rate: of Adam for the logits; None: they are parameters like others.
+  """
+
+  game: Game
+  encoder: nn.Module = MICRO
+  fresh: Game | None = None
+  mode: search.Mode = 'joint'
+  other: Game | None = None
+  shut: tuple[str, ...] = ()
+  retrained: tuple[int, ...] = ()
+  random: int = 0
+  lanes: int = 16
+  iterations: int = 128
+  records: int = 16
+  discount: float = 0.95
+  alpha_rate: float | None = None
+
+  @property
+  def steps(self) -> int:
+    """Of all lanes together."""
+    return self.lanes * _UNROLL * self.iterations
+
+
+def baseline(setting: Setting) -> Setting:
+  """The same with IMPALA's network."""
+  return dataclasses.replace(setting, encoder=IMPALA, retrained=(), random=0)
+
+
+def _agent(setting: Setting, encoder: nn.Module) -> ppo.PPO:
+  return ppo.PPO(
+    encoder=encoder,
+    unroll_length=_UNROLL,
+    num_minibatches=4,
+    learning_rate=1e-3,
+    discount=setting.discount,
+  )
+
+
+def _search(setting: Setting) -> search.Search:
+  rule = {}
+  if setting.alpha_rate is not None:
+    rule['alpha_optimizer'] = bilevel.alpha_optimizer(setting.alpha_rate)
+  if setting.mode != 'joint':
+    rule |= {'mode': setting.mode, 'alpha_lanes': setting.lanes // 4}
+  return search.Search(
+    _agent(setting, setting.encoder),
+    iterations=setting.iterations,
+    # One whenever the search is twice as long as at the one before.
+    snapshots=setting.iterations.bit_length() - 1,
+    **rule,
+  )
+
+
+def _env(setting: Setting) -> protocol.VectorEnvironment:
+  if setting.other is None:
+    return setting.game(setting.lanes)
+  apart = setting.lanes // 4
+  parts = setting.game(setting.lanes - apart), setting.other(apart)
+  return joined.Joined(parts)
+
+
+Change = Callable[[jax.Array], jax.Array]
+
+
+class _Learnt(NamedTuple):
+  """Agents after training.
+
+  Attributes:
+    driven: the run of all.
+    returns: while training, [agents, records].
+    fresh: mean returns on fresh levels, [agents]; () without such.
+  """
+
+  driven: loop.Driven
+  returns: np.ndarray
+  fresh: np.ndarray | tuple[()]
+
+  def record(self, agent: int) -> dict[str, Any]:
+    """Numbers of one agent."""
+    returns = self.returns[agent]
+    found = {'returns': returns, 'level': returns[-_LAST:].mean()}
+    return found | ({'fresh': self.fresh[agent]} if len(self.fresh) else {})
+
+
+def _learn(
+  setting: Setting,
+  algorithm: Any,
+  *,
+  seed: int,
+  agents: int,
+  change: Change | None = None,
+) -> _Learnt:
+  """Trains agents in one program; their first logits may be changed."""
+  judges = {} if setting.fresh is None else {_FRESH: setting.fresh(64)}
+  trainer = rl_training.AgentTrainer(
+    algorithm,
+    _env(setting),
+    judges,
+    eval_episodes=2,
+    num_agents=agents,
+    iterations_per_step=setting.iterations // setting.records,
+  )
+  with training.opened(trainer, seed=seed, judges=[*judges]) as experiment:
+
+    def init() -> Any:
+      state = experiment.init()
+      return state.replace(learner=_changed(state.learner, change))
+
+    # Judged at the end only.
+    silent = dataclasses.replace(experiment, init=init, evaluators={})
+    driven = loop.drive(silent, setting.records, setting.records)
+    judged = {'step': 0} | experiment.evaluate(driven.state)
+  metric = 'episode_return'
+  _, returns = rl_results.returns(driven.rows, f'train/{metric}')
+  fresh = ()
+  if judges:
+    fresh = rl_results.returns([judged], f'eval/{_FRESH}/{metric}')[1][:, 0]
+  return _Learnt(driven, returns, fresh)
+
+
+def _changed(learner: Any, change: Change | None) -> Any:
+  """State of a learner, or of one inside a search, with changed logits."""
+  if change is None:
+    return learner
+  if isinstance(learner, search.SearchState):
+    return learner.replace(agent=_changed(learner.agent, change))
+  params = probabilities.mapped(learner.params, change)
+  return learner.replace(params=params)
+
+
+def _close(setting: Setting) -> Change:
+  """Takes operations away from a supernet."""
+  columns = [setting.encoder.space.ops.index(name) for name in setting.shut]
+  return lambda logits: logits.at[..., jnp.array(columns, int)].set(_SHUT)
+
+
+def run(setting: Setting, *, seeds: Sequence[int]) -> list[study.Record]:
+  """Trains agents; derives cells of searches, and trains them from scratch.
+
+  A seed is of the search, of its random cells, and of their training.
+  """
+  if not isinstance(setting.encoder, networks.Micro):
+    # Not by vmap: a CPU computes grouped convolutions slowly.
+    agent = _agent(setting, setting.encoder)
+    alone = [_learn(setting, agent, seed=seed, agents=1) for seed in seeds]
+    return [found.record(0) | {'steps': setting.steps} for found in alone]
+  algorithm, change = _search(setting), _close(setting)
+  found = _learn(
+    setting, algorithm, seed=0, agents=max(seeds) + 1, change=change
+  )
+  states = found.driven.state.learner
+  searches = [
+    _searched(algorithm, jax.tree.map(lambda x, i=seed: x[i], states), change)
+    for seed in seeds
+  ]
+  records = [
+    found.record(seed) | {'steps': setting.steps} | searched
+    for seed, searched in zip(seeds, searches, strict=True)
+  ]
+  if setting.retrained:
+    more = _retrained(setting, searches, seeds)
+    records = [one | two for one, two in zip(records, more, strict=True)]
+  return records
+
+
+def _searched(
+  algorithm: search.Search, state: search.SearchState, change: Change
+) -> dict[str, Any]:
+  """Derived cells as JSON by iteration; entropies (nats) and masses there.
+
+  Those of iteration 0 are of logits that are equal, but for a change.
+  """
+  first = jax.tree.map(
+    lambda x: change(jnp.zeros_like(x)),
+    probabilities.alphas(state.agent.params),
+  )
+  (logits,) = first.values()
+  by_time = {0: logits}
+  for row, at in enumerate(algorithm.times):
+    (by_time[at],) = jax.tree.map(
+      lambda x, i=row: x[i], state.snapshots
+    ).values()
+  space = algorithm.encoder.space
+  p = [
+    probabilities.probabilities(x['normal'])['edges'] for x in by_time.values()
+  ]
+  return {
+    'genotypes': {
+      str(at): algorithm.encoder.derive(logits).to_json()
+      for at, logits in by_time.items()
+    },
+    'times': list(by_time),
+    'entropy': [diagnostics.entropies(one, space).by_node for one in p],
+    'mass': {
+      op: [float(diagnostics.op_mass(one, space)[op]) for one in p]
+      for op in space.ops
+    },
+  }
+
+
+def _retrained(
+  setting: Setting, searches: Sequence[study.Record], seeds: Sequence[int]
+) -> list[dict[str, Any]]:
+  """Cells of searches and random ones, from scratch as one program."""
+  count, block = len(setting.retrained), len(setting.retrained) + setting.random
+  places, masks = [], []
+  for seed, searched in zip(seeds, searches, strict=True):
+    for index, at in enumerate(setting.retrained):
+      cell = genotype.Genotype.from_json(searched['genotypes'][str(at)])
+      places.append(seed * block + index)
+      masks.append(cell['normal'].mixing()['edges'])
+  encoder = setting.encoder.clone(architecture=networks.Masked())
+  found = _learn(
+    setting,
+    _agent(setting, encoder),
+    seed=_RETRAINED,
+    agents=(max(seeds) + 1) * block,
+    change=lambda drawn: drawn.at[jnp.array(places)].set(jnp.stack(masks)),
+  )
+  records = []
+  for seed in seeds:
+    own = [found.record(i) for i in range(seed * block, (seed + 1) * block)]
+    name = lambda kind, metric: f'{kind}_{metric}'
+    records.append(
+      {
+        name(kind, metric): [one[metric] for one in some]
+        for kind, some in (('cell', own[:count]), ('random', own[count:]))
+        if some
+        for metric in some[0]
+      }
+    )
+  return records

@@ -1,0 +1,384 @@
+"""Searches by PPO, and the cells that come out of them.
+
+All rows share runs: a search per game and seed, cells of several times of the
+search from scratch, random cells, and IMPALA's network.
+"""
+
+import functools
+from typing import Any
+
+import numpy as np
+
+from nas.rl_darts import diagnostics
+from papers import claims, figures, rows, study
+from papers.rl_darts import games, runs
+from runtime.record import ledger
+
+__all__ = [
+  'DERIVED',
+  'GRID',
+  'GRID_SEARCH',
+  'IMPALA',
+  'ROWS',
+  'SUPERNET',
+  'cells_for',
+]
+
+_GAMES = {
+  'grid': games.grid,
+  'Breakout': functools.partial(games.minatar, name='Breakout'),
+  'Asterix': functools.partial(games.minatar, name='Asterix'),
+}
+SUPERNET, IMPALA, DERIVED = 'supernet', 'IMPALA', 'derived cell'
+GRID_SEARCH = f'grid: {SUPERNET}'
+_TIMES = (0, 32, 64, 128)  # Iterations of a search of 128.
+GRID = runs.Setting(games.grid, retrained=_TIMES, random=4)
+
+
+def _arms() -> dict[str, runs.Setting]:
+  """A search and IMPALA's network in every game."""
+  found = {}
+  for name, game in _GAMES.items():
+    setting = GRID
+    if name != 'grid':
+      setting = runs.Setting(game, retrained=_TIMES[-1:], discount=0.99)
+    found[f'{name}: {SUPERNET}'] = setting
+    found[f'{name}: {IMPALA}'] = runs.baseline(setting)
+  return found
+
+
+def _levels(results: study.Results) -> dict[str, np.ndarray]:
+  """Mean returns of all three, in every game."""
+  found = {}
+  for name in _GAMES:
+    for arm in (SUPERNET, IMPALA):
+      found[f'{name}: {arm}'] = results(f'{name}: {arm}', 'level')
+    cells = results(f'{name}: {SUPERNET}', 'cell_level')
+    found[f'{name}: {DERIVED}'] = cells[:, -1]
+  return found
+
+
+def _games_won(arm: str, share: float) -> claims.Check:
+  """An arm has a share of the mean return of IMPALA, on two games or more."""
+
+  def holds(table: claims.Table) -> bool:
+    means = [
+      np.mean(table[f'{n}: {arm}']) / np.mean(table[f'{n}: {IMPALA}'])
+      for n in _GAMES
+    ]
+    return sum(mean >= share for mean in means) >= 2
+
+  return claims.Check(
+    f'{arm} at least {share:g} of {IMPALA} on 2 of 3 games (means)', holds
+  )
+
+
+def _entropy_share(results: study.Results) -> dict[str, np.ndarray]:
+  """Entropies at the end over those of equal logits."""
+  return {
+    f'{name}: entropy over ln 5': results(f'{name}: {SUPERNET}', 'entropy')[
+      :, -1
+    ]
+    / np.log(5)
+    for name in _GAMES
+  }
+
+
+def _learning(results: study.Results) -> list[figures.Panel]:
+  panels = []
+  for name in _GAMES:
+    lines = []
+    for arm, metric in (
+      (SUPERNET, 'returns'),
+      (DERIVED, 'cell_returns'),
+      (IMPALA, 'returns'),
+    ):
+      source = f'{name}: {IMPALA if arm == IMPALA else SUPERNET}'
+      curves = results.curves(source, metric)
+      if arm == DERIVED:
+        curves = [curve[-1] for curve in curves]
+      steps = results(source, 'steps')[0]
+      x = np.linspace(0, steps, len(curves[0]) + 1)[1:]
+      lines.append(figures.Line(arm, x, curves, spread='mean'))
+    panels.append(
+      figures.Lines(
+        lines=lines,
+        xlabel='steps',
+        ylabel='return while training',
+        options={'title': name},
+      )
+    )
+  return panels
+
+
+def _explain_games(results: study.Results) -> str:
+  levels = _levels(results)
+  shares = '; '.join(
+    f'{name}: {SUPERNET} '
+    f'{levels[f"{name}: {SUPERNET}"].mean() / levels[f"{name}: {IMPALA}"].mean():.2f}, '
+    f'{DERIVED} '
+    f'{levels[f"{name}: {DERIVED}"].mean() / levels[f"{name}: {IMPALA}"].mean():.2f}'
+    for name in _GAMES
+  )
+  return f'{runs.SETTING} Mean returns over those of IMPALA: {shares}.'
+
+
+def _random(results: study.Results) -> np.ndarray:
+  """Levels of all random cells."""
+  return results(GRID_SEARCH, 'random_level').ravel()
+
+
+def _random_means(results: study.Results) -> np.ndarray:
+  """The mean over the random cells of each seed."""
+  return results(GRID_SEARCH, 'random_level').mean(axis=1)
+
+
+def _cells(results: study.Results) -> dict[str, np.ndarray]:
+  levels = results(GRID_SEARCH, 'cell_level')
+  found = {_at(time): levels[:, index] for index, time in enumerate(_TIMES)}
+  return found | {
+    _RANDOM: _random_means(results),
+    'rank correlation': _ranks(results),
+  }
+
+
+def _at(time: int) -> str:
+  return f'cell at {time / _TIMES[-1]:.0%} of the search'
+
+
+def _ranks(results: study.Results) -> np.ndarray:
+  """Spearman's rho between the time in a search and the level of its cell."""
+  levels = results(GRID_SEARCH, 'cell_level')
+  return np.array(
+    [diagnostics.spearman(np.array(_TIMES), row) for row in levels]
+  )
+
+
+def _explain_cells(results: study.Results) -> str:
+  found = results.records[GRID_SEARCH, None]
+  distinct = [
+    len({one['genotypes'][str(time)] for time in _TIMES}) for one in found
+  ]
+  last = [one['genotypes'][str(_TIMES[-1])] for one in found]
+  skips = [text.count('SkipConnection') - 1 for text in last]
+  return (
+    f'{runs.SETTING} {_random(results).size} random cells, each with a seed of its own. '
+    f'Of {len(_TIMES)} cells of a search {distinct} differ, by seed. The last cells '
+    f'have {skips} skip connections among 7 edges.'
+  )
+
+
+def _by_time(results: study.Results) -> list[figures.Panel]:
+  at = np.array(_TIMES) / _TIMES[-1]
+  random = _random(results)
+  curves = [
+    figures.Line(
+      'cells of searches',
+      at,
+      list(results(GRID_SEARCH, 'cell_level')),
+      'mean',
+      'o-',
+    )
+  ]
+  masses = [
+    figures.Line(
+      op, [m['times'] for m in found], [m['mass'][op] for m in found], 'mean'
+    )
+    for found in [results.records[GRID_SEARCH, None]]
+    for op in found[0]['mass']
+  ]
+  return [
+    figures.Lines(
+      lines=curves,
+      levels={
+        'mean of random cells': random.mean(),
+        'best of random cells': random.max(),
+      },
+      xlabel='share of the search',
+      ylabel='level from scratch',
+    ),
+    figures.Lines(
+      lines=masses, xlabel='iteration of the search', ylabel='mean probability'
+    ),
+  ]
+
+
+def best_of(levels: np.ndarray, counts: np.ndarray | int) -> np.ndarray:
+  """The expected largest of some levels, drawn with replacement.
+
+  Args:
+    levels: to draw from.
+    counts: numbers of draws.
+  """
+  ordered = np.sort(levels)
+  below = np.arange(len(ordered) + 1) / len(ordered)
+  return ordered @ np.diff(below[:, None] ** np.atleast_1d(counts), axis=0)
+
+
+def cells_for(level: float, levels: np.ndarray, most: int = 1000) -> float:
+  """Random cells whose best is expected to reach a level, between numbers.
+
+  Args:
+    level: of a searched cell.
+    levels: of random cells.
+    most: the answer where no number suffices.
+  """
+  counts = np.arange(1, most + 1)
+  best = best_of(levels, counts)
+  return float(most if level > best[-1] else np.interp(level, best, counts))
+
+
+def _efficiency(results: study.Results) -> dict[str, np.ndarray]:
+  """Steps of random search over those of a search and one training."""
+  random = _random(results)
+  final = results(GRID_SEARCH, 'cell_level')[:, -1]
+  counts = np.array([cells_for(level, random) for level in final])
+  return {
+    _RATIO: counts / 2,
+    'searched': final,
+    _RANDOM: _random_means(results),
+  }
+
+
+def _explain_efficiency(results: study.Results) -> str:
+  random, final = _random(results), results(GRID_SEARCH, 'cell_level')[:, -1]
+  rng = np.random.default_rng(0)
+  ratios = [
+    cells_for(
+      rng.choice(final, final.size).mean(), rng.choice(random, random.size)
+    )
+    / 2
+    for _ in range(1000)
+  ]
+  low, middle, high = np.percentile(ratios, [2.5, 50, 97.5])
+  return (
+    f'{runs.SETTING} A search and the training of its cell take twice the steps of one '
+    'random cell. The ratio is that of the steps with which the best random cell is '
+    f'expected to be as good, at most 500: {middle:.3g} with a bootstrap interval of '
+    f'[{low:.3g}, {high:.3g}]. A best random cell is partly luck of its training.'
+  )
+
+
+def _bars(results: study.Results) -> figures.Panel:
+  random = np.sort(_random(results))
+  final = results(GRID_SEARCH, 'cell_level')[:, -1]
+  at = np.arange(1, 33)
+  return figures.Lines(
+    lines=[figures.Line('best of random cells', at, best_of(random, at))],
+    levels={
+      'searched, mean': final.mean(),
+      'searched, best': final.max(),
+    },
+    xscale='log2',
+    xlabel='random cells trained',
+    ylabel='expected level of the best',
+  )
+
+
+def _pairs(results: study.Results) -> tuple[np.ndarray, np.ndarray]:
+  """Returns of supernets at the times of their cells, and levels of these."""
+  returns = results(GRID_SEARCH, 'returns')
+  last = returns.shape[1]
+  rows_of = [round(time / _TIMES[-1] * last) for time in _TIMES]
+  at = returns[:, [max(row - 1, 0) for row in rows_of]]
+  return at, results(GRID_SEARCH, 'cell_level')
+
+
+def _correlation(results: study.Results) -> dict[str, Any]:
+  one, two = _pairs(results)
+  return {
+    'pooled rank correlation': diagnostics.spearman(one.ravel(), two.ravel()),
+    'points': one.size,
+  }
+
+
+def _explain_correlation(results: study.Results) -> str:
+  one, two = (x.ravel() for x in _pairs(results))
+  rng = np.random.default_rng(0)
+  draws = [rng.integers(0, one.size, one.size) for _ in range(1000)]
+  rho = [diagnostics.spearman(one[i], two[i]) for i in draws]
+  low, high = np.nanpercentile(rho, [2.5, 97.5])
+  return (
+    f'{runs.SETTING} A supernet learns while it searches, so its return grows with time '
+    f'whatever its logits do. Bootstrap interval: [{low:.2f}, {high:.2f}].'
+  )
+
+
+def _scatter(results: study.Results) -> figures.Panel:
+  one, two = _pairs(results)
+  return figures.Lines(
+    lines=[
+      figures.Line(f'seed {i}', x, y, style='o')
+      for i, (x, y) in enumerate(zip(one, two, strict=True))
+    ],
+    xlabel='return of the supernet',
+    ylabel='level of its cell, from scratch',
+  )
+
+
+_RANDOM, _RATIO = (
+  'random cells, mean',
+  'steps of random search over those of search',
+)
+_STUDY = study.Study(runs.run, {GRID_SEARCH: GRID}, together=True)
+ROWS = (
+  rows.Row(
+    id='games',
+    claim='A supernet learns in PPO nearly as IMPALA does, and so does the cell '
+    'derived from it (return, three small games).',
+    study={'tiny': study.Study(runs.run, _arms(), together=True)},
+    ours=lambda results: _levels(results) | _entropy_share(results),
+    trend='on 2 of 3 games the supernet at least 0.7 of IMPALA, and the derived cell '
+    'at least 0.9; entropies fall by 5 % on the grid levels',
+    claims=(
+      _games_won(SUPERNET, 0.7),
+      _games_won(DERIVED, 0.9),
+      claims.below('grid: entropy over ln 5', 0.95),
+    ),
+    figure=_learning,
+    explain=_explain_games,
+    headline=f'grid: {DERIVED}',
+    curves=True,
+  ),
+  rows.Row(
+    id='later-cells',
+    claim='Cells derived later in a search are better (level from scratch, grid '
+    'levels).',
+    study={'tiny': _STUDY},
+    ours=_cells,
+    trend='rank correlation of time and level above 0; the last cell not below the '
+    'mean of random cells by 0.5',
+    claims=(
+      claims.above('rank correlation', 0.0),
+      claims.above(_at(_TIMES[-1]), than=_RANDOM, margin=-0.5),
+    ),
+    figure=_by_time,
+    explain=_explain_cells,
+    headline='rank correlation',
+  ),
+  rows.Row(
+    id='random-search',
+    claim='Search reaches the best of many random cells with fewer steps (grid '
+    'levels).',
+    study={'tiny': _STUDY},
+    ours=_efficiency,
+    trend='the ratio above 1',
+    claims=(claims.above(_RATIO, 1.0),),
+    figure=_bars,
+    published=ledger.Published(30.0, 'arXiv:2106.02229, abstract: up to 30'),
+    explain=_explain_efficiency,
+  ),
+  rows.Row(
+    id='supernet-correlation',
+    claim='The return of a supernet tells the level of its cell (rank correlation, '
+    'grid levels).',
+    study={'tiny': _STUDY},
+    ours=_correlation,
+    trend='reported only: over 12 points or more',
+    claims=(
+      claims.Check('at least 12 points', lambda t: min(t['points']) >= 12),
+    ),
+    figure=_scatter,
+    explain=_explain_correlation,
+  ),
+)
