@@ -53,6 +53,7 @@ class Setting:
     residual: see `networks.FeedForward`; as the next.
     operations: functions of hidden nodes; more than one are to be chosen.
     paired: whether both members of a pair have one architecture.
+    same_environments: whether all members of a generation meet the same ones.
     init_scale: standard deviation of the first weights.
     score: what is maximised; None: the return.
     keep: edges that are left of a masked policy in the end.
@@ -75,6 +76,7 @@ class Setting:
   residual: bool = False
   operations: tuple[Any, ...] = (jnp.tanh,)
   paired: bool = True
+  same_environments: bool = False
   init_scale: float = 0.1
   score: scores.Score | None = None
   keep: int | None = None
@@ -104,6 +106,7 @@ def trainer(setting: Setting) -> policy_training.PolicyTrainer:
     strategy=strategy.Strategy(config, optimizer),
     controller=setting.controller,
     paired=setting.paired,
+    same_environments=setting.same_environments,
     score=setting.score,
     **common,
   )

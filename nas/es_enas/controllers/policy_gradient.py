@@ -50,7 +50,7 @@ class PolicyGradient(policy.PolicyController):
     keys = jax.random.split(key, max(1, len(self.space.groups)))
     drawn = zip(self.space.groups, keys, strict=False)
     return self.space.joined(
-      {g.name: _distribution(g, params[g.name]).sample(k) for g, k in drawn}
+      {g.name: _sampled(g, params[g.name], k) for g, k in drawn}
     )
 
   def score(
@@ -84,6 +84,18 @@ def _zeros(group: space_lib.Group) -> Float[Array, '...']:
   if isinstance(group, space_lib.Choices):
     return jnp.zeros((group.count, group.options))
   return jnp.zeros(group.options)
+
+
+def _sampled(
+  group: space_lib.Group, logits: Float[Array, '...'], key: Key[Array, '']
+) -> Int[Array, ' count']:
+  if not isinstance(group, space_lib.Choices):
+    return plackett_luce.PlackettLuce(logits, group.count).sample(key)
+  # By the distribution function: one draw per decision, where Gumbel noise takes
+  # one per option. Draws have 23 bits, so rarer options are never drawn.
+  upper = jnp.cumsum(jax.nn.softmax(logits), -1)[:, :-1]
+  drawn = jax.random.uniform(key, (group.count, 1))
+  return jnp.sum(drawn >= upper, -1, dtype=jnp.int32)
 
 
 def _distribution(
