@@ -64,6 +64,7 @@ class _Fixed:
     self._evaluator = evaluator
     self._architectures = architectures
     self.pure = evaluator.pure
+    self.observation_shape = evaluator.observation_shape
 
   def evaluate(
     self, population: Any, keys: Any, normalizer: Any
@@ -71,6 +72,10 @@ class _Fixed:
     """See `evaluator.Evaluator`."""
     members = enas_population.WithArchitectures(population, self._architectures)
     return self._evaluator.evaluate(members, keys, normalizer)
+
+  def close(self) -> None:
+    """See `evaluator.Evaluator`."""
+    self._evaluator.close()
 
 
 class Task:

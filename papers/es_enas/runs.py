@@ -13,7 +13,6 @@ import optax
 from nas.es_enas import (
   controllers,
   policies,
-  population,
   scores,
   selection,
   sharing,
@@ -22,7 +21,6 @@ from nas.es_enas import training as enas_training
 from papers import study
 from rl.es import estimators, jax_evaluator, policy_training, strategy
 from rl.es import evaluator as evaluator_lib
-from rl.es import population as rl_population
 from rl.es import search as search_lib
 from rl.es import training as es_training
 from runtime import loop
@@ -149,11 +147,9 @@ def _chosen(
   policy, architecture = made.fitted_policy, jnp.zeros(0, jnp.int32)
   if setting.keep is not None:
     return policies.thresholded(policy, state.theta, count=setting.keep)
-  if policy.space.length:
+  if setting.controller is not None:
     search = made.search(0)
-    architecture = selection.select(
-      search, state, evaluator, episodes=4, final_episodes=1
-    ).architecture
+    architecture = selection.choose(search, state, evaluator, episodes=4)
   return policy, (state.theta, architecture)
 
 
@@ -164,10 +160,9 @@ def _returns(
   episodes: int,
 ) -> np.ndarray:
   theta, architecture = member
-  members = population.WithArchitectures(
-    rl_population.Repeated(theta), architecture[None]
-  )
   # No generation has this number.
   keys = jax.random.split(jax.random.fold_in(state.key, 2**31 - 2), episodes)
-  found = evaluator.evaluate(members, keys, state.normalizer)
-  return np.asarray(found.returns, np.float64)
+  returns = selection.returns_of(
+    evaluator, state, architecture[None], keys, theta[None]
+  )
+  return np.asarray(returns[0], np.float64)

@@ -69,7 +69,8 @@ def test_the_loop_changes_no_generation(tmp_path):
 def test_players_normalise_as_rollouts_do(tmp_path):
   trainer = _trainer(clip=0.5)
   state = _run(trainer, tmp_path, 3)
-  player = trainer.player(state)
+  evaluator = trainer.evaluator(env=trainer.env, policy=trainer.fitted_policy)
+  player = trainer.player(state, evaluator)
   seen = jnp.array([[0.3, -2.0, 9.0], [0.1, 0.2, 0.3]])
   first = jnp.ones(2, bool)
   _, action = player.act(player.initial_memory(2), seen, first, None)
