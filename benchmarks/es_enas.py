@@ -2,12 +2,16 @@
 
 Cases: a pendulum in one compiled program, and in lanes that the host steps; the
 swimmer in EnvPool. The policy has a hidden layer of 32 nodes, whose edges share
-eight weights. All forms have as many directions, and rollouts of one kind: plain
-ES evaluates a random architecture in every row too, which never changes. (A step of
-a pendulum takes longer where it swings, so one architecture for all would make plain
-ES faster or slower by a tenth.) PyGlove's loop is a user's: its algorithm proposes
-one architecture after the other, a compiled function evaluates both members of a
-pair, and NumPy moves theta.
+eight weights.
+
+Plain ES and ES-ENAS have the same rollouts, bit for bit: every row of a population
+is evaluated with an architecture that never changes, and controllers are told the
+returns as if they were those of their proposals. Otherwise the ratio of both would
+show how the policies move, as a step of a pendulum takes longer where it swings.
+
+PyGlove's loop is a user's, with as many directions: its algorithm proposes one
+architecture after the other, a compiled function evaluates both members of a pair,
+and NumPy moves theta.
 """
 
 import dataclasses
@@ -70,7 +74,8 @@ class _Fixed:
     self, population: Any, keys: Any, normalizer: Any
   ) -> evaluator_lib.Evaluation:
     """See `evaluator.Evaluator`."""
-    members = enas_population.WithArchitectures(population, self._architectures)
+    thetas = getattr(population, 'inner', population)
+    members = enas_population.WithArchitectures(thetas, self._architectures)
     return self._evaluator.evaluate(members, keys, normalizer)
 
   def close(self) -> None:
@@ -100,7 +105,6 @@ class Task:
       self._env, make = single, jax_evaluator.JaxEvaluator
     config = strategy.ESConfig(sizes.pairs, SIGMA, normalize=False)
     self._strategy = strategy.Strategy(config, optax.adam(RATE))
-
     self._policy = policies.feed_forward(
       self._env.observation_space,
       self._env.action_space,
@@ -110,10 +114,8 @@ class Task:
     self._evaluator = make(self._env, self._policy)
 
   def es(self) -> programs.Program:
-    """Plain ES, with an architecture for each row that is drawn once."""
-    keys = jax.random.split(jax.random.key(2), self._sizes.pairs)
-    drawn = jax.vmap(self._policy.space.sample)(keys)
-    return self._generations(self._strategy, _Fixed(self._evaluator, drawn))
+    """Plain ES."""
+    return self._generations(self._strategy)
 
   def es_enas(
     self, controller: Callable[..., controllers.Controller]
@@ -121,11 +123,12 @@ class Task:
     """ES-ENAS with a controller."""
     controller = controller(self._policy.space)
     search = search_lib.ESENAS(self._strategy, controller)
-    return self._generations(search, self._evaluator)
+    return self._generations(search)
 
-  def _generations(
-    self, search: rl_search.Search, evaluator: evaluator_lib.Evaluator
-  ) -> programs.Program:
+  def _generations(self, search: rl_search.Search) -> programs.Program:
+    keys = jax.random.split(jax.random.key(2), self._sizes.pairs)
+    drawn = jax.vmap(self._policy.space.sample)(keys)
+    evaluator = _Fixed(self._evaluator, drawn)
     theta = self._policy.init(jax.random.key(0))
     state = search.init(theta, jax.random.key(1))
     step = functools.partial(search.step, evaluator=evaluator)

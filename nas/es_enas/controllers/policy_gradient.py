@@ -8,7 +8,7 @@ import optax
 from jaxtyping import Array, Float, Int, Key
 
 from nas.es_enas import space as space_lib
-from nas.es_enas.controllers import plackett_luce, policy
+from nas.es_enas.controllers import draws, plackett_luce, policy
 from rl import distributions
 
 __all__ = ['PolicyGradient']
@@ -91,11 +91,8 @@ def _sampled(
 ) -> Int[Array, ' count']:
   if not isinstance(group, space_lib.Choices):
     return plackett_luce.PlackettLuce(logits, group.count).sample(key)
-  # By the distribution function: one draw per decision, where Gumbel noise takes
-  # one per option. Draws have 23 bits, so rarer options are never drawn.
-  upper = jnp.cumsum(jax.nn.softmax(logits), -1)[:, :-1]
-  drawn = jax.random.uniform(key, (group.count, 1))
-  return jnp.sum(drawn >= upper, -1, dtype=jnp.int32)
+  uniform = jax.random.uniform(key, (group.count,))
+  return draws.inverted(uniform, jax.nn.softmax(logits))
 
 
 def _distribution(

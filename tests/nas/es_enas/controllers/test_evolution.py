@@ -83,25 +83,16 @@ def test_rank_probabilities_by_enumeration(size):
     )
 
 
-def winners(scores, tournament, count=20_000):
-  found = evolution._winners(
-    seeds.key(4), jnp.asarray(scores, jnp.float32), tournament, count
+def odds(scores, tournament):
+  return evolution.win_probabilities(
+    jnp.asarray(scores, jnp.float32), tournament
   )
-  return np.bincount(np.asarray(found), minlength=len(scores)) / count
 
 
-def deviations(found, expected, count=20_000):
-  """Differences of frequencies, in their standard deviations."""
-  return (found - expected) / np.sqrt(expected * (1 - expected) / count + 1e-12)
-
-
-def test_frequencies_of_winners():
+def test_win_probabilities_by_enumeration():
   scores = seeds.rng(2).permutation(8)
-  odds = [math.comb(7 - r, 2) / math.comb(8, 3) for r in range(8)]
-  expected = np.array([odds[7 - score] for score in scores])
-  found = winners(scores, 3)
-  assert np.all(np.abs(deviations(found, expected)) < 5)
-  assert np.all(found[expected == 0] == 0)
+  expected = [math.comb(score, 2) / math.comb(8, 3) for score in scores]
+  np.testing.assert_allclose(odds(scores, 3), expected, atol=1e-6)
 
 
 def test_ties_are_won_by_chance():
@@ -111,7 +102,18 @@ def test_ties_are_won_by_chance():
   for pair in pairs:
     best = [i for i in pair if scores[i] == max(scores[list(pair)])]
     expected[best] += 1 / len(best) / len(pairs)
-  assert np.all(np.abs(deviations(winners(scores, 2), expected)) < 5)
+  np.testing.assert_allclose(odds(scores, 2), expected, atol=1e-6)
+
+
+def test_parents_follow_the_probabilities():
+  controller, count = controllers.Evolution(SPACE, tournament=3), 20_000
+  state = filled(seeds.rng(2).permutation(8))
+  parents = jax.jit(controller.parents, static_argnums=2)
+  found = np.bincount(parents(state, seeds.key(4), count), minlength=8) / count
+  expected = np.asarray(odds(state.scores, 3), np.float64)
+  deviation = np.sqrt(expected * (1 - expected) / count + 1e-12)
+  assert np.all(np.abs(found - expected) < 5 * deviation)
+  assert np.all(found[state.scores < 2] == 0)
 
 
 def test_best_merges_the_same_architecture():
