@@ -2,9 +2,16 @@
 
 Cases: a pendulum in one compiled program, and in lanes that the host steps; the
 swimmer in EnvPool. The policy has a hidden layer of 32 nodes, whose edges share
-eight weights. All forms have as many directions and the same rollouts. PyGlove's
-loop is a user's: its algorithm proposes one architecture after the other, a
-compiled function evaluates both members of a pair, and NumPy moves theta.
+eight weights.
+
+Plain ES and ES-ENAS have the same rollouts, bit for bit: every row of a population
+is evaluated with an architecture that never changes, and controllers are told the
+returns as if they were those of their proposals. Otherwise the ratio of both would
+show how the policies move, as a step of a pendulum takes longer where it swings.
+
+PyGlove's loop is a user's, with as many directions: its algorithm proposes one
+architecture after the other, a compiled function evaluates both members of a pair,
+and NumPy moves theta.
 """
 
 import dataclasses
@@ -18,10 +25,11 @@ import numpy as np
 import optax
 
 from benchmarks import harness, programs, record
-from nas.es_enas import controllers, partitions, policies, sharing
+from nas.es_enas import controllers, partitions, policies
 from nas.es_enas import population as enas_population
 from nas.es_enas import search as search_lib
 from rl.envs import envpool_env, lanes, pendulum
+from rl.es import evaluator as evaluator_lib
 from rl.es import (
   jax_evaluator,
   population,
@@ -51,8 +59,32 @@ class Sizes:
   generations: int = 10  # In one call of the compiled program.
 
 
+class _Fixed:
+  """An evaluator of thetas whose rows have architectures that never change."""
+
+  def __init__(
+    self, evaluator: evaluator_lib.Evaluator, architectures: Any
+  ) -> None:
+    self._evaluator = evaluator
+    self._architectures = architectures
+    self.pure = evaluator.pure
+    self.observation_shape = evaluator.observation_shape
+
+  def evaluate(
+    self, population: Any, keys: Any, normalizer: Any
+  ) -> evaluator_lib.Evaluation:
+    """See `evaluator.Evaluator`."""
+    thetas = getattr(population, 'inner', population)
+    members = enas_population.WithArchitectures(thetas, self._architectures)
+    return self._evaluator.evaluate(members, keys, normalizer)
+
+  def close(self) -> None:
+    """See `evaluator.Evaluator`."""
+    self._evaluator.close()
+
+
 class Task:
-  """One case: the environment, and the policies of both kinds of search.
+  """One case: the environment and the policy of all searches.
 
   Args:
     sizes: of the measurement.
@@ -61,7 +93,7 @@ class Task:
 
   def __init__(self, sizes: Sizes, case: str) -> None:
     self._sizes = sizes
-    self._make = vector_evaluator.VectorEvaluator
+    make = vector_evaluator.VectorEvaluator
     single, members = pendulum.Pendulum(max_steps=sizes.steps), 2 * sizes.pairs
     if case == SWIMMER:
       self._env = envpool_env.EnvPoolVector(
@@ -70,32 +102,35 @@ class Task:
     elif case == LANES:
       self._env = lanes.Lanes(single, members)
     else:
-      self._env, self._make = single, jax_evaluator.JaxEvaluator
+      self._env, make = single, jax_evaluator.JaxEvaluator
     config = strategy.ESConfig(sizes.pairs, SIGMA, normalize=False)
     self._strategy = strategy.Strategy(config, optax.adam(RATE))
-
-  def _policy(self, rule: sharing.Sharing) -> policies.SharedPolicy:
-    spaces = self._env.observation_space, self._env.action_space
-    return policies.feed_forward(*spaces, sharing=rule, hidden=(32,))
+    self._policy = policies.feed_forward(
+      self._env.observation_space,
+      self._env.action_space,
+      sharing=partitions.Partition(sizes.colors),
+      hidden=(32,),
+    )
+    self._evaluator = make(self._env, self._policy)
 
   def es(self) -> programs.Program:
-    """Plain ES, of a partition that is drawn once."""
-    policy = self._policy(partitions.RandomPartition(self._sizes.colors))
-    return self._generations(self._strategy, policy)
+    """Plain ES."""
+    return self._generations(self._strategy)
 
   def es_enas(
     self, controller: Callable[..., controllers.Controller]
   ) -> programs.Program:
     """ES-ENAS with a controller."""
-    policy = self._policy(partitions.Partition(self._sizes.colors))
-    search = search_lib.ESENAS(self._strategy, controller(policy.space))
-    return self._generations(search, policy)
+    controller = controller(self._policy.space)
+    search = search_lib.ESENAS(self._strategy, controller)
+    return self._generations(search)
 
-  def _generations(
-    self, search: rl_search.Search, policy: policies.SharedPolicy
-  ) -> programs.Program:
-    evaluator = self._make(self._env, policy)
-    state = search.init(policy.init(jax.random.key(0)), jax.random.key(1))
+  def _generations(self, search: rl_search.Search) -> programs.Program:
+    keys = jax.random.split(jax.random.key(2), self._sizes.pairs)
+    drawn = jax.vmap(self._policy.space.sample)(keys)
+    evaluator = _Fixed(self._evaluator, drawn)
+    theta = self._policy.init(jax.random.key(0))
+    state = search.init(theta, jax.random.key(1))
     step = functools.partial(search.step, evaluator=evaluator)
     if not evaluator.pure:
       return programs.Program(lambda: step(state))
@@ -106,8 +141,8 @@ class Task:
   def pyglove(self) -> programs.Program:
     """A user's loop around PyGlove's regularised evolution."""
     pyglove = programs.peer('pyglove')
-    policy = self._policy(partitions.Partition(self._sizes.colors))
-    evaluator, pairs = self._make(self._env, policy), self._sizes.pairs
+    policy, evaluator = self._policy, self._evaluator
+    pairs = self._sizes.pairs
     space = pyglove.manyof(
       policy.space.length,
       list(range(self._sizes.colors)),

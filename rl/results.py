@@ -3,7 +3,7 @@
 import functools
 import os
 import pathlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -144,7 +144,7 @@ def pictures(
   *,
   steps_per_iteration: int,
   film: film_lib.Film | None,
-  player: film_lib.Player,
+  player: Callable[[], film_lib.Player],
   seed: int,
 ) -> dict[str, loop_lib.Draw]:
   """The pictures of a run's report.
@@ -153,7 +153,7 @@ def pictures(
     rows: of `metrics.jsonl`.
     steps_per_iteration: examples per step of the loop.
     film: settings of the film; None: no film.
-    player: acts in the film.
+    player: makes what acts in the film, if there is one.
     seed: of the film's lanes and actions.
   """
   found = {}
@@ -163,7 +163,7 @@ def pictures(
     )
   if film is not None:
     # Once, for both files.
-    shoot = functools.cache(lambda: film.shoot(player, jax.random.key(seed)))
+    shoot = functools.cache(lambda: film.shoot(player(), jax.random.key(seed)))
     found['film.gif'] = lambda path: film_lib.write_gif(
       shoot(), path, frame_s=film.frame_s
     )

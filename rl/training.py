@@ -170,7 +170,7 @@ class AgentTrainer:
         run.rows,
         steps_per_iteration=steps * self.iterations_per_step,
         film=self.film,
-        player=self.player(run.state),
+        player=lambda: self.player(run.state),
         seed=seed,
       ),
     )

@@ -1,19 +1,19 @@
-"""The choice of one architecture at the end of a search.
+"""The choice of one architecture, during a search and at its end.
 
 What a controller holds for the best had the best return in few episodes, of a
-perturbed theta. Here candidates meet the same environments with theta itself,
-and the winner is judged by episodes that had no part in its choice.
+perturbed theta. Here candidates meet the same environments with theta itself.
+The winner must be judged by episodes that had no part in its choice.
 """
 
 import functools
-from typing import Any
+from typing import NamedTuple
 
-import flax
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, Key, PyTree
 
+from nas.es_enas import controllers
 from nas.es_enas import population as population_lib
 from nas.es_enas import search as search_lib
 from rl.es import evaluator as evaluator_lib
@@ -21,30 +21,24 @@ from rl.es import population as rl_population
 
 __all__ = [
   'Selection',
+  'choose',
+  'final_returns',
   'front_returns',
   'random_returns',
   'returns_of',
-  'select',
 ]
 
 
-@flax.struct.dataclass
-class Selection:
-  """The chosen architecture.
+class Selection(NamedTuple):
+  """The chosen architecture, and how it did.
 
   Attributes:
     architecture: int32 [D].
-    returns: of the final episodes, float32 [e].
-    candidates: all that were compared, int32 [c, D]: what the controller holds
-      for the best, and proposals.
-    candidate_returns: mean of each, float32 [c]; -inf where an episode broke.
+    returns: of `final_returns`, float32 [e].
   """
 
-  # Not annotated by shape: transformations put other things into the leaves.
-  architecture: Any
-  returns: Any
-  candidates: Any
-  candidate_returns: Any
+  architecture: Int[Array, ' D']
+  returns: Float[Array, ' e']
 
 
 def returns_of(
@@ -105,39 +99,60 @@ def front_returns(
   return returns_of(evaluator, state, architectures, keys, thetas)
 
 
-def select(
+def choose(
   search: search_lib.ESENAS,
   state: search_lib.State,
   evaluator: evaluator_lib.Evaluator,
   *,
   proposals: int = 16,
   episodes: int = 16,
-  final_episodes: int = 50,
-) -> Selection:
-  """Chooses among candidates by their mean return.
+) -> Int[Array, ' D']:
+  """The best of the controller's candidates, by their mean return.
+
+  Candidates are what the controller holds for the best, and new proposals. The
+  same state has the same winner. There is no rollout if nothing is to be chosen.
 
   Args:
     search: of the state.
-    state: at the end.
-    evaluator: runs the rollouts.
+    state: at any generation.
+    evaluator: runs (`proposals` + 1) * `episodes` episodes.
     proposals: of the controller, as candidates.
-    episodes: of every candidate.
-    final_episodes: of the chosen one.
+    episodes: of every candidate, which all meet the same environments.
 
   Returns:
-    The first of the best.
+    The first of the best. A candidate with a lost or broken episode is the last
+    choice.
   """
+  if not search.space.length:
+    return jnp.zeros(0, jnp.int32)
   # A generation and an evaluation fold in other numbers.
   key = jax.random.fold_in(jax.random.fold_in(state.key, state.generation), 6)
-  propose_key, key, final_key = jax.random.split(key, 3)
-  candidates = _candidates(search, state, propose_key, proposals)
+  propose_key, key = jax.random.split(key)
+  find = _candidates_program if search.controller.pure else _candidates
+  found = find(search.controller, state.controller, propose_key, proposals)
   keys = jax.random.split(key, episodes)
-  means = returns_of(evaluator, state, candidates, keys).mean(axis=1)
-  means = jnp.nan_to_num(means, nan=-jnp.inf)
-  chosen = candidates[jnp.argmax(means)]
-  final_keys = jax.random.split(final_key, final_episodes)
-  returns = returns_of(evaluator, state, chosen[None], final_keys)[0]
-  return Selection(chosen, returns, candidates, means)
+  means = returns_of(evaluator, state, found, keys).mean(axis=1)
+  return found[jnp.argmax(jnp.nan_to_num(means, nan=-jnp.inf))]
+
+
+def final_returns(
+  state: search_lib.State,
+  evaluator: evaluator_lib.Evaluator,
+  architecture: Int[Array, ' D'],
+  *,
+  episodes: int = 50,
+) -> Float[Array, ' e']:
+  """Returns of the chosen architecture, by new episodes.
+
+  Args:
+    state: of the choice.
+    evaluator: runs the rollouts.
+    architecture: of `choose`.
+    episodes: e.
+  """
+  key = jax.random.fold_in(jax.random.fold_in(state.key, state.generation), 9)
+  keys = jax.random.split(key, episodes)
+  return returns_of(evaluator, state, architecture[None], keys)[0]
 
 
 def random_returns(
@@ -165,13 +180,15 @@ def random_returns(
 
 
 def _candidates(
-  search: search_lib.ESENAS,
-  state: search_lib.State,
+  controller: controllers.Controller,
+  state: PyTree,
   key: Key[Array, ''],
   proposals: int,
-) -> PyTree:
-  controller = search.controller
-  found = [controller.best(state.controller)[None]]
+) -> Int[Array, 'c D']:
+  found = [controller.best(state)[None]]
   if proposals:
-    found.append(controller.propose(state.controller, key, proposals))
+    found.append(controller.propose(state, key, proposals))
   return jnp.concatenate(found)
+
+
+_candidates_program = jax.jit(_candidates, static_argnums=(0, 3))

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
+from jaxtyping import Array, Int
 
 from nas.es_enas import controllers, policies, results, scores, selection
 from nas.es_enas import population as population_lib
@@ -24,6 +25,10 @@ __all__ = ['ESENASTrainer']
 class ESENASTrainer(policy_training.PolicyTrainer):
   """Searches parameters and architectures; a `runtime.trainer.Trainer`.
 
+  Evaluations, the report and the film show one architecture: that which
+  `selection.choose` finds. Each evaluation thus has `proposals` + 1 times
+  `choice_episodes` episodes more than `eval_episodes`.
+
   Attributes:
     strategy: over parameters: `strategy.Strategy`, or `cma.CMAES` for few.
     controller: makes the controller of a space of architectures.
@@ -32,8 +37,9 @@ class ESENASTrainer(policy_training.PolicyTrainer):
     front: settings of the archive of the best returns for their costs.
     center_feedback: see `search.ESENAS`; as the next.
     same_environments: whether all members of a generation meet the same ones.
-    proposals: candidates of the final choice; see `selection.select`.
-    final_episodes: of the chosen architecture.
+    proposals: candidates of a choice; see `selection.choose`.
+    choice_episodes: of each candidate.
+    final_episodes: of the chosen architecture, for the report.
 
   Raises:
     ValueError: if a number is out of range, or the policy has no space of
@@ -48,11 +54,14 @@ class ESENASTrainer(policy_training.PolicyTrainer):
   center_feedback: bool = False
   same_environments: bool = False
   proposals: int = 16
+  choice_episodes: int = 16
   final_episodes: int = 50
 
   def __post_init__(self) -> None:
     super().__post_init__()
-    ranges.check_counts(final_episodes=self.final_episodes)
+    ranges.check_counts(
+      choice_episodes=self.choice_episodes, final_episodes=self.final_episodes
+    )
     ranges.check_counts(least=0, proposals=self.proposals)
     if not isinstance(self.fitted_policy, policies.SharedPolicy):
       raise ValueError(
@@ -74,11 +83,25 @@ class ESENASTrainer(policy_training.PolicyTrainer):
       same_environments=self.same_environments,
     )
 
-  def center(self, state: search_lib.State) -> rl_population.Population:
-    """Theta, with the architecture that the controller holds for the best."""
-    best = self.search(0).controller.best(state.controller)
+  def center(
+    self, state: search_lib.State, evaluator: evaluator_lib.Evaluator
+  ) -> rl_population.Population:
+    """Theta, with the architecture that `chosen` finds."""
+    architecture = self.chosen(state, evaluator)
     theta = rl_population.Repeated(state.theta)
-    return population_lib.WithArchitectures(theta, best[None])
+    return population_lib.WithArchitectures(theta, architecture[None])
+
+  def chosen(
+    self, state: search_lib.State, evaluator: evaluator_lib.Evaluator
+  ) -> Int[Array, ' D']:
+    """The best candidate of this state; see `selection.choose`."""
+    return selection.choose(
+      self.search(0),
+      state,
+      evaluator,
+      proposals=self.proposals,
+      episodes=self.choice_episodes,
+    )
 
   @contextlib.contextmanager
   def experiment(
@@ -121,14 +144,14 @@ class _End:
 
   def _selection(self, state: search_lib.State) -> selection.Selection:
     if self._chosen is None or self._chosen[0] is not state:
-      chosen = selection.select(
-        self._search,
+      architecture = self._trainer.chosen(state, self._evaluator)
+      returns = selection.final_returns(
         state,
         self._evaluator,
-        proposals=self._trainer.proposals,
-        final_episodes=self._trainer.final_episodes,
+        architecture,
+        episodes=self._trainer.final_episodes,
       )
-      self._chosen = state, chosen
+      self._chosen = state, selection.Selection(architecture, returns)
     return self._chosen[1]
 
   def tables(

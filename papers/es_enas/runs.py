@@ -13,7 +13,6 @@ import optax
 from nas.es_enas import (
   controllers,
   policies,
-  population,
   scores,
   selection,
   sharing,
@@ -22,7 +21,6 @@ from nas.es_enas import training as enas_training
 from papers import study
 from rl.es import estimators, jax_evaluator, policy_training, strategy
 from rl.es import evaluator as evaluator_lib
-from rl.es import population as rl_population
 from rl.es import search as search_lib
 from rl.es import training as es_training
 from runtime import loop
@@ -53,6 +51,7 @@ class Setting:
     residual: see `networks.FeedForward`; as the next.
     operations: functions of hidden nodes; more than one are to be chosen.
     paired: whether both members of a pair have one architecture.
+    same_environments: whether all members of a generation meet the same ones.
     init_scale: standard deviation of the first weights.
     score: what is maximised; None: the return.
     keep: edges that are left of a masked policy in the end.
@@ -75,6 +74,7 @@ class Setting:
   residual: bool = False
   operations: tuple[Any, ...] = (jnp.tanh,)
   paired: bool = True
+  same_environments: bool = False
   init_scale: float = 0.1
   score: scores.Score | None = None
   keep: int | None = None
@@ -104,6 +104,7 @@ def trainer(setting: Setting) -> policy_training.PolicyTrainer:
     strategy=strategy.Strategy(config, optimizer),
     controller=setting.controller,
     paired=setting.paired,
+    same_environments=setting.same_environments,
     score=setting.score,
     **common,
   )
@@ -146,11 +147,9 @@ def _chosen(
   policy, architecture = made.fitted_policy, jnp.zeros(0, jnp.int32)
   if setting.keep is not None:
     return policies.thresholded(policy, state.theta, count=setting.keep)
-  if policy.space.length:
+  if setting.controller is not None:
     search = made.search(0)
-    architecture = selection.select(
-      search, state, evaluator, episodes=4, final_episodes=1
-    ).architecture
+    architecture = selection.choose(search, state, evaluator, episodes=4)
   return policy, (state.theta, architecture)
 
 
@@ -161,10 +160,9 @@ def _returns(
   episodes: int,
 ) -> np.ndarray:
   theta, architecture = member
-  members = population.WithArchitectures(
-    rl_population.Repeated(theta), architecture[None]
-  )
   # No generation has this number.
   keys = jax.random.split(jax.random.fold_in(state.key, 2**31 - 2), episodes)
-  found = evaluator.evaluate(members, keys, state.normalizer)
-  return np.asarray(found.returns, np.float64)
+  returns = selection.returns_of(
+    evaluator, state, architecture[None], keys, theta[None]
+  )
+  return np.asarray(returns[0], np.float64)

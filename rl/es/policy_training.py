@@ -81,13 +81,23 @@ class PolicyTrainer:
     """
     raise NotImplementedError
 
-  def center(self, state: search_lib.StateLike) -> population_lib.Population:
-    """What evaluations and films show: every row is the same member."""
+  def center(
+    self, state: search_lib.StateLike, evaluator: evaluator_lib.Evaluator
+  ) -> population_lib.Population:
+    """What evaluations and films show: every row is the same member.
+
+    Args:
+      state: of the search.
+      evaluator: for a choice among several members, if there is one.
+    """
+    del evaluator
     return population_lib.Repeated(state.theta)
 
-  def player(self, state: search_lib.StateLike) -> film_lib.Player:
+  def player(
+    self, state: search_lib.StateLike, evaluator: evaluator_lib.Evaluator
+  ) -> film_lib.Player:
     """The centre's policy, with the statistics of its observations."""
-    members = population_lib.all_members(self.center(state), 1)
+    members = population_lib.all_members(self.center(state, evaluator), 1)
     params = self.fitted_policy.unravel(jax.tree.map(lambda x: x[0], members))
     return _Player(self.fitted_policy, params, state.normalizer, self.clip)
 
@@ -158,7 +168,7 @@ class PolicyTrainer:
           run.rows,
           steps_per_iteration=members,
           film=self.film,
-          player=self.player(run.state),
+          player=lambda: self.player(run.state, evaluator),
           seed=seed,
         ),
       )
@@ -180,10 +190,8 @@ class PolicyTrainer:
       # A generation splits this key in three; here is a fourth.
       key = jax.random.fold_in(state.key, state.generation)
       keys = jax.random.split(jax.random.fold_in(key, 3), self.eval_episodes)
-      return evaluator.evaluate(self.center(state), keys, state.normalizer)
-
-    if evaluator.pure:
-      evaluate = jax.jit(evaluate)
+      center = self.center(state, evaluator)
+      return evaluator.evaluate(center, keys, state.normalizer)
 
     def run(state: search_lib.StateLike) -> dict[str, float]:
       found = jax.device_get(evaluate(state))

@@ -9,10 +9,11 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, Key
 
+from nas.es_enas.controllers import draws
 from nas.es_enas.controllers import population as population_lib
 from rl import ranges
 
-__all__ = ['Evolution', 'rank_probabilities']
+__all__ = ['Evolution', 'rank_probabilities', 'win_probabilities']
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,7 +67,8 @@ class Evolution(population_lib.PopulationController):
     self, state: population_lib.Population, key: Key[Array, ''], count: int
   ) -> Int[Array, ' count']:
     """The winners of independent tournaments."""
-    return _winners(key, state.scores, self._tournament(state.size), count)
+    odds = win_probabilities(state.scores, self._tournament(state.size))
+    return draws.inverted(jax.random.uniform(key, (count,)), odds)
 
 
 @functools.cache
@@ -84,20 +86,19 @@ def rank_probabilities(size: int, tournament: int) -> Float[np.ndarray, ' P']:
   return np.array([way / math.comb(size, tournament) for way in ways])
 
 
-def _winners(
-  key: Key[Array, ''], scores: Float[Array, ' P'], tournament: int, count: int
-) -> Int[Array, ' count']:
-  """Places of the winners of independent tournaments.
+def win_probabilities(
+  scores: Float[Array, ' P'], tournament: int
+) -> Float[Array, ' P']:
+  """How often each member wins a tournament; a tie is won by chance.
 
-  The rank of a winner is drawn from its distribution, instead of t members.
-  Equal scores share their ranks, as if the tie were won by chance.
+  Members of equal scores share the probabilities of their ranks.
+
+  Args:
+    scores: of the population.
+    tournament: t.
   """
-  rank_key, tie_key = jax.random.split(key)
-  size = scores.shape[0]
-  order = jnp.argsort(-scores)
-  falling = -scores[order]
-  odds = jnp.asarray(rank_probabilities(size, tournament), jnp.float32)
-  rank = jax.random.choice(rank_key, size, (count,), p=odds)
-  first = jnp.searchsorted(falling, falling[rank], side='left')
-  after = jnp.searchsorted(falling, falling[rank], side='right')
-  return order[jax.random.randint(tie_key, (count,), first, after)]
+  ranks = rank_probabilities(scores.shape[0], tournament)
+  upper = jnp.asarray(np.cumsum([0.0, *ranks]), jnp.float32)
+  better = jnp.sum(scores > scores[:, None], 1)
+  equal = jnp.sum(scores == scores[:, None], 1)
+  return (upper[better + equal] - upper[better]) / equal

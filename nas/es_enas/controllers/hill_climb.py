@@ -1,4 +1,4 @@
-"""Hill climbing: mutations of the best architecture so far."""
+"""Hill climbing: mutations of the best architecture of the last generation."""
 
 import dataclasses
 from typing import Any
@@ -10,6 +10,7 @@ from jaxtyping import Array, Bool, Float, Int, Key
 
 from nas.es_enas import space as space_lib
 from nas.es_enas.controllers import population as population_lib
+from rl import ranges
 
 __all__ = ['HillClimb']
 
@@ -20,23 +21,23 @@ class State:
 
   Attributes:
     architecture: the incumbent, int32 [D].
-    score: mean over all its evaluations.
-    evaluations: number of them, int32; 0 before the first feedback.
+    told: whether there was a feedback, bool.
   """
 
   architecture: Any
-  score: Any
-  evaluations: Any
+  told: Any
 
 
 @dataclasses.dataclass(frozen=True)
 class HillClimb:
   """Mutates one decision of the incumbent; a `base.Controller`.
 
-  The architecture with the best mean score of a generation becomes the incumbent
-  if its mean is greater than the incumbent's. Under noise, the score of a new
-  incumbent flatters it. If the incumbent is evaluated again, its score becomes
-  the mean over all its evaluations. The first generation is random.
+  The first generation is random. In every later one the incumbent is proposed
+  again, once, and all other proposals are mutations of it. The best of a
+  generation is the next incumbent, by the mean of its scores there; the old
+  incumbent wins a tie. Scores of earlier generations do not count: they were
+  those of other parameters theta, and the winner's flatter it under noise. This
+  costs one evaluation of each generation.
 
   Attributes:
     space: what it proposes from.
@@ -46,20 +47,23 @@ class HillClimb:
   pure = True
 
   def init(self, key: Key[Array, ''], count: int) -> State:
-    """See `base.Controller`."""
-    del count
-    zero = jnp.zeros((), jnp.int32)
-    return State(self.space.sample(key), jnp.array(-jnp.inf), zero)
+    """See `base.Controller`.
+
+    Raises:
+      ValueError: if a generation has no place for a mutation.
+    """
+    ranges.check_counts(least=2, count=count)
+    return State(self.space.sample(key), jnp.zeros((), bool))
 
   def propose(
     self, state: State, key: Key[Array, ''], count: int
   ) -> Int[Array, 'count D']:
-    """See `base.Controller`."""
+    """See `base.Controller`; the incumbent comes first."""
     keys = jax.random.split(key, count)
     mutate = jax.vmap(self.space.mutate, in_axes=(0, None))
     return jax.lax.cond(
-      state.evaluations > 0,
-      lambda: mutate(keys, state.architecture),
+      state.told,
+      lambda: mutate(keys, state.architecture).at[0].set(state.architecture),
       lambda: jax.vmap(self.space.sample)(keys),
     )
 
@@ -71,36 +75,20 @@ class HillClimb:
     scores: Float[Array, ' n'],
     valid: Bool[Array, ' n'],
   ) -> tuple[State, dict[str, Array]]:
-    """See `base.Controller`; reports the incumbent's score."""
+    """See `base.Controller`."""
     del key
-    each = jax.vmap(self.space.distance, in_axes=(None, 0))
-    again = each(state.architecture, architectures) == 0
-    again &= valid & (state.evaluations > 0)
-    incumbent = _remembered(state, scores, again)
-    candidates = valid & ~again
-    same = population_lib.repeated(self.space, architectures) & candidates
-    counts = jnp.sum(same, 1).astype(jnp.int32)
-    means = jnp.sum(jnp.where(same, scores, 0), 1) / jnp.maximum(counts, 1)
-    first = jnp.argmax(jnp.where(candidates, means, -jnp.inf))
-    found = State(architectures[first], means[first], counts[first])
-    better = candidates[first] & (found.score > incumbent.score)
-    state = jax.tree.map(
-      lambda new, old: jnp.where(better, new, old), found, incumbent
+    same = population_lib.repeated(self.space, architectures) & valid
+    total = jnp.sum(jnp.where(same, scores, 0), 1)
+    means = total / jnp.maximum(jnp.sum(same, 1), 1)
+    means = jnp.where(valid, means, -jnp.inf)
+    first = jnp.argmax(means)
+    some = valid[first]
+    state = State(
+      jnp.where(some, architectures[first], state.architecture),
+      state.told | some,
     )
-    return state, {'best_score': state.score}
+    return state, {}
 
   def best(self, state: State) -> Int[Array, ' D']:
     """The incumbent; a random architecture before the first feedback."""
     return state.architecture
-
-
-def _remembered(
-  state: State, scores: Float[Array, ' n'], again: Bool[Array, ' n']
-) -> State:
-  """Counts new evaluations of the incumbent into its mean."""
-  total = state.evaluations + jnp.sum(again)
-  added = jnp.sum(jnp.where(again, scores - state.score, 0))
-  return state.replace(
-    score=state.score + added / jnp.maximum(total, 1),
-    evaluations=total.astype(jnp.int32),
-  )

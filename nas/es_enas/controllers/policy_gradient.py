@@ -8,7 +8,7 @@ import optax
 from jaxtyping import Array, Float, Int, Key
 
 from nas.es_enas import space as space_lib
-from nas.es_enas.controllers import plackett_luce, policy
+from nas.es_enas.controllers import draws, plackett_luce, policy
 from rl import distributions
 
 __all__ = ['PolicyGradient']
@@ -50,7 +50,7 @@ class PolicyGradient(policy.PolicyController):
     keys = jax.random.split(key, max(1, len(self.space.groups)))
     drawn = zip(self.space.groups, keys, strict=False)
     return self.space.joined(
-      {g.name: _distribution(g, params[g.name]).sample(k) for g, k in drawn}
+      {g.name: _sampled(g, params[g.name], k) for g, k in drawn}
     )
 
   def score(
@@ -84,6 +84,15 @@ def _zeros(group: space_lib.Group) -> Float[Array, '...']:
   if isinstance(group, space_lib.Choices):
     return jnp.zeros((group.count, group.options))
   return jnp.zeros(group.options)
+
+
+def _sampled(
+  group: space_lib.Group, logits: Float[Array, '...'], key: Key[Array, '']
+) -> Int[Array, ' count']:
+  if not isinstance(group, space_lib.Choices):
+    return plackett_luce.PlackettLuce(logits, group.count).sample(key)
+  uniform = jax.random.uniform(key, (group.count,))
+  return draws.inverted(uniform, jax.nn.softmax(logits))
 
 
 def _distribution(

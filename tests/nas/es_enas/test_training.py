@@ -18,7 +18,7 @@ from nas.es_enas import (
 )
 from nas.es_enas import search as search_lib
 from rl.envs import lanes
-from rl.es import backends, cma, strategy
+from rl.es import backends, cma, population, strategy
 from rl.es import policies as rl_policies
 from runtime import context, loop
 from runtime import trainer as trainer_lib
@@ -146,8 +146,16 @@ def test_the_report_shows_the_front_and_the_network(tmp_path, one_device):
   )
   state = _run(tmp_path, trainer, 2).state
   assert state.front.used.any()
-  written = {path.name for path in (tmp_path / 'report').iterdir()}
+  report = tmp_path / 'report'
+  written = {path.name for path in report.iterdir()}
   assert {'front.png', 'network.png', 'weights.png'} <= written
+  # Evaluations show the architecture of the report.
+  evaluator = trainer.evaluator(env=trainer.env, policy=trainer.fitted_policy)
+  _, shown = population.all_members(trainer.center(state, evaluator), 3)
+  told = json.loads((report / 'architecture.json').read_text())
+  space = trainer.fitted_policy.space
+  expected = space.from_json(told['architecture'])
+  np.testing.assert_array_equal(shown, np.tile(expected, (3, 1)))
 
 
 def test_members_of_a_generation_are_counted_once():

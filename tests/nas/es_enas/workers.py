@@ -14,3 +14,9 @@ def runner(num_lanes=4):
     hidden=(2,),
   )
   return vector_evaluator.VectorEvaluator(env, policy)
+
+
+def fragile(mark):
+  """A worker dies at the task of row 2 while there is a mark; removes the mark."""
+  plain = runner()
+  return ray_cases.Fragile(plain.env, plain.policy, mark=mark, at=2)

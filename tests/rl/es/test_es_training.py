@@ -80,7 +80,10 @@ def test_the_loop_changes_no_generation(on_host):
 
 def test_players_normalise_as_rollouts_do(on_host):
   trainer, state = _trainer(host=True, clip=0.5), on_host
-  player = trainer.player(state)
+  evaluator = backends.Lanes()(
+    env=trainer.env, policy=trainer.fitted_policy, mesh=None, clip=0.5
+  )
+  player = trainer.player(state, evaluator)
   seen = jnp.array([[-2.0, 9.0], [0.1, 0.3]])
   first = jnp.ones(2, bool)
   _, action = player.act(player.initial_memory(2), seen, first, None)

@@ -249,11 +249,11 @@ def test_films_show_what_is_looked_at():
   state = trainer.search(0).init(
     trainer.fitted_policy.init(seeds.key(0)), seeds.key(1), (16, 16, 3)
   )
-  frames = shot.shoot(trainer.player(state), jax.random.key(0))
+  evaluator = trainer.evaluator(env=env, policy=trainer.fitted_policy)
+  player = trainer.player(state, evaluator)
+  frames = shot.shoot(player, jax.random.key(0))
   plain = dataclasses.replace(shot, highlight=False)
-  differs = (
-    frames[0] != plain.shoot(trainer.player(state), jax.random.key(0))[0]
-  )
+  differs = frames[0] != plain.shoot(player, jax.random.key(0))[0]
   # One patch of each lane, at most where it was not white before.
   for left in (1, 19):
     seen = differs[1:17, left : left + 16].any(axis=-1)

@@ -83,25 +83,16 @@ def test_rank_probabilities_by_enumeration(size):
     )
 
 
-def winners(scores, tournament, count=20_000):
-  found = evolution._winners(
-    seeds.key(4), jnp.asarray(scores, jnp.float32), tournament, count
+def odds(scores, tournament):
+  return evolution.win_probabilities(
+    jnp.asarray(scores, jnp.float32), tournament
   )
-  return np.bincount(np.asarray(found), minlength=len(scores)) / count
 
 
-def deviations(found, expected, count=20_000):
-  """Differences of frequencies, in their standard deviations."""
-  return (found - expected) / np.sqrt(expected * (1 - expected) / count + 1e-12)
-
-
-def test_frequencies_of_winners():
+def test_win_probabilities_by_enumeration():
   scores = seeds.rng(2).permutation(8)
-  odds = [math.comb(7 - r, 2) / math.comb(8, 3) for r in range(8)]
-  expected = np.array([odds[7 - score] for score in scores])
-  found = winners(scores, 3)
-  assert np.all(np.abs(deviations(found, expected)) < 5)
-  assert np.all(found[expected == 0] == 0)
+  expected = [math.comb(score, 2) / math.comb(8, 3) for score in scores]
+  np.testing.assert_allclose(odds(scores, 3), expected, atol=1e-6)
 
 
 def test_ties_are_won_by_chance():
@@ -111,7 +102,18 @@ def test_ties_are_won_by_chance():
   for pair in pairs:
     best = [i for i in pair if scores[i] == max(scores[list(pair)])]
     expected[best] += 1 / len(best) / len(pairs)
-  assert np.all(np.abs(deviations(winners(scores, 2), expected)) < 5)
+  np.testing.assert_allclose(odds(scores, 2), expected, atol=1e-6)
+
+
+def test_parents_follow_the_probabilities():
+  controller, count = controllers.Evolution(SPACE, tournament=3), 20_000
+  state = filled(seeds.rng(2).permutation(8))
+  parents = jax.jit(controller.parents, static_argnums=2)
+  found = np.bincount(parents(state, seeds.key(4), count), minlength=8) / count
+  expected = np.asarray(odds(state.scores, 3), np.float64)
+  deviation = np.sqrt(expected * (1 - expected) / count + 1e-12)
+  assert np.all(np.abs(found - expected) < 5 * deviation)
+  assert np.all(found[state.scores < 2] == 0)
 
 
 def test_best_merges_the_same_architecture():
@@ -141,37 +143,59 @@ def test_a_tournament_beyond_the_population_is_told():
     controllers.Evolution(SPACE, tournament=5).init(seeds.key(0), 4)
 
 
-def test_hill_climbing_keeps_the_best_mean():
+def test_hill_climbing_compares_the_means_of_one_generation():
   controller = controllers.HillClimb(SPACE)
   feedback = jax.jit(controller.feedback)
   rows = jnp.array([[0, 1, 2, 0, 1], [0, 1, 2, 1, 0], [3, 1, 2, 4, 2]])
   state = controller.init(seeds.key(5), 3)
-  everything = jnp.ones(3, bool)
 
   def told(state, *scores):
     scores = jnp.array(scores, jnp.float32)
-    return feedback(state, seeds.key(0), rows, scores, everything)[0]
+    return feedback(state, seeds.key(0), rows, scores, jnp.isfinite(scores))[0]
 
   # The first two rows are one subset: their mean 3 loses against 4.
   state = told(state, 6, 0, 4)
   assert controller.best(state).tolist() == rows[2].tolist()
-  assert (float(state.score), int(state.evaluations)) == (4, 1)
-  # The incumbent was evaluated again: its mean is 3, still above 2.
-  state = told(state, 4, 0, 2)
-  assert controller.best(state).tolist() == rows[2].tolist()
-  assert (float(state.score), int(state.evaluations)) == (3, 2)
-  # Its mean is now 2; the others have 2.5.
-  state = told(state, 5, 0, 0)
+  # Theta got worse: all have less than the incumbent had, and it is not the best.
+  state = told(state, 1, -3, -2)
   assert controller.best(state).tolist() == rows[0].tolist()
-  assert (float(state.score), int(state.evaluations)) == (2.5, 2)
+  # What was lost does not count.
+  state = told(state, jnp.nan, -5, -4)
+  assert controller.best(state).tolist() == rows[2].tolist()
+  # Equal means: the first of them, where the incumbent is proposed.
+  state = told(state, 2, 2, 2)
+  assert controller.best(state).tolist() == rows[0].tolist()
 
 
-def test_hill_climbing_mutates_the_incumbent():
+def test_hill_climbing_proposes_the_incumbent_and_its_mutations():
   controller = controllers.HillClimb(SPACE)
   state = controller.init(seeds.key(6), 4)
-  state = state.replace(
-    score=jnp.array(1.0), evaluations=jnp.array(1, jnp.int32)
-  )
+  state = state.replace(told=jnp.array(True))
   children = controller.propose(state, seeds.key(7), 50)
   distance = jax.vmap(SPACE.distance, in_axes=(None, 0))
-  assert jnp.all(distance(controller.best(state), children) == 1)
+  apart = distance(controller.best(state), children)
+  assert apart[0] == 0
+  assert jnp.all(apart[1:] == 1)
+
+
+def test_hill_climbing_needs_room_for_a_mutation():
+  with pytest.raises(ValueError, match='count must be at least 2, got count=1'):
+    controllers.HillClimb(SPACE).init(seeds.key(0), 1)
+
+
+def test_hill_climbing_follows_an_objective_that_falls():
+  """Every score is below all earlier ones; a score that stays would win."""
+  controller = controllers.HillClimb(SPACE)
+  target = SPACE.sample(seeds.key(8))
+  distance = jax.vmap(SPACE.distance, in_axes=(None, 0))
+
+  def generation(state, step):
+    key = jax.random.fold_in(seeds.key(9), step)
+    found = controller.propose(state, key, 8)
+    scores = -distance(target, found) - 100.0 * step
+    valid = jnp.ones(8, bool)
+    return controller.feedback(state, key, found, scores, valid)
+
+  state = controller.init(seeds.key(10), 8)
+  state, _ = jax.lax.scan(generation, state, jnp.arange(30))
+  assert SPACE.distance(target, controller.best(state)) == 0
