@@ -118,7 +118,7 @@ def _masked(params: Any, searched: Any, space: spaces.CellSpace) -> Any:
 
 def run(setting: Setting, *, seeds: Sequence[int]) -> list[study.Record]:
   """Returns of searches, of their cells from scratch, and of random actions."""
-  agents = max(seeds) + 1
+  agents = runs.agents_for(seeds)
   algorithm = search.Search(setting.agent, iterations=setting.iterations)
   found = _learn(setting, algorithm, seed=0, agents=agents)
   random = rl_training.random_returns(setting.game(32), 0, episodes=2).mean()

@@ -26,7 +26,15 @@ from rl import training as rl_training
 from rl.envs import protocol
 from runtime import loop
 
-__all__ = ['IMPALA', 'MICRO', 'SETTING', 'Setting', 'baseline', 'run']
+__all__ = [
+  'IMPALA',
+  'MICRO',
+  'SETTING',
+  'Setting',
+  'agents_for',
+  'baseline',
+  'run',
+]
 
 DEPTHS, DENSE = (8,), 64
 MICRO = networks.Micro(depths=DEPTHS, dense=DENSE, products=True)
@@ -200,6 +208,14 @@ def _close(setting: Setting) -> Change:
   return lambda logits: logits.at[..., jnp.array(columns, int)].set(_SHUT)
 
 
+def agents_for(seeds: Sequence[int]) -> int:
+  """Agents of one program, of which number s has seed s.
+
+  Two at least: a trainer of one agent has no axis of agents.
+  """
+  return max(2, max(seeds) + 1)
+
+
 def run(setting: Setting, *, seeds: Sequence[int]) -> list[study.Record]:
   """Trains agents; derives cells of searches, and trains them from scratch.
 
@@ -211,9 +227,8 @@ def run(setting: Setting, *, seeds: Sequence[int]) -> list[study.Record]:
     alone = [_learn(setting, agent, seed=seed, agents=1) for seed in seeds]
     return [found.record(0) | {'steps': setting.steps} for found in alone]
   algorithm, change = _search(setting), _close(setting)
-  found = _learn(
-    setting, algorithm, seed=0, agents=max(seeds) + 1, change=change
-  )
+  count = agents_for(seeds)
+  found = _learn(setting, algorithm, seed=0, agents=count, change=change)
   states = found.driven.state.learner
   searches = [
     _searched(algorithm, jax.tree.map(lambda x, i=seed: x[i], states), change)
@@ -280,7 +295,7 @@ def _retrained(
     setting,
     _agent(setting, encoder),
     seed=_RETRAINED,
-    agents=(max(seeds) + 1) * block,
+    agents=agents_for(seeds) * block,
     change=lambda drawn: drawn.at[jnp.array(places)].set(jnp.stack(masks)),
   )
   records = []
