@@ -3,7 +3,8 @@
 A case is a study of random trials of D real parameters. A form suggests one point
 from all of them. `cached` has read the study up to its last trial, `uncached` reads it
 all, as with the published shuffling of parameters. Where the study is longer than the
-decoder was trained for, `all trials` reads it all nevertheless.
+decoder was trained for, other trials are kept at each call, so that both read all of
+them; `all trials` reads the whole study nevertheless.
 
 The default GP bandit of Vizier is compiled anew for each number of trials, as a user's
 study grows: each of its calls has one trial more than the last. The padded one is
