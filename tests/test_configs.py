@@ -27,7 +27,8 @@ FRAGMENTS = (
     for name in (
       *('base', 'odetoode_base', 'odetoode_images_base', 'procgen_base', 'ray'),
       *('odetoode_dense', 'odetoode_node', 'odetoode_nanode'),
-      'odetoode_hyperode',
+      *('odetoode_hyperode', 'iap_base', 'iap_es_base'),
+      'attention_agent_base',
     )
   }
   | {

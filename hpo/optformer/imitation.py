@@ -16,7 +16,7 @@ from flax import linen as nn
 from jaxtyping import Array, Float, Int, PyTree
 
 from hpo import studies
-from hpo.optformer import models, quantizing, relative, tokens
+from hpo.optformer import models, places, quantizing, relative, tokens
 from hpo.optformer import trained as trained_lib
 from hpo.optformer.behaviours import floors
 
@@ -111,14 +111,18 @@ def _token_losses(
   batch: dict[str, Array],
 ) -> Float[Array, 'b l']:
   logits = model.apply(
-    variables, batch['metadata'], batch['tokens'], projections=projections
+    variables,
+    batch['metadata'],
+    batch['tokens'],
+    legal=places.legal_counts(batch, model.first_trial),
+    projections=projections,
   )
   end = model.first_bin + model.bins
   legal = jnp.arange(model.bins) < batch['legal'][..., None]
   logits = jnp.where(legal, logits[..., model.first_bin : end], relative.HIDDEN)
   # Other targets than parameters are looked up anywhere, and left out.
-  places = jnp.clip(batch['targets'] - model.first_bin, 0, model.bins - 1)
-  found = jnp.take_along_axis(nn.log_softmax(logits), places[..., None], -1)
+  rows = jnp.clip(batch['targets'] - model.first_bin, 0, model.bins - 1)
+  found = jnp.take_along_axis(nn.log_softmax(logits), rows[..., None], -1)
   return jnp.where(batch['slots'] == tokens.PARAMETER, -found[..., 0], 0)
 
 

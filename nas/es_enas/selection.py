@@ -18,6 +18,7 @@ from nas.es_enas import population as population_lib
 from nas.es_enas import search as search_lib
 from rl.es import evaluator as evaluator_lib
 from rl.es import population as rl_population
+from rl.es import search as rl_search
 
 __all__ = [
   'Selection',
@@ -43,7 +44,7 @@ class Selection(NamedTuple):
 
 def returns_of(
   evaluator: evaluator_lib.Evaluator,
-  state: search_lib.State,
+  state: rl_search.StateLike,
   architectures: Int[Array, 'c D'],
   keys: Key[Array, ' e'],
   thetas: Float[Array, 'c d'] | None = None,

@@ -73,6 +73,7 @@ def test_losses_are_those_of_decoding(model, variables):
         variables,
         read.metadata,
         read.ids(made),
+        read.legal,
         projections=made.projections,
       )
       given = np.zeros((1, 1, read.legal.size), np.int32)
