@@ -27,6 +27,19 @@ from runtime.loop import durations
 from tests.rl.es import es_cases
 
 
+def _masked(**options):
+  """A mask, a score and a front; tests that share it share its programs."""
+  policy = functools.partial(
+    policies.feed_forward, sharing=edges.Mask(), hidden=(2,)
+  )
+  return _trainer(
+    policy=policy,
+    score=scores.Product(target=2.0),
+    front=search_lib.Front(capacity=4),
+    **options,
+  )
+
+
 def _trainer(*, host=False, small=False, **options):
   env = es_cases.Drift()
   config = strategy.ESConfig(4, 0.1, normalize=True)
@@ -92,7 +105,7 @@ def _bits(state):
 
 
 def test_a_state_that_was_saved_goes_on_as_it_would_have():
-  trainer = _trainer(front=search_lib.Front(capacity=4))
+  trainer = _masked()
   mesh = mesh_lib.MeshConfig().make(jax.devices()[:1])
   with trainer.experiment(seed=0, mesh=mesh) as experiment:
     whole = loop.drive(experiment, 4, 2).state
@@ -136,14 +149,7 @@ def test_a_run_that_was_stopped_is_the_whole_run(way, tmp_path, one_device):
 
 
 def test_the_report_shows_the_front_and_the_network(tmp_path, one_device):
-  sharing = functools.partial(
-    policies.feed_forward, sharing=edges.Mask(), hidden=(2,)
-  )
-  trainer = _trainer(
-    policy=sharing,
-    score=scores.Product(target=2.0),
-    front=search_lib.Front(capacity=4),
-  )
+  trainer = _masked()
   state = _run(tmp_path, trainer, 2).state
   assert state.front.used.any()
   report = tmp_path / 'report'
@@ -159,7 +165,7 @@ def test_the_report_shows_the_front_and_the_network(tmp_path, one_device):
 
 
 def test_members_of_a_generation_are_counted_once():
-  trainer = _trainer()
+  trainer = _masked()
   mesh = mesh_lib.MeshConfig().make(jax.devices()[:1])
   with trainer.experiment(seed=0, mesh=mesh) as experiment:
     driven = loop.drive(experiment, 2, 2)

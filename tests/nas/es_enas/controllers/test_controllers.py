@@ -31,13 +31,19 @@ MAKERS = {
     space, SGD, embedding=4, hidden=4
   ),
 }
-LEARNED = [name for name in MAKERS if name != 'random']
-ALL = pytest.mark.parametrize('name', MAKERS)
-# One that breeds and one that learns a distribution; each compiles a program.
-QUICK = ('evolution', 'policy_gradient')
-SOME = pytest.mark.parametrize(
-  'name', [*QUICK, *marks.slow(*(n for n in MAKERS if n not in QUICK))]
-)
+
+
+def quick(*names, of=MAKERS):
+  """Controllers by name; those that are not named are slow."""
+  slow = marks.slow(*(name for name in of if name not in names))
+  return pytest.mark.parametrize('name', [*names, *slow])
+
+
+# Every controller compiles programs of its own; `test_policy.py` has more of the
+# autoregressive one.
+MOST = quick(*(name for name in MAKERS if name != 'autoregressive'))
+# One that breeds and one that learns a distribution.
+SOME = quick('evolution', 'policy_gradient')
 
 
 def score(architectures):
@@ -94,7 +100,7 @@ def near(a, b):
   jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, atol=1e-5), a, b)
 
 
-@ALL
+@pytest.mark.parametrize('name', MAKERS)
 def test_is_a_hashable_controller(name):
   controller = MAKERS[name](SPACE)
   assert isinstance(controller, controllers.Controller)
@@ -103,7 +109,7 @@ def test_is_a_hashable_controller(name):
   assert hash(controller) == hash(MAKERS[name](SPACE))
 
 
-@ALL
+@MOST
 def test_proposals_belong_to_the_space_and_best_does(name, jitted):
   key = seeds.key(0)
   state = jitted.init(key, N)
@@ -124,7 +130,7 @@ def test_proposals_belong_to_the_space_and_best_does(name, jitted):
   assert jitted.propose(state, key, 1).shape == (1, SPACE.length)
 
 
-@ALL
+@MOST
 def test_state_keeps_its_shape(name, jitted):
   state = jitted.init(seeds.key(0), N)
   later = jitted.run(state, seeds.key(1), 0, 3)
@@ -132,7 +138,7 @@ def test_state_keeps_its_shape(name, jitted):
   assert shapes(state) == shapes(later)
 
 
-@ALL
+@MOST
 def test_a_saved_state_continues_bit_for_bit(name, jitted):
   key = seeds.key(2)
   whole = jitted.run(jitted.init(key, N), key, 0, 5)
@@ -143,7 +149,7 @@ def test_a_saved_state_continues_bit_for_bit(name, jitted):
   assert equal(jitted.run(restored, key, 2, 5), whole)
 
 
-@ALL
+@MOST
 def test_lost_evaluations_change_nothing(name, jitted):
   key = seeds.key(3)
   state = jitted.run(jitted.init(key, N), key, 0, 2)
@@ -161,7 +167,7 @@ def test_lost_evaluations_change_nothing(name, jitted):
   assert not equal(states[0][0], state) or name in ('random', 'hill_climb')
 
 
-@ALL
+@MOST
 def test_all_lost_leaves_the_state(name, jitted):
   key = seeds.key(4)
   for generations in (0, 2):
@@ -173,7 +179,7 @@ def test_all_lost_leaves_the_state(name, jitted):
     assert not any(np.isnan(value) for value in metrics.values())
 
 
-@ALL
+@MOST
 def test_equal_scores_give_no_nan(name, jitted):
   key = seeds.key(5)
   state = jitted.init(key, N)
@@ -240,7 +246,7 @@ def test_eager_is_as_jitted(name, jitted):
 
 
 HAMMING = space_lib.Space((space_lib.Choices('a', 20, 5),))
-QUICK = {
+LEARNED = {
   'evolution': controllers.Evolution(HAMMING),
   'hill_climb': controllers.HillClimb(HAMMING),
   'neat': controllers.Neat(HAMMING),
@@ -251,11 +257,9 @@ QUICK = {
 }
 
 
-@pytest.mark.parametrize(
-  'name', [*QUICK, *marks.slow(*(n for n in LEARNED if n not in QUICK))]
-)
+@quick('evolution', 'policy_gradient', of=LEARNED)
 def test_beats_random_search(name):
-  controller, count, generations = QUICK[name], 50, 80
+  controller, count, generations = LEARNED[name], 50, 80
 
   def search(key):
     target_key, key = jax.random.split(key)

@@ -143,59 +143,76 @@ def test_a_tournament_beyond_the_population_is_told():
     controllers.Evolution(SPACE, tournament=5).init(seeds.key(0), 4)
 
 
-def test_hill_climbing_compares_the_means_of_one_generation():
+def test_hill_climbing_keeps_the_best_mean():
   controller = controllers.HillClimb(SPACE)
   feedback = jax.jit(controller.feedback)
   rows = jnp.array([[0, 1, 2, 0, 1], [0, 1, 2, 1, 0], [3, 1, 2, 4, 2]])
   state = controller.init(seeds.key(5), 3)
+  everything = jnp.ones(3, bool)
 
   def told(state, *scores):
     scores = jnp.array(scores, jnp.float32)
-    return feedback(state, seeds.key(0), rows, scores, jnp.isfinite(scores))[0]
+    return feedback(state, seeds.key(0), rows, scores, everything)[0]
 
   # The first two rows are one subset: their mean 3 loses against 4.
   state = told(state, 6, 0, 4)
   assert controller.best(state).tolist() == rows[2].tolist()
-  # Theta got worse: all have less than the incumbent had, and it is not the best.
-  state = told(state, 1, -3, -2)
-  assert controller.best(state).tolist() == rows[0].tolist()
-  # What was lost does not count.
-  state = told(state, jnp.nan, -5, -4)
+  assert (float(state.score), int(state.evaluations)) == (4, 1)
+  # The incumbent was evaluated again: its mean is 3, still above 2.
+  state = told(state, 4, 0, 2)
   assert controller.best(state).tolist() == rows[2].tolist()
-  # Equal means: the first of them, where the incumbent is proposed.
-  state = told(state, 2, 2, 2)
+  assert (float(state.score), int(state.evaluations)) == (3, 2)
+  # Its mean is now 2; the others have 2.5.
+  state = told(state, 5, 0, 0)
   assert controller.best(state).tolist() == rows[0].tolist()
+  assert (float(state.score), int(state.evaluations)) == (2.5, 2)
 
 
-def test_hill_climbing_proposes_the_incumbent_and_its_mutations():
+def test_hill_climbing_mutates_the_incumbent():
   controller = controllers.HillClimb(SPACE)
   state = controller.init(seeds.key(6), 4)
-  state = state.replace(told=jnp.array(True))
+  state = state.replace(
+    score=jnp.array(1.0), evaluations=jnp.array(1, jnp.int32)
+  )
   children = controller.propose(state, seeds.key(7), 50)
   distance = jax.vmap(SPACE.distance, in_axes=(None, 0))
-  apart = distance(controller.best(state), children)
+  assert jnp.all(distance(controller.best(state), children) == 1)
+
+
+def test_hill_climbing_can_propose_the_incumbent_again():
+  controller = controllers.HillClimb(SPACE, again=True)
+  state = controller.init(seeds.key(6), 4)
+  state = state.replace(
+    score=jnp.array(1.0), evaluations=jnp.array(1, jnp.int32)
+  )
+  children = controller.propose(state, seeds.key(7), 50)
+  apart = jax.vmap(SPACE.distance, (None, 0))(controller.best(state), children)
   assert apart[0] == 0
   assert jnp.all(apart[1:] == 1)
+  with pytest.raises(ValueError, match='count with again must be at least 2'):
+    controller.init(seeds.key(0), 1)
 
 
-def test_hill_climbing_needs_room_for_a_mutation():
-  with pytest.raises(ValueError, match='count must be at least 2, got count=1'):
-    controllers.HillClimb(SPACE).init(seeds.key(0), 1)
-
-
-def test_hill_climbing_follows_an_objective_that_falls():
-  """Every score is below all earlier ones; a score that stays would win."""
-  controller = controllers.HillClimb(SPACE)
+@pytest.mark.parametrize('again', [False, True])
+def test_a_lucky_incumbent_stays_unless_it_is_evaluated_again(again):
+  """One score was 100 too high; all others are true."""
+  controller = controllers.HillClimb(SPACE, again=again)
   target = SPACE.sample(seeds.key(8))
   distance = jax.vmap(SPACE.distance, in_axes=(None, 0))
 
   def generation(state, step):
     key = jax.random.fold_in(seeds.key(9), step)
     found = controller.propose(state, key, 8)
-    scores = -distance(target, found) - 100.0 * step
+    lucky = 100.0 * ((step == 0) & (jnp.arange(8) == 3))
+    scores = lucky - distance(target, found)
     valid = jnp.ones(8, bool)
-    return controller.feedback(state, key, found, scores, valid)
+    state, _ = controller.feedback(state, key, found, scores, valid)
+    return state, state.architecture
 
   state = controller.init(seeds.key(10), 8)
-  state, _ = jax.lax.scan(generation, state, jnp.arange(30))
-  assert SPACE.distance(target, controller.best(state)) == 0
+  _, held = jax.lax.scan(generation, state, jnp.arange(200))
+  apart = distance(target, held)
+  assert apart[0] > 0
+  assert (apart[-1] == 0) == again
+  if not again:
+    assert (held == held[0]).all()

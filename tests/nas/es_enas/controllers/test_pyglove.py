@@ -86,6 +86,7 @@ def test_drives_any_algorithm(name):
   run(other, state, seeds.key(1), 3, 4)
 
 
+@pytest.mark.slow
 def test_evolution_continues_bit_for_bit():
   key = seeds.key(2)
   make = lambda: pyglove.PyGlove(SPACE, evolution(), history=N)
