@@ -52,11 +52,11 @@ NOT_RUN = {
   *('parity-dodge', 'parity-lane', 'patch-sizes'),
   *('generalisation-dodge', 'generalisation-lane', 'noise-background'),
   'rank-overlap',
-  *('held-out', 'held-out-peers', 'held-out-vizier', 'candidates'),
+  *('held-out-peers', 'held-out-vizier', 'candidates'),
   *('tables', 'tables-vizier', 'nasbench201', 'ablation-acquisitions'),
   *('ablation-metadata', 'ablation-temperature', 'ablation-proposals'),
-  *('imitation-curves', 'imitation-uniform', 'imitation-structured'),
-  *('imitation-floors', 'imitation-names', 'prediction', 'calibration'),
+  *('imitation-curves'),
+  *('prediction', 'calibration'),
   'cost-of-suggestions',
 }
 
