@@ -51,11 +51,10 @@ NOT_RUN = {
   *('hybrid-10', 'hybrid-100', 'hybrid-400'),
   *('parity-dodge', 'parity-lane', 'patch-sizes'),
   *('generalisation-dodge', 'generalisation-lane', 'noise-background'),
-  'rank-overlap',
   *('held-out-peers', 'held-out-vizier', 'candidates'),
   *('tables', 'tables-vizier', 'nasbench201', 'ablation-acquisitions'),
   *('ablation-metadata', 'ablation-temperature', 'ablation-proposals'),
-  *('imitation-curves'),
+  'imitation-curves',
   *('prediction', 'calibration'),
   'cost-of-suggestions',
 }
