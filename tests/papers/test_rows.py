@@ -57,6 +57,7 @@ NOT_RUN = {
   'imitation-curves',
   *('prediction', 'calibration'),
   'cost-of-suggestions',
+  *('rainbow', 'sac', 'search-cost', 'levels', 'operations', 'bilevel', 'games'),
 }
 
 
