@@ -55,7 +55,7 @@ NOT_RUN = {
   *('tables', 'tables-vizier', 'nasbench201', 'ablation-acquisitions'),
   *('ablation-metadata', 'ablation-temperature', 'ablation-proposals'),
   'imitation-curves',
-  *('prediction', 'calibration'),
+  'prediction',
   'cost-of-suggestions',
   *('rainbow', 'sac', 'search-cost', 'levels', 'operations', 'bilevel', 'games'),
 }
