@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from rl.es import directions
+from tests import marks
 
 KEY = jax.random.key(3)
 D = 12
@@ -117,7 +118,14 @@ def test_small_size_shrinks_the_block():
   assert one.shape == (2, 1)
 
 
-@pytest.mark.parametrize('name', SPECS)
+@pytest.mark.parametrize(
+  'name',
+  [
+    'gaussian',
+    'orthogonal chi',
+    *marks.slow('orthogonal sqrt_d', 'hadamard'),
+  ],
+)
 def test_weighted_sum_is_the_product_with_all_rows(name):
   spec = SPECS[name]
   weights = jax.random.normal(jax.random.key(5), (11,))

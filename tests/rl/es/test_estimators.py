@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from rl.es import directions, estimators, shaping
+from tests import marks
 
 SIGMA = 0.5
 X = jnp.array([0.7, -0.2, 0.4, 1.1])
@@ -63,11 +64,17 @@ def worst_score(samples, expected):
   return np.max(np.abs(samples.mean(0) - np.asarray(expected)) / error)
 
 
-@pytest.mark.parametrize('case', CASES)
 @pytest.mark.parametrize(
-  ('estimator', 'spec'),
-  [(RAW, GAUSSIAN), (RAW, ORTHOGONAL), (FORWARD, GAUSSIAN)],
-  ids=['antithetic', 'orthogonal', 'forward'],
+  ('estimator', 'spec', 'case'),
+  [
+    *((RAW, GAUSSIAN, case) for case in CASES),
+    (RAW, ORTHOGONAL, 'cubic'),
+    (FORWARD, GAUSSIAN, 'quadratic'),
+    *marks.slow(
+      *((RAW, ORTHOGONAL, case) for case in ('linear', 'quadratic')),
+      *((FORWARD, GAUSSIAN, case) for case in ('linear', 'cubic')),
+    ),
+  ],
 )
 def test_unbiased(estimator, spec, case):
   function, expected = CASES[case]
