@@ -18,6 +18,7 @@ from nas.es_enas import population as population_lib
 from nas.es_enas import search as search_lib
 from rl.es import evaluator as evaluator_lib
 from rl.es import population as rl_population
+from rl.es import search as rl_search
 
 __all__ = [
   'Selection',
@@ -43,7 +44,7 @@ class Selection(NamedTuple):
 
 def returns_of(
   evaluator: evaluator_lib.Evaluator,
-  state: search_lib.State,
+  state: rl_search.StateLike,
   architectures: Int[Array, 'c D'],
   keys: Key[Array, ' e'],
   thetas: Float[Array, 'c d'] | None = None,
@@ -52,7 +53,7 @@ def returns_of(
 
   Args:
     evaluator: runs the rollouts.
-    state: of the search, with the statistics of observations.
+    state: with the statistics of observations.
     architectures: any number.
     keys: of the episodes.
     thetas: of each architecture; None: that of the state.
