@@ -53,7 +53,7 @@ def returns_of(
 
   Args:
     evaluator: runs the rollouts.
-    state: of the search, with the statistics of observations.
+    state: with the statistics of observations.
     architectures: any number.
     keys: of the episodes.
     thetas: of each architecture; None: that of the state.

@@ -48,7 +48,7 @@ class Choices:
 
   def sample(self, key: Key[Array, '']) -> Int[Array, ' count']:
     """Draws uniformly."""
-    return jax.random.randint(key, (self.count,), 0, self.options)
+    return _below(key, self.options, (self.count,))
 
   def is_valid(self, part: Int[Array, ' count']) -> Bool[Array, '']:
     """Whether all decisions are in range."""
@@ -63,7 +63,7 @@ class Choices:
     """Gives one decision another value, drawn uniformly from the others."""
     if self.options == 1:
       return part
-    step = jax.random.randint(key, (), 1, self.options)
+    step = 1 + _below(key, self.options - 1)
     return part.at[position].set((part[position] + step) % self.options)
 
   def distance(
@@ -140,7 +140,7 @@ class Subset:
     """Exchanges one element for one that was not chosen, drawn uniformly."""
     if self.count == self.options:
       return part
-    free = jax.random.randint(key, (), 0, self.options - self.count)
+    free = _below(key, self.options - self.count)
     # The i-th smallest chosen element has part[i] - i free ones below it.
     below = jnp.sort(part) - jnp.arange(self.count)
     return part.at[position].set(free + jnp.sum(below <= free))
@@ -197,7 +197,7 @@ class Arrangement(Subset):
     if self.options == 1:
       return part
     old = part[position]
-    new = (old + jax.random.randint(key, (), 1, self.options)) % self.options
+    new = (old + 1 + _below(key, self.options - 1)) % self.options
     return jnp.where(part == new, old, part).at[position].set(new)
 
   def distance(
@@ -215,6 +215,17 @@ class Arrangement(Subset):
   def canonical(self, part: Int[Array, ' count']) -> Int[Array, ' count']:
     """The same: every order means something else."""
     return part
+
+
+def _below(
+  key: Key[Array, ''], count: int, shape: tuple[int, ...] = ()
+) -> Int[Array, '...']:
+  """Draws from 0..count-1, int32; a third of the time of `jax.random.randint`.
+
+  Probabilities are off by a share of at most count / 2^32.
+  """
+  bits = jax.random.bits(key, shape, jnp.uint32)
+  return (bits % jnp.uint32(count)).astype(jnp.int32)
 
 
 def _equal_places(
@@ -311,7 +322,7 @@ class Space:
       return architecture
     position_key, key = jax.random.split(key)
     length = sum(group.count for group in open_groups)
-    position = jax.random.randint(position_key, (), 0, length)
+    position = _below(position_key, length)
     parts, start = self.parts(architecture), 0
     for group in open_groups:
       part, inside = parts[group.name], position - start

@@ -51,8 +51,11 @@ def _trainer(*, host=False, small=False, **options):
     'strategy': strategy.Strategy(config, optax.adam(0.05)),
     'controller': controllers.Evolution,
     'eval_episodes': 4,
-    'proposals': 2,
-    'final_episodes': 4,
+    # A choice has as many episodes as the random architectures of the report,
+    # and the winner: one program for all.
+    'proposals': 15,
+    'choice_episodes': 4,
+    'final_episodes': 64,
   }
   if host:
     found['evaluator'] = backends.Lanes()

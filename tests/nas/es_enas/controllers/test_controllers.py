@@ -39,10 +39,8 @@ def quick(*names, of=MAKERS):
   return pytest.mark.parametrize('name', [*names, *slow])
 
 
-# Every controller compiles programs of its own; `test_policy.py` has more of the
-# autoregressive one.
-MOST = quick(*(name for name in MAKERS if name != 'autoregressive'))
-# One that breeds and one that learns a distribution.
+# Every controller compiles programs of its own. Quick are one that breeds and one
+# that learns a distribution; the others have quick tests of their own.
 SOME = quick('evolution', 'policy_gradient')
 
 
@@ -109,7 +107,7 @@ def test_is_a_hashable_controller(name):
   assert hash(controller) == hash(MAKERS[name](SPACE))
 
 
-@MOST
+@SOME
 def test_proposals_belong_to_the_space_and_best_does(name, jitted):
   key = seeds.key(0)
   state = jitted.init(key, N)
@@ -130,7 +128,7 @@ def test_proposals_belong_to_the_space_and_best_does(name, jitted):
   assert jitted.propose(state, key, 1).shape == (1, SPACE.length)
 
 
-@MOST
+@SOME
 def test_state_keeps_its_shape(name, jitted):
   state = jitted.init(seeds.key(0), N)
   later = jitted.run(state, seeds.key(1), 0, 3)
@@ -138,7 +136,7 @@ def test_state_keeps_its_shape(name, jitted):
   assert shapes(state) == shapes(later)
 
 
-@MOST
+@SOME
 def test_a_saved_state_continues_bit_for_bit(name, jitted):
   key = seeds.key(2)
   whole = jitted.run(jitted.init(key, N), key, 0, 5)
@@ -149,7 +147,7 @@ def test_a_saved_state_continues_bit_for_bit(name, jitted):
   assert equal(jitted.run(restored, key, 2, 5), whole)
 
 
-@MOST
+@SOME
 def test_lost_evaluations_change_nothing(name, jitted):
   key = seeds.key(3)
   state = jitted.run(jitted.init(key, N), key, 0, 2)
@@ -167,7 +165,7 @@ def test_lost_evaluations_change_nothing(name, jitted):
   assert not equal(states[0][0], state) or name in ('random', 'hill_climb')
 
 
-@MOST
+@SOME
 def test_all_lost_leaves_the_state(name, jitted):
   key = seeds.key(4)
   for generations in (0, 2):
@@ -179,7 +177,7 @@ def test_all_lost_leaves_the_state(name, jitted):
     assert not any(np.isnan(value) for value in metrics.values())
 
 
-@MOST
+@SOME
 def test_equal_scores_give_no_nan(name, jitted):
   key = seeds.key(5)
   state = jitted.init(key, N)

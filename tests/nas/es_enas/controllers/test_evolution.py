@@ -12,7 +12,7 @@ from nas.es_enas import controllers
 from nas.es_enas import space as space_lib
 from nas.es_enas.controllers import evolution
 from nas.es_enas.controllers import population as population_lib
-from tests import seeds
+from tests import marks, seeds
 
 SPACE = space_lib.Space(
   (space_lib.Choices('a', 3, 4), space_lib.Subset('b', 2, 5))
@@ -29,7 +29,7 @@ def filled(scores, key=0):
   )
 
 
-@pytest.mark.parametrize('count', [1, 4, 7, 19])
+@pytest.mark.parametrize('count', [4, 19, *marks.slow(1, 7)])
 def test_contains_the_newest(count):
   rng = seeds.rng(0)
   append = jax.jit(population_lib.appended)

@@ -11,7 +11,7 @@ import pytest
 from nas.es_enas import controllers
 from nas.es_enas import space as space_lib
 from nas.es_enas.controllers import plackett_luce, policy
-from tests import seeds
+from tests import marks, seeds
 
 SPACE = space_lib.Space(
   (space_lib.Choices('a', 2, 3), space_lib.Subset('b', 2, 3))
@@ -31,6 +31,9 @@ CONTROLLERS = {
   ),
 }
 BOTH = pytest.mark.parametrize('name', CONTROLLERS)
+ONE = pytest.mark.parametrize(
+  'name', ['factorised', *marks.slow('autoregressive')]
+)
 
 
 def random_params(controller, key=0):
@@ -111,7 +114,7 @@ def test_samples_follow_the_probabilities(name):
   assert np.all(np.abs(found - expected) < 5 * np.sqrt(expected + 1))
 
 
-@BOTH
+@ONE
 def test_the_estimate_is_unbiased(name):
   controller = CONTROLLERS[name]
   params = random_params(controller)
@@ -146,7 +149,7 @@ def batch(rows, advantages, **changes):
   return made.replace(**changes)
 
 
-@BOTH
+@ONE
 def test_a_baseline_changes_nothing_in_expectation(name):
   controller = CONTROLLERS[name]
   params = random_params(controller)
@@ -160,8 +163,14 @@ def test_a_baseline_changes_nothing_in_expectation(name):
     np.testing.assert_allclose(leaf, 0, atol=1e-5)
 
 
-@BOTH
-@pytest.mark.parametrize('clip', [None, 0.2])
+@pytest.mark.parametrize(
+  ('name', 'clip'),
+  [
+    ('factorised', None),
+    ('autoregressive', 0.2),
+    *marks.slow(('factorised', 0.2), ('autoregressive', None)),
+  ],
+)
 def test_the_gradient_by_finite_differences(name, clip):
   controller = CONTROLLERS[name]
   params = random_params(controller)

@@ -99,7 +99,7 @@ def test_evolution_continues_bit_for_bit():
 
 
 def test_the_same_call_proposes_the_same():
-  controller = pyglove.PyGlove(SPACE, evolution(), history=N)
+  controller = pyglove.PyGlove(SPACE, evolution(), history=12)
   state = run(controller, controller.init(seeds.key(0), N), seeds.key(3), 0, 2)
   before = random.getstate()
   a, b = (controller.propose(state, seeds.key(4), 3) for _ in range(2))
@@ -110,7 +110,7 @@ def test_the_same_call_proposes_the_same():
 
 def test_the_key_seeds_the_first_generation():
   algorithm = evolution()
-  controller = pyglove.PyGlove(SPACE, algorithm)
+  controller = pyglove.PyGlove(SPACE, algorithm, history=12)
   state = controller.init(seeds.key(0), N)
   a, b = (controller.propose(state, seeds.key(i), N) for i in (1, 2))
   assert not np.array_equal(a, b)
@@ -118,7 +118,7 @@ def test_the_key_seeds_the_first_generation():
 
 
 def test_all_lost_leaves_the_state():
-  controller = pyglove.PyGlove(SPACE, evolution(), history=N)
+  controller = pyglove.PyGlove(SPACE, evolution(), history=12)
   state = controller.init(seeds.key(0), N)
   found = controller.propose(state, seeds.key(1), N)
   lost = jnp.full(N, jnp.nan), jnp.zeros(N, bool)
@@ -127,7 +127,7 @@ def test_all_lost_leaves_the_state():
 
 
 def test_evaluations_it_did_not_propose_are_learnt():
-  controller = pyglove.PyGlove(SPACE, evolution(), history=N)
+  controller = pyglove.PyGlove(SPACE, evolution(), history=12)
   state = controller.init(seeds.key(0), N)
   rows = jnp.broadcast_to(TARGET, (N, SPACE.length))
   valid = jnp.ones(N, bool)
