@@ -57,7 +57,15 @@ NOT_RUN = {
   'imitation-curves',
   'prediction',
   'cost-of-suggestions',
-  *('rainbow', 'sac', 'search-cost', 'levels', 'operations', 'bilevel', 'games'),
+  *(
+    'rainbow',
+    'sac',
+    'search-cost',
+    'levels',
+    'operations',
+    'bilevel',
+    'games',
+  ),
 }
 
 
