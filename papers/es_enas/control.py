@@ -124,10 +124,10 @@ def _explain_compression(results: study.Results) -> str:
     if (count := int((results(arm, 'level') < _GAIT).sum())) and arm != _RANDOM
   ]
   text = (
-    'Linear policy of 16 edges, horizon 500, 24 pairs, sigma 0.3, 80 generations. '
-    f'Partitions have {_COLORS} colours; the masked policy keeps {_COLORS} edges. The final '
-    'policy of a controller is the best of 17 proposals, so that of random '
-    'partitions is better than their population.'
+    'Linear policy of 16 edges, horizon 500, 24 pairs, sigma 0.3, 80 '
+    f'generations. Partitions have {_COLORS} colours; the masked policy keeps '
+    f'{_COLORS} edges. The final policy of a controller is the best of 17 '
+    'candidates, so that of random partitions is better than their population.'
   )
   if stuck:
     text += f' Runs that stay in the gait below {_GAIT:g}: {"; ".join(stuck)}.'
