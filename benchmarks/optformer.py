@@ -143,7 +143,9 @@ def _vizier(padded: bool, case: Case) -> programs.Program:
   options = {}
   if padded:
     kinds = padding.PaddingType
-    options['padding_schedule'] = padding.PaddingSchedule(kinds.POWERS_OF_2)
+    options['padding_schedule'] = padding.PaddingSchedule(
+      num_trials=kinds.POWERS_OF_2
+    )
   calls = itertools.count()
 
   def suggest() -> Any:
