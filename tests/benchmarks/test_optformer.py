@@ -45,6 +45,16 @@ def test_what_is_missing_is_said(monkeypatch, tmp_path):
     optformer._model.__wrapped__(optformer.SHIPPED)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize('padded', [False, True])
+def test_designers_of_vizier_suggest(padded):
+  pytest.importorskip(
+    'vizier._src.algorithms.designers.gp_bandit', reason='benchmarks/README.md'
+  )
+  case = optformer.Case(2, 3)
+  assert optformer.legal(case, optformer._vizier(padded, case)) is None
+
+
 def measured(case, form, seconds, ours=True):
   samples = [programs.Sample(2 * s, s) for s in seconds]
   return harness.Measured(case, form, samples, ours=ours)
