@@ -174,7 +174,6 @@ def test_cells_that_do_not_exist_are_refused():
   for nodes, text in (
     ((((0, 'Relu'),),), 'edges for 2 nodes'),
     ((((0, 'Relu'),), ((2, 'Relu'),)), 'sources of node 1 are below 2'),
-    ((((0.5, 'Relu'),), ((1, 'Relu'),)), 'sources of node 0 are below 1'),
     ((((0, 'Zero'),), ((1, 'Relu'),)), 'sources of node 0'),
     ((((0, 'Relu'),), ((0, 'Relu'), (0, 'Tanh'))), 'different sources'),
     ((((0, 'Relu'),), ()), r'1 to 2 edges .*, got \(\) for node 1'),
