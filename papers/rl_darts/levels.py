@@ -7,7 +7,7 @@ import numpy as np
 
 from papers import claims, figures, rows, study
 from papers.rl_darts import games, runs
-from papers.rl_darts.search import GRID, IMPALA, SUPERNET
+from papers.rl_darts.search import FAST, GRID, IMPALA, SUPERNET
 
 __all__ = ['ROWS']
 
@@ -88,10 +88,10 @@ def _modes() -> dict[str, runs.Setting]:
   apart = runs.Setting(
     functools.partial(games.grid, start=1_000),
     other=functools.partial(games.grid, levels=1_000),
-    alpha_rate=1e-3,
+    alpha_rate=FAST.alpha_rate,
   )
   return {
-    'joint': GRID,
+    'joint': FAST,
     'first order': dataclasses.replace(apart, mode='first_order'),
     'second order': dataclasses.replace(apart, mode='second_order'),
   }

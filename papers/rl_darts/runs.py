@@ -97,7 +97,9 @@ class Setting:
 
 def baseline(setting: Setting) -> Setting:
   """The same with IMPALA's network."""
-  return dataclasses.replace(setting, encoder=IMPALA, retrained=(), random=0)
+  return dataclasses.replace(
+    setting, encoder=IMPALA, retrained=(), random=0, alpha_rate=None
+  )
 
 
 def _agent(setting: Setting, encoder: nn.Module) -> ppo.PPO:
