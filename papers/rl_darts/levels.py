@@ -7,7 +7,7 @@ import numpy as np
 
 from papers import claims, figures, rows, study
 from papers.rl_darts import games, runs
-from papers.rl_darts.search import GRID, IMPALA, SUPERNET
+from papers.rl_darts.search import FAST, GRID, IMPALA, SUPERNET
 
 __all__ = ['ROWS']
 
@@ -78,8 +78,7 @@ _WITHOUT = {
 def _ablations() -> dict[str, runs.Setting]:
   found = {}
   for arm, shut in _WITHOUT.items():
-    apart = dataclasses.replace(GRID, shut=shut, retrained=(), random=0)
-    found[arm] = apart if shut else GRID
+    found[arm] = dataclasses.replace(GRID, shut=shut)
   return found
 
 
@@ -88,10 +87,10 @@ def _modes() -> dict[str, runs.Setting]:
   apart = runs.Setting(
     functools.partial(games.grid, start=1_000),
     other=functools.partial(games.grid, levels=1_000),
-    alpha_rate=1e-3,
+    alpha_rate=FAST.alpha_rate,
   )
   return {
-    'joint': GRID,
+    'joint': FAST,
     'first order': dataclasses.replace(apart, mode='first_order'),
     'second order': dataclasses.replace(apart, mode='second_order'),
   }
@@ -136,7 +135,7 @@ ROWS = (
       for network in (SUPERNET, IMPALA)
     ],
     figure=_gap_figure,
-    explain=runs.SETTING
+    explain=runs.describe(GRID)
     + ' 128 episodes on fresh levels judge the end. With all levels, those of '
     'training are fresh.',
     headline=f'{SUPERNET}, 50 levels: gap',
@@ -149,7 +148,7 @@ ROWS = (
     trend='without both below Micro',
     claims=(claims.below('without both', than='Micro'),),
     figure=_returns,
-    explain=runs.SETTING
+    explain=runs.describe(GRID)
     + ' Logits of operations that are left out are held at minus infinity. The '
     "network's head has ReLU in all arms.",
     headline='without both',
@@ -166,7 +165,7 @@ ROWS = (
       for arm in ('joint', 'first order', 'second order')
     ],
     figure=_returns,
-    explain=runs.SETTING
+    explain=runs.describe(GRID)
     + ' In bi-level search a quarter of the lanes have levels of their own for the '
     'logits, so weights learn from three quarters of the steps.',
     headline='joint: return',

@@ -29,10 +29,10 @@ from runtime import loop
 __all__ = [
   'IMPALA',
   'MICRO',
-  'SETTING',
   'Setting',
   'agents_for',
   'baseline',
+  'describe',
   'run',
 ]
 
@@ -44,12 +44,6 @@ _FRESH = 'fresh'
 _LAST = 4  # Records whose mean is the level of a run: a quarter of it.
 _RETRAINED = 1  # Seed of cells from scratch: not that of the searches.
 _SHUT = -1e9  # A logit whose probability is zero, and whose gradient is too.
-
-SETTING = (
-  'PPO, one stage of 8 channels, 512 steps and 8 updates per iteration, 128 '
-  'iterations: 65,536 steps, which is early in learning. Levels are means over the '
-  'last quarter of training. The paper trains 25 M steps and more on Procgen.'
-)
 
 Game = Callable[[int], protocol.VectorEnvironment]
 
@@ -67,7 +61,7 @@ class Setting:
     shut: operations that a supernet cannot use.
     retrained: iterations of the search, a power of two or 0, whose genotypes are
       trained from scratch as well.
-    random: random cells that are trained beside these.
+    random: cells that a seed draws and trains, for an encoder of `Masked` cells.
     lanes: n.
     iterations: of the agent, a power of two; 32 steps in every lane.
     records: of a run, at equal distances.
@@ -84,7 +78,7 @@ class Setting:
   retrained: tuple[int, ...] = ()
   random: int = 0
   lanes: int = 16
-  iterations: int = 128
+  iterations: int = 256
   records: int = 16
   discount: float = 0.95
   alpha_rate: float | None = None
@@ -95,9 +89,21 @@ class Setting:
     return self.lanes * _UNROLL * self.iterations
 
 
+def describe(setting: Setting) -> str:
+  """What the remarks of rows say of a setting."""
+  return (
+    f'PPO, one stage of 8 channels, {setting.lanes * _UNROLL} steps and 8 updates '
+    f'per iteration, {setting.iterations} iterations: {setting.steps:,} steps, '
+    'which is early in learning. Levels are means over the last quarter of '
+    'training. The paper trains 25 M steps and more on Procgen.'
+  )
+
+
 def baseline(setting: Setting) -> Setting:
   """The same with IMPALA's network."""
-  return dataclasses.replace(setting, encoder=IMPALA, retrained=(), random=0)
+  return dataclasses.replace(
+    setting, encoder=IMPALA, retrained=(), alpha_rate=None
+  )
 
 
 def _agent(setting: Setting, encoder: nn.Module) -> ppo.PPO:
@@ -219,13 +225,15 @@ def agents_for(seeds: Sequence[int]) -> int:
 def run(setting: Setting, *, seeds: Sequence[int]) -> list[study.Record]:
   """Trains agents; derives cells of searches, and trains them from scratch.
 
-  A seed is of the search, of its random cells, and of their training.
+  A seed is of the search and of the training of its cells; or of random cells.
   """
   if not isinstance(setting.encoder, networks.Micro):
     # Not by vmap: a CPU computes grouped convolutions slowly.
     agent = _agent(setting, setting.encoder)
     alone = [_learn(setting, agent, seed=seed, agents=1) for seed in seeds]
     return [found.record(0) | {'steps': setting.steps} for found in alone]
+  if setting.random:
+    return _together(setting, setting.random, seeds)
   algorithm, change = _search(setting), _close(setting)
   count = agents_for(seeds)
   found = _learn(setting, algorithm, seed=0, agents=count, change=change)
@@ -279,35 +287,45 @@ def _searched(
   }
 
 
-def _retrained(
-  setting: Setting, searches: Sequence[study.Record], seeds: Sequence[int]
+def _together(
+  setting: Setting,
+  each: int,
+  seeds: Sequence[int],
+  change: Change | None = None,
 ) -> list[dict[str, Any]]:
-  """Cells of searches and random ones, from scratch as one program."""
-  count, block = len(setting.retrained), len(setting.retrained) + setting.random
-  places, masks = [], []
-  for seed, searched in zip(seeds, searches, strict=True):
-    for index, at in enumerate(setting.retrained):
-      cell = genotype.Genotype.from_json(searched['genotypes'][str(at)])
-      places.append(seed * block + index)
-      masks.append(cell['normal'].mixing()['edges'])
+  """Trains some agents with discrete cells for each seed; lists by metric."""
   encoder = setting.encoder.clone(architecture=networks.Masked())
   found = _learn(
     setting,
     _agent(setting, encoder),
     seed=_RETRAINED,
-    agents=agents_for(seeds) * block,
-    change=lambda drawn: drawn.at[jnp.array(places)].set(jnp.stack(masks)),
+    agents=agents_for(seeds) * each,
+    change=change,
   )
-  records = []
-  for seed in seeds:
-    own = [found.record(i) for i in range(seed * block, (seed + 1) * block)]
-    name = lambda kind, metric: f'{kind}_{metric}'
-    records.append(
-      {
-        name(kind, metric): [one[metric] for one in some]
-        for kind, some in (('cell', own[:count]), ('random', own[count:]))
-        if some
-        for metric in some[0]
-      }
-    )
-  return records
+  own = lambda seed: map(found.record, range(seed * each, (seed + 1) * each))
+  return [
+    {
+      f'cell_{metric}': values
+      for metric, values in _listed([*own(seed)]).items()
+    }
+    for seed in seeds
+  ]
+
+
+def _listed(records: Sequence[study.Record]) -> dict[str, list[Any]]:
+  return {name: [one[name] for one in records] for name in records[0]}
+
+
+def _retrained(
+  setting: Setting, searches: Sequence[study.Record], seeds: Sequence[int]
+) -> list[dict[str, Any]]:
+  """Cells of searches, from scratch as one program."""
+  each = len(setting.retrained)
+  places, masks = [], []
+  for seed, searched in zip(seeds, searches, strict=True):
+    for index, at in enumerate(setting.retrained):
+      cell = genotype.Genotype.from_json(searched['genotypes'][str(at)])
+      places.append(seed * each + index)
+      masks.append(cell['normal'].mixing()['edges'])
+  change = lambda drawn: drawn.at[jnp.array(places)].set(jnp.stack(masks))
+  return _together(setting, each, seeds, change)

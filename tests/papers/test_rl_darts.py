@@ -22,10 +22,12 @@ CELL = genotype.Genotype.of(
 ).to_json()
 
 
-def _search(level, cells, *, seed=0, entropy=1.3):
+def _search(level, cells, *, seed=0, entropy=1.3, arm=''):
   """A record of a search whose four cells have these levels."""
-  times = [0, 32, 64, 128]
+  times = [0, 64, 128, 256]
   rng = np.random.default_rng(seed)
+  if arm.endswith('random cells'):
+    return {'cell_level': 5 + rng.standard_normal(4)}
   return {
     'returns': np.linspace(1, level, 16) + 0.01 * rng.standard_normal(16),
     'level': level + 0.1 * rng.standard_normal(),
@@ -36,7 +38,6 @@ def _search(level, cells, *, seed=0, entropy=1.3):
     'mass': {op: [0.2] * 4 for op in spaces.MICRO.ops},
     'cell_level': np.asarray(cells) + 0.1 * rng.standard_normal(len(cells)),
     'cell_returns': np.ones((len(cells), 16)),
-    'random_level': 5 + rng.standard_normal(4),
   }
 
 
@@ -55,7 +56,8 @@ def _judged(name, record):
   [([3, 4, 5, 6], 'holds'), ([6, 5, 4, 3], 'fails'), ([4, 5, 6, 3], 'fails')],
 )
 def test_later_cells_are_judged(cells, verdict):
-  found = _judged('later-cells', lambda arm, seed: _search(7, cells, seed=seed))
+  record = lambda arm, seed: _search(7, cells, seed=seed, arm=arm)
+  found = _judged('later-cells', record)
   assert found == verdict
 
 
@@ -104,7 +106,7 @@ def test_gaps_are_judged(few, verdict):
 
 
 def test_random_search_and_correlations_are_reported():
-  record = lambda arm, seed: _search(7, [3, 4, 5, 9], seed=seed)
+  record = lambda arm, seed: _search(7, [3, 4, 5, 9], seed=seed, arm=arm)
   assert _judged('random-search', record) == 'holds'
   assert _judged('supernet-correlation', record) == 'holds'
 
@@ -175,7 +177,6 @@ def test_a_search_and_its_cells_from_scratch():
     iterations=4,
     records=2,
     retrained=(0, 2, 4),
-    random=1,
     shut=('Zero',),
   )
   (found,) = runs.run(setting, seeds=(1,))
@@ -184,8 +185,10 @@ def test_a_search_and_its_cells_from_scratch():
   # Zero is shut, so the entropy of a single operation is left.
   np.testing.assert_allclose(found['entropy'], 0, atol=1e-6)
   assert np.shape(found['cell_returns']) == (3, 2)
-  assert np.shape(found['random_level']) == (1,)
   assert np.isfinite([found['level'], *found['cell_level']]).all()
+  drawn = dataclasses.replace(setting, retrained=(), random=2)
+  (found,) = runs.run(drawn, seeds=(1,))
+  assert np.shape(found['cell_level']) == (2,)
 
 
 @pytest.mark.slow
