@@ -8,6 +8,7 @@ resumed run sees the same batches.
 import abc
 import dataclasses
 import functools
+import os
 from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
@@ -88,6 +89,9 @@ class StudyData(indexed.Indexed):
 class StudyFiles(StudyData):
   """Studies in files: lines of JSON (`.jsonl`), or `.array_record`.
 
+  All studies of a file are used. `importing` leaves out those that nothing can be
+  learnt from.
+
   Attributes:
     train: file of training studies; each epoch has its own order.
     evaluation: file of each other split, by its name.
@@ -139,7 +143,6 @@ class _Decoded(Sequence):
       )
 
 
-@functools.lru_cache
 def open_studies(path: str) -> Sequence:
   """Opens a file of studies, with random access.
 
@@ -154,6 +157,14 @@ def open_studies(path: str) -> Sequence:
     FileNotFoundError: no such file.
     ValueError: the file has another suffix, is empty or malformed.
   """
+  found = os.stat(path)
+  return _opened(path, found.st_mtime_ns, found.st_size)
+
+
+@functools.lru_cache
+def _opened(path: str, *version: int) -> Sequence:
+  """Also told of the file's version, so that a new one is read anew."""
+  del version
   if path.endswith(records.SUFFIX):
     return _Decoded(path)
   if not path.endswith('.jsonl'):

@@ -14,7 +14,7 @@ are not shown to the model.
 
 import math
 import types
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -25,7 +25,13 @@ from hpo.optformer import quantizing, suggesting
 from hpo.optformer import trained as trained_lib
 from runtime import optional
 
-__all__ = ['OptFormerSampler']
+__all__ = [
+  'Column',
+  'OptFormerSampler',
+  'shared_space',
+  'to_problem',
+  'to_trials',
+]
 
 # Steps beyond the bins of the model are rounded to, and not listed.
 _MOST_LISTED = quantizing.NUM_BINS
@@ -70,8 +76,7 @@ class OptFormerSampler:
     self, study: Any, trial: Any
   ) -> dict[str, Any]:
     """See Optuna: the parameters of all completed trials that can vary."""
-    found = self._intersection.calculate(study)
-    return {name: x for name, x in found.items() if not x.single()}
+    return _varying(self._intersection.calculate(study))
 
   def sample_relative(
     self, study: Any, trial: Any, search_space: Mapping[str, Any]
@@ -83,20 +88,14 @@ class OptFormerSampler:
     """
     if not search_space:
       return {}
-    if len(study.directions) > 1:
-      raise ValueError(
-        'OptFormer optimises one objective, '
-        f'got a study of {len(study.directions)}'
-      )
-    columns = {name: _column(name, x) for name, x in search_space.items()}
-    space = spaces.Space(tuple(c.parameter for c in columns.values()))
-    is_min = study.direction == _optuna().study.StudyDirection.MINIMIZE
-    problem = studies.Problem(space, 'MINIMIZE' if is_min else 'MAXIMIZE')
+    problem, columns = to_problem(study, search_space)
     others = study.get_trials(deepcopy=False)
     found = suggesting.suggest(
       self._trained,
       problem,
-      _trials([t for t in others if t.number != trial.number], columns, space),
+      to_trials(
+        [t for t in others if t.number != trial.number], columns, problem
+      ),
       jax.random.fold_in(jax.random.key(self._seed), trial.number),
       policy=self._policy,
     )
@@ -124,7 +123,11 @@ def _optuna() -> types.ModuleType:
   return optional.load('optuna', extra='optuna')
 
 
-class _Column(NamedTuple):
+def _varying(found: Mapping[str, Any]) -> dict[str, Any]:
+  return {name: x for name, x in found.items() if not x.single()}
+
+
+class Column(NamedTuple):
   """A parameter here, and the maps of its values from and to Optuna's."""
 
   parameter: spaces.Parameter
@@ -132,14 +135,14 @@ class _Column(NamedTuple):
   outside: Callable[[spaces.Value], Any]
 
 
-def _column(name: str, given: Any) -> _Column:
+def _column(name: str, given: Any) -> Column:
   kinds = _optuna().distributions
   if isinstance(given, kinds.CategoricalDistribution):
     texts = [str(choice) for choice in given.choices]
     if len(set(texts)) < len(texts) or '' in texts:
       texts = [str(place) for place in range(len(texts))]
     places = {text: place for place, text in enumerate(texts)}
-    return _Column(
+    return Column(
       spaces.Categorical(name, texts),
       lambda value: texts[given.to_internal_repr(value)],
       lambda text: given.choices[places[text]],
@@ -149,24 +152,72 @@ def _column(name: str, given: Any) -> _Column:
   scale = 'LOG' if given.log else 'LINEAR'
   if given.step is None or (is_whole and given.step == 1):
     parameter = kind(name, given.low, given.high, scale)
-    return _Column(parameter, convert, convert)
+    return Column(parameter, convert, convert)
   count = round((given.high - given.low) / given.step) + 1
   value = lambda place: convert(given.low + given.step * place)
   if count > _MOST_LISTED:
     nearest = lambda x: value(round((x - given.low) / given.step))
-    return _Column(kind(name, given.low, given.high), convert, nearest)
+    return Column(kind(name, given.low, given.high), convert, nearest)
   values = [value(place) for place in range(count)]
-  return _Column(spaces.Discrete(name, values), convert, convert)
+  return Column(spaces.Discrete(name, values), convert, convert)
 
 
-def _trials(
-  found: list[Any], columns: Mapping[str, _Column], space: spaces.Space
+def shared_space(study: Any) -> dict[str, Any]:
+  """The distributions of Optuna that all completed trials of a study share.
+
+  Args:
+    study: an `optuna.Study`.
+
+  Returns:
+    Distributions by name, of the parameters that vary.
+  """
+  space = _optuna().search_space.intersection_search_space
+  return _varying(space(study.get_trials(deepcopy=False)))
+
+
+def to_problem(
+  study: Any, search_space: Mapping[str, Any]
+) -> tuple[studies.Problem, dict[str, Column]]:
+  """The problem of a study of Optuna, and its parameters by name.
+
+  Args:
+    study: an `optuna.Study`.
+    search_space: distributions of Optuna by name.
+
+  Raises:
+    ValueError: the study has several objectives.
+  """
+  if len(study.directions) > 1:
+    raise ValueError(
+      'OptFormer optimises one objective, '
+      f'got a study of {len(study.directions)}'
+    )
+  columns = {name: _column(name, x) for name, x in search_space.items()}
+  space = spaces.Space(tuple(c.parameter for c in columns.values()))
+  is_min = study.direction == _optuna().study.StudyDirection.MINIMIZE
+  goal = 'MINIMIZE' if is_min else 'MAXIMIZE'
+  return studies.Problem(space, goal), columns
+
+
+def to_trials(
+  found: Iterable[Any],
+  columns: Mapping[str, Column],
+  problem: studies.Problem,
 ) -> list[studies.Trial]:
-  """Trials that have all parameters in range; those that run are the last."""
+  """Trials of Optuna that have all parameters in range.
+
+  Args:
+    found: of type `optuna.trial.FrozenTrial`.
+    columns: of `to_problem`.
+    problem: of `to_problem`.
+
+  Returns:
+    The trials in their order, but those that run are the last.
+  """
   state = _optuna().trial.TrialState
   finished, running = [], []
   for trial in found:
-    point = _point(trial.params, columns, space)
+    point = _point(trial.params, columns, problem.space)
     if point is None:
       continue
     if trial.state == state.COMPLETE and math.isfinite(trial.value):
@@ -179,7 +230,7 @@ def _trials(
 
 
 def _point(
-  params: Mapping[str, Any], columns: Mapping[str, _Column], space: spaces.Space
+  params: Mapping[str, Any], columns: Mapping[str, Column], space: spaces.Space
 ) -> dict[str, spaces.Value] | None:
   """The values of the parameters; None if one is missing or out of range."""
   if not set(columns) <= set(params):
