@@ -9,13 +9,22 @@ Reference: arXiv:2205.13320, Appendix D.2; arXiv:2002.05202 (gated GELU).
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
+import numpy as np
 from flax import linen as nn
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from hpo.optformer import relative
 from performer.models import attention as attention_lib
 
-__all__ = ['Context', 'DecoderBlock', 'EncoderBlock', 'PerLayer', 'norm']
+__all__ = [
+  'Context',
+  'DecoderBlock',
+  'EncoderBlock',
+  'PerLayer',
+  'fourier_features',
+  'norm',
+  'sinusoids',
+]
 
 
 class Context(NamedTuple):
@@ -199,3 +208,17 @@ def sinusoids(positions: Array, width: int) -> Float[Array, '*n e']:
   angles = positions[..., None] * rates
   codes = jnp.stack([jnp.sin(angles), jnp.cos(angles)], axis=-1)
   return codes.reshape(*angles.shape[:-1], -1)[..., :width]
+
+
+def fourier_features(bins: int, width: int) -> Float[np.ndarray, 'q e']:
+  """Sines and cosines of the middles of bins, with mean square 1.
+
+  Wave lengths grow geometrically from eight bins to twice the range, so that near
+  bins get near rows.
+  """
+  middles = (np.arange(bins) + 0.5) / bins
+  waves = np.geomspace(0.5, bins / 8, -(-width // 2))
+  angles = 2 * np.pi * middles[:, None] * waves
+  codes = np.stack([np.sin(angles), np.cos(angles)], axis=-1)
+  codes = np.sqrt(2) * codes.reshape(bins, -1)[:, :width]
+  return codes.astype(np.float32)

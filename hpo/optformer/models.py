@@ -12,7 +12,6 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from flax import linen as nn
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
@@ -21,7 +20,7 @@ from performer.models import attention as attention_lib
 from performer.models import layers
 from rl import ranges
 
-__all__ = ['Branch', 'OptFormer', 'Prefix', 'fourier_features']
+__all__ = ['Branch', 'OptFormer', 'Prefix']
 
 
 class Prefix(NamedTuple):
@@ -179,7 +178,7 @@ class OptFormer(nn.Module):
     table = jax.random.normal(key, shape)
     if not self.fourier:
       return table
-    codes = fourier_features(self.bins, self.width)
+    codes = blocks.fourier_features(self.bins, self.width)
     return table.at[self.first_bin : self.first_bin + self.bins].set(codes)
 
   def draw_projections(self, key: Array, step: int | Array) -> PyTree:
@@ -225,11 +224,9 @@ class OptFormer(nn.Module):
       projections: of `draw_projections`.
     """
     memory, mask = self.encode(metadata, projections=projections)
-    keys = (
-      relative.Keys(self.decoder_bias(tokens.shape[1]))
-      if (self._takes_bias)
-      else None
-    )
+    keys = None
+    if self._takes_bias:
+      keys = relative.Keys(self.decoder_bias(tokens.shape[1]))
     context = blocks.Context(keys=keys, memory=memory, memory_mask=mask)
     own = blocks.PerLayer(projections[1], projections[2])
     x = self._embed_trials(tokens, jnp.arange(tokens.shape[1]), legal)
@@ -439,17 +436,3 @@ class OptFormer(nn.Module):
 
   def _drop(self, x: Array) -> Array:
     return self.drop(x, deterministic=not self.has_rng('dropout'))
-
-
-def fourier_features(bins: int, width: int) -> Float[np.ndarray, 'q e']:
-  """Sines and cosines of the middles of bins, with mean square 1.
-
-  Wave lengths grow geometrically from eight bins to twice the range, so that near
-  bins get near rows.
-  """
-  middles = (np.arange(bins) + 0.5) / bins
-  waves = np.geomspace(0.5, bins / 8, -(-width // 2))
-  angles = 2 * np.pi * middles[:, None] * waves
-  codes = np.stack([np.sin(angles), np.cos(angles)], axis=-1)
-  codes = np.sqrt(2) * codes.reshape(bins, -1)[:, :width]
-  return codes.astype(np.float32)

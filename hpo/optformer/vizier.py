@@ -91,7 +91,7 @@ class OptFormerDesigner:
       self._problem,
       [*self._completed, *self._active],
       key,
-      count=count or 1,
+      count=1 if count is None else count,
       policy=self._policy,
     )
     suggestion = _pyvizier().TrialSuggestion

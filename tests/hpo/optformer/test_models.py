@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from flax import linen as nn
 
-from hpo.optformer import models, presets, relative, vocabulary
+from hpo.optformer import blocks, models, presets, relative, vocabulary
 from performer import attention
 from tests import seeds
 
@@ -157,10 +157,10 @@ def test_causality(variables, inputs, forward):
 
 def test_switches():
   made = vocabulary.Compact()
-  codes = models.fourier_features(1000, 16)
+  codes = blocks.fourier_features(1000, 16)
   np.testing.assert_allclose((codes**2).mean(), 1, atol=0.02)
   # Nearer bins have nearer rows.
-  wide = models.fourier_features(1000, 128)
+  wide = blocks.fourier_features(1000, 128)
   gaps = [((wide[k:] - wide[:-k]) ** 2).mean() for k in (1, 2, 4, 8, 16)]
   assert gaps == sorted(gaps)
   model = presets.make(made, 'tiny', tied=True, fourier=True)
