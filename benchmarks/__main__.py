@@ -23,6 +23,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from benchmarks import harness, programs, record
+from runtime import commands
 from runtime.record import pictures, tables
 
 SUBJECTS = (
@@ -189,4 +190,4 @@ def _replaced(fields: Any, text: str) -> Any:
 
 
 if __name__ == '__main__':
-  sys.exit(main())
+  commands.run(lambda: sys.exit(main()))

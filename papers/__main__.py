@@ -20,7 +20,7 @@ import jax
 
 from papers import rows as rows_lib
 from papers import running
-from runtime import paths
+from runtime import commands, paths
 from runtime.record import ledger, tables
 
 __all__ = ['main']
@@ -192,4 +192,4 @@ def _power(chosen: Chosen, recorded: Recorded) -> str:
 
 
 if __name__ == '__main__':
-  main()
+  commands.run(main)

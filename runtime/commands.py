@@ -1,6 +1,7 @@
 """The options and exit codes that commands share."""
 
 import argparse
+import os
 import sys
 from collections.abc import Callable
 
@@ -56,9 +57,20 @@ def step(text: str) -> int | str:
 
 
 def run(main: Callable[[], None]) -> None:
-  """Runs a command; a mistake ends it with one message and exit code 2."""
+  """Runs a command; a mistake ends it with one message and exit code 2.
+
+  If the reader of its output goes away, as `head` does, the command ends with
+  exit code 1 and no message.
+  """
   try:
-    main()
+    try:
+      main()
+    finally:
+      sys.stdout.flush()
+  except BrokenPipeError:
+    # Python would flush the closed pipe once more, and complain.
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    sys.exit(1)
   except (ValueError, OSError, errors.RunError) as error:
     print(f'error: {error}', file=sys.stderr)
     sys.exit(2)
