@@ -16,6 +16,7 @@ from papers.implicit_attention import (
   ranks,
   regression,
   runs,
+  sampling,
 )
 from rl.envs import distractions, dodge
 from rl.implicit_attention import fronts, patches, votes
@@ -244,6 +245,44 @@ def test_overlaps_are_judged(trig, half, verdict_):
     for i, m in enumerate(row.study.at[::-1])
   }
   assert verdict('rank-overlap', records, 5) == verdict_
+
+
+# A softmax over words.
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('arm', [sampling.HYBRID, sampling.TRIG])
+def test_many_features_find_the_softmax_of_words(arm):
+  model = sampling.Model(words=30, width=4, steps=30, tau=1.0, judged=8)
+  found = sampling.trained(model, 0)
+  assert found.states.shape == (8, 4)
+  assert found.embeddings.shape == (31, 4)
+  norms = np.linalg.norm(found.embeddings, axis=1)
+  np.testing.assert_allclose(norms, 1, rtol=1e-5)
+  assert 0 < found.loss < np.log(31) + 1
+  setting = sampling.Setting(arm, model, sizes=(16, 2**14), draws=2)
+  few, many = sampling.run(setting, seed=0)['distance']
+  assert many < 0.01 < few
+
+
+@pytest.mark.parametrize(
+  ('hybrid', 'verdict_'), [(0.01, 'holds'), (0.1, 'fails'), (0.045, 'fails')]
+)
+def test_softmaxes_of_words_are_judged(hybrid, verdict_):
+  row = SYSTEM.rows['softmax-sampling']
+  level = {'hyperbolic, tau=1': 0.04, 'angular hybrid, tau=1': hybrid}
+  records = {
+    arm: [
+      {
+        'distance': x / np.array([1, 2, 3, 4]),
+        'negative': [0, 0, 0, 0],
+        **{'loss': 5.0, 'chance': 6.0, 'square': 1.0},
+      }
+      for x in planted.noisy(level.get(arm, 0.08), 0.001, seeds=5)
+    ]
+    for arm in row.study.arms
+  }
+  assert verdict('softmax-sampling', records, 5) == verdict_
 
 
 # Regression.
