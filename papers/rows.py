@@ -33,6 +33,7 @@ __all__ = [
 
 Table = Mapping[str, npt.ArrayLike]
 Claims = Sequence[claims_lib.Claim]
+_MOST_TOLD = 8  # Arms whose trials fit a remark.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -288,20 +289,25 @@ def _explanation(row: Row, results: study_lib.Results) -> str:
   text = row.explain(results) if callable(row.explain) else row.explain
   parts = [text] if text else []
   if results.tried:
-    trials = results.study.trials
-    chosen = '; '.join(
-      f'{arm} {max(scores, key=scores.__getitem__)} ('
-      + ', '.join(f'{value}: {score:.4g}' for value, score in scores.items())
-      + ')'
-      for arm, scores in results.tried.items()
-    )
-    parts.append(
-      f'Short runs with seeds {trials.seeds} chose the {trials.field} (in '
-      f'brackets: the score of each value): {chosen}.'
-    )
+    parts.append(_choices(results))
   if len(results.commits) > 1:
     parts.append(f'Runs of several commits: {", ".join(results.commits)}.')
   return ' '.join(parts)
+
+
+def _choices(results: study_lib.Results) -> str:
+  """What trials chose, with all scores unless there are many arms."""
+  trials = results.study.trials
+  told = f'Short runs with seeds {trials.seeds} chose the {trials.field}'
+  if len(results.tried) > _MOST_TOLD:
+    return f'{told} of each arm, which its settings have.'
+  chosen = '; '.join(
+    f'{arm} {max(scores, key=scores.__getitem__)} ('
+    + ', '.join(f'{value}: {score:.4g}' for value, score in scores.items())
+    + ')'
+    for arm, scores in results.tried.items()
+  )
+  return f'{told} (in brackets: the score of each value): {chosen}.'
 
 
 def write_page(root: str | os.PathLike[str]) -> pathlib.Path:

@@ -24,7 +24,7 @@ __all__ = ['Setting', 'random_return', 'run']
 
 @dataclasses.dataclass(frozen=True)
 class Setting:
-  """A search; its sizes are those of configs/rl/iap_es_base.gin.
+  """A search; its sizes are those of configs/rl/iap_dodge_tiny.gin.
 
   Attributes:
     env: the task, as it is trained on.
@@ -46,8 +46,8 @@ class Setting:
   ordered: tuple[int, ...] | None = None
   generations: int = 100
   pairs: int = 32
-  sigma: float = 0.05
-  rate: float = 0.02
+  sigma: float = 0.1
+  rate: float = 0.05
   episodes: int = 64
 
 
