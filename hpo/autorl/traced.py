@@ -3,6 +3,8 @@
 Codes and the unit cube are those of `hpo.spaces`, in float32.
 """
 
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
@@ -45,7 +47,7 @@ def zeta(space: spaces.Space, codes: Float[Array, '*n d']) -> dict[str, Array]:
   }
 
 
-def _by_column(change, space: spaces.Space, x: Array) -> Array:
+def _by_column(change: Callable, space: spaces.Space, x: Array) -> Array:
   columns = [change(p, x[..., i]) for i, p in enumerate(space.parameters)]
   return jnp.stack(columns, axis=-1)
 
