@@ -16,6 +16,7 @@ and the number of jobs, so that records are all that a resumed tuner needs.
 
 import dataclasses
 import json
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
@@ -112,11 +113,6 @@ class History:
       studies.Trial(r.job.params, r.score, r.status) for r in self.records
     )
     return studies.Study.of(studies.Problem(self.space), trials)
-
-  @property
-  def pending(self) -> list[Record]:
-    """Records without a result."""
-    return [record for record in self.records if record.told is None]
 
   def events(self, since: int = 0) -> Iterator[list[Record]]:
     """Records by event, in the order in which things happened.
@@ -241,6 +237,7 @@ class Tuner:
         f'number must be that of a job, below {len(self.records)}, '
         f'got {number=}'
       )
+    ranges.check_counts(least=0, step=step)
     record = self.records[number]
     if record.told is not None:
       raise ValueError(f'job {number} already has a result, {record}')
@@ -250,6 +247,11 @@ class Tuner:
       told=self._events, score=score, step=step
     )
     self._events += 1
+
+  @property
+  def pending(self) -> list[Job]:
+    """Jobs without a result; an interrupted driver runs them again."""
+    return [record.job for record in self.records if record.told is None]
 
   def state(self) -> dict[str, Any]:
     """All that is needed to continue, as an object of JSON."""
@@ -282,7 +284,8 @@ class Tuner:
     # Through JSON, so that a state from a file compares equal.
     described = json.dumps(self.space.to_json())
     return {
-      'method': repr(self.method),
+      # Functions print their addresses, which differ between processes.
+      'method': re.sub(' at 0x[0-9a-f]+', '', repr(self.method)),
       'space': json.loads(described),
       'seed': self.seed,
     }

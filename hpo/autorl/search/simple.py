@@ -2,16 +2,16 @@
 
 import dataclasses
 import itertools
-from collections.abc import Sequence
 
 import numpy as np
+from jaxtyping import Float
 from scipy.stats import qmc
 
 from hpo import spaces
 from hpo.autorl import asking
 from rl import ranges
 
-__all__ = ['Grid', 'Random', 'Sobol']
+__all__ = ['Grid', 'Random', 'Sobol', 'at_codes']
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,11 +36,11 @@ class Sobol:
     self, history: asking.History, count: int
   ) -> list[asking.Proposal]:
     """See `asking.Method`."""
-    space = history.space
+    space, first = history.space, len(history.records)
     sequence = qmc.Sobol(len(space), rng=np.random.default_rng(history.seed))
-    if history.records:  # SciPy cannot go forward by 0.
-      sequence.fast_forward(len(history.records))
-    return at_codes(space, space.from_unit(sequence.random(count)))
+    # SciPy draws whole powers of two only, without a warning.
+    rows = sequence.random_base2((first + count - 1).bit_length())
+    return at_codes(space, space.from_unit(rows[first : first + count]))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,7 +64,8 @@ class Grid:
     axes = [self._codes(p) for p in history.space.parameters]
     first = len(history.records)
     rows = itertools.islice(itertools.product(*axes), first, first + count)
-    return at_codes(history.space, list(rows))
+    found = np.array(list(rows)).reshape(-1, len(axes))
+    return at_codes(history.space, found)
 
   def _codes(self, p: spaces.Parameter) -> list[float]:
     if not isinstance(p, spaces.Float | spaces.Int):
@@ -75,12 +76,7 @@ class Grid:
 
 
 def at_codes(
-  space: spaces.Space, codes: Sequence[Sequence[float]]
+  space: spaces.Space, codes: Float[np.ndarray, 'n d']
 ) -> list[asking.Proposal]:
-  """Whole runs at some points.
-
-  Args:
-    space: of the points.
-    codes: [n, d]; see `spaces`.
-  """
-  return [asking.Proposal(space.point(np.asarray(row))) for row in codes]
+  """Whole runs at some points, whose codes are those of `spaces`."""
+  return [asking.Proposal(space.point(row)) for row in codes]
