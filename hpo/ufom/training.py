@@ -80,21 +80,6 @@ class TrainState:
   key: Any
 
 
-@flax.struct.dataclass
-class Latest(clu_metrics.Metric):
-  """The last value of a scalar."""
-
-  value: Any
-
-  def merge(self, other: 'Latest') -> 'Latest':
-    """The later one."""
-    return other
-
-  def compute(self) -> Any:
-    """The value."""
-    return self.value
-
-
 def task_batches(
   family: Family, *, count: int, seed: int, share: tuple[int, int] = (0, 1)
 ) -> grain.DatasetIterator:
@@ -290,7 +275,7 @@ class Trainer:
   def _metrics(
     self, state: TrainState, found: batches.BatchEstimate, q: Any
   ) -> clu_metrics.Collection:
-    latest = lambda x: Latest(jnp.asarray(x, jnp.float32))
+    latest = metrics_lib.Latest.of
     average = metrics_lib.Average.of
     values = {
       'loss': average(found.value),

@@ -65,7 +65,7 @@ class Rounds:
 
   def _after(
     self, method: protocol.Method, history: asking.History, rounds: int
-  ) -> tuple[Any, np.ndarray]:
+  ) -> tuple[Any, Any]:
     """State and parents after some rounds, from where the memory ends."""
     key, memory = jax.random.key(history.seed), history.memory
     if 'rounds' not in memory:
