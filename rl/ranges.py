@@ -11,11 +11,16 @@ from typing import Any
 import jax
 
 __all__ = [
+  'Real',
   'check_counts',
   'check_not_negative',
   'check_positive',
   'check_shares',
 ]
+
+
+# A setting that a transformation may vary.
+Real = float | jax.Array
 
 
 def _numbers(settings: dict[str, Any]) -> list[tuple[str, Any]]:

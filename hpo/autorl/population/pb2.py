@@ -18,6 +18,7 @@ Appendix; Parker-Holder, Nguyen, Desai, Roberts (2021), arXiv:2106.15883.
 """
 
 import dataclasses
+from collections.abc import Mapping
 from typing import Any
 
 import flax
@@ -71,7 +72,7 @@ class PB2State:
     rounds: finished, int32.
     seen: the observations.
     fit: of the process, which goes on from round to round.
-    logits: of each parameter's categories; empty for other parameters.
+    logits: of the categories of each parameter that has some, by name.
   """
 
   codes: Any
@@ -79,7 +80,7 @@ class PB2State:
   rounds: Any
   seen: Observations
   fit: Any
-  logits: tuple[Any, ...]
+  logits: Any
 
 
 def beta(count: Int[Array, ''] | int) -> Float[Array, '']:
@@ -138,16 +139,18 @@ class PB2:
     seen = Observations(
       jnp.zeros((rows, width)), zeros, zeros, zeros, jnp.zeros(rows, bool)
     )
-    counts = [
-      len(p.values) if _is_category(p) else 0 for p in self.space.parameters
-    ]
+    logits = {
+      p.name: jnp.zeros(len(p.values))
+      for p in self.space.parameters
+      if _is_category(p)
+    }
     return PB2State(
       traced.sample(self.space, key, (size,)),
       jnp.full(size, jnp.nan),
       jnp.int32(0),
       seen,
       drifting.start(),
-      tuple(jnp.zeros(count) for count in counts),
+      logits,
     )
 
   def step(
@@ -185,37 +188,37 @@ class PB2:
       put(seen.known, known),
     )
 
-  def _rewarded(self, state: PB2State, scores: Array) -> tuple[Array, ...]:
+  def _rewarded(self, state: PB2State, scores: Array) -> dict[str, Array]:
     """Logits of categories; rewards are improvements, scaled to [0, 1]."""
     gains = scores - state.before
     known = jnp.isfinite(gains)
     low = jnp.where(known, gains, jnp.inf).min()
     high = jnp.where(known, gains, -jnp.inf).max()
     rewards = jnp.where(known, _scaled(gains, low, high), 0)
-    return tuple(
-      categories.updated(
+    return {
+      name: categories.updated(
         logits,
-        jnp.int32(state.codes[:, i]),
+        jnp.int32(state.codes[:, self.space.names.index(name)]),
         rewards,
         known,
         mixing=self.mixing,
         sharing=self.sharing,
       )
-      if len(logits)
-      else logits
-      for i, logits in enumerate(state.logits)
-    )
+      for name, logits in state.logits.items()
+    }
 
   def _drawn_categories(
-    self, key: Key[Array, ''], codes: Array, logits: tuple[Array, ...]
+    self, key: Key[Array, ''], codes: Array, logits: Mapping[str, Array]
   ) -> Float[Array, 'n d']:
-    for i, one in enumerate(logits):
-      if len(one):
-        chances = categories.chances(one, self.mixing)
-        drawn = jax.random.choice(
-          jax.random.fold_in(key, i), len(one), (len(codes),), p=chances
-        )
-        codes = codes.at[:, i].set(drawn)
+    for name, one in logits.items():
+      i = self.space.names.index(name)
+      drawn = jax.random.choice(
+        jax.random.fold_in(key, i),
+        len(one),
+        (len(codes),),
+        p=categories.chances(one, self.mixing),
+      )
+      codes = codes.at[:, i].set(drawn)
     return codes
 
   def _explored(

@@ -89,13 +89,12 @@ class PopulationTrainer:
     self, *, seed: int, mesh: jax.sharding.Mesh
   ) -> Iterator[loop_lib.Experiment[TrainState]]:
     """See `runtime.trainer.Trainer`; an example is an environment step."""
+    mesh = mesh_lib.fitting(mesh, size=self.size)
     init = functools.partial(self._init, seed)
     yield loop_lib.Experiment(
       init=init,
       step=self._step,
-      shardings=jax.tree.map(
-        lambda _: mesh_lib.replicated(mesh), jax.eval_shape(init)
-      ),
+      shardings=_shardings(jax.eval_shape(init), mesh),
       batches=actors.NoBatches(),
       mesh=mesh,
       batch_size=self.round_steps * self.rounds_per_step,
@@ -225,6 +224,15 @@ class PopulationTrainer:
     accounts.write_study(
       path, problem, results.trials(space, self._played(state))
     )
+
+
+def _shardings(state: TrainState, mesh: jax.sharding.Mesh) -> TrainState:
+  """Members are split over devices."""
+  whole = jax.tree.map(lambda _: mesh_lib.replicated(mesh), state)
+  parts = jax.sharding.PartitionSpec(None, mesh_lib.BATCH_AXES)
+  split = jax.sharding.NamedSharding(mesh, parts)
+  members = jax.tree.map(lambda _: split, state.populations.members)
+  return whole.replace(populations=whole.populations.replace(members=members))
 
 
 def _ranked(scores: Array) -> Array:

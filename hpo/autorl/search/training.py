@@ -167,7 +167,17 @@ class SearchTrainer:
   def experiment(
     self, *, seed: int, mesh: jax.sharding.Mesh
   ) -> Iterator[loop_lib.Experiment[TrainState]]:
-    """See `runtime.trainer.Trainer`; an example is a job."""
+    """See `runtime.trainer.Trainer`; an example is a job.
+
+    Raises:
+      ValueError: there are several processes.
+    """
+    if jax.process_count() > 1:
+      raise ValueError(
+        f'one process runs a search, got {jax.process_count()}; '
+        'runtime.sweep runs jobs in several'
+      )
+    mesh = mesh_lib.fitting(mesh, parallel=self.parallel)
     jobs = Jobs(
       asking.Tuner(self.method, self.space, seed=seed),
       room=self.jobs,
