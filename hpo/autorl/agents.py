@@ -97,7 +97,7 @@ class Agent:
     """The learner with some settings.
 
     Raises:
-      ValueError: a name is not that of a setting.
+      ValueError: a name is not that of a setting, or of one that is a schedule.
     """
     known = {field.name for field in dataclasses.fields(self.algorithm)}
     unknown = sorted(set(zeta) - known - {HORIZON})
@@ -106,6 +106,11 @@ class Agent:
         f'settings must be fields of {type(self.algorithm).__name__}, or '
         f'{HORIZON!r} in the place of the discount; got {sorted(zeta)}, '
         f'{unknown=}'
+      )
+    schedules = [n for n in zeta if callable(getattr(self.algorithm, n, None))]
+    if schedules:
+      raise ValueError(
+        f'a setting that is tuned has one value, but {schedules} are schedules'
       )
     changes = dict(zeta)
     if HORIZON in changes:
