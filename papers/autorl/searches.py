@@ -33,10 +33,10 @@ class Shipped:
   model: methods.Model = dataclasses.field(default_factory=methods.Model)
   policy: suggesting.Policy = suggesting.Policy()
 
-  def load(self) -> learned.OptFormer:
+  def made(self) -> learned.OptFormer:
     """The method with its model."""
     return learned.OptFormer(
-      self.model.load(), self.policy, 'PPO on CartPole', 'return'
+      self.model.load, self.policy, 'PPO that swings a pole up', 'return'
     )
 
 
@@ -79,7 +79,7 @@ class _Timed:
 def run(setting: Setting, *, seed: int) -> study.Record:
   """Tunes with one seed, and trains the best settings with five others."""
   is_shipped = isinstance(setting.method, Shipped)
-  method = setting.method.load() if is_shipped else setting.method
+  method = setting.method.made() if is_shipped else setting.method
   timed = _Timed(method)
   trainer = training.SearchTrainer(
     problems.swing_up(_ITERATIONS),

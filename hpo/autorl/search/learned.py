@@ -1,6 +1,7 @@
 """OptFormer as a tuner."""
 
 import dataclasses
+from collections.abc import Callable
 
 import jax
 
@@ -17,15 +18,14 @@ class OptFormer:
   """Points that OptFormer suggests; an `asking.Method`.
 
   Attributes:
-    trained: the model; by default the one that comes with the package.
+    load: reads the model, once for each tuner; by default the one that comes
+      with the package.
     policy: how points are chosen.
     name: of the study, which the model reads.
     metric: name of the score, which the model reads.
   """
 
-  trained: trained_lib.Trained = dataclasses.field(
-    default_factory=trained_lib.shipped, repr=False
-  )
+  load: Callable[[], trained_lib.Trained] = trained_lib.shipped
   policy: suggesting.Policy = suggesting.Policy()
   name: str = ''
   metric: str = ''
@@ -34,9 +34,11 @@ class OptFormer:
     self, history: asking.History, count: int
   ) -> list[asking.Proposal]:
     """See `asking.Method`."""
-    key = jax.random.key(history.seed)
+    key, memory = jax.random.key(history.seed), history.memory
+    if 'trained' not in memory:
+      memory['trained'] = self.load()
     found = suggesting.suggest(
-      self.trained,
+      memory['trained'],
       studies.Problem(history.space, name=self.name, metric=self.metric),
       history.study.trials,
       jax.random.fold_in(key, len(history.records)),
