@@ -103,49 +103,50 @@ def test_exploration_needs_more_than_two_observations():
   np.testing.assert_allclose(pb2.beta(50), 0.2 * math.log(20), rtol=1e-6)
 
 
-def played(space, rounds, **options):
+@functools.cache
+def played():
+  """Six rounds of four members, of which the newest four are remembered."""
   run = functools.partial(
-    running.run, Climb(), pb2.PB2(space, **options), size=4, rounds=rounds
+    running.run, Climb(), pb2.PB2(LINE, window=16), size=4, rounds=6
   )
   return jax.jit(run)(KEY)
 
 
 def test_few_observations_are_safe():
-  """None, none and four of them: the first round improves on nothing."""
-  population, row = played(LINE, 2)
-  assert np.isfinite(row.codes).all()
+  """There is none before the second round, and there are four before the third."""
+  population, rows = played()
+  assert np.isfinite(rows.codes).all()
   assert np.isfinite(population.method.codes).all()
 
 
 def test_a_copy_starts_from_its_parents_score():
   """Otherwise the jump to the parent's score would count as an improvement."""
-  population, rows = played(LINE, 6)
+  population, rows = played()
   seen = population.method.seen
   scores, parents = np.asarray(rows.scores), np.asarray(rows.parents)
-  assert (parents != np.arange(4)).any()
-  gains = np.asarray(seen.gains).reshape(6, 4)
+  assert (parents[1:5] != np.arange(4)).any()
   before = np.take_along_axis(scores[:-1], parents[:-1], axis=1)
-  np.testing.assert_allclose(gains[1:], scores[1:] - before, atol=1e-6)
-  known = np.asarray(seen.known).reshape(6, 4)
-  assert not known[0].any()
-  assert known[1:].all()
-  # The inner loop's own gains: no improvement is larger than one update's.
+  gains = np.asarray(seen.gains).reshape(4, 4)
+  times = np.asarray(seen.times).reshape(4, 4)[:, 0].astype(int)
+  # The newest rounds, in a ring.
+  np.testing.assert_array_equal(times, [4, 5, 2, 3])
+  for row, time in zip(gains, times, strict=True):
+    np.testing.assert_allclose(row, scores[time] - before[time - 1], atol=1e-6)
+  # No improvement is larger than that of one update of the inner loop.
   assert gains.max() <= 1 + 1e-6
-  np.testing.assert_array_equal(
-    np.asarray(seen.times).reshape(6, 4)[:, 0], np.arange(6)
-  )
+  assert np.asarray(seen.known).all()
 
 
-def test_the_window_keeps_the_newest_rounds():
-  population, _ = played(LINE, 5, window=8)
-  seen = population.method.seen
-  assert len(seen.gains) == 8
-  assert sorted(set(np.asarray(seen.times).tolist())) == [3, 4]
+def test_the_first_round_improves_on_nothing():
+  method = pb2.PB2(LINE)
+  state = method.init(KEY, 4, 6)
+  seen = method._noted(state, jnp.arange(4.0))
+  assert not np.asarray(seen.known).any()
 
 
 def test_members_that_run_lower_the_deviation_only_nearby():
-  method = pb2.PB2(LINE)
-  population, _ = played(LINE, 4)
+  method = pb2.PB2(LINE, window=16)
+  population, _ = played()
   state = population.method
   found = pb2._Forecast.of(method, state)
   places = jnp.array([[0.2], [0.5], [0.8], [0.9]])

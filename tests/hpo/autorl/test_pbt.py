@@ -118,7 +118,9 @@ def test_copies_are_exact_and_the_best_stay(make):
     assert (codes <= 1).all()
 
 
-@pytest.mark.parametrize('make', [pbt.PBT, pb2.PB2])
+@pytest.mark.parametrize(
+  'make', [pbt.PBT, pytest.param(pb2.PB2, marks=pytest.mark.slow)]
+)
 def test_a_run_is_a_function_of_its_key_whether_mapped_or_not(make):
   inner, method = Climb(noise=0.1), make(LINE)
   run = functools.partial(running.run, inner, method, size=4, rounds=5)

@@ -59,7 +59,14 @@ TRAINERS = {
 }
 
 
-@pytest.mark.parametrize('name', TRAINERS)
+# Of each trainer one is quick.
+SLOW = ('pb2', 'gp')
+
+
+@pytest.mark.parametrize(
+  'name',
+  [pytest.param(n, marks=[pytest.mark.slow] * (n in SLOW)) for n in TRAINERS],
+)
 def test_resumed_runs_are_the_same(name, tmp_path, one_device):
   made = TRAINERS[name]()
   rows = experiments.check_resumes(
@@ -105,6 +112,17 @@ def test_what_a_population_leaves(tmp_path, capsys, one_device):
   assert '| 32 ' in capsys.readouterr().out.replace('|     ', '| ')
   table = (tmp_path / 'report' / 'budget.csv').read_text()
   assert table.splitlines()[1].startswith(f'32,{4 * 4 * 2 * 2},2')
+  _check_the_trainer_of_optformer_reads(tmp_path / 'report' / 'study.jsonl')
+
+
+def _check_the_trainer_of_optformer_reads(path):
+  data = datasets.StudyFiles(
+    tokens.Tokenizer(vocabulary.Compact(bins=50), decoder_length=120),
+    train=str(path),
+  )
+  assert data.num_studies == 1
+  example = data.training_examples(0)(np.array([0]))
+  assert all(np.isfinite(x).all() for x in example.values())
 
 
 def test_a_job_that_goes_on_has_the_state_of_its_parent():
@@ -155,18 +173,6 @@ def test_budgets_are_whole_updates():
   experiment.batches._steps = 2
   with pytest.raises(ValueError, match='multiples'):
     next(experiment.batches)
-
-
-def test_the_trainer_of_optformer_reads_the_trials(tmp_path, one_device):
-  train(population(), 4, tmp_path)
-  path = str(tmp_path / 'report' / 'study.jsonl')
-  data = datasets.StudyFiles(
-    tokens.Tokenizer(vocabulary.Compact(bins=50), decoder_length=120),
-    train=path,
-  )
-  assert data.num_studies == 1
-  example = data.training_examples(0)(np.array([0]))
-  assert all(np.isfinite(x).all() for x in example.values())
 
 
 @pytest.mark.parametrize(
