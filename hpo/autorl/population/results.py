@@ -118,8 +118,8 @@ def _draw_schedule(
   for i, p in enumerate(space.parameters):
     axes = figure.add_subplot(1, len(space), i + 1)
     axes.plot(rounds, played.codes[:, 0, :, i], '.', color='0.7', markersize=4)
-    axes.plot(rounds, best[:, i], color=pictures_lib.COLORS[0], label='best')
-    axes.set_xlabel('round')
+    axes.plot(rounds, best[:, i], color=pictures_lib.COLORS[0])
+    _label_rounds(axes)
     axes.set_ylabel(p.name.replace('_', ' '))
     if isinstance(p, spaces.Float | spaces.Int) and p.scale == 'LOG':
       axes.set_yscale('log')
@@ -147,10 +147,15 @@ def _draw_lineage(played: running.Round, path: str | os.PathLike[str]) -> None:
     zorder=3,
   )
   axes.plot(rounds, best, color=pictures_lib.COLORS[1])
-  axes.set_xlabel('round')
+  _label_rounds(axes)
   axes.set_ylabel('member')
   figure.colorbar(dots, label='score')
   pictures_lib.save(figure, path)
+
+
+def _label_rounds(axes: Any) -> None:
+  axes.set_xlabel('round')
+  axes.xaxis.get_major_locator().set_params(integer=True)
 
 
 def _draw_incumbent(

@@ -51,7 +51,7 @@ class GP:
   """See the module; an `asking.Method`.
 
   Attributes:
-    initial: points of Sobol's sequence.
+    initial: points of Sobol's sequence; one batch may bring some more.
     fit_steps: of Adam.
     candidates: points that are compared, half of them near to the best trials;
       then there are `rounds` rounds of `offspring` in ever smaller steps.
@@ -81,10 +81,10 @@ class GP:
     self, history: asking.History, count: int
   ) -> list[asking.Proposal]:
     """See `asking.Method`."""
-    early = min(count, max(0, self.initial - len(history.records)))
-    scored = np.array([r.score is not None for r in history.records], bool)
-    if early or not scored.any():
-      return simple.Sobol().propose(history, early or count)
+    records = history.records
+    is_scored = any(record.score is not None for record in records)
+    if len(records) < self.initial or not is_scored:
+      return simple.Sobol().propose(history, count)
     space = history.space
     places, values, states = self._rows(history, count)
     seeds = history.rng.integers(2**32, size=count)

@@ -15,9 +15,8 @@ _SHOWN = 10
 
 
 def job_rows(tuner: asking.Tuner) -> list[dict[str, Any]]:
-  """The best jobs: the best one first, then by score."""
-  best = tuner.best
-  rank = lambda r: (r is not best, np.inf if r.score is None else -r.score)
+  """The best jobs, by score."""
+  rank = lambda r: np.inf if r.score is None else -r.score
   return [
     {
       'job': record.job.id,
