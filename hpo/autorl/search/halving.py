@@ -58,15 +58,6 @@ def _rungs(max_budget: int, unit: int, eta: int) -> list[int]:
   return list(itertools.takewhile(lambda budget: budget <= max_budget, powers))
 
 
-def _check(max_budget: int, unit: int, eta: int) -> None:
-  ranges.check_counts(max_budget=max_budget, unit=unit)
-  ranges.check_counts(least=2, eta=eta)
-  if unit > max_budget:
-    raise ValueError(
-      f'unit must be at most max_budget, got {unit=} {max_budget=}'
-    )
-
-
 def _depths(records: Sequence[asking.Record]) -> list[int]:
   """How often each run was continued before."""
   depths: list[int] = []
@@ -87,15 +78,13 @@ def _continued(record: asking.Record, budget: int) -> asking.Proposal:
 
 
 @dataclasses.dataclass(frozen=True)
-class Hyperband:
-  """See the module; finished after its last bracket.
-
-  While a round waits for results, the next bracket begins.
+class _Halving:
+  """Settings of halving.
 
   Attributes:
     max_budget: steps of the longest runs.
     unit: steps; no run is shorter.
-    eta: factor from round to round.
+    eta: factor of the budget from round to round; 1 / eta of the runs go on.
     sampler: chooses the settings of new runs.
 
   Raises:
@@ -108,7 +97,21 @@ class Hyperband:
   sampler: asking.Method = simple.Random()
 
   def __post_init__(self) -> None:
-    _check(self.max_budget, self.unit, self.eta)
+    ranges.check_counts(max_budget=self.max_budget, unit=self.unit)
+    ranges.check_counts(least=2, eta=self.eta)
+    if self.unit > self.max_budget:
+      raise ValueError(
+        f'unit must be at most max_budget, got {self.unit=} {self.max_budget=}'
+      )
+
+
+@dataclasses.dataclass(frozen=True)
+class Hyperband(_Halving):
+  """See the module; finished after its last bracket.
+
+  While a round waits for results, the next bracket begins. See `_Halving` for the
+  attributes.
+  """
 
   def propose(
     self, history: asking.History, count: int
@@ -166,27 +169,12 @@ def _family(
 
 
 @dataclasses.dataclass(frozen=True)
-class Asha:
+class Asha(_Halving):
   """See the module; never finished.
 
-  Attributes:
-    max_budget: steps of the longest runs; the last rung may be less than eta
-      times the one before.
-    unit: steps of new runs.
-    eta: factor from rung to rung.
-    sampler: chooses the settings of new runs.
-
-  Raises:
-    ValueError: a number is out of range.
+  The last rung may be less than eta times the one before. See `_Halving` for the
+  attributes.
   """
-
-  max_budget: int
-  unit: int = 1
-  eta: int = 3
-  sampler: asking.Method = simple.Random()
-
-  def __post_init__(self) -> None:
-    _check(self.max_budget, self.unit, self.eta)
 
   @property
   def budgets(self) -> list[int]:
