@@ -146,7 +146,7 @@ class PB2:
     }
     return PB2State(
       traced.sample(self.space, key, (size,)),
-      jnp.full(size, jnp.nan),
+      jnp.full(size, jnp.nan, jnp.float32),
       jnp.int32(0),
       seen,
       drifting.start(),

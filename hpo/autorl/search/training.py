@@ -225,7 +225,7 @@ class SearchTrainer:
     return TrainState(
       jnp.int32(0),
       states,
-      jnp.full(shape, jnp.nan),
+      jnp.full(shape, jnp.nan, jnp.float32),
       jnp.zeros(self.jobs, jnp.int32),
       jnp.int32(0),
       key,

@@ -80,6 +80,19 @@ def test_resumed_runs_are_the_same(name, tmp_path, one_device):
   assert whole == parts
 
 
+@pytest.mark.parametrize('name', TRAINERS)
+def test_the_step_is_compiled_once(name):
+  """The first state has the types of all others, weak types included."""
+  experiment = experiments.of(TRAINERS[name](), devices=jax.devices()[:1])
+  before = jax.eval_shape(experiment.init)
+  batch = next(experiment.batches)
+  after, _ = jax.eval_shape(experiment.step, before, batch)
+  types = lambda tree: [
+    (x.shape, x.dtype, x.weak_type) for x in jax.tree.leaves(tree)
+  ]
+  assert types(after) == types(before)
+
+
 def test_devices_share_the_members():
   made = population(size=8)
   rows = []
