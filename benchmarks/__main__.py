@@ -39,6 +39,7 @@ SUBJECTS = (
   'rl_darts',
   'implicit_attention',
   'optformer',
+  'autorl',
 )
 
 

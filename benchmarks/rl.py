@@ -19,7 +19,6 @@ import jax.numpy as jnp
 import optax
 
 from benchmarks import harness, programs
-from rl import learner as learner_lib
 from rl import networks, rollout
 from rl.envs import cartpole, lanes
 from rl.ppo import ppo as ppo_lib
@@ -79,7 +78,7 @@ def bound() -> programs.Program:
   return programs.compiled(jnp.matmul, lambda seed: (x, x), units=steps)
 
 
-def _task() -> tuple[lanes.Lanes, learner_lib.Learner]:
+def task() -> tuple[lanes.Lanes, ppo_lib.PPOLearner]:
   """Lanes and learner of the recipe."""
   vector = lanes.Lanes(cartpole.CartPoleBalance(), _LANES)
   updates = _PUBLISHED_STEPS // _STEPS * _MINIBATCHES * _EPOCHS
@@ -105,7 +104,7 @@ def _training(
   iterations: int, *, in_turn: bool = False
 ) -> Callable[[jax.Array], Any]:
   """Trains one agent from a key, or agents that learn in turn from theirs."""
-  vector, learner = _task()
+  vector, learner = task()
   each = jax.vmap if in_turn else (lambda function, **_: function)
   split = lambda n: each(functools.partial(jax.random.split, num=n), out_axes=1)
   learn = learner.learn
@@ -135,8 +134,8 @@ def _training(
   return train
 
 
-def _purejaxrl(iterations: int) -> programs.Program:
-  """The published program; the same number of steps."""
+def purejaxrl(iterations: int, agents: int = 1) -> programs.Program:
+  """The published program; the same number of steps of as many agents."""
   ppo = programs.peer('purejaxrl.ppo')
   config = {
     **{'LR': _RATE, 'ANNEAL_LR': True, 'MAX_GRAD_NORM': 0.5},
@@ -147,9 +146,11 @@ def _purejaxrl(iterations: int) -> programs.Program:
     'ENV_NAME': 'CartPole-v1',
     'TOTAL_TIMESTEPS': iterations * _STEPS,
   }
-  train, key = ppo.make_train(config), jax.random.PRNGKey(0)
+  train, keys = ppo.make_train(config), jax.random.PRNGKey(0)
+  if agents > 1:
+    keys, train = jax.random.split(keys, agents), jax.vmap(train)
   return programs.compiled(
-    train, lambda seed: (key,), units=iterations * _STEPS
+    train, lambda seed: (keys,), units=agents * iterations * _STEPS
   )
 
 
@@ -169,7 +170,7 @@ def _forms(sizes: Sizes, case: str) -> list[harness.Form]:
   )
   return [
     harness.Form(ONE, lambda case: ours(sizes.iterations), ours=True),
-    harness.Form(PEER, lambda case: _purejaxrl(sizes.iterations), peer=True),
+    harness.Form(PEER, lambda case: purejaxrl(sizes.iterations), peer=True),
     *(many(devices) for devices in sorted({1, count})),
     harness.Form(PRODUCTS, lambda case: bound()),
   ]

@@ -2,12 +2,17 @@
 
 'LINEAR': equal differences. 'LOG': equal ratios. 'REVERSE_LOG': equal ratios of
 low + high - x, so that the fine steps are at the upper bound.
+
+Arrays of NumPy and of JAX are mapped alike.
 """
 
 import math
+import types
 
+import jax
+import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Array, Float
 
 __all__ = ['SCALES', 'check', 'check_bounds', 'from_scaled', 'to_scaled']
 
@@ -43,30 +48,34 @@ def check_bounds(
 
 
 def to_scaled(
-  x: Float[np.ndarray, '*n'],
+  x: Float[np.ndarray | Array, '*n'],
   low: float | int,
   high: float | int,
   scale: str,
-) -> Float[np.ndarray, '*n']:
+) -> Float[np.ndarray | Array, '*n']:
   """Numbers to [0, 1]: `low` to 0, `high` to 1; 0.5 if the two are equal."""
   if low == high:
-    return np.full(np.shape(x), 0.5)
+    return _library(x).full(np.shape(x), 0.5)
   if scale == 'LINEAR':
     return (x - low) / (high - low)
   if scale == 'REVERSE_LOG':
     return 1 - to_scaled(low + high - x, low, high, 'LOG')
-  return np.log(x / low) / math.log(high / low)
+  return _library(x).log(x / low) / math.log(high / low)
 
 
 def from_scaled(
-  z: Float[np.ndarray, '*n'],
+  z: Float[np.ndarray | Array, '*n'],
   low: float | int,
   high: float | int,
   scale: str,
-) -> Float[np.ndarray, '*n']:
+) -> Float[np.ndarray | Array, '*n']:
   """The inverse of `to_scaled`."""
   if scale == 'LINEAR':
     return low + z * (high - low)
   if scale == 'REVERSE_LOG':
     return low + high - from_scaled(1 - z, low, high, 'LOG')
-  return low * np.exp(z * math.log(high / low))
+  return low * _library(z).exp(z * math.log(high / low))
+
+
+def _library(x: np.ndarray | Array) -> types.ModuleType:
+  return jnp if isinstance(x, jax.Array) else np

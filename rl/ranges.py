@@ -1,13 +1,17 @@
 """Checks of settings, which name the setting, its value and the rule.
 
-A setting that is None or a function (a schedule) has no range: it passes.
+A setting that is None or a function (a schedule) has no range: it passes. So does
+a traced one, which a transformation varies and whose value is not known yet.
 """
 
 import math
 import numbers
 from typing import Any
 
+import jax
+
 __all__ = [
+  'Real',
   'check_counts',
   'check_not_negative',
   'check_positive',
@@ -15,11 +19,17 @@ __all__ = [
 ]
 
 
+# A setting that a transformation may vary.
+Real = float | jax.Array
+
+
 def _numbers(settings: dict[str, Any]) -> list[tuple[str, Any]]:
   return [
     (name, value)
     for name, value in settings.items()
-    if value is not None and not callable(value)
+    if value is not None
+    and not callable(value)
+    and not isinstance(value, jax.core.Tracer)
   ]
 
 

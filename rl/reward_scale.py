@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from rl import normalizer
+from rl import normalizer, ranges
 
 __all__ = ['RewardState', 'init', 'scale']
 
@@ -35,8 +35,8 @@ def scale(
   first: Bool[Array, ' n'],
   ended: Bool[Array, 'T n'],
   valid: Bool[Array, 'T n'],
-  discount: float,
-  clip: float,
+  discount: ranges.Real,
+  clip: ranges.Real,
 ) -> tuple[RewardState, Float[Array, 'T n']]:
   """Divides by the deviation of R_t = r_t + discount * R_{t-1}, then clips.
 

@@ -34,7 +34,13 @@ FRAGMENTS = (
   | {
     f'configs/hpo/{name}.gin'
     for name in (
-      *('base', 'ufom_adaptive', 'ufom_fewshot_base', 'ufom_published'),
+      *(
+        'base',
+        'autorl_base',
+        'ufom_adaptive',
+        'ufom_fewshot_base',
+        'ufom_published',
+      ),
       'optformer_base',
     )
   }

@@ -28,6 +28,7 @@ RUN_BY = {
   'performer/slim/README.md': 'tests/performer/test_performer_readme.py',
   'nas/es_enas/README.md': 'tests/nas/es_enas/test_es_enas_readme.py',
   'hpo/optformer/README.md': 'tests/hpo/optformer/test_optformer_readme.py',
+  'hpo/autorl/README.md': 'tests/hpo/autorl/test_autorl_readme.py',
   'hpo/ufom/README.md': 'tests/hpo/ufom/test_ufom_readme.py',
   'nas/rl_darts/README.md': 'tests/nas/rl_darts/test_rl_darts_readme.py',
   'rl/README.md': 'tests/rl/test_rl_readme.py',
@@ -37,6 +38,7 @@ RUN_BY = {
 LAUNCHED = (
   *('performer.train', 'rl.train', 'hpo.optformer.main', 'hpo.ufom.main'),
   *('rl.odetoode.main', 'nas.es_enas.main', 'nas.rl_darts.main'),
+  'hpo.autorl.main',
 )
 
 

@@ -11,7 +11,6 @@ Keys of tasks, xi and the start are apart, so runs with other q see the same tas
 import contextlib
 import dataclasses
 import functools
-import math
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Protocol, runtime_checkable
 
@@ -21,7 +20,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from absl import logging
 from clu import metrics as clu_metrics
 from jaxtyping import Array, Float, Int, Key, PyTree
 
@@ -78,21 +76,6 @@ class TrainState:
   averages: PyTree
   spent: PyTree
   key: Any
-
-
-@flax.struct.dataclass
-class Latest(clu_metrics.Metric):
-  """The last value of a scalar."""
-
-  value: Any
-
-  def merge(self, other: 'Latest') -> 'Latest':
-    """The later one."""
-    return other
-
-  def compute(self) -> Any:
-    """The value."""
-    return self.value
 
 
 def task_batches(
@@ -191,7 +174,7 @@ class Trainer:
       ValueError: if several processes have devices by whose number the tasks
         do not divide.
     """
-    mesh = _fitting(mesh, self.tasks_per_step)
+    mesh = mesh_lib.fitting(mesh, tasks_per_step=self.tasks_per_step)
     share = mesh_lib.process_slice(mesh, self.tasks_per_step)
     shape = jax.eval_shape(lambda: self.init(seed))
     judges = self.family.evaluators(self.inner)
@@ -290,7 +273,7 @@ class Trainer:
   def _metrics(
     self, state: TrainState, found: batches.BatchEstimate, q: Any
   ) -> clu_metrics.Collection:
-    latest = lambda x: Latest(jnp.asarray(x, jnp.float32))
+    latest = metrics_lib.Latest.of
     average = metrics_lib.Average.of
     values = {
       'loss': average(found.value),
@@ -304,20 +287,3 @@ class Trainer:
       D2, V2 = state.averages.means(self.q.beta)
       values |= {'D_hat': latest(D2), 'V_hat': latest(V2)}
     return clu_metrics.Collection.create_collection(**values)
-
-
-def _fitting(mesh: jax.sharding.Mesh, count: int) -> jax.sharding.Mesh:
-  """The mesh, or its first devices, by whose number the tasks divide."""
-  shards = math.prod(mesh.shape[axis] for axis in mesh_lib.BATCH_AXES)
-  fitting = math.gcd(count, shards)
-  if fitting == shards or jax.process_count() > 1:
-    return mesh
-  logging.warning(
-    'choose tasks_per_step divisible by the %d devices: with %d tasks per step '
-    'only %d devices work',
-    mesh.size,
-    count,
-    fitting,
-  )
-  devices = list(mesh.devices.flat[:fitting])
-  return mesh_lib.MeshConfig(data=fitting).make(devices)

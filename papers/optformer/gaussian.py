@@ -11,13 +11,11 @@ Reference: arXiv:2205.13320, Section 6.2 and Appendix B.2 (output warping; trunc
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 from jaxtyping import Array, Bool, Float
 
 from hpo import studies
 from hpo.optformer import behaviours, forecasts, quantizing
 from hpo.optformer.behaviours import gaussian_process as gp
-from papers.optformer import methods
 from runtime import optional
 
 __all__ = ['forecast']
@@ -76,7 +74,7 @@ def _posterior(
   pad = -count % _ROWS
   points = np.pad(space.to_unit(study.codes), ((0, pad), (0, 0)))
   found = _fit_and_predict(
-    methods.cube_of(space),
+    behaviours.Cube.of(space),
     np.float32(points),
     np.pad(warped, (0, pad)).astype(np.float32),
     np.arange(count + pad) < count,
@@ -95,16 +93,7 @@ def _fit_and_predict(
   others: Float[Array, 'n d'],
 ) -> tuple[Float[Array, ' n'], Float[Array, ' n']]:
   data = gp.Data(cube.squared_gaps(points[:, None], points), values, known)
-  optimizer = optax.adam(_RATE)
-  hyper = gp.Hyper.prior(points.shape[1])
-
-  def step(carry: tuple, _: None) -> tuple[tuple, None]:
-    hyper, state = carry
-    updates, state = optimizer.update(gp.gradient(hyper, data), state)
-    return (optax.apply_updates(hyper, updates), state), None
-
-  start = (hyper, optimizer.init(hyper))
-  (hyper, _), _ = jax.lax.scan(step, start, length=_STEPS)
+  hyper = gp.fit(data, steps=_STEPS, rate=_RATE)
   gaps = cube.squared_gaps(others[:, None], points)
   mean, deviation = gp.predict(gp.factor(hyper, data), hyper, gaps, known)
   return mean, jnp.sqrt(deviation**2 + jnp.exp(2 * hyper.noise))

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Key, PyTree
 
-from hpo import spaces, studies
+from hpo import studies
 from hpo.optformer import behaviours, suggesting, trained
 
 __all__ = [
@@ -25,7 +25,6 @@ __all__ = [
   'Model',
   'OptFormer',
   'Random',
-  'cube_of',
 ]
 
 # The trials so far -> the codes of the next point.
@@ -135,7 +134,7 @@ class Behaviour:
   def start(self, problem: studies.Problem, seed: int, trials: int) -> Choose:
     """See `Method`."""
     space, key = problem.space, jax.random.key(seed)
-    cube = cube_of(space)
+    cube = behaviours.Cube.of(space)
     memory = self.behaviour.init(cube)
 
     def choose(study: studies.Study) -> Float[np.ndarray, 'd']:
@@ -163,22 +162,3 @@ def _propose(
   memory: PyTree,
 ) -> tuple[Array, PyTree]:
   return behaviour.propose(key, cube, history, memory)
-
-
-def cube_of(space: spaces.Space) -> behaviours.Cube:
-  """What algorithms know of a space.
-
-  Raises:
-    ValueError: whole numbers are not equally far apart.
-  """
-  counts = []
-  for p in space.parameters:
-    if isinstance(p, spaces.Int) and p.scale != 'LINEAR':
-      raise ValueError(f'whole numbers must be LINEAR here, got {p}')
-    if isinstance(p, spaces.Float):
-      counts.append(0)
-    else:
-      is_whole = isinstance(p, spaces.Int)
-      counts.append(p.high - p.low + 1 if is_whole else len(p.values))
-  ordered = [not isinstance(p, spaces.Categorical) for p in space.parameters]
-  return behaviours.Cube(jnp.array(counts, jnp.int32), jnp.array(ordered))

@@ -8,6 +8,8 @@ import numpy as np
 from jaxtyping import Float
 
 from hpo import spaces, studies
+from hpo.autorl.search import optuna as optuna_lib
+from hpo.autorl.search import vizier as vizier_search
 from hpo.optformer import vizier as vizier_lib
 from papers.optformer import methods
 from runtime import optional
@@ -53,10 +55,7 @@ def _designer(name: str, problem: studies.Problem, seed: int) -> Any:
   folder = 'vizier._src.algorithms.designers'
   statement = vizier_lib.to_statement(problem)
   if name == 'eagle':
-    eagle = optional.load(
-      f'{folder}.eagle_strategy.eagle_strategy', extra='vizier'
-    )
-    return eagle.EagleStrategyDesigner(statement, seed=seed)
+    return vizier_search.eagle(statement, seed)
   if name != 'gp':
     raise ValueError(f"designer must be 'gp' or 'eagle', got {name!r}")
   bandit = optional.load(f'{folder}.gp_bandit', extra='vizier')
@@ -88,7 +87,7 @@ class Optuna:
       direction=problem.goal.lower(),
     )
     space = problem.space
-    places = {p.name: _distribution(optuna, p) for p in space.parameters}
+    places = {p.name: optuna_lib.distribution(p) for p in space.parameters}
     asked = None
 
     def choose(found: studies.Study) -> Float[np.ndarray, 'd']:
@@ -103,7 +102,7 @@ class Optuna:
       else:
         study.tell(asked, found.values[-1])
       asked = study.ask(places)
-      return np.array([float(asked.params[name]) for name in space.names])
+      return optuna_lib.codes(space, asked.params)
 
     return choose
 
@@ -116,18 +115,6 @@ def _sampler(optuna: Any, name: str, seed: int) -> Any:
       seed=seed, warn_independent_sampling=False
     )
   raise ValueError(f"sampler must be 'tpe' or 'cma', got {name!r}")
-
-
-def _distribution(optuna: Any, p: spaces.Parameter) -> Any:
-  """Of codes: listed numbers are places in their order."""
-  kinds = optuna.distributions
-  if isinstance(p, spaces.Categorical):
-    return kinds.CategoricalDistribution(tuple(range(len(p.values))))
-  if isinstance(p, spaces.Discrete):
-    return kinds.IntDistribution(0, len(p.values) - 1)
-  is_whole = isinstance(p, spaces.Int)
-  kind = kinds.IntDistribution if is_whole else kinds.FloatDistribution
-  return kind(p.low, p.high, log=p.scale == 'LOG')
 
 
 def _outside(

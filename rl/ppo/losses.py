@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from rl import learner as learner_lib
+from rl import ranges
 
 __all__ = [
   'Estimates',
@@ -149,8 +150,8 @@ def advantages(
   terminated: Bool[Array, 'T n'],
   truncated: Bool[Array, 'T n'],
   valid: Bool[Array, 'T n'],
-  discount: float,
-  trace: float,
+  discount: ranges.Real,
+  trace: ranges.Real,
 ) -> Estimates:
   """Generalised advantages (arXiv:1506.02438, Eq. 16), and these plus the values.
 
@@ -199,8 +200,8 @@ def numbers(
   trajectory: learner_lib.Trajectory,
   reward: Float[Array, 'T n'],
   last_value: Float[Array, ' n'],
-  discount: float,
-  trace: float,
+  discount: ranges.Real,
+  trace: ranges.Real,
 ) -> Numbers:
   """Numbers of a trajectory that are known before learning from it.
 
@@ -228,7 +229,9 @@ def numbers(
 
 
 def policy_loss(
-  log_ratio: Float[Array, '*s'], advantage: Float[Array, '*s'], clip: float
+  log_ratio: Float[Array, '*s'],
+  advantage: Float[Array, '*s'],
+  clip: ranges.Real,
 ) -> Float[Array, '*s']:
   """-min(r A, clip(r, 1 - clip, 1 + clip) A), arXiv:1707.06347, Eq. 7.
 
@@ -246,7 +249,7 @@ def value_loss(
   value: Float[Array, '*s'],
   old: Float[Array, '*s'],
   target: Float[Array, '*s'],
-  clip: float | None,
+  clip: ranges.Real | None,
 ) -> Float[Array, '*s']:
   """The larger of the squared errors of v and of v clipped around the old one.
 
@@ -275,7 +278,9 @@ def kl(log_ratio: Float[Array, '*s']) -> Float[Array, '*s']:
   return jnp.expm1(log_ratio) - log_ratio
 
 
-def outside(log_ratio: Float[Array, '*s'], clip: float) -> Float[Array, '*s']:
+def outside(
+  log_ratio: Float[Array, '*s'], clip: ranges.Real
+) -> Float[Array, '*s']:
   """1 where |r - 1| > clip, else 0.
 
   Args:
@@ -291,8 +296,8 @@ def terms(
   entropy: Float[Array, '*s'],
   old: Numbers,
   *,
-  clip_ratio: float,
-  value_clip: float | None,
+  clip_ratio: ranges.Real,
+  value_clip: ranges.Real | None,
 ) -> dict[str, Float[Array, '']]:
   """Means of the terms of the loss, and of other metrics.
 

@@ -29,7 +29,8 @@ __all__ = ['PPO', 'Acting', 'PPOLearner', 'PPOState']
 class PPO:
   """Clipped surrogate, clipped values, TD(lambda) targets.
 
-  The defaults are those published for Procgen with 64 lanes.
+  The defaults are those published for Procgen with 64 lanes. Numbers may be traced
+  arrays, which serve agents with different settings in one program.
 
   Attributes:
     encoder: [n, ...] -> [n, features]; None: the flat observation.
@@ -79,19 +80,19 @@ class PPO:
   unroll_length: int = 1024
   num_minibatches: int = 32
   num_epochs: int = 2
-  learning_rate: float | optax.Schedule = 5e-4
-  adam_eps: float = 1e-5
-  max_grad_norm: float = 0.5
-  clip_ratio: float = 0.2
-  value_clip: float | None = 0.2
-  value_cost: float = 0.5
-  entropy_cost: float = 0.01
-  discount: float = 0.999
-  trace: float = 0.95
+  learning_rate: ranges.Real | optax.Schedule = 5e-4
+  adam_eps: ranges.Real = 1e-5
+  max_grad_norm: ranges.Real = 0.5
+  clip_ratio: ranges.Real = 0.2
+  value_clip: ranges.Real | None = 0.2
+  value_cost: ranges.Real = 0.5
+  entropy_cost: ranges.Real = 0.01
+  discount: ranges.Real = 0.999
+  trace: ranges.Real = 0.95
   normalize_advantages: bool = True
   normalize_rewards: bool = True
-  reward_discount: float | None = None
-  reward_clip: float = 10.0
+  reward_discount: ranges.Real | None = None
+  reward_clip: ranges.Real = 10.0
   normalize_observations: bool = False
   observation_clip: float = 10.0
   greedy: bool = False

@@ -14,6 +14,7 @@ from typing import Any
 import jax
 import numpy as np
 import optax
+from absl import logging
 from flax import linen as nn
 
 __all__ = [
@@ -22,6 +23,7 @@ __all__ = [
   'MeshConfig',
   'batch_sharding',
   'describe',
+  'fitting',
   'optimizer_shardings',
   'param_shardings',
   'place_batch',
@@ -226,6 +228,30 @@ def place_batch(
     name: jax.make_array_from_process_local_data(sharding, value)
     for name, value in batch.items()
   }
+
+
+def fitting(mesh: jax.sharding.Mesh, **setting: int) -> jax.sharding.Mesh:
+  """The mesh, or its first devices, by whose number a batch divides.
+
+  With several processes the mesh stays as it is.
+
+  Args:
+    mesh: all devices.
+    **setting: examples of a batch, by the name of the setting that says so.
+  """
+  [(name, count)] = setting.items()
+  shards = math.prod(mesh.shape[axis] for axis in BATCH_AXES)
+  fits = math.gcd(count, shards)
+  if fits == shards or jax.process_count() > 1:
+    return mesh
+  logging.warning(
+    'choose %s divisible by the %d devices: with %d only %d devices work',
+    name,
+    mesh.size,
+    count,
+    fits,
+  )
+  return MeshConfig(data=fits).make(list(mesh.devices.flat[:fits]))
 
 
 def describe(mesh: jax.sharding.Mesh) -> str:

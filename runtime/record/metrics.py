@@ -16,7 +16,14 @@ import numpy as np
 from clu import metrics as clu_metrics
 from jaxtyping import Array, Float
 
-__all__ = ['Average', 'NonFiniteError', 'Packing', 'Perplexity', 'StepMetrics']
+__all__ = [
+  'Average',
+  'Latest',
+  'NonFiniteError',
+  'Packing',
+  'Perplexity',
+  'StepMetrics',
+]
 
 
 @flax.struct.dataclass
@@ -51,6 +58,26 @@ class Average(clu_metrics.Metric):
     """The mean; NaN if all weights are 0."""
     with np.errstate(invalid='ignore', divide='ignore'):
       return self.total / self.weight
+
+
+@flax.struct.dataclass
+class Latest(clu_metrics.Metric):
+  """The last value of a scalar, such as a counter or the best so far."""
+
+  value: Any
+
+  @classmethod
+  def of(cls, value: Float[Array, ''] | float) -> 'Latest':
+    """Of a number, in float32."""
+    return cls(jnp.asarray(value, jnp.float32))
+
+  def merge(self, other: 'Latest') -> 'Latest':
+    """The later one."""
+    return other
+
+  def compute(self) -> Any:
+    """The value."""
+    return self.value
 
 
 @flax.struct.dataclass

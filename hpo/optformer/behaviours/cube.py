@@ -12,6 +12,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key
 
+from hpo import spaces
+
 __all__ = ['Cube']
 
 
@@ -27,6 +29,25 @@ class Cube:
   # Not annotated by shape: transformations put other things into the leaves.
   counts: Any
   ordered: Any
+
+  @classmethod
+  def of(cls, space: spaces.Space) -> 'Cube':
+    """What algorithms know of a space.
+
+    Raises:
+      ValueError: whole numbers are not equally far apart.
+    """
+    counts = []
+    for p in space.parameters:
+      if isinstance(p, spaces.Int) and p.scale != 'LINEAR':
+        raise ValueError(f'whole numbers must be LINEAR here, got {p}')
+      if isinstance(p, spaces.Float):
+        counts.append(0)
+      else:
+        is_whole = isinstance(p, spaces.Int)
+        counts.append(p.high - p.low + 1 if is_whole else len(p.values))
+    ordered = [not isinstance(p, spaces.Categorical) for p in space.parameters]
+    return cls(jnp.array(counts, jnp.int32), jnp.array(ordered))
 
   @property
   def is_real(self) -> Array:

@@ -19,6 +19,7 @@ from typing import Any
 import flax
 import jax
 import jax.numpy as jnp
+import optax
 from jaxtyping import Array, Bool, Float
 
 __all__ = [
@@ -26,10 +27,14 @@ __all__ = [
   'Factor',
   'Hyper',
   'factor',
+  'factorised',
+  'fit',
   'gradient',
   'loss',
   'matern',
+  'posterior',
   'predict',
+  'slope',
 ]
 
 # Means and standard deviations of logarithms under the priors, in units of the
@@ -110,8 +115,27 @@ def factor(hyper: Hyper, data: Data) -> Factor:
   noise = jnp.exp(2 * hyper.noise) + _JITTER
   diagonal = jnp.diag(jnp.where(data.known, noise, 1.0))
   covariance = jnp.where(both, matern(data.gaps, hyper), 0.0) + diagonal
+  return factorised(covariance, data.values)
+
+
+def factorised(
+  covariance: Float[Array, 't t'], values: Float[Array, ' t']
+) -> Factor:
+  """The data of a process with any kernel.
+
+  Args:
+    covariance: K, the noise on its diagonal included.
+    values: y.
+  """
   inverse, log_det = _inverse_cholesky(covariance)
-  return Factor(inverse, inverse.T @ (inverse @ data.values), log_det)
+  return Factor(inverse, inverse.T @ (inverse @ values), log_det)
+
+
+def slope(found: Factor) -> Float[Array, 't t']:
+  """S = K^-1 - K^-1 y y^T K^-1: tr(S dK) / 2 is the change of the loss."""
+  return found.inverse.T @ found.inverse - jnp.outer(
+    found.weights, found.weights
+  )
 
 
 def _inverse_cholesky(
@@ -157,16 +181,15 @@ def gradient(hyper: Hyper, data: Data) -> Hyper:
   Automatic differentiation takes 40 times as long in batches on CPUs.
   """
   found = factor(hyper, data)
-  slope = found.inverse.T @ found.inverse
-  slope -= jnp.outer(found.weights, found.weights)
-  signal = jnp.where(data.known[:, None] & data.known, slope, 0.0)
+  change = slope(found)
+  signal = jnp.where(data.known[:, None] & data.known, change, 0.0)
   kernel = matern(data.gaps, hyper)
   root = _root(data.gaps, hyper)
   # dk / d ln l_d = 5/3 s^2 (1 + sqrt(5) r) exp(-sqrt(5) r) gap_d / l_d^2.
   steep = signal * jnp.exp(2 * hyper.scale - root) * (1 + root)
   width = data.gaps.shape[-1]
   lengths = steep.reshape(-1) @ data.gaps.reshape(-1, width)
-  noise = jnp.where(data.known, jnp.diagonal(slope), 0).sum()
+  noise = jnp.where(data.known, jnp.diagonal(change), 0).sum()
   likelihood = Hyper(
     lengths * jnp.exp(-2 * hyper.lengths) * 5 / 6,
     (signal * kernel).sum(),
@@ -191,6 +214,40 @@ def predict(
     known: see `Data`.
   """
   cross = jnp.where(known, matern(gaps, hyper), 0.0)
+  return posterior(found, cross, jnp.exp(2 * hyper.scale))
+
+
+def posterior(
+  found: Factor, cross: Float[Array, 'n t'], variance: Float[Array, '']
+) -> tuple[Float[Array, ' n'], Float[Array, ' n']]:
+  """Mean and standard deviation at n points, with any kernel.
+
+  Args:
+    found: of `factorised`.
+    cross: covariances of the points with the observations.
+    variance: of the prior.
+  """
   explained = ((cross @ found.inverse.T) ** 2).sum(axis=1)
-  variance = jnp.exp(2 * hyper.scale) - explained
-  return cross @ found.weights, jnp.sqrt(jnp.maximum(variance, 1e-10))
+  left = jnp.maximum(variance - explained, 1e-10)
+  return cross @ found.weights, jnp.sqrt(left)
+
+
+def fit(data: Data, *, steps: int, rate: float) -> Hyper:
+  """Hyperparameters of the largest posterior, by Adam from the prior's medians.
+
+  Args:
+    data: observations.
+    steps: of Adam.
+    rate: of Adam, in logarithms of hyperparameters.
+  """
+  optimizer = optax.adam(rate)
+  hyper = Hyper.prior(data.gaps.shape[-1])
+
+  def step(carry: tuple, _: None) -> tuple[tuple, None]:
+    hyper, state = carry
+    updates, state = optimizer.update(gradient(hyper, data), state)
+    return (optax.apply_updates(hyper, updates), state), None
+
+  start = (hyper, optimizer.init(hyper))
+  (hyper, _), _ = jax.lax.scan(step, start, length=steps)
+  return hyper

@@ -17,7 +17,6 @@ this module.
 """
 
 import dataclasses
-from collections.abc import Callable
 from typing import Any
 
 import flax
@@ -26,15 +25,14 @@ import jax.numpy as jnp
 from jax.scipy import special
 from jaxtyping import Array, Bool, Float, Key
 
+from hpo.optformer.behaviours import climbing, protocol
 from hpo.optformer.behaviours import cube as cube_lib
 from hpo.optformer.behaviours import gaussian_process as gp
-from hpo.optformer.behaviours import protocol
 from rl import ranges
 
 __all__ = ['GpUcb', 'Memory', 'warped']
 
-# Trials, and candidates of each round, around which is searched.
-_BEST = 4
+_BEST = climbing.BEST  # Trials around which is searched.
 
 
 @flax.struct.dataclass
@@ -118,7 +116,12 @@ class GpUcb:
       # Places outside are worse than all inside, the further the worse.
       return jnp.where(far <= radius**2, mean + bonus, -1e3 - far)
 
-    best = self._searched(key, cube, history, score)
+    # The best trials in turn, of which there may be few.
+    ranks = jnp.arange(self.candidates) % jnp.clip(history.count, 1, _BEST)
+    near = points[jnp.argsort(-history.gains)[ranks]]
+    best = climbing.climb(
+      key, cube, near, score, rounds=self.rounds, offspring=self.offspring
+    )
     centre = cube.snap(jnp.full(best.shape, 0.5))
     return jnp.where(history.count, best, centre), memory
 
@@ -147,60 +150,6 @@ class GpUcb:
       return Memory(moved, first, second), None
 
     return jax.lax.scan(step, memory, length=self.fit_steps)[0]
-
-  def _searched(
-    self,
-    key: Key[Array, ''],
-    cube: cube_lib.Cube,
-    history: protocol.History,
-    score: Callable[[Float[Array, 'n d']], Float[Array, ' n']],
-  ) -> Float[Array, ' d']:
-    """The best of candidates, then of their neighbours."""
-    keys = jax.random.split(key, 3)
-    count = self.candidates
-    anywhere = cube.uniform(keys[0], (count,))
-    # The best trials in turn, of which there may be fewer than _BEST.
-    ranks = jnp.arange(count) % jnp.clip(history.count, 1, _BEST)
-    parents = history.points[jnp.argsort(-history.gains)[ranks]]
-    near = _moved(keys[1], cube, parents, 0.1)
-    places = jnp.concatenate([anywhere, near])
-    scores = score(places)
-    top = jax.lax.top_k(scores, _BEST)[1]
-
-    def climb(
-      carry: tuple[Array, Array], number: Array
-    ) -> tuple[tuple[Array, Array], None]:
-      places, scores = carry
-      parents = jnp.tile(places, (self.offspring // _BEST, 1))
-      size = 0.2 * 0.45**number
-      moved = _moved(jax.random.fold_in(keys[2], number), cube, parents, size)
-      places = jnp.concatenate([places, moved])
-      scores = jnp.concatenate([scores, score(moved)])
-      top = jax.lax.top_k(scores, _BEST)[1]
-      return (places[top], scores[top]), None
-
-    start = (places[top], scores[top])
-    numbers = jnp.arange(self.rounds)
-    (places, _), _ = jax.lax.scan(climb, start, numbers)
-    return places[0]
-
-
-def _moved(
-  key: Key[Array, ''],
-  cube: cube_lib.Cube,
-  parents: Float[Array, 'n d'],
-  size: Float[Array, ''] | float,
-) -> Float[Array, 'n d']:
-  """Normal steps of real parameters; listed ones are drawn anew at times."""
-  # One call draws for all: each call is much code for the compiler.
-  drawn = jax.random.uniform(key, (4, *parents.shape), minval=1e-6)
-  # Some steps change few parameters.
-  chance = 0.2 + 0.8 * drawn[0, :, :1]
-  changes = drawn[1] < chance
-  steps = size * special.ndtri(drawn[2])
-  reals = jnp.clip(parents + jnp.where(changes, steps, 0), 0.0, 1.0)
-  listed = jnp.where(changes, cube.snap(drawn[3]), parents)
-  return jnp.where(cube.is_real, reals, listed)
 
 
 def warped(

@@ -1,0 +1,1 @@
+"""AutoRL: tunes the workspace's trainers, between runs and within them."""

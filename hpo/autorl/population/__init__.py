@@ -1,0 +1,1 @@
+"""Populations that change their settings while they learn."""

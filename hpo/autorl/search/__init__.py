@@ -1,0 +1,1 @@
+"""Tuners that choose whole runs; see `asking` for how they are used."""

@@ -1,0 +1,20 @@
+"""The python blocks of the README run as they stand, one after the other."""
+
+import pathlib
+import re
+
+from hpo import autorl
+
+TEXT = (pathlib.Path(autorl.__file__).parent / 'README.md').read_text()
+
+
+def test_in_your_own_code(capsys):
+  names = {}
+  for block in re.findall(r'^```python\n(.*?)^```', TEXT, re.M | re.S):
+    exec(compile(block, 'README', 'exec'), names)
+  best, goes_on, score = capsys.readouterr().out.splitlines()
+  assert "'layers': 1" in best
+  budget, parent = map(int, goes_on.split())
+  assert budget == 3000
+  assert parent in range(3)
+  assert -1e-2 < float(score) <= 0
