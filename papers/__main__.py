@@ -72,9 +72,11 @@ def _parser() -> argparse.ArgumentParser:
   parser.add_argument('system', nargs='?', help='a system, `page` or `power`')
   parser.add_argument('row', nargs='?', help='a row of the system')
   parser.add_argument('--scale', choices=('tiny', 'paper'), default='tiny')
-  parser.add_argument('--seeds', type=_count, help="the default is the row's")
   parser.add_argument(
-    '--workers', type=_count, default=1, help='runs at a time'
+    '--seeds', type=commands.positive, help="the default is the row's"
+  )
+  parser.add_argument(
+    '--workers', type=commands.positive, default=1, help='runs at a time'
   )
   parser.add_argument(
     '--fresh', action='store_true', help='repeat finished runs'
@@ -97,13 +99,6 @@ def _check_options(
     parser.error('--seeds, --fresh and --workers need a row or --all')
   if args.all and args.seeds:
     parser.error('--seeds is for one row; --all takes those of each row')
-
-
-def _count(text: str) -> int:
-  number = int(text)
-  if number < 1:
-    raise argparse.ArgumentTypeError(f'must be positive, got {number}')
-  return number
 
 
 def _chosen(
