@@ -118,7 +118,8 @@ class Sweep:
   def load(self, config: str) -> None:
     """Continues the sweep of the folder, if there is one.
 
-    Runs of a list that failed are tried again.
+    Runs of a list that failed are tried again. The metric of a list may change:
+    its runs are then scored anew.
 
     Args:
       config: merged configuration of the first member.
@@ -146,7 +147,9 @@ class Sweep:
     self._tuner.restore(saved['tuner'])
     self.trials = [_trial(described) for described in saved['trials']]
     for run in self.runs:
-      again = run.status == 'failed' and self.plan.points is not None
+      again = self.plan.points is not None and (
+        run.status == 'failed' or saved['metric'] != self.plan.metric
+      )
       if again or run.status == 'running':
         run.status, run.failures = 'waiting', 0
 
@@ -249,7 +252,8 @@ class Sweep:
       return
     ended: members_lib.Ended = outcome.value
     if ended.status == 'refused':
-      self._failed(run, _refusal(self._folder / LOGS / run.name), final=True)
+      log = self._folder / LOGS / f'{run.name}.txt'
+      self._failed(run, ended.message or _refusal(log), final=True)
     elif ended.status == 'stopped':
       self._failed(run, 'it was asked to stop', final=False)
     else:
@@ -263,7 +267,10 @@ class Sweep:
     run.status = 'failed' if final else 'waiting'
 
   def _identity(self) -> dict[str, Any]:
-    return {'plan': self.plan.described(), 'config': self._config}
+    plan = self.plan.described()
+    if self.plan.points is not None:
+      del plan['metric'], plan['goal']
+    return {'plan': plan, 'config': self._config}
 
   def _save(self) -> None:
     """Writes the file whole or not at all."""
@@ -271,7 +278,8 @@ class Sweep:
       dataclasses.asdict(trial) | {'job': trial.job._asdict()}
       for trial in self.trials
     ]
-    found = self._identity() | {'trials': trials, 'tuner': self._tuner.state()}
+    found = self._identity() | {'metric': self.plan.metric, 'trials': trials}
+    found['tuner'] = self._tuner.state()
     part = self._folder / f'{_FILE}.part'
     part.write_text(json.dumps(found), encoding='utf-8')
     os.replace(part, self._folder / _FILE)
@@ -322,5 +330,5 @@ def _lines(saved: dict[str, Any]) -> list[str]:
 
 def _refusal(path: pathlib.Path) -> str:
   """The message with which the launcher refused a configuration."""
-  text = path.with_name(f'{path.name}.txt').read_text(errors='replace')
+  text = path.read_text(errors='replace')
   return text.rpartition('error: ')[2].strip()

@@ -126,7 +126,6 @@ def train(member: Member, metric: str) -> Ended:
   Raises:
     Exception: what ended the training, if it was no mistake of configuration
       and no metric that is not finite; the run can be tried again.
-    ValueError: the run gives no such metric.
   """
   from runtime.record import metrics as metrics_lib
 
@@ -140,7 +139,7 @@ def train(member: Member, metric: str) -> Ended:
     return Ended('infeasible', message=str(error))
   except SystemExit as stop:
     if stop.code:
-      return Ended('refused', message='the log has the message')
+      return Ended('refused')
   status = workdirs.read_status(folder)
   if status.get('state') != 'finished':
     return Ended('stopped', step=status.get('step'))
@@ -177,8 +176,11 @@ def _scored(folder: pathlib.Path, metric: str, step: int) -> Ended:
   rows = writers.read_metrics(folder)
   _, values = series.series(rows, metric)
   if not values.size:
-    known = sorted({name for row in rows for name in row})
-    raise ValueError(f'{folder} has no metric {metric!r}; it has {known}')
+    known = sorted(
+      {n for row in rows for n in row if not n.startswith('time/')}
+    )
+    message = f'the run gives no metric {metric!r}, but {", ".join(known)}'
+    return Ended('refused', None, step, message)
   if not np.isfinite(values[-1]):
     return Ended('infeasible', None, step, f'{metric} is not finite')
   return Ended('finished', float(values[-1]), step)

@@ -122,4 +122,4 @@ class Watch:
     best = self._sweep.best
     if best is not None:
       parts.append(f'best {best.value:.6g} by {best.runs[0].name}')
-    return f'{self._folder}: {", ".join(parts) or "nothing asked yet"}'
+    return ', '.join(parts)

@@ -1,5 +1,6 @@
 """The driver of a sweep, with a pool that only plays: order, retries, kills."""
 
+import dataclasses
 import json
 import random
 
@@ -211,6 +212,14 @@ def test_another_sweep_is_refused_with_the_difference(tmp_path):
   with pytest.raises(ValueError, match='another sweep'):
     listed(tmp_path).load('d')
   listed(tmp_path).load('c')
+
+
+def test_a_list_can_be_scored_by_another_metric(tmp_path):
+  drive(listed(tmp_path), Player(2, 0))
+  sweep, pool = listed(tmp_path), Player(2, 0)
+  sweep.plan = dataclasses.replace(sweep.plan, metric='eval/y')
+  drive(sweep, pool)
+  assert len(pool.started) == 4
 
 
 def test_jobs_that_continue_others(tmp_path):
