@@ -79,6 +79,9 @@ def _parser() -> argparse.ArgumentParser:
     '--workers', type=commands.positive, default=1, help='runs at a time'
   )
   parser.add_argument(
+    '--ray_address', help="HOST:PORT of a Ray cluster, or 'local'"
+  )
+  parser.add_argument(
     '--fresh', action='store_true', help='repeat finished runs'
   )
   parser.add_argument(
@@ -95,8 +98,11 @@ def _check_options(
   runs = args.row is not None or args.all
   if args.system in ('page', 'power') and runs:
     parser.error(f'{args.system} takes no row')
-  if not runs and (args.seeds or args.fresh or args.workers > 1):
-    parser.error('--seeds, --fresh and --workers need a row or --all')
+  spread = args.workers > 1 or args.ray_address is not None
+  if not runs and (args.seeds or args.fresh or spread):
+    parser.error(
+      '--seeds, --fresh, --workers and --ray_address need a row or --all'
+    )
   if args.all and args.seeds:
     parser.error('--seeds is for one row; --all takes those of each row')
 
@@ -125,7 +131,10 @@ def _check(kind: str, name: str, known: Iterable[str]) -> None:
 
 def _run(chosen: Chosen, args: argparse.Namespace) -> None:
   options = running.Options(
-    workers=args.workers, fresh=args.fresh, log=lambda s: print(s, flush=True)
+    workers=args.workers,
+    ray_address=args.ray_address,
+    fresh=args.fresh,
+    log=lambda s: print(s, flush=True),
   )
   for system, row in chosen:
     print(f'== {system.name} {row.id}: {row.claim}', flush=True)
