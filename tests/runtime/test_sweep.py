@@ -100,7 +100,7 @@ def test_a_member_that_cannot_be_built_stops_all(tmp_path):
   assert not (tmp_path / 'x').exists()
 
 
-STEPS = 60_000
+STEPS = 20_000
 EIGHT = (
   '--grid=Q=[0.0, 0.25, 0.5, 1.0]',
   '--seeds=2',
@@ -109,12 +109,12 @@ EIGHT = (
   '--goal=MINIMIZE',
   f'--gin_param=STEPS = {STEPS}',
   '--gin_param=LOG_EVERY = 500',
-  '--gin_param=EVAL_EVERY = 20000',
+  '--gin_param=EVAL_EVERY = 5000',
 )
 
 
 def wait_for(process, condition):
-  until = time.monotonic() + 200
+  until = time.monotonic() + 400
   while not (found := condition()):
     assert process.poll() is None, process.communicate()
     assert time.monotonic() < until
