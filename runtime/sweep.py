@@ -27,7 +27,8 @@ import json
 import os
 import pathlib
 import signal
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import jax
 
@@ -46,50 +47,55 @@ _TRIALS = 20
 
 def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
   parser = commands.parser(__doc__)
-  add = parser.add_argument
+  _add_points(parser.add_argument)
+  _add_tuner(parser.add_argument)
+  _add_machines(parser.add_argument)
+  return parser.parse_args(argv)
+
+
+def _add_points(add: Callable[..., Any]) -> None:
+  """Options of a plan, whether a tuner chooses its points or not."""
   add(
     '--gin_file',
     action='append',
     required=True,
     help='repeat it; later ones override',
   )
-  add(
-    '--workdir',
-    help='folder of the sweep; default: runs/ and the names of gin files',
-  )
-  add(
-    '--seeds', type=commands.positive, default=1, help='members of each point'
-  )
+  add('--workdir', help='of the sweep; default: runs/ and the names of files')
+  add('--seeds', type=commands.positive, default=1, help='runs of each point')
   add(
     '--grid',
     action='append',
     default=[],
     help="such as 'Q=[0.0, 0.5]'; repeat it",
   )
-  add('--space', type=pathlib.Path, help='.json with the parameters of a tuner')
+  add('--metric', default='', help='of metrics.jsonl: the score is its last')
+  add('--goal', choices=plans.GOALS, help='of the metric')
   add(
-    '--tuner',
-    default='',
-    help='name, or module:function, perhaps with (options)',
+    '--dry_run',
+    action='store_true',
+    help='check and list the members, then exit',
   )
+
+
+def _add_tuner(add: Callable[..., Any]) -> None:
+  add('--space', type=pathlib.Path, help='.json with the parameters of a tuner')
+  add('--tuner', default='', help='name or module:function, with (options)')
   add('--tuner_seed', type=int, default=0, help="of the tuner's draws")
   add(
     '--trials',
     type=commands.positive,
     help=f'points of a tuner; default: {_TRIALS}',
   )
-  add(
-    '--metric', default='', help='of metrics.jsonl; its last value is the score'
-  )
-  add('--goal', choices=plans.GOALS, help='of the metric')
-  add(
-    '--budget', default='', help="setting for a tuner's budgets, such as STEPS"
-  )
+  add('--budget', default='', help="setting for a tuner's budgets: STEPS")
   add(
     '--any_order',
     action='store_true',
     help='tell the tuner results as they come',
   )
+
+
+def _add_machines(add: Callable[..., Any]) -> None:
   add('--workers', type=commands.positive, default=1, help='members at a time')
   add('--retries', type=int, default=2, help='of a member that failed')
   add('--cpus', type=commands.positive, help='threads of a member')
@@ -101,12 +107,6 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     help='of Ray, such as \'{"TPU": 4}\'',
   )
   add('--ray_address', help="HOST:PORT of a Ray cluster, or 'local'")
-  add(
-    '--dry_run',
-    action='store_true',
-    help='check and list the members, then exit',
-  )
-  return parser.parse_args(argv)
 
 
 def plan_of(options: argparse.Namespace) -> plans.Plan:

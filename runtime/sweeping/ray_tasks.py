@@ -5,6 +5,7 @@ checkout. Ray starts a process for each call, and tells the call's resources apa
 """
 
 import os
+import signal
 import types
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -37,7 +38,10 @@ class RayTasks:
       os.environ.pop(ray_cluster.ADDRESS, None)
     else:
       os.environ[ray_cluster.ADDRESS] = address
+    # Ray puts in a handler of SIGTERM of its own.
+    handler = signal.getsignal(signal.SIGTERM)
     self._ray, self._started = ray_cluster.connect()
+    signal.signal(signal.SIGTERM, handler)
     cpus = resources.cpus or 1
     # One process for each call, which is never repeated behind our back.
     remote = self._ray.remote(max_calls=1, max_retries=0)(_call)

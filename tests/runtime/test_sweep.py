@@ -122,9 +122,14 @@ def wait_for(process, condition):
   return found
 
 
-def running(folder):
+def running(folder, driver):
   """Statuses of members in the middle of their training, by folder."""
   found = {}
+  owner = folder / 'status.json'
+  # Members of a driver that was killed may still be saving.
+  if not owner.exists() or json.loads(owner.read_text())['pid'] != driver.pid:
+    return found
+  time.sleep(1)
   for path in (folder / 'members').glob('*/status.json'):
     status = json.loads(path.read_text())
     saved = status.get('last_checkpoint')
@@ -167,7 +172,7 @@ def test_killed_workers_and_drivers_change_nothing(
 ):
   folder = tmp_path / 'parts'
   driver = command(folder, *EIGHT, *where)
-  victims = wait_for(driver, lambda: running(folder))
+  victims = wait_for(driver, lambda: running(folder, driver))
   killed, status = next(iter(victims.items()))
   os.kill(status['pid'], signal.SIGKILL)
   # It is started again, and then the driver dies.
@@ -177,12 +182,12 @@ def test_killed_workers_and_drivers_change_nothing(
       json.loads((killed / 'status.json').read_text())['pid'] != status['pid']
     ),
   )
-  wait_for(driver, lambda: running(folder))
+  wait_for(driver, lambda: running(folder, driver))
   driver.send_signal(signal.SIGKILL)
   driver.communicate()
   # A polite end, too.
   driver = command(folder, *EIGHT, *where)
-  wait_for(driver, lambda: running(folder))
+  wait_for(driver, lambda: running(folder, driver))
   driver.send_signal(signal.SIGTERM)
   assert 'the same command continues the sweep' in finished(driver)
   finished(command(folder, *EIGHT, *where))
