@@ -26,7 +26,9 @@ SMALL = {
     *(f'training.ESENASTrainer.{name} = 2' for name in ('proposals',)),
   ),
   # ODEtoODE under ES-ENAS.
-  'nas/es_enas_odetoode_tiny': ('PAIRS = 2', 'DEPTH = 2', 'WIDTH = 4'),
+  'nas/es_enas_odetoode_tiny': (
+    *('PAIRS = 2', 'DEPTH = 2', 'WIDTH = 4', 'EDGES = 8'),
+  ),
   # RL-DARTS cells tuned by PB2.
   'hpo/autorl_rl_darts_tiny': (
     'POPULATION = 2',
