@@ -159,7 +159,9 @@ def test_links_of_all_pages_lead_somewhere():
 
 
 def test_dead_links_would_be_found():
-  text = '# One two\n[a](WORKSPACE.md) [b](nowhere.md) ![c](#one-two) [d](#three)'
+  text = (
+    '# One two\n[a](WORKSPACE.md) [b](nowhere.md) ![c](#one-two) [d](#three)'
+  )
   text += '\n```\n[e](code.md)\n```\n[f](https://x.y) [g](WORKSPACE.md#sweep)'
   found = [*dead_links(ROOT / 'README.md', text)]
   assert found == ['nowhere.md', '#three']
