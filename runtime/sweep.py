@@ -176,6 +176,7 @@ def checked(plan: plans.Plan, pool: pool_lib.Pool, log: pathlib.Path) -> str:
     ValueError: a member cannot be built; names it.
   """
   found = [driving.member_of(plan, point) for point in plan.probes()]
+  print(f'building {len(found)} members, to find mistakes', flush=True)
   count = min(pool.workers, len(found))
   calls = {
     i: (members_lib.check, found[i::count], '' if i else plan.metric)
