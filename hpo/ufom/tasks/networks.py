@@ -33,6 +33,7 @@ __all__ = [
 
 Form = Literal['auto', 'lax', 'products']
 _KERNEL = 3
+_TIED = ('orthogonal', 'stiefel')
 
 
 def convolve(
@@ -204,10 +205,12 @@ class ODE(nn.Module):
   @nn.compact
   def __call__(self, x: Float[Array, 'n h w c']) -> Float[Array, 'n ways']:
     """Logits of pictures."""
-    if self.body.constraints:
-      raise ValueError(
-        'parameters of the body must move freely, got constraints '
-        f'{dict(self.body.constraints)} of {type(self.body).__name__}'
-      )
     logits, _ = heads.Classifier(self.body, self.ways)(x)
+    kinds = self.body.constraints
+    tied = [n for n in self.body.variables['params'] if kinds.get(n) in _TIED]
+    if tied:
+      raise ValueError(
+        f'parameters of the body must move freely, got {tied} of '
+        f'{type(self.body).__name__}, which are tied to a manifold'
+      )
     return logits
