@@ -201,7 +201,7 @@ def test_killed_workers_and_drivers_change_nothing(
 @pytest.mark.slow
 def test_runs_that_diverge_are_infeasible(tmp_path):
   words = (
-    *('--grid=INNER_RATE=[0.1, 1e30]', '--gin_param=STEPS = 100'),
+    *('--grid=optax.sgd.learning_rate=[0.01, 1e38]', '--gin_param=STEPS = 100'),
     *('--metric=eval/true/slope', '--goal=MINIMIZE', '--gin_param=Q = 1.0'),
   )
   finished(command(tmp_path / 'x', *words))
