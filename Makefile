@@ -16,12 +16,13 @@ WORKERS := -n 2 --dist worksteal --max-worker-restart=0
 # OSMesa for pictures of MuJoCo without a display.
 SYSTEM_PACKAGES := mmseqs2 libqt5core5a libqt5gui5 libosmesa6
 
-.PHONY: train test test-all lint system clean help
+.PHONY: train test test-all docs lint system clean help
 
 help:
 	@echo 'make train   train a small Performer on real proteins (3 minutes), show what it learnt'
 	@echo 'make test    lint, then run the quick tests (8 minutes)'
 	@echo 'make test-all   lint, then run all tests, the slow ones too'
+	@echo 'make docs    build the site in .cache/site; dead links are errors'
 	@echo 'make clean   remove the environment and caches; runs/ stays'
 
 train: $(VENV)/.core
@@ -35,6 +36,10 @@ test: lint
 test-all: lint
 	@echo '== tests, the slow ones too'
 	$(RUN) -m pytest -rs $(WORKERS) -m 'not gpu'
+
+docs: $(VENV)/.docs
+	@echo '== site: .cache/site'
+	NO_MKDOCS_2_WARNING=1 $(VENV)/bin/mkdocs build
 
 lint: $(VENV)/.dev system
 	@echo '== lint'
@@ -55,6 +60,11 @@ $(VENV)/.dev: $(VENV)/bin/python pyproject.toml requirements.txt
 	@echo '== installing everything that is tested'
 	$(INSTALL) -e '.[dev]'
 	@touch $@ $(VENV)/.core
+
+$(VENV)/.docs: $(VENV)/bin/python pyproject.toml requirements.txt
+	@echo '== installing what builds the site'
+	$(INSTALL) -e ".[docs]"
+	@touch $@
 
 system:
 	@missing=; for p in $(SYSTEM_PACKAGES); do dpkg -s $$p >/dev/null 2>&1 || missing="$$missing $$p"; done; \

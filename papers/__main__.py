@@ -72,9 +72,14 @@ def _parser() -> argparse.ArgumentParser:
   parser.add_argument('system', nargs='?', help='a system, `page` or `power`')
   parser.add_argument('row', nargs='?', help='a row of the system')
   parser.add_argument('--scale', choices=('tiny', 'paper'), default='tiny')
-  parser.add_argument('--seeds', type=_count, help="the default is the row's")
   parser.add_argument(
-    '--workers', type=_count, default=1, help='runs at a time'
+    '--seeds', type=commands.positive, help="the default is the row's"
+  )
+  parser.add_argument(
+    '--workers', type=commands.positive, default=1, help='runs at a time'
+  )
+  parser.add_argument(
+    '--ray_address', help="HOST:PORT of a Ray cluster, or 'local'"
   )
   parser.add_argument(
     '--fresh', action='store_true', help='repeat finished runs'
@@ -93,17 +98,13 @@ def _check_options(
   runs = args.row is not None or args.all
   if args.system in ('page', 'power') and runs:
     parser.error(f'{args.system} takes no row')
-  if not runs and (args.seeds or args.fresh or args.workers > 1):
-    parser.error('--seeds, --fresh and --workers need a row or --all')
+  spread = args.workers > 1 or args.ray_address is not None
+  if not runs and (args.seeds or args.fresh or spread):
+    parser.error(
+      '--seeds, --fresh, --workers and --ray_address need a row or --all'
+    )
   if args.all and args.seeds:
     parser.error('--seeds is for one row; --all takes those of each row')
-
-
-def _count(text: str) -> int:
-  number = int(text)
-  if number < 1:
-    raise argparse.ArgumentTypeError(f'must be positive, got {number}')
-  return number
 
 
 def _chosen(
@@ -130,7 +131,10 @@ def _check(kind: str, name: str, known: Iterable[str]) -> None:
 
 def _run(chosen: Chosen, args: argparse.Namespace) -> None:
   options = running.Options(
-    workers=args.workers, fresh=args.fresh, log=lambda s: print(s, flush=True)
+    workers=args.workers,
+    ray_address=args.ray_address,
+    fresh=args.fresh,
+    log=lambda s: print(s, flush=True),
   )
   for system, row in chosen:
     print(f'== {system.name} {row.id}: {row.claim}', flush=True)

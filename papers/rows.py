@@ -18,7 +18,7 @@ import papers
 from papers import claims as claims_lib
 from papers import describing, figures, running
 from papers import study as study_lib
-from runtime.record import ledger
+from runtime.record import ledger, tables
 
 __all__ = [
   'Row',
@@ -27,10 +27,14 @@ __all__ = [
   'judge',
   'power',
   'publish',
+  'results_table',
   'table',
+  'with_results',
   'write_page',
 ]
 
+# Marks of a page between which the table of papers stands.
+_BEGIN, _END = '<!-- results: python -m papers page -->', '<!-- end -->'
 Table = Mapping[str, npt.ArrayLike]
 Claims = Sequence[claims_lib.Claim]
 _MOST_TOLD = 8  # Arms whose trials fit a remark.
@@ -311,7 +315,10 @@ def _choices(results: study_lib.Results) -> str:
 
 
 def write_page(root: str | os.PathLike[str]) -> pathlib.Path:
-  """Writes the contact sheet and the page of all rows; returns its path."""
+  """Writes the contact sheet and the page of all rows; returns its path.
+
+  A README.md above the page's folder gets the table of papers anew.
+  """
   folder = pathlib.Path(root)
   pictures = {
     row.id: path
@@ -320,7 +327,54 @@ def write_page(root: str | os.PathLike[str]) -> pathlib.Path:
   }
   if pictures:
     figures.contact_sheet(pictures, folder / ledger.CONTACT_SHEET)
+  readme = folder.parent.parent / 'README.md'
+  if readme.is_file():
+    text = readme.read_text(encoding='utf-8')
+    readme.write_text(with_results(text, folder), encoding='utf-8')
   return ledger.write_page(folder)
+
+
+def with_results(text: str, root: str | os.PathLike[str]) -> str:
+  """A page with a new table of papers between its marks.
+
+  Args:
+    text: of the page, which lies two folders above the ledger.
+    root: folder of the ledger.
+
+  Raises:
+    ValueError: if the page lacks a mark.
+  """
+  before, mark, rest = text.partition(_BEGIN)
+  _, other, after = rest.partition(_END)
+  if not mark or not other:
+    raise ValueError(f'the page needs the marks {_BEGIN} and {_END}')
+  return f'{before}{mark}\n\n{results_table(root)}\n{other}{after}'
+
+
+def results_table(root: str | os.PathLike[str]) -> str:
+  """All papers: where they are implemented, and what the ledger says.
+
+  Args:
+    root: folder of the ledger, which links name relative to its grandparent.
+  """
+  folder = pathlib.Path(root)
+  recorded = ledger.read_all(folder)
+  page = folder.with_suffix('.md')
+  page = page.relative_to(page.parent.parent).as_posix()
+  lines = []
+  for name, paper in papers.PAPERS.items():
+    rows = [r for r in recorded if r.paper == (paper.measured_with or name)]
+    is_there = (folder.parent.parent / paper.page).is_file()
+    line: dict[str, Any] = {
+      'paper': f'[{name}](https://arxiv.org/abs/{name})',
+      'title': f'[{paper.title}]({paper.page})' if is_there else paper.title,
+    }
+    if rows:
+      where = ledger.link_of(rows[0].paper, page=page)
+      shared = {'rows': f'with {where}'}
+      line |= shared if paper.measured_with else ledger.counts(rows)
+    lines.append(line)
+  return tables.table(lines)
 
 
 def power(row: Row, recorded: ledger.Row) -> list[dict[str, Any]]:

@@ -5,12 +5,10 @@ configuration: function, settings, seed and position. Rows that need the same ru
 share it.
 """
 
-import concurrent.futures
 import dataclasses
 import datetime
 import itertools
 import json
-import multiprocessing
 import os
 import pathlib
 import time
@@ -22,6 +20,7 @@ import numpy as np
 from papers import describing
 from papers import study as study_lib
 from runtime.record import provenance
+from runtime.sweeping import pool as pool_lib
 
 __all__ = ['FOLDER', 'Options', 'run']
 
@@ -35,14 +34,17 @@ class Options:
 
   Attributes:
     folder: of finished runs.
-    workers: number of runs at a time, each in a process of its own; 1: in this
-      process, one after another.
+    workers: number of runs at a time, each in a process of its own; 1, without
+      Ray: in this process, one after another.
+    ray_address: HOST:PORT of a Ray cluster that does the runs, or 'local'; None:
+      this machine does.
     fresh: also repeat finished runs.
     log: told of progress.
   """
 
   folder: pathlib.Path = FOLDER
   workers: int = 1
+  ray_address: str | None = None
   fresh: bool = False
   log: Callable[[str], None] = print
 
@@ -144,7 +146,7 @@ def _finish(
   batches = _batches(study, missing)
   commit = provenance.short_commit() if batches else ''
   start = time.monotonic()
-  finished = _execute(study, batches, options.workers)
+  finished = _execute(study, batches, options)
   for number, (batch, records, seconds) in enumerate(finished, 1):
     for path, record in zip(batch, records, strict=True):
       saved = {'configuration': known[path], 'record': record, 'commit': commit}
@@ -174,27 +176,21 @@ def _batches(
 
 
 def _execute(
-  study: study_lib.Study, batches: Sequence[Batch], workers: int
+  study: study_lib.Study, batches: Sequence[Batch], options: Options
 ) -> Iterator[tuple[Batch, list[study_lib.Record], float]]:
   """Calls the study's function; batches come as they finish."""
-  if workers < 1:
-    raise ValueError(f'workers must be positive, got {workers}')
-  if workers == 1:
+  if options.workers == 1 and options.ray_address is None:
     for batch in batches:
       yield batch, *_call(study.together, list(batch.values()))
     return
-  # Spawned, as JAX does not survive a fork; one run each, as memory stays.
-  with concurrent.futures.ProcessPoolExecutor(
-    workers,
-    mp_context=multiprocessing.get_context('spawn'),
-    max_tasks_per_child=1,
-  ) as pool:
-    futures = {
-      pool.submit(_call, study.together, list(batch.values())): batch
-      for batch in batches
-    }
-    for future in concurrent.futures.as_completed(futures):
-      yield futures[future], *future.result()
+  calls = {
+    number: (_call, study.together, list(batch.values()))
+    for number, batch in enumerate(batches)
+  }
+  # A process that is killed, such as for memory, costs one more try.
+  with pool_lib.make(options.workers, ray_address=options.ray_address) as pool:
+    for number, found in pool_lib.results(pool, calls, retries=1):
+      yield batches[number], *found
 
 
 def _call(

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 from runtime import errors
 
-__all__ = ['parser', 'plain', 'run', 'step']
+__all__ = ['parser', 'plain', 'positive', 'run', 'step']
 
 
 def plain(description: str) -> argparse.ArgumentParser:
@@ -54,6 +54,14 @@ def step(text: str) -> int | str:
     raise argparse.ArgumentTypeError(
       f"must be a number, 'latest' or 'best', got {text!r}"
     ) from None
+
+
+def positive(text: str) -> int:
+  """Reads a number from 1 on."""
+  number = int(text)
+  if number < 1:
+    raise argparse.ArgumentTypeError(f'must be positive, got {number}')
+  return number
 
 
 def run(main: Callable[[], None]) -> None:

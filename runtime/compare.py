@@ -20,7 +20,7 @@ from runtime.record import pictures as pictures_lib
 from runtime.record import series as series_lib
 from runtime.record import tables, writers
 
-__all__ = ['differences', 'groups', 'main', 'score_rows']
+__all__ = ['differences', 'groups', 'main', 'score_rows', 'write']
 
 Groups = Mapping[str, Sequence[pathlib.Path]]
 
@@ -115,6 +115,22 @@ def _draw(found: Groups, axis: str, path: pathlib.Path) -> None:
   pictures_lib.curves(runs, metrics, path, axis=axis)
 
 
+def write(found: Groups, out: pathlib.Path, *, axis: str = 'step') -> None:
+  """Prints how groups differ and score, and writes tables and curves.
+
+  Args:
+    found: folders of each group, by its name.
+    out: folder to write.
+    axis: of the curves; one of `series.AXES`.
+  """
+  rows = score_rows(found)
+  tables.write_table(rows, out / 'scores')
+  print(f'{differences(found)}\n\n{tables.table(rows)}')
+  if pictures_lib.can_draw():
+    _draw(found, axis, out / 'curves.png')
+  print(f'Curves and tables: {out}')
+
+
 def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
   parser = commands.parser(__doc__)
   parser.add_argument('workdirs', nargs='+', help='folders of runs')
@@ -132,14 +148,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     argv: arguments of the command; None: those of the process.
   """
   options = _arguments(argv)
-  found = groups(options.workdirs)
-  rows = score_rows(found)
-  out = paths.local(options.out)
-  tables.write_table(rows, out / 'scores')
-  print(f'{differences(found)}\n\n{tables.table(rows)}')
-  if pictures_lib.can_draw():
-    _draw(found, options.axis, out / 'curves.png')
-  print(f'Curves and tables: {out}')
+  write(groups(options.workdirs), paths.local(options.out), axis=options.axis)
 
 
 if __name__ == '__main__':

@@ -2,14 +2,20 @@
 
 import argparse
 import importlib.util
+import json
+import os
 import pathlib
 import re
 import shlex
+import sys
+import tomllib
 
 import pytest
 from absl import flags
 
-from runtime import launch, trainer
+import papers
+from papers import rows
+from runtime import launch, sweep, trainer
 from runtime.config import sessions
 from runtime.context import RunContext
 
@@ -36,7 +42,13 @@ RUN_BY = {
   'rl/odetoode/README.md': 'tests/rl/odetoode',
 }
 LAUNCHED = (
-  *('performer.train', 'rl.train', 'hpo.optformer.main', 'hpo.ufom.main'),
+  *(
+    'runtime.train',
+    'performer.train',
+    'rl.train',
+    'hpo.optformer.main',
+    'hpo.ufom.main',
+  ),
   *('rl.odetoode.main', 'nas.es_enas.main', 'nas.rl_darts.main'),
   'hpo.autorl.main',
 )
@@ -72,6 +84,8 @@ def test_commands_name_what_exists(page):
     assert importlib.util.find_spec(module), (page, module)
     if module in LAUNCHED and 'FLAGS' not in words:
       _check_flags(words)
+    if module == 'runtime.sweep' and any('gin_file' in word for word in words):
+      sweep.plan_of(sweep._arguments(words))
 
 
 def _check_flags(words):
@@ -107,6 +121,91 @@ def test_options_of_commands_that_the_page_names_exist(module, monkeypatch):
   text = (ROOT / 'WORKSPACE.md').read_text()
   (row,) = re.findall(rf'^\| `python -m {name} .*$', text, re.M)
   assert set(re.findall(r'`(--\w+)', row)) <= known
+
+
+LINK = re.compile(r'(?<!`)!?\[[^]]*\]\(([^)\s]+)\)')
+
+
+def slug(heading):
+  """The anchor that viewers of Markdown give to a heading."""
+  return re.sub(r'[^\w\- ]', '', heading.strip().lower()).replace(' ', '-')
+
+
+def dead_links(page, text):
+  """Links to files or headings that do not exist."""
+  prose = re.sub(r'^```.*?^```', '', text, flags=re.M | re.S)
+  for link in LINK.findall(prose):
+    if re.match(r'[a-z]+:', link):
+      continue
+    name, _, anchor = link.partition('#')
+    target = (page.parent / name).resolve() if name else page
+    if not target.exists():
+      yield link
+    elif anchor:
+      other = text if target == page else target.read_text()
+      headings = re.findall(r'^#+ (.+)$', other, re.M)
+      if anchor not in map(slug, headings):
+        yield link
+
+
+def test_links_of_all_pages_lead_somewhere():
+  pages = [*PAGES, ROOT / 'docs' / 'results.md']
+  found = {
+    str(page.relative_to(ROOT)): dead
+    for page in pages
+    if (dead := [*dead_links(page, page.read_text())])
+  }
+  assert found == {}
+
+
+def test_dead_links_would_be_found():
+  text = (
+    '# One two\n[a](WORKSPACE.md) [b](nowhere.md) ![c](#one-two) [d](#three)'
+  )
+  text += '\n```\n[e](code.md)\n```\n[f](https://x.y) [g](WORKSPACE.md#sweep)'
+  found = [*dead_links(ROOT / 'README.md', text)]
+  assert found == ['nowhere.md', '#three']
+
+
+def test_the_table_of_papers_is_current():
+  text = (ROOT / 'README.md').read_text()
+  assert rows.with_results(text, ROOT / 'docs' / 'results') == text
+  with pytest.raises(ValueError, match='needs the marks'):
+    rows.with_results('# No marks', ROOT / 'docs' / 'results')
+
+
+def test_the_citation_names_this_version_and_all_papers():
+  text = (ROOT / 'CITATION.cff').read_text()
+  with (ROOT / 'pyproject.toml').open('rb') as stream:
+    version = tomllib.load(stream)['project']['version']
+  assert f'version: {version}\n' in text
+  assert f'## {version}\n' in (ROOT / 'CHANGELOG.md').read_text()
+  assert re.findall(r'value: arXiv:(\S+)', text) == [*papers.PAPERS]
+
+
+NOTEBOOKS = sorted((ROOT / 'docs' / 'notebooks').glob('*.ipynb'))
+
+
+@pytest.mark.parametrize('path', NOTEBOOKS, ids=lambda p: p.stem)
+def test_notebooks_are_kept_without_outputs(path):
+  notebook = json.loads(path.read_text())
+  code = [c for c in notebook['cells'] if c['cell_type'] == 'code']
+  assert code
+  assert all(c['outputs'] == [] and c['execution_count'] is None for c in code)
+  text = ''.join(''.join(c['source']) for c in notebook['cells'])
+  assert [*dead_links(path, text)] == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('path', NOTEBOOKS, ids=lambda p: p.stem)
+def test_notebooks_run(path, monkeypatch):
+  nbclient = pytest.importorskip('nbclient')
+  nbformat = pytest.importorskip('nbformat')
+  pytest.importorskip('ipykernel')
+  monkeypatch.setenv('PYTHONPATH', os.pathsep.join([str(ROOT), *sys.path]))
+  notebook = nbformat.read(path, as_version=4)
+  options = {'timeout': 1200, 'resources': {'metadata': {'path': str(ROOT)}}}
+  nbclient.NotebookClient(notebook, **options).execute()
 
 
 def test_the_notebook_of_the_workspace(tmp_path, capsys):

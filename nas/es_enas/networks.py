@@ -12,14 +12,13 @@ import fnmatch
 import functools
 import itertools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
-from jax import flatten_util
 from jaxtyping import Array, Float, Key, PyTree, Shaped
 
 from nas.es_enas import operations as operations_lib
@@ -27,20 +26,15 @@ from nas.es_enas import sharing as sharing_lib
 from nas.es_enas import space as space_lib
 from rl import ranges
 from rl.envs import spaces
+from rl.es import geometry as geometry_lib
 from rl.es import policies
 
-__all__ = ['FeedForward', 'Module', 'Network']
+__all__ = ['FeedForward', 'Network', 'OfPolicy']
 
 
 @runtime_checkable
 class Network(Protocol):
-  """Maps an observation to numbers that choose an action; hashable.
-
-  Attributes:
-    action_space: see `rl.es.policies.to_action`.
-  """
-
-  action_space: spaces.Space
+  """Maps observations to actions; hashable."""
 
   @property
   def shapes(self) -> sharing_lib.Shapes:
@@ -72,7 +66,7 @@ class Network(Protocol):
     rest: Float[Array, ' R'],
     parts: sharing_lib.Parts,
   ) -> PyTree:
-    """The parameters that `outputs` takes.
+    """The parameters that `act` takes.
 
     Args:
       edges: weights, in the order of `sharing.Sharing`.
@@ -81,10 +75,18 @@ class Network(Protocol):
     """
     ...
 
-  def outputs(
-    self, params: PyTree, observation: Shaped[Array, '...']
-  ) -> Float[Array, ' a']:
-    """The numbers that choose the action on one observation."""
+  def geometry(self, entries: int) -> geometry_lib.Geometry:
+    """The way theta moves: a table of that many weights, then the rest."""
+    ...
+
+  def initial_memory(self) -> PyTree:
+    """See `rl.es.policies.Policy`."""
+    ...
+
+  def act(
+    self, params: PyTree, memory: PyTree, observation: Shaped[Array, '...']
+  ) -> tuple[PyTree, Shaped[Array, '...']]:
+    """See `rl.es.policies.Policy`."""
     ...
 
 
@@ -175,10 +177,26 @@ class FeedForward:
       chosen = parts['operations']
     return _matrices(edges, self.shapes), nodes(rest), nodes(chosen)
 
+  def geometry(self, entries: int) -> geometry_lib.Geometry:
+    """See `Network`."""
+    del entries
+    return geometry_lib.EUCLIDEAN
+
+  def initial_memory(self) -> PyTree:
+    """None."""
+    return ()
+
+  def act(
+    self, params: PyTree, memory: PyTree, observation: Shaped[Array, '...']
+  ) -> tuple[PyTree, Shaped[Array, '...']]:
+    """See `Network`."""
+    outputs = self.outputs(params, observation)
+    return memory, policies.to_action(self.action_space, outputs)
+
   def outputs(
     self, params: PyTree, observation: Shaped[Array, '...']
   ) -> Float[Array, ' a']:
-    """See `Network`."""
+    """The numbers that choose the action on one observation."""
     matrices, biases, chosen = params
     x = observation.reshape(-1).astype(jnp.float32)
     for matrix, bias, choice in zip(matrices[:-1], biases, chosen, strict=True):
@@ -189,31 +207,34 @@ class FeedForward:
 
 
 @dataclasses.dataclass(frozen=True)
-class Module:
-  """A Flax module; the entries of its kernels are the edges.
+class OfPolicy:
+  """A policy of `rl`; the entries of some of its matrices are the edges.
 
   A kernel [..., fan out] is a matrix, of all its axes but the last one: that of
-  a convolution has height x width x channels rows. All other variables, such as
+  a convolution has height x width x channels rows. All other parameters, such as
   biases, are not shared.
 
   Attributes:
-    module: see `rl.es.policies.FlaxPolicy`.
-    observation_space: the module gets observations as they are.
-    action_space: see `rl.es.policies.to_action`.
-    kernels: patterns (`fnmatch`) of the paths of kernels whose entries are
+    policy: with parameters by name, such as `rl.es.policies.FlaxPolicy`: it has
+      their `shapes`, and theta are their entries in the order of
+      `jax.tree.leaves`.
+    kernels: patterns (`fnmatch`) of the paths of parameters whose entries are
       edges, such as 'params/Conv_*/kernel'; `*` matches slashes too.
 
   Raises:
-    ValueError: if a pattern matches no variable, or one that has fewer than two
-      axes.
+    ValueError: if the policy names no parameters, a pattern matches none, or
+      one that has fewer than two axes or may not move freely.
   """
 
-  module: nn.Module
-  observation_space: spaces.Space
-  action_space: spaces.Space
+  policy: policies.Policy
   kernels: tuple[str, ...] = ('params/*kernel',)
 
   def __post_init__(self) -> None:
+    if not isinstance(getattr(self.policy, 'shapes', None), Mapping):
+      raise ValueError(
+        'the policy must have parameters by name, its attribute `shapes`, got '
+        f'{self.policy}'
+      )
     paths = [path for path, _ in self._leaves]
     for pattern in self.kernels:
       if not fnmatch.filter(paths, pattern):
@@ -227,33 +248,20 @@ class Module:
           f'kernels must have two axes or more, got {path!r} of shape '
           f'{leaf.shape}'
         )
-
-  @functools.cached_property
-  def _policy(self) -> policies.FlaxPolicy:
-    spaces_of = self.observation_space, self.action_space
-    return policies.FlaxPolicy(self.module, *spaces_of)
-
-  def _variables(self, key: Key[Array, '']) -> PyTree:
-    return self._policy.unravel(self._policy.init(key))
-
-  @functools.cached_property
-  def _tree(self) -> PyTree:
-    """The shapes of all variables."""
-    return jax.eval_shape(self._variables, jax.random.key(0))
+    self.geometry(0)
 
   @functools.cached_property
   def _leaves(self) -> list[tuple[str, jax.ShapeDtypeStruct]]:
-    """Paths and shapes of all variables."""
-    return [
-      (jax.tree_util.keystr(path, simple=True, separator='/'), leaf)
-      for path, leaf in jax.tree_util.tree_leaves_with_path(self._tree)
-    ]
+    """Paths and shapes of all parameters."""
+    found = jax.tree_util.tree_leaves_with_path(self.policy.shapes)
+    name = functools.partial(jax.tree_util.keystr, simple=True, separator='/')
+    return [(name(path), leaf) for path, leaf in found]
 
   def _is_kernel(self, path: str) -> bool:
     return any(fnmatch.fnmatchcase(path, p) for p in self.kernels)
 
   def _split(self, leaves: list[Any]) -> tuple[list[Any], list[Any]]:
-    """The kernels, and the rest, of something for every variable."""
+    """The kernels, and the rest, of something for every parameter."""
     halves: tuple[list[Any], list[Any]] = ([], [])
     for (path, _), leaf in zip(self._leaves, leaves, strict=True):
       halves[not self._is_kernel(path)].append(leaf)
@@ -288,16 +296,21 @@ class Module:
         found[path] += output.size // int(np.prod(features))
       return output
 
-    space = self.observation_space
-    seen = jax.ShapeDtypeStruct(space.shape, space.dtype)
+    space = self.policy.observation_space
     with nn.intercept_methods(count):
-      jax.eval_shape(self.module.apply, self._tree, seen)
+      jax.eval_shape(
+        lambda theta, seen: self.policy.act(
+          self.policy.unravel(theta), self.initial_memory(), seen
+        ),
+        jax.ShapeDtypeStruct((self.policy.size,), jnp.float32),
+        jax.ShapeDtypeStruct(space.shape, space.dtype),
+      )
     layers = [path.rpartition('/')[0] for path, _ in self._halves[0]]
     return tuple(found.get(layer, 1) for layer in layers)
 
   @property
   def rest(self) -> int:
-    """Numbers in all other variables."""
+    """Numbers in all other parameters."""
     return sum(leaf.size for _, leaf in self._halves[1])
 
   @property
@@ -306,9 +319,11 @@ class Module:
     return ()
 
   def init_rest(self, key: Key[Array, '']) -> Float[Array, ' R']:
-    """The module's own initialisation."""
-    leaves = jax.tree.leaves(self._variables(key))
-    return flatten_util.ravel_pytree(self._split(leaves)[1])[0]
+    """The policy's own initialisation."""
+    theta = self.policy.init(key)
+    ends = np.cumsum([leaf.size for _, leaf in self._leaves])
+    rest = self._split(jnp.split(theta, ends[:-1]))[1]
+    return jnp.concatenate([*rest, jnp.zeros(0)])
 
   def assemble(
     self,
@@ -316,22 +331,30 @@ class Module:
     rest: Float[Array, ' R'],
     parts: sharing_lib.Parts,
   ) -> PyTree:
-    """The module's variables."""
+    """The policy's parameters, as its own `act` takes them."""
     del parts
     leaves, starts = [], {True: 0, False: 0}
     for path, leaf in self._leaves:
       kernel = self._is_kernel(path)
       source, start = edges if kernel else rest, starts[kernel]
       starts[kernel] += leaf.size
-      values = source[start : start + leaf.size]
-      leaves.append(values.reshape(leaf.shape).astype(leaf.dtype))
-    return jax.tree.unflatten(jax.tree.structure(self._tree), leaves)
+      leaves.append(source[start : start + leaf.size])
+    return self.policy.unravel(jnp.concatenate(leaves))
 
-  def outputs(
-    self, params: PyTree, observation: Shaped[Array, '...']
-  ) -> Float[Array, ' a']:
-    """See `Network`."""
-    return self.module.apply(params, observation)
+  def geometry(self, entries: int) -> geometry_lib.Geometry:
+    """The policy's own, of what is not shared."""
+    kept = [not self._is_kernel(path) for path, _ in self._leaves]
+    return geometry_lib.of(self.policy).part(kept, free=entries)
+
+  def initial_memory(self) -> PyTree:
+    """The policy's."""
+    return self.policy.initial_memory()
+
+  def act(
+    self, params: PyTree, memory: PyTree, observation: Shaped[Array, '...']
+  ) -> tuple[PyTree, Shaped[Array, '...']]:
+    """The policy's."""
+    return self.policy.act(params, memory, observation)
 
 
 def _matrices(

@@ -21,13 +21,15 @@ from nas.es_enas import sharing as sharing_lib
 from nas.es_enas import space as space_lib
 from rl import ranges
 from rl.envs import spaces
-from rl.es import policies
+from rl.es import geometry as geometry_lib
+from rl.es import policies, policy_training
 
 __all__ = [
   'Member',
   'SharedPolicy',
   'feed_forward',
   'flax_module',
+  'shared',
   'thresholded',
 ]
 
@@ -75,6 +77,11 @@ class SharedPolicy:
     """Number of parameters: the table and the rest."""
     return self.entries + self.network.rest
 
+  @property
+  def geometry(self) -> geometry_lib.Geometry:
+    """The way theta moves, for `rl.es`."""
+    return self.network.geometry(self.entries)
+
   def init(self, key: Key[Array, '']) -> Float[Array, ' d']:
     """Weights from N(0, init_scale^2); the rest as the network draws it."""
     table_key, key = jax.random.split(key)
@@ -105,15 +112,14 @@ class SharedPolicy:
     return self.network.assemble(self.weights(member), rest, parts)
 
   def initial_memory(self) -> PyTree:
-    """None."""
-    return ()
+    """That of the network."""
+    return self.network.initial_memory()
 
   def act(
     self, params: PyTree, memory: PyTree, observation: Shaped[Array, '...']
   ) -> tuple[PyTree, Shaped[Array, '...']]:
     """See `rl.es.policies.Policy`."""
-    outputs = self.network.outputs(params, observation)
-    return memory, policies.to_action(self.network.action_space, outputs)
+    return self.network.act(params, memory, observation)
 
   def costs(
     self, architecture: Int[Array | np.ndarray, ' D'] | None = None
@@ -212,11 +218,35 @@ def flax_module(
     action_space: see `rl.es.policies.to_action`.
     module: from an observation to the numbers that choose an action.
     sharing: how the entries of kernels get their weights.
-    kernels: patterns of paths; see `networks.Module`.
+    kernels: patterns of paths; see `networks.OfPolicy`.
     init_scale: standard deviation of the first weights.
   """
-  network = networks.Module(module, observation_space, action_space, kernels)
-  return SharedPolicy(network, sharing, init_scale)
+  policy = policies.FlaxPolicy(module, observation_space, action_space)
+  return SharedPolicy(networks.OfPolicy(policy, kernels), sharing, init_scale)
+
+
+def shared(
+  observation_space: spaces.Space,
+  action_space: spaces.Space,
+  *,
+  policy: policy_training.MakePolicy,
+  sharing: sharing_lib.Sharing,
+  kernels: tuple[str, ...],
+  init_scale: float = 0.1,
+) -> SharedPolicy:
+  """Makes any policy of `rl` share weights, for a trainer's `policy`.
+
+  Args:
+    observation_space: see the policy.
+    action_space: see the policy.
+    policy: makes the policy of both spaces, such as
+      `rl.implicit_attention.policies.PixelPolicy` with its settings.
+    sharing: how the entries of kernels get their weights.
+    kernels: patterns of paths; see `networks.OfPolicy`.
+    init_scale: standard deviation of the first weights.
+  """
+  made = policy(observation_space, action_space)
+  return SharedPolicy(networks.OfPolicy(made, kernels), sharing, init_scale)
 
 
 def thresholded(

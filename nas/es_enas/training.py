@@ -13,9 +13,11 @@ from nas.es_enas import population as population_lib
 from nas.es_enas import search as search_lib
 from rl import ranges
 from rl.es import evaluator as evaluator_lib
+from rl.es import geometry as geometry_lib
 from rl.es import policy_training
 from rl.es import population as rl_population
 from rl.es import search as rl_search
+from rl.es import strategy as es_strategy
 from runtime import loop as loop_lib
 
 __all__ = ['ESENASTrainer']
@@ -30,7 +32,8 @@ class ESENASTrainer(policy_training.PolicyTrainer):
   `choice_episodes` episodes more than `eval_episodes`.
 
   Attributes:
-    strategy: over parameters: `strategy.Strategy`, or `cma.CMAES` for few.
+    strategy: over parameters: `strategy.Strategy`, or `cma.CMAES` for few; in
+      the geometry of the policy.
     controller: makes the controller of a space of architectures.
     paired: see `search.ESENAS`; as the next three.
     score: what is maximised; None: the return.
@@ -68,12 +71,24 @@ class ESENASTrainer(policy_training.PolicyTrainer):
         'policy must make a SharedPolicy, as policies.feed_forward does, got '
         f'{type(self.fitted_policy).__name__}'
       )
+    self._fitted_strategy()  # Refuses one that does not fit the policy.
+
+  def _fitted_strategy(self) -> rl_search.Search:
+    geometry = geometry_lib.of(self.fitted_policy)
+    if geometry == geometry_lib.EUCLIDEAN:
+      return self.strategy
+    if not isinstance(self.strategy, es_strategy.Strategy):
+      raise ValueError(
+        'parameters on a manifold need a strategy.Strategy, got '
+        f'{type(self.strategy).__name__} for {self.fitted_policy}'
+      )
+    return dataclasses.replace(self.strategy, geometry=geometry)
 
   def search(self, seed: int) -> search_lib.ESENAS:
     """See `policy_training.PolicyTrainer`."""
     del seed
     return search_lib.ESENAS(
-      search=self.strategy,
+      search=self._fitted_strategy(),
       controller=self.controller(space=self.fitted_policy.space),
       paired=self.paired,
       costs=self.fitted_policy.member_costs,

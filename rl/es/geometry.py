@@ -7,6 +7,7 @@ space, which moves along with theta.
 """
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Any, Protocol, runtime_checkable
 
 import optax
@@ -39,6 +40,18 @@ class Geometry(Protocol):
     """The point after an update; may be nearer than after a perturbation."""
     ...
 
+  def part(self, kept: Sequence[bool], *, free: int) -> 'Geometry':
+    """The geometry of some arrays of theta, after further free numbers.
+
+    Args:
+      kept: for each array whether it stays; those that go must be free.
+      free: how many numbers come before them.
+
+    Raises:
+      ValueError: if an array that goes is not free.
+    """
+    ...
+
 
 @dataclasses.dataclass(frozen=True)
 class Euclidean:
@@ -63,6 +76,11 @@ class Euclidean:
   ) -> Float[Array, ' d']:
     """See `Geometry`."""
     return optax.apply_updates(theta, update)
+
+  def part(self, kept: Sequence[bool], *, free: int) -> 'Euclidean':
+    """See `Geometry`."""
+    del kept, free
+    return self
 
 
 EUCLIDEAN = Euclidean()

@@ -225,17 +225,22 @@ class FlaxParameters:
     raise NotImplementedError
 
   @functools.lru_cache(maxsize=8)  # noqa: B019 (frozen and small)
-  def _layout(self) -> tuple[int, Callable[[Array], Any]]:
+  def _layout(self) -> tuple[PyTree, int, Callable[[Array], Any]]:
     shapes = jax.eval_shape(self._init, jax.random.key(0))
     with jax.ensure_compile_time_eval():
       zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
       flat, unravel = flatten_util.ravel_pytree(zeros)
-    return flat.shape[0], unravel
+    return shapes, flat.shape[0], unravel
+
+  @property
+  def shapes(self) -> PyTree:
+    """Shapes of the module's variables, whose entries are theta."""
+    return self._layout()[0]
 
   @property
   def size(self) -> int:
     """Number of parameters."""
-    return self._layout()[0]
+    return self._layout()[1]
 
   def init(self, key: Key[Array, '']) -> Float[Array, ' d']:
     """The module's own initialisation."""
@@ -243,7 +248,7 @@ class FlaxParameters:
 
   def unravel(self, theta: Float[Array, ' d']) -> PyTree:
     """The module's variables."""
-    return self._layout()[1](theta)
+    return self._layout()[2](theta)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -21,7 +21,7 @@ Source: arXiv:2006.11421, Section 3.
 import dataclasses
 import itertools
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -185,6 +185,19 @@ class Manifold:
       kind = kind if kind in _KINDS else 'free'
       blocks.append(Block(kind, tuple(leaf.shape)))
     return cls(tuple(blocks), perturb)
+
+  def part(self, kept: Sequence[bool], *, free: int) -> 'Manifold':
+    """See `Geometry`; an array is a block."""
+    found = [Block('free', (free,))]
+    for keep, block in zip(kept, self.blocks, strict=True):
+      if keep:
+        found.append(block)
+      elif block.kind != 'free':
+        raise ValueError(
+          f'arrays that are shared must be free, got {block.kind} of shape '
+          f'{block.shape}'
+        )
+    return dataclasses.replace(self, blocks=tuple(found))
 
   def size(self, theta_size: int) -> int:
     """See `Geometry`.

@@ -25,6 +25,8 @@ __all__ = [
   'Published',
   'Row',
   'Verdict',
+  'counts',
+  'link_of',
   'mark',
   'read',
   'read_all',
@@ -361,19 +363,29 @@ def render(root: str | os.PathLike[str] = 'docs/results') -> str:
 
 def _front(papers: Mapping[str, Sequence[Row]]) -> list[str]:
   """How many rows of each paper hold, fail and are open."""
-  groups = {
-    f'[{paper}](#{_slug(paper)})': rows for paper, rows in papers.items()
-  }
+  groups = {link_of(paper, page=''): rows for paper, rows in papers.items()}
   groups['all'] = [row for rows in papers.values() for row in rows]
-  lines = [
-    {'paper': paper, 'rows': len(rows)}
-    | {
-      text: sum(row.verdict == verdict for row in rows)
-      for verdict, text in _COUNTED.items()
-    }
-    for paper, rows in groups.items()
-  ]
+  lines = [{'paper': paper, **counts(rows)} for paper, rows in groups.items()]
   return [tables.table(lines)]
+
+
+def counts(rows: Sequence[Row]) -> dict[str, int]:
+  """How many rows there are, and how many of them hold, fail and are open."""
+  verdicts = {
+    text: sum(row.verdict == verdict for row in rows)
+    for verdict, text in _COUNTED.items()
+  }
+  return {'rows': len(rows), **verdicts}
+
+
+def link_of(paper: str, *, page: str) -> str:
+  """A link to the section of a paper.
+
+  Args:
+    paper: name of its folder.
+    page: path to the page of all rows; empty: this page.
+  """
+  return f'[{paper}]({page}#{_slug(paper)})'
 
 
 def mark(verdict: Verdict) -> str:

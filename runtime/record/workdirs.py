@@ -23,7 +23,13 @@ from jax.experimental import multihost_utils
 
 from runtime import paths
 
-__all__ = ['Claim', 'claimed', 'read_status', 'write_status']
+__all__ = [
+  'Claim',
+  'claimed',
+  'read_status',
+  'wait_until_free',
+  'write_status',
+]
 
 _LOCK = '.lock'
 _STATUS = 'status.json'
@@ -74,6 +80,22 @@ def claimed(workdir: str | os.PathLike[str]) -> Iterator[Claim]:
     finally:
       if not claim.kept and jax.process_index() == 0:
         _remove(missing)
+
+
+def wait_until_free(workdir: str | os.PathLike[str], seconds: float) -> None:
+  """Waits until no process owns a folder, or the time is over.
+
+  Args:
+    workdir: the folder; it need not exist.
+    seconds: the longest time.
+  """
+  path = pathlib.Path(workdir) / _LOCK
+  if path.exists():
+    with (
+      contextlib.suppress(filelock.Timeout, OSError),
+      filelock.FileLock(path, timeout=seconds),
+    ):
+      pass
 
 
 def _on_first_process(action: Any) -> None:

@@ -118,6 +118,18 @@ def test_workers_give_the_same_records(options, tmp_path):
     running.run(STUDY, range(3), dataclasses.replace(options, workers=0))
 
 
+@pytest.mark.slow
+def test_a_ray_cluster_gives_the_same_records(options, tmp_path):
+  study = study_lib.Study(toy.run, {'a': toy.Setting()})
+  alone = running.run(study, range(2), options)
+  spread = dataclasses.replace(
+    options, folder=tmp_path / 'other', ray_address='local'
+  )
+  many = running.run(study, range(2), spread)
+  np.testing.assert_array_equal(many('a', 'curve'), alone('a', 'curve'))
+  assert os.getpid() not in many('a', 'process')
+
+
 def test_trials_choose_by_seeds_of_their_own(options):
   trials = study_lib.Trials(
     'rate',

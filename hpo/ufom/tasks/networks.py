@@ -20,10 +20,20 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float
 
-__all__ = ['MLP', 'BatchStatistics', 'ConvNet', 'Convolution', 'convolve']
+from rl.odetoode import bodies, heads
+
+__all__ = [
+  'MLP',
+  'ODE',
+  'BatchStatistics',
+  'ConvNet',
+  'Convolution',
+  'convolve',
+]
 
 Form = Literal['auto', 'lax', 'products']
 _KERNEL = 3
+_TIED = ('orthogonal', 'stiefel')
 
 
 def convolve(
@@ -175,3 +185,32 @@ class MLP(nn.Module):
     for width in self.widths:
       x = nn.relu(nn.Dense(width)(x))
     return nn.Dense(self.ways)(x)
+
+
+class ODE(nn.Module):
+  """A neural ODE between two linear layers.
+
+  Attributes:
+    ways: number of classes.
+    body: of `rl.odetoode`, whose parameters move freely, such as
+      `baselines.NODE`: steps of the inner loop leave manifolds.
+
+  Raises:
+    ValueError: if parameters of the body are tied to a manifold.
+  """
+
+  ways: int
+  body: bodies.Body
+
+  @nn.compact
+  def __call__(self, x: Float[Array, 'n h w c']) -> Float[Array, 'n ways']:
+    """Logits of pictures."""
+    logits, _ = heads.Classifier(self.body, self.ways)(x)
+    kinds = self.body.constraints
+    tied = [n for n in self.body.variables['params'] if kinds.get(n) in _TIED]
+    if tied:
+      raise ValueError(
+        f'parameters of the body must move freely, got {tied} of '
+        f'{type(self.body).__name__}, which are tied to a manifold'
+      )
+    return logits

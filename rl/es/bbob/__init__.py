@@ -1,12 +1,16 @@
 """The BBOB test functions in JAX, for any dimension and batches of instances.
 
-  instance = bbob.draw(key, dimension)        # random shift and rotations
-  value = bbob.FUNCTIONS['Katsuura'](x, instance)
+```python
+instance = bbob.draw(key, dimension)  # Random shift and rotations.
+value = bbob.FUNCTIONS['Katsuura'](x, instance)
+```
 
 All functions take the same instance, so that batches mix them:
 
-  jax.vmap(lambda index, x, instance: jax.lax.switch(
-    index, list(bbob.FUNCTIONS.values()), x, instance))(indices, xs, instances)
+```python
+jax.vmap(lambda index, x, instance: jax.lax.switch(
+  index, list(bbob.FUNCTIONS.values()), x, instance))(indices, xs, instances)
+```
 
 In one dimension `GriewankRosenbrock` and `Lunacek` are refused, since they need
 two: leave them out of a switch there. `Rosenbrock`, `RosenbrockRotated` and the two

@@ -4,6 +4,8 @@ import os
 import signal
 import subprocess
 import sys
+import threading
+import time
 
 import pytest
 
@@ -55,6 +57,18 @@ def test_a_second_process_is_refused_until_the_first_dies(holder, tmp_path):
   holder.wait()
   with workdirs.claimed(tmp_path / 'run'):
     assert workdirs.read_status(tmp_path / 'run')['pid'] == os.getpid()
+
+
+def test_waits_until_a_folder_is_free(holder, tmp_path):
+  began = time.monotonic()
+  workdirs.wait_until_free(tmp_path / 'run', 0.2)
+  assert time.monotonic() - began >= 0.2  # In vain.
+  threading.Timer(0.2, holder.kill).start()
+  workdirs.wait_until_free(tmp_path / 'run', 60)
+  with workdirs.claimed(tmp_path / 'run'):
+    pass
+  workdirs.wait_until_free(tmp_path / 'other', 60)
+  assert not (tmp_path / 'other').exists()
 
 
 def test_a_failed_start_leaves_no_trace(tmp_path):

@@ -1,0 +1,170 @@
+"""Weight sharing in any policy of rl: names, memories, manifolds."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from nas.es_enas import controllers, edges, networks, policies, training
+from nas.es_enas import sharing as sharing_lib
+from performer import attention
+from rl.envs import pendulum, spaces
+from rl.es import cma, geometry, strategy
+from rl.es import policies as es_policies
+from rl.implicit_attention import controllers as memories
+from rl.implicit_attention import fronts, patches, votes
+from rl.implicit_attention import policies as pixel_policies
+from rl.odetoode import bodies, heads
+from tests import seeds
+
+SEEN = spaces.Box((3,), -1.0, 1.0)
+ACTIONS = spaces.Box((2,), -1.0, 1.0)
+PICTURES = spaces.Box((12, 12, 3), 0.0, 1.0)
+OUTSIDE = ('input', 'readout')
+FLOW = functools.partial(
+  heads.Policy,
+  body=bodies.ODEtoODE(4, n_steps=2),
+  constrain_io=False,
+)
+LOOK = functools.partial(
+  pixel_policies.PixelPolicy,
+  front=fronts.Rank(
+    votes.Implicit(attention.Favor(kernel='relu', features=4)),
+    patches.Patches(4, 4),
+    count=2,
+  ),
+  controller=memories.LSTM(3),
+)
+
+
+def flow(sharing, kernels=OUTSIDE):
+  return policies.shared(
+    SEEN, ACTIONS, policy=FLOW, sharing=sharing, kernels=kernels
+  )
+
+
+def acts(policy, member, seen):
+  """The action on one observation."""
+  run = lambda member: policy.act(policy.unravel(member), (), seen)[1]
+  return jax.jit(run)(member)
+
+
+def test_a_flow_whose_outside_has_a_weight_for_each_edge_is_the_policy():
+  policy, plain = flow(sharing_lib.Dense()), FLOW(SEEN, ACTIONS)
+  theta = plain.init(seeds.key(0))
+  named = plain.params(theta)
+  # Edges first, in the order of names; then the body.
+  split = jnp.concatenate(
+    [
+      named['input'].reshape(-1),
+      named['readout'].reshape(-1),
+      *(x.reshape(-1) for x in jax.tree.leaves(named['body'])),
+    ]
+  )
+  assert policy.size == plain.size == split.size
+  assert policy.network.shapes == ((4, 3), (2, 4))
+  seen = jnp.array([0.3, -0.2, 0.9])
+  np.testing.assert_allclose(
+    acts(policy, split, seen), acts(plain, theta, seen), rtol=1e-6
+  )
+
+
+def test_pruned_edges_are_zeros_of_the_policy():
+  policy, plain = flow(edges.Pruned(5)), FLOW(SEEN, ACTIONS)
+  theta = policy.init(seeds.key(1))
+  architecture = jnp.array([0, 3, 7, 12, 19])
+  kept = np.isin(np.arange(20), architecture)
+  full = np.asarray(theta[:20]) * kept
+  # The plain policy's theta: body, input, readout.
+  whole = jnp.concatenate([theta[20:], jnp.asarray(full)])
+  seen = jnp.array([0.3, -0.2, 0.9])
+  found = acts(policy, (theta, architecture), seen)
+  np.testing.assert_allclose(found, acts(plain, whole, seen), rtol=1e-6)
+
+
+def test_what_is_not_shared_stays_on_its_manifold():
+  policy, plain = flow(edges.Pruned(5)), FLOW(SEEN, ACTIONS)
+  moves = policy.geometry
+  theta = policy.init(seeds.key(2))
+  size = moves.size(theta.size)
+  # W_0 [4, 4] has 6 coordinates.
+  assert size == theta.size - 16 + 6
+  [moved] = jax.jit(moves.perturb)(
+    theta, 0.3 * jax.random.normal(seeds.key(3), (1, size))
+  )
+  at = {'body': theta[20:], 'moved': moved[20:]}
+  w0 = {
+    name: plain.params(jnp.concatenate([body, jnp.zeros(20)]))['body']['w0']
+    for name, body in at.items()
+  }
+  for matrix in w0.values():
+    np.testing.assert_allclose(matrix @ matrix.T, jnp.eye(4), atol=1e-5)
+  assert jnp.abs(w0['moved'] - w0['body']).max() > 0.05
+  # The whole policy's geometry moves the same blocks alike.
+  whole = plain.geometry
+  tangents = jax.random.normal(seeds.key(4), (1, whole.size(plain.size)))
+  [expected] = jax.jit(whole.perturb)(
+    jnp.concatenate([theta[20:], theta[:20]]), tangents
+  )
+  inside = whole.size(plain.size) - 20
+  ours = jnp.concatenate([tangents[0, inside:], tangents[0, :inside]])
+  [found] = jax.jit(moves.perturb)(theta, ours[None])
+  np.testing.assert_allclose(found[20:], expected[:-20], atol=1e-6)
+  np.testing.assert_allclose(found[:20], expected[-20:], atol=1e-6)
+
+
+def test_a_memory_is_that_of_the_policy():
+  kernels = ('params/controller/input', 'params/head/kernel')
+  policy = policies.shared(
+    PICTURES,
+    ACTIONS,
+    policy=LOOK,
+    sharing=sharing_lib.Dense(),
+    kernels=kernels,
+  )
+  plain = LOOK(PICTURES, ACTIONS)
+  assert policy.geometry == geometry.EUCLIDEAN
+  theta = policy.init(seeds.key(5))
+  params, projection = policy.unravel(theta)
+  flat = jax.flatten_util.ravel_pytree(params)[0]
+  picture = jax.random.uniform(seeds.key(6), PICTURES.shape)
+  found, expected = policy.initial_memory(), plain.initial_memory()
+  for _ in range(2):
+    found, action = policy.act((params, projection), found, picture)
+    expected, other = plain.act(plain.unravel(flat), expected, picture)
+    np.testing.assert_array_equal(action, other)
+  assert float(jnp.abs(found[0]).max()) > 0
+  # A layer of Flax is counted by its outputs.
+  assert policy.network.uses == (1, 1)
+
+
+@pytest.mark.parametrize(
+  ('made', 'kernels', 'message'),
+  [
+    (FLOW(SEEN, ACTIONS), ('body/w0',), 'must be free, got orthogonal'),
+    (FLOW(SEEN, ACTIONS), ('outputs',), "got 'outputs' for .*'body/w0'"),
+    (es_policies.MLP(SEEN, ACTIONS), ('*',), 'parameters by name'),
+  ],
+)
+def test_what_cannot_be_shared_is_refused(made, kernels, message):
+  with pytest.raises(ValueError, match=message):
+    networks.OfPolicy(made, kernels)
+
+
+def test_a_manifold_needs_a_strategy_that_knows_it():
+  make = functools.partial(
+    training.ESENASTrainer,
+    env=pendulum.Pendulum(),
+    policy=functools.partial(
+      policies.shared, policy=FLOW, sharing=edges.Pruned(5), kernels=OUTSIDE
+    ),
+    controller=controllers.Evolution,
+  )
+  es = strategy.Strategy(strategy.ESConfig(num_pairs=2), optax.sgd(0.1))
+  trainer = make(strategy=es)
+  assert trainer.search(0).search.geometry == trainer.fitted_policy.geometry
+  with pytest.raises(ValueError, match=r'need a strategy\.Strategy, got CMAES'):
+    make(strategy=cma.CMAES(0.5))
