@@ -100,7 +100,10 @@ def test_divergences():
   x, given = np.linspace(-12, 12, 20_001), _gaussian()
   want = np.zeros(3)
   for mean, log_std, other, log_other in zip(
-    np.asarray(given.mean).T, given.log_std, wide.mean.T, wide.log_std,
+    np.asarray(given.mean).T,
+    given.log_std,
+    wide.mean.T,
+    wide.log_std,
     strict=True,
   ):
     log_p = stats.norm.logpdf(x[:, None], mean, np.exp(log_std))

@@ -21,9 +21,7 @@ def reference(bandit, pulls):
   sliding = isinstance(bandit, bandits.SlidingWindow)
   kept = {
     arm: [
-      s
-      for a, s in (pulls[-bandit.window :] if sliding else pulls)
-      if a == arm
+      s for a, s in (pulls[-bandit.window :] if sliding else pulls) if a == arm
     ][-bandit.window :]
     for arm in range(bandit.num_arms)
   }
@@ -55,9 +53,7 @@ def test_bounds_are_those_of_the_formula(bandit):
     pulls.append((arm, score))
     state = update(state, jnp.int32(arm), jnp.float32(score))
     want = reference(bandit, pulls)
-    np.testing.assert_allclose(
-      bandit.bounds(state), want, rtol=1e-4, atol=1e-5
-    )
+    np.testing.assert_allclose(bandit.bounds(state), want, rtol=1e-4, atol=1e-5)
 
 
 def play(bandit, score, times):
@@ -67,9 +63,7 @@ def play(bandit, score, times):
     arm = bandit.select(state)
     return bandit.update(state, arm, score(arm, time)), arm
 
-  return np.asarray(
-    jax.lax.scan(step, bandit.init(), jnp.arange(times))[1]
-  )
+  return np.asarray(jax.lax.scan(step, bandit.init(), jnp.arange(times))[1])
 
 
 @pytest.mark.parametrize('bandit', KINDS)
