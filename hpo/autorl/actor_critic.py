@@ -89,32 +89,33 @@ class Batch(NamedTuple):
 def loss(
   network: heads.Heads,
   params: PyTree,
+  judge: PyTree,
   batch: Batch,
   chosen: Loss,
   settings: Float[Array, 'h e'],
 ) -> tuple[Float[Array, ''], dict[str, Float[Array, '']]]:
   """The sum of the heads' losses, and metrics of the first head.
 
-  Advantages and targets are constants to the parameters, but not to the
-  settings of the loss.
+  Its gradient by `params` alone is that of an actor-critic: advantages and
+  targets are constants to it. They are no constants to a meta-gradient, to which
+  all parameters depend on the settings; hence the two copies.
 
   Args:
     network: policy and values.
-    params: of the network.
+    params: of the network; learnt.
+    judge: of the network; those that values and ratios in advantages and targets
+      come from.
     batch: steps to learn from.
     chosen: settings; arrays [h], or numbers for all heads.
     settings: that the network reads.
   """
-  count = batch.action.shape
-  flat = lambda x: x.reshape(-1, *x.shape[2:])
-  out = network.apply(params, flat(batch.observation), settings)
-  policy, value = jax.tree.map(lambda x: x.reshape(*count, *x.shape[1:]), out)
-  last = network.apply(params, batch.last_observation, settings).value
+  policy, value = _outputs(network, params, batch.observation, settings)
   action = jnp.broadcast_to(batch.action[..., None], value.shape)
   log_prob = policy.log_prob(action)
-  fixed = jax.lax.stop_gradient
-  log_ratio = fixed(log_prob - batch.log_prob[..., None])
-  found = _estimates(batch, fixed(value), fixed(last), log_ratio, chosen)
+  theirs, base = _outputs(network, judge, batch.observation, settings)
+  last = network.apply(judge, batch.last_observation, settings).value
+  log_ratio = theirs.log_prob(action) - batch.log_prob[..., None]
+  found = _estimates(batch, base, last, log_ratio, chosen)
   weight = batch.valid.astype(value.dtype)
   mean = jax.vmap(losses.mean, in_axes=(-1, None))
   terms = {
@@ -128,6 +129,16 @@ def loss(
     - chosen.entropy_cost * terms['entropy']
   )
   return jnp.sum(total), {name: x[0] for name, x in terms.items()}
+
+
+def _outputs(
+  network: heads.Heads, params: PyTree, observation: Array, settings: Array
+) -> heads.Outputs:
+  """Of T steps in n lanes."""
+  lead = observation.shape[:2]
+  flat = observation.reshape(-1, *observation.shape[2:])
+  out = network.apply(params, flat, settings)
+  return jax.tree.map(lambda x: x.reshape(*lead, *x.shape[1:]), out)
 
 
 def _estimates(

@@ -20,7 +20,7 @@ from rl import learner as learner_lib
 from rl.envs import lanes, protocol
 from rl.ppo import losses
 
-__all__ = ['Curriculum', 'Outcome', 'Program', 'PrioritizedLevels', 'State']
+__all__ = ['Curriculum', 'Outcome', 'PrioritizedLevels', 'Program', 'State']
 
 
 class _LevelLanes(lanes.Lanes):
@@ -140,11 +140,15 @@ class PrioritizedLevels:
     learns = jnp.ones_like(drawn.replayed)
     if not self.uniform:
       learns = self.replay.learns(drawn)
-    return state, learns, {
-      'score': jnp.mean(score),
-      'replayed': jnp.mean(drawn.replayed),
-      'seen': jnp.mean(state.seen),
-    }
+    return (
+      state,
+      learns,
+      {
+        'score': jnp.mean(score),
+        'replayed': jnp.mean(drawn.replayed),
+        'seen': jnp.mean(state.seen),
+      },
+    )
 
 
 @flax.struct.dataclass

@@ -250,9 +250,7 @@ class MetaLearner:
   ) -> Float[Array, 'n h']:
     """Values of all heads; see `learner.Learner`."""
     del memory
-    return self.network.apply(
-      acting.params, observation, acting.settings
-    ).value
+    return self.network.apply(acting.params, observation, acting.settings).value
 
   def _read(self, free: PyTree) -> Float[Array, 'h e']:
     """Knobs as the network reads them: constants, each in [0, 1]."""
@@ -292,13 +290,16 @@ class MetaLearner:
     loss = lambda p: actor_critic.loss(
       self.network,
       p,
+      params,
       batch,
       dataclasses.replace(chosen.inner, **learnt),
       self._read(free),
     )
     grads, metrics = jax.grad(loss, has_aux=True)(params)
     step, state = chosen.direction.update(grads, state, params)
-    params = jax.tree.map(lambda p, s: p - rate.astype(p.dtype) * s, params, step)
+    params = jax.tree.map(
+      lambda p, s: p - rate.astype(p.dtype) * s, params, step
+    )
     return (params, state), metrics
 
   def outer(
@@ -307,19 +308,31 @@ class MetaLearner:
     start: PyTree,
     free: PyTree,
     batch: actor_critic.Batch,
+    judge: PyTree | None = None,
   ) -> Float[Array, '']:
     """The outer loss after the updates; settings do not enter by themselves.
+
+    Its gradient is a policy gradient, so advantages and targets are constants.
 
     Args:
       agent: after the updates.
       start: before them.
       free: of the knobs, for what the network reads.
       batch: fresh.
+      judge: parameters behind advantages and targets; None: of the agent.
     """
     chosen, fixed = self.settings, self._fixed(free)
     params = _first_head(agent[0])
+    judge = _first_head(agent[0] if judge is None else judge)
     own = batch._replace(final=batch.final[..., :1])
-    value, _ = actor_critic.loss(self.network, params, own, chosen.outer, fixed)
+    value, _ = actor_critic.loss(
+      self.network,
+      params,
+      jax.lax.stop_gradient(judge),
+      own,
+      chosen.outer,
+      fixed,
+    )
     if not chosen.outer_kl:
       return value
     flat = batch.observation.reshape(-1, *self.observation_space.shape)

@@ -29,7 +29,9 @@ def some_state():
 
 def reference(replay, state):
   """Probabilities of replay, float64."""
-  score, seen, last = (np.asarray(x) for x in (state.score, state.seen, state.last))
+  score, seen, last = (
+    np.asarray(x) for x in (state.score, state.seen, state.last)
+  )
   ids = [i for i in range(len(score)) if seen[i]]
   ranked = sorted(ids, key=lambda i: (-score[i], i))
   by_score, by_age = np.zeros(len(score)), np.zeros(len(score))
@@ -51,12 +53,16 @@ def reference(replay, state):
 def test_probabilities_are_those_of_the_formula(replay):
   state = some_state()
   got = jax.jit(replay.probabilities)(state)
-  np.testing.assert_allclose(got, reference(replay, state), rtol=1e-4, atol=1e-9)
+  np.testing.assert_allclose(
+    got, reference(replay, state), rtol=1e-4, atol=1e-9
+  )
   np.testing.assert_allclose(got.sum(), 1, rtol=1e-5)
   assert (np.asarray(got)[~np.asarray(state.seen)] == 0).all()
   fresh = state.replace(last=jnp.full(N, 40.0))
   got = replay.probabilities(fresh)
-  np.testing.assert_allclose(got, reference(replay, fresh), rtol=1e-4, atol=1e-9)
+  np.testing.assert_allclose(
+    got, reference(replay, fresh), rtol=1e-4, atol=1e-9
+  )
 
 
 def test_nothing_seen_has_no_probabilities():

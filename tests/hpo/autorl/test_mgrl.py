@@ -65,8 +65,8 @@ def test_meta_gradient_is_that_of_finite_differences():
     learner = fitted(STACX)
     state = learner.init(seeds.key(1))
     # Larger weights: else the policy is uniform, and little depends on it.
-    big = lambda x: x.astype(jnp.float64) + 0.3 * jax.random.normal(
-      seeds.key(2), x.shape
+    big = lambda x: (
+      x.astype(jnp.float64) + 0.3 * jax.random.normal(seeds.key(2), x.shape)
     )
     params = jax.tree.map(big, state.agent[0])
     start = params, learner.settings.direction.init(params)
@@ -80,12 +80,15 @@ def test_meta_gradient_is_that_of_finite_differences():
     found = jax.jit(
       lambda free: meta.meta_gradient(learner.update, outer, start, free, kept)
     )
-    # What the network reads is a constant to the gradient: held fixed.
+    # Constants to the gradient, held fixed: what the network reads, and the
+    # advantages and targets of the outer loss.
     frozen = _reading(learner, state.free)
+    judge = meta.unrolled(learner.update, start, state.free, kept)[0]
 
     @jax.jit
     def value(free):
-      return outer(meta.unrolled(frozen.update, start, free, kept))
+      end = meta.unrolled(frozen.update, start, free, kept)
+      return learner.outer(end, start, state.free, fresh, judge)
 
     free = jax.tree.map(lambda x: x.astype(jnp.float64), state.free)
     total, grads = found(free)
