@@ -36,7 +36,9 @@ def test_augmentations_keep_shape_and_range_and_are_drawn(kind):
     assert got.min() >= 0
     assert got.max() <= (255 if kind == 'uint8' else 1)
     fixed = augment in (
-      augmentations.identity, augmentations.grayscale, augmentations.flip
+      augmentations.identity,
+      augmentations.grayscale,
+      augmentations.flip,
     )
     assert bool((got == got[0]).all()) == fixed
 
@@ -45,9 +47,13 @@ def test_what_augmentations_do():
   rng = seeds.rng(3)
   picture = jnp.asarray(rng.integers(0, 256, (8, 8, 3)), jnp.uint8)
   key = seeds.key(4)
-  np.testing.assert_array_equal(augmentations.flip(key, picture)[:, 0], picture[:, 7])
+  np.testing.assert_array_equal(
+    augmentations.flip(key, picture)[:, 0], picture[:, 7]
+  )
   gray = np.asarray(augmentations.grayscale(key, picture))
-  np.testing.assert_allclose(gray[..., 0], np.asarray(picture).mean(-1), atol=0.51)
+  np.testing.assert_allclose(
+    gray[..., 0], np.asarray(picture).mean(-1), atol=0.51
+  )
   turned = {
     augmentations.rotate(k, picture).tobytes()
     for k in jax.random.split(key, 30)
@@ -71,7 +77,10 @@ def test_what_augmentations_do():
 
 def test_penalties():
   rng = seeds.rng(5)
-  p, q = (distributions.Categorical(jnp.float32(rng.normal(size=(6, 3)))) for _ in '12')
+  p, q = (
+    distributions.Categorical(jnp.float32(rng.normal(size=(6, 3))))
+    for _ in '12'
+  )
   v, w = (jnp.float32(rng.normal(size=6)) for _ in '12')
   of_policy, of_value = drac.penalties(p, v, q, w, None)
   a, b = (np.asarray(jax.nn.softmax(np.float64(x.logits))) for x in (p, q))
@@ -89,8 +98,11 @@ def test_penalties():
 def test_no_gradient_flows_into_what_is_matched():
   def total(x, y):
     parts = drac.penalties(
-      distributions.Categorical(x), x[:, 0],
-      distributions.Categorical(y), y[:, 0], None,
+      distributions.Categorical(x),
+      x[:, 0],
+      distributions.Categorical(y),
+      y[:, 0],
+      None,
     )
     return sum(jnp.sum(part) for part in parts)
 
@@ -145,9 +157,7 @@ def test_an_identity_costs_nothing():
 @pytest.mark.slow
 def test_the_logarithmic_form_is_the_cross_entropy():
   """With an unchanged picture, its mean is the entropy of the policy."""
-  _, metrics = learnt(
-    drac.DrAC(AGENT, (augmentations.identity,), form='log')
-  )
+  _, metrics = learnt(drac.DrAC(AGENT, (augmentations.identity,), form='log'))
   np.testing.assert_allclose(
     metrics['policy_penalty'], metrics['entropy'], rtol=0.05
   )

@@ -20,7 +20,11 @@ def some():
   rng = seeds.rng(1)
   log_weight = rng.normal(size=(C, N)) * np.linspace(0, 2.5, C)[:, None]
   mask = rng.random(N) < 0.8
-  return jnp.float32(log_weight), jnp.float32(rng.normal(size=N)), jnp.array(mask)
+  return (
+    jnp.float32(log_weight),
+    jnp.float32(rng.normal(size=N)),
+    jnp.array(mask),
+  )
 
 
 def test_the_acting_policy_has_its_plain_mean():
@@ -102,7 +106,9 @@ def test_pieces_end_with_episodes_and_with_the_batch():
           got.log_weight[:, t, lane], weight, rtol=1e-4, atol=1e-5
         )
         want = total + factor * after[t, lane]
-        np.testing.assert_allclose(got.returns[t, lane], want, rtol=1e-4, atol=1e-5)
+        np.testing.assert_allclose(
+          got.returns[t, lane], want, rtol=1e-4, atol=1e-5
+        )
       if ended[t, lane]:
         weight, total, factor = np.zeros(2), 0.0, 1.0
 
