@@ -59,17 +59,19 @@ class DriftMDP:
     episodes: in a batch.
     period: updates after which the side changes, in the first half.
     noise: deviation of the rewards in the second half.
+    bound: on the absolute value of logits, so that no policy is beyond recovery.
 
   Raises:
     ValueError: if a number is out of range.
   """
 
-  length: int = 400
+  length: int = 2400
   cells: int = 7
   horizon: int = 6
   episodes: int = 16
-  period: int = 20
-  noise: float = 10.0
+  period: int = 40
+  noise: float = 6.0
+  bound: float = 2.0
 
   def __post_init__(self) -> None:
     ranges.check_counts(
@@ -80,6 +82,7 @@ class DriftMDP:
     )
     ranges.check_counts(least=3, cells=self.cells)
     ranges.check_not_negative(noise=self.noise)
+    ranges.check_positive(bound=self.bound)
     if self.cells % 2 == 0:
       raise ValueError(f'cells must be odd, got {self.cells=}')
 
@@ -167,6 +170,15 @@ class DriftMDP:
     entropy = -jnp.sum(jnp.exp(log_p) * log_p, -1)
     return -surrogate - entropy_cost * jnp.mean(entropy[place])
 
+  def moved(
+    self,
+    logits: Float[Array, 'cells 2'],
+    grads: Float[Array, 'cells 2'],
+    rate: Float[Array, ''] | float,
+  ) -> Float[Array, 'cells 2']:
+    """A step of descent, within the bound."""
+    return jnp.clip(logits - rate * grads, -self.bound, self.bound)
+
   def update(
     self, state: DriftState, zeta: inner.Zeta, key: Key[Array, '']
   ) -> inner.Update:
@@ -175,7 +187,7 @@ class DriftMDP:
     grads = jax.grad(self.loss)(state.logits, batch, zeta['entropy_cost'])
     exact = self.exact(state.logits, self.side(state.updates))
     after = DriftState(
-      state.logits - zeta['learning_rate'] * grads,
+      self.moved(state.logits, grads, zeta['learning_rate']),
       state.updates + 1,
       state.total + exact,
     )

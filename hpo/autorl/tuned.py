@@ -37,7 +37,7 @@ class BanditTuned:
     inner: what is tuned.
     arms: settings, by name each: ((('learning_rate', 0.1), ...), ...).
     bandit: chooses among them; None: there is one arm.
-    updates: of the inner loop, for each pull. The score is that of the last.
+    updates: of the inner loop, for each pull, whose score is their mean score.
 
   Raises:
     ValueError: if the bandit has another number of arms, or arms differ in
@@ -85,12 +85,12 @@ class BanditTuned:
     inner, (scores, metrics) = jax.lax.scan(update, state.inner, keys)
     bandit = state.bandit
     if self.bandit is not None:
-      bandit = self.bandit.update(bandit, arm, scores[-1])
+      bandit = self.bandit.update(bandit, arm, jnp.mean(scores))
     steps = jnp.float32(self.updates * self.inner.steps)
     return BanditState(inner, bandit), {
       **{name: jnp.mean(x) for name, x in metrics.items()},
       **zeta,
-      'tuned_score': scores[-1],
+      'tuned_score': jnp.mean(scores),
       programs.STEPS: steps,
     }
 
