@@ -255,7 +255,7 @@ class ProgramTrainer:
       mesh=mesh,
       batch_size=self.num_seeds * self.iterations_per_step,
       evaluators={'test': self._evaluator()},
-      params=lambda state: flax.serialization.to_state_dict(state.program),
+      params=lambda state: _floats(state.program),
       tables=lambda run: {'scores': results.score_rows(run.rows)},
       pictures=lambda run: {
         'scores.png': functools.partial(_draw_scores, run.rows)
@@ -296,6 +296,16 @@ class ProgramTrainer:
       return jax.tree.map(jnp.mean, jax.vmap(judge)(state.program, state.key))
 
     return lambda state: jax.device_get(scores(state))
+
+
+def _floats(tree: PyTree) -> dict[str, Array]:
+  """The arrays of floats in a tree, by their path."""
+  leaves, _ = jax.tree_util.tree_flatten_with_path(tree)
+  return {
+    jax.tree_util.keystr(path, simple=True, separator='/'): leaf
+    for path, leaf in leaves
+    if jnp.issubdtype(leaf.dtype, jnp.floating)
+  }
 
 
 def _draw_scores(rows: Sequence[series_lib.Row], path: Any) -> None:
