@@ -298,7 +298,7 @@ class ProgramTrainer:
     return lambda state: jax.device_get(scores(state))
 
 
-def _floats(tree: PyTree) -> dict[str, Array]:
+def _floats(tree: PyTree) -> dict[str, Any]:
   """The arrays of floats in a tree, by their path."""
   leaves, _ = jax.tree_util.tree_flatten_with_path(tree)
   return {

@@ -43,7 +43,9 @@ class Setting:
   """
 
   tuner: Callable[..., Any]
-  task: drift_mdp.DriftMDP = drift_mdp.DriftMDP()
+  task: drift_mdp.DriftMDP = dataclasses.field(
+    default_factory=drift_mdp.DriftMDP
+  )
 
 
 def constants(task: drift_mdp.DriftMDP, key: Key[Array, '']) -> Array:
@@ -83,9 +85,16 @@ def bandit(
 
 
 def meta_gradient(
-  task: drift_mdp.DriftMDP, key: Key[Array, ''], *, rate: float = 0.1
+  task: drift_mdp.DriftMDP,
+  key: Key[Array, ''],
+  *,
+  horizon: int = 10,
+  rate: float = 0.1,
 ) -> Exact:
-  """Learning rate and entropy cost by meta-gradients through one update."""
+  """Learning rate and entropy cost by meta-gradients through some updates.
+
+  The batch of the outer loss is the first one that is learnt from afterwards.
+  """
   chosen = (
     knobs.Knob('learning_rate', 1.0, 0.01, 20.0, 'LOG'),
     knobs.Knob('entropy_cost', 0.03, 0.0005, 2.0, 'LOG'),
@@ -97,25 +106,29 @@ def meta_gradient(
     grads = jax.grad(task.loss)(logits, batch, zeta['entropy_cost'])
     return task.moved(logits, grads, zeta['learning_rate'])
 
-  def step(carry: tuple, inputs: tuple) -> tuple[tuple, Array]:
-    logits, batch, free, state = carry
-    time, key = inputs
-    one = jax.tree.map(lambda x: x[None], batch)
-    after = update(logits, free, batch)
-    fresh = task.play(after, time + 1, key)
-    outer = lambda end: task.loss(end, fresh, 0.0)
-    _, grads = meta.meta_gradient(update, outer, logits, free, one)
-    change, state = optimizer.update(grads, state)
-    free = optax.apply_updates(free, change)
-    exact = task.exact(logits, task.side(time))
-    return (after, fresh, free, state), exact
+  def window(carry: tuple, inputs: tuple) -> tuple[tuple, Array]:
+    start, batch, free, state = carry
 
-  free = knobs.initial(chosen)
-  logits = task.init(key).logits
+    def step(carry: tuple, inputs: tuple) -> tuple[tuple, tuple]:
+      logits, batch = carry
+      time, key = inputs
+      exact = task.exact(logits, task.side(time))
+      after = update(logits, free, batch)
+      fresh = task.play(after, time + 1, key)
+      return (after, fresh), (batch, exact)
+
+    (logits, fresh), (kept, exact) = jax.lax.scan(step, (start, batch), inputs)
+    outer = lambda end: task.loss(end, fresh, 0.0)
+    _, grads = meta.meta_gradient(update, outer, start, free, kept)
+    change, state = optimizer.update(grads, state)
+    return (logits, fresh, optax.apply_updates(free, change), state), exact
+
+  logits, free = task.init(key).logits, knobs.initial(chosen)
   first = task.play(logits, jnp.int32(0), jax.random.fold_in(key, 1))
   inputs = jnp.arange(task.length), jax.random.split(key, task.length)
+  windows = jax.tree.map(lambda x: x.reshape(-1, horizon, *x.shape[1:]), inputs)
   carry = logits, first, free, optimizer.init(free)
-  return jax.lax.scan(step, carry, inputs)[1]
+  return jax.lax.scan(window, carry, windows)[1].reshape(-1)
 
 
 def importance(
@@ -123,7 +136,7 @@ def importance(
   key: Key[Array, ''],
   *,
   candidates: int = 32,
-  limits: hoof.Limits = hoof.Limits(max_kl=0.3, min_share=0.1),
+  max_kl: float = 0.3,
 ) -> Exact:
   """HOOF: candidates of one batch, by importance sampling."""
 
@@ -136,7 +149,7 @@ def importance(
     slope = lambda cost: jax.grad(task.loss)(logits, batch, cost)
     move = lambda rate, cost: task.moved(logits, slope(cost), rate)
     after = jax.vmap(move)(zeta['learning_rate'], zeta['entropy_cost'])
-    found = _compared(logits, after, batch, limits)
+    found = _compared(logits, after, batch, hoof.Limits(max_kl=max_kl))
     exact = task.exact(logits, task.side(time))
     return jnp.where(found.found, after[found.index], logits), exact
 
@@ -304,7 +317,7 @@ ROWS = (
           RANDOM: restarts,
         }.items()
       },
-      seeds=10,
+      seeds=30,
       together=True,
     ),
     ours=_ours,
