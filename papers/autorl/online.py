@@ -183,6 +183,24 @@ def _mazes_figure(results: study.Results) -> list[figures.Panel]:
   ]
 
 
+def _mazes_told(results: study.Results) -> str:
+  played = '; '.join(
+    f'{arm} {results(arm, "episode_return")[:, -3:].mean():.2f}'
+    for arm in results.arms
+  )
+  return (
+    'Mazes of 5x5 cells, half of them walls, 200 training levels, many without a way '
+    'to the goal; 256 solvable levels to test, mean of the last three records. PPO, 16 '
+    'lanes of 48 steps, 300 iterations. Ranks to the power of -1, a share of 0.3 by '
+    'staleness. The published power of -10 takes the first rank nearly always, and '
+    'lanes that draw at once would all play one level. Mean returns of the episodes '
+    f'that were played at the end: {played}. Where those of PLR are near 1, the levels '
+    'with the largest scores are solved already: a short way gives many rewards per '
+    'step, and so large errors of the values per step, while hard levels are played '
+    'less than in uniform draws.'
+  )
+
+
 _PLR = rows.Row(
   id='levels',
   claim='Prioritised level replay generalises better than uniform levels at equal '
@@ -209,11 +227,7 @@ _PLR = rows.Row(
   trend='PLR above uniform, robust PLR above uniform',
   claims=(claims.above(PLR, UNIFORM), claims.above(ROBUST, UNIFORM)),
   figure=_mazes_figure,
-  explain='Mazes of 5x5 cells, half of them walls, 200 training levels, many without '
-  'a way to the goal; 256 solvable levels to test, mean of the last three records. '
-  'PPO, 16 lanes of 48 steps, 300 iterations. Ranks to the power of -1, a share of '
-  '0.3 by staleness. The published power of -10 takes the first rank nearly always, '
-  'and lanes that draw at once would all play one level.',
+  explain=_mazes_told,
   headline=PLR,
 )
 

@@ -46,7 +46,9 @@ def test_the_loop_gives_what_run_gives():
   state = jax.vmap(lambda k: PROGRAM.init(jax.random.fold_in(k, 0)))(keys)
   step = jax.jit(jax.vmap(PROGRAM.step))
   for time in range(8):
-    fold = lambda k, time=time: jax.random.fold_in(jax.random.fold_in(k, 1), time)
+    fold = lambda k, time=time: jax.random.fold_in(
+      jax.random.fold_in(k, 1), time
+    )
     state, _ = step(state, jax.vmap(fold)(keys))
   np.testing.assert_allclose(
     driven.state.program.inner.logits, state.inner.logits, rtol=1e-5, atol=1e-6
