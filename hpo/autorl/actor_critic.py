@@ -1,6 +1,7 @@
 """The loss of an actor-critic whose settings are traced, for several heads."""
 
 import dataclasses
+import functools
 from typing import Any, NamedTuple
 
 import jax
@@ -147,26 +148,41 @@ def _estimates(
   """Of each head, [T, n, h]."""
   heads_count = value.shape[-1]
   each = lambda x: jnp.broadcast_to(jnp.asarray(x, value.dtype), heads_count)
-
-  def one(value, last, final, log_ratio, discount, trace, leak):
-    return vtrace.leaky_vtrace(
-      batch.reward.astype(value.dtype),
-      value,
-      last,
-      final,
-      log_ratio,
-      terminated=batch.terminated,
-      truncated=batch.truncated,
-      valid=batch.valid,
-      discount=discount,
-      trace=trace,
-      leak=leak,
-    )
-
+  one = functools.partial(
+    _of_head,
+    batch.reward.astype(value.dtype),
+    terminated=batch.terminated,
+    truncated=batch.truncated,
+    valid=batch.valid,
+  )
   return jax.vmap(one, in_axes=(-1, -1, -1, -1, 0, 0, 0), out_axes=-1)(
     value,
     last,
     batch.final,
     log_ratio,
     *(each(x) for x in (chosen.discount, chosen.trace, chosen.leak)),
+  )
+
+
+def _of_head(
+  reward: Array,
+  value: Array,
+  last: Array,
+  final: Array,
+  log_ratio: Array,
+  discount: Array,
+  trace: Array,
+  leak: Array,
+  **ends: Array,
+) -> losses.Estimates:
+  return vtrace.leaky_vtrace(
+    reward,
+    value,
+    last,
+    final,
+    log_ratio,
+    discount=discount,
+    trace=trace,
+    leak=leak,
+    **ends,
   )

@@ -167,7 +167,7 @@ class Trained:
 
   agent: ppo.PPO
   env: protocol.VectorEnvironment
-  network: nn.Module = Drift()
+  network: nn.Module = dataclasses.field(default_factory=Drift)
   iterations: int = 10
   agents: int = 1
   test_agents: int = 4

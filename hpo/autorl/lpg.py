@@ -148,7 +148,7 @@ class Rule:
     ValueError: if a number is out of range.
   """
 
-  network: UpdateRule = UpdateRule()
+  network: UpdateRule = dataclasses.field(default_factory=UpdateRule)
   tables: tabular.Tables = dataclasses.field(default_factory=tabular.Tables)
   lanes: int = 16
   steps: int = 20

@@ -48,6 +48,11 @@ def direction(
   return optax.chain(optax.clip_by_global_norm(max_norm), adam)
 
 
+# The same objects everywhere: settings that are equal hash alike.
+_INNER, _OUTER = actor_critic.Loss(), actor_critic.Loss(entropy_cost=0.0)
+_DIRECTION, _META = direction(), optax.adam(1e-2)
+
+
 @dataclasses.dataclass(frozen=True)
 class MetaActorCritic:
   """Settings of an actor-critic for discrete actions; a `learner.Algorithm`.
@@ -74,17 +79,17 @@ class MetaActorCritic:
   """
 
   knobs: tuple[knobs_lib.Knob, ...] = ()
-  inner: actor_critic.Loss = actor_critic.Loss()
-  outer: actor_critic.Loss = actor_critic.Loss(entropy_cost=0.0)
+  inner: actor_critic.Loss = _INNER
+  outer: actor_critic.Loss = _OUTER
   outer_kl: float = 0.0
   encoder: nn.Module | None = None
   condition: int = 0
   heads: int = 1
   unroll_length: int = 20
-  direction: optax.GradientTransformation = direction()
+  direction: optax.GradientTransformation = _DIRECTION
   learning_rate: float = 1e-3
   horizon: int = 1
-  meta_optimizer: optax.GradientTransformation = optax.adam(1e-2)
+  meta_optimizer: optax.GradientTransformation = _META
 
   def __post_init__(self) -> None:
     self.inner.check()

@@ -148,6 +148,7 @@ def test_without_the_term_it_is_ppo_to_the_bit():
   assert metrics['policy_penalty'] > 0
 
 
+@pytest.mark.slow
 def test_an_identity_costs_nothing():
   _, metrics = learnt(drac.DrAC(AGENT, (augmentations.identity,)))
   assert abs(metrics['policy_penalty']) < 1e-6

@@ -40,7 +40,7 @@ def test_values_by_name():
 
 
 def test_what_does_not_fit_is_refused():
-  with pytest.raises(ValueError, match='start of .x. must lie between'):
+  with pytest.raises(ValueError, match="start of 'x' must lie between"):
     knobs.Knob('x', 1.0)
   with pytest.raises(ValueError, match='needs bounds above 0'):
     knobs.Knob('x', 0.5, scale='LOG')

@@ -176,9 +176,9 @@ def test_robust_replay_learns_nothing_from_new_levels():
   assert moved
 
 
+@pytest.mark.slow
 def test_lanes_stay_in_their_level():
   chosen = program(levels.Replay(N))
-  state = chosen.init(seeds.key(5))
   built = jax.vmap(chosen.env.build)(jnp.array([3, 5, 3, 7]))
   env = chosen._lanes
   stage, observation = env.begin(built, jax.random.split(seeds.key(1), 4))
@@ -198,7 +198,6 @@ def test_lanes_stay_in_their_level():
     np.testing.assert_array_equal(
       seen.observation[time, lane], observation[lane]
     )
-  del state
 
 
 @pytest.mark.slow

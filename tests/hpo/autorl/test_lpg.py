@@ -54,7 +54,8 @@ def test_the_best_return_is_that_of_the_best_table():
   )
 
 
-def played(key=seeds.key(5)):
+def played():
+  key = seeds.key(5)
   task = TABLES.draw(key)
   agent = lpg.Agent(
     jax.random.normal(key, (4, 2)), jax.random.normal(key, (4, 3))
@@ -138,17 +139,16 @@ def test_meta_gradient_is_that_of_finite_differences():
     rng = seeds.rng(11)
     for _ in range(5):
       way = jax.tree.map(lambda x: jnp.asarray(rng.normal(size=x.shape)), eta)
-      at = lambda h, way=way: value(
-        jax.tree.map(lambda x, w: x + h * w, eta, way)
+      shifted = lambda h, way=way: jax.tree.map(
+        lambda x, w: x + h * w, eta, way
       )
+      at = lambda h, shifted=shifted: value(shifted(h))
       want = (at(1e-6) - at(-1e-6)) / 2e-6
-      got = sum(
-        jnp.vdot(g, w)
-        for g, w in zip(*map(jax.tree.leaves, (grads, way)), strict=True)
-      )
+      got = optax.tree.vdot(grads, way)
       np.testing.assert_allclose(got, want, rtol=1e-3, atol=1e-9)
 
 
+@pytest.mark.slow
 def test_both_ways_of_meta_training_move_the_rule():
   es = strategy.Strategy(
     strategy.ESConfig(num_pairs=2, sigma=0.1, normalize=False), optax.sgd(0.1)
@@ -174,6 +174,7 @@ def test_both_ways_of_meta_training_move_the_rule():
   assert LIVES.steps == steps
 
 
+@pytest.mark.slow
 def test_agents_are_replaced_at_the_end_of_life():
   program = lpg_training.MetaTrained(LIVES, optax.sgd(0.0), updates=3)
   state = program.init(seeds.key(14)).replace(age=jnp.array([0, 2]))

@@ -1,6 +1,7 @@
 """Meta-gradients against finite differences in float64; agents that use them."""
 
 import dataclasses
+import itertools
 
 import jax
 import jax.numpy as jnp
@@ -95,7 +96,9 @@ def test_meta_gradient_is_that_of_finite_differences():
     np.testing.assert_allclose(total, value(free), rtol=1e-8)
     for name, x in free.items():
       for head in range(2):
-        at = lambda step: value({**free, name: x.at[head].add(step)})
+        at = lambda step, name=name, x=x, head=head: value(
+          {**free, name: x.at[head].add(step)}
+        )
         want = (at(1e-4) - at(-1e-4)) / 2e-4
         assert abs(want) > 1e-9 or (name == 'learning_rate' and head == 1)
         np.testing.assert_allclose(
@@ -168,11 +171,12 @@ def test_kept_batches_lead_to_the_present_agent_and_knobs_move_when_due():
       np.testing.assert_allclose(x, y, rtol=1e-4, atol=1e-6)
   moves = [
     float(b.free['discount'][0] - a.free['discount'][0])
-    for a, b in zip(states, states[1:], strict=False)
+    for a, b in itertools.pairwise(states)
   ]
   assert [move != 0 for move in moves] == [False, False, True, False, True]
 
 
+@pytest.mark.slow
 def test_knobs_that_stay_change_nothing():
   still = dataclasses.replace(SMALL, meta_optimizer=optax.sgd(0.0))
   plain = mgrl.MetaActorCritic(
@@ -186,6 +190,7 @@ def test_knobs_that_stay_change_nothing():
   assert one[-1].free['discount'] == one[0].free['discount']
 
 
+@pytest.mark.slow
 def test_auxiliary_heads_leave_the_first_head_s_outer_loss():
   """Without a shared layer, the second head's knobs have no gradient."""
   unclipped = optax.identity()
