@@ -311,7 +311,10 @@ _DRAC = rows.Row(
   figure=_colors_figure,
   explain='Mazes of 8x8 cells, a pixel each, whose four colours shift at random with '
   'the level; 30 training levels, 256 test levels, mean of the last three records. '
-  'Late draws are those of the second half.',
+  'Late draws are those of the second half. The bandit is the published one, with a '
+  'window for each arm. Returns grow while the agent learns, so the arm that was pulled '
+  'last has the best window, the windows of the others are out of date, and each seed '
+  'may stay with another arm. `bandits.SlidingWindow` forgets old scores of all arms.',
   headline=UCB,
 )
 
