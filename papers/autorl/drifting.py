@@ -88,7 +88,7 @@ def meta_gradient(
   task: drift_mdp.DriftMDP,
   key: Key[Array, ''],
   *,
-  horizon: int = 10,
+  horizon: int = 1,
   rate: float = 0.1,
 ) -> Exact:
   """Learning rate and entropy cost by meta-gradients through some updates.
@@ -317,7 +317,7 @@ ROWS = (
           RANDOM: restarts,
         }.items()
       },
-      seeds=30,
+      seeds=10,
       together=True,
     ),
     ours=_ours,

@@ -202,7 +202,7 @@ def _mazes_told(results: study.Results) -> str:
 
 
 _PLR = rows.Row(
-  id='levels',
+  id='level-replay',
   claim='Prioritised level replay generalises better than uniform levels at equal '
   'steps (share of new, solvable levels that are solved).',
   study=study.Study(

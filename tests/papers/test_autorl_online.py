@@ -71,7 +71,7 @@ def test_level_replay(levels, verdict):
     steps = 1000 * np.arange(1, 11)
     return {'test': curve, 'seen': curve, 'episode_return': curve, STEPS: steps}
 
-  assert judged('levels', record) == verdict
+  assert judged('level-replay', record) == verdict
 
 
 @pytest.mark.parametrize(('share', 'verdict'), [(0.8, 'holds'), (0.3, 'fails')])
