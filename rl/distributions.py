@@ -43,6 +43,14 @@ class Categorical(NamedTuple):
     finite = jnp.maximum(log_p, jnp.finfo(log_p.dtype).min)
     return -jnp.sum(jnp.exp(log_p) * finite, -1)
 
+  def kl(self, other: 'Categorical') -> Float[Array, '*b']:
+    """KL(self, other), nats; infinite where other excludes a likely choice."""
+    log_p = jax.nn.log_softmax(self.logits)
+    gap = log_p - jax.nn.log_softmax(other.logits)
+    p = jnp.exp(log_p)
+    # A choice with probability 0 adds 0, not 0 * inf.
+    return jnp.sum(jnp.where(p > 0, p * jnp.where(p > 0, gap, 0), 0), -1)
+
 
 class DiagonalGaussian(NamedTuple):
   """Distribution of d independent normal numbers.
@@ -74,6 +82,12 @@ class DiagonalGaussian(NamedTuple):
     """Differential, nats."""
     each = self.log_std + 0.5 * (1 + math.log(2 * math.pi))
     return jnp.sum(jnp.broadcast_to(each, self.mean.shape), -1)
+
+  def kl(self, other: 'DiagonalGaussian') -> Float[Array, '*b']:
+    """KL(self, other), nats."""
+    wider = other.log_std - self.log_std
+    z = (self.mean - other.mean) * jnp.exp(-other.log_std)
+    return jnp.sum(wider + 0.5 * (jnp.exp(-2 * wider) + z**2 - 1), -1)
 
 
 Distribution = Categorical | DiagonalGaussian

@@ -34,13 +34,9 @@ FRAGMENTS = (
   | {
     f'configs/hpo/{name}.gin'
     for name in (
-      *(
-        'base',
-        'autorl_base',
-        'ufom_adaptive',
-        'ufom_fewshot_base',
-        'ufom_published',
-      ),
+      *('base', 'autorl_base', 'autorl_online', 'autorl_program'),
+      *('autorl_lpg_base', 'ufom_adaptive', 'ufom_fewshot_base'),
+      'ufom_published',
       'optformer_base',
     )
   }

@@ -59,6 +59,7 @@ NOT_RUN = {
   'cost-of-suggestions',
   *('rainbow', 'sac', 'search-cost', 'levels'),
   *('bilevel', 'games'),
+  'update-rule',
 }
 
 

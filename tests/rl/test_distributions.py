@@ -84,3 +84,30 @@ def test_gradients_are_those_of_finite_differences():
     step = 1e-5 * unit
     want = (reference(exact + step) - reference(exact - step)) / 2e-5
     np.testing.assert_allclose(got[i], want, rtol=1e-4)
+
+
+def test_divergences():
+  first, second = _categorical(), distributions.Categorical(jnp.zeros((3, 4)))
+  p = np.asarray(jax.nn.softmax(np.float64(first.logits)))
+  want = [stats.entropy(row, np.full(4, 0.25)) for row in p]
+  np.testing.assert_allclose(first.kl(second), want, rtol=1e-5)
+  excluded = distributions.Categorical(jnp.array([[0.0, -jnp.inf, 0.0]]))
+  even = distributions.Categorical(jnp.zeros((1, 3)))
+  np.testing.assert_allclose(excluded.kl(even), [np.log(1.5)], rtol=1e-6)
+  assert np.isinf(even.kl(excluded)).all()
+  wide = distributions.DiagonalGaussian(jnp.ones((3, 2)), jnp.array([0.1, 0.2]))
+  # Of one-dimensional parts, by quadrature.
+  x, given = np.linspace(-12, 12, 20_001), _gaussian()
+  want = np.zeros(3)
+  for mean, log_std, other, log_other in zip(
+    np.asarray(given.mean).T,
+    given.log_std,
+    wide.mean.T,
+    wide.log_std,
+    strict=True,
+  ):
+    log_p = stats.norm.logpdf(x[:, None], mean, np.exp(log_std))
+    log_q = stats.norm.logpdf(x[:, None], other, np.exp(log_other))
+    want += np.trapezoid(np.exp(log_p) * (log_p - log_q), x, axis=0)
+  np.testing.assert_allclose(given.kl(wide), want, rtol=1e-4)
+  np.testing.assert_allclose(given.kl(given), np.zeros(3), atol=1e-6)

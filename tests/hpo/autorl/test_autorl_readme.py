@@ -12,9 +12,12 @@ def test_in_your_own_code(capsys):
   names = {}
   for block in re.findall(r'^```python\n(.*?)^```', TEXT, re.M | re.S):
     exec(compile(block, 'README', 'exec'), names)
-  best, goes_on, score = capsys.readouterr().out.splitlines()
+  lines = capsys.readouterr().out.splitlines()
+  best, goes_on, score, distance, arm = lines
   assert "'layers': 1" in best
   budget, parent = map(int, goes_on.split())
   assert budget == 3000
   assert parent in range(3)
   assert -1e-2 < float(score) <= 0
+  assert float(distance) < 1e-2
+  assert arm == '1'
