@@ -195,7 +195,7 @@ class LanguageModel(nn.Module):
     x, state = self._blocks(train=train)(x, piece, projections, state)
     if at is not None:
       x = jnp.take_along_axis(x, at[:, None, None], axis=1)
-    return self._head(x), state
+    return self._head(self._pool(x, piece.mask)), state
 
   def _embed(
     self, tokens: Array, positions: Array | None, *, train: bool
@@ -206,6 +206,13 @@ class LanguageModel(nn.Module):
   def _blocks(self, *, train: bool) -> nn.Module:
     """The layers, made by `layers.stacked`."""
     raise NotImplementedError
+
+  def _pool(
+    self, x: Float[Array, 'b n e'], mask: Bool[Array, 'b l']
+  ) -> Float[Array, 'b t e']:
+    """The activations that have logits, one for each target: here all."""
+    del mask
+    return x
 
   def _head(self, x: Float[Array, 'b l e']) -> Float[Array, 'b l vocab']:
     """Logits of the activations after the last layer."""
