@@ -89,6 +89,14 @@ class DataSet(indexed.Indexed):
   def num_examples(self, split: str) -> int | None:
     """Returns the number of examples of a split; None if it has no end."""
 
+  def tokens_per_word(self, split: str) -> float | None:
+    """Targets for each word of a split, where tokens are parts of words.
+
+    With it the perplexity of a word is exp(tokens per word times the loss).
+    """
+    del split
+    return None
+
   @abc.abstractmethod
   def baselines(self) -> Mapping[str, Predictor]:
     """Returns the baselines by name; may read the training split."""

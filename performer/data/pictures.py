@@ -36,6 +36,7 @@ __all__ = [
   'Public',
   'Source',
   'check_split',
+  'imagenet64',
 ]
 
 _SPLITS = ('train', 'valid', 'test')
@@ -250,6 +251,11 @@ class Public:
       self.name, [self.parts[split]], data_dir=self.data_dir
     )
     return indexed.Lazy(len(found), lambda i: _public(found[i]))
+
+
+def imagenet64(data_dir: str | None = None) -> Public:
+  """ImageNet in 64x64, 1,281,149 / 49,999 pictures of arXiv:1601.06759."""
+  return Public('downsampled_imagenet/64x64', data_dir=data_dir)
 
 
 def _public(example: Mapping[str, Any]) -> Picture:

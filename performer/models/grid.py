@@ -8,13 +8,14 @@ channels, 12,288 tokens); arXiv:1802.05751, section 3.2.
 """
 
 import math
+from collections.abc import Sequence
 
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from performer.models import transformer
 
-__all__ = ['GridTransformer']
+__all__ = ['GridTransformer', 'outer_sum']
 
 
 class GridTransformer(transformer.Transformer, kw_only=True):
@@ -39,8 +40,14 @@ class GridTransformer(transformer.Transformer, kw_only=True):
     super().__post_init__()
 
   def _codes(self) -> Float[Array, 'n e']:
-    codes = jnp.zeros((1, self.d_model))
-    for axis, size in enumerate(self.grid):
-      table = self._table(f'positions_{axis}', size)
-      codes = (codes[:, None] + table).reshape(-1, self.d_model)
-    return codes
+    return outer_sum(
+      [self._table(f'positions_{i}', size) for i, size in enumerate(self.grid)]
+    )
+
+
+def outer_sum(tables: Sequence[Float[Array, '_ e']]) -> Float[Array, 'n e']:
+  """The sums of one code of each axis, the last axis running fastest."""
+  codes = jnp.zeros((1, tables[0].shape[1]))
+  for table in tables:
+    codes = (codes[:, None] + table).reshape(-1, table.shape[1])
+  return codes

@@ -113,7 +113,7 @@ class LanguageModel(nn.Module):
     mask: Bool[Array, 'b l'],
     projections: PyTree,
     train: bool = False,
-  ) -> Float[Array, 'b l vocab']:
+  ) -> Float[Array, 'b t vocab']:
     """Maps tokens to logits.
 
     Args:
@@ -123,7 +123,8 @@ class LanguageModel(nn.Module):
       train: apply dropout, if the model has any; needs an rng named 'dropout'.
 
     Returns:
-      Logits, float32 (float64 for float64).
+      Logits of the targets, float32 (float64 for float64): of all tokens in a
+      language model.
 
     Raises:
       ValueError: if the sequence is longer than `max_length`.
