@@ -175,6 +175,8 @@ class LabelledPixels(labelled.Labelled):
         )
       return labelled.SPECIAL + _grey(pixels), label
 
+    row(0)  # A source without labels fails here, before the first step.
+
     return indexed.Lazy(len(found), row)
 
   @functools.cached_property
