@@ -125,6 +125,7 @@ def data_params(tmp_path_factory):
     stream.truncate(95_000_000)  # Takes no space.
   return {
     'trembl': [*files, f"CACHE_DIR = '{folder / 'cache'}'"],
+    'protein_shipped': [*files, f"CACHE_DIR = '{folder / 'cache'}'"],
     'slim_ptb': [files[0], f"VALID_FILE = '{copy}'"],
     'slim_enwik8': [f"TRAIN_FILE = '{large}'"],
     'odetoode_mnist': [f"MNIST_DIR = '{_mnist(folder)}'"],

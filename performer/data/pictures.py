@@ -56,12 +56,13 @@ class Source(Protocol):
   Attributes:
     levels: number of values that a pixel may have.
     splits: names of the splits, `train` among them.
-    shape: (h, w, c) of every picture.
   """
 
   levels: int
   splits: tuple[str, ...]
-  shape: tuple[int, int, int]
+
+  def shape(self) -> tuple[int, int, int]:
+    """The shape (h, w, c) of every picture; may open a file."""
 
   def read(self, split: str) -> Sequence[Picture]:
     """Opens a split, with random access.
@@ -95,7 +96,10 @@ class Digits:
 
   levels = 17
   splits = _SPLITS
-  shape = (8, 8, 1)
+
+  def shape(self) -> tuple[int, int, int]:
+    """See `Source`."""
+    return (8, 8, 1)
 
   def read(self, split: str) -> Sequence[Picture]:
     """See `Source`."""
@@ -128,7 +132,6 @@ class Photographs:
     if not 4 <= self.size <= 96:
       raise ValueError(f'size must lie in 4..96, got {self.size=}')
 
-  @property
   def shape(self) -> tuple[int, int, int]:
     """See `Source`."""
     return (self.size, self.size, 3)
@@ -144,8 +147,8 @@ class Photographs:
     for photo in photos.images:
       width = photo.shape[1]
       strip = photo[:, round(low * width) : round(high * width)]
-      windows = np.lib.stride_tricks.sliding_window_view(strip, self.shape)
-      crops.append(windows[::step, ::step].reshape(-1, *self.shape))
+      windows = np.lib.stride_tricks.sliding_window_view(strip, self.shape())
+      crops.append(windows[::step, ::step].reshape(-1, *self.shape()))
     return _rows(np.concatenate(crops), None)
 
 
@@ -180,7 +183,6 @@ class Arrays:
     """See `Source`."""
     return tuple(self.files)
 
-  @property
   def shape(self) -> tuple[int, int, int]:
     """See `Source`."""
     return _mapped(self.files['train']).shape[1:]
@@ -189,9 +191,9 @@ class Arrays:
     """See `Source`."""
     check_split(split, self.splits)
     images = _mapped(self.files[split])
-    if images.shape[1:] != self.shape:
+    if images.shape[1:] != self.shape():
       raise ValueError(
-        f'{self.files[split]}: pictures must be {self.shape}, as those for '
+        f'{self.files[split]}: pictures must be {self.shape()}, as those for '
         f'training, got {images.shape[1:]}'
       )
     if self.labels is None:
@@ -239,9 +241,12 @@ class Public:
     """See `Source`."""
     return tuple(self.parts)
 
-  @functools.cached_property
   def shape(self) -> tuple[int, int, int]:
-    """See `Source`."""
+    """See `Source`; reads the first picture."""
+    return self._shape
+
+  @functools.cached_property
+  def _shape(self) -> tuple[int, int, int]:
     return self.read('train')[0].pixels.shape
 
   def read(self, split: str) -> Sequence[Picture]:
@@ -275,7 +280,10 @@ class Cifar10:
 
   levels = 256
   splits = _SPLITS
-  shape = (32, 32, 3)
+
+  def shape(self) -> tuple[int, int, int]:
+    """See `Source`."""
+    return (32, 32, 3)
 
   def read(self, split: str) -> Sequence[Picture]:
     """See `Source`."""
@@ -312,7 +320,6 @@ class Pathfinder:
   levels = 256
   splits = _SPLITS
 
-  @property
   def shape(self) -> tuple[int, int, int]:
     """See `Source`."""
     return (self.size, self.size, 1)
@@ -354,8 +361,8 @@ class Pathfinder:
     path = pathlib.Path(paths.local(self.folder)) / name
     with image_lib.open(path) as image:
       pixels = np.asarray(image.convert('L'))[..., None]
-    if pixels.shape != self.shape:
+    if pixels.shape != self.shape():
       raise ValueError(
-        f'{path}: pictures must be {self.shape}, got {pixels.shape}'
+        f'{path}: pictures must be {self.shape()}, got {pixels.shape}'
       )
     return Picture(pixels, label)

@@ -63,7 +63,7 @@ class Pixels(dataset.DataSet):
   @property
   def max_length(self) -> int:
     """Numbers of a picture, h w c."""
-    return math.prod(self.source.shape)
+    return math.prod(self.source.shape())
 
   @property
   def vocab_size(self) -> int:
@@ -148,7 +148,7 @@ class LabelledPixels(labelled.Labelled):
   @property
   def max_length(self) -> int:
     """Pixels of a picture, and the symbol in front."""
-    return 1 + math.prod(self.source.shape[:2])
+    return 1 + math.prod(self.source.shape()[:2])
 
   @property
   def vocab_size(self) -> int:

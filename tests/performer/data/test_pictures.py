@@ -37,7 +37,7 @@ def test_photographs_share_no_pixel_between_splits():
   seen = {}
   for name in source.splits:
     crops = source.read(name)
-    assert crops[0].pixels.shape == source.shape == (32, 32, 3)
+    assert crops[0].pixels.shape == source.shape() == (32, 32, 3)
     # The first row of each crop is unique enough to tell where it is from.
     seen[name] = {crops[i].pixels[0].tobytes() for i in range(len(crops))}
   assert not seen['train'] & seen['valid']
@@ -106,7 +106,7 @@ def test_cifar10(tmp_path):
   assert counts == [45, 5, 10]
   labels = [source.read('test')[i].label for i in range(10)]
   assert sorted(labels) == list(range(10))
-  assert source.read('test')[0].pixels.shape == source.shape
+  assert source.read('test')[0].pixels.shape == source.shape()
   with pytest.raises(FileNotFoundError, match='no such file of CIFAR'):
     pictures.Cifar10(str(tmp_path)).read('train')
 
@@ -130,11 +130,18 @@ def test_pathfinder(tmp_path):
     pictures.Pathfinder(str(folder)).read('train')
 
 
+def test_naming_a_public_set_reads_nothing(monkeypatch):
+  monkeypatch.setattr(pictures.public, 'load', None)
+  data = pixels.Pixels(source=pictures.imagenet64())
+  assert data.vocab_size == 256
+  assert isinstance(data.source, pictures.Source)
+
+
 def test_public_sets_are_read_by_index(monkeypatch):
   rows = [
     {'image': np.full((2, 2, 3), i, np.uint8), 'label': i} for i in (4, 5)
   ]
   monkeypatch.setattr(pictures.public, 'load', lambda *a, **k: [rows])
   source = pictures.imagenet64()
-  assert (source.shape, source.splits) == ((2, 2, 3), ('train', 'valid'))
+  assert (source.shape(), source.splits) == ((2, 2, 3), ('train', 'valid'))
   assert source.read('valid')[1].label == 5
