@@ -23,7 +23,7 @@ FRAGMENTS = (
     f'configs/performer/{name}.gin'
     for name in (
       *('base', 'trembl', 'slim', 'slim_base', 'slim_text', 'lra'),
-      *('language_base', 'protein_base', 'subword_base', 'classify_base'),
+      *('language_base', 'proteins', 'subword_base', 'classify_base'),
       'lra_images',
     )
   }
@@ -125,7 +125,10 @@ def data_params(tmp_path_factory):
     stream.truncate(95_000_000)  # Takes no space.
   return {
     'trembl': [*files, f"CACHE_DIR = '{folder / 'cache'}'"],
-    'protein_shipped': [*files, f"CACHE_DIR = '{folder / 'cache'}'"],
+    'protein_shipped': [
+      f"CACHE_DIR = '{folder / 'cache'}'",
+      f"proteins.Proteins.files = '{path}'",
+    ],
     'slim_ptb': [files[0], f"VALID_FILE = '{copy}'"],
     'slim_enwik8': [f"TRAIN_FILE = '{large}'"],
     'odetoode_mnist': [f"MNIST_DIR = '{_mnist(folder)}'"],

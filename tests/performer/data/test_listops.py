@@ -149,12 +149,18 @@ def test_bad_files_are_named(tmp_path):
   [
     ({'max_depth': 1}, 'a depth of 2'),
     ({'min_length': 99}, 'must fit strictly between'),
-    ({'max_depth': 2, 'max_args': 2, 'min_length': 4}, 'must fit strictly'),
   ],
 )
 def test_impossible_grammars_are_refused(options, message):
   with pytest.raises(ValueError, match=message):
     listops.Grammar(**{'max_length': 99} | options)
+
+
+def test_lengths_that_no_expression_has_end_the_search():
+  """With two arguments at most, every operator adds three symbols."""
+  grammar = listops.Grammar(max_depth=9, max_args=2, min_length=4, max_length=7)
+  with pytest.raises(ValueError, match='none of 20000 expressions'):
+    grammar.draw(seeds.rng(0))
 
 
 def test_options_of_the_set():
