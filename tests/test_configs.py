@@ -147,8 +147,8 @@ def _published_sets(folder):
     f"PIECES = '{model}'",
     f'VOCAB_SIZE = {data_cases.PIECES + 2}',
     f"CACHE_DIR = '{folder / 'encoded'}'",
-    'DOCUMENTS = @subwords.Files()',
-    f'subwords.Files.files = {files}',
+    'DOCUMENTS = @documents.Files()',
+    f'documents.Files.files = {files}',
     'MAX_LENGTH = 32',
   ]
   np.save(folder / 'pixels.npy', np.zeros((2, 64, 64, 3), np.uint8))

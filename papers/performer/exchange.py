@@ -18,7 +18,7 @@ from papers import training as papers_training
 from papers.performer import learning, proteins
 from performer import attention
 from performer import learner as learner_lib
-from performer.data import subwords, text
+from performer.data import documents, subwords, text
 from performer.models import compare, transformer
 from runtime import loop
 from runtime.devices import mesh as mesh_lib
@@ -117,7 +117,7 @@ def _setting(scale: str) -> Setting:
       task='causal',
       max_length=length,
       model='data/lm1b/unigram32768.model',
-      documents=subwords.lm1b(),
+      documents=documents.lm1b(),
     )
   steps = 1000 if tiny else 300_000
   training = proteins.Setting(
@@ -133,7 +133,7 @@ def _setting(scale: str) -> Setting:
   return Setting(
     training,
     {
-      name: attention.Favor(kernel=kernel, features=256)
+      name: learning.favor(kernel=kernel, features=256)
       for name, kernel in KERNELS.items()
     },
     tuning=steps // 10,

@@ -7,7 +7,6 @@ times higher.
 """
 
 import dataclasses
-import warnings
 
 import numpy as np
 
@@ -29,20 +28,13 @@ def label(kernel: str, renormalize: bool) -> str:
   return kernel if renormalize else f'{kernel}, not renormalised'
 
 
-def favor(kernel: str, features: int, renormalize: bool) -> attention.Favor:
-  """The mechanism of an arm."""
-  with warnings.catch_warnings():
-    warnings.simplefilter('ignore')  # That some are signed is the subject.
-    return attention.Favor(
-      kernel=kernel, features=features, renormalize=renormalize
-    )
-
-
 def _study(setting: proteins.Setting, features: int) -> study.Study:
   found = learning.arms(
     setting,
     {
-      label(kernel, renormalize): favor(kernel, features, renormalize)
+      label(kernel, renormalize): learning.favor(
+        kernel=kernel, features=features, renormalize=renormalize
+      )
       for renormalize in (True, False)
       for kernel in KERNELS
     },

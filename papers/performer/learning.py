@@ -1,6 +1,7 @@
 """Runs of models that learn, as several tables compare them."""
 
 import time
+import warnings
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,7 @@ from performer import attention
 from runtime import loop
 from runtime.record import metrics
 
-__all__ = ['JUDGED', 'arms', 'compared', 'run', 'steps_of']
+__all__ = ['JUDGED', 'arms', 'favor', 'run', 'steps_of']
 
 JUDGED = 'valid'  # The split that curves are of.
 
@@ -63,15 +64,14 @@ def arms(
   return study.vary(setting, 'model', models)
 
 
-def compared(features: int, **options: Any) -> dict[str, Any]:
-  """The mechanisms that most tables have: exact, softmax and ReLU Performers."""
-  return {
-    'exact': attention.Exact(),
-    'softmax': attention.Favor(features=features, norm='chi', **options),
-    'relu': attention.Favor(
-      kernel='relu', features=None, projection=False, **options
-    ),
-  }
+def favor(**options: Any) -> attention.Favor:
+  """Fast attention, without the warning that a kernel is signed.
+
+  That is the subject of the rows that have such kernels.
+  """
+  with warnings.catch_warnings():
+    warnings.simplefilter('ignore')
+    return attention.Favor(**options)
 
 
 def steps_of(setting: proteins.Setting) -> np.ndarray:

@@ -15,8 +15,8 @@ from papers import claims, figures, rows, study
 from papers.performer import learning, proteins
 from performer import attention
 from performer.baselines import linformer
+from performer.data import documents, subwords
 from performer.data import proteins as protein_data
-from performer.data import subwords
 from performer.models import transformer
 from runtime.record import ledger
 
@@ -41,7 +41,7 @@ def mechanisms(
   """
 
   def favor(kernel: str, redraw_every: int | None) -> attention.Favor:
-    return attention.Favor(
+    return learning.favor(
       kernel=kernel, features=features, redraw_every=redraw_every
     )
 
@@ -102,7 +102,7 @@ def _paper() -> study.Study:
       task='mlm',
       max_length=8192,
       model='data/pg19/unigram32768.model',
-      documents=subwords.pg19(),
+      documents=documents.pg19(),
       pieces_per_word=subwords.pg19_pieces_per_word(),
     ),
     batch=64,

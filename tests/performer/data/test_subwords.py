@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from performer import results
-from performer.data import subwords
+from performer.data import documents, subwords
 from tests.performer.data import batch_cases, data_cases
 
 
@@ -18,17 +18,17 @@ def sources(tmp_path_factory):
   for name, text in (('b', 'the hat sat'), ('a', 'the cat sat on the mat')):
     (folder / 'books' / f'{name}.txt').write_text(text)
   files = {'train': str(texts), 'valid': str(folder / 'books')}
-  return str(model), subwords.Files(files), str(folder / 'cache')
+  return str(model), documents.Files(files), str(folder / 'cache')
 
 
 def make(sources, **options):
-  model, documents, cache = sources
+  model, texts, cache = sources
   return subwords.Subwords(
     **{
       'task': 'causal',
       'max_length': 8,
       'model': model,
-      'documents': documents,
+      'documents': texts,
       'cache_dir': cache,
       'num_threads': 0,
     }
@@ -96,10 +96,10 @@ def test_perplexities_of_words(sources):
 
 def test_public_books(monkeypatch, sources):
   rows = [{'book_text': b'the cat'}, {'book_text': 'sat'}]
-  monkeypatch.setattr(subwords.public, 'load', lambda *a, **k: [rows])
-  assert [*subwords.pg19().read('valid')] == ['the cat', 'sat']
-  assert subwords.lm1b().splits == ('train', 'valid')
-  assert subwords.wiki40b('de').dataset == 'wiki40b/de'
+  monkeypatch.setattr(documents.public, 'load', lambda *a, **k: [rows])
+  assert [*documents.pg19().read('valid')] == ['the cat', 'sat']
+  assert documents.lm1b().splits == ('train', 'valid')
+  assert documents.wiki40b('de').dataset == 'wiki40b/de'
 
 
 @pytest.mark.parametrize(
@@ -119,9 +119,9 @@ def test_bad_options_are_refused(sources, options, message):
 def test_missing_files(sources, tmp_path):
   with pytest.raises(FileNotFoundError, match='no such model'):
     make(sources, model=str(tmp_path / 'none')).num_examples('train')
-  documents = subwords.Files({'train': str(tmp_path / 'none')})
+  missing = documents.Files({'train': str(tmp_path / 'none')})
   with pytest.raises(FileNotFoundError, match='no such file, nor a folder'):
-    make(sources, documents=documents).num_examples('train')
+    make(sources, documents=missing).num_examples('train')
   with pytest.raises(ValueError, match='split must be one of'):
     make(sources).num_examples('test')
   with pytest.raises(ValueError, match='a window of 500 pieces'):
