@@ -44,7 +44,7 @@ class LanguageModelTrainer:
 
   Raises:
     ValueError: if model and data do not fit each other, or a classifier is
-      trained by chunks.
+      trained by chunks, or lengths are given for a model of one length.
   """
 
   model: language_model.LanguageModel
@@ -60,6 +60,12 @@ class LanguageModelTrainer:
     _check(self.model, self.data, self.eval_splits)
     if self.slim is not None and self.data.task == 'classify':
       raise ValueError('chunks need a target for each token: set slim=None')
+    shaped = self.data.task == 'classify' or hasattr(self.model, 'grid')
+    if self.cost_lengths and shaped:
+      raise ValueError(
+        'cost_lengths need a language model that takes any length, '
+        f'got {type(self.model).__name__} and {self.cost_lengths=}'
+      )
 
   def learner(
     self, *, seed: int, mesh: jax.sharding.Mesh

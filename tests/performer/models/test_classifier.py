@@ -1,5 +1,7 @@
 """Classifiers and models of grids: what they read, and what they learn."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -8,6 +10,7 @@ import pytest
 from performer import attention, training
 from performer.data import listops
 from performer.models import classifier, grid, transformer
+from performer.slim import options as slim_options
 from runtime import loop, optimizers
 from runtime.loop import durations
 from tests import experiments, seeds
@@ -150,3 +153,7 @@ def test_models_must_fit_the_data():
   plain = transformer.Transformer(**SIZES | {'vocab_size': 17, 'causal': False})
   with pytest.raises(ValueError, match='got Transformer with None classes'):
     training.LanguageModelTrainer(plain, *parts[1:], 4)
+  with pytest.raises(ValueError, match='cost_lengths need a language model'):
+    dataclasses.replace(trainer, cost_lengths=(8,))
+  with pytest.raises(ValueError, match='chunks need a target for each token'):
+    dataclasses.replace(trainer, slim=slim_options.Slim())
