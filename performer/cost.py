@@ -15,7 +15,7 @@ from performer import attention, objective
 from performer.models import language_model
 from runtime.record import pictures as pictures_lib
 
-__all__ = ['draw', 'step_costs']
+__all__ = ['draw', 'step_cost', 'step_costs']
 
 _REPEATS = 3
 _ENOUGH_S = 5.0  # A step that takes longer is measured once.
@@ -41,13 +41,16 @@ def step_costs(
   }
   return [
     {'length': length, 'attention': name}
-    | _cost(model.clone(attention=mechanism, max_length=length), length)
+    | step_cost(model.clone(attention=mechanism, max_length=length), length)
     for length in lengths
     for name, mechanism in mechanisms.items()
   ]
 
 
-def _cost(model: language_model.LanguageModel, length: int) -> dict[str, float]:
+def step_cost(
+  model: language_model.LanguageModel, length: int
+) -> dict[str, float]:
+  """Measures the gradient of one sequence of a length: 'ms' and 'MiB'."""
   tokens = jnp.zeros((1, length), jnp.int32)
   projections = model.draw_projections(jax.random.key(0), 0)
   params = jax.jit(

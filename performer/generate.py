@@ -1,25 +1,29 @@
-r"""Writes with a trained language model, from its workdir alone.
+r"""Writes with a trained language model, from its workdir or its file alone.
 
   python -m performer.generate runs/protein_causal_tiny
   python -m performer.generate runs/slim_text_tiny --prompt 'To be' --temperature 0.7
+  python -m performer.generate protein.msgpack --prompt MKT
 
 The text appears as it is written. A token costs the same at every position: the
 model keeps sums over all tokens so far, not the tokens (arXiv:2009.14794, B.1).
 """
 
 import argparse
+import contextlib
 import functools
+import pathlib
 import sys
 import time
 from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int, Key
+from jaxtyping import Array, Float, Int, Key, PyTree
 
 import runtime
-from performer import training
+from performer import shipped, training
 from performer.data import dataset
 from performer.models import decoding, language_model
 from runtime import commands, restored
@@ -99,7 +103,9 @@ def blocks(
 
 def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
   parser = commands.parser(__doc__)
-  parser.add_argument('workdir', help='folder of the run')
+  parser.add_argument(
+    'workdir', help='folder of the run, or a file of performer.pack'
+  )
   parser.add_argument('--step', default='latest', type=commands.step)
   parser.add_argument('--prompt', default='', help='text to continue')
   parser.add_argument(
@@ -110,28 +116,62 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
   return parser.parse_args(argv)
 
 
-def _check(
-  run: restored.Restored, options: argparse.Namespace
-) -> tuple[training.LanguageModelTrainer, dataset.Codec]:
-  """The trainer and its codec; refuses runs that cannot write text."""
-  trainer = run.trainer
-  if not isinstance(trainer, training.LanguageModelTrainer):
-    raise ValueError(f'{run.workdir} holds no language model, got {trainer}')
-  if not trainer.model.causal:
+def _check_run(run: restored.Restored) -> training.LanguageModelTrainer:
+  """The trainer; refuses runs of other trainers."""
+  if not isinstance(run.trainer, training.LanguageModelTrainer):
     raise ValueError(
-      f'{run.workdir} holds a masked language model, which sees both sides of a '
+      f'{run.workdir} holds no language model, got {run.trainer}'
+    )
+  return run.trainer
+
+
+class _Writer(NamedTuple):
+  """All that writing needs."""
+
+  model: language_model.LanguageModel
+  params: PyTree
+  projections: PyTree
+  codec: dataset.Codec
+
+
+def _writer(
+  path: str,
+  model: language_model.LanguageModel,
+  state: tuple[PyTree, PyTree],
+  data: dataset.DataSet,
+) -> _Writer:
+  """Refuses models that cannot write text."""
+  if data.task != 'causal':
+    raise ValueError(
+      f'{path} holds a masked language model, which sees both sides of a '
       "token; writing needs TASK = 'causal'"
     )
-  codec = trainer.data.codec
+  codec = data.codec
   if codec is None:
     raise ValueError(
-      f'the tokens of {type(trainer.data).__name__} cannot be written as text'
+      f'the tokens of {type(data).__name__} cannot be written as text'
     )
-  if options.temperature < 0:
-    raise ValueError(
-      f'temperature must not be negative, got {options.temperature}'
-    )
-  return trainer, codec
+  return _Writer(model, *state, codec)
+
+
+@contextlib.contextmanager
+def _opened(options: argparse.Namespace) -> Iterator[_Writer]:
+  """Opens a file of `performer.pack`, or a run."""
+  if pathlib.Path(options.workdir).is_file():
+    found = shipped.load(options.workdir)
+    state = found.params, found.projections
+    yield _writer(options.workdir, found.model, state, found.data)
+    return
+  with runtime.restore(
+    options.workdir,
+    step=options.step,
+    params=options.gin_param,
+    allow_module=options.allow_module,
+    devices=jax.devices()[:1],
+  ) as run:
+    trainer = _check_run(run)
+    state = run.state.eval_params, run.state.projections
+    yield _writer(run.workdir, trainer.model, state, trainer.data)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -141,22 +181,20 @@ def main(argv: Sequence[str] | None = None) -> None:
     argv: arguments of the command; None: those of the process.
   """
   options = _arguments(argv)
-  with runtime.restore(
-    options.workdir,
-    step=options.step,
-    params=options.gin_param,
-    allow_module=options.allow_module,
-    devices=jax.devices()[:1],
-  ) as run:
-    trainer, codec = _check(run, options)
+  if options.temperature < 0:
+    raise ValueError(
+      f'temperature must not be negative, got {options.temperature}'
+    )
+  with _opened(options) as writer:
+    codec = writer.codec
     prompt = codec.encode(options.prompt)
     count = options.max_new_tokens
     if count is None:
-      count = (trainer.model.max_length or 1024) - len(prompt)
+      count = (writer.model.max_length or 1024) - len(prompt)
     written = blocks(
-      trainer.model,
-      run.state.eval_params,
-      run.state.projections,
+      writer.model,
+      writer.params,
+      writer.projections,
       prompt,
       max_new_tokens=count,
       temperature=options.temperature,

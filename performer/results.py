@@ -37,8 +37,8 @@ def score_rows(
       depend on it.
 
   Returns:
-    One row per predictor; accuracies in percent, and bits per token where those
-    are the unit of the data.
+    One row per predictor; accuracies in percent, bits per token where those are
+    the unit of the data, and perplexities of words where tokens are their parts.
   """
   predictors: dict[str, Mapping[str, Scores]] = {'model': scores}
   for name, fitted in data.baselines().items():
@@ -48,22 +48,29 @@ def score_rows(
       )
       for split in scores
     }
+  lengths = {split: data.tokens_per_word(split) for split in scores}
   return [
     {'predictor': name}
     | {
       f'{split} {column}': value
       for split in scores
-      for column, value in _columns(found[split], data.unit).items()
+      for column, value in _columns(
+        found[split], data.unit, lengths[split]
+      ).items()
     }
     for name, found in predictors.items()
   ]
 
 
-def _columns(scores: Scores, unit: str) -> dict[str, float]:
+def _columns(
+  scores: Scores, unit: str, tokens_per_word: float | None
+) -> dict[str, float]:
   """The columns of a table for the scores of one split."""
   shown = {'acc. %': 100 * scores['accuracy'], 'perpl.': scores['perplexity']}
   if unit == 'bits':
     shown['bits'] = math.log2(scores['perplexity'])
+  if tokens_per_word is not None:
+    shown['word perpl.'] = scores['perplexity'] ** tokens_per_word
   return shown
 
 

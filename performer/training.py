@@ -1,4 +1,4 @@
-"""A language model in the training loop: data, evaluators, chunks, warnings."""
+"""A sequence model in the training loop: data, evaluators, chunks, warnings."""
 
 import contextlib
 import dataclasses
@@ -28,10 +28,10 @@ __all__ = ['LanguageModelTrainer', 'evaluate']
 
 @dataclasses.dataclass(frozen=True)
 class LanguageModelTrainer:
-  """Trains a Transformer language model; a `runtime.trainer.Trainer`.
+  """Trains a language model, or a classifier; a `runtime.trainer.Trainer`.
 
   Attributes:
-    model: the language model.
+    model: the language model, or a `classifier.Classifier` for labelled data.
     data: training and evaluation sequences.
     optimizer: from optax.
     batch_size: sequences per step, over all devices.
@@ -43,7 +43,8 @@ class LanguageModelTrainer:
       exact attention; none: it does not.
 
   Raises:
-    ValueError: if model and data do not fit each other.
+    ValueError: if model and data do not fit each other, or a classifier is
+      trained by chunks, or lengths are given for a model of one length.
   """
 
   model: language_model.LanguageModel
@@ -57,6 +58,14 @@ class LanguageModelTrainer:
 
   def __post_init__(self) -> None:
     _check(self.model, self.data, self.eval_splits)
+    if self.slim is not None and self.data.task == 'classify':
+      raise ValueError('chunks need a target for each token: set slim=None')
+    shaped = self.data.task == 'classify' or hasattr(self.model, 'grid')
+    if self.cost_lengths and shaped:
+      raise ValueError(
+        'cost_lengths need a language model that takes any length, '
+        f'got {type(self.model).__name__} and {self.cost_lengths=}'
+      )
 
   def learner(
     self, *, seed: int, mesh: jax.sharding.Mesh
@@ -77,7 +86,7 @@ class LanguageModelTrainer:
     learner = learner_lib.Learner(self.model, self.optimizer, seed, mesh)
     if self.slim is None:
       return learner
-    return _chunked(learner, self.slim, self.batch_size, self.data.max_length)
+    return _chunked(learner, self.slim, _batch_shapes(self))
 
   @contextlib.contextmanager
   def experiment(
@@ -110,9 +119,7 @@ class LanguageModelTrainer:
       scores=dict.fromkeys(
         self.eval_splits, ('loss', 'accuracy', 'perplexity')
       ),
-      activation_bytes=lambda: _activation_bytes(
-        learner, self.batch_size, self.data.max_length
-      ),
+      activation_bytes=lambda: _activation_bytes(learner, _batch_shapes(self)),
       params=lambda state: state.params,
       refresh=learner.redraw,
       refresh_every=self.model.attention.redraw_every,
@@ -218,8 +225,7 @@ def evaluate(
 def _chunked(
   learner: learner_lib.Learner,
   slim: slim_options.Slim,
-  batch_size: int,
-  length: int,
+  batch: Mapping[str, jax.ShapeDtypeStruct],
 ) -> learner_lib.Learner:
   """The learner, with gradients by chunks; says which."""
   state = jax.eval_shape(learner.init)
@@ -228,7 +234,7 @@ def _chunked(
     slim,
     params=state.params,
     projections=state.projections,
-    batch=_batch_shapes(batch_size, length),
+    batch=batch,
     mesh=learner.mesh,
     batch_axes=mesh_lib.BATCH_AXES,
   )
@@ -272,9 +278,10 @@ def _check(
     )
   if model.causal != (data.task == 'causal'):
     raise ValueError(
-      "task 'causal' needs a causal model, 'mlm' a bidirectional one, "
+      "task 'causal' needs a causal model, others a bidirectional one, "
       f'got {model.causal=} {data.task=}'
     )
+  _check_classes(model, data)
   unknown = sorted(set(eval_splits) - set(data.splits))
   if unknown:
     raise ValueError(
@@ -282,20 +289,35 @@ def _check(
     )
 
 
+def _check_classes(
+  model: language_model.LanguageModel, data: dataset.DataSet
+) -> None:
+  classes = getattr(model, 'num_classes', None)
+  wanted = data.num_classes if data.task == 'classify' else None
+  if classes != wanted:
+    raise ValueError(
+      "task 'classify' needs a classifier.Classifier with the classes of the "
+      f'data, other tasks a language model, got {type(model).__name__} with '
+      f'{classes} classes for {data.task=} with {wanted}'
+    )
+
+
 def _batch_shapes(
-  batch_size: int, length: int
+  trainer: LanguageModelTrainer,
 ) -> dict[str, jax.ShapeDtypeStruct]:
-  shape = (batch_size, length)
+  """Shapes of a batch over all devices."""
+  tokens = (trainer.batch_size, trainer.data.max_length)
+  targets = (trainer.batch_size, trainer.data.target_length)
   return {
-    'tokens': jax.ShapeDtypeStruct(shape, jnp.int32),
-    'targets': jax.ShapeDtypeStruct(shape, jnp.int32),
-    'weights': jax.ShapeDtypeStruct(shape, jnp.float32),
-    'mask': jax.ShapeDtypeStruct(shape, jnp.bool_),
+    'tokens': jax.ShapeDtypeStruct(tokens, jnp.int32),
+    'targets': jax.ShapeDtypeStruct(targets, jnp.int32),
+    'weights': jax.ShapeDtypeStruct(targets, jnp.float32),
+    'mask': jax.ShapeDtypeStruct(tokens, jnp.bool_),
   }
 
 
 def _activation_bytes(
-  learner: learner_lib.Learner, batch_size: int, length: int
+  learner: learner_lib.Learner, batch: Mapping[str, jax.ShapeDtypeStruct]
 ) -> int:
   if learner.chunked is not None:
     shares = learner.mesh.size
@@ -305,7 +327,7 @@ def _activation_bytes(
     learner.loss,
     state.params,
     state.projections,
-    _batch_shapes(batch_size, length),
+    batch,
     state.key,
   )
 

@@ -134,19 +134,28 @@ def kernels(params: PyTree) -> PyTree:
   )
 
 
-def inverse_root(scale: float, *, warmup_steps: int) -> optax.Schedule:
+def inverse_root(
+  scale: float, *, warmup_steps: int, rise: bool = False
+) -> optax.Schedule:
   """A rate that falls as the inverse root of the step (arXiv:1910.10683).
 
   Args:
     scale: the rate is scale / sqrt(max(step, warmup_steps)).
-    warmup_steps: steps of a constant rate, at least 1.
+    warmup_steps: steps before the rate falls, at least 1.
+    rise: in these steps the rate grows linearly from 0 (arXiv:2011.04006); else
+      it is constant.
 
   Raises:
-    ValueError: if there is no step of a constant rate.
+    ValueError: if there is no step before the rate falls.
   """
   if warmup_steps < 1:
     raise ValueError(f'warmup_steps must be at least 1, got {warmup_steps=}')
-  return lambda step: scale * jnp.maximum(step, warmup_steps) ** -0.5
+
+  def rate(step: int | jax.Array) -> jax.Array:
+    found = scale * jnp.maximum(step, warmup_steps) ** -0.5
+    return found * jnp.minimum(1, step / warmup_steps) if rise else found
+
+  return rate
 
 
 class AveragedState(NamedTuple):

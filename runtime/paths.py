@@ -8,7 +8,7 @@ import re
 import tempfile
 from collections.abc import Iterator
 
-__all__ = ['kept', 'local', 'nothing_kept']
+__all__ = ['kept', 'local', 'nothing_kept', 'user_cache']
 
 _scratch: contextvars.ContextVar[str | None] = contextvars.ContextVar(
   'scratch', default=None
@@ -37,6 +37,12 @@ def kept(folder: str) -> str:
   """
   scratch = _scratch.get()
   return folder if scratch is None else os.path.join(scratch, 'cache')
+
+
+def user_cache(name: str) -> str:
+  """The folder for files of a kind that are made once, in the user's cache."""
+  base = os.environ.get('XDG_CACHE_HOME') or os.path.expanduser('~/.cache')
+  return os.path.join(base, 'attune', name)
 
 
 _URL = re.compile(r'[A-Za-z][A-Za-z0-9+.-]+://')

@@ -1,4 +1,4 @@
-"""Prepares half a million Swiss-Prot proteins, split by function.
+r"""Prepares half a million Swiss-Prot proteins, split by function.
 
     python scripts/prepare_proteins.py --output=DIR
 
@@ -26,12 +26,23 @@ memory after the download.
 GO annotation is incomplete: a relative of an `ood` protein whose function was
 not annotated in January 2014 can be in `train`.
 
+With TrEMBL and its families at hand, the published split is made instead:
+
+    python scripts/prepare_proteins.py --output=DIR \
+      --fasta=uniprot_trembl.fasta.gz --families=Pfam-A.regions.uniprot.tsv.gz
+
+`ood` then has the proteins of the 20 published Pfam families
+(`performer.data.families`), and the others are split at random in the published
+shares. Equal sequences are kept once, an `ood` one before others; that takes
+about 100 bytes of memory for each distinct sequence.
+
 Reference: arXiv:2009.14794, Appendix C.1 (splits of TrEMBL).
 """
 
 import argparse
 import collections
 import dataclasses
+import hashlib
 import pathlib
 import re
 import subprocess
@@ -43,7 +54,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 import numpy as np
 import prepare_common
 
-from performer.data import fasta, vocabulary
+from performer.data import families, fasta, vocabulary
 
 PACKAGE = 'metastudent-data'
 PACKAGE_SHA256 = (
@@ -337,6 +348,44 @@ def prepare(
   }
 
 
+def prepare_families(
+  source: str, annotations: str, output: pathlib.Path
+) -> dict[str, int]:
+  """Splits a FASTA file, with the published families held out.
+
+  Args:
+    source: FASTA file, plain or gzip, which is read four times.
+    annotations: see `families.carriers`.
+    output: folder for the files; created when missing.
+
+  Returns:
+    Records by split.
+  """
+  carriers = families.carriers(annotations)
+  for family, names in carriers.items():
+    print(f'held out {family}: {len(names)} proteins')
+  held_out = set().union(*carriers.values())
+  output.mkdir(parents=True, exist_ok=True)
+  seen: set[bytes] = set()
+
+  def chosen(split: str) -> Iterator[tuple[str, str]]:
+    for record in fasta.read(source):
+      if (
+        families.split_of(record.accession, record.sequence, held_out) == split
+      ):
+        content = record.sequence.upper().encode()
+        digest = hashlib.blake2b(content, digest_size=16).digest()
+        if digest not in seen:
+          seen.add(digest)
+          yield record.accession, record.sequence
+
+  # Held-out sequences come first, so that others do not repeat them.
+  return {
+    name: fasta.write(str(output / f'{name}.fasta.gz'), chosen(name))
+    for name in ('ood', 'valid', 'test', 'train')
+  }
+
+
 def how_to_train(output: pathlib.Path) -> dict[str, list[str]]:
   """The gin statements that name the prepared files, by configurations.
 
@@ -358,12 +407,21 @@ def main(argv: Sequence[str]) -> None:
   parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
   parser.add_argument('--output', required=True, help='folder to write')
   parser.add_argument('--source', help='the .deb or an unpacked folder')
+  parser.add_argument('--fasta', help='proteins, instead of the package')
+  parser.add_argument('--families', help='their Pfam families, a table')
   args = parser.parse_args(argv)
+  if (args.fasta is None) != (args.families is None):
+    parser.error('--fasta and --families belong together')
+  if args.fasta and args.source:
+    parser.error('--source is the package, which --fasta replaces')
   output = pathlib.Path(args.output).absolute()
   start = time.monotonic()
-  with tempfile.TemporaryDirectory() as folder:
-    data = unpack(args.source, pathlib.Path(folder))
-    counts = prepare(data, output)
+  if args.fasta:
+    counts = prepare_families(args.fasta, args.families, output)
+  else:
+    with tempfile.TemporaryDirectory() as folder:
+      data = unpack(args.source, pathlib.Path(folder))
+      counts = prepare(data, output)
   for name, count in counts.items():
     print(f'{name}: {count} proteins')
   print(f'done in {time.monotonic() - start:.0f} s')

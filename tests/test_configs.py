@@ -14,13 +14,18 @@ from runtime.config import errors, sessions
 from runtime.config import files as files_lib
 from tests import seeds
 from tests.hpo.ufom.tasks import class_cases
+from tests.performer.data import data_cases
 
 # Fragments that others include; they leave required values open.
 FRAGMENTS = (
   {'configs/base.gin'}
   | {
     f'configs/performer/{name}.gin'
-    for name in ('base', 'trembl', 'slim', 'slim_base', 'slim_text')
+    for name in (
+      *('base', 'trembl', 'slim', 'slim_base', 'slim_text', 'lra'),
+      *('language_base', 'proteins', 'subword_base', 'classify_base'),
+      'lra_images',
+    )
   }
   | {
     f'configs/rl/{name}.gin'
@@ -63,6 +68,16 @@ PUBLISHED = {
   'trembl_6layer_causal': (6, 2048, 512, 1024),
   'trembl_concat_8192': (6, 2048, 512, 8192),
 }
+# Of the same layout, left to right over pixels, in (64, 64, 3).
+PUBLISHED_PIXELS = {'imagenet64_6layer': 6, 'imagenet64_12layer': 12}
+# (heads, layers, d_ff, d_model, qkv, tokens, symbols, classes): arXiv:2011.04006
+# and its released configurations.
+PUBLISHED_CLASSES = {
+  'lra_listops': (8, 4, 1024, 512, 512, 2000, 17, 10),
+  'lra_text': (4, 4, 1024, 256, 256, 1001, 258, 2),
+  'lra_cifar': (8, 1, 128, 128, 64, 1025, 258, 10),
+  'lra_pathfinder': (8, 4, 32, 32, 16, 1025, 258, 2),
+}
 # Parameters, from the layout in arXiv:2012.11346 and its published settings.
 PUBLISHED_SLIM = {
   'slim_copy': 822_528,
@@ -82,6 +97,14 @@ def parameter_count(layers, d_ff, d_model, max_length, vocab=29):
   norms = 2 * 2 * d_model
   outside = (2 * vocab + max_length + 2) * d_model + vocab
   return layers * (attention + mlp + norms) + outside
+
+
+def classifier_count(heads, layers, d_ff, d_model, qkv, length, vocab, classes):
+  """Parameters of a classifier: another width of the heads, another output."""
+  del heads
+  whole = parameter_count(layers, d_ff, d_model, length, vocab)
+  whole += layers * 4 * d_model * (qkv - d_model)
+  return whole + (d_model + 1) * (d_ff - vocab) + (d_ff + 1) * classes
 
 
 @pytest.fixture(scope='module')
@@ -104,12 +127,49 @@ def data_params(tmp_path_factory):
     stream.truncate(95_000_000)  # Takes no space.
   return {
     'trembl': [*files, f"CACHE_DIR = '{folder / 'cache'}'"],
+    'protein_shipped': [
+      f"CACHE_DIR = '{folder / 'cache'}'",
+      f"proteins.Proteins.files = '{path}'",
+    ],
     'slim_ptb': [files[0], f"VALID_FILE = '{copy}'"],
     'slim_enwik8': [f"TRAIN_FILE = '{large}'"],
     'odetoode_mnist': [f"MNIST_DIR = '{_mnist(folder)}'"],
     'optformer_bbob': _studies(folder),
     'evaluate_genotype': [f"GENOTYPE = '{_genotype(folder)}'"],
     **_pictures(folder),
+    **_published_sets(folder),
+  }
+
+
+def _published_sets(folder):
+  """Statements for small files in the formats of published sets."""
+  texts, model = data_cases.pieces(folder)
+  files = {'train': str(texts), 'valid': str(texts)}
+  pieces = [
+    f"PIECES = '{model}'",
+    f'VOCAB_SIZE = {data_cases.PIECES + 2}',
+    f"CACHE_DIR = '{folder / 'encoded'}'",
+    'DOCUMENTS = @documents.Files()',
+    f'documents.Files.files = {files}',
+    'MAX_LENGTH = 32',
+  ]
+  np.save(folder / 'pixels.npy', np.zeros((2, 64, 64, 3), np.uint8))
+  pixels = {name: str(folder / 'pixels.npy') for name in ('train', 'valid')}
+  reviews = data_cases.reviews(folder / 'aclImdb')
+  return {
+    'pg19': pieces,
+    'lm1b': pieces,
+    'imagenet64': [
+      'SOURCE = @pictures.Arrays()',
+      f'pictures.Arrays.files = {pixels}',
+      'BATCH_SIZE = 8',
+    ],
+    'lra_text': [
+      'SOURCE = @labelled_text.Folders()',
+      f"labelled_text.Folders.folder = '{reviews}'",
+    ],
+    'lra_cifar': [f"FOLDER = '{data_cases.cifar10(folder / 'cifar')}'"],
+    'lra_pathfinder': [f"FOLDER = '{data_cases.pathfinder(folder / 'paths')}'"],
   }
 
 
@@ -187,7 +247,8 @@ def dry_run(files, params):
 
 def test_every_published_setting_has_a_file():
   assert set(CONFIGS) > FRAGMENTS
-  assert {stem(name) for name in COMPLETE} >= {*PUBLISHED, *PUBLISHED_SLIM}
+  published = PUBLISHED | PUBLISHED_SLIM | PUBLISHED_PIXELS | PUBLISHED_CLASSES
+  assert {stem(name) for name in COMPLETE} >= {*published, 'pg19', 'lm1b'}
 
 
 @pytest.mark.parametrize('name', COMPLETE)
@@ -204,6 +265,13 @@ def test_builds_without_allocating_and_uses_every_binding(
   if stem(name) in PUBLISHED:
     count = int(re.search(r'parameters: ([\d,]+)', text)[1].replace(',', ''))
     assert count == parameter_count(*PUBLISHED[stem(name)])
+  if stem(name) in PUBLISHED_CLASSES:
+    count = classifier_count(*PUBLISHED_CLASSES[stem(name)])
+    assert f'parameters: {count:,} ' in text
+  if stem(name) in PUBLISHED_PIXELS:
+    layers = PUBLISHED_PIXELS[stem(name)]
+    count = parameter_count(layers, 2048, 512, 64 + 64 + 3, 256)
+    assert f'parameters: {count:,} ' in text
   if stem(name) in PUBLISHED_SLIM:
     assert f'parameters: {PUBLISHED_SLIM[stem(name)]:,} ' in text
   # What a run leaves behind can be read again and says the same.

@@ -1,19 +1,16 @@
 """A trained model with all that its use needs, as one object and as one file."""
 
 import dataclasses
-import json
 import os
 import pathlib
-from typing import Any
 
-import flax.serialization
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import PyTree
 
 from hpo.optformer import models, relative, tokens, vocabulary
 from rl import ranges
+from runtime import packed
 
 __all__ = ['SHIPPED', 'Trained', 'load', 'save', 'shipped']
 
@@ -77,7 +74,6 @@ def save(path: str | os.PathLike[str], trained: Trained) -> None:
     )
   maker = trained.tokenizer
   settings = {
-    'format': _FORMAT,
     'model': {name: getattr(trained.model, name) for name in _RECORDED},
     'tokenizer': {
       'dialect': maker.dialect,
@@ -90,12 +86,7 @@ def save(path: str | os.PathLike[str], trained: Trained) -> None:
     'minimal': trained.minimal,
     'knows_pending': trained.knows_pending,
   }
-  content = {
-    'settings': json.dumps(settings),
-    'variables': jax.tree.map(np.asarray, trained.variables),
-  }
-  packed = flax.serialization.msgpack_serialize(content)
-  pathlib.Path(path).write_bytes(packed)
+  packed.save(path, settings, trained.variables, form=_FORMAT)
 
 
 def load(path: str | os.PathLike[str]) -> Trained:
@@ -104,23 +95,14 @@ def load(path: str | os.PathLike[str]) -> Trained:
   Raises:
     ValueError: the file is not one of `save`, or of another format.
   """
-  packed = pathlib.Path(path).read_bytes()
-  try:
-    content = flax.serialization.msgpack_restore(packed)
-    settings: dict[str, Any] = json.loads(content['settings'])
-  except (ValueError, KeyError, TypeError) as error:
-    raise ValueError(f'{path}: not a file of `save`: {error}') from error
-  if settings['format'] != _FORMAT:
-    raise ValueError(
-      f'{path}: the format must be {_FORMAT}, got {settings["format"]}'
-    )
+  settings, variables = packed.load(path, form=_FORMAT)
   words = vocabulary.Compact(
     settings['model']['bins'], tuple(settings['pieces'])
   )
   return Trained(
     models.OptFormer(**settings['model']),
     tokens.Tokenizer(words, **settings['tokenizer']),
-    jax.tree.map(jnp.asarray, content['variables']),
+    jax.tree.map(jnp.asarray, variables),
     temperature=settings['temperature'],
     minimal=settings['minimal'],
     knows_pending=settings['knows_pending'],

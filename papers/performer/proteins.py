@@ -14,7 +14,7 @@ import numpy as np
 from papers import claims, figures, rows, study
 from papers import training as papers_training
 from performer import attention, training
-from performer.data import proteins
+from performer.data import dataset, proteins
 from performer.models import transformer
 from runtime import loop, optimizers
 from runtime.record import ledger
@@ -51,8 +51,8 @@ PUBLISHED = {
 class Setting:
   """A run."""
 
-  model: transformer.Transformer  # The language model.
-  data: proteins.Proteins  # Proteins.
+  model: transformer.Transformer  # The language model, or another.
+  data: dataset.DataSet  # Proteins, or others.
   batch: int  # Sequences per step.
   steps: int  # Of training, after which the rate has fallen to 0, if it falls.
   rate: float  # Of AdamW, at its peak.
@@ -60,7 +60,8 @@ class Setting:
   every: int  # Steps between records.
 
 
-def _trainer(setting: Setting) -> training.LanguageModelTrainer:
+def trainer(setting: Setting) -> training.LanguageModelTrainer:
+  """The trainer of a setting, with the optimiser of the paper."""
   schedule = {}
   if setting.warmup is not None:
     schedule = {'warmup_steps': setting.warmup, 'decay_steps': setting.steps}
@@ -85,7 +86,7 @@ def run(setting: Setting, *, seed: int) -> study.Record:
   Returns:
     Curves of training, and by predictor and column the final table.
   """
-  with papers_training.opened(_trainer(setting), seed=seed) as experiment:
+  with papers_training.opened(trainer(setting), seed=seed) as experiment:
     records = setting.steps // setting.every
     driven = loop.drive(experiment, setting.steps, records)
     tables = experiment.tables(loop.Finished(driven.state, driven.rows, 0.0))

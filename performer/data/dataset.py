@@ -52,13 +52,14 @@ class Codec(typing.NamedTuple):
 class DataSet(indexed.Indexed):
   """Batches for language models: one training split and any number of others.
 
-  Batches are dicts of numpy arrays, `tokens` and `targets` int32 [b, l],
-  `weights` float32 [b, l] and `mask` bool [b, l]; l is `max_length`. `weights`
-  is 0 on targets that do not count, `mask` is False on padding, and no row is
-  all padding.
+  Batches are dicts of numpy arrays, `tokens` int32 [b, l], `targets` int32
+  [b, t], `weights` float32 [b, t] and `mask` bool [b, l]; l is `max_length`, t
+  is `target_length`. `weights` is 0 on targets that do not count, `mask` is
+  False on padding, and no row is all padding.
 
   Attributes:
-    task: `causal` (predict the next token) or `mlm` (predict hidden ones).
+    task: `causal` (predict the next token), `mlm` (predict hidden ones) or
+      `classify` (predict a label of the sequence).
     max_length: tokens per example, l.
     vocab_size: number of token ids.
     unit: unit of reported losses: `perplexity`, or `bits` per token as well.
@@ -68,6 +69,11 @@ class DataSet(indexed.Indexed):
   max_length: int
   vocab_size: int
   unit: str
+
+  @property
+  def target_length(self) -> int:
+    """Targets per example, t: one for each token."""
+    return self.max_length
 
   @property
   @abc.abstractmethod
@@ -82,6 +88,14 @@ class DataSet(indexed.Indexed):
   @abc.abstractmethod
   def num_examples(self, split: str) -> int | None:
     """Returns the number of examples of a split; None if it has no end."""
+
+  def tokens_per_word(self, split: str) -> float | None:
+    """Targets for each word of a split, where tokens are parts of words.
+
+    With it the perplexity of a word is exp(tokens per word times the loss).
+    """
+    del split
+    return None
 
   @abc.abstractmethod
   def baselines(self) -> Mapping[str, Predictor]:

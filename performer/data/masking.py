@@ -1,4 +1,4 @@
-"""BERT-style masking of protein sequences, in numpy.
+"""BERT-style masking of sequences, in numpy; of proteins, unless told others.
 
 Of the residues of a sequence (never begin, end or padding), 15 % become targets.
 A target is replaced by the mask symbol, by a residue drawn uniformly from the
@@ -21,13 +21,22 @@ References: arXiv:2009.14794, Appendix A.1; arXiv:1810.04805, Section 3.1.
 
 import dataclasses
 import types
+from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Int
 
 from performer.data import vocabulary
 
-__all__ = ['PRESETS', 'RATE', 'Preset', 'mask_tokens', 'preset']
+__all__ = [
+  'PRESETS',
+  'PROTEINS',
+  'RATE',
+  'Alphabet',
+  'Preset',
+  'mask_tokens',
+  'preset',
+]
 
 RATE = 0.15
 
@@ -45,6 +54,23 @@ class Preset:
   random: float
 
 
+class Alphabet(NamedTuple):
+  """The ids that masking is about.
+
+  Attributes:
+    maskable: ids below this may become targets.
+    substitutes: random tokens are ids below this.
+    mask: id of the mask symbol.
+  """
+
+  maskable: int
+  substitutes: int
+  mask: int
+
+
+PROTEINS = Alphabet(
+  vocabulary.NUM_RESIDUES, vocabulary.NUM_STANDARD, vocabulary.MASK
+)
 PRESETS = types.MappingProxyType(
   {'bert': Preset(0.8, 0.1), 'protein_lm': Preset(0.1, 0.8)}
 )
@@ -62,14 +88,18 @@ def preset(name: str) -> Preset:
 
 
 def mask_tokens(
-  tokens: Int[np.ndarray, 'n'], rng: np.random.Generator, how: Preset
+  tokens: Int[np.ndarray, 'n'],
+  rng: np.random.Generator,
+  how: Preset,
+  alphabet: Alphabet = PROTEINS,
 ) -> tuple[Int[np.ndarray, 'n'], Bool[np.ndarray, 'n']]:
-  """Hides about 15 % of the residues of one sequence.
+  """Hides about 15 % of the residues of one sequence, or of other tokens.
 
   Args:
-    tokens: ids [n]; at least one of them a residue (id < 25).
+    tokens: ids [n]; at least one of them maskable, a residue.
     rng: numpy generator; it alone decides the outcome.
     how: replacement probabilities.
+    alphabet: the meaning of the ids.
 
   Returns:
     The ids to feed, like `tokens`, and the target positions, bool [n].
@@ -77,26 +107,29 @@ def mask_tokens(
   Raises:
     ValueError: there is no residue to predict.
   """
-  residues = np.flatnonzero(tokens < vocabulary.NUM_RESIDUES)
+  residues = np.flatnonzero(tokens < alphabet.maskable)
   if residues.size == 0:
     raise ValueError(f'masking needs at least one residue, got {tokens=}')
   count = max(1, int(RATE * residues.size + rng.random()))
   chosen = rng.choice(residues, count, replace=False, shuffle=False)
   inputs = tokens.copy()
-  inputs[chosen] = _replace(tokens[chosen], rng, how)
+  inputs[chosen] = _replace(tokens[chosen], rng, how, alphabet)
   targets = np.zeros(tokens.shape, bool)
   targets[chosen] = True
   return inputs, targets
 
 
 def _replace(
-  residues: Int[np.ndarray, 'k'], rng: np.random.Generator, how: Preset
+  residues: Int[np.ndarray, 'k'],
+  rng: np.random.Generator,
+  how: Preset,
+  alphabet: Alphabet,
 ) -> Int[np.ndarray, 'k']:
   """Draws the input token at the place of each target."""
   fate = rng.random(residues.size)
-  substitutes = rng.integers(vocabulary.NUM_STANDARD, size=residues.size)
+  substitutes = rng.integers(alphabet.substitutes, size=residues.size)
   return np.where(
     fate < how.mask,
-    vocabulary.MASK,
+    alphabet.mask,
     np.where(fate < how.mask + how.random, substitutes, residues),
   )

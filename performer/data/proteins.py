@@ -225,7 +225,7 @@ class Proteins(dataset.DataSet):
   def _cache(self) -> str | None:
     if self.files is None:
       return None
-    return str(paths.local(self.cache_dir or store.default_cache_dir()))
+    return str(paths.local(self.cache_dir or paths.user_cache('proteins')))
 
   @functools.cached_property
   def _opened(self) -> dict[str, Sequence[np.ndarray]]:

@@ -32,7 +32,6 @@ __all__ = [
   'Reading',
   'Records',
   'Summary',
-  'default_cache_dir',
   'load',
   'open_records',
   'summarize',
@@ -132,12 +131,6 @@ class Records(records.Records):
         f' got {ids[:8].tolist()}'
       )
     return ids
-
-
-def default_cache_dir() -> str:
-  """Returns the user's cache directory for converted files."""
-  base = os.environ.get('XDG_CACHE_HOME') or os.path.expanduser('~/.cache')
-  return os.path.join(base, 'attune', 'proteins')
 
 
 def windows(

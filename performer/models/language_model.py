@@ -113,7 +113,7 @@ class LanguageModel(nn.Module):
     mask: Bool[Array, 'b l'],
     projections: PyTree,
     train: bool = False,
-  ) -> Float[Array, 'b l vocab']:
+  ) -> Float[Array, 'b t vocab']:
     """Maps tokens to logits.
 
     Args:
@@ -123,7 +123,8 @@ class LanguageModel(nn.Module):
       train: apply dropout, if the model has any; needs an rng named 'dropout'.
 
     Returns:
-      Logits, float32 (float64 for float64).
+      Logits of the targets, float32 (float64 for float64): of all tokens in a
+      language model.
 
     Raises:
       ValueError: if the sequence is longer than `max_length`.
@@ -195,7 +196,7 @@ class LanguageModel(nn.Module):
     x, state = self._blocks(train=train)(x, piece, projections, state)
     if at is not None:
       x = jnp.take_along_axis(x, at[:, None, None], axis=1)
-    return self._head(x), state
+    return self._head(self._pool(x, piece.mask)), state
 
   def _embed(
     self, tokens: Array, positions: Array | None, *, train: bool
@@ -206,6 +207,13 @@ class LanguageModel(nn.Module):
   def _blocks(self, *, train: bool) -> nn.Module:
     """The layers, made by `layers.stacked`."""
     raise NotImplementedError
+
+  def _pool(
+    self, x: Float[Array, 'b n e'], mask: Bool[Array, 'b l']
+  ) -> Float[Array, 'b t e']:
+    """The activations that have logits, one for each target: here all."""
+    del mask
+    return x
 
   def _head(self, x: Float[Array, 'b l e']) -> Float[Array, 'b l vocab']:
     """Logits of the activations after the last layer."""

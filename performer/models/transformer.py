@@ -47,6 +47,7 @@ class Block(nn.Module):
   """Pre-LN residual block: attention, then an MLP."""
 
   num_heads: int
+  head_dim: int
   d_ff: int
   attention: AttentionFn
   causal: bool
@@ -73,6 +74,7 @@ class Block(nn.Module):
       x.shape[-1],
       self.attention,
       causal=self.causal,
+      head_dim=self.head_dim,
       use_bias=self.attention_bias,
       dtype=self.dtype,
       name='attention',
@@ -153,13 +155,7 @@ class Transformer(language_model.LanguageModel):
       dtype=self.dtype,
       embedding_init=nn.initializers.normal(1.0),
     )
-    codes = self.param(
-      'positions',
-      attention_lib.partitioned(
-        lambda key, shape: jnp.asarray(sinusoids(*shape)), 'position', 'embed'
-      ),
-      (self.max_length, self.d_model),
-    )
+    codes = self._codes()
     if positions is None:
       codes = codes[: tokens.shape[1]]
     else:
@@ -167,10 +163,24 @@ class Transformer(language_model.LanguageModel):
     drop = dropout_lib.make(self.dropout, train=train, positions=positions)
     return drop(embed(tokens) + codes.astype(self.dtype))
 
+  def _codes(self) -> Float[Array, 'n e']:
+    """The codes of all positions; learned, from sinusoids."""
+    return self._table('positions', self.max_length)
+
+  def _table(self, name: str, length: int) -> Float[Array, 'n e']:
+    return self.param(
+      name,
+      attention_lib.partitioned(
+        lambda key, shape: jnp.asarray(sinusoids(*shape)), 'position', 'embed'
+      ),
+      (length, self.d_model),
+    )
+
   def _blocks(self, *, train: bool) -> nn.Module:
     blocks = layers.stacked(Block, self.num_layers, remat=self.remat)
     return blocks(
       num_heads=self.num_heads,
+      head_dim=self.head_dim,
       d_ff=self.d_ff,
       attention=self.attention,
       causal=self.causal,

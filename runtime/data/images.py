@@ -19,11 +19,12 @@ import numpy as np
 from jaxtyping import Float, Int, Integer, Shaped, UInt8
 
 from runtime import optional
-from runtime.data import files, indexed, public
+from runtime.data import files, indexed, pickles, public
 
 __all__ = [
   'ImageSet',
   'Images',
+  'cifar_file',
   'digits',
   'from_arrays',
   'from_public',
@@ -246,6 +247,27 @@ def labelled(
   read = [(example['image'], example['label']) for example in examples]
   images, labels = zip(*read, strict=True)
   return np.stack(images), np.array(labels, np.int32)
+
+
+def cifar_file(
+  path: pathlib.Path, *, key: str
+) -> tuple[UInt8[np.ndarray, 'n 32 32 3'], Int[np.ndarray, 'n']]:
+  """Reads pictures and labels of a file of CIFAR's python release.
+
+  Args:
+    path: a pickle of bytes and numbers.
+    key: of the labels: `labels` in CIFAR-10, `fine_labels` in CIFAR-100.
+
+  Raises:
+    FileNotFoundError: there is no such file.
+    ValueError: the pickle asks for more than arrays.
+  """
+  if not path.exists():
+    raise FileNotFoundError(f'{path}: no such file of CIFAR')
+  content = pickles.load_arrays(path.read_bytes(), encoding='bytes')
+  flat = np.asarray(content[b'data'], np.uint8)
+  images = flat.reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1)
+  return images, np.asarray(content[key.encode()], np.int32)
 
 
 def _image_set(

@@ -10,6 +10,7 @@ Row r of a global batch belongs to process r // (batch_size // process_count).
 
 import abc
 from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import grain
 import numpy as np
@@ -19,6 +20,7 @@ __all__ = [
   'Arrays',
   'Examples',
   'Indexed',
+  'Lazy',
   'check_seed',
   'eval_batches',
   'iterator',
@@ -36,6 +38,26 @@ Examples = Callable[[Int[np.ndarray, 'n']], Arrays]
 _PREFETCH = 16  # Batches, times threads: enough to hide a slow disk read.
 # Batches that no run reaches; the positions of grain are 64-bit integers.
 _ENDLESS = 2**48
+
+
+class Lazy(Sequence):
+  """A sequence whose items are made when they are asked for.
+
+  Args:
+    count: number of items.
+    item: makes the item of a number, 0..count-1.
+  """
+
+  def __init__(self, count: int, item: Callable[[int], Any]) -> None:
+    self._count, self._item = count, item
+
+  def __len__(self) -> int:
+    return self._count
+
+  def __getitem__(self, index: int) -> Any:
+    if not 0 <= index < self._count:
+      raise IndexError(f'no item {index} among {self._count}')
+    return self._item(index)
 
 
 class Indexed(abc.ABC):

@@ -59,7 +59,12 @@ NOT_RUN = {
   'cost-of-suggestions',
   *('rainbow', 'sac', 'search-cost', 'levels'),
   *('bilevel', 'games'),
-  'update-rule',
+  *('update-rule', 'softmax-sampling'),
+  *('lra-listops-features', 'fig5-redraw', 'fig15-seeds'),
+  *('fig7-pixels-depth', 'fig15-pixels-kernels'),
+  *('fig16-kernels', 'fig18-linear-transformer'),
+  *('fig7-long-cost', 'fig7-long-accuracy', 'fig5-exchange', 'fig14-layers'),
+  *('fig10-patterns', 'fig13-amino-acids'),
 }
 
 

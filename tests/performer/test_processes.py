@@ -34,7 +34,7 @@ from performer import attention
 from performer.data import proteins
 from runtime import optimizers
 
-include 'configs/performer/base.gin'
+include 'configs/performer/proteins.gin'
 
 TASK = 'mlm'
 CAUSAL = False

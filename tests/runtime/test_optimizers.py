@@ -89,3 +89,17 @@ def test_numbers_out_of_range_are_named(settings, message):
 def test_a_decay_out_of_range_is_named():
   with pytest.raises(ValueError, match='decay=1'):
     optimizers.averaged(optax.sgd(0.1), decay=1)
+
+
+@pytest.mark.parametrize('rise', [False, True])
+def test_inverse_roots(rise):
+  """The rate of Long Range Arena rises to its peak; that of T5 starts there."""
+  rate = optimizers.inverse_root(0.05, warmup_steps=100, rise=rise)
+  steps = np.array([0, 25, 100, 400])
+  before = [0, 0.25, 1] if rise else [1, 1, 1]
+  expected = 0.005 * np.array([*before, 0.5])
+  np.testing.assert_allclose(
+    [float(rate(s)) for s in steps], expected, rtol=1e-6
+  )
+  with pytest.raises(ValueError, match='warmup_steps must be at least 1'):
+    optimizers.inverse_root(0.05, warmup_steps=0)

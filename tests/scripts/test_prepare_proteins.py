@@ -172,3 +172,27 @@ def test_the_printed_statements_fit_every_configuration(script, tmp_path):
         trainer.train, [path], [import_proteins, *statements]
       ) as parsed:
         assert str(tmp_path / 'ood.fasta.gz') in parsed.text
+
+
+def test_published_families_are_held_out(script, tmp_path):
+  """Equal sequences are kept once, a held-out one before others."""
+  (tmp_path / 'all.fasta').write_text(
+    '>tr|P1|one\nMKVL\n>tr|P2|two\nMKVL\n>P3\nGGSS\n>P4\nGGSS\n>P5\nACDE\n'
+  )
+  (tmp_path / 'table.tsv').write_text('Entry\tPfam\nP2\tPF04680;\n')
+  output = tmp_path / 'out'
+  counts = script.prepare_families(
+    str(tmp_path / 'all.fasta'), str(tmp_path / 'table.tsv'), output
+  )
+  found = {
+    name: [(r.accession, r.sequence) for r in fasta.read(str(path))]
+    for name in counts
+    if counts[name] and (path := output / f'{name}.fasta.gz')
+  }
+  assert found.pop('ood') == [('P2', 'MKVL')]
+  rest = sorted(x for part in found.values() for x in part)
+  assert rest == [('P3', 'GGSS'), ('P5', 'ACDE')]
+  assert sum(counts.values()) == 3
+  for words in (['--fasta=a'], ['--fasta=a', '--families=b', '--source=c']):
+    with pytest.raises(SystemExit, match='2'):
+      script.main([f'--output={output}', *words])

@@ -19,7 +19,7 @@ import numpy as np
 from jaxtyping import Integer, UInt8
 
 from runtime.data import images as images_lib
-from runtime.data import pickles, public
+from runtime.data import public
 
 __all__ = [
   'ClassSet',
@@ -257,7 +257,10 @@ def cifar100(
   if folder is None:
     images, labels = _from_public('cifar100', data_dir)
   else:
-    parts = [_cifar_file(pathlib.Path(folder) / n) for n in ('train', 'test')]
+    parts = [
+      images_lib.cifar_file(pathlib.Path(folder) / name, key='fine_labels')
+      for name in ('train', 'test')
+    ]
     images, labels = map(np.concatenate, zip(*parts, strict=True))
   return _split(images, labels, num_test, seed)
 
@@ -281,16 +284,6 @@ def mini_imagenet(folder: str, *, size: int = 84) -> ClassSplit:
     )
     parts[name] = ClassSet(images, labels)
   return ClassSplit(parts['train'], parts['test'], parts['val'])
-
-
-def _cifar_file(path: pathlib.Path) -> tuple[np.ndarray, np.ndarray]:
-  """Reads a file of the release, which is a pickle of bytes and numbers."""
-  if not path.exists():
-    raise FileNotFoundError(f'{path}: no such file of CIFAR-100')
-  content = pickles.load_arrays(path.read_bytes(), encoding='bytes')
-  flat = np.asarray(content[b'data'], np.uint8)
-  images = flat.reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1)
-  return images, np.asarray(content[b'fine_labels'], np.int32)
 
 
 def _from_folders(

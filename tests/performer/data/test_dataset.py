@@ -6,7 +6,16 @@ import json
 import numpy as np
 import pytest
 
-from performer.data import copying, dataset, proteins, text
+from performer.data import (
+  copying,
+  dataset,
+  labelled_text,
+  listops,
+  pictures,
+  pixels,
+  proteins,
+  text,
+)
 from tests.performer.data import batch_cases
 
 SETS = {
@@ -16,6 +25,17 @@ SETS = {
   ),
   'text': lambda: text.Text(max_length=15),
   'text, shuffled': lambda: text.Text(max_length=15, order='shuffled'),
+  'listops': lambda: listops.ListOps(
+    grammar=listops.Grammar(3, 3, 3, 15), num_train=9, num_eval=5
+  ),
+  'labelled text': lambda: labelled_text.LabelledText(
+    source=labelled_text.ShuffledWords(4), length=14
+  ),
+  'digits': lambda: pixels.Pixels(source=pictures.Digits()),
+  'photographs': lambda: pixels.Pixels(source=pictures.Photographs(4)),
+  'labelled digits': lambda: pixels.LabelledPixels(
+    source=pictures.Digits(), num_classes=10
+  ),
   'copying': lambda: copying.Copying(max_length=15, vocab_size=9, num_eval=7),
 }
 
@@ -27,7 +47,7 @@ def data(request):
 
 def test_members(data):
   assert isinstance(data, dataset.DataSet)
-  assert data.task in ('causal', 'mlm')
+  assert data.task in ('causal', 'mlm', 'classify')
   assert data.unit in ('bits', 'perplexity')
   assert 'train' not in data.splits
 
@@ -37,16 +57,18 @@ def test_batches(data):
   batches.append(next(data.eval_batches(data.splits[0], batch_size=2)))
   for batch in batches:
     found = {name: (a.dtype.name, a.shape) for name, a in batch.items()}
+    tokens, targets = (2, data.max_length), (2, data.target_length)
     assert found == {
-      'tokens': ('int32', (2, 15)),
-      'targets': ('int32', (2, 15)),
-      'weights': ('float32', (2, 15)),
-      'mask': ('bool', (2, 15)),
+      'tokens': ('int32', tokens),
+      'targets': ('int32', targets),
+      'weights': ('float32', targets),
+      'mask': ('bool', tokens),
     }
-    ids = np.stack([batch['tokens'], batch['targets']])
-    assert ids.min() >= 0
-    assert ids.max() < data.vocab_size
-    assert not (batch['weights'] * ~batch['mask']).any()
+    values = getattr(data, 'num_classes', data.vocab_size)
+    for name, most in (('tokens', data.vocab_size), ('targets', values)):
+      assert 0 <= batch[name].min() <= batch[name].max() < most
+    if data.task != 'classify':
+      assert not (batch['weights'] * ~batch['mask']).any()
     # Attention over no key at all is undefined.
     assert batch['mask'].any(axis=1).all()
 

@@ -11,6 +11,7 @@ import pytest
 from array_record.python import array_record_module
 
 from performer.data import fasta, store, vocabulary
+from runtime import paths
 
 SEQUENCES = ['MKVL', 'A', 'GGSSTTY', 'mjw', 'C' * 23]
 
@@ -186,10 +187,10 @@ def test_file_errors(tmp_path):
 
 def test_default_cache_follows_the_environment(monkeypatch, tmp_path):
   monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path))
-  assert pathlib.Path(store.default_cache_dir()).parent.parent == tmp_path
+  assert pathlib.Path(paths.user_cache('proteins')).parent.parent == tmp_path
   monkeypatch.delenv('XDG_CACHE_HOME')
   home = os.path.expanduser('~')
-  assert store.default_cache_dir().startswith(os.path.join(home, '.cache'))
+  assert paths.user_cache('proteins').startswith(os.path.join(home, '.cache'))
 
 
 def random_read_cost(source, size):

@@ -147,3 +147,14 @@ def test_training_has_no_end():
   iterator = Toy().train_iterator(batch_size=1, seed=0)
   iterator.set_state({'next_index': 2**40})
   assert next(iterator)['tokens'].shape == (1, 2)
+
+
+def test_lazy_items_are_made_when_asked_for():
+  asked = []
+  found = indexed.Lazy(3, lambda i: asked.append(i) or 10 * i)
+  assert (len(found), asked) == (3, [])
+  assert (found[2], asked) == (20, [2])
+  assert list(found) == [0, 10, 20]
+  for index in (-1, 3):
+    with pytest.raises(IndexError, match=f'no item {index} among 3'):
+      found[index]

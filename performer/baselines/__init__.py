@@ -1,0 +1,1 @@
+"""Attention to compare with, in the same models; see README.md of performer."""

@@ -1,0 +1,65 @@
+"""Small folders in the formats of published sets."""
+
+import pickle
+
+import numpy as np
+import sentencepiece
+from PIL import Image
+
+from tests import seeds
+
+
+def reviews(folder):
+  """As the release of the IMDb reviews: `train/neg/0_1.txt`."""
+  for split in ('train', 'test'):
+    for label, word in (('neg', 'bad'), ('pos', 'good')):
+      inside = folder / split / label
+      inside.mkdir(parents=True)
+      for i in range(4):
+        (inside / f'{i}_1.txt').write_text(f'a {word} film, number {i}')
+  return folder
+
+
+def cifar10(folder):
+  """As the python release: pickles of rows of 3072 bytes."""
+  folder.mkdir()
+  rng = seeds.rng(3)
+  names = [*(f'data_batch_{i}' for i in range(1, 6)), 'test_batch']
+  for name in names:
+    content = {
+      b'data': rng.integers(0, 256, (10, 3072), np.uint8),
+      b'labels': [int(i) for i in rng.permutation(10)],
+    }
+    (folder / name).write_bytes(pickle.dumps(content, protocol=4))
+  return folder
+
+
+def pathfinder(folder, count=20, size=32):
+  """As the release: pictures, and lines that name them; the first is empty."""
+  (folder / 'metadata').mkdir(parents=True)
+  (folder / 'imgs' / '0').mkdir(parents=True)
+  lines = []
+  for i in range(count):
+    path = folder / 'imgs' / '0' / f'sample_{i}.png'
+    Image.new('L', (size, size), i).save(path)
+    if i == 0:
+      path.write_bytes(b'')
+    lines.append(f'imgs/0 sample_{i}.png {i} {i % 2} 1.0 14 2 4 0.5 0.75 1 2 3')
+  (folder / 'metadata' / '0.npy').write_text('\n'.join(lines) + '\n')
+  return folder
+
+
+PIECES = 16  # Of the model of `pieces`.
+
+
+def pieces(folder):
+  """A text, and a model of SentencePiece for it."""
+  texts = folder / 'words.txt'
+  texts.write_text('the cat sat on the mat and the hat\n' * 400)
+  sentencepiece.SentencePieceTrainer.train(
+    input=str(texts),
+    model_prefix=str(folder / 'pieces'),
+    vocab_size=PIECES,
+    minloglevel=2,
+  )
+  return texts, folder / 'pieces.model'

@@ -1,0 +1,106 @@
+"""A protein model as one file: what is written is read, and writes."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import linen as nn
+
+from performer import attention, generate, pack, shipped
+from performer.data import proteins
+from performer.models import transformer
+from runtime import packed, trainer
+from runtime.config import sessions
+from runtime.context import RunContext
+from tests import seeds
+
+FAVOR = attention.Favor(kernel='softmax_pos', features=8, redraw_every=None)
+
+
+def make(mechanism=FAVOR, **options):
+  model = transformer.Transformer(
+    vocab_size=29,
+    max_length=24,
+    attention=mechanism,
+    causal=True,
+    num_layers=1,
+    num_heads=2,
+    d_model=8,
+    d_ff=8,
+    dropout=0.0,
+  )
+  token = jnp.zeros((1, 1), jnp.int32)
+  w = model.draw_projections(seeds.key(0), 0)
+  params = jax.jit(
+    lambda key: model.init(key, token, mask=token == 0, projections=w)['params']
+  )(seeds.key(1))
+  data = proteins.Proteins(task='causal', max_length=24, **options)
+  return shipped.Trained(model, nn.unbox(params), w, data)
+
+
+def test_files_hold_the_model(tmp_path):
+  trained = make()
+  path = tmp_path / 'model.msgpack'
+  shipped.save(path, trained)
+  found = shipped.load(path)
+  assert found.model == trained.model
+  assert found.codec.encode('MKV').tolist() == [25, 10, 8, 17]
+  for one, other in (
+    (found.params, trained.params),
+    (found.projections, trained.projections),
+  ):
+    jax.tree.map(np.testing.assert_array_equal, one, other)
+
+
+def test_a_file_writes(tmp_path, capsys):
+  path = tmp_path / 'model.msgpack'
+  shipped.save(path, make())
+  generate.main([str(path), '--prompt', 'MKV', '--max_new_tokens', '5'])
+  assert len(capsys.readouterr().out.strip()) == 8
+  with pytest.raises(ValueError, match='temperature must not be negative'):
+    generate.main([str(path), '--temperature', '-1'])
+
+
+def test_other_models_and_files_are_refused(tmp_path):
+  path = tmp_path / 'model.msgpack'
+  with pytest.raises(
+    ValueError, match=r'with attention\.Favor, got Transformer'
+  ):
+    shipped.save(path, make(attention.Exact()))
+  path.write_bytes(b'no')
+  with pytest.raises(ValueError, match='not a file of `save`'):
+    shipped.load(path)
+  packed.save(path, {}, {}, form=7)
+  with pytest.raises(ValueError, match='must have format 1'):
+    shipped.load(path)
+
+
+def test_a_checkout_without_weights_says_how_to_make_them(
+  monkeypatch, tmp_path
+):
+  monkeypatch.setattr(shipped, 'SHIPPED', tmp_path / 'protein.msgpack')
+  with pytest.raises(FileNotFoundError, match=r'protein_shipped\.gin'):
+    shipped.shipped()
+
+
+@pytest.mark.slow
+def test_a_run_is_packed(tmp_path, capsys):
+  files = ['configs/performer/protein_causal_tiny.gin']
+  params = [
+    'STEPS = 2',
+    'WARMUP_STEPS = 1',
+    'MAX_LENGTH = 64',
+    'EVAL_EVERY = 2',
+  ]
+  params += ['training.LanguageModelTrainer.cost_lengths = ()']
+  with sessions.session(trainer.train, files, params) as parsed:
+    parsed.build(
+      workdir=str(tmp_path / 'run'),
+      seed=0,
+      context=RunContext(operative_config=parsed.operative),
+    )
+  path = tmp_path / 'model.msgpack'
+  pack.main([str(tmp_path / 'run'), '--step=latest', f'--output={path}'])
+  assert 'MiB, step 2' in capsys.readouterr().out
+  generate.main([str(path), '--max_new_tokens', '4'])
+  assert len(capsys.readouterr().out.strip()) == 4
