@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from performer.attention import kernels
+from performer.attention.kernels import table
 from tests.performer.attention import attention_cases as cases
 from tests.performer.attention import attention_twin as twin
 
@@ -120,8 +120,8 @@ def test_half_precision_exponents_fail():
   favor = cases.favor()
   w = cases.projection(favor)
   q, _, _ = twin.inputs(1, scale=2.0)
-  kernel, x = kernels.get('softmax_hyp'), q.transpose(0, 2, 1, 3)
-  right, _ = kernels.feature_map(kernel, x, w)
+  kernel, x = table.get('softmax_hyp'), q.transpose(0, 2, 1, 3)
+  right, _ = kernel.featurize(x, w)
   low = (x / 8**0.25).astype(jnp.bfloat16) @ w.T.astype(jnp.bfloat16)
   wrong = jnp.exp(low.astype(jnp.float32) - right[..., : w.shape[0]])
   assert np.abs(wrong - 1).max() > 0.02

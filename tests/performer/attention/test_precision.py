@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from performer import attention
-from performer.attention import precision
+from performer.attention.sums import state as state_lib
 from tests.performer.attention import attention_cases as cases
 from tests.performer.attention import attention_twin as twin
 
@@ -131,8 +131,8 @@ def test_an_empty_state_is_none(kernel):
 
 def test_sums_are_wide():
   half = jnp.ones(3, jnp.bfloat16)
-  assert precision.wide(half) == jnp.float32
-  assert precision.wide(half, jnp.ones(3, jnp.float16)) == jnp.float32
-  assert precision.dot('i,i->', half, half).dtype == jnp.float32
+  assert state_lib.wide(half) == jnp.float32
+  assert state_lib.wide(half, jnp.ones(3, jnp.float16)) == jnp.float32
+  assert state_lib.dot('i,i->', half, half).dtype == jnp.float32
   with jax.enable_x64(True):
-    assert precision.wide(half, jnp.ones(3, jnp.float64)) == jnp.float64
+    assert state_lib.wide(half, jnp.ones(3, jnp.float64)) == jnp.float64
