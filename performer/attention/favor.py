@@ -203,7 +203,7 @@ class Favor(options.Options):
       key_mask: True = keep.
       segment_ids: packed sequences, as in a call; the state belongs to the
         segment of the first position, so where that begins a new one, pass
-        the state through `state.forget`.
+        the state through `sums.state.forget`.
       state: result of the previous piece; None before the first.
 
     Returns:
@@ -240,7 +240,7 @@ class Favor(options.Options):
         without one.
       head_dim: d.
       mean_square: for softmax_oprf without `oprf_mean_square`, the mean of
-        |x + y|^2 over what the form will see (`oprf.mean_square`).
+        |x + y|^2 over what the form will see (`kernels.oprf.mean_square`).
       dtype: of queries and keys.
 
     Returns:
@@ -262,7 +262,8 @@ class Favor(options.Options):
     count = self.features if self.projection else head_dim
     finish = form_lib.signed_ratio if spec.signed else form_lib.ratio
     if not self.renormalize:
-      finish = form_lib.unnormalized(spec.scale(count))
+      scale = spec.scale(count)
+      finish = functools.partial(form_lib.unnormalized, scale=scale)
     return form_lib.Form(
       *maps,
       finish,

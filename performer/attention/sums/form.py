@@ -5,7 +5,6 @@ features.
 """
 
 import dataclasses
-import functools
 from collections.abc import Callable
 
 import jax.numpy as jnp
@@ -74,14 +73,10 @@ def signed_ratio(
   return rows.numerator / d[..., None]
 
 
-def unnormalized(scale: float) -> Finish:
-  """The end of rows that are not divided, times the constant of the kernel."""
-  return functools.partial(_unnormalized, scale=scale)
-
-
-def _unnormalized(
+def unnormalized(
   rows: state_lib.Readout, queries: features_lib.Features, *, scale: float
 ) -> Float[Array, 'b h l v']:
+  """Rows that are not divided, times the constant of the kernel."""
   exponent = rows.log_scale
   if queries.log_weight is not None:
     exponent = exponent + queries.log_weight

@@ -64,11 +64,7 @@ def _log_queries(form: form_lib.Form) -> log_backward.LogMap:
 
 
 def _log_keys(form: form_lib.Form) -> log_backward.LogMap:
-  def log_keys(k: Array) -> Float[Array, 'b h l r']:
-    values, weight = form.featurize_keys(k)
-    return values if weight is None else values + weight[..., None]
-
-  return log_keys
+  return lambda k: log.log_keys(form.featurize_keys(k), None)
 
 
 def summarize(

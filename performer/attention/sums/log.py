@@ -120,13 +120,8 @@ def read(
   Returns:
     The rows; denominators are at least 1 unless the state is empty.
   """
-  return _read(state, queries.values, dtype)
-
-
-def _read(
-  state: state_lib.State, a: Float[Array, 'b h i r'], dtype: jnp.dtype
-) -> state_lib.Readout:
-  features, scale = _query_features(a, state.c[..., None, :], dtype)
+  unit = state.c[..., None, :]
+  features, scale = _query_features(queries.values, unit, dtype)
   return state_lib.read(state, features, scale)
 
 
@@ -378,7 +373,7 @@ def split_rows(
   size = 1 << (length - 1).bit_length()
   a, v = _lengthen(a, size), _lengthen(v, size)
   b = _lengthen(b, size, constant_values=-jnp.inf)
-  rows = _read(state, a, dtype)
+  rows = read(state, features_lib.Features(a, None), dtype)
   run = jnp.zeros((1, size), jnp.int32)
   if view.segments is not None:
     run, carried = (
