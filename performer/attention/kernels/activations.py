@@ -53,7 +53,7 @@ class _Generalised(base.Kernel):
       denominators from zero.
   """
 
-  kernel_epsilon: float = 1e-3
+  kernel_epsilon: int | float = 1e-3
 
   softmax: ClassVar[bool] = False
 

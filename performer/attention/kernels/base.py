@@ -137,13 +137,15 @@ class Kernel:
     """The mean of |x + y|^2 that a kernel which `needs_all` is made for."""
     raise NotImplementedError
 
-  def made_for(self, square: Float[Array, '...'] | float | None) -> 'Kernel':
+  def made_for(
+    self, square: int | float | Float[Array, '...'] | None
+  ) -> 'Kernel':
     """The kernel made for a mean of |x + y|^2, unless it is for another."""
     del square
     return self
 
   def relative_mse(
-    self, where: pairs_lib.Pairs, *, rows: float | Array, size: int
+    self, where: pairs_lib.Pairs, *, rows: int | float | Array, size: int
   ) -> Float[Array, '...']:
     """Mean of (estimate / exp(x . y) - 1)^2, for independent rows.
 

@@ -56,7 +56,7 @@ class General(base.Kernel):
     )
 
   def relative_mse(
-    self, where: pairs_lib.Pairs, *, rows: float | Array, size: int
+    self, where: pairs_lib.Pairs, *, rows: int | float | Array, size: int
   ) -> Float[Array, '...']:
     """See the base, for the pairs of A x and A^-T y."""
     del size

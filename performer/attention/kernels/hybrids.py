@@ -133,7 +133,7 @@ class Hybrid(base.Kernel):
     raise NotImplementedError
 
   def relative_mse(
-    self, where: pairs_lib.Pairs, *, rows: float | Array, size: int
+    self, where: pairs_lib.Pairs, *, rows: int | float | Array, size: int
   ) -> Float[Array, '...']:
     """See the base; arXiv:2110.04367."""
     del size
@@ -177,7 +177,7 @@ class Gaussian(Hybrid):
     mix_bandwidth: g.
   """
 
-  mix_bandwidth: float = 1.0
+  mix_bandwidth: int | float = 1.0
 
   @property
   def copies(self) -> int:

@@ -35,7 +35,7 @@ class Oprf(base.Kernel):
       [b, h]; None: that of the queries and keys of a call.
   """
 
-  oprf_mean_square: float | Float[Array, '...'] | None = None
+  oprf_mean_square: int | float | Float[Array, '...'] | None = None
 
   log: ClassVar[bool] = True
   norms: ClassVar[tuple[str, ...]] = ('chi',)
@@ -59,7 +59,9 @@ class Oprf(base.Kernel):
     """See the base."""
     return mean_square(q, k, key_mask)
 
-  def made_for(self, square: float | Float[Array, '...'] | None) -> 'Oprf':
+  def made_for(
+    self, square: int | float | Float[Array, '...'] | None
+  ) -> 'Oprf':
     """See the base."""
     if self.oprf_mean_square is not None:
       return self
@@ -109,7 +111,7 @@ class Oprf(base.Kernel):
     )
 
   def relative_mse(
-    self, where: pairs_lib.Pairs, *, rows: float | Array, size: int
+    self, where: pairs_lib.Pairs, *, rows: int | float | Array, size: int
   ) -> Float[Array, '...']:
     """See the base; without a mean square, each pair has its own, the best."""
     plus, square = where.plus, self.oprf_mean_square

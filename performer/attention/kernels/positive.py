@@ -59,7 +59,7 @@ class Positive(base.Kernel):
     return features_lib.Features(u, -half_norm)
 
   def relative_mse(
-    self, where: pairs_lib.Pairs, *, rows: float | Array, size: int
+    self, where: pairs_lib.Pairs, *, rows: int | float | Array, size: int
   ) -> Float[Array, '...']:
     """See the base; arXiv:2009.14794, Lemma 2 and Theorem 1."""
     plus = where.plus
@@ -70,7 +70,7 @@ class Positive(base.Kernel):
     return pairs_lib.even(plus) / rows
 
   def _regularized(
-    self, plus: Float[Array, '...'], rows: float | Array, size: int
+    self, plus: Float[Array, '...'], rows: int | float | Array, size: int
   ) -> Float[Array, '...']:
     first = log_regularized_ratio(size, plus)
     # E exp(2 w.z) relative to exp(|z|^2); the cosh form halves it, adds 1/2.

@@ -45,7 +45,7 @@ class Trigonometric(base.Kernel):
     return features_lib.Features(values, half_norm)
 
   def relative_mse(
-    self, where: pairs_lib.Pairs, *, rows: float | Array, size: int
+    self, where: pairs_lib.Pairs, *, rows: int | float | Array, size: int
   ) -> Float[Array, '...']:
     """See the base; arXiv:2009.14794, Lemma 2."""
     del size
