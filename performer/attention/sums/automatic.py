@@ -138,7 +138,7 @@ def causal(
   state: state_lib.State,
   inclusive: bool = True,
   end: End | None = None,
-) -> tuple[Float[Array, 'b l h columns'], state_lib.State]:
+) -> tuple[Float[Array, 'b l h out'], state_lib.State]:
   """Query i sees kept keys 0..i of its segment; see `linear.causal`.
 
   Args:

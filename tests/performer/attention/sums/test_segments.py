@@ -1,6 +1,7 @@
 """Packed sequences: each segment as if it were alone."""
 
 import dataclasses
+import functools
 
 import jax.numpy as jnp
 import numpy as np
