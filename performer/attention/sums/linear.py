@@ -53,7 +53,8 @@ def _explicit(
 ) -> tuple[log_backward.LogMap, tuple[Array, ...]]:
   """A log-feature map of a chunk, and the arrays that it closes over."""
   _, rows, h, d = like.shape
-  example = jax.ShapeDtypeStruct((b, h, rows // b, d), like.dtype)
+  # Made of `like`, to vary over the mesh axes that it varies over.
+  example = jnp.full_like(like, 0, shape=(b, h, rows // b, d))
   converted, consts = jax.closure_convert(log_features, example)
   return converted, tuple(consts)
 
