@@ -26,6 +26,7 @@ from jaxtyping import Array, Bool, Float, Key, PyTree
 from performer.attention import calls
 from performer.attention import favor as favor_lib
 from performer.attention.analysis import denominators, findings, pair_errors
+from performer.attention.sums import state as state_lib
 
 __all__ = ['default_favors', 'diagnose']
 
@@ -321,9 +322,10 @@ def _exact_rows(
     # Values in masked places must not reach a product.
     keep = data.key_mask[:, :, None, None]
     k, v = jnp.where(keep, k, 0), jnp.where(keep, v, 0)
-  out = jax.nn.dot_product_attention(
-    data.q[:, rows], k, v, mask=visible[:, None]
-  )
+  logits = state_lib.dot('bihd,bjhd->bhij', data.q[:, rows], k)
+  logits = jnp.where(visible[:, None], logits * k.shape[3] ** -0.5, -1e30)
+  weights = jax.nn.softmax(logits, axis=-1)
+  out = state_lib.dot('bhij,bjhv->bihv', weights, v)
   seen = visible.any(axis=2)
   if data.key_mask is not None and data.q.shape[1] == data.k.shape[1]:
     seen &= data.key_mask[:, rows]

@@ -11,6 +11,7 @@ import pytest
 from performer.attention import fused
 from performer.attention.fused import choice as fused_choice
 from performer.attention.fused import maths as fused_math
+from tests import marks
 from tests.performer.attention import attention_cases as cases
 from tests.performer.attention import attention_twin as twin
 
@@ -93,7 +94,7 @@ def mask_of(seed, length=LENGTH):
     ('softmax_hyp', False, True, LENGTH),
     ('softmax_pos', False, False, 40),
     ('softmax_hyp', True, True, LENGTH),
-    ('softmax_pos', True, False, LENGTH),
+    *marks.slow(('softmax_pos', True, False, LENGTH)),
   ],
 )
 def test_values_and_gradients(kernel, causal, masked, lk):
