@@ -65,7 +65,11 @@ def _log_queries(form: form_lib.Form) -> log_backward.LogMap:
 
 
 def _log_keys(form: form_lib.Form) -> log_backward.LogMap:
-  return lambda k: log.log_keys(form.featurize_keys(k), None)
+  def log_keys(k: Float[Array, 'b h l d']) -> Float[Array, 'b h l r']:
+    values, weight = form.featurize_keys(k)
+    return values if weight is None else values + weight[..., None]
+
+  return log_keys
 
 
 def summarize(

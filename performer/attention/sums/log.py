@@ -219,7 +219,7 @@ def attend_chunk(
     return _chunk_state(state, unit, b, features, v, segments, top), rows
 
   def exact() -> tuple[state_lib.State, state_lib.Readout]:
-    return exact_chunk(state, a, b, v, unit, view, dtype)
+    return exact_chunk(state, a, b, v, view, dtype)
 
   # One predicate for all heads: under a batched predicate both sides would
   # run. Checkpointed, lest the usual side carries zeros for its residuals.
@@ -231,7 +231,6 @@ def exact_chunk(
   a: Float[Array, 'b h i r'],
   b: Float[Array, 'b h j r'],
   v: Float[Array, 'b h j v'],
-  unit: Float[Array, 'b h #j r'],
   view: segments_lib.View,
   dtype: jnp.dtype,
 ) -> tuple[state_lib.State, state_lib.Readout]:
@@ -242,7 +241,6 @@ def exact_chunk(
     a: log query features.
     b: log key features, -inf where masked.
     v: values; zero where masked.
-    unit: `reference` of the chunk.
     view: who sees whom.
     dtype: of the stabilised features.
 
@@ -250,6 +248,7 @@ def exact_chunk(
     The state after the chunk, and the chunk's rows.
   """
   limit, segments = exponent_limit(dtype), view.segments
+  unit = reference(state.c, b, view.keep, segments)
   excess = b - unit
   features = jnp.exp(jnp.minimum(excess, limit)).astype(dtype)
   fast = _chunk_rows(state, a, unit, features, v, view)

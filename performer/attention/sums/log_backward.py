@@ -265,8 +265,7 @@ def _exact_backward(
 
     def chunk(a: Array, b: Array, v: Array, s: Array, z: Array) -> tuple:
       before = state_lib.State(s, z, state.c)
-      unit = log.reference(state.c, b, mask)
-      after, rows = log.exact_chunk(before, a, b, v, unit, view, dtype)
+      after, rows = log.exact_chunk(before, a, b, v, view, dtype)
       out = state_lib.divide(rows.numerator, rows.denominator)
       return out, after.S, after.z
 
