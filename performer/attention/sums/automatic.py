@@ -169,7 +169,7 @@ def causal(
     (*arrays, mask), extra, segments = chunk
     q, k, v, extra = chunks.rows((*arrays, extra), batch)
     queries = form.featurize_queries(q)
-    view = segments_lib.view(size, mask, segments, inclusive=inclusive)
+    view = segments_lib.View(mask, inclusive, segments)
     state, rows = sums.causal_chunk(
       state, queries, form.featurize_keys(k), v, view, form.dtype
     )

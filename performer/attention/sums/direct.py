@@ -15,6 +15,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from performer.attention.sums import features as features_lib
+from performer.attention.sums import log
 from performer.attention.sums import segments as segments_lib
 from performer.attention.sums import state as state_lib
 
@@ -78,6 +79,7 @@ def causal_chunk(
   history = read(state, queries, dtype)
   if segments is not None:
     history = state_lib.keep(history, segments.carried)
+  visible = log.visible(view, v.shape[2])
   weights = state_lib.dot(
     'bhir,bhjr->bhij',
     queries.values.astype(dtype),
@@ -88,11 +90,11 @@ def causal_chunk(
   else:
     # Masked before exp: the exponent of an invisible key may overflow, and its
     # gradient with it.
-    exponent = jnp.where(view.visible, keys.log_weight[:, :, None, :], -jnp.inf)
+    exponent = jnp.where(visible, keys.log_weight[:, :, None, :], -jnp.inf)
     scale = jnp.maximum(jnp.max(exponent, axis=-1), history.log_scale)
     scale = jax.lax.stop_gradient(scale)
     weights *= jnp.exp(exponent - scale[..., None])
-  weights = jnp.where(view.visible, weights, 0.0)
+  weights = jnp.where(visible, weights, 0.0)
   near = state_lib.weigh(weights, v, scale)
   return after, state_lib.merge_readouts(history, near)
 

@@ -296,13 +296,12 @@ def _causal_forward(
   def step(state: state_lib.State, chunk: chunks.Cut) -> tuple:
     *arrays, mask = chunk
     q, k, v = chunks.rows(arrays, batch)
-    visible = jnp.tri(q.shape[2], dtype=bool)[None, None]
     after, rows, fast = log.attend_chunk(
       state,
       log_queries(q, *consts[0]),
       log_keys(k, *consts[1]),
       v,
-      segments_lib.View(mask, visible),
+      segments_lib.View(mask),
       dtype,
     )
     out = chunks.stack(state_lib.divide(rows.numerator, rows.denominator))

@@ -36,6 +36,7 @@ __all__ = [
   'reference',
   'split_rows',
   'summarize',
+  'visible',
 ]
 
 
@@ -187,10 +188,10 @@ def attend_chunk(
 ) -> tuple[state_lib.State, state_lib.Readout, Bool[Array, '']]:
   """`causal_chunk` of logarithms.
 
-  Row i is right as long as no key that it sees exceeds the chunk's reference
-  by more than `exponent_limit`; other rows are computed by `split_rows`. Which
-  form a row takes depends on what the row sees alone, so its bits do not
-  depend on later keys, on other segments, heads or examples.
+  A row is right as long as no key that it sees exceeds the chunk's reference by
+  more than `exponent_limit`; `split_rows` computes the others. Which form a row
+  takes depends on what it sees alone, so its bits do not depend on later keys,
+  on other segments, heads or examples.
 
   Args:
     state: the keys before the chunk.
@@ -215,7 +216,8 @@ def attend_chunk(
 
   def usual() -> tuple[state_lib.State, state_lib.Readout]:
     features = jnp.exp(b - unit).astype(dtype)
-    rows = _chunk_rows(state, a, unit, features, v, view)
+    pairs = visible(view, v.shape[2])
+    rows = _chunk_rows(state, a, unit, features, v, pairs, segments)
     return _chunk_state(state, unit, b, features, v, segments, top), rows
 
   def exact() -> tuple[state_lib.State, state_lib.Readout]:
@@ -251,12 +253,14 @@ def exact_chunk(
   unit = reference(state.c, b, view.keep, segments)
   excess = b - unit
   features = jnp.exp(jnp.minimum(excess, limit)).astype(dtype)
-  fast = _chunk_rows(state, a, unit, features, v, view)
+  pairs = visible(view, v.shape[2])
+  fast = _chunk_rows(state, a, unit, features, v, pairs, segments)
   after = _chunk_state(state, unit, b, features, v, segments)
   large = jnp.max(excess, axis=-1) > limit
-  split = jnp.any(large[:, :, None] & view.visible, axis=-1)
+  split = jnp.any(large[:, :, None] & pairs, axis=-1)
   rows = split_rows(state, a, b, v, view, dtype)
-  plain = _plain_state(state, b, v, dtype, segments)
+  before, b = _open(state, b, segments)
+  plain = state_lib.merge(before, _summarize(b, v, dtype))
   if segments is not None:
     large = large & segments.last[:, None]
   return (
@@ -273,21 +277,29 @@ def _select(choose: Bool[Array, '...'], one: tuple, two: tuple) -> tuple:
   return jax.tree.map(pick, one, two)
 
 
+def visible(view: segments_lib.View, size: int) -> Bool[Array, '#b 1 i j']:
+  """Pairs (row, key) of a chunk; keys that do not count are among them."""
+  earlier = jnp.tri(size, k=0 if view.inclusive else -1, dtype=bool)
+  if view.segments is None:
+    return earlier[None, None]
+  return earlier & segments_lib.same(view.segments)
+
+
 def _chunk_rows(
   state: state_lib.State,
   a: Float[Array, 'b h i r'],
   unit: Float[Array, 'b h #i r'],
   features: Float[Array, 'b h j r'],
   v: Float[Array, 'b h j v'],
-  view: segments_lib.View,
+  pairs: Bool[Array, '#b 1 i j'],
+  segments: segments_lib.Segments | None,
 ) -> state_lib.Readout:
   queries, scale = _query_features(a, unit, features.dtype)
   readers = queries
-  if view.segments is not None:
-    readers = jnp.where(view.segments.carried[:, None, :, None], queries, 0)
-  return state_lib.within(
-    queries, features, v, view.visible, scale, (state, readers)
-  )
+  if segments is not None:
+    readers = jnp.where(segments.carried[:, None, :, None], queries, 0)
+  history = state, readers
+  return state_lib.within(queries, features, v, pairs, scale, history)
 
 
 def _open(
@@ -326,18 +338,6 @@ def _chunk_state(
   )
 
 
-def _plain_state(
-  state: state_lib.State,
-  b: Float[Array, 'b h j r'],
-  v: Float[Array, 'b h j v'],
-  dtype: jnp.dtype,
-  segments: segments_lib.Segments | None,
-) -> state_lib.State:
-  """The state after the chunk, right at any scale."""
-  state, b = _open(state, b, segments)
-  return state_lib.merge(state, _summarize(b, v, dtype))
-
-
 def split_rows(
   state: state_lib.State,
   a: Float[Array, 'b h i r'],
@@ -353,9 +353,8 @@ def split_rows(
   contains a key that a reader does not see. Chunks of other lengths are padded
   to the next power of two.
 
-  The levels are one scanned body over the whole chunk, which costs more work
-  than halves of the right size but a fifth of the compilation: this path is
-  compiled always and taken rarely.
+  The levels are one scanned body over the whole chunk: more work than halves of
+  the right size, but a fifth of the compilation, and it is taken rarely.
 
   Args:
     state: the keys before the chunk.

@@ -254,7 +254,7 @@ def _exact_backward(
 
   One head at a time, because its intermediates would set the peak of memory.
   """
-  view = segments_lib.view(a.shape[2], mask, None, inclusive=True)
+  view = segments_lib.View(mask)
   heads = jax.tree.map(
     lambda x: jnp.moveaxis(x, 1, 0)[:, :, None],
     (kept.state, a, b, state_lib.widen(v), state_lib.widen(g), ds, dz),

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Int
 
-__all__ = ['Segments', 'View', 'chunked', 'runs', 'view']
+__all__ = ['Segments', 'View', 'chunked', 'runs', 'same']
 
 
 class Segments(NamedTuple):
@@ -32,18 +32,15 @@ class Segments(NamedTuple):
 
 
 class View(NamedTuple):
-  """Which keys of a chunk its rows see.
+  """Which keys of a chunk its rows see: the earlier ones of their segment.
 
   Attributes:
     keep: keys that count; None: all.
-    visible: pairs (row, key) of earlier keys, of the same segment; keys that
-      do not count are among them.
     inclusive: whether a row sees its own key.
     segments: of the chunk; None for one segment.
   """
 
   keep: Bool[Array, '#b j'] | None
-  visible: Bool[Array, '#b 1 i j']
   inclusive: bool = True
   segments: Segments | None = None
 
@@ -94,26 +91,7 @@ def _first_kept(
   return jnp.where(jnp.any(mine, axis=-1), first, own)
 
 
-def view(
-  size: int,
-  keep: Bool[Array, '#b j'] | None,
-  segments: Segments | None,
-  *,
-  inclusive: bool,
-) -> View:
-  """Rows see the earlier keys of a chunk that are of their segment.
-
-  Args:
-    size: positions of the chunk.
-    keep: keys that count; None: all.
-    segments: of the chunk; None for one segment.
-    inclusive: whether a row sees its own key.
-
-  Returns:
-    The view.
-  """
-  visible = jnp.tri(size, k=0 if inclusive else -1, dtype=bool)[None, None]
-  if segments is not None:
-    run = segments.run
-    visible = visible & (run[:, None, :, None] == run[:, None, None, :])
-  return View(keep, visible, inclusive, segments)
+def same(segments: Segments) -> Bool[Array, '#b 1 i j']:
+  """Pairs (row, key) of one segment, with an axis for the heads."""
+  run = segments.run
+  return run[:, None, :, None] == run[:, None, None, :]
