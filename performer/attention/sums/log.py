@@ -208,7 +208,7 @@ def attend_chunk(
   unit, top = reference(state.c, b, view.keep, segments), None
   if segments is None:
     # Units, which cancel: without a derivative, of second order too.
-    top = _maximum(b)
+    top = jax.lax.stop_gradient(jnp.max(b, axis=2))
     excess = jnp.max(top - unit[:, :, 0])
   else:
     excess = jax.lax.stop_gradient(jnp.max(b - unit))
