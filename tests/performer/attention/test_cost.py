@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from performer.attention.kernels import table
+from tests import marks
 from tests.performer.attention import attention_cases as cases
 from tests.performer.attention import attention_twin as twin
 
@@ -161,7 +162,7 @@ def test_shard_map_agrees_with_one_device():
 
 
 @pytest.mark.parametrize('scale', [1.0, 12.0])
-@pytest.mark.parametrize('causal', [False, True])
+@pytest.mark.parametrize('causal', [*marks.slow(False), True])
 def test_half_precision_gradients(causal, scale):
   """Inputs, outputs and cotangents in bfloat16; also where rows are split."""
   favor = cases.favor()

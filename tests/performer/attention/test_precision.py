@@ -7,6 +7,7 @@ import pytest
 
 from performer import attention
 from performer.attention.sums import state as state_lib
+from tests import marks
 from tests.performer.attention import attention_cases as cases
 from tests.performer.attention import attention_twin as twin
 
@@ -35,7 +36,7 @@ def test_float64_values_are_those_of_the_dense_matrix(kernel, causal):
   assert np.abs(np.asarray(narrow) - truth).max() > 1e-9, 'no power'
 
 
-@pytest.mark.parametrize('kernel', ['softmax_hyp', 'elu1'])
+@pytest.mark.parametrize('kernel', [*marks.slow('softmax_hyp'), 'elu1'])
 def test_float64_gradients_by_differences(kernel):
   favor = cases.favor(kernel)
   w = cases.projection(favor)

@@ -49,8 +49,9 @@ def whole(q, k, v, w, *, causal):
   ('attend', 'causal', 'split'),
   [
     (whole, False, False),
-    (whole, True, False),
-    *marks.slow((whole, True, True), (pieces, True, False)),
+    *marks.slow(
+      (whole, True, False), (whole, True, True), (pieces, True, False)
+    ),
   ],
 )
 def test_hessians_are_those_of_the_formula(attend, causal, split, monkeypatch):
