@@ -174,7 +174,9 @@ def causal_chunk(
     The state after the chunk (of its last segment), and the chunk's rows.
   """
   b = log_keys(keys, None)
-  after, rows, _ = attend_chunk(state, queries.values, b, v, view, dtype)
+  after, rows, _ = attend_chunk(
+    state, queries.values, b, v, view, dtype, remat=True
+  )
   return after, rows
 
 
@@ -185,6 +187,8 @@ def attend_chunk(
   v: Float[Array, 'b h j v'],
   view: segments_lib.View,
   dtype: jnp.dtype,
+  *,
+  remat: bool = False,
 ) -> tuple[state_lib.State, state_lib.Readout, Bool[Array, '']]:
   """`causal_chunk` of logarithms.
 
@@ -200,6 +204,8 @@ def attend_chunk(
     v: values; zero where masked.
     view: who sees whom.
     dtype: of the stabilised features.
+    remat: whether the backward pass is automatic. Split rows are computed again
+      there, lest the usual side carries zeros for their residuals.
 
   Returns:
     The state after the chunk, its rows, and whether no row was split.
@@ -223,9 +229,9 @@ def attend_chunk(
   def exact() -> tuple[state_lib.State, state_lib.Readout]:
     return exact_chunk(state, a, b, v, view, dtype)
 
-  # One predicate for all heads: under a batched predicate both sides would
-  # run. Checkpointed, lest the usual side carries zeros for its residuals.
-  return *jax.lax.cond(fast, usual, jax.checkpoint(exact)), fast
+  # One predicate for all heads: under a batched one both sides would run.
+  rare = jax.checkpoint(exact) if remat else exact
+  return *jax.lax.cond(fast, usual, rare), fast
 
 
 def exact_chunk(
