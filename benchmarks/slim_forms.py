@@ -25,7 +25,7 @@ from jaxtyping import Array, Float, PyTree
 
 from benchmarks import programs
 from performer import attention, objective, slim
-from performer.attention import state as state_lib
+from performer.attention.sums import state as state_lib
 from performer.slim import language, planner
 from performer.slim import model as model_lib
 

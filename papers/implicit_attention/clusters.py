@@ -32,8 +32,8 @@ from jaxtyping import Array, Float
 
 from papers import claims, figures, rows, study
 from performer import attention
-from performer.attention import general, projections, structures
 from performer.attention.analysis import pair_errors
+from performer.attention.kernels import general, projections, structures
 from runtime.record import ledger
 
 __all__ = ['ROWS', 'Data', 'Setting', 'run']

@@ -8,7 +8,7 @@ the row fig2-lemma2 of arXiv:2009.14794.
 Letters: m rows of the projection, n rows of a hybrid's coefficient, d width.
 
 Reference: arXiv:2110.04367; the closed forms are derived in
-`performer.attention.theory`.
+`performer.attention.analysis.theory`.
 """
 
 import dataclasses
@@ -25,8 +25,7 @@ from jaxtyping import Array, Float, Key
 
 from papers import claims, figures, rows, study
 from performer import attention
-from performer.attention import theory
-from performer.attention.analysis import pair_errors
+from performer.attention.analysis import pair_errors, theory
 
 __all__ = ['ROWS', 'Setting', 'Worst', 'closed_forms', 'run', 'worst']
 

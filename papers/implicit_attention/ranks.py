@@ -16,7 +16,7 @@ from jaxtyping import Array, Float, Key
 
 from papers import claims, figures, rows, study
 from performer import attention
-from performer.attention import theory
+from performer.attention.analysis import theory
 from rl.implicit_attention import patches, votes
 
 __all__ = ['ROWS', 'Setting', 'run']

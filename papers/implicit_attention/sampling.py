@@ -32,7 +32,7 @@ from jaxtyping import Array, Float, Int, PyTree
 
 from papers import claims, figures, rows, study
 from performer import attention
-from performer.attention import theory
+from performer.attention.analysis import theory
 from performer.data import text as text_lib
 
 __all__ = ['ROWS', 'Model', 'Setting', 'run']

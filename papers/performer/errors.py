@@ -22,8 +22,7 @@ import numpy as np
 
 from papers import claims, figures, rows, study
 from performer import attention
-from performer.attention import projections
-from performer.attention.analysis import recovery
+from performer.attention.kernels import projections
 from runtime.record import ledger
 
 SIZES = (8, 16, 32, 64, 128, 256)  # m that all kernels have.
@@ -77,7 +76,7 @@ def _attend(
   """Outputs [queries, d], and the fraction of bad denominators."""
   q, k, v = (x[None, :, None] for x in (q, k, v))
   out = favor(q, k, v, projection=w, causal=False)[0, :, 0]
-  return out, recovery.bad_denominator_fraction(
+  return out, attention.bad_denominator_fraction(
     favor, q, k, projection=w, causal=False
   )
 

@@ -19,7 +19,7 @@ import numpy as np
 
 from papers import claims, figures, rows, study
 from performer import attention
-from performer.attention import theory
+from performer.attention.analysis import theory
 from runtime.record import ledger
 
 LENGTHS = (0.25, 0.5, 0.75, 1.0, 1.5, 2.0)

@@ -22,7 +22,7 @@ from benchmarks import programs
 from benchmarks import slim_forms as forms
 from papers import study
 from performer import attention
-from performer.attention import state as state_lib
+from performer.attention.sums import state as state_lib
 from performer.slim import model as model_lib
 
 

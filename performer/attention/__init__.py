@@ -1,16 +1,14 @@
 """Fast attention: FAVOR+ and exact attention with one signature."""
 
+from performer.attention.analysis.denominators import bad_denominator_fraction
 from performer.attention.analysis.diagnosis import diagnose
 from performer.attention.analysis.pair_errors import kernel_estimate
-from performer.attention.analysis.recovery import (
-  bad_denominator_fraction,
-  recover_attention,
-)
+from performer.attention.analysis.recovery import recover_attention
 from performer.attention.auto import Auto
 from performer.attention.exact import Exact, exact_attention
-from performer.attention.favor import Favor, favor_attention
-from performer.attention.kernels import KERNELS
-from performer.attention.presets import PRESETS, preset
+from performer.attention.favor import Favor
+from performer.attention.kernels.table import KERNELS
+from performer.attention.presets import PRESETS, favor_attention, preset
 
 __all__ = [
   'KERNELS',

@@ -14,9 +14,9 @@ import dataclasses
 import jax
 from jaxtyping import Array, Bool, Float, Int, Key, PyTree
 
-from performer.attention import checks, exact, kernels
+from performer.attention import calls, checks, exact
 from performer.attention import favor as favor_lib
-from performer.attention import state as state_lib
+from performer.attention.sums import state as state_lib
 
 __all__ = ['CROSSOVER', 'CROSSOVER_FEATURES', 'Auto', 'crossover', 'use_exact']
 
@@ -99,7 +99,7 @@ class Auto:
   exact_below: int | None = None
 
   def __post_init__(self) -> None:
-    if not kernels.get(self.favor.kernel).softmax or not self.favor.renormalize:
+    if not self.favor.spec.softmax or not self.favor.renormalize:
       raise ValueError(
         'auto mode exchanges exact softmax attention for its estimate, got '
         f'{self.favor.kernel=} {self.favor.renormalize=}'
@@ -185,7 +185,7 @@ class Auto:
     """
     if projection is None:
       raise ValueError('auto mode needs a projection (see draw), got None')
-    checks.check_inputs(q, k, v, causal=causal, key_mask=key_mask)
+    calls.check_inputs(q, k, v, causal=causal, key_mask=key_mask)
     self.favor.check_projection(projection, q)
     mechanism = self.choose(q.shape[1], k.shape[1], causal=causal)
     if mechanism is not self.favor:

@@ -1,4 +1,4 @@
-"""Runs whole calls: compiled once, and on meshes with explicit axes.
+"""Whole calls: their checks, compiled once, on meshes with explicit axes.
 
 Outside of `jax.jit` a loop over new closures compiles at every call; behind one
 `jax.jit` with the options as a static argument it compiles once per shape.
@@ -17,12 +17,16 @@ from collections.abc import Callable, Hashable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 from jax.sharding import AbstractMesh, AxisType, PartitionSpec
 from jaxtyping import Array, Float, PyTree
 
-from performer.attention import state as state_lib
+from performer.attention import checks
+from performer.attention.sums import state as state_lib
 
 __all__ = [
+  'check_inputs',
   'compiled',
   'extended_spec',
   'rows_spec',
@@ -114,3 +118,92 @@ def extended_spec(
 ) -> tuple[PartitionSpec, state_lib.State]:
   """Outputs and state."""
   return rows_spec(q, k, v), state_spec(k, v)
+
+
+def _check_rank(name: str, array: Any, rank: int) -> None:
+  if jnp.ndim(array) != rank:
+    raise ValueError(
+      f'{name} must have {rank} axes, got shape {jnp.shape(array)}'
+    )
+
+
+def check_inputs(
+  q: Any,
+  k: Any,
+  v: Any,
+  *,
+  causal: bool,
+  key_mask: Any | None,
+  segment_ids: Any | None = None,
+) -> None:
+  """Checks ranks, shapes and dtypes of one attention call.
+
+  Args:
+    q: queries, [b, lq, h, d], floating.
+    k: keys, [b, lk, h, d], floating.
+    v: values, [b, lk, h, v], floating.
+    causal: whether row i sees keys 0..i only.
+    key_mask: None or [b, lk], boolean.
+    segment_ids: None or [b, l], integer, of queries and keys alike.
+
+  Raises:
+    ValueError: naming the shapes or dtypes that disagree.
+  """
+  if not isinstance(causal, bool | np.bool_):
+    raise ValueError(f'causal must be True or False, got {causal!r}')
+  for name, array in (('q', q), ('k', k), ('v', v)):
+    _check_rank(name, array, 4)
+    if array.dtype not in checks.FLOATING:
+      raise ValueError(
+        f'{name} must be floating, of {sorted(map(str, checks.FLOATING))}, '
+        f'got dtype {array.dtype}'
+      )
+    if 0 in array.shape:
+      raise ValueError(f'{name} must not be empty, got shape {array.shape}')
+  dtypes = [array.dtype for array in (q, k, v)]
+  if jnp.float64 in dtypes and len(set(dtypes)) > 1:
+    raise ValueError(
+      'q, k and v must all be float64 or none, got '
+      f'{q.dtype=} {k.dtype=} {v.dtype=}'
+    )
+  if k.shape[:3] != v.shape[:3]:
+    raise ValueError(
+      f'k and v must agree in batch, length and heads, got {k.shape=} {v.shape=}'
+    )
+  if (q.shape[0], *q.shape[2:]) != (k.shape[0], *k.shape[2:]):
+    raise ValueError(
+      'q and k must agree in batch, heads and head size, '
+      f'got {q.shape=} {k.shape=}'
+    )
+  if causal and q.shape[1] != k.shape[1]:
+    raise ValueError(
+      'causal attention needs as many queries as keys, '
+      f'got {q.shape[1]=} {k.shape[1]=}'
+    )
+  if key_mask is not None:
+    _check_mask(k, key_mask)
+  if segment_ids is not None:
+    _check_segments(q, k, segment_ids)
+
+
+def _check_mask(k: Any, key_mask: Any) -> None:
+  if getattr(key_mask, 'dtype', None) != jnp.bool_:
+    raise ValueError(
+      'key_mask must be a boolean array, got '
+      f'{getattr(key_mask, "dtype", type(key_mask))}'
+    )
+  if key_mask.shape != k.shape[:2]:
+    raise ValueError(
+      'key_mask must be [batch, keys] (full attention matrices cannot be '
+      f'masked in linear form), got {key_mask.shape=} {k.shape=}'
+    )
+
+
+def _check_segments(q: Any, k: Any, segment_ids: Any) -> None:
+  if not jnp.issubdtype(segment_ids.dtype, jnp.integer):
+    raise ValueError(f'segment_ids must be integers, got {segment_ids.dtype}')
+  if q.shape[1] != k.shape[1] or segment_ids.shape != k.shape[:2]:
+    raise ValueError(
+      'segment_ids must be [batch, length] of queries and keys alike, got '
+      f'{segment_ids.shape=} {q.shape=} {k.shape=}'
+    )

@@ -10,7 +10,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, Key
 
-from performer.attention import checks, precision, segments
+from performer.attention import calls
+from performer.attention.kernels import projections
+from performer.attention.sums import segments
+from performer.attention.sums import state as state_lib
 
 __all__ = ['Exact', 'exact_attention']
 
@@ -43,8 +46,9 @@ def exact_attention(
   Raises:
     ValueError: if ranks, shapes or dtypes disagree.
   """
-  checks.check_inputs(q, k, v, causal=causal, key_mask=key_mask)
-  checks.check_segments(q, k, segment_ids)
+  calls.check_inputs(
+    q, k, v, causal=causal, key_mask=key_mask, segment_ids=segment_ids
+  )
   visible = None
   if causal:
     visible = jnp.tri(q.shape[1], dtype=bool)
@@ -57,7 +61,7 @@ def exact_attention(
     k, v = jnp.where(keep, k, 0), jnp.where(keep, v, 0)
     columns = key_mask[:, None, None, :]
     visible = columns if visible is None else visible & columns
-  logits = precision.dot('bihd,bjhd->bhij', q, k)
+  logits = state_lib.dot('bihd,bjhd->bhij', q, k)
   logits *= q.shape[-1] ** -0.5
   if visible is not None:
     logits = jnp.where(visible, logits, -jnp.inf)
@@ -68,7 +72,7 @@ def exact_attention(
   weights = jnp.exp(logits - shift)
   total = jnp.sum(weights, axis=-1, keepdims=True)
   weights /= jnp.where(total > 0, total, 1.0)
-  out = precision.dot('bhij,bjhv->bihv', weights, v)
+  out = state_lib.dot('bhij,bjhv->bihv', weights, v)
   return out.astype(v.dtype)
 
 
@@ -122,7 +126,7 @@ class Exact:
     Raises:
       ValueError: if a projection is given or shapes disagree.
     """
-    checks.check_projection(projection, expected=None)
+    projections.check(projection, expected=None)
     return exact_attention(
       q, k, v, causal=causal, key_mask=key_mask, segment_ids=segment_ids
     )

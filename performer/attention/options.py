@@ -1,18 +1,27 @@
-"""The options of `favor.Favor`, and which of them exclude each other."""
+"""The options of `favor.Favor`, and what follows from them alone.
+
+Letters: b batch, h heads, d width of a key, v of a value, m rows of the
+projection.
+"""
 
 import dataclasses
-import math
+import functools
 import warnings
+from typing import Any
 
-from performer.attention import checks, kernels, projections
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Int, Key
+
+from performer.attention import checks
+from performer.attention.kernels import base, projections, structures, table
+from performer.attention.sums import state as state_lib
 
 __all__ = ['DTYPES', 'IMPLEMENTATIONS', 'STABILIZERS', 'Options']
 
 STABILIZERS = ('online', 'reference', 'none')
 DTYPES = ('float32', 'bfloat16', 'float16')
 IMPLEMENTATIONS = ('auto', 'xla', 'fused')
-_MIX_ROWS = 4
-_UNBIASED = ('softmax_oprf', *kernels.HYBRIDS)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -20,7 +29,7 @@ class Options:
   """Options of random-feature attention.
 
   Attributes:
-    kernel: a name in `kernels.KERNELS`.
+    kernel: a name in `attention.KERNELS`.
     features: r, the feature dimension (even where a row of the projection
       gives two features); None exactly if `projection` is False.
     projection: whether inputs are projected by a random matrix; a generalised
@@ -80,18 +89,17 @@ class Options:
   implementation: str = 'auto'
 
   def __post_init__(self) -> None:
-    kernel = kernels.get(self.kernel)
     checks.check_choice('ortho', self.ortho, projections.ORTHO)
     checks.check_choice('stabilizer', self.stabilizer, STABILIZERS)
     checks.check_choice('feature_dtype', self.feature_dtype, DTYPES)
     checks.check_choice('implementation', self.implementation, IMPLEMENTATIONS)
     if self.norm is not None:
       checks.check_choice('norm', self.norm, projections.NORMS)
+    # Here, so that the calls of the mechanism look nothing up.
+    kernel = self.spec
     _check_projection(self, kernel)
-    _check_kernel(self, kernel)
     _check_stabilizer(self, kernel)
-    _check_estimator(self, kernel)
-    _check_sizes(self)
+    _check_sizes(self, kernel)
     if kernel.signed:
       warnings.warn(
         'watch attention.bad_denominator_fraction: kernel '
@@ -100,30 +108,159 @@ class Options:
         stacklevel=4,  # `__init__` of `Favor` is wrapped once.
       )
 
-  @property
-  def spec(self) -> kernels.Kernel:
-    """The kernel, with the features per row that these options give it."""
-    kernel = kernels.get(self.kernel)
-    if kernel.structure != 'mixture':
-      return kernel
-    return kernel.mixed(self.coefficient_rows)
+  def __getstate__(self) -> dict[str, Any]:
+    # Without what is derived: the functions of some kernels have no pickle.
+    fields = dataclasses.fields(self)
+    return {field.name: getattr(self, field.name) for field in fields}
 
-  @property
-  def coefficient_rows(self) -> int | None:
-    """Rows n of a hybrid's coefficient; None for other kernels."""
-    if self.kernel not in kernels.HYBRIDS:
-      return None
-    return _MIX_ROWS if self.mix_rows is None else self.mix_rows
+  @functools.cached_property
+  def spec(self) -> base.Kernel:
+    """The kernel, with the options that it has."""
+    kernel = table.get(self.kernel)
+    if not (self.mix_shared or hasattr(kernel, 'mix_shared')):
+      raise ValueError(
+        f'kernel {self.kernel!r} is no hybrid, got {self.mix_shared=}'
+      )
+    return kernel.with_options(
+      norm=self.norm,
+      kernel_epsilon=self.kernel_epsilon,
+      oprf_mean_square=self.oprf_mean_square,
+      mix_rows=self.mix_rows,
+      mix_bandwidth=self.mix_bandwidth,
+      mix_shared=None if self.mix_shared else False,
+    )
 
-  @property
+  @functools.cached_property
   def rows(self) -> int | None:
     """Rows m of the projection; None without one."""
     if not self.projection:
       return None
     return self.features // self.spec.copies
 
+  @property
+  def plain_sums(self) -> bool:
+    """Whether states are plain sums, without a running maximum as unit."""
+    direct = not (self.spec.log or self.spec.softmax)
+    return self.stabilizer == 'none' or direct
 
-def _check_projection(options: Options, kernel: kernels.Kernel) -> None:
+  def draw(
+    self,
+    key: Key[Array, ''],
+    *,
+    layer: int | Int[Array, ''],
+    step: int | Int[Array, ''],
+    num_heads: int,
+    head_dim: int,
+  ) -> structures.Projection | None:
+    """Draws the projection of a layer at a step.
+
+    A pure function of its arguments, hence the same on every replica and after
+    a restart; it changes when step // redraw_every does. Layer and step may be
+    traced (under vmap, lax.cond). For evaluation and decoding pass the last
+    training step.
+
+    Args:
+      key: the run's key for projections.
+      layer: index of the layer; layers draw independently.
+      step: training step, >= 0.
+      num_heads: h.
+      head_dim: d.
+
+    Returns:
+      W, float32, [m, d] or (per_head) [h, m, d]; a pytree of `structures` for
+      'horf', hybrids and softmax_general; None without a projection.
+
+    Raises:
+      ValueError: if a number is negative, or a size not positive.
+
+    Reference: arXiv:2009.14794, sections 4.3 and D.2.
+    """
+    checks.check_least(0, layer=layer, step=step)
+    checks.check_least(1, num_heads=num_heads, head_dim=head_dim)
+    if not self.projection:
+      return None
+    epoch = 0 if self.redraw_every is None else step // self.redraw_every
+    key = jax.random.fold_in(jax.random.fold_in(key, layer), epoch)
+    if not self.per_head:
+      return self._draw(key, head_dim)
+    keys = jax.random.split(key, num_heads)
+    return jax.vmap(lambda key: self._draw(key, head_dim))(keys)
+
+  def _draw(self, key: Array, size: int) -> structures.Projection:
+    """Draws one projection, independent of layer and step."""
+
+    def draw(key: Array, rows: int, *, few: bool = False) -> structures.Matrix:
+      # Of few rows the structured matrices have nothing to save.
+      ortho = 'rorf' if few and self.ortho != 'iid' else self.ortho
+      return projections.draw(key, rows, size, ortho=ortho, norm=self.spec.norm)
+
+    return self.spec.draw(draw, key, self.rows, size)
+
+  def empty_state(
+    self,
+    *,
+    batch: int,
+    num_heads: int,
+    head_dim: int,
+    value_dim: int | None = None,
+    dtype: Any = jnp.float32,
+  ) -> state_lib.State:
+    """The state of no keys, which `extend` takes for None.
+
+    Args:
+      batch: b.
+      num_heads: h.
+      head_dim: d, width of a query or key.
+      value_dim: v, width of a value; None: d.
+      dtype: of the inputs; the state is float32, or float64 for float64.
+
+    Returns:
+      A state with sums of zero, [b, h, v, r] and [b, h, r].
+
+    Raises:
+      ValueError: with the reference stabiliser, which has no state.
+    """
+    self.check_has_state()
+    like = jnp.zeros((batch, num_heads, value_dim or head_dim), dtype)
+    log = self.spec.log and self.stabilizer == 'online'
+    count = self.features if self.projection else head_dim
+    state = state_lib.empty(like, count, like.shape[-1], log)
+    if not self.plain_sums:
+      return state
+    # In the unit that all its keys will have, so that it has a gradient.
+    return state._replace(c=jnp.zeros_like(state.c))
+
+  def check_has_state(self) -> None:
+    """Refuses states of the reference stabiliser.
+
+    Raises:
+      ValueError: if it is that.
+    """
+    if self.stabilizer == 'reference':
+      raise ValueError(
+        "stabilizer='reference' needs all keys at once, so it has no state"
+      )
+
+  def check_separable(self) -> None:
+    """Refuses packed sequences where one would depend on another.
+
+    Raises:
+      ValueError: naming what couples them.
+    """
+    if self.stabilizer == 'reference':
+      raise ValueError(
+        "stabilizer='reference' excludes segment_ids, because its maximum "
+        'couples segments'
+      )
+    if self.spec.needs_all:
+      raise ValueError(
+        'segment_ids need a number as oprf_mean_square, because a mean square '
+        'measured over a row couples its sequences, got '
+        f'{self.oprf_mean_square=}'
+      )
+
+
+def _check_projection(options: Options, kernel: base.Kernel) -> None:
   if options.projection and options.features is None:
     raise ValueError(
       f'kernel {options.kernel!r} with projection=True needs features, got None'
@@ -144,30 +281,8 @@ def _check_projection(options: Options, kernel: kernels.Kernel) -> None:
     )
 
 
-def _check_kernel(options: Options, kernel: kernels.Kernel) -> None:
-  if kernel.regularized and options.norm == 'chi':
-    raise ValueError(
-      f'kernel {options.kernel!r} implies norm sqrt_d, got {options.norm=}'
-    )
-  if kernel.name in _UNBIASED and options.norm == 'sqrt_d':
-    raise ValueError(
-      f'kernel {options.kernel!r} implies norm chi, got {options.norm=}'
-    )
-  if kernel.softmax and options.kernel_epsilon is not None:
-    raise ValueError(
-      f'kernel {options.kernel!r} has no epsilon, got {options.kernel_epsilon=}'
-    )
-  if options.kernel_epsilon is not None and not options.kernel_epsilon >= 0:
-    raise ValueError(
-      f'kernel_epsilon must be >= 0, got {options.kernel_epsilon}'
-    )
-
-
-def _check_stabilizer(options: Options, kernel: kernels.Kernel) -> None:
-  published = kernel.softmax and kernel.structure == 'matrix'
-  if options.stabilizer == 'reference' and (
-    not published or kernel.name == 'softmax_oprf'
-  ):
+def _check_stabilizer(options: Options, kernel: base.Kernel) -> None:
+  if options.stabilizer == 'reference' and not kernel.published:
     raise ValueError(
       "stabilizer='reference' is defined for softmax kernels with one map of "
       f'a matrix, got {options.kernel=}'
@@ -191,44 +306,17 @@ def _check_stabilizer(options: Options, kernel: kernels.Kernel) -> None:
     )
 
 
-def _check_estimator(options: Options, kernel: kernels.Kernel) -> None:
-  """Checks the options that belong to one estimator."""
-  hybrid = kernel.structure == 'mixture'
-  owners = {
-    'oprf_mean_square': kernel.name == 'softmax_oprf',
-    'mix_rows': hybrid,
-    'mix_bandwidth': kernel.name == 'softmax_gaussian',
-  }
-  for name, owned in owners.items():
-    value = getattr(options, name)
-    if value is not None and not owned:
-      raise ValueError(
-        f'kernel {options.kernel!r} has no {name}, got {name}={value!r}'
-      )
-  if not options.mix_shared and not hybrid:
-    raise ValueError(
-      f'kernel {options.kernel!r} is no hybrid, got {options.mix_shared=}'
-    )
-  for name in ('oprf_mean_square', 'mix_bandwidth'):
-    value = getattr(options, name)
-    if value is not None and not 0 < value < math.inf:
-      raise ValueError(f'{name} must be positive and finite, got {value!r}')
-
-
-def _check_sizes(options: Options) -> None:
-  for name in ('features', 'redraw_every', 'chunk', 'mix_rows'):
+def _check_sizes(options: Options, kernel: base.Kernel) -> None:
+  for name in ('features', 'redraw_every', 'chunk'):
     value = getattr(options, name)
     optional = name != 'chunk' and value is None
     if not optional and not checks.is_integer(value):
       raise ValueError(f'{name} must be an integer, got {value!r}')
-  for name in ('chunk', 'mix_rows'):
-    value = getattr(options, name)
-    if value is not None and value < 1:
-      raise ValueError(f'{name} must be positive, got {name}={value}')
-  copies = options.spec.copies
-  features = options.features
+  if options.chunk < 1:
+    raise ValueError(f'chunk must be positive, got chunk={options.chunk}')
+  copies, features = kernel.copies, options.features
   if features is not None and (features < 1 or features % copies):
-    n = options.coefficient_rows
+    n = getattr(kernel, 'mix_rows', None)
     hybrid = '' if n is None else f' with mix_rows={n}'
     raise ValueError(
       f'features must be a positive multiple of {copies} for kernel '

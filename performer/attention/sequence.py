@@ -20,9 +20,11 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from performer.attention import checks, linear, segments, structures
+from performer.attention import calls
 from performer.attention import favor as favor_lib
-from performer.attention import state as state_lib
+from performer.attention.kernels import structures
+from performer.attention.sums import linear, segments
+from performer.attention.sums import state as state_lib
 
 __all__ = ['attend', 'before', 'everywhere']
 
@@ -160,8 +162,9 @@ def attend(
     ValueError: as the call of `favor`, and for what needs all keys at once:
       the reference stabiliser, softmax_oprf without a mean square.
   """
-  checks.check_inputs(q, k, v, causal=causal, key_mask=key_mask)
-  checks.check_segments(q, k, segment_ids)
+  calls.check_inputs(
+    q, k, v, causal=causal, key_mask=key_mask, segment_ids=segment_ids
+  )
 
   def summarize(keep: Array | None) -> state_lib.State:
     return favor.summarize(k, v, projection=projection, key_mask=keep)

@@ -18,7 +18,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, Key, PyTree
 
-from performer.attention import state as state_lib
+from performer.attention.sums import state as state_lib
 from performer.models import language_model
 
 __all__ = ['Cache', 'Generated', 'decode_step', 'generate', 'prefill']

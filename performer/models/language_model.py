@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
-from performer.attention import state as state_lib
+from performer.attention.sums import state as state_lib
 from performer.models import attention as attention_lib
 from performer.models import layers
 

@@ -9,7 +9,7 @@ so sequences may have any.
 
 Its state in decoding and between pieces is, per layer and sequence, S and z of
 M (d + h) numbers (M features per head, d width, h heads), and beside these
-the constants c of `performer.attention.state`: h numbers, or h M for kernels
+the constants c of `performer.attention.sums.state`: h numbers, or h M for kernels
 with logarithmic features.
 
 Reference: arXiv:2012.11346, and the models of its experiments.

@@ -18,8 +18,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, PyTree
 
 from performer import attention as attention_lib
-from performer.attention import chunks, precision
-from performer.attention import state as state_lib
+from performer.attention.sums import chunks
+from performer.attention.sums import state as state_lib
 
 __all__ = ['Ending', 'Recovered', 'Reversed', 'is_state']
 
@@ -156,7 +156,7 @@ class Reversed:
     stride = -(-q.shape[1] // form.chunk)
     q, k = (x[:, ::stride].swapaxes(1, 2) for x in (q, k))
     phi = form.featurize_queries(q).values
-    normaliser = precision.dot('bhlr,bhr->bhl', phi, before.z)
+    normaliser = state_lib.dot('bhlr,bhr->bhl', phi, before.z)
     own = jnp.sum(phi * form.featurize_keys(k).values, axis=-1)
     if key_mask is not None:
       own = jnp.where(key_mask[:, None, ::stride], own, 0)

@@ -19,7 +19,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, PyTree
 
-from performer.attention import precision
+from performer.attention.sums import state as state_lib
 from performer.slim import problem as problem_lib
 
 __all__ = [
@@ -277,7 +277,7 @@ def widened(params: PyTree) -> PyTree:
 
   def one(x: Array) -> Array:
     floating = jnp.issubdtype(x.dtype, jnp.floating)
-    return precision.widen(x) if floating else x
+    return state_lib.widen(x) if floating else x
 
   return jax.tree.map(one, params)
 

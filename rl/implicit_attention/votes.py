@@ -26,7 +26,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
 from performer import attention as attention_lib
-from performer.attention import form as form_lib
+from performer.attention.sums import form as form_lib
 from rl import ranges
 
 __all__ = ['Exact', 'Implicit', 'Votes', 'top']

@@ -10,7 +10,7 @@ import pytest
 from papers import describing, rows
 from papers.performer import errors, proteins, speed, theory, transfer
 from performer import attention, train_lib
-from performer.attention import projections
+from performer.attention.kernels import projections
 from performer.data import proteins as protein_data
 from runtime.config import sessions
 from tests.papers import planted

@@ -103,6 +103,7 @@ def test_objective_by_hand():
   assert float(objective.weighted_mean(losses, 0 * device[2])) == 0
 
 
+@pytest.mark.slow
 def test_matrices_follow_the_schedule(files, tmp_path):
   learner, experiment = build(files)
   seen = []

@@ -23,9 +23,10 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Key, PyTree
 
-from performer.attention import checks
+from performer.attention import calls
 from performer.attention import favor as favor_lib
-from performer.attention.analysis import findings, pair_errors, recovery
+from performer.attention.analysis import denominators, findings, pair_errors
+from performer.attention.sums import state as state_lib
 
 __all__ = ['default_favors', 'diagnose']
 
@@ -110,7 +111,7 @@ def diagnose(
     ValueError: if shapes disagree, a number is out of range, arguments
       contradict each other, or a kernel does not estimate exp(x . y).
   """
-  checks.check_inputs(q, k, v, causal=causal, key_mask=key_mask)
+  calls.check_inputs(q, k, v, causal=causal, key_mask=key_mask)
   _check_numbers(target, most_features, draws)
   _check_sources(key, favors, projection, features)
   query_mask = key_mask if q.shape[1] == k.shape[1] else None
@@ -263,7 +264,7 @@ def _measure(
     off = jnp.where(seen, out[:, sample.rows] - truth, 0.0)
     bad = jnp.float32(0)
     if favor.spec.signed and favor.stabilizer == 'online':
-      bad = recovery.bad_denominator_fraction(
+      bad = denominators.bad_denominator_fraction(
         favor, data.q, data.k, projection=w, **options
       )
     return jnp.square(entries), jnp.sum(jnp.square(off)), bad
@@ -321,9 +322,10 @@ def _exact_rows(
     # Values in masked places must not reach a product.
     keep = data.key_mask[:, :, None, None]
     k, v = jnp.where(keep, k, 0), jnp.where(keep, v, 0)
-  out = jax.nn.dot_product_attention(
-    data.q[:, rows], k, v, mask=visible[:, None]
-  )
+  logits = state_lib.dot('bihd,bjhd->bhij', data.q[:, rows], k)
+  logits = jnp.where(visible[:, None], logits * k.shape[3] ** -0.5, -1e30)
+  weights = jax.nn.softmax(logits, axis=-1)
+  out = state_lib.dot('bhij,bjhv->bihv', weights, v)
   seen = visible.any(axis=2)
   if data.key_mask is not None and data.q.shape[1] == data.k.shape[1]:
     seen &= data.key_mask[:, rows]

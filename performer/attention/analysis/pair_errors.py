@@ -11,14 +11,15 @@ Reference: arXiv:2009.14794, Lemma 2 (errors), section C.4 (recovery).
 
 import dataclasses
 import warnings
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from performer.attention import favor as favor_lib
-from performer.attention import theory
 from performer.attention.analysis import recovery
+from performer.attention.kernels import pairs as pairs_lib
+from performer.attention.kernels import table
 
 __all__ = [
   'SUPPORTED',
@@ -35,15 +36,13 @@ __all__ = [
 
 # A drawn softmax_general has A = I and is softmax_pos; another A is the
 # caller's, and its errors are those of the pairs that it makes.
-SUPPORTED = tuple(sorted(set(theory.COPIES) - {'softmax_general'}))
-
-# Norms sqrt(d) make a kernel its regularised form.
-_REGULARIZED = {
-  'softmax_pos': 'softmax_pos_reg',
-  'softmax_hyp': 'softmax_hyp_reg',
-  'softmax_pos_reg': 'softmax_pos_reg',
-  'softmax_hyp_reg': 'softmax_hyp_reg',
-}
+SUPPORTED = tuple(
+  sorted(
+    name
+    for name, kernel in table.KERNELS.items()
+    if kernel.known and name != 'softmax_general'
+  )
+)
 
 
 class Sample(NamedTuple):
@@ -62,17 +61,17 @@ class Sample(NamedTuple):
   rows: Int[Array, ' i']
 
   @property
-  def pairs(self) -> theory.Pairs:
+  def pairs(self) -> pairs_lib.Pairs:
     """Products and norms of all pairs, [b, h, i, j]; scaled as kernels scale."""
     return _scaled_pairs(self.q, self.k)
 
 
 def _scaled_pairs(
   q: Float[Array, 'b i h d'], k: Float[Array, 'b j h d']
-) -> theory.Pairs:
+) -> pairs_lib.Pairs:
   scale = q.shape[-1] ** -0.25
   x, y = (scale * a.astype(jnp.float32).transpose(0, 2, 1, 3) for a in (q, k))
-  return theory.all_pairs(x, y)
+  return pairs_lib.all_pairs(x, y)
 
 
 def take_sample(
@@ -140,9 +139,11 @@ def _obstacle(favor: favor_lib.Favor) -> str | None:
       'errors are known for estimates of the softmax kernel with the rows '
       f'that `draw` makes, {SUPPORTED}, got {favor.kernel=}'
     )
-  if favor.norm == 'sqrt_d' and favor.kernel not in _REGULARIZED:
+  norm = favor.spec.norm
+  if norm not in favor.spec.known:
+    known = [n for n, kernel in table.KERNELS.items() if norm in kernel.known]
     return (
-      f'errors with norms sqrt_d are known for {sorted(_REGULARIZED)}, '
+      f'errors with norms {norm} are known for {sorted(known)}, '
       f'got {favor.kernel=} {favor.norm=}'
     )
   return None
@@ -150,13 +151,13 @@ def _obstacle(favor: favor_lib.Favor) -> str | None:
 
 def relative_mse(
   favor: favor_lib.Favor,
-  pairs: theory.Pairs,
+  pairs: pairs_lib.Pairs,
   *,
   size: int,
   features: float | None = None,
   mean_square: float | Float[Array, ''] | None = None,
 ) -> Float[Array, '...']:
-  """Predicted mean of (estimate / exp(x . y) - 1)^2; see `theory`.
+  """Predicted mean of (estimate / exp(x . y) - 1)^2; of every pair.
 
   Args:
     favor: the mechanism; of its rows only the number and the norms enter.
@@ -172,21 +173,9 @@ def relative_mse(
     ValueError: as `check_supported`.
   """
   check_supported(favor)
-  options: dict[str, Any] = {}
-  if favor.kernel == 'softmax_oprf':
-    own = favor.oprf_mean_square
-    options['mean_square'] = mean_square if own is None else own
-  if favor.coefficient_rows is not None:
-    options['mix_rows'] = favor.coefficient_rows
-    options['mix_shared'] = favor.mix_shared
-    if favor.mix_bandwidth is not None:
-      options['mix_bandwidth'] = favor.mix_bandwidth
-  kernel = favor.kernel
-  if favor.norm == 'sqrt_d':
-    kernel = _REGULARIZED[kernel]
-  return theory.relative_mse(
-    kernel, pairs, features=features or favor.features, size=size, **options
-  )
+  kernel = favor.spec.made_for(mean_square)
+  rows = (features or favor.features) / kernel.copies
+  return kernel.relative_mse(pairs, rows=rows, size=size)
 
 
 def measured_errors(

@@ -1,6 +1,6 @@
 """Fused attention for GPUs: features are never written to memory.
 
-The same sums as `log_forms`, as Pallas kernels for Triton: bidirectional and
+The same sums as `sums.linear`, as Pallas kernels for Triton: bidirectional and
 causal, forward and backward. At bfloat16 linear attention is bound by memory
 traffic. In units of one array of l d values (all of q, k, v and the output), a
 forward pass must move 4 (reads q, k, v, writes the output) and a backward pass
@@ -35,12 +35,13 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from performer.attention import log_family
-from performer.attention import state as state_lib
 from performer.attention.fused import backward as fused_backward
 from performer.attention.fused import causal_backward as fused_causal_backward
 from performer.attention.fused import forward as fused_forward
+from performer.attention.fused import launch as fused_launch
 from performer.attention.fused import maths as fused_math
+from performer.attention.sums import log
+from performer.attention.sums import state as state_lib
 
 __all__ = [
   'FASTER_ON',
@@ -51,7 +52,7 @@ __all__ = [
   'causal',
 ]
 
-Plan = fused_math.Plan
+Plan = fused_launch.Plan
 
 # Any causal form, (q, k, v, projection, key_mask) -> outputs, a hashable pure
 # function.
@@ -125,7 +126,7 @@ def causal(
   return _causal(plan, fallback, q, k, v, key_mask, projection)
 
 
-def _keep(plan: Plan, k: Array, key_mask: Array | None) -> fused_forward.Keep:
+def _keep(plan: Plan, k: Array, key_mask: Array | None) -> fused_math.Keep:
   """The mask as integers, with zeros to the end of the last group."""
   batch, length = k.shape[:2]
   if key_mask is None:
@@ -190,8 +191,8 @@ def _before(states: state_lib.State) -> tuple[state_lib.State, Array]:
 
 
 def _following(
-  plan: Plan, sums: fused_backward.Sums, units: Array
-) -> tuple[fused_backward.Sums, Array]:
+  plan: Plan, sums: fused_math.Sums, units: Array
+) -> tuple[fused_math.Sums, Array]:
   """Sums over the rows of all groups after each, and their units.
 
   Args:
@@ -230,7 +231,7 @@ def _within_limit(plan: Plan, units: Array, last: Array) -> Bool[Array, '']:
   """
   after = jnp.concatenate([units[:, :, 1:], last[:, :, -1:]], axis=2)
   excess = jnp.where(state_lib.has_key(units), after - units, 0.0)
-  return jnp.max(excess) <= log_family.exponent_limit(plan.dtype)
+  return jnp.max(excess) <= log.exponent_limit(plan.dtype)
 
 
 def _other(

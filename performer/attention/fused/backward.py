@@ -18,93 +18,21 @@ Letters as in `fused.forward`.
 """
 
 import functools
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax.experimental import pallas as pl
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Float
 
-from performer.attention import state as state_lib
-from performer.attention.fused import forward as fused_forward
 from performer.attention.fused import launch as fused_launch
 from performer.attention.fused import maths as fused_math
+from performer.attention.sums import state as state_lib
 
-__all__ = [
-  'Rows',
-  'Sums',
-  'add_rows',
-  'from_state',
-  'key_cotangents',
-  'keys',
-  'load_rows',
-  'rows',
-]
+__all__ = ['keys', 'rows']
 
-Plan = fused_math.Plan
+Plan = fused_launch.Plan
 Spec = fused_launch.Spec
-Sums = tuple[Float[Array, 'b h g s v m'], Float[Array, 'b h g s m']]
-
-
-class Rows(NamedTuple):
-  """Rows of a chunk, in registers.
-
-  Attributes:
-    g: cotangents of their outputs.
-    delta: D.
-    norm: logarithms of their normalisers; NO_ROW beyond the end, so that what
-      is there adds nothing.
-    u: W q d^(-1/4).
-    inside: which rows exist.
-  """
-
-  g: Float[Array, 'i v']
-  delta: Float[Array, 'i']
-  norm: Float[Array, 'i']
-  u: Float[Array, 'i m']
-  inside: Bool[Array, 'i']
-
-  def features(self, sign: int, unit: Float[Array, 'm']) -> Float[Array, 'i m']:
-    """Q: normalised features times exp(unit)."""
-    e = fused_math.signed(self.u, sign) + unit[None]
-    return jnp.exp(e - self.norm[:, None])
-
-
-def load_rows(
-  plan: Plan,
-  refs: tuple[Any, Any, Any, Any],
-  chunk: Array,
-  left: Array,
-  w_ref: Any,
-) -> Rows:
-  """Loads a chunk of queries, cotangents, D and normalisers."""
-  inside = fused_math.rows_inside(plan, chunk, left)
-  q, g, delta, norm = (
-    fused_math.load(plan, ref, chunk, inside) for ref in refs
-  )
-  norm = jnp.where(inside, norm, fused_math.NO_ROW)
-  return Rows(g, delta, norm, fused_math.project(q, w_ref), inside)
-
-
-def from_state(
-  plan: Plan, rows: Rows, s: Float[Array, 'v m'], z: Float[Array, 'm']
-) -> Float[Array, 'i m']:
-  """g_i . S_m - D_i z_m."""
-  return fused_math.dot(rows.g, s, plan.dtype) - rows.delta[:, None] * z[None]
-
-
-def add_rows(
-  plan: Plan,
-  sums: tuple[Array, Array],
-  rows: Rows,
-  features: Float[Array, 'i m'],
-) -> tuple[Float[Array, 'v m'], Float[Array, 'm']]:
-  """Adds a chunk of rows to T, [v, m], and t, [m], of one sign."""
-  big, small = sums
-  return (
-    big + fused_math.dot(rows.g, features, plan.dtype, contract=(0, 0)),
-    small - jnp.sum(rows.delta[:, None] * features, axis=0),
-  )
 
 
 def _rows_kernel(
@@ -126,14 +54,16 @@ def _rows_kernel(
   left = fused_math.rows_left(plan, length)
 
   def step(chunk: Array, carry: tuple) -> tuple:
-    rows = load_rows(plan, arrays, chunk, left, w_ref)
+    rows = fused_math.load_rows(plan, arrays, chunk, left, w_ref)
     du, new = 0.0, []
     for sign, sums in enumerate(carry):
       features = rows.features(sign, unit_ref[sign])
       if dq_ref is not None:
-        da = features * from_state(plan, rows, s_ref[sign], z_ref[sign])
+        da = features * fused_math.from_state(
+          plan, rows, s_ref[sign], z_ref[sign]
+        )
         du += fused_math.signed(da, sign)
-      new.append(add_rows(plan, sums, rows, features))
+      new.append(fused_math.add_rows(plan, sums, rows, features))
     if dq_ref is not None:
       dq = fused_math.project_back(du, w_ref)
       fused_math.store(plan, dq_ref, chunk, rows.inside, dq)
@@ -156,8 +86,8 @@ def rows(
   unit: Float[Array, 'b h #g s m'],
   w: Float[Array, 'p m d'],
   state: state_lib.State | None = None,
-) -> tuple[Sums, Float[Array, 'b l h d'] | None]:
-  """Sums T and t of each group's rows, and dq where all rows read one state.
+) -> tuple[fused_math.Sums, Float[Array, 'b l h d'] | None]:
+  """fused_math.Sums T and t of each group's rows, and dq where all rows read one state.
 
   Reads q, g and 8 bytes per row once (and per group the state), writes
   4 s m (v + 1) bytes per group, and dq.
@@ -235,7 +165,7 @@ def _keys_kernel(
       dhalf -= jnp.sum(db, axis=1)
       dv += fused_math.dot(features, t_ref[i], plan.dtype, contract=(1, 1))
     inside = fused_math.rows_inside(plan, chunk, left)
-    dk = key_cotangents(keys, du, dhalf, w_ref)
+    dk = fused_math.key_cotangents(keys, du, dhalf, w_ref)
     fused_math.store(plan, dk_ref, chunk, inside, dk)
     fused_math.store(plan, dv_ref, chunk, inside, dv)
     return carry
@@ -243,24 +173,13 @@ def _keys_kernel(
   jax.lax.fori_loop(0, plan.chunks, step, ())
 
 
-def key_cotangents(
-  keys: fused_math.Keys,
-  du: Float[Array, 'j m'],
-  dhalf: Float[Array, 'j'],
-  w_ref: Any,
-) -> Float[Array, 'j d']:
-  """Cotangents of keys from those of W k and of half their norms."""
-  scaled = keys.k.astype(jnp.float32) * keys.k.shape[1] ** -0.5
-  return fused_math.project_back(du, w_ref) + dhalf[:, None] * scaled
-
-
 def keys(
   plan: Plan,
   k: Float[Array, 'b l h d'],
   v: Float[Array, 'b l h v'],
-  keep: fused_forward.Keep,
+  keep: fused_math.Keep,
   unit: Float[Array, 'b h 1 s m'],
-  sums: Sums,
+  sums: fused_math.Sums,
   w: Float[Array, 'p m d'],
 ) -> tuple[Float[Array, 'b l h d'], Float[Array, 'b l h v']]:
   """Dk and dv where every key is read by all rows.

@@ -15,15 +15,13 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from performer.attention import state as state_lib
-from performer.attention.fused import backward as fused_backward
-from performer.attention.fused import forward as fused_forward
 from performer.attention.fused import launch as fused_launch
 from performer.attention.fused import maths as fused_math
+from performer.attention.sums import state as state_lib
 
 __all__ = ['keys', 'rows']
 
-Plan = fused_math.Plan
+Plan = fused_launch.Plan
 Spec = fused_launch.Spec
 
 
@@ -33,7 +31,7 @@ def _visible(plan: Plan) -> Array:
 
 
 def _weight_cotangents(
-  plan: Plan, rows: fused_backward.Rows, v: Float[Array, 'j v']
+  plan: Plan, rows: fused_math.Rows, v: Float[Array, 'j v']
 ) -> Float[Array, 'i j']:
   dweights = fused_math.dot(rows.g, v, plan.dtype, contract=(1, 1))
   return jnp.where(_visible(plan), dweights - rows.delta[:, None], 0.0)
@@ -60,19 +58,19 @@ def _rows_kernel(
   left = fused_math.rows_left(plan, length)
 
   def step(chunk: Array, carry: tuple) -> tuple:
-    rows = fused_backward.load_rows(plan, arrays, chunk, left, w_ref)
+    rows = fused_math.load_rows(plan, arrays, chunk, left, w_ref)
     keys = fused_math.load_keys(plan, refs, chunk, w_ref)
     dweights = _weight_cotangents(plan, rows, keys.v)
     du, new = 0.0, []
     for sign, (s, z) in enumerate(carry):
       unit = unit_ref[chunk, sign]
       features = keys.features(sign, unit)
-      da = fused_backward.from_state(plan, rows, s, z)
+      da = fused_math.from_state(plan, rows, s, z)
       da += fused_math.dot(dweights, features, plan.dtype)
       du += fused_math.signed(da * rows.features(sign, unit), sign)
       top = jnp.max(keys.logs(sign), axis=0)
       factor = jnp.exp(unit - jnp.maximum(unit, top))
-      new.append(fused_forward.grow(plan, (s, z), keys.v, features, factor))
+      new.append(fused_math.grow(plan, (s, z), keys.v, features, factor))
     dq = fused_math.project_back(du, w_ref)
     fused_math.store(plan, dq_ref, chunk, rows.inside, dq)
     return tuple(new)
@@ -83,7 +81,7 @@ def _rows_kernel(
 
 def rows(
   plan: Plan,
-  inputs: tuple[Array, Array, Array, fused_forward.Keep],
+  inputs: tuple[Array, Array, Array, fused_math.Keep],
   g: Float[Array, 'b l h v'],
   delta: Float[Array, 'b h l'],
   norm: Float[Array, 'b h l'],
@@ -168,7 +166,7 @@ def _keys_kernel(
 
   def step(index: Array, carry: tuple) -> tuple:
     chunk = plan.chunks - 1 - index
-    rows = fused_backward.load_rows(plan, arrays, chunk, left, w_ref)
+    rows = fused_math.load_rows(plan, arrays, chunk, left, w_ref)
     keys = fused_math.load_keys(plan, refs, chunk, w_ref)
     dweights = _weight_cotangents(plan, rows, keys.v)
     weights, du, dhalf, dv, new = 0.0, 0.0, 0.0, 0.0, []
@@ -184,11 +182,11 @@ def _keys_kernel(
       db = db * features
       du += fused_math.signed(db, sign)
       dhalf -= jnp.sum(db, axis=1)
-      sums = fused_backward.add_rows(plan, (big, small), rows, queries)
+      sums = fused_math.add_rows(plan, (big, small), rows, queries)
       new.append((*sums, unit))
     weights = jnp.where(_visible(plan), weights, 0.0)
     dv += fused_math.dot(weights, rows.g, plan.dtype, contract=(0, 0))
-    dk = fused_backward.key_cotangents(keys, du, dhalf, w_ref)
+    dk = fused_math.key_cotangents(keys, du, dhalf, w_ref)
     fused_math.store(plan, dk_ref, chunk, rows.inside, dk)
     fused_math.store(plan, dv_ref, chunk, rows.inside, dv)
     return tuple(new)
@@ -199,13 +197,13 @@ def _keys_kernel(
 
 def keys(
   plan: Plan,
-  inputs: tuple[Array, Array, Array, fused_forward.Keep],
+  inputs: tuple[Array, Array, Array, fused_math.Keep],
   g: Float[Array, 'b l h v'],
   delta: Float[Array, 'b h l'],
   norm: Float[Array, 'b h l'],
   units: Float[Array, 'b h n s m'],
   following: Float[Array, 'b h g s m'],
-  sums: fused_backward.Sums,
+  sums: fused_math.Sums,
   w: Float[Array, 'p m d'],
 ) -> tuple[Float[Array, 'b l h d'], Float[Array, 'b l h v']]:
   """Cotangents of keys and values.

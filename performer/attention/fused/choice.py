@@ -8,7 +8,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from performer.attention import fused, options, structures
+from performer.attention import fused, options
+from performer.attention.kernels import structures
 
 __all__ = ['CHUNK', 'attend', 'obstacle', 'plan', 'supports', 'taken']
 

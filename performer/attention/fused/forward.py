@@ -17,55 +17,20 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax.experimental import pallas as pl
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float
 
-from performer.attention import state as state_lib
 from performer.attention.fused import launch as fused_launch
 from performer.attention.fused import maths as fused_math
+from performer.attention.sums import state as state_lib
 
 __all__ = [
-  'Keep',
   'causal',
-  'grow',
-  'per_sign',
   'read',
   'summarize',
 ]
 
-Plan = fused_math.Plan
+Plan = fused_launch.Plan
 Spec = fused_launch.Spec
-# Mask of keys, padded with zeros to whole groups.
-Keep = Int[Array, 'b padded']
-
-
-def per_sign(plan: Plan, ref: Any) -> tuple[Array, ...]:
-  """The arrays of each sign."""
-  return tuple(ref[i] for i in range(plan.signs))
-
-
-def grow(
-  plan: Plan,
-  state: tuple[Array, Array],
-  v: Float[Array, 'j v'],
-  features: Float[Array, 'j m'],
-  factor: Float[Array, 'm'] | None = None,
-) -> tuple[Float[Array, 'v m'], Float[Array, 'm']]:
-  """Adds a chunk of keys to S and z, then changes their unit.
-
-  Args:
-    plan: constants.
-    state: S, [v, m], and z, [m], of one sign.
-    v: values.
-    features: features, in the old unit.
-    factor: exp(old unit - new unit); None keeps it.
-
-  Returns:
-    S and z.
-  """
-  s, z = state
-  s = s + fused_math.dot(v, features, plan.dtype, contract=(0, 0))
-  z = z + jnp.sum(features, axis=0)
-  return (s, z) if factor is None else (s * factor[None], z * factor)
 
 
 def _summarize_kernel(
@@ -89,7 +54,7 @@ def _summarize_kernel(
       factor = jnp.exp(c - after)
       state = s * factor[None], z * factor
       features = keys.features(sign, after)
-      new.append((*grow(plan, state, keys.v, features), after))
+      new.append((*fused_math.grow(plan, state, keys.v, features), after))
     return tuple(new)
 
   empty = (
@@ -107,7 +72,7 @@ def summarize(
   plan: Plan,
   k: Float[Array, 'b l h d'],
   v: Float[Array, 'b l h v'],
-  keep: Keep,
+  keep: fused_math.Keep,
   w: Float[Array, 'p m d'],
 ) -> state_lib.State:
   """Sums the keys of each group into a state.
@@ -181,7 +146,7 @@ def _read_kernel(
     inside = fused_math.rows_inside(plan, chunk, left)
     q = fused_math.load(plan, q_ref, chunk, inside)
     u = fused_math.project(q, w_ref)
-    scale = _scale(u, per_sign(plan, c_ref))
+    scale = _scale(u, fused_math.per_sign(plan, c_ref))
     numerator, denominator = 0.0, 0.0
     for i in range(plan.signs):
       e = fused_math.signed(u, i) + c_ref[i][None]
@@ -280,7 +245,7 @@ def _causal_kernel(
       numerator, denominator = numerator + one, denominator + two
       c = jnp.maximum(unit, jnp.max(keys.logs(sign), axis=0))
       factor = jnp.exp(unit - c)
-      new.append((*grow(plan, (s, z), keys.v, features, factor), c))
+      new.append((*fused_math.grow(plan, (s, z), keys.v, features, factor), c))
       unit_ref[chunk, sign] = unit
     weights = jnp.where(visible, weights, 0.0)
     out, norm = fused_math.attended(
@@ -301,7 +266,7 @@ def causal(
   q: Float[Array, 'b l h d'],
   k: Float[Array, 'b l h d'],
   v: Float[Array, 'b l h v'],
-  keep: Keep,
+  keep: fused_math.Keep,
   before: state_lib.State,
   w: Float[Array, 'p m d'],
 ) -> tuple[
@@ -324,7 +289,7 @@ def causal(
   Returns:
     Outputs in the dtype of v, logarithms of the rows' normalisers, and the
     unit of each chunk. Rows are right where no key that they see exceeds its
-    chunk's unit by more than `log_family.exponent_limit`.
+    chunk's unit by more than `log.exponent_limit`.
   """
   batch, length, heads, d = q.shape
   width, m = v.shape[3], w.shape[1]

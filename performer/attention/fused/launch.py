@@ -4,24 +4,49 @@ Letters: b batch, h heads, l positions, m rows of the projection, s features
 per row of it, g groups, n chunks.
 """
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import triton as plgpu
 from jaxtyping import Array
 
-from performer.attention.fused import maths as fused_math
+__all__ = ['Plan', 'Spec', 'launch']
 
-__all__ = ['Spec', 'launch']
-
-Plan = fused_math.Plan
 # With 4 or 16, Triton spills more registers at r = 256, d = v = 64 (sm_90).
 _WARPS = 8
 # A second stage would keep a second copy of projections and states in shared
 # memory.
 _STAGES = 1
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+  """Settings that are fixed when a kernel is compiled.
+
+  Attributes:
+    signs: features per row of the projection, 1 or 2.
+    chunk: positions in registers at a time, a power of two.
+    group: positions that one program walks; a multiple of chunk.
+    dtype: of stabilised features, weights and whatever multiplies them; sums
+      are float32.
+    interpret: whether Pallas interprets the kernels (any device) or Triton
+      compiles them.
+  """
+
+  signs: int
+  chunk: int
+  group: int
+  dtype: jnp.dtype
+  interpret: bool
+
+  @property
+  def chunks(self) -> int:
+    """Chunks per group."""
+    return self.group // self.chunk
 
 
 class Spec:

@@ -11,25 +11,33 @@ Letters: i positions of queries, j of keys, both in one chunk; d width of a key,
 v of a value, m rows of the projection.
 """
 
-import dataclasses
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import triton as plgpu
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool, Float, Int
 
-from performer.attention import state as state_lib
+from performer.attention.fused import launch as fused_launch
+from performer.attention.sums import state as state_lib
 
 __all__ = [
   'NO_ROW',
+  'Keep',
   'Keys',
-  'Plan',
+  'Rows',
+  'Sums',
+  'add_rows',
   'attended',
   'dot',
+  'from_state',
+  'grow',
+  'key_cotangents',
   'load',
   'load_keys',
+  'load_rows',
+  'per_sign',
   'project',
   'project_back',
   'reference',
@@ -40,34 +48,14 @@ __all__ = [
   'store',
 ]
 
+Plan = fused_launch.Plan
+# Mask of keys, padded with zeros to whole groups.
+Keep = Int[Array, 'b padded']
+# Sums T and t of rows, see `backward`.
+Sums = tuple[Float[Array, 'b h g s v m'], Float[Array, 'b h g s m']]
+
 # Log-normaliser of a row that sees no key: features exp(e - NO_ROW) are 0.
 NO_ROW = 1e30
-
-
-@dataclasses.dataclass(frozen=True)
-class Plan:
-  """Settings that are fixed when a kernel is compiled.
-
-  Attributes:
-    signs: features per row of the projection, 1 or 2.
-    chunk: positions in registers at a time, a power of two.
-    group: positions that one program walks; a multiple of chunk.
-    dtype: of stabilised features, weights and whatever multiplies them; sums
-      are float32.
-    interpret: whether Pallas interprets the kernels (any device) or Triton
-      compiles them.
-  """
-
-  signs: int
-  chunk: int
-  group: int
-  dtype: jnp.dtype
-  interpret: bool
-
-  @property
-  def chunks(self) -> int:
-    """Chunks per group."""
-    return self.group // self.chunk
 
 
 def split(w: Float[Array, 'm d'], dtype: jnp.dtype) -> Float[Array, 'p m d']:
@@ -231,3 +219,103 @@ def attended(
   safe = jnp.where(seen, denominator, 1.0)
   log_norm = jnp.where(seen, scale + jnp.log(safe), NO_ROW)
   return numerator / safe[:, None], log_norm
+
+
+def per_sign(plan: Plan, ref: Any) -> tuple[Array, ...]:
+  """The arrays of each sign."""
+  return tuple(ref[i] for i in range(plan.signs))
+
+
+def grow(
+  plan: Plan,
+  state: tuple[Array, Array],
+  v: Float[Array, 'j v'],
+  features: Float[Array, 'j m'],
+  factor: Float[Array, 'm'] | None = None,
+) -> tuple[Float[Array, 'v m'], Float[Array, 'm']]:
+  """Adds a chunk of keys to S and z, then changes their unit.
+
+  Args:
+    plan: constants.
+    state: S, [v, m], and z, [m], of one sign.
+    v: values.
+    features: features, in the old unit.
+    factor: exp(old unit - new unit); None keeps it.
+
+  Returns:
+    S and z.
+  """
+  s, z = state
+  s = s + dot(v, features, plan.dtype, contract=(0, 0))
+  z = z + jnp.sum(features, axis=0)
+  return (s, z) if factor is None else (s * factor[None], z * factor)
+
+
+class Rows(NamedTuple):
+  """Rows of a chunk, in registers.
+
+  Attributes:
+    g: cotangents of their outputs.
+    delta: D.
+    norm: logarithms of their normalisers; NO_ROW beyond the end, so that what
+      is there adds nothing.
+    u: W q d^(-1/4).
+    inside: which rows exist.
+  """
+
+  g: Float[Array, 'i v']
+  delta: Float[Array, 'i']
+  norm: Float[Array, 'i']
+  u: Float[Array, 'i m']
+  inside: Bool[Array, 'i']
+
+  def features(self, sign: int, unit: Float[Array, 'm']) -> Float[Array, 'i m']:
+    """Q: normalised features times exp(unit)."""
+    e = signed(self.u, sign) + unit[None]
+    return jnp.exp(e - self.norm[:, None])
+
+
+def load_rows(
+  plan: Plan,
+  refs: tuple[Any, Any, Any, Any],
+  chunk: Array,
+  left: Array,
+  w_ref: Any,
+) -> Rows:
+  """Loads a chunk of queries, cotangents, D and normalisers."""
+  inside = rows_inside(plan, chunk, left)
+  q, g, delta, norm = (load(plan, ref, chunk, inside) for ref in refs)
+  norm = jnp.where(inside, norm, NO_ROW)
+  return Rows(g, delta, norm, project(q, w_ref), inside)
+
+
+def from_state(
+  plan: Plan, rows: Rows, s: Float[Array, 'v m'], z: Float[Array, 'm']
+) -> Float[Array, 'i m']:
+  """g_i . S_m - D_i z_m."""
+  return dot(rows.g, s, plan.dtype) - rows.delta[:, None] * z[None]
+
+
+def add_rows(
+  plan: Plan,
+  sums: tuple[Array, Array],
+  rows: Rows,
+  features: Float[Array, 'i m'],
+) -> tuple[Float[Array, 'v m'], Float[Array, 'm']]:
+  """Adds a chunk of rows to T, [v, m], and t, [m], of one sign."""
+  big, small = sums
+  return (
+    big + dot(rows.g, features, plan.dtype, contract=(0, 0)),
+    small - jnp.sum(rows.delta[:, None] * features, axis=0),
+  )
+
+
+def key_cotangents(
+  keys: Keys,
+  du: Float[Array, 'j m'],
+  dhalf: Float[Array, 'j'],
+  w_ref: Any,
+) -> Float[Array, 'j d']:
+  """Cotangents of keys from those of W k and of half their norms."""
+  scaled = keys.k.astype(jnp.float32) * keys.k.shape[1] ** -0.5
+  return project_back(du, w_ref) + dhalf[:, None] * scaled

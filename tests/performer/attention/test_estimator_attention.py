@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from performer import attention
-from performer.attention import features, linear, oprf, structures
+from performer.attention.kernels import oprf, structures
+from performer.attention.sums import linear
 from tests.performer.attention import attention_cases as cases
 from tests.performer.attention import attention_twin as twin
 
@@ -212,7 +213,7 @@ def test_votes_of_an_unnormalised_policy():
   favor = GAUSSIAN
   w = projection(favor)
   q, k, _ = twin.inputs(13, scale=0.5)
-  maps = features.feature_maps(favor.spec, w, head_dim=8, bandwidth=0.7)
+  maps = favor.spec.maps(w, 8)
   one, two = (
     m(x.transpose(0, 2, 1, 3)) for m, x in zip(maps, (q, k), strict=True)
   )

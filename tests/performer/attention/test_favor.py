@@ -8,15 +8,15 @@ import numpy as np
 import pytest
 
 from performer import attention
-from performer.attention import causal_forms, kernels, linear, log_family
+from performer.attention.kernels import table
+from performer.attention.sums import linear, log
 from tests.performer.attention import attention_cases as cases
 from tests.performer.attention import attention_twin as twin
+from tests.performer.attention.sums import causal_forms
 
 POSITIVE = ['softmax_hyp', 'exp', 'relu']
 MATRIX_SOFTMAX = [
-  name
-  for name, kernel in kernels.KERNELS.items()
-  if kernel.softmax and kernel.structure == 'matrix' and name != 'softmax_oprf'
+  name for name, kernel in table.KERNELS.items() if kernel.published
 ]
 SCALES = [0.1, 1.0, 3.0, 8.0, 20.0]
 
@@ -47,9 +47,9 @@ def assert_close(ours, truth, tolerance, message=''):
 def test_softmax_maps(name):
   """Kernel matrices of all pairs; other functions are in test_kernels."""
   q, k, _ = twin.inputs(1, scale=0.7)
-  kernel, w = kernels.get(name), cases.projection(cases.favor(name))
+  kernel, w = table.get(name), cases.projection(cases.favor(name))
   (a, m), (b, n) = (
-    kernels.feature_map(kernel, x.transpose(0, 2, 1, 3), w) for x in (q, k)
+    kernel.featurize(x.transpose(0, 2, 1, 3), w) for x in (q, k)
   )
   a, b = (jnp.exp(a), jnp.exp(b)) if kernel.log else (a, b)
   matrix = a @ b.swapaxes(-1, -2) * kernel.scale(a.shape[-1])
@@ -72,10 +72,10 @@ def test_values(kernel, causal):
   out = cases.attend(favor, q, k, v, w, mask, causal=causal)
   truth = twin.value(q, k, v, w, mask, kernel=kernel, causal=causal)
   # Signed kernels divide by what may be nearly zero: compare where they do not.
-  if kernels.get(kernel).signed:
+  if table.get(kernel).signed:
     good = np.abs(truth).max(-1) < 10
     out, truth = np.asarray(out)[good], truth[good]
-  assert_close(out, truth, 2e-4 if kernels.get(kernel).signed else 1e-5)
+  assert_close(out, truth, 2e-4 if table.get(kernel).signed else 1e-5)
 
 
 @pytest.mark.parametrize('causal', [False, True])
@@ -124,9 +124,9 @@ def test_one_reference_per_chunk_fails_at_large_scales():
   """The chunk maximum, as reference, underflows rows before it."""
   favor = cases.favor()
   q, k, _ = twin.inputs(5, scale=20.0)
-  kernel, w = kernels.get('softmax_hyp'), cases.projection(favor)
-  a, _ = kernels.feature_map(kernel, q.transpose(0, 2, 1, 3)[:, :, :8], w)
-  b, n = kernels.feature_map(kernel, k.transpose(0, 2, 1, 3)[:, :, :8], w)
+  kernel, w = table.get('softmax_hyp'), cases.projection(favor)
+  a, _ = kernel.featurize(q.transpose(0, 2, 1, 3)[:, :, :8], w)
+  b, n = kernel.featurize(k.transpose(0, 2, 1, 3)[:, :, :8], w)
   b = b + n[..., None]
   c = b.max(2, keepdims=True)
   query = jnp.exp(a + c - (a + c).max(-1, keepdims=True))
@@ -221,7 +221,7 @@ def test_split_form_agrees_with_the_chunk_form(monkeypatch):
   q, k, v = twin.inputs(11)
   w, mask = cases.projection(favor), mask_of(2)
   chunked = cases.attend(favor, q, k, v, w, mask, causal=True)
-  monkeypatch.setattr(log_family, 'exponent_limit', lambda dtype: -1.0)
+  monkeypatch.setattr(log, 'exponent_limit', lambda dtype: -1.0)
   split = scan(linear.causal, favor, q, k, v, w, mask)
   assert np.abs(chunked - split).max() > 0, 'the same form ran twice'
   np.testing.assert_allclose(split, chunked, atol=2e-6)
@@ -324,11 +324,11 @@ def test_stabilisers_carry_no_gradient():
   w = cases.projection(favor)
 
   def constants(k):
-    features = kernels.feature_map(kernels.get(favor.kernel), k, w)
-    return log_family.summarize(features, v, None, jnp.dtype('float32')).c.sum()
+    features = favor.spec.featurize(k, w)
+    return log.summarize(features, v, None, jnp.dtype('float32')).c.sum()
 
   def maxima(k):
-    values, weight = kernels.feature_map(kernels.get(favor.kernel), k, w)
+    values, weight = favor.spec.featurize(k, w)
     return (values + weight[..., None]).max(-2).sum()
 
   np.testing.assert_allclose(constants(k), maxima(k), rtol=1e-6)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from performer import attention
-from performer.attention import kernels
+from performer.attention.kernels import table
 from tests.performer.attention import attention_cases as cases
 from tests.performer.attention import attention_twin as twin
 
@@ -102,13 +102,13 @@ def test_batch_mates_and_heads_change_no_bit(mechanism, causal):
 
 
 def test_a_maximum_over_the_batch_with_epsilon_couples_examples():
-  kernel, w = kernels.get('softmax_pos'), cases.projection(cases.favor())
+  kernel, w = table.get('softmax_pos'), cases.projection(cases.favor())
   # One row so long that its feature may be far larger than all others.
   norms = jnp.linalg.norm(w, axis=-1)
   w, longest = 6 * w / norms.max(), norms.argmax()
 
   def first_row(k):
-    values, weight = kernels.feature_map(kernel, k.transpose(0, 2, 1, 3), w)
+    values, weight = kernel.featurize(k.transpose(0, 2, 1, 3), w)
     log = values + weight[..., None]
     features = jnp.exp(log - log.max()) + 1e-6
     row = features.sum(-1)

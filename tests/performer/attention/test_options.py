@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from performer import attention
-from performer.attention import checks, theory
+from performer.attention import checks
+from performer.attention.analysis import theory
 from tests import seeds
 from tests.performer.attention import attention_cases as cases
 from tests.performer.attention import attention_twin as twin
@@ -185,7 +186,7 @@ def test_presets():
   made = {name: attention.preset(name) for name in POSITIVE_PRESETS}
   assert made['default'] == attention.Favor()
   assert (made['paper'].kernel, made['paper'].rows) == ('softmax_pos', 256)
-  assert made['train_fast'].spec.regularized
+  assert made['train_fast'].spec.norm == 'sqrt_d'
   assert made['relu_det'].rows is None
   assert made['relu_proj'].rows == 256
   assert attention.preset('paper', features=64).features == 64
@@ -199,12 +200,13 @@ def test_presets():
 def test_states_that_do_not_fit():
   q, k, v = twin.inputs(1)
   favor, other = cases.favor(), cases.favor(features=32)
-  state = other.form(None, head_dim=8).empty(v)
+  state = other.empty_state(batch=2, num_heads=2, head_dim=8)
   w = cases.projection(favor)
   with refused(r'state must have S.*\(2, 2, 8, 32\)'):
     favor.extend(q, k, v, projection=w, state=state)
   # Of another kind of kernel: one constant for all features.
-  state = cases.favor('relu').form(None, head_dim=8).empty(v)
+  other = cases.favor('relu')
+  state = other.empty_state(batch=2, num_heads=2, head_dim=8)
   with refused(r'state must have c of shape \(2, 2, 16\)'):
     favor.extend(q, k, v, projection=w, state=state)
   with refused('state must have c'):

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from performer import attention
-from performer.attention import precision
+from performer.attention.sums import state as state_lib
+from tests import marks
 from tests.performer.attention import attention_cases as cases
 from tests.performer.attention import attention_twin as twin
 
@@ -35,7 +36,7 @@ def test_float64_values_are_those_of_the_dense_matrix(kernel, causal):
   assert np.abs(np.asarray(narrow) - truth).max() > 1e-9, 'no power'
 
 
-@pytest.mark.parametrize('kernel', ['softmax_hyp', 'elu1'])
+@pytest.mark.parametrize('kernel', [*marks.slow('softmax_hyp'), 'elu1'])
 def test_float64_gradients_by_differences(kernel):
   favor = cases.favor(kernel)
   w = cases.projection(favor)
@@ -131,8 +132,8 @@ def test_an_empty_state_is_none(kernel):
 
 def test_sums_are_wide():
   half = jnp.ones(3, jnp.bfloat16)
-  assert precision.wide(half) == jnp.float32
-  assert precision.wide(half, jnp.ones(3, jnp.float16)) == jnp.float32
-  assert precision.dot('i,i->', half, half).dtype == jnp.float32
+  assert state_lib.wide(half) == jnp.float32
+  assert state_lib.wide(half, jnp.ones(3, jnp.float16)) == jnp.float32
+  assert state_lib.dot('i,i->', half, half).dtype == jnp.float32
   with jax.enable_x64(True):
-    assert precision.wide(half, jnp.ones(3, jnp.float64)) == jnp.float64
+    assert state_lib.wide(half, jnp.ones(3, jnp.float64)) == jnp.float64

@@ -81,11 +81,12 @@ def compare(split, whole, favor, scales, mask, ids):
 @pytest.mark.parametrize(
   ('kernel', 'scales', 'causal', 'check_vma'),
   [
-    ('softmax_hyp', (1.0, 12.0), True, True),
-    ('softmax_hyp', (1.0, 12.0), False, True),
     # By default `shard_map` follows what varies over the axis.
+    ('softmax_hyp', (1.0, 12.0), False, True),
     ('relu', (1.0,), True, False),
-    pytest.param('relu', (1.0,), False, False, marks=pytest.mark.slow),
+    *marks.slow(
+      ('softmax_hyp', (1.0, 12.0), True, True), ('relu', (1.0,), False, False)
+    ),
   ],
 )
 def test_eight_devices_are_one(mesh, kernel, scales, causal, check_vma):

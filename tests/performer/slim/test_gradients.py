@@ -145,6 +145,7 @@ def test_float32(strategy):
   assert ours.loss.dtype == jnp.float32
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('strategy', SOME)
 def test_gradient_in_the_first_state_by_differences(strategy):
   """The start is not empty, and the loss also looks at the last state."""
@@ -240,6 +241,7 @@ def test_second_derivatives():
       jax.jvp(lambda s: loss(s, 'subtract'), (1.0,), (1.0,))
 
 
+@pytest.mark.slow
 def test_differentiating_through_the_subtraction_would_be_wrong(monkeypatch):
   """What is added and taken away again cancels, and its gradient with it."""
 
@@ -299,6 +301,7 @@ def test_runs_are_about_as_many_as_their_chunks():
   assert strategies.run_length(32, 1) == 4
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('strategy', SOME)
 def test_narrow_parameters_have_wide_sums(strategy):
   params = cases.params()

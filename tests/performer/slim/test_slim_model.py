@@ -159,9 +159,10 @@ def reference(params, w, tokens, mask, *, kernel, norm, interleaved=False):
 @pytest.mark.parametrize(
   ('kernel', 'norm', 'output_projection'),
   [
-    ('square', 'post_branch', False),
     ('square', 'pre', True),
-    pytest.param('softmax_pos', 'pre', False, marks=pytest.mark.slow),
+    *marks.slow(
+      ('square', 'post_branch', False), ('softmax_pos', 'pre', False)
+    ),
   ],
 )
 def test_computes_its_equations(kernel, norm, output_projection):

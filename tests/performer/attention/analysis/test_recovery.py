@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from performer import attention
-from performer.attention.analysis import recovery
+from performer.attention.analysis import denominators, recovery
 from tests.performer.attention import attention_cases as cases
 from tests.performer.attention import attention_twin as twin
 
@@ -16,7 +16,7 @@ recover = jax.jit(
   static_argnames='causal',
 )
 bad_fraction = jax.jit(
-  recovery.bad_denominator_fraction,
+  denominators.bad_denominator_fraction,
   static_argnums=0,
   static_argnames='causal',
 )

@@ -1,0 +1,1 @@
+"""Sums over features: what a kernel is, they do not know."""

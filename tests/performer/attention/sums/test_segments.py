@@ -1,0 +1,161 @@
+"""Packed sequences: each segment as if it were alone."""
+
+import dataclasses
+import functools
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from performer import attention
+from performer.attention import calls
+from performer.attention.sums import state
+from tests import marks
+from tests.performer.attention import attention_cases as cases
+from tests.performer.attention import attention_twin as twin
+
+# Segments of one position, within a chunk, over chunks, from border to border.
+CUTS = (0, 1, 3, 8, 11, 16, 35, 37)
+LENGTH = 37
+
+
+def ids():
+  row = np.zeros(LENGTH, np.int32)
+  for number, start in enumerate(CUTS[1:-1]):
+    row[start:] = (7 * number + 3) % 5 + 1
+  # The second row has other borders, and comes back to an id it had before.
+  other = np.repeat([4, 2, 4], [13, 20, 4]).astype(np.int32)
+  return jnp.asarray(np.stack([row, other]))
+
+
+def same_segment():
+  """Which positions share a segment, [2, LENGTH, LENGTH]."""
+  runs = np.cumsum(np.diff(ids(), axis=1, prepend=0) != 0, axis=1)
+  return runs[:, :, None] == runs[:, None, :]
+
+
+@pytest.mark.parametrize('causal', [False, True])
+@pytest.mark.parametrize(
+  'kernel',
+  [
+    *('exact', 'relu'),
+    *marks.slow('softmax_trig', 'exp'),
+  ],
+)
+def test_segments_are_as_if_alone(kernel, causal):
+  """Against the float64 matrix, cut where segments meet."""
+  if kernel == 'exact':
+    mechanism, w = attention.Exact(), None
+  else:
+    mechanism = cases.favor(kernel)
+    w = cases.projection(mechanism)
+  q, k, v = twin.inputs(3, l=LENGTH)
+  mask = twin.mask(4, 2, LENGTH)
+  packed = cases.attend(mechanism, q, k, v, w, mask, ids(), causal=causal)
+  options = {'kernel': kernel, 'causal': causal}
+  truth = twin.value(q, k, v, w, mask, same=same_segment(), **options)
+  # Signed denominators come near zero: outputs are of the order of 100.
+  tolerance = 2e-4 if kernel == 'softmax_trig' else 1e-5
+  np.testing.assert_allclose(packed, truth, atol=tolerance, rtol=2e-5)
+  # And the packing matters.
+  whole = twin.value(q, k, v, w, mask, **options)
+  assert np.abs(whole - truth).max() > 0.1
+
+
+@pytest.mark.parametrize('scale', [1.0, 12.0])
+@pytest.mark.parametrize('causal', [*marks.slow(False), True])
+def test_gradients(scale, causal):
+  """At the larger scale rows split."""
+  favor = cases.favor()
+  w = cases.projection(favor)
+  q, k, v = twin.inputs(5, l=LENGTH, scale=scale)
+  mask = twin.mask(4, 2, LENGTH)
+  out, grads = cases.value_and_grad(
+    favor, q, k, v, w, mask, ids(), causal=causal
+  )
+  options = {'kernel': favor.kernel, 'causal': causal}
+  truth, slopes = twin.value_and_grad(
+    q, k, v, w, mask, same=same_segment(), **options
+  )
+  np.testing.assert_allclose(out, truth, atol=1e-4)
+  for mine, other in zip(grads, slopes, strict=True):
+    limit = np.abs(other).max()
+    assert np.abs(mine - other).max() < 1e-4 * limit
+
+
+@pytest.mark.parametrize('causal', [False, True])
+@pytest.mark.parametrize('factor', [3.0, 30.0])
+def test_other_segments_change_no_bit(factor, causal):
+  favor = cases.favor('softmax_hyp')
+  w = cases.projection(favor)
+  q, k, v = twin.inputs(6, l=LENGTH)
+  call = lambda *x: cases.attend(favor, *x, w, ids=ids(), causal=causal)
+  other = slice(CUTS[4], CUTS[5])
+  changed = [x.at[0, other].multiply(factor) for x in (q, k, v)]
+  before, after = np.asarray(call(q, k, v)), np.asarray(call(*changed))
+  rest = np.ones(LENGTH, bool)
+  rest[other] = False
+  np.testing.assert_array_equal(before[0, rest], after[0, rest])
+  assert np.abs(before[0, other] - after[0, other]).max() > 0.1
+
+
+@pytest.mark.parametrize('causal', [False, True])
+def test_mass_is_one_at_every_scale(causal):
+  favor = cases.favor()
+  w = cases.projection(favor)
+  for scale in (0.1, 1.0, 5.0, 20.0):
+    q, k, v = twin.inputs(7, l=LENGTH, scale=scale)
+    ones = jnp.ones_like(v)
+    out = cases.attend(favor, q, k, ones, w, ids=ids(), causal=causal)
+    np.testing.assert_allclose(out, 1.0, atol=1e-5)
+
+
+def test_pieces_of_a_packed_sequence():
+  """Segments begin at the borders 8 and 16, and go on over 24."""
+  favor = cases.favor()
+  w = cases.projection(favor)
+  q, k, v = (x[:1, :32] for x in twin.inputs(8, l=LENGTH))
+  names = ids()[:1, :32]
+  whole = favor(q, k, v, projection=w, causal=True, segment_ids=names)
+  after = favor.empty_state(batch=1, num_heads=2, head_dim=8)
+  found = []
+  for start in range(0, 32, 8):
+    part = (slice(None), slice(start, start + 8))
+    after = state.forget(after, jnp.array([start in CUTS]))
+    out, after = favor.extend(
+      *(x[part] for x in (q, k, v)),
+      projection=w,
+      segment_ids=names[part],
+      state=after,
+    )
+    found.append(out)
+  np.testing.assert_allclose(np.concatenate(found, axis=1), whole, atol=1e-5)
+
+
+def test_refused():
+  favor = cases.favor()
+  w = cases.projection(favor)
+  q, k, v = twin.inputs(1)
+
+  def call(segment_ids, favor=favor, length=21):
+    return favor(
+      q[:, :length],
+      k,
+      v,
+      projection=w,
+      causal=False,
+      segment_ids=segment_ids,
+    )
+
+  check = functools.partial(
+    calls.check_inputs, q, k, v, causal=False, key_mask=None
+  )
+  with pytest.raises(ValueError, match='must be integers'):
+    check(segment_ids=jnp.ones((2, 21)))
+  with pytest.raises(ValueError, match=r'segment_ids\.shape=\(2, 20\)'):
+    check(segment_ids=jnp.ones((2, 20), jnp.int32))
+  with pytest.raises(ValueError, match='queries and keys alike'):
+    call(jnp.ones((2, 21), jnp.int32), length=7)
+  reference = dataclasses.replace(favor, stabilizer='reference')
+  with pytest.raises(ValueError, match='couples segments'):
+    call(jnp.ones((2, 21), jnp.int32), favor=reference)
