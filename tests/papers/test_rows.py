@@ -48,7 +48,7 @@ SYSTEM = rows.System('toys', '1', {'toy': ROW})
 # Rows that wait for their first run.
 NOT_RUN = {
   *('swimmer-controllers', 'swimmer-partitions', 'swimmer-pruning'),
-  *('hybrid-10', 'hybrid-100'),
+  'hybrid-100',
   *('parity-dodge', 'parity-lane', 'patch-sizes'),
   *('generalisation-dodge', 'generalisation-lane', 'noise-background'),
   *('held-out-peers', 'held-out-vizier', 'candidates'),
