@@ -157,6 +157,10 @@ def open_studies(path: str) -> Sequence:
     FileNotFoundError: no such file.
     ValueError: the file has another suffix, is empty or malformed.
   """
+  if not path.endswith((records.SUFFIX, '.jsonl')):
+    raise ValueError(
+      f'a file of studies must end in {records.SUFFIX} or .jsonl, got {path}'
+    )
   found = os.stat(path)
   return _opened(path, found.st_mtime_ns, found.st_size)
 
@@ -167,10 +171,6 @@ def _opened(path: str, *version: int) -> Sequence:
   del version
   if path.endswith(records.SUFFIX):
     return _Decoded(path)
-  if not path.endswith('.jsonl'):
-    raise ValueError(
-      f'a file of studies must end in {records.SUFFIX} or .jsonl, got {path}'
-    )
   found = tuple(studies.read(path))
   if not found:
     raise ValueError(f'{path}: the file must hold a study, but is empty')

@@ -11,6 +11,7 @@ from hpo.optformer import trained
 CASE = optformer.Case(4, 50)
 
 
+@pytest.mark.slow
 def test_cases_are_measured(quick):
   results, rows = quick(optformer.SUBJECT, [optformer.Case(2, 5)], peers=False)
   timed = {m.form for m in results if m.samples}

@@ -1,5 +1,7 @@
 """The supernet benchmark: forms agree, bars are read from measurements."""
 
+import pytest
+
 from benchmarks import harness, programs, rl_darts
 
 
@@ -36,6 +38,7 @@ def test_a_wrong_form_is_refused(monkeypatch):
   assert 'differ by 0.01' in rl_darts._check(case, wrong, 2)
 
 
+@pytest.mark.slow
 def test_a_case_is_measured(quick):
   subject = rl_darts.SUBJECT
   case = subject.cases(subject.quick)[1]

@@ -146,6 +146,7 @@ def test_a_wrong_gradient_is_told():
   assert found(np.nan, 1.0).startswith('loss is off by nan')
 
 
+@pytest.mark.slow
 def test_a_case_is_measured(quick, monkeypatch):
   monkeypatch.setattr(slim, '_wrong', lambda form, sizes: None)
   small = dataclasses.replace(slim.SUBJECT.quick, kinds=('full', 'autodiff'))

@@ -54,6 +54,7 @@ def _small(**settings):
   )
 
 
+@pytest.mark.slow
 def test_a_run_of_plain_es_and_one_of_a_controller_take_the_same_steps():
   plain = runs.run(_small(sharing=partitions.RandomPartition(2)), seed=1)
   found = runs.run(
@@ -89,6 +90,7 @@ def test_accounts_are_those_of_the_paper():
   assert found['compression'] == pytest.approx(0.854, abs=5e-4)
 
 
+@pytest.mark.slow
 def test_methods_of_a_hybrid_problem_improve_on_random_search():
   setting = hybrid.Setting(
     'Sphere',

@@ -120,6 +120,7 @@ SETTING = control.Setting(
 )
 
 
+@pytest.mark.slow
 def test_policies_are_trained():
   found = [control.run(SETTING, seed=seed) for seed in (0, 1)]
   assert [record['returns'].shape for record in found] == [(2,), (2,)]

@@ -141,6 +141,7 @@ def check_same_rows(found, expected):
     np.testing.assert_allclose([*mine.values()], [*other.values()], rtol=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('name', NAMES)
 def test_eight_devices_give_the_losses_of_one(name, one_device, eight_devices):
   expected = rows(one_device(*CASES[name]))

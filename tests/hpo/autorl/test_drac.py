@@ -136,6 +136,7 @@ def learnt(settings):
   return run(seeds.key(8))
 
 
+@pytest.mark.slow
 def test_without_the_term_it_is_ppo_to_the_bit():
   plain, _ = learnt(AGENT)
   off, metrics = learnt(

@@ -58,6 +58,7 @@ def test_the_loop_gives_what_run_gives():
   )
 
 
+@pytest.mark.slow
 def test_a_stopped_run_continues(tmp_path):
   trainer = programs.ProgramTrainer(PROGRAM, num_seeds=2)
 

@@ -192,6 +192,7 @@ def leaves(state):
   return jax.tree.leaves(jax.device_get(plain))
 
 
+@pytest.mark.slow
 def test_a_run_on_a_mesh_leaves_a_model_and_a_report(tmp_path, capsys):
   result = run(tmp_path, 2)
   assert (tmp_path / 'report' / 'scores.md').exists()

@@ -66,5 +66,5 @@ def test_pictures(tmp_path):
 
 def test_only_layers_have_a_graph():
   policy = cases.make_flax('dense')
-  with pytest.raises(ValueError, match='FeedForward network, got Module'):
+  with pytest.raises(ValueError, match='FeedForward network, got OfPolicy'):
     drawings.graph(policy, jnp.ones(policy.size), 'module')

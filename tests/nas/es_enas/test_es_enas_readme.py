@@ -4,12 +4,14 @@ import pathlib
 import re
 
 import numpy as np
+import pytest
 
 from nas import es_enas
 
 TEXT = (pathlib.Path(es_enas.__file__).parent / 'README.md').read_text()
 
 
+@pytest.mark.slow
 def test_in_your_own_code(capsys):
   names = {}
   for block in re.findall(r'^```python\n(.*?)^```', TEXT, re.M | re.S):

@@ -3,11 +3,14 @@
 import pathlib
 import re
 
+import pytest
+
 from nas import rl_darts
 
 TEXT = (pathlib.Path(rl_darts.__file__).parent / 'README.md').read_text()
 
 
+@pytest.mark.slow
 def test_in_your_own_code(capsys):
   names = {}
   for block in re.findall(r'^```python\n(.*?)^```', TEXT, re.M | re.S):

@@ -67,6 +67,7 @@ def moved(one, two):
   ]
 
 
+@pytest.mark.slow
 def test_the_agent_is_unchanged():
   """Joint search: bit by bit what the agent does, and metrics beside."""
   env, learner = fitted('ppo')
@@ -201,6 +202,7 @@ def test_snapshots_are_spaced_by_their_logarithms():
   assert search.snapshot_times(8, 4)[-1] == 4
 
 
+@pytest.mark.slow
 def test_lanes_of_two_ranges_of_levels():
   """The last lanes see other levels, and are what they are alone."""
   make = lambda start, count: lanes.Lanes(

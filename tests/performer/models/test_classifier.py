@@ -119,6 +119,7 @@ def make_trainer(**options):
   )
 
 
+@pytest.mark.slow
 def test_a_classifier_resumes(tmp_path):
   def run(steps, folder):
     experiment = experiments.of(make_trainer(), devices=jax.devices()[:1])
