@@ -155,10 +155,16 @@ def _finish(
     each = (time.monotonic() - start) / number
     options.log(
       f'[{number}/{len(batches)}] '
-      f'{"; ".join(cell.label for cell in batch.values())}: {seconds:.1f} s, '
+      f'{_label(batch)}: {seconds:.1f} s, '
       f'about {each * (len(batches) - number) / 60:.1f} minutes left'
     )
   return [json.loads(path.read_text(encoding='utf-8')) for path in paths]
+
+
+def _label(batch: Batch) -> str:
+  """The cells of one call, of which there may be dozens."""
+  first, *others = (cell.label for cell in batch.values())
+  return f'{first} to {others[-1]}' if others else first
 
 
 def _batches(
