@@ -264,7 +264,7 @@ def test_attention_patterns_are_judged(sign, verdict):
 
 
 @pytest.mark.slow
-def test_a_look_at_attention():
+def test_a_look_at_attention(one_device):
   setting = recovery.STUDY['tiny'].arms['exact']
   training = dataclasses.replace(
     setting.training,
@@ -274,6 +274,7 @@ def test_a_look_at_attention():
     data=protein_data.Proteins(task='mlm', max_length=16, masking='bert'),
     batch=4,
     steps=2,
+    warmup=None,
   )
   found = recovery.run(recovery.Setting(training, 3), seed=0)
   assert found['rows'] < 1e-5
@@ -312,7 +313,7 @@ def test_exchange_is_judged(end, verdict):
 
 
 @pytest.mark.slow
-def test_an_exchange():
+def test_an_exchange(one_device):
   setting = exchange.STUDY['tiny'].arms['text']
   training = dataclasses.replace(
     setting.training,

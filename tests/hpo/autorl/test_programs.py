@@ -128,7 +128,9 @@ def test_the_best_settings_flip():
 
   def run(rate, cost, key):
     def update(state, key):
-      zeta = {'learning_rate': rate, 'entropy_cost': cost}
+      zeta = jax.tree.map(
+        jnp.float32, {'learning_rate': rate, 'entropy_cost': cost}
+      )
       found = task.update(state, zeta, key)
       return found.state, found.metrics['exact']
 
