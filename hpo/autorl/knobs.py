@@ -54,9 +54,10 @@ class Knob:
     return math.log(unit / (1 - unit))
 
   def unit(self, value: float) -> float:
-    """A value's place in the range, 0 at `low` and 1 at `high`."""
+    """A value's place in the range: 0 at `low` or below, 1 at `high` or above."""
     bounds = self.low, self.high, self.scale
-    return float(scales.to_scaled(np.array([value], np.float64), *bounds)[0])
+    inside = np.clip(np.array([value], np.float64), self.low, self.high)
+    return float(scales.to_scaled(inside, *bounds)[0])
 
   def value(self, free: Float[Array, '*h']) -> Float[Array, '*h']:
     """The setting of a free parameter."""

@@ -31,6 +31,12 @@ def test_start_and_range(knob):
   )
 
 
+def test_places_in_the_range():
+  knob = knobs.Knob('rate', 1e-3, 1e-5, 1e-1, 'LOG')
+  found = [knob.unit(x) for x in (0.0, 1e-5, 1e-3, 1e-1, 2.0)]
+  np.testing.assert_allclose(found, [0, 0, 0.5, 1, 1], atol=1e-6)
+
+
 def test_values_by_name():
   found = knobs.values(SOME, knobs.initial(SOME))
   want = {knob.name: knob.start for knob in SOME}

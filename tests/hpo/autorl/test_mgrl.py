@@ -61,6 +61,27 @@ def fitted(settings):
   )
 
 
+def test_an_outer_setting_beyond_its_knob_is_read_as_the_end():
+  """No entropy in the outer loss, and a knob for it on a logarithmic scale."""
+  ends = [
+    dataclasses.replace(
+      STACX, outer=actor_critic.Loss(discount=0.95, entropy_cost=cost)
+    )
+    for cost in (0.0, 1e-3)
+  ]
+  learners = [fitted(settings) for settings in ends]
+  state = learners[0].init(seeds.key(1))
+  fresh = jax.tree.map(lambda x: x[0], batches(learners[0], 1))
+  fresh = jax.tree.map(lambda x: jnp.asarray(x, jnp.result_type(x)), fresh)
+  found = [
+    learner.outer(state.agent, state.agent, state.free, fresh)
+    for learner in learners
+  ]
+  assert np.isfinite(found).all()
+  # The two read the same, and differ by their entropy cost alone.
+  assert abs(found[0] - found[1]) < 1e-3 * np.log(2) + 1e-6
+
+
 def test_meta_gradient_is_that_of_finite_differences():
   with jax.enable_x64(True):
     learner = fitted(STACX)
