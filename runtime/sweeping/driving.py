@@ -160,10 +160,9 @@ class Sweep:
 
   @property
   def best(self) -> Trial | None:
-    """The best of the trials with the largest budget; None before any."""
+    """The best of all trials, whatever their budgets; None before any."""
     known = [trial for trial in self.trials if trial.value is not None]
-    rank = lambda t: (t.job.budget or 0, self.plan.sign * t.value)
-    return max(known, key=rank, default=None)
+    return max(known, key=lambda t: self.plan.sign * t.value, default=None)
 
   def advance(self, pool: pool_lib.Pool, seconds: float) -> bool:
     """Asks, starts, waits and tells.
