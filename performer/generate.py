@@ -102,11 +102,9 @@ def blocks(
 
 
 def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
-  parser = commands.parser(__doc__)
-  parser.add_argument(
-    'workdir', help='folder of the run, or a file of performer.pack'
+  parser = commands.of_run(
+    __doc__, workdir='folder of the run, or a file of performer.pack'
   )
-  parser.add_argument('--step', default='latest', type=commands.step)
   parser.add_argument('--prompt', default='', help='text to continue')
   parser.add_argument(
     '--max_new_tokens', type=int, help='default: all that fit'

@@ -21,9 +21,7 @@ __all__ = ['main']
 
 
 def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
-  parser = commands.parser(__doc__)
-  parser.add_argument('workdir', help='folder of the run')
-  parser.add_argument('--step', default='best', type=commands.step)
+  parser = commands.of_run(__doc__, step='best')
   parser.add_argument('--output', type=pathlib.Path, required=True)
   return parser.parse_args(argv)
 

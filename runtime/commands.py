@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 from runtime import errors
 
-__all__ = ['parser', 'plain', 'positive', 'run', 'step']
+__all__ = ['of_run', 'parser', 'plain', 'positive', 'read_step', 'run']
 
 
 def plain(description: str) -> argparse.ArgumentParser:
@@ -44,7 +44,28 @@ def parser(description: str) -> argparse.ArgumentParser:
   return found
 
 
-def step(text: str) -> int | str:
+def of_run(
+  description: str,
+  *,
+  step: str = 'latest',
+  workdir: str = 'folder of the run',
+) -> argparse.ArgumentParser:
+  """`parser`, with the workdir of a run and the step to restore.
+
+  Args:
+    description: see `plain`.
+    step: that is restored unless the command line tells another.
+    workdir: help of this argument.
+  """
+  found = parser(description)
+  found.add_argument('workdir', help=workdir)
+  found.add_argument(
+    '--step', default=step, type=read_step, help="number, 'latest' or 'best'"
+  )
+  return found
+
+
+def read_step(text: str) -> int | str:
   """Reads the step of a checkpoint: a number, 'latest' or 'best'."""
   if text in ('latest', 'best'):
     return text

@@ -51,9 +51,7 @@ def scores(run: Any, split: str | None = None) -> list[dict[str, Any]]:
 
 
 def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
-  parser = commands.parser(__doc__)
-  parser.add_argument('workdir', help='folder of the run')
-  parser.add_argument('--step', default='latest', type=commands.step)
+  parser = commands.of_run(__doc__)
   parser.add_argument('--split', help='the one evaluator to run; default: all')
   parser.add_argument('--episodes', type=int, help='of agents; default: as set')
   parser.add_argument('--report', help='folder to write a report to')

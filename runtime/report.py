@@ -21,9 +21,7 @@ def main(argv: Sequence[str] | None = None) -> None:
   Args:
     argv: arguments of the command; None: those of the process.
   """
-  parser = commands.parser(__doc__)
-  parser.add_argument('workdir', help='folder of the run')
-  parser.add_argument('--step', default='latest', type=commands.step)
+  parser = commands.of_run(__doc__)
   options = parser.parse_args(argv)
   with runtime.restore(
     options.workdir,
