@@ -59,7 +59,7 @@ NOT_RUN = {
   'cost-of-suggestions',
   *('rainbow', 'sac', 'search-cost', 'levels'),
   *('bilevel', 'games'),
-  *('update-rule', 'softmax-sampling', 'tuning-ppo'),
+  *('update-rule', 'tuning-ppo'),
   *('lra-listops-features', 'fig5-redraw', 'fig15-seeds'),
   *('fig7-pixels-depth', 'fig15-pixels-kernels'),
   *('fig16-kernels', 'fig18-linear-transformer'),
