@@ -1,10 +1,12 @@
 """Ask and tell: OptFormer as an optimiser in four lines.
 
-optimizer = asking.Optimizer(model, studies.Problem(space, 'MINIMIZE'))
-for _ in range(50):
-[point] = optimizer.ask()
-optimizer.tell(point, objective(**point))
-print(optimizer.best)
+A loop with it, for the shipped model or any other:
+
+  optimizer = asking.Optimizer(model, studies.Problem(space, 'MINIMIZE'))
+  for _ in range(50):
+    [point] = optimizer.ask()
+    optimizer.tell(point, objective(**point))
+  print(optimizer.best)
 """
 
 from collections.abc import Iterable, Mapping

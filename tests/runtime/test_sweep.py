@@ -122,20 +122,29 @@ def wait_for(process, condition):
   return found
 
 
-def running(folder, driver):
-  """Statuses of members in the middle of their training, by folder."""
-  found = {}
-  owner = folder / 'status.json'
-  # Members of a driver that was killed may still be saving.
-  if not owner.exists() or json.loads(owner.read_text())['pid'] != driver.pid:
-    return found
-  time.sleep(1)
-  for path in (folder / 'members').glob('*/status.json'):
-    status = json.loads(path.read_text())
-    saved = status.get('last_checkpoint')
-    if status['state'] == 'running' and saved and status['step'] < STEPS / 2:
-      found[path.parent] = status
-  return found
+def statuses(folder):
+  return {
+    path.parent: json.loads(path.read_text())
+    for path in (folder / 'members').glob('*/status.json')
+  }
+
+
+def running(folder, earlier=()):
+  """Statuses of members in the middle of their training, by folder.
+
+  Args:
+    folder: of the sweep.
+    earlier: processes that do not count. One that was killed, or that outlives
+      its driver for a moment, leaves a status behind.
+  """
+  return {
+    path: status
+    for path, status in statuses(folder).items()
+    if status['pid'] not in earlier
+    and status['state'] == 'running'
+    and status.get('last_checkpoint')
+    and status['step'] < STEPS / 2
+  }
 
 
 def results(folder):
@@ -172,22 +181,18 @@ def test_killed_workers_and_drivers_change_nothing(
 ):
   folder = tmp_path / 'parts'
   driver = command(folder, *EIGHT, *where)
-  victims = wait_for(driver, lambda: running(folder, driver))
+  victims = wait_for(driver, lambda: running(folder))
   killed, status = next(iter(victims.items()))
   os.kill(status['pid'], signal.SIGKILL)
   # It is started again, and then the driver dies.
-  wait_for(
-    driver,
-    lambda: (
-      json.loads((killed / 'status.json').read_text())['pid'] != status['pid']
-    ),
-  )
-  wait_for(driver, lambda: running(folder, driver))
+  wait_for(driver, lambda: statuses(folder)[killed]['pid'] != status['pid'])
+  wait_for(driver, lambda: running(folder, {status['pid']}))
   driver.send_signal(signal.SIGKILL)
   driver.communicate()
+  earlier = {status['pid'] for status in statuses(folder).values()}
   # A polite end, too.
   driver = command(folder, *EIGHT, *where)
-  wait_for(driver, lambda: running(folder, driver))
+  wait_for(driver, lambda: running(folder, earlier))
   driver.send_signal(signal.SIGTERM)
   assert 'the same command continues the sweep' in finished(driver)
   finished(command(folder, *EIGHT, *where))
