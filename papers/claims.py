@@ -17,6 +17,7 @@ from typing import NamedTuple, Protocol
 import numpy as np
 import numpy.typing as npt
 
+from papers import spreads
 from runtime.record.ledger import Verdict
 
 __all__ = [
@@ -27,7 +28,6 @@ __all__ = [
   'Difference',
   'Judged',
   'MissingLabelError',
-  'Spread',
   'Table',
   'above',
   'below',
@@ -38,8 +38,6 @@ __all__ = [
 ]
 
 Table = Mapping[str, Sequence[float]]
-_MANY = 100_000  # Seeds that nobody runs.
-_RESAMPLES = 10_000
 
 
 class MissingLabelError(ValueError):
@@ -112,112 +110,6 @@ def _text(operand: Operand) -> str:
 
 
 @dataclasses.dataclass(frozen=True)
-class Spread:
-  """A difference of means, and how it varies.
-
-  Attributes:
-    mean: of the difference.
-    parts: variance of one value and number of values, of each noisy side.
-  """
-
-  mean: float
-  parts: tuple[tuple[float, int], ...]
-
-  @classmethod
-  def of(cls, first: np.ndarray, second: np.ndarray, paired: bool) -> 'Spread':
-    """Of two samples.
-
-    Args:
-      first: values, one per seed; a single one is known without error.
-      second: subtracted sample.
-      paired: the values belong together in order, such as those of one seed.
-
-    Raises:
-      ValueError: for values that are not finite, none, or pairs of different
-        numbers.
-    """
-    if not (first.ndim == second.ndim == 1 and first.size and second.size):
-      raise ValueError(
-        f'values must be sequences, got {first.shape=} {second.shape=}'
-      )
-    if not (np.isfinite(first).all() and np.isfinite(second).all()):
-      raise ValueError(f'values must be finite, got {first=} {second=}')
-    if paired:
-      if first.size != second.size:
-        raise ValueError(
-          f'pairs need equal numbers, got {first.size=} {second.size=}'
-        )
-      first, second = first - second, np.zeros(1)
-    parts = [(np.var(x, ddof=1), x.size) for x in (first, second) if x.size > 1]
-    return cls(float(first.mean() - second.mean()), tuple(parts))
-
-  def interval(self, confidence: float, exact: bool) -> tuple[float, float]:
-    """Confidence interval of the mean: Student's or Welch's t-interval.
-
-    Args:
-      confidence: probability that the interval covers the true mean.
-      exact: nothing is random; otherwise two single values say nothing about
-        the spread, and their interval is infinite.
-    """
-    if not self.parts and not exact:
-      return -math.inf, math.inf
-    half = 0.0
-    if any(variance for variance, _ in self.parts):
-      from scipy import stats
-
-      freedom, error = self._freedom()
-      half = stats.t.ppf(0.5 + confidence / 2, freedom) * error
-    return self.mean - half, self.mean + half
-
-  def _freedom(self, seeds: int | None = None) -> tuple[float, float]:
-    """Welch's degrees of freedom, and the standard error of the mean."""
-    parts = [(v / (seeds or n), (seeds or n) - 1) for v, n in self.parts]
-    variance = sum(v for v, _ in parts)
-    freedom = variance**2 / sum(v**2 / n for v, n in parts)
-    return freedom, math.sqrt(variance)
-
-  def seeds(self, gap: float, confidence: float, power: float) -> int | None:
-    """Least number of seeds whose interval leaves a bound at this distance."""
-    if gap <= 0 or not any(variance for variance, _ in self.parts):
-      return None
-    from scipy import stats
-
-    def enough(seeds: int) -> bool:
-      freedom, error = self._freedom(seeds)
-      limit = stats.t.ppf(0.5 + confidence / 2, freedom)
-      return stats.t.cdf(gap / error - limit, freedom) >= power
-
-    few, many = 1, 2
-    while not enough(many):
-      few, many = many, 2 * many
-      if many > _MANY:
-        return None
-    while many - few > 1:
-      middle = (few + many) // 2
-      few, many = (few, middle) if enough(middle) else (middle, many)
-    return many
-
-
-def _resampled(
-  first: np.ndarray, second: np.ndarray, paired: bool, confidence: float
-) -> tuple[float, float]:
-  """Bootstrap interval of a difference of means, always of the same draws."""
-  rng = np.random.default_rng(0)
-
-  def means(values: np.ndarray) -> np.ndarray:
-    rows = rng.integers(values.size, size=(_RESAMPLES, values.size))
-    return values[rows].mean(axis=1)
-
-  if paired:
-    found = means(first - second)
-  else:
-    found = means(first) - means(second)
-  tail = (1 - confidence) / 2
-  low, high = np.quantile(found, (tail, 1 - tail))
-  return float(low), float(high)
-
-
-@dataclasses.dataclass(frozen=True)
 class Difference:
   """The difference of two means lies between two bounds.
 
@@ -246,14 +138,14 @@ class Difference:
     pair = [_values(x, table) for x in (self.value, self.than)]
     return [np.log(x) for x in pair] if self.log else pair
 
-  def _spread(self, table: Table) -> Spread:
-    return Spread.of(*self._pair(table), paired=self.paired)
+  def _spread(self, table: Table) -> spreads.Spread:
+    return spreads.Spread.of(*self._pair(table), paired=self.paired)
 
   def _interval(
-    self, table: Table, spread: Spread, exact: bool
+    self, table: Table, spread: spreads.Spread, exact: bool
   ) -> tuple[float, float]:
     if self.resampled and spread.parts:
-      return _resampled(*self._pair(table), self.paired, self.confidence)
+      return spreads.resampled(*self._pair(table), self.paired, self.confidence)
     return spread.interval(self.confidence, exact)
 
   def judge(self, table: Table, *, exact: bool = False) -> Judged:
@@ -269,7 +161,7 @@ class Difference:
 
   def _sentence(
     self,
-    spread: Spread,
+    spread: spreads.Spread,
     found: tuple[float, float],
     exact: bool,
     verdict: Verdict,

@@ -4,12 +4,12 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from papers import claims
+from papers import claims, spreads
 
 
 def interval(first, second, *, paired=False, confidence=0.95):
   first, second = (np.asarray(x, float) for x in (first, second))
-  spread = claims.Spread.of(first, second, paired)
+  spread = spreads.Spread.of(first, second, paired)
   return spread.interval(confidence, exact=False)
 
 
