@@ -222,8 +222,8 @@ class OfPolicy:
       edges, such as 'params/Conv_*/kernel'; `*` matches slashes too.
 
   Raises:
-    ValueError: if the policy names no parameters, a pattern matches none, or
-      one that has fewer than two axes or may not move freely.
+    ValueError: if the policy names no parameters, there is no pattern, or one
+      matches none, one of fewer than two axes, or one that may not move freely.
   """
 
   policy: policies.Policy
@@ -236,6 +236,8 @@ class OfPolicy:
         f'{self.policy}'
       )
     paths = [path for path, _ in self._leaves]
+    if not self.kernels:
+      raise ValueError(f'kernels need a pattern of {paths}, got kernels=()')
     for pattern in self.kernels:
       if not fnmatch.filter(paths, pattern):
         raise ValueError(

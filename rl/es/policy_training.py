@@ -65,7 +65,8 @@ class PolicyTrainer:
     if highlights and not hasattr(self.fitted_policy, 'highlights'):
       raise ValueError(
         'film.highlight needs a policy with highlights, such as '
-        f'implicit_attention.policies.PixelPolicy, got {self.fitted_policy}'
+        'implicit_attention.policies.PixelPolicy whose front is fronts.Rank, got '
+        f'{self.fitted_policy}'
       )
 
   @functools.cached_property

@@ -7,9 +7,11 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float, PyTree
 
+from rl import ranges
+
 __all__ = ['LSTM', 'MLP']
 
-# Of PyTorch's layers: U(-1 / sqrt(fan in), 1 / sqrt(fan in)).
+# As PyTorch's Linear: U(-1 / sqrt(fan in), 1 / sqrt(fan in)).
 _INIT = nn.initializers.variance_scaling(1 / 3, 'fan_in', 'uniform')
 
 
@@ -20,12 +22,16 @@ class LSTM(nn.Module):
     hidden: units.
     biases: 2 as in PyTorch, whose second bias adds parameters but nothing to
       what can be computed; or 1.
+
+  Raises:
+    ValueError: if there is no unit, or another number of biases.
   """
 
   hidden: int = 16
   biases: int = 2
 
   def __post_init__(self) -> None:
+    ranges.check_counts(hidden=self.hidden)
     if self.biases not in (1, 2):
       raise ValueError(f'biases must be 1 or 2, got {self.biases=}')
     super().__post_init__()
@@ -59,9 +65,16 @@ class MLP(nn.Module):
 
   Attributes:
     hidden: units of each.
+
+  Raises:
+    ValueError: if a layer has no unit.
   """
 
   hidden: tuple[int, ...] = (16,)
+
+  def __post_init__(self) -> None:
+    ranges.check_counts(hidden=self.hidden)
+    super().__post_init__()
 
   def initial_memory(self) -> tuple[()]:
     """None."""

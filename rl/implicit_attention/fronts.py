@@ -17,6 +17,7 @@ import numpy as np
 from flax import linen as nn
 from jaxtyping import Array, Float, Int, PyTree, Shaped
 
+from rl import ranges
 from rl.implicit_attention import patches as patches_lib
 from rl.implicit_attention import votes as votes_lib
 
@@ -24,9 +25,10 @@ __all__ = ['POOLS', 'Blind', 'Convolutions', 'Flat', 'Rank', 'Trans']
 
 POOLS = ('mean', 'max', 'votes', 'flatten')
 _MOST_FLAT = 4096  # Numbers that 'flatten' may give.
+_OF_LAYERS = ('channels', 'sizes', 'strides')
 
 Picture = Shaped[Array | np.ndarray, 'h w c']
-# Of both layers of PyTorch: U(-1 / sqrt(fan in), 1 / sqrt(fan in)).
+# As PyTorch's Linear and Conv2d: U(-1 / sqrt(fan in), 1 / sqrt(fan in)).
 _INIT = nn.initializers.variance_scaling(1 / 3, 'fan_in', 'uniform')
 
 
@@ -41,22 +43,22 @@ class Projection(nn.Module):
 
   Attributes:
     patches: where they are.
-    width: of the outputs.
+    features: width of the outputs, by the name that Flax's layers give it.
     bias: whether there is one.
   """
 
   patches: patches_lib.Patches
-  width: int
+  features: int
   bias: bool = True
 
   @nn.compact
   def __call__(self, picture: Float[Array, 'h w c']) -> Float[Array, 'l d']:
     """The projections."""
     size = self.patches.size
-    shape = (size, size, picture.shape[2], self.width)
+    shape = (size, size, picture.shape[2], self.features)
     out = self.patches.project(picture, self.param('kernel', _INIT, shape))
     if self.bias:
-      out += self.param('bias', nn.initializers.zeros, (self.width,))
+      out += self.param('bias', nn.initializers.zeros, (self.features,))
     return out
 
 
@@ -68,12 +70,19 @@ class _Attention(nn.Module):
     patches: where the patches are.
     width: d, of queries and keys.
     bias: whether projections have biases.
+
+  Raises:
+    ValueError: if a number is not positive.
   """
 
   votes: votes_lib.Exact | votes_lib.Implicit = votes_lib.Implicit()
   patches: patches_lib.Patches = patches_lib.Patches()
   width: int = 4
   bias: bool = True
+
+  def __post_init__(self) -> None:
+    ranges.check_counts(width=self.width)
+    super().__post_init__()
 
   def setup(self) -> None:
     """Makes the projection of queries and keys, which see the same pixels."""
@@ -100,10 +109,17 @@ class Rank(_Attention):
   Attributes:
     count: K, patches that are chosen.
     colors: whether their mean colours are told too.
+
+  Raises:
+    ValueError: if a number is not positive.
   """
 
   count: int = 10
   colors: bool = False
+
+  def __post_init__(self) -> None:
+    ranges.check_counts(count=self.count)
+    super().__post_init__()
 
   def __call__(
     self, picture: Picture, projection: PyTree = None
@@ -159,12 +175,16 @@ class Trans(_Attention):
     value_width: outputs of the projection of values.
     pool: 'mean' and 'max' over patches, 'votes', the mean weighted by votes, or
       'flatten', all patches one after the other.
+
+  Raises:
+    ValueError: if a number is not positive, or there is no such pool.
   """
 
   value_width: int = 8
   pool: str = 'mean'
 
   def __post_init__(self) -> None:
+    ranges.check_counts(value_width=self.value_width)
     if self.pool not in POOLS:
       raise ValueError(f'pool must be one of {POOLS}, got {self.pool!r}')
     super().__post_init__()
@@ -214,9 +234,16 @@ class Flat(nn.Module):
 
   Attributes:
     factor: pixels along each side of a square.
+
+  Raises:
+    ValueError: if the factor is not positive.
   """
 
   factor: int = 4
+
+  def __post_init__(self) -> None:
+    ranges.check_counts(factor=self.factor)
+    super().__post_init__()
 
   def __call__(
     self, picture: Picture, projection: None = None
@@ -234,11 +261,22 @@ class Convolutions(nn.Module):
     channels: outputs of each layer.
     sizes: of their kernels.
     strides: of their kernels.
+
+  Raises:
+    ValueError: if a number is not positive, or the layers are not as many in
+      each attribute.
   """
 
   channels: tuple[int, ...] = (8, 8, 8)
   sizes: tuple[int, ...] = (5, 3, 3)
   strides: tuple[int, ...] = (3, 2, 2)
+
+  def __post_init__(self) -> None:
+    layers = {name: getattr(self, name) for name in _OF_LAYERS}
+    ranges.check_counts(**layers)
+    if len({*map(len, layers.values())}) > 1:
+      raise ValueError(f'layers must have as many {_OF_LAYERS}, got {layers}')
+    super().__post_init__()
 
   @nn.compact
   def __call__(

@@ -4,6 +4,7 @@ Reference: arXiv:2102.04353; arXiv:2003.08165, Section 3.
 """
 
 import dataclasses
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -124,15 +125,23 @@ class PixelPolicy(policies.FlaxParameters):
     order = jnp.asarray(self.ordered, self.action_space.dtype)
     return memory, order[place]
 
-  def highlights(
+  @property
+  def highlights(self) -> Callable[[PyTree, Array], Float[Array, 'h w']]:
+    """Maps params and an observation to how much each pixel was looked at.
+
+    That is 1 in the first patch. Patches of lower rank count less, and the
+    higher rank counts where they overlap; all else is 0.
+
+    Raises:
+      AttributeError: the front chooses no patches.
+    """
+    if not hasattr(self.front, 'chosen'):
+      raise AttributeError(f'the front chooses no patches, got {self.front}')
+    return self._highlights
+
+  def _highlights(
     self, params: PyTree, observation: Shaped[Array, '...']
   ) -> Float[Array, 'h w']:
-    """How much each pixel was looked at, in [0, 1]: 1 in the first patch.
-
-    Patches of lower rank count less, and the higher rank counts where they
-    overlap. A front that chooses no patches is refused when its method is
-    called.
-    """
     variables, projection = params
     index = self._network.apply(
       variables, observation, projection, method='chosen'

@@ -27,6 +27,7 @@ from jaxtyping import Array, Float, PyTree
 
 from performer import attention as attention_lib
 from performer.attention.sums import form as form_lib
+from performer.attention.sums import state as state_lib
 from rl import ranges
 
 __all__ = ['Exact', 'Implicit', 'Votes', 'top']
@@ -85,6 +86,7 @@ class Exact:
       projection: None.
     """
     del projection
+    q, k = state_lib.widen(q), state_lib.widen(k)
     scaled = q * q.shape[-1] ** -0.5
 
     def add(total: Array, rows: Array, real: Array) -> tuple[Array, None]:
@@ -172,12 +174,15 @@ class Implicit:
 def top(votes: Float[Array, ' l'], count: int) -> Array:
   """Numbers of the patches with most votes, int32 [count], descending.
 
-  Of equal votes the lower number comes first.
+  Of equal votes the lower number comes first. NaN counts as the fewest votes.
 
   Args:
     votes: of all patches.
     count: K, at most l.
   """
+  # By itself, top_k puts NaN before all numbers and 0.0 before -0.0.
+  votes = jnp.where(votes == 0, 0, votes)
+  votes = jnp.where(jnp.isnan(votes), -jnp.inf, votes)
   return jax.lax.top_k(votes, count)[1]
 
 

@@ -94,6 +94,7 @@ def test_dense_is_the_policy_of_rl_es():
 @pytest.mark.parametrize(
   ('kernels', 'message'),
   [
+    ((), "a pattern of .*'params/conv/kernel'"),
     (('params/dense/*',), "got 'params/dense/\\*' for .*'params/conv/kernel'"),
     (('params/conv/*',), "two axes or more, got 'params/conv/bias'"),
   ],

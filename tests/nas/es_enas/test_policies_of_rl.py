@@ -137,8 +137,11 @@ def test_a_memory_is_that_of_the_policy():
     expected, other = plain.act(plain.unravel(flat), expected, picture)
     np.testing.assert_array_equal(action, other)
   assert float(jnp.abs(found[0]).max()) > 0
-  # A layer of Flax is counted by its outputs.
+  # A layer is counted by its outputs: there are 3 x 3 patches.
   assert policy.network.uses == (1, 1)
+  front = networks.OfPolicy(plain, ('params/front/pair/kernel',))
+  assert front.shapes == ((4 * 4 * 3, 2 * 4),)
+  assert front.uses == (9,)
 
 
 @pytest.mark.parametrize(

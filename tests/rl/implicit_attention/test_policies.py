@@ -196,6 +196,14 @@ def test_a_population_plays_without_a_warning():
     (lambda: policy(EXACT, action=THREE, ordered=(0, 1)), 'ordered'),
     (lambda: policy(EXACT, side=8).size, 'count must be'),
     (lambda: controllers.LSTM(biases=3), 'biases'),
+    (lambda: controllers.LSTM(hidden=0), 'hidden must be positive'),
+    (lambda: controllers.MLP((4, 0)), 'hidden must be positive'),
+    (lambda: fronts.Rank(count=0), 'count must be positive'),
+    (lambda: fronts.Rank(width=0), 'width must be positive'),
+    (lambda: fronts.Trans(value_width=0), 'value_width must be positive'),
+    (lambda: fronts.Flat(0), 'factor must be positive'),
+    (lambda: fronts.Convolutions((4, 4)), 'must have as many'),
+    (lambda: fronts.Convolutions(strides=(2, 0, 1)), 'strides must be positive'),
     (lambda: fronts.Trans(IMPLICIT, pool='sum'), 'pool'),
     (lambda: votes.Exact(chunk=0), 'chunk'),
     (
@@ -261,9 +269,12 @@ def test_films_show_what_is_looked_at():
     assert 1 <= seen.sum() <= 9
     assert np.ptp(rows) <= 2
     assert np.ptp(columns) <= 2
-  unaware = functools.partial(es_policies.FlaxPolicy, fronts.Blind())
-  with pytest.raises(ValueError, match='highlights'):
-    dataclasses.replace(trainer, policy=unaware)
+  for unaware in (
+    functools.partial(es_policies.FlaxPolicy, fronts.Blind()),
+    functools.partial(policies.PixelPolicy, front=fronts.Trans(IMPLICIT)),
+  ):
+    with pytest.raises(ValueError, match='highlights'):
+      dataclasses.replace(trainer, policy=unaware)
   with pytest.raises(ValueError, match='observes pictures'):
     film.Film(
       lanes.Lanes(pendulum.Pendulum(), 1), pixels.pendulum_scene, highlight=True

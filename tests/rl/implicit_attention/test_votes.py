@@ -172,3 +172,17 @@ def test_variance_of_unnormalised_votes_is_the_closed_form():
 def test_top_is_descending_with_ties_to_the_lower_number():
   found = votes.top(jnp.array([1.0, 3.0, 2.0, 3.0, 2.0]), 4)
   np.testing.assert_array_equal(found, [1, 3, 2, 4])
+  signs = jnp.array([-0.0, 0.0, -1.0, -0.0, 0.0])
+  np.testing.assert_array_equal(votes.top(signs, 5), [0, 1, 3, 4, 2])
+
+
+def test_top_puts_nan_last():
+  nan, inf = np.nan, np.inf
+  found = votes.top(jnp.array([nan, 1.0, nan, inf, 2.0]), 5)
+  np.testing.assert_array_equal(found, [3, 4, 1, 0, 2])
+
+
+def test_exact_votes_of_half_precision_are_summed_in_float32(inputs):
+  q, k = (x.astype(jnp.bfloat16) for x in inputs)
+  expected = votes.Exact()(jnp.float32(q), jnp.float32(k)).values
+  np.testing.assert_allclose(votes.Exact()(q, k).values, expected, rtol=1e-6)
