@@ -20,8 +20,8 @@ class LSTM(nn.Module):
 
   Attributes:
     hidden: units.
-    biases: 2 as in PyTorch, whose second bias adds parameters but nothing to
-      what can be computed; or 1.
+    biases: number of bias vectors: 2 as in PyTorch, or 1. The second one adds
+      parameters, but no function that one bias could not compute.
 
   Raises:
     ValueError: if there is no unit, or another number of biases.

@@ -1,11 +1,11 @@
-"""What a policy makes of a picture, before its controller.
+"""The part of a policy from a picture to the features that a controller sees.
 
 A front is a Flax module from a picture [h, w, c], uint8 or floats in [0, 1], to a
 vector. `Rank` and `Trans` are the two implicit attention policies; with
 `votes.Exact`, `Rank` is the Attention Agent. The others have no attention.
 
-The scale of attention is 1 / sqrt(p^2 c), of the width of a patch and not of
-queries, as in the Attention Agent's code.
+Products of queries and keys are scaled by 1 / sqrt(p^2 c), where p^2 c is the
+width of a patch and not that of queries, as in the Attention Agent's code.
 
 Letters: as in `patches`; d width of queries and keys, K patches chosen.
 
@@ -91,7 +91,7 @@ class _Attention(nn.Module):
   def _pairs(
     self, picture: Float[Array, 'h w c']
   ) -> tuple[Float[Array, 'l d'], Float[Array, 'l d']]:
-    """Queries and keys, scaled by what mechanisms do not scale by."""
+    """Queries and keys; mechanisms then divide their products by sqrt(d)."""
     width = self.patches.size**2 * picture.shape[2]
     scale = (self.width / width) ** 0.25
     return tuple(jnp.split(scale * self.pair(picture), 2, axis=1))
@@ -108,7 +108,7 @@ class Rank(_Attention):
 
   Attributes:
     count: K, patches that are chosen.
-    colors: whether their mean colours are told too.
+    colors: whether the mean colours of these patches are features too.
 
   Raises:
     ValueError: if a number is not positive.
@@ -166,10 +166,11 @@ class Rank(_Attention):
 class Trans(_Attention):
   """An embedding of the whole picture by attention: IAP-trans.
 
-  Values are projections of patches, and two numbers more: the patch's row and
-  column in [-1, 1]. They are told to attention and not to its outputs, since
-  the mean of all places would be the same for all pictures. The paper does not
-  say how outputs become one vector.
+  A value is the projection of a patch, then the patch's row and column in
+  [-1, 1]. So each output has the mean place of the patches that its query attends
+  to. (If places were joined to the outputs instead, their mean over patches would
+  be the same for all pictures.) The paper does not say how outputs become one
+  vector; see `pool`.
 
   Attributes:
     value_width: outputs of the projection of values.
@@ -230,7 +231,7 @@ class Trans(_Attention):
 
 
 class Flat(nn.Module):
-  """Means over squares of pixels, as they are.
+  """Mean colours of squares of pixels, without parameters.
 
   Attributes:
     factor: pixels along each side of a square.
@@ -295,7 +296,7 @@ class Convolutions(nn.Module):
 
 
 class Blind(nn.Module):
-  """Sees nothing: what a controller reaches without pictures."""
+  """Sees nothing; shows how far a controller gets without pictures."""
 
   def __call__(
     self, picture: Picture, projection: None = None

@@ -44,8 +44,8 @@ class Votes(NamedTuple):
   Attributes:
     values: the votes, up to the factor exp(`log_factor`).
     log_factor: 0 for normalised votes.
-    moved: queries whose denominator was too near to 0 and was moved; they
-      occur with signed features only.
+    moved: number of queries whose denominator was too near to 0 and was moved.
+      With positive features it is 0.
   """
 
   values: Float[Array, ' l']
@@ -56,6 +56,8 @@ class Votes(NamedTuple):
 @dataclasses.dataclass(frozen=True)
 class Exact:
   """Votes of softmax attention, rows exp(q . k / sqrt(d)); time O(l^2).
+
+  Scores and sums are float32 at least, whatever the inputs are.
 
   Attributes:
     chunk: queries at once, so that memory is O(chunk l); None: all.

@@ -203,7 +203,10 @@ def test_a_population_plays_without_a_warning():
     (lambda: fronts.Trans(value_width=0), 'value_width must be positive'),
     (lambda: fronts.Flat(0), 'factor must be positive'),
     (lambda: fronts.Convolutions((4, 4)), 'must have as many'),
-    (lambda: fronts.Convolutions(strides=(2, 0, 1)), 'strides must be positive'),
+    (
+      lambda: fronts.Convolutions(strides=(2, 0, 1)),
+      'strides must be positive',
+    ),
     (lambda: fronts.Trans(IMPLICIT, pool='sum'), 'pool'),
     (lambda: votes.Exact(chunk=0), 'chunk'),
     (
