@@ -67,7 +67,7 @@ class Controller(Protocol):
       state: of the controller.
       key: of draws within the update, such as minibatches.
       architectures: that were evaluated, of `propose`; repetitions are allowed.
-      scores: to be maximised; any value where not valid.
+      scores: to be maximised; finite where valid, else of any value.
       valid: False for evaluations that were lost; they must not change the
         state. Where none is valid, the state stays as it is.
 

@@ -1,5 +1,6 @@
 """Draws from finite distributions, by their distribution functions."""
 
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
@@ -20,5 +21,7 @@ def inverted(
     weights: not negative, and not all 0. An index of weight 0 is never drawn.
   """
   upper = jnp.cumsum(weights, -1)
+  # Sums round: they may fall, and grow at weights of 0.
+  upper = jax.lax.cummax(jnp.where(weights == 0, 0, upper), axis=upper.ndim - 1)
   below = uniform[..., None] * upper[..., -1:] >= upper
   return jnp.sum(below, -1, dtype=jnp.int32)

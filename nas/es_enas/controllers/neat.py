@@ -1,6 +1,8 @@
 """NEAT for architectures of a fixed structure: evolution within species."""
 
 import dataclasses
+import fractions
+import math
 
 import jax
 import jax.numpy as jnp
@@ -101,7 +103,7 @@ class Neat(population_lib.PopulationController):
     beyond = upper > (points / count * upper[-1])[:, None]
     chosen = jnp.argmax(beyond, 1)
     sizes = jnp.zeros(of.shape, jnp.int32).at[of].add(1)
-    parents = jnp.ceil(self.survivors * sizes).astype(jnp.int32)
+    parents = self._survivors(of.shape[0])[sizes]
     rank = jax.random.randint(
       member_key, (count,), 0, jnp.maximum(parents, 1)[chosen]
     )
@@ -109,6 +111,12 @@ class Neat(population_lib.PopulationController):
     order = jnp.lexsort((-scores, of))
     start = jnp.cumsum(sizes) - sizes
     return order[start[chosen] + rank]
+
+  def _survivors(self, size: int) -> Int[Array, ' _']:
+    """Numbers of parents of species of 0..size members."""
+    # As decimal numbers: 60 % of 25 are 15, where floats round up to 16.
+    share = fractions.Fraction(str(self.survivors))
+    return jnp.array([math.ceil(share * n) for n in range(size + 1)], jnp.int32)
 
 
 def species(

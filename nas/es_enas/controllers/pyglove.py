@@ -6,8 +6,8 @@ import dataclasses
 import functools
 import itertools
 import random
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, NamedTuple
 
 import flax
 import jax
@@ -269,9 +269,24 @@ def _spec(space: space_lib.Space) -> Any:
   )
 
 
+class _Decision(NamedTuple):
+  """One hyper value, and the decisions within its candidates.
+
+  Attributes:
+    name: of its group.
+    element: PyGlove's specification.
+    within: the decisions of every candidate. There is one copy where candidates
+      are distinct, since each is chosen at most once; else one for each choice.
+  """
+
+  name: str
+  element: Any
+  within: tuple[tuple[tuple['_Decision', ...], ...], ...]
+
+
 def from_pyglove(
   value: Any,
-) -> tuple[space_lib.Space, Callable[[Int[Array, ' D']], Any]]:
+) -> tuple[space_lib.Space, Callable[[Int[Array | np.ndarray, ' D']], Any]]:
   """Turns a search space of PyGlove into ours.
 
   `oneof` becomes `space.Choices`: those that follow each other and have the same
@@ -279,6 +294,10 @@ def from_pyglove(
   distinct, `Subset` if it is sorted, and `Arrangement` if its order counts, as
   `permutate` does. A sorted `manyof` that is not distinct becomes `Choices`,
   which the decoder sorts: several architectures are then the same object.
+
+  Candidates may have decisions within them. These follow the decision between
+  the candidates, and are always part of the architecture, since it has a fixed
+  length. The decoder leaves out those of candidates that are not chosen.
 
   Args:
     value: any object with hyper values in it, such as
@@ -289,52 +308,91 @@ def from_pyglove(
 
   Raises:
     ImportError: if PyGlove is not installed, naming the extra.
-    ValueError: if a decision is not categorical, or has decisions within its
-      candidates.
+    ValueError: if a decision is not categorical.
   """
   pyglove = optional.load('pyglove', extra='nas')
   template = pyglove.template(value)
   spec = template.dna_spec()
-  for element in spec.elements:
-    _check_flat(pyglove, element)
-  runs = itertools.groupby(spec.elements, _alike)
+  decisions = _decisions(pyglove, spec)
+  runs = itertools.groupby(_flat(decisions), _alike)
   space = space_lib.Space(tuple(_group(list(run)) for _, run in runs))
 
-  def decode(architecture: Int[Array, ' D']) -> Any:
-    numbers = iter(np.asarray(architecture).tolist())
-    found = []
-    for element in spec.elements:
-      part = list(itertools.islice(numbers, element.num_choices))
-      found += sorted(part) if element.sorted else part
-    return template.decode(pyglove.DNA.from_numbers(found, spec))
+  def decode(architecture: Int[Array | np.ndarray, ' D']) -> Any:
+    rest = iter(np.asarray(architecture).tolist())
+    numbers = _numbers(decisions, rest)
+    return template.decode(pyglove.DNA.from_numbers(numbers, spec))
 
   return space, decode
 
 
-def _check_flat(pyglove: Any, element: Any) -> None:
-  if not isinstance(element, pyglove.geno.Choices):
-    raise ValueError(
-      f'decision {str(element.id)!r} must be oneof, manyof or permutate, '
-      f'got {type(element).__name__}'
+def _decisions(
+  pyglove: Any, spec: Any, suffix: str = ''
+) -> tuple[_Decision, ...]:
+  """The decisions of PyGlove's specification of a space, as a tree."""
+  found = []
+  for element in spec.elements:
+    name = f'{element.id or "choice"}{suffix}'
+    if not isinstance(element, pyglove.geno.Choices):
+      raise ValueError(
+        f'decision {name!r} must be oneof, manyof or permutate, got '
+        f'{type(element).__name__}; numbers belong to theta'
+      )
+    suffixes = [suffix]
+    if not element.distinct:
+      suffixes = [f'{suffix}#{i}' for i in range(element.num_choices)]
+    within = tuple(
+      tuple(_decisions(pyglove, one, copy) for one in element.candidates)
+      for copy in suffixes
     )
-  if not all(candidate.is_constant for candidate in element.candidates):
-    raise ValueError(
-      f'the candidates of decision {str(element.id)!r} must have no decisions '
-      'within them: an architecture has a fixed length'
-    )
+    found.append(_Decision(name, element, within))
+  return tuple(found)
 
 
-def _alike(element: Any) -> tuple[int, str]:
+def _flat(decisions: Iterable[_Decision]) -> Iterator[_Decision]:
+  """Each decision, then those within its candidates."""
+  for one in decisions:
+    yield one
+    for candidates in one.within:
+      for inner in candidates:
+        yield from _flat(inner)
+
+
+def _numbers(decisions: Iterable[_Decision], rest: Iterator[int]) -> list[int]:
+  """PyGlove's form of an architecture: without what is not chosen.
+
+  Args:
+    decisions: of one space, or of one candidate.
+    rest: the architecture from the first of these decisions on; those that
+      `_flat` gives are taken from it.
+  """
+  found = []
+  for one in decisions:
+    options = list(itertools.islice(rest, one.element.num_choices))
+    within = [[_numbers(c, rest) for c in copy] for copy in one.within]
+    if one.element.distinct:
+      within *= len(options)
+    chosen = [
+      (option, copy[option])
+      for option, copy in zip(options, within, strict=True)
+    ]
+    if one.element.sorted:
+      chosen.sort(key=lambda pair: pair[0])
+    for option, inner in chosen:
+      found += [option, *inner]
+  return found
+
+
+def _alike(one: _Decision) -> tuple[int, str]:
   """Equal for neighbours that make one group: those of a single choice."""
-  alone = str(element.id) if element.num_choices > 1 else ''
-  return len(element.candidates), alone
+  alone = one.name if one.element.num_choices > 1 else ''
+  return len(one.element.candidates), alone
 
 
-def _group(elements: list[Any]) -> space_lib.Group:
-  first, last = elements[0], elements[-1]
-  names = dict.fromkeys(str(one.id) or 'choice' for one in (first, last))
+def _group(decisions: list[_Decision]) -> space_lib.Group:
+  first = decisions[0].element
+  names = dict.fromkeys((decisions[0].name, decisions[-1].name))
   kind = space_lib.Choices
   if first.num_choices > 1 and first.distinct:
     kind = space_lib.Subset if first.sorted else space_lib.Arrangement
-  count = sum(element.num_choices for element in elements)
+  count = sum(one.element.num_choices for one in decisions)
   return kind('..'.join(names), count, len(first.candidates))

@@ -30,3 +30,14 @@ def test_an_index_of_weight_zero_is_never_drawn():
   ).astype(np.float32)
   found = draws.inverted(jnp.asarray(uniform), weights)
   assert set(np.unique(found)) == {1, 4}
+
+
+def test_rounded_sums_draw_no_weight_of_zero():
+  rng = seeds.rng(1)
+  weights = np.float32(rng.random((300, 300)) * (rng.random((300, 300)) < 0.9))
+  # Uniform numbers at all the sums, as they are rounded.
+  upper = jnp.cumsum(jnp.asarray(weights), -1)
+  uniform = (upper / upper[:, -1:])[:, rng.permutation(300)[:100]]
+  uniform = jnp.minimum(uniform, 1 - 2**-23)
+  found = draws.inverted(uniform, jnp.asarray(weights)[:, None])
+  assert np.take_along_axis(weights, np.asarray(found), 1).min() > 0

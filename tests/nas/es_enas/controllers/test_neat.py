@@ -88,6 +88,16 @@ def test_parents_come_from_the_best_of_each_species():
     assert np.all(np.abs(found[allowed] - expected) < 5 * spread)
 
 
+@pytest.mark.parametrize(
+  ('share', 'expected'), [(0.6, 15), (0.07, 2), (0.28, 7), (0.0, 0), (1.0, 25)]
+)
+def test_survivors_are_rounded_up_as_decimal_numbers(share, expected):
+  # In float32, 0.6 * 25 is above 15; in float64, 0.28 * 25 is above 7.
+  found = controllers.Neat(SPACE, survivors=share)._survivors(25)
+  assert int(found[25]) == expected
+  assert len(found) == 26
+
+
 def test_equal_scores_share_equally():
   of = jnp.array([0, 0, 2, 0, 4])
   shares = neat.shares(of, jnp.full(5, 7.0))
