@@ -89,4 +89,4 @@ class WithArchitectures:
     chosen = jnp.asarray(self.architectures).astype(jnp.int32)
     if chosen.ndim == 2:
       return jnp.tile(chosen, (self.sides, 1))
-    return jnp.moveaxis(chosen, 1, 0).reshape(-1, chosen.shape[-1])
+    return jnp.concatenate(jnp.moveaxis(chosen, 1, 0))

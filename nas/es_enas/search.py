@@ -173,7 +173,8 @@ class ESENAS:
     drawn = population_lib.packed(self.space, drawn)
     chosen = drawn[:rows]
     if not self.paired:
-      chosen = chosen.reshape(request.keys.shape[0], -1, self.space.length)
+      pairs = request.keys.shape[0], request.population.sides
+      chosen = chosen.reshape(*pairs, self.space.length)
     wrap = population_lib.WithArchitectures
     keys = request.keys
     if self.same_environments:

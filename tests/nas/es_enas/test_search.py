@@ -94,6 +94,20 @@ def test_paired_members_that_differ_by_their_architecture_only_move_nothing():
 
 
 @pytest.mark.parametrize('paired', [True, False])
+def test_a_single_architecture_is_plain_evolution(paired):
+  search = _search(paired=paired)
+  search = dataclasses.replace(search, controller=Uniform(space_lib.Space(())))
+  state, metrics = _step(search, lambda member: -jnp.sum(member[0] ** 2))
+  assert state.controller.architectures.shape == ((6 if paired else 12), 0)
+  inner = search.search.init(jnp.arange(4.0), jax.random.key(0))
+  alone, _ = search.search.step(
+    inner, es_cases.Function(lambda theta: -jnp.sum(theta**2))
+  )
+  np.testing.assert_allclose(state.theta, alone.theta, rtol=1e-6)
+  assert metrics['architecture_diversity'] == 0
+
+
+@pytest.mark.parametrize('paired', [True, False])
 def test_independent_architectures_add_their_variance(paired):
   """f = c_m + a.theta: v / (2 sigma^2 n) a coordinate, and 0 in pairs."""
   pairs, sigma, draws = 8, 0.1, 600
