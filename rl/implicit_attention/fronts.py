@@ -178,7 +178,8 @@ class Trans(_Attention):
       'flatten', all patches one after the other.
 
   Raises:
-    ValueError: if a number is not positive, or there is no such pool.
+    ValueError: if a number is not positive, there is no such pool, or `votes`
+      has a setting that attention itself has not: chunks, or no normalisation.
   """
 
   value_width: int = 8
@@ -188,6 +189,13 @@ class Trans(_Attention):
     ranges.check_counts(value_width=self.value_width)
     if self.pool not in POOLS:
       raise ValueError(f'pool must be one of {POOLS}, got {self.pool!r}')
+    chunk = self.votes.chunk
+    normalized = getattr(self.votes, 'normalized', True)
+    if chunk is not None or not normalized:
+      raise ValueError(
+        'IAP-trans takes votes with chunk=None and normalized=True, got '
+        f'{chunk=} {normalized=}'
+      )
     super().__post_init__()
 
   def setup(self) -> None:
@@ -251,6 +259,7 @@ class Flat(nn.Module):
   ) -> Float[Array, ' n']:
     """The means; pixels that are left at the end are not seen."""
     del projection
+    patches_lib.Patches(self.factor, self.factor).grid(*picture.shape[:2])
     window = (self.factor, self.factor)
     return nn.avg_pool(_floats(picture), window, window).reshape(-1)
 

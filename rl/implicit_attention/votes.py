@@ -26,6 +26,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
 from performer import attention as attention_lib
+from performer.attention.kernels import projections
 from performer.attention.sums import form as form_lib
 from performer.attention.sums import state as state_lib
 from rl import ranges
@@ -78,7 +79,7 @@ class Exact:
     q: Float[Array, 'l d'],
     k: Float[Array, 'l d'],
     *,
-    projection: None = None,
+    projection: PyTree = None,
   ) -> Votes:
     """The votes.
 
@@ -86,8 +87,11 @@ class Exact:
       q: queries, unscaled.
       k: keys, unscaled.
       projection: None.
+
+    Raises:
+      ValueError: if there is a projection.
     """
-    del projection
+    projections.check(projection, expected=None)
     q, k = state_lib.widen(q), state_lib.widen(k)
     scaled = q * q.shape[-1] ** -0.5
 
@@ -145,7 +149,11 @@ class Implicit:
       q: queries, unscaled.
       k: keys, unscaled.
       projection: of `attention.draw` for one head; None without one.
+
+    Raises:
+      ValueError: if the projection is missing or does not fit.
     """
+    self.attention.check_projection(projection, q[None, :, None])
     form = self.attention.form(projection, head_dim=q.shape[-1])
     queries = _terms(form, form.featurize_queries)
     keys = _terms(form, form.featurize_keys)

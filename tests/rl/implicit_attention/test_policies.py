@@ -201,7 +201,28 @@ def test_a_population_plays_without_a_warning():
     (lambda: fronts.Rank(count=0), 'count must be positive'),
     (lambda: fronts.Rank(width=0), 'width must be positive'),
     (lambda: fronts.Trans(value_width=0), 'value_width must be positive'),
+    (lambda: fronts.Trans(votes.Exact(chunk=8)), 'chunk=8 normalized=True'),
+    (
+      lambda: fronts.Trans(dataclasses.replace(IMPLICIT, normalized=False)),
+      'chunk=None normalized=False',
+    ),
     (lambda: fronts.Flat(0), 'factor must be positive'),
+    (
+      lambda: fronts.Flat(9).apply({}, jnp.zeros((8, 9, 3))),
+      'must hold a patch',
+    ),
+    (
+      lambda: votes.Exact()(*jnp.ones((2, 3, 4)), projection=jnp.ones((2, 4))),
+      'takes no projection',
+    ),
+    (
+      lambda: IMPLICIT(*jnp.ones((2, 3, 4)), projection=None),
+      'needs a projection',
+    ),
+    (
+      lambda: IMPLICIT(*jnp.ones((2, 3, 4)), projection=jnp.ones((8, 5))),
+      'projection must have shape',
+    ),
     (lambda: fronts.Convolutions((4, 4)), 'must have as many'),
     (
       lambda: fronts.Convolutions(strides=(2, 0, 1)),
