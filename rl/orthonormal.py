@@ -16,8 +16,10 @@ def orthonormal_columns(x: Float[Array, 'd k']) -> Float[Array, 'd k']:
   in a compiled initialisation of several agents or on several host devices.
 
   Args:
-    x: linearly independent columns; k <= d.
+    x: linearly independent columns; 0 <= k <= d.
   """
+  if not x.shape[1]:
+    return x
 
   def step(index: Array, found: Array) -> Array:
     column = x[:, index]

@@ -41,6 +41,17 @@ def test_values_are_the_function_at_grid_points():
   np.testing.assert_allclose(found, expected, rtol=1e-4)
 
 
+def test_categories_alone():
+  problem = drawn('Ellipsoidal', numbers=0)
+  architecture = jnp.array([0, 3, 1])
+  grid = np.array([-5, -2.5, 0, 2.5, 5])
+  chosen = [grid[problem.order[i, a]] for i, a in enumerate(architecture)]
+  whole = jnp.float32(chosen) - problem.category_shift
+  expected = bbob.FUNCTIONS['Ellipsoidal'](whole, bbob.plain(3))
+  found = problem.evaluate(jnp.zeros(0), architecture)
+  np.testing.assert_allclose(found, expected, rtol=1e-5)
+
+
 def test_the_optimum_is_hidden():
   """The labels say nothing about the points, which all categories have."""
   problem = hybrid.draw(seeds.key(1), bbob.FUNCTIONS['Sphere'], 2, 4000, 3)
