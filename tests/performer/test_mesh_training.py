@@ -149,6 +149,7 @@ def test_eight_devices_give_the_losses_of_one(name, one_device, eight_devices):
   check_same_rows(rows(eight_devices(name)[0]), expected)
 
 
+@pytest.mark.slow
 def test_tolerance_tells_one_step_from_the_next(one_device):
   first, second = rows(one_device(*CASES['data2_fsdp2_tensor2']))[:2]
   with pytest.raises(AssertionError, match='Not equal to tolerance'):

@@ -53,6 +53,7 @@ def test_layer_errors(capsys):
   assert 'logits' in printed
 
 
+@pytest.mark.slow
 def test_decoding(capsys):
   _, printed = run('Decoding', capsys)
   assert printed.count('[') == 3  # Two rows of tokens.
