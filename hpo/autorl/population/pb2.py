@@ -116,7 +116,7 @@ class PB2:
   space: spaces.Space
   share: float = 0.2
   window: int = 200
-  memory: int = 400
+  memory: int = 300
   fit_steps: int = 10
   candidates: int = 256
   rounds: int = 6
