@@ -160,8 +160,8 @@ class PopulationTrainer:
     scores = state.history.scores[rounds - 1]
     latest = metrics_lib.Latest.of
     values = {
-      'score': latest(_mean_of_sound(scores)),
-      'best_score': latest(_mean_of_sound(jnp.nanmax(scores, axis=-1))),
+      'score': latest(running.mean_score(scores)),
+      'best_score': latest(running.mean_score(jnp.nanmax(scores, axis=-1))),
       'failed': latest(jnp.isnan(scores).mean()),
       'environment_steps': latest(rounds * float(self.round_steps)),
     }
@@ -238,13 +238,6 @@ def _shardings(state: TrainState, mesh: jax.sharding.Mesh) -> TrainState:
   split = jax.sharding.NamedSharding(mesh, parts)
   members = jax.tree.map(lambda _: split, state.populations.members)
   return whole.replace(populations=whole.populations.replace(members=members))
-
-
-def _mean_of_sound(scores: Array) -> Array:
-  """The mean of scores that are not NaN; 0 where all members have failed."""
-  is_sound = ~jnp.isnan(scores)
-  total = jnp.sum(jnp.where(is_sound, scores, 0))
-  return total / jnp.maximum(jnp.sum(is_sound), 1)
 
 
 def _ranked(scores: Array) -> Array:
