@@ -204,6 +204,10 @@ def test_expected_improvement_is_the_mean_of_improvements():
   gains = np.maximum(mean + deviation * grid - best, 0)
   expected = np.trapezoid(gains * stats.norm.pdf(grid), grid)
   np.testing.assert_allclose(found[0], expected, rtol=1e-4)
+  sure = gp.expected_improvement(
+    jnp.array([0.2, 0.5, 0.8]), jnp.zeros(3), jnp.float32(best)
+  )
+  np.testing.assert_allclose(sure, [0.0, 0.0, 0.3], atol=1e-6)
 
 
 def test_gp_finds_the_best_sooner_than_random_points():
