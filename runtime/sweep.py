@@ -307,6 +307,11 @@ def main(argv: Sequence[str] | None = None) -> None:
   if options.dry_run:
     print(tables.table([{'member': p} | p for p in plan.probes()]))
     return
+  if plan.tuner and not options.trials and len(sweep.trials) == _TRIALS:
+    print(
+      f'these are {_TRIALS} trials, the default; with a larger --trials the same '
+      'command goes on'
+    )
   failed = [run.name for run in sweep.runs if run.status == 'failed']
   if failed:
     raise run_errors.RunError(

@@ -16,7 +16,7 @@ from jaxtyping import Array, PyTree
 from hpo import studies
 from hpo.autorl import accounts
 from hpo.autorl import inner as inner_lib
-from hpo.autorl.population import protocol, results, running
+from hpo.autorl.population import exploit, protocol, results, running
 from rl import actors, ranges
 from runtime import loop as loop_lib
 from runtime.devices import mesh as mesh_lib
@@ -173,7 +173,7 @@ class PopulationTrainer:
       scores = state.history.scores[state.populations.rounds[0] - 1]
       # Before the next round a member may have become a copy of another.
       parents = state.history.parents[state.populations.rounds[0] - 1]
-      ranked = jnp.take_along_axis(_ranked(scores), parents, 1)
+      ranked = jnp.take_along_axis(exploit.ranked(scores), parents, 1)
       best = jnp.argmax(ranked, 1)
       members = jax.vmap(
         lambda all_members, i: jax.tree.map(lambda x: x[i], all_members)
@@ -238,7 +238,3 @@ def _shardings(state: TrainState, mesh: jax.sharding.Mesh) -> TrainState:
   split = jax.sharding.NamedSharding(mesh, parts)
   members = jax.tree.map(lambda _: split, state.populations.members)
   return whole.replace(populations=whole.populations.replace(members=members))
-
-
-def _ranked(scores: Array) -> Array:
-  return jnp.where(jnp.isnan(scores), -jnp.inf, scores)
