@@ -78,10 +78,18 @@ def read_step(text: str) -> int | str:
 
 
 def positive(text: str) -> int:
-  """Reads a number from 1 on."""
+  """Reads a whole number from 1 on."""
   number = int(text)
   if number < 1:
     raise argparse.ArgumentTypeError(f'must be positive, got {number}')
+  return number
+
+
+def natural(text: str) -> int:
+  """Reads a whole number from 0 on."""
+  number = int(text)
+  if number < 0:
+    raise argparse.ArgumentTypeError(f'must not be negative, got {number}')
   return number
 
 

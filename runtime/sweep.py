@@ -81,7 +81,12 @@ def _add_points(add: Callable[..., Any]) -> None:
 def _add_tuner(add: Callable[..., Any]) -> None:
   add('--space', type=pathlib.Path, help='.json with the parameters of a tuner')
   add('--tuner', default='', help='name or module:function, with (options)')
-  add('--tuner_seed', type=int, default=0, help="of the tuner's draws")
+  add(
+    '--tuner_seed',
+    type=commands.natural,
+    default=0,
+    help="of the tuner's draws",
+  )
   add(
     '--trials',
     type=commands.positive,
@@ -97,16 +102,35 @@ def _add_tuner(add: Callable[..., Any]) -> None:
 
 def _add_machines(add: Callable[..., Any]) -> None:
   add('--workers', type=commands.positive, default=1, help='members at a time')
-  add('--retries', type=int, default=2, help='of a member that failed')
+  add(
+    '--retries',
+    type=commands.natural,
+    default=2,
+    help='of a member that failed',
+  )
   add('--cpus', type=commands.positive, help='threads of a member')
-  add('--gpus', type=int, default=0, help='GPUs of a member')
+  add('--gpus', type=commands.natural, default=0, help='GPUs of a member')
   add(
     '--resources',
-    type=json.loads,
+    type=_resources,
     default={},
     help='of Ray, such as \'{"TPU": 4}\'',
   )
   add('--ray_address', help="HOST:PORT of a Ray cluster, or 'local'")
+
+
+def _resources(text: str) -> dict[str, float]:
+  """Reads numbers by name, an object of JSON."""
+  try:
+    found = json.loads(text)
+  except ValueError:
+    found = None
+  numbers = found.values() if isinstance(found, dict) else [None]
+  if not all(type(x) in (int, float) and x > 0 for x in numbers):
+    raise argparse.ArgumentTypeError(
+      f'must be positive numbers by name, as in {{"TPU": 4}}, got {text!r}'
+    )
+  return found
 
 
 def plan_of(options: argparse.Namespace) -> plans.Plan:
@@ -124,7 +148,7 @@ def plan_of(options: argparse.Namespace) -> plans.Plan:
     if getattr(options, name) and not options.tuner
   ]
   if needless:
-    raise ValueError(f'{", ".join(needless)} need a --tuner')
+    raise ValueError(f'only a --tuner reads {", ".join(needless)}')
   return plans.Plan(
     files=tuple(str(files_lib.find(name)) for name in options.gin_file),
     params=tuple(options.gin_param),
@@ -164,18 +188,36 @@ def _sweep(
   )
 
 
-def checked(plan: plans.Plan, pool: pool_lib.Pool, log: pathlib.Path) -> str:
+def _probes(plan: plans.Plan, tuner_seed: int) -> list[members_lib.Member]:
+  """Members to check; of a tuner with budgets, one has the first budget."""
+  found = [driving.member_of(plan, point) for point in plan.probes()]
+  if plan.budget:
+    # A tuner of its own: asking changes it.
+    first = plans.make_tuner(plan.tuner, plan.space, tuner_seed).ask(1)[0]
+    if first.budget is None:
+      raise ValueError(
+        f'the tuner {plan.tuner} gives no budgets: drop --budget={plan.budget}'
+      )
+    found.append(driving.member_of(plan, first.params, first.budget))
+  return found
+
+
+def checked(
+  plan: plans.Plan, pool: pool_lib.Pool, log: pathlib.Path, tuner_seed: int = 0
+) -> str:
   """Loads and builds members in the pool; returns the first's configuration.
 
   Args:
     plan: whose points are checked; of a space, its ends.
     pool: of the processes that will train.
     log: file for what the processes print.
+    tuner_seed: of the tuner's draws.
 
   Raises:
-    ValueError: a member cannot be built; names it.
+    ValueError: a member cannot be built; names it. Or no job has a budget, but
+      the plan has a setting for budgets.
   """
-  found = [driving.member_of(plan, point) for point in plan.probes()]
+  found = _probes(plan, tuner_seed)
   print(f'building {len(found)} members, to find mistakes', flush=True)
   count = min(pool.workers, len(found))
   calls = {
@@ -231,7 +273,7 @@ def run(
   ):
     logs = claim.folder / driving.LOGS
     logs.mkdir(exist_ok=True)
-    sweep.load(checked(plan, pool, logs / 'check.txt'))
+    sweep.load(checked(plan, pool, logs / 'check.txt', options.tuner_seed))
     if options.dry_run:
       return sweep
     claim.keep()
@@ -265,6 +307,11 @@ def main(argv: Sequence[str] | None = None) -> None:
   if options.dry_run:
     print(tables.table([{'member': p} | p for p in plan.probes()]))
     return
+  if plan.tuner and not options.trials and len(sweep.trials) == _TRIALS:
+    print(
+      f'these are {_TRIALS} trials, the default; with a larger --trials the same '
+      'command goes on'
+    )
   failed = [run.name for run in sweep.runs if run.status == 'failed']
   if failed:
     raise run_errors.RunError(

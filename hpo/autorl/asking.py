@@ -107,6 +107,11 @@ class History:
     return np.random.default_rng((self.seed, len(self.records)))
 
   @property
+  def fresh(self) -> int:
+    """Number of jobs that continue no other one."""
+    return sum(record.job.parent is None for record in self.records)
+
+  @property
   def study(self) -> studies.Study:
     """The records as a study whose values are maximised."""
     trials = (

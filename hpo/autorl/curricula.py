@@ -270,6 +270,10 @@ class Program:
     )
     kept = trajectory._replace(valid=trajectory.valid & learns)
     learner, found = self.learner.learn(state.learner, kept, learn_key)
+    # Without a gradient, an optimiser with momentum would still move.
+    learner = jax.tree.map(
+      lambda new, old: jnp.where(learns.any(), new, old), learner, state.learner
+    )
     metrics |= {
       'entropy': found['entropy'],
       'episode_return': losses.mean(outcome.episode_return, outcome.episodes),

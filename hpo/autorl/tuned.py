@@ -56,7 +56,7 @@ class BanditTuned:
       raise ValueError(
         f'the bandit has {count} arms, got settings of {len(self.arms)}'
       )
-    names = {tuple(name for name, _ in arm) for arm in self.arms}
+    names = {tuple(sorted(dict(arm))) for arm in self.arms}
     if len(names) > 1:
       raise ValueError(f'arms must set the same names, got {sorted(names)}')
 

@@ -71,7 +71,7 @@ class Rainbow(off_policy.Settings):
   samples_per_insert: float = 8.0
   batch_size: int = 32
   target_interval: int = 250
-  learning_rate: float = 2.5e-4
+  learning_rate: ranges.Real = 2.5e-4
   adam_eps: float = 1e-5
   epsilon: exploration.Epsilon = dataclasses.field(
     default_factory=exploration.Linear

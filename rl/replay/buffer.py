@@ -113,7 +113,7 @@ class Replay:
   num_lanes: int
   unroll_length: int
   n_step: int = 1
-  discount: float = 0.99
+  discount: ranges.Real = 0.99
   exponent: float = 0.0
   initial_priority: float | None = None
 

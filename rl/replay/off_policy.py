@@ -28,6 +28,8 @@ __all__ = ['Learner', 'Settings', 'State']
 class Settings:
   """The settings that every agent with a replay has.
 
+  `discount` and `learning_rate` may be traced values, as where populations vary them.
+
   Attributes:
     encoder: [n, ...] -> [n, features]; None: the flat observation.
     discount: per step.
@@ -46,13 +48,13 @@ class Settings:
   """
 
   encoder: nn.Module | None = None
-  discount: float = 0.99
+  discount: ranges.Real = 0.99
   reward_scale: float = 1.0
   reward_clip: float | None = None
   capacity: int = 100_000
   min_replay: int = 1000
   batch_size: int = 256
-  learning_rate: float = 3e-4
+  learning_rate: ranges.Real = 3e-4
   adam_eps: float = 1e-8
   max_grad_norm: float | None = None
   unroll_length: int = 1

@@ -14,6 +14,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
+from rl import ranges
+
 __all__ = ['Window', 'complete', 'n_step']
 
 
@@ -36,7 +38,7 @@ def n_step(
   terminated: Bool[Array, 'b n'],
   truncated: Bool[Array, 'b n'],
   *,
-  discount: float,
+  discount: ranges.Real,
 ) -> Window:
   """Sums rewards from the first column on; see the module.
 

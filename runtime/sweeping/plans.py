@@ -245,17 +245,19 @@ def grid(texts: Sequence[str]) -> tuple[Point, ...]:
       raise ValueError(f'a grid is NAME=[VALUE, VALUE], got {text!r}')
     if name in axes:
       raise ValueError(f'the grid has {name} twice')
-    axes[name] = _split(values[1:-1])
-    if not axes[name] or len(set(axes[name])) < len(axes[name]):
-      raise ValueError(f'a grid needs values, each once, got {text!r}')
+    axes[name] = _split(values[1:-1], text)
+    if len(set(axes[name])) < len(axes[name]):
+      raise ValueError(f'a grid has each value once, got {text!r}')
   rows = itertools.product(*axes.values())
   return tuple(dict(zip(axes, row, strict=True)) for row in rows)
 
 
-def _split(text: str) -> list[str]:
+def _split(values: str, text: str) -> list[str]:
   """Values between commas that are in no brackets and no quotes."""
   parts, depth, quote = [''], 0, ''
-  for mark in text:
+  for mark in values:
+    if depth < 0:
+      break
     if quote:
       quote = '' if mark == quote else quote
     elif mark in '\'"':
@@ -266,8 +268,14 @@ def _split(text: str) -> list[str]:
       parts.append('')
     else:
       parts[-1] += mark
+  if depth or quote:
+    raise ValueError(f'a bracket or a quote does not close, in {text!r}')
   found = [part.strip() for part in parts]
-  return found[:-1] if not found[-1] else found
+  if len(found) > 1 and not found[-1]:  # A comma after the last value.
+    del found[-1]
+  if not all(found):
+    raise ValueError(f'a grid needs a value between commas, got {text!r}')
+  return found
 
 
 def read_space(path: pathlib.Path) -> tuple[Mapping[str, Any], ...]:
@@ -281,7 +289,7 @@ def read_space(path: pathlib.Path) -> tuple[Mapping[str, Any], ...]:
     found = json.loads(path.read_text(encoding='utf-8'))
   except ValueError as error:
     raise ValueError(f'{path}: {error}') from error
-  for one in found if isinstance(found, list) else [found]:
+  for one in found if found and isinstance(found, list) else [found]:
     if not isinstance(one, dict) or not (
       'name' in one and ('values' in one or {'low', 'high'} <= one.keys())
     ):

@@ -13,6 +13,7 @@ import pytest
 from runtime import commands, sweep
 from runtime.record import writers
 from runtime.sweeping import members as members_lib
+from runtime.sweeping import plans
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 TOY = 'configs/hpo/ufom_toy_tiny.gin'
@@ -27,10 +28,12 @@ def options(folder, *words):
   [
     (['--tuner=random'], 'needs a space'),
     (['--tuner=random', '--grid=Q=[1]'], 'drop --grid or --tuner'),
-    (['--trials=3', '--budget=STEPS'], '--trials, --budget need a --tuner'),
+    (
+      ['--trials=3', '--budget=STEPS'],
+      'only a --tuner reads --trials, --budget',
+    ),
     (['--metric=eval/x'], 'a metric has a goal'),
     (['--grid=Q'], r'NAME=\[VALUE'),
-    (['--gpus=-1'], 'gpus must not be negative'),
   ],
 )
 def test_mistakes_in_options(words, message, tmp_path):
@@ -54,6 +57,24 @@ def test_members_are_built_before_anything_runs():
   assert '7.0' in mistake
   _, mistake = members_lib.check([good], 'eval/tru/slope')
   assert 'eval/true/' in mistake
+
+
+def test_a_budget_is_built_like_any_other_setting():
+  """Its name may be misspelt, and not every tuner gives budgets."""
+  plan = lambda tuner: plans.Plan(
+    (TOY,),
+    space=({'type': 'FLOAT', 'name': 'Q', 'low': 0.0, 'high': 1.0},),
+    tuner=tuner,
+    metric='eval/true/slope',
+    goal='MINIMIZE',
+    budget='STPS',
+  )
+  *_, last = sweep._probes(plan('asha(max_budget=9, unit=3)'), 0)
+  assert last.params[-1] == 'STPS = 3'
+  _, mistake = members_lib.check([last], '')
+  assert 'STPS is defined, but nothing refers to it' in mistake
+  with pytest.raises(ValueError, match='no budgets: drop --budget=STPS'):
+    sweep._probes(plan('random'), 0)
 
 
 def test_scores_are_last_values_and_must_be_finite(tmp_path):
@@ -215,6 +236,21 @@ def test_runs_that_diverge_are_infeasible(tmp_path):
     *('finished', 'infeasible'),
   ]
   assert saved[1]['runs'][0]['failures'] == 0
+
+
+@pytest.mark.parametrize(
+  ('word', 'message'),
+  [
+    ('--gpus=-1', '--gpus: must not be negative, got -1'),
+    ('--retries=-1', '--retries: must not be negative'),
+    ('--resources=3', '--resources: must be positive numbers by name'),
+    ('--resources={"TPU": true}', '--resources: must be positive numbers'),
+  ],
+)
+def test_numbers_out_of_range(word, message, tmp_path, capsys):
+  with pytest.raises(SystemExit):
+    sweep.main(options(tmp_path / 'x', word))
+  assert message in capsys.readouterr().err
 
 
 def test_the_command_ends_with_one_message(monkeypatch, capsys):

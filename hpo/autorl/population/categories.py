@@ -1,11 +1,11 @@
 """EXP3.S: chances of categories whose worth changes over time.
 
 With weights w of c categories, mixing g and sharing a, a draw has the chance
-p = (1 - g) w / sum(w) + g / c. After rewards in [0, 1],
+p = (1 - g) w / sum(w) + g / c. After the rewards r in [0, 1] of m members,
 
-  w_j <- w_j exp(g x_j / c) + e a / c sum(w),   x_j = sum of reward / (m p_j)
+  w_j <- w_j exp(g x_j / c) + e a / c sum(w),   x_j = sum of r / (m p_j)
 
-over the m members that played j.
+where the sum is over the members that played j.
 
 Reference: Auer, Cesa-Bianchi, Freund, Schapire (2002), "The nonstochastic
 multiarmed bandit problem", Section 8; used for populations in Parker-Holder et al.

@@ -5,7 +5,8 @@ With squared distances r^2 of the inputs and times t in rounds,
   k((x, t), (x', t')) = s^2 exp(-r^2 / (2 l^2)) (1 - e)^(|t - t'| / 2)
 
 so that old observations are forgotten at the rate e, 0 to 1/2. Hyperparameters
-maximise the posterior under independent priors.
+maximise the posterior under independent priors. Where the function changed more than
+e allows for, `window` leaves old observations out.
 
 Reference: Bogunovic, Scarlett, Cevher (2016), arXiv:1601.06650, Section 2 (kernel);
 Parker-Holder, Nguyen, Roberts (2020), arXiv:2002.02518. The released code divides
@@ -33,6 +34,7 @@ __all__ = [
   'kernel',
   'loss',
   'start',
+  'window',
 ]
 
 # Means and deviations of ln l, ln s, ln n, and of the logit of 2 e.
@@ -119,6 +121,44 @@ def factor(
 ) -> gp.Factor:
   """The observations in the form that forecasts need; values 0 if unknown."""
   return gp.factorised(covariance(hyper, inputs, known), values)
+
+
+def window(
+  hyper: Hyper,
+  inputs: Inputs,
+  values: Float[Array, ' n'],
+  known: Bool[Array, ' n'],
+  least: int,
+) -> Bool[Array, ' n']:
+  """The newest observations that the process explains best.
+
+  Of all numbers w from `least` on, the one with the largest log-likelihood of the
+  w newest observations, divided by w: an old one stays if it is about as likely,
+  given the newer ones, as these are. One factor gives all of them, as that of w
+  observations is a part of that of w + 1.
+
+  Args:
+    hyper: hyperparameters.
+    inputs: of the observations.
+    values: about standardised, all alike; 0 if unknown.
+    known: which rows are observations.
+    least: observations that stay in any case.
+
+  Returns:
+    Which rows stay; all that are known, if there are not more than `least`.
+  """
+  order = jnp.argsort(jnp.where(known, -inputs.times, jnp.inf), stable=True)
+  newest_first = lambda x: x[order]
+  inputs = jax.tree.map(newest_first, inputs)
+  values, present = values[order], known[order]
+  inverse = factor(hyper, inputs, values, present).inverse
+  # Of each observation, given the newer ones; without its constant term.
+  each = jnp.log(jnp.diagonal(inverse)) - (inverse @ values) ** 2 / 2
+  number = jnp.arange(1, len(values) + 1)
+  mean = jnp.cumsum(jnp.where(present, each, 0)) / number
+  count = jnp.argmax(jnp.where(present & (number >= least), mean, -jnp.inf)) + 1
+  count = jnp.where(known.sum() > least, count, len(values))
+  return known & (jnp.argsort(order) < count)
 
 
 def _penalty(hyper: Hyper) -> Float[Array, '']:

@@ -9,7 +9,8 @@ member takes the settings with the largest optimistic forecast
 for n observations. The mean comes from finished rounds. The deviation also knows
 the settings of all members that are about to run, so that new ones differ.
 
-A copy starts from its parent's score, so that the jump to it is no improvement.
+Old observations are left out where the newer ones are more likely without them. A
+copy starts from its parent's score, so that the jump to it is no improvement.
 Categories are chosen by EXP3.S for each parameter (PB2-Mix), and the process then
 chooses the other settings given these.
 
@@ -95,8 +96,11 @@ class PB2:
   Attributes:
     space: of the settings.
     share: of the members that are replaced.
-    window: observations that are remembered, the newest; a whole number of
-      rounds fits in.
+    window: newest observations that the process learns from in any case;
+      published: 200.
+    memory: observations that are remembered, the newest, of which it may learn
+      from more; a whole number of rounds fits in. The published number is that
+      of all.
     fit_steps: of Adam after each round, for the process.
     candidates: settings that are compared, half of them near to the present
       ones; then there are `rounds` rounds of `offspring` in ever smaller steps.
@@ -112,6 +116,7 @@ class PB2:
   space: spaces.Space
   share: float = 0.2
   window: int = 200
+  memory: int = 300
   fit_steps: int = 10
   candidates: int = 256
   rounds: int = 6
@@ -122,6 +127,7 @@ class PB2:
   def __post_init__(self) -> None:
     pbt.check_share(self.share)
     ranges.check_counts(window=self.window, candidates=self.candidates)
+    ranges.check_counts(least=self.window, memory=self.memory)
     ranges.check_counts(least=0, fit_steps=self.fit_steps, rounds=self.rounds)
     ranges.check_positive(mixing=self.mixing)
     ranges.check_shares(mixing=self.mixing, sharing=self.sharing)
@@ -134,7 +140,7 @@ class PB2:
   def init(self, key: Key[Array, ''], size: int, rounds: int) -> PB2State:
     """See `protocol.Method`."""
     width = len(self.space)
-    rows = min(max(1, self.window // size), rounds) * size
+    rows = min(max(1, self.memory // size), rounds) * size
     zeros = jnp.zeros(rows)
     seen = Observations(
       jnp.zeros((rows, width)), zeros, zeros, zeros, jnp.zeros(rows, bool)
@@ -279,7 +285,7 @@ class _Forecast:
   Attributes:
     fit: of the hyperparameters.
     inputs: of the observations.
-    known: which rows are observations.
+    known: which rows it learns from.
     mean: their factor.
     before: scaled scores that members start from, [n].
     time: of the next round.
@@ -302,6 +308,11 @@ class _Forecast:
     scaled = jnp.where(known, _scaled(seen.before, low, high), 0)
     places = jnp.concatenate([scaled[:, None], seen.places], axis=1)
     inputs = drifting.Inputs(places, seen.times)
+    if len(known) > method.window:
+      values = _standardised(seen.gains, known)
+      known = drifting.window(
+        state.fit.hyper, inputs, values, known, method.window
+      )
     values = _standardised(seen.gains, known)
     fit = drifting.fit(state.fit, inputs, values, known, steps=method.fit_steps)
     factor = drifting.factor(fit.hyper, inputs, values, known)

@@ -2,6 +2,7 @@
 
 import functools
 import os
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -55,15 +56,21 @@ def score_rows(
     scores = played.scores[:, seed]
     row = {
       'population': seed,
-      'score': float(scores[-1, member]),
-      'median of members': float(np.nanmedian(scores[-1])),
-      'best of all rounds': float(np.nanmax(scores)),
+      'score': _sound(np.max, scores[-1]),
+      'median of members': _sound(np.median, scores[-1]),
+      'best of all rounds': _sound(np.max, scores),
     }
     settings = zip(
       space.names, _values(space, played.codes[-1, seed, member]), strict=True
     )
     rows.append(row | dict(settings))
   return rows
+
+
+def _sound(of: Callable[..., Any], scores: np.ndarray) -> float | None:
+  """A statistic of the scores of members that have not failed, if any."""
+  sound = scores[~np.isnan(scores)]
+  return float(of(sound)) if sound.size else None
 
 
 def _values(space: spaces.Space, codes: np.ndarray) -> list[spaces.Value]:
@@ -92,14 +99,14 @@ def trials(space: spaces.Space, played: running.Round) -> list[studies.Trial]:
 def pictures(
   space: spaces.Space, played: running.Round, round_steps: int
 ) -> dict[str, loop_lib.Draw]:
-  """The pictures of a report.
+  """The pictures of a report; none without any score.
 
   Args:
     space: of the settings.
     played: all rounds, leaves [rounds, seeds, n, ...].
     round_steps: environment steps of a round, over all members and seeds.
   """
-  if not len(played.scores):
+  if np.isnan(played.scores).all():
     return {}
   return {
     'schedule.png': functools.partial(_draw_schedule, space, played),
@@ -162,7 +169,7 @@ def _draw_incumbent(
   played: running.Round, round_steps: int, path: str | os.PathLike[str]
 ) -> None:
   steps = round_steps * np.arange(1, len(played.scores) + 1)
-  best = np.fmax.accumulate(np.nanmax(played.scores, axis=-1), axis=0)
+  best = np.fmax.accumulate(np.fmax.reduce(played.scores, axis=-1), axis=0)
   pictures_lib.quartiles(
     {'best member so far': (steps, best.T)},
     path,

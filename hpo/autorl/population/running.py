@@ -5,13 +5,13 @@ from typing import Any
 import flax
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Key, PyTree
+from jaxtyping import Array, Float, Key, PyTree
 
 from hpo.autorl import inner as inner_lib
 from hpo.autorl import traced
 from hpo.autorl.population import protocol
 
-__all__ = ['Population', 'Round', 'play', 'run', 'start']
+__all__ = ['Population', 'Round', 'mean_score', 'play', 'run', 'start']
 
 
 @flax.struct.dataclass
@@ -109,6 +109,17 @@ def play(
     members=members, method=after.state, rounds=population.rounds + 1
   )
   return population, Round(codes, found.score, after.parents, found.metrics)
+
+
+def mean_score(scores: Float[Array, '*n']) -> Float[Array, '']:
+  """The mean score of members that have not failed; 0 where all have.
+
+  Args:
+    scores: NaN: the member failed.
+  """
+  is_sound = ~jnp.isnan(scores)
+  total = jnp.sum(jnp.where(is_sound, scores, 0))
+  return total / jnp.maximum(jnp.sum(is_sound), 1)
 
 
 def run(

@@ -16,7 +16,7 @@ from jaxtyping import Array, PyTree
 from hpo import studies
 from hpo.autorl import accounts
 from hpo.autorl import inner as inner_lib
-from hpo.autorl.population import protocol, results, running
+from hpo.autorl.population import exploit, protocol, results, running
 from rl import actors, ranges
 from runtime import loop as loop_lib
 from runtime.devices import mesh as mesh_lib
@@ -160,8 +160,8 @@ class PopulationTrainer:
     scores = state.history.scores[rounds - 1]
     latest = metrics_lib.Latest.of
     values = {
-      'score': latest(jnp.nanmean(scores)),
-      'best_score': latest(jnp.nanmax(scores, axis=-1).mean()),
+      'score': latest(running.mean_score(scores)),
+      'best_score': latest(running.mean_score(jnp.nanmax(scores, axis=-1))),
       'failed': latest(jnp.isnan(scores).mean()),
       'environment_steps': latest(rounds * float(self.round_steps)),
     }
@@ -169,20 +169,25 @@ class PopulationTrainer:
 
   def _evaluator(self) -> loop_lib.Evaluator:
     @jax.jit
-    def judge(state: TrainState) -> Array:
+    def judge(state: TrainState) -> tuple[Array, Array]:
       scores = state.history.scores[state.populations.rounds[0] - 1]
       # Before the next round a member may have become a copy of another.
       parents = state.history.parents[state.populations.rounds[0] - 1]
-      best = jnp.argmax(jnp.take_along_axis(_ranked(scores), parents, 1), 1)
+      ranked = jnp.take_along_axis(exploit.ranked(scores), parents, 1)
+      best = jnp.argmax(ranked, 1)
       members = jax.vmap(
         lambda all_members, i: jax.tree.map(lambda x: x[i], all_members)
       )(state.populations.members, best)
       keys = accounts.keys(state.key, self.seeds.test)
       over_keys = jax.vmap(self.inner.evaluate, in_axes=(None, 0))
-      return jax.vmap(over_keys, in_axes=(0, None))(members, keys)
+      found = jax.vmap(over_keys, in_axes=(0, None))(members, keys)
+      return found, ~jnp.isneginf(ranked.max(axis=1))
 
     def run(state: TrainState) -> dict[str, float]:
-      found = np.asarray(judge(state), np.float64).mean(axis=1)
+      found, is_sound = jax.device_get(judge(state))
+      found = np.float64(found[is_sound]).mean(axis=1)
+      if not len(found):
+        return {}
       scores = {'score': found.mean()}
       if len(found) > 1:
         scores['score_error'] = found.std(ddof=1) / np.sqrt(len(found))
@@ -233,7 +238,3 @@ def _shardings(state: TrainState, mesh: jax.sharding.Mesh) -> TrainState:
   split = jax.sharding.NamedSharding(mesh, parts)
   members = jax.tree.map(lambda _: split, state.populations.members)
   return whole.replace(populations=whole.populations.replace(members=members))
-
-
-def _ranked(scores: Array) -> Array:
-  return jnp.where(jnp.isnan(scores), -jnp.inf, scores)

@@ -41,8 +41,14 @@ def expected_improvement(
   deviation: Float[Array, ' n'],
   best: Float[Array, ''],
 ) -> Float[Array, ' n']:
-  """EI of normal forecasts over a score, which is maximised."""
-  u = (mean - best) / deviation
+  """EI of normal forecasts over a score, which is maximised.
+
+  Args:
+    mean: of the forecasts.
+    deviation: of the forecasts; where it is 0, EI is what the mean is better.
+    best: score so far.
+  """
+  u = (mean - best) / jnp.maximum(deviation, jnp.finfo(deviation.dtype).tiny)
   return (mean - best) * stats.norm.cdf(u) + deviation * stats.norm.pdf(u)
 
 

@@ -130,6 +130,11 @@ class Hyperband(_Halving):
     found, fresh = found[:count], fresh[: max(0, count - len(found))]
     if fresh:
       drawn = self.sampler.propose(history, len(fresh))
+      if len(drawn) < len(fresh):
+        raise ValueError(
+          'the sampler must give as many points as the brackets start runs, '
+          f'got {len(drawn)} of {len(fresh)} from {self.sampler}'
+        )
       pairs = zip(drawn, fresh, strict=True)
       found += [one._replace(budget=budget) for one, budget in pairs]
     return found

@@ -36,7 +36,7 @@ class Sobol:
     self, history: asking.History, count: int
   ) -> list[asking.Proposal]:
     """See `asking.Method`."""
-    space, first = history.space, len(history.records)
+    space, first = history.space, history.fresh
     sequence = qmc.Sobol(len(space), rng=np.random.default_rng(history.seed))
     # SciPy draws whole powers of two only, without a warning.
     rows = sequence.random_base2((first + count - 1).bit_length())
@@ -62,7 +62,7 @@ class Grid:
   ) -> list[asking.Proposal]:
     """See `asking.Method`; finished after one pass."""
     axes = [self._codes(p) for p in history.space.parameters]
-    first = len(history.records)
+    first = history.fresh
     rows = itertools.islice(itertools.product(*axes), first, first + count)
     found = np.array(list(rows)).reshape(-1, len(axes))
     return at_codes(history.space, found)

@@ -202,14 +202,16 @@ class SearchTrainer:
       files=lambda run: {
         'study.jsonl': functools.partial(self._write, jobs, run.state)
       },
-      pictures=lambda run: {
-        'incumbent.png': functools.partial(
-          results.draw_incumbent,
-          self._told(jobs, run.state).records,
-          len(self.seeds.tuning),
-        )
-      },
+      pictures=lambda run: self._pictures(self._told(jobs, run.state)),
     )
+
+  def _pictures(self, tuner: asking.Tuner) -> dict[str, loop_lib.Draw]:
+    if tuner.best is None:
+      return {}
+    draw = functools.partial(
+      results.draw_incumbent, tuner.records, len(self.seeds.tuning)
+    )
+    return {'incumbent.png': draw}
 
   def _init(self, seed: int) -> TrainState:
     key = jax.random.key(seed)

@@ -131,6 +131,19 @@ def test_grid_is_all_combinations_and_ends():
   assert tuner.ask(1) == []
 
 
+def test_a_grid_in_halving_leaves_no_point_out():
+  line = spaces.Space((spaces.Float('x', 0.0, 1.0),))
+  tuner = asking.Tuner(halving.Asha(9, sampler=simple.Grid(7)), line)
+  for _ in range(8):
+    for job in tuner.ask(2):
+      tuner.tell(job.id, job.params['x'])
+  fresh = [r.job.params['x'] for r in tuner.records if r.job.parent is None]
+  np.testing.assert_allclose(fresh, np.linspace(0, 1, 7))
+  assert any(record.job.budget == 9 for record in tuner.records)
+  with pytest.raises(ValueError, match='as many points as the brackets start'):
+    asking.Tuner(halving.Hyperband(9, sampler=simple.Grid(7)), line).ask(9)
+
+
 def test_sobol_is_one_sequence_however_it_is_asked():
   one, two = (asking.Tuner(simple.Sobol(), SPACE) for _ in range(2))
   whole = one.ask(16)
@@ -191,6 +204,10 @@ def test_expected_improvement_is_the_mean_of_improvements():
   gains = np.maximum(mean + deviation * grid - best, 0)
   expected = np.trapezoid(gains * stats.norm.pdf(grid), grid)
   np.testing.assert_allclose(found[0], expected, rtol=1e-4)
+  sure = gp.expected_improvement(
+    jnp.array([0.2, 0.5, 0.8]), jnp.zeros(3), jnp.float32(best)
+  )
+  np.testing.assert_allclose(sure, [0.0, 0.0, 0.3], atol=1e-6)
 
 
 def test_gp_finds_the_best_sooner_than_random_points():

@@ -16,7 +16,7 @@ def test_in_your_own_code(capsys):
   for block in re.findall(r'^```python\n(.*?)^```', TEXT, re.M | re.S):
     exec(compile(block, 'README', 'exec'), names)
   lines = capsys.readouterr().out.splitlines()
-  best, goes_on, score, distance, arm = lines
+  best, goes_on, score, distance, arm, units = lines
   assert "'layers': 1" in best
   budget, parent = map(int, goes_on.split())
   assert budget == 3000
@@ -24,3 +24,4 @@ def test_in_your_own_code(capsys):
   assert -1e-2 < float(score) <= 0
   assert float(distance) < 1e-2
   assert arm == '1'
+  assert float(units) >= 8

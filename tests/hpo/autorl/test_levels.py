@@ -154,6 +154,15 @@ def test_robust_replay_learns_nothing_from_new_levels():
   ):
     np.testing.assert_array_equal(a, b)
   assert first.curriculum.seen.sum() == 4
+  # With momentum from earlier steps, too.
+  rolling = jax.tree.map(
+    lambda x: x + 1 if x.dtype == jnp.float32 else x, first.learner.opt_state
+  )
+  learner = first.learner.replace(opt_state=rolling)
+  unseen = state.replace(learner=learner)
+  after, _ = step(unseen, seeds.key(9))
+  for a, b in zip(*map(jax.tree.leaves, (after.learner, learner)), strict=True):
+    np.testing.assert_array_equal(a, b)
 
   @jax.jit
   def learnt(bribe):

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from scipy import stats
 
 from hpo.autorl.population import categories, drifting, pb2, running
 from hpo.optformer.behaviours import gaussian_process as gp
@@ -98,6 +99,41 @@ def test_unknown_rows_change_nothing():
     np.testing.assert_allclose(one, two, atol=1e-6)
 
 
+def newest(some, known, count):
+  """Rows of the newest known observations; equal times in their order."""
+  rows = np.flatnonzero(known)
+  return rows[np.argsort(-np.asarray(some.times)[rows], kind='stable')][:count]
+
+
+@pytest.mark.parametrize('flips', [False, True])
+def test_the_window_is_the_most_likely_one(flips):
+  """Against normal densities in float64, one for each number of observations."""
+  rng, found = seeds.rng(4), hyper(noise=0.3, forgetting=0.02)
+  some, known = inputs(30, 6), np.arange(30) % 5 > 0
+  places, times = np.asarray(some.places), np.asarray(some.times)
+  values = np.sin(5 * places[:, 0]) + 0.1 * rng.normal(size=30)
+  values *= np.where(flips & (times < 4), -1, 1) * known
+  kept = drifting.window(
+    found, some, jnp.float32(values), jnp.asarray(known), 6
+  )
+  covariance = np.float64(drifting.covariance(found, some, jnp.ones(30, bool)))
+  means = []
+  for count in range(6, known.sum() + 1):
+    rows = newest(some, known, count)
+    density = stats.multivariate_normal(cov=covariance[np.ix_(rows, rows)])
+    means.append(density.logpdf(values[rows]) / count)
+  best = 6 + int(np.argmax(means))
+  np.testing.assert_array_equal(
+    np.flatnonzero(kept), np.sort(newest(some, known, best))
+  )
+  # What changed is left out, and what did not stays.
+  assert (times[np.asarray(kept)].min() >= 4) == flips
+  few = drifting.window(
+    found, some, jnp.float32(values), jnp.asarray(known), 24
+  )
+  np.testing.assert_array_equal(few, known)
+
+
 def test_exploration_needs_more_than_two_observations():
   assert [float(pb2.beta(n)) for n in (0, 1, 2)] == [0, 0, 0]
   np.testing.assert_allclose(pb2.beta(50), 0.2 * math.log(20), rtol=1e-6)
@@ -107,7 +143,7 @@ def test_exploration_needs_more_than_two_observations():
 def played():
   """Six rounds of four members, of which the newest four are remembered."""
   run = functools.partial(
-    running.run, Climb(), pb2.PB2(LINE, window=16), size=4, rounds=6
+    running.run, Climb(), pb2.PB2(LINE, window=16, memory=16), size=4, rounds=6
   )
   return jax.jit(run)(KEY)
 
@@ -145,7 +181,7 @@ def test_the_first_round_improves_on_nothing():
 
 
 def test_members_that_run_lower_the_deviation_only_nearby():
-  method = pb2.PB2(LINE, window=16)
+  method = pb2.PB2(LINE, window=16, memory=16)
   population, _ = played()
   state = population.method
   found = pb2._Forecast.of(method, state)

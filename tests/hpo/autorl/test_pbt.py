@@ -57,6 +57,12 @@ def test_the_worst_copy_the_best():
   assert {int(p[2]) for p in found} == {1, 6}
 
 
+def test_a_share_counts_whole_members():
+  """0.28 * 25 is 7.000000000000001."""
+  found = np.asarray(exploit.truncation(KEY, jnp.arange(25.0), 0.28))
+  assert (found != np.arange(25)).sum() == 7
+
+
 @pytest.mark.parametrize(
   'scores', [jnp.zeros(4), jnp.full(4, jnp.nan), jnp.array([jnp.nan, 1.0])]
 )

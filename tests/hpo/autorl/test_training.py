@@ -8,7 +8,8 @@ import pytest
 
 from hpo import studies
 from hpo.autorl import accounts
-from hpo.autorl.population import pb2, pbt
+from hpo.autorl.population import pb2, pbt, running
+from hpo.autorl.population import results as population_results
 from hpo.autorl.population import training as population_training
 from hpo.autorl.search import gp, halving, simple
 from hpo.autorl.search import results as search_results
@@ -174,6 +175,45 @@ def test_failed_jobs_are_infeasible():
   made._told(experiment.batches, driven.state)
   for record in experiment.batches.tuner.records:
     assert (record.score is None) == (record.job.params['x'] > 0.5)
+
+
+@dataclasses.dataclass(frozen=True)
+class Hopeless(Climb):
+  """All members fail."""
+
+  def update(self, state, zeta, key):
+    found = super().update(state, zeta, key)
+    return found._replace(score=jax.numpy.float32(np.nan))
+
+
+@pytest.mark.parametrize('name', ['pbt', 'asha'])
+def test_runs_that_all_fail_are_a_result(name, tmp_path, caplog, one_device):
+  made = dataclasses.replace(TRAINERS[name](), inner=Hopeless())
+  train(made, 4, tmp_path)
+  [study] = studies.read(tmp_path / 'report' / 'study.jsonl')
+  assert {trial.status for trial in study.trials} == {'INFEASIBLE'}
+  assert 'the report lacks' not in caplog.text
+
+
+def test_one_population_that_fails_does_not_stop_the_others():
+  scores = np.float32([[[np.nan] * 4, [1.0, np.nan, 3.0, 2.0]]])
+  played = running.Round(
+    np.zeros((1, 2, 4, 1)), scores, np.zeros((1, 2, 4), int), {}
+  )
+  lost, kept = population_results.score_rows(LINE, played)
+  assert lost['score'] is None
+  assert (kept['score'], kept['median of members']) == (3.0, 2.0)
+  made = population()
+  experiment = experiments.of(made, devices=jax.devices()[:1])
+  state = experiment.init()
+  history = state.history.replace(
+    scores=state.history.scores.at[0].set(scores[0])
+  )
+  populations = state.populations.replace(rounds=state.populations.rounds + 1)
+  state = state.replace(populations=populations, history=history)
+  found = made._metrics(state).compute()
+  assert (float(found['score']), float(found['best_score'])) == (2.0, 3.0)
+  assert set(experiment.evaluators['test'](state)) == {'score'}
 
 
 def test_budgets_are_whole_updates():

@@ -50,8 +50,13 @@ def test_grids_are_all_combinations_in_the_words_of_gin():
     (['A'], r"NAME=\[VALUE, VALUE\], got 'A'"),
     (['A=1,2'], 'NAME='),
     (['=[1]'], 'NAME='),
-    (['A=[]'], 'needs values'),
-    (['A=[1, 1]'], 'each once'),
+    (['A=[]'], 'needs a value'),
+    (['A=[1,,2]'], r"a value between commas, got 'A=\[1,,2\]'"),
+    (['A=[,]'], 'a value between commas'),
+    (['A=[(1, 2]'], 'does not close'),
+    (['A=["x]'], 'does not close'),
+    (['A=[1];B=[2]'], 'does not close'),
+    (['A=[1, 1]'], 'each value once'),
     (['A=[1]', 'A=[2]'], 'A twice'),
   ],
 )
@@ -113,7 +118,7 @@ def test_spaces_are_read_and_mistakes_name_the_file(tmp_path):
   path = tmp_path / 'space.json'
   path.write_text(json.dumps([LR, KIND]))
   assert plans.read_space(path) == (LR, KIND)
-  for text in ('[{"name": "x"}]', '{"low": 1}', '[3]', '['):
+  for text in ('[{"name": "x"}]', '{"low": 1}', '[3]', '[', '[]'):
     path.write_text(text)
     with pytest.raises(ValueError, match=r'space\.json: '):
       plans.read_space(path)
