@@ -118,7 +118,7 @@ class Convolution:
     form: candidates.Form,
   ) -> Array:
     """See `Operation`; the weights are in kernel and bias."""
-    kernel = params['kernel'] * weight[:, None]
+    kernel = (params['kernel'] * weight[:, None]).astype(x.dtype)
     y = convolve(
       x,
       kernel.reshape(*kernel.shape[:3], -1),
@@ -127,7 +127,7 @@ class Convolution:
       products=form.products,
     )
     y = y.reshape(*y.shape[:-1], *kernel.shape[3:])
-    y += params['bias'] * weight[:, None]
+    y = y + params['bias'] * weight[:, None]
     return nn.relu(y) if self.relu else y
 
 
@@ -168,13 +168,15 @@ class DepthConvolution:
   ) -> Array:
     """See `Operation`; the weights are in the last kernel and bias."""
     weight = weight[:, None]
+    kernel, bias = params['kernel'], params['bias']
     if self.separable:
-      y = self._per_channel(x, params['kernel'], form) + params['bias']
-      y = jnp.einsum('...tc,ctd->...td', y, params['mixing'] * weight)
-      y += params['mixing_bias'] * weight
+      y = self._per_channel(x, kernel.astype(x.dtype), form) + bias
+      mixing = (params['mixing'] * weight).astype(x.dtype)
+      y = jnp.einsum('...tc,ctd->...td', y.astype(x.dtype), mixing)
+      y = y + params['mixing_bias'] * weight
     else:
-      y = self._per_channel(x, params['kernel'] * weight, form)
-      y += params['bias'] * weight
+      y = self._per_channel(x, (kernel * weight).astype(x.dtype), form)
+      y = y + bias * weight
     return nn.relu(y) if self.relu else y
 
   def _per_channel(

@@ -46,9 +46,7 @@ def init(
     key: for the draw.
     deviation: of normal logits; zeros, as published, for 0.
   """
-  shapes = {'edges': (space.num_edges, len(space.ops))}
-  if space.output == 'weighted':
-    shapes['out'] = (space.nodes,)
+  shapes = space.logit_shapes
   keys = dict(zip(shapes, jax.random.split(key, len(shapes)), strict=True))
   return {
     name: deviation * jax.random.normal(keys[name], shape)
