@@ -17,7 +17,13 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float
 
-from nas.rl_darts import candidates, operations, probabilities, spaces
+from nas.rl_darts import (
+  candidates,
+  convolutions,
+  operations,
+  probabilities,
+  spaces,
+)
 from nas.rl_darts import genotype as genotype_lib
 from rl import ranges
 
@@ -160,7 +166,7 @@ class Cell(nn.Module):
     x = self._cast(x)
     if x.shape[-1] == self.channels:
       return x
-    return nn.Dense(self.channels, dtype=self.dtype, name=f'fit_{index}')(x)
+    return convolutions.Affine(self.channels, name=f'fit_{index}')(x)
 
   def _leaving(
     self,
@@ -286,7 +292,7 @@ class Cell(nn.Module):
     if output == 'last':
       return nodes[-1]
     if output == 'concat':
-      layer = nn.Dense(self.channels, dtype=self.dtype, name='out')
+      layer = convolutions.Affine(self.channels, name='out')
       return layer(jnp.concatenate(nodes, axis=-1))
     stacked = jnp.stack(nodes)
     if output == 'weighted':

@@ -15,7 +15,7 @@ from jaxtyping import Array, Float
 
 from nas.rl_darts import candidates
 
-__all__ = ['Convolution', 'DepthConvolution', 'Padding', 'convolve']
+__all__ = ['Affine', 'Convolution', 'DepthConvolution', 'Padding', 'convolve']
 
 Padding = Literal['SAME', 'VALID']
 _LAYOUT = ('NHWC', 'HWIO', 'NHWC')
@@ -84,6 +84,25 @@ def convolve(
     return x @ kernel[0, 0]
   seen = _patches(x, size, stride, dilation=dilation, padding=padding)
   return seen.reshape(*seen.shape[:3], -1) @ kernel.reshape(-1, width)
+
+
+class Affine(nn.Module):
+  """x W + b over channels, in the type of x; b is added in float32 or wider.
+
+  Attributes:
+    features: width of the output.
+  """
+
+  features: int
+
+  @nn.compact
+  def __call__(self, x: Float[Array, '... c']) -> Float[Array, '... d']:
+    """Applies the layer."""
+    shape = x.shape[-1], self.features
+    kernel = self.param('kernel', nn.initializers.lecun_normal(), shape)
+    bias = self.param('bias', nn.initializers.zeros, shape[1:])
+    # Else the gradient of the bias would be added up in the type of x.
+    return (x @ kernel.astype(x.dtype) + bias).astype(x.dtype)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -233,10 +233,14 @@ class _CellNetwork(_Derivable, nn.Module):
     shape = (3, 3, x.shape[-1], channels)
     kernel = self.param(f'{name}_kernel', nn.initializers.lecun_normal(), shape)
     bias = self.param(f'{name}_bias', nn.initializers.zeros, (channels,))
-    kernel, bias = kernel.astype(x.dtype), bias.astype(x.dtype)
-    return bias + convolutions.convolve(
-      x, kernel, stride=stride, padding=padding, products=self.products
+    y = convolutions.convolve(
+      x,
+      kernel.astype(x.dtype),
+      stride=stride,
+      padding=padding,
+      products=self.products,
     )
+    return (y + bias).astype(x.dtype)
 
 
 class _Stages(_CellNetwork):
@@ -269,7 +273,7 @@ class _Stages(_CellNetwork):
     if self.dense is None:
       return _wide(x)
     x = nn.relu(x.reshape(x.shape[0], -1))
-    x = nn.relu(nn.Dense(self.dense, dtype=self.dtype, name='dense')(x))
+    x = nn.relu(convolutions.Affine(self.dense, name='dense')(x))
     return _wide(x)
 
   def _stem(self, x: Float[Array, 'n h w c']) -> Float[Array, 'n h w d']:

@@ -206,9 +206,7 @@ def test_many_architectures_in_one_program():
 
 def test_bfloat16_computes_and_float32_adds():
   """Sums over pixels in bfloat16 lose half of the gradients of this cell."""
-  space = spaces.CellSpace(
-    ('SkipConnection', 'Conv3x3', 'Zero'), nodes=2, output='sum'
-  )
+  space = spaces.CellSpace(('SkipConnection', 'Conv3x3', 'Zero'), nodes=2)
   cell, params, p, _ = darts_cases.supernet(space)
   x = jax.random.normal(seeds.key(7), (32, 9, 7, 3)).astype(jnp.bfloat16)
 
@@ -222,7 +220,7 @@ def test_bfloat16_computes_and_float32_adds():
 
   found, expected = gradients(jnp.bfloat16), gradients(jnp.float32)
   assert {leaf.dtype for leaf in jax.tree.leaves(found)} == {jnp.dtype('f4')}
-  darts_cases.grads_close(found, expected, 1e-2)
+  darts_cases.grads_close(found, expected, 2e-2)
 
 
 def test_misuse_is_told():
