@@ -27,7 +27,14 @@ from rl import learner as learner_lib
 from rl import ranges
 from rl.envs import spaces
 
-__all__ = ['Mode', 'Search', 'SearchLearner', 'SearchState', 'snapshot_times']
+__all__ = [
+  'Discrete',
+  'Mode',
+  'Search',
+  'SearchLearner',
+  'SearchState',
+  'snapshot_times',
+]
 
 Mode = Literal['joint', 'first_order', 'second_order']
 _MODES: tuple[Mode, ...] = ('joint', 'first_order', 'second_order')
@@ -140,6 +147,21 @@ class Search:
       rule = learners.Rule(self.alpha_optimizer, self.alpha_lanes, self._rate)
       core = learners.fit(self.agent, both, num_lanes, rule)
     return SearchLearner(self, outside, core)
+
+  def discrete(self, *task: Any) -> 'Discrete':
+    """Acts with the derived cells instead of the supernet.
+
+    Args:
+      *task: as of `learner`.
+    """
+    parts = {name: getattr(self.agent, name, None) for name in _PARTS}
+    masked = {
+      name: part.clone(architecture=networks.Masked())
+      for name, part in parts.items()
+      if isinstance(getattr(part, 'architecture', None), networks.Relaxed)
+    }
+    agent = dataclasses.replace(self.agent, **masked)
+    return Discrete(self.learner(*task), agent.learner(*task))
 
 
 @flax.struct.dataclass
@@ -258,3 +280,47 @@ class SearchLearner:
         jnp.float32
       ),
     }
+
+
+@dataclasses.dataclass(frozen=True)
+class Discrete:
+  """The agent of a search with its derived cells and the supernet's weights.
+
+  The supernet's return less that of this agent is the discretisation gap.
+
+  Attributes:
+    search: with the supernet.
+    agent: the same agent with `networks.Masked` cells.
+  """
+
+  search: SearchLearner
+  agent: Any
+
+  @property
+  def initial_memory(self) -> Any:
+    """See `learner.Learner`."""
+    return self.agent.initial_memory
+
+  @property
+  def greedy(self) -> Any:
+    """See `learner.Learner`."""
+    return self.agent.greedy
+
+  def acting(self, state: SearchState) -> PyTree:
+    """See `learner.Learner`; of the state of the search."""
+    return jax.tree_util.tree_map_with_path(
+      self._masked, self.search.acting(state)
+    )
+
+  def _masked(self, path: tuple, leaf: Array) -> Array:
+    """Logits as mixing weights of the cell that is derived from them."""
+    at = probabilities.place(path)
+    if at is None:
+      return leaf
+    part = self.search.settings.supernet(at.network)
+    temperature = part.architecture.temperature
+    p = probabilities.probabilities({at.part: leaf}, temperature)[at.part]
+    if at.part == 'out':
+      return p
+    labels = genotype.edge_labels(p, part.space)
+    return genotype.mixing(labels, len(part.space.ops))

@@ -6,7 +6,7 @@ import numpy as np
 import optax
 import pytest
 
-from nas.rl_darts import joined, networks, results, search, spaces
+from nas.rl_darts import cells, joined, networks, results, search, spaces
 from nas.rl_darts import probabilities as probabilities_lib
 from rl import networks as rl_networks
 from rl import ppo, rainbow, rollout, sac
@@ -222,6 +222,50 @@ def test_recurrent_cells_are_derived_in_their_own_space(encoder):
   ).learner(GRID.observation_space, GRID.action_space, N)
   made = jax.eval_shape(discrete.init, seeds.key(0)).params
   assert not probabilities_lib.alphas(made)
+
+
+@pytest.mark.parametrize('output', ['concat', 'weighted'])
+def test_derived_cells_act_with_the_weights_of_the_supernet(output):
+  """As the discrete network does with those weights, cut out by hand."""
+  space = dataclasses.replace(SPACE, output=output)
+  relaxed = networks.Relaxed(temperature=2.0)
+  encoder = ENCODER.clone(space=space, architecture=relaxed)
+  settings = search.Search(
+    dataclasses.replace(AGENTS['ppo'], encoder=encoder), iterations=8
+  )
+  task = GRID.observation_space, GRID.action_space, N
+  judged = settings.discrete(*task)
+  shapes = jax.eval_shape(settings.learner(*task).init, seeds.key(0))
+  keys = iter(jax.random.split(seeds.key(5), 100))
+  state = jax.tree.map(
+    lambda x: (
+      jax.random.normal(next(keys), x.shape)
+      if x.dtype == jnp.float32
+      else jnp.zeros(x.shape, x.dtype)
+    ),
+    shapes,
+  )
+  whole = judged.search.acting(state)
+  (cell,) = results.genotypes(settings, state.agent.params).values()
+  alone = encoder.clone(architecture=cell)
+  pick = lambda params: params['params']['trunk']['encoder']
+  kept = {
+    name: cells.pruned(value, space, cell['normal'])
+    if name.startswith('cell')
+    else value
+    for name, value in pick(state.agent.params).items()
+    if name != 'alpha'
+  }
+  masked = encoder.clone(architecture=networks.Masked())
+  picture = jax.random.uniform(seeds.key(1), (2, 8, 8, 3))
+  acting = judged.acting(state)
+  assert jax.tree.structure(acting) == jax.tree.structure(whole)
+  np.testing.assert_allclose(
+    masked.apply({'params': pick(acting.params)}, picture),
+    alone.apply({'params': kept}, picture),
+    rtol=1e-5,
+    atol=1e-5,
+  )
 
 
 def test_snapshots_are_spaced_by_their_logarithms():

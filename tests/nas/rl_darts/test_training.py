@@ -39,6 +39,8 @@ def test_a_run_that_was_stopped_is_the_whole_run(case, tmp_path):
   train = lambda steps, workdir: _train(case, steps, workdir)
   rows = experiments.check_resumes(train, tmp_path)
   assert any('train/alpha_entropy' in row for row in rows)
+  gap = 'eval/test_levels_discrete/episode_return'
+  assert any(gap in row for row in rows) == (case != 'rainbow')
   report = tmp_path / 'parts' / 'report'
   last = data.genotype_file(report / 'genotype.json')
   assert set(dict(last.cells)) == {'normal'}
