@@ -156,7 +156,9 @@ class Cell(nn.Module):
       expected = space.logit_shapes
       found = {name: jnp.shape(x) for name, x in weights.items()}
       if found != expected:
-        raise ValueError(f'weights must have the shapes {expected}, got {found}')
+        raise ValueError(
+          f'weights must have the shapes {expected}, got {found}'
+        )
 
   def _cast(self, x: Array) -> Array:
     return x if self.dtype is None else x.astype(self.dtype)
@@ -266,8 +268,7 @@ class Cell(nn.Module):
       return ()
     first = {'scale': nn.initializers.ones, 'bias': nn.initializers.zeros}
     return tuple(
-      self.param(name, init, (self.channels,))
-      for name, init in first.items()
+      self.param(name, init, (self.channels,)) for name, init in first.items()
     )
 
   def _norm(

@@ -8,7 +8,7 @@ import dataclasses
 import functools
 import hashlib
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -166,7 +166,7 @@ def _is_like(found: Any, example: Any) -> bool:
 def _check_json(found: Any) -> None:
   """Raises a ValueError unless a value of JSON has the form of a cell."""
   if not isinstance(found, Mapping):
-    raise ValueError(f'a cell has {sorted(_EXAMPLE)}, got {str(found):.80}')
+    raise ValueError(f'a cell has {sorted(_EXAMPLE)}, got {found!s:.80}')
   missing = sorted(_EXAMPLE.keys() - found.keys())
   unknown = sorted(found.keys() - _EXAMPLE.keys())
   if missing or unknown:
@@ -176,7 +176,7 @@ def _check_json(found: Any) -> None:
   for name, example in _EXAMPLE.items():
     if not _is_like(found[name], example):
       raise ValueError(
-        f'{name} must be like {example!r}, got {str(found[name]):.80}'
+        f'{name} must be like {example!r}, got {found[name]!s:.80}'
       )
 
 

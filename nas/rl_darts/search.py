@@ -161,7 +161,7 @@ class Search:
       if isinstance(getattr(part, 'architecture', None), networks.Relaxed)
     }
     agent = dataclasses.replace(self.agent, **masked)
-    return Discrete(self.learner(*task), agent.learner(*task))
+    return Discrete(self, agent.learner(*task), self.learner(*task).core)
 
 
 @flax.struct.dataclass
@@ -283,41 +283,24 @@ class SearchLearner:
 
 
 @dataclasses.dataclass(frozen=True)
-class Discrete:
-  """The agent of a search with its derived cells and the supernet's weights.
+class Discrete(SearchLearner):
+  """A search that acts with its derived cells and the supernet's weights.
 
-  The supernet's return less that of this agent is the discretisation gap.
-
-  Attributes:
-    search: with the supernet.
-    agent: the same agent with `networks.Masked` cells.
+  The supernet's return less that of these cells is the discretisation gap. The agent
+  outside has `networks.Masked` cells.
   """
 
-  search: SearchLearner
-  agent: Any
-
-  @property
-  def initial_memory(self) -> Any:
-    """See `learner.Learner`."""
-    return self.agent.initial_memory
-
-  @property
-  def greedy(self) -> Any:
-    """See `learner.Learner`."""
-    return self.agent.greedy
-
   def acting(self, state: SearchState) -> PyTree:
-    """See `learner.Learner`; of the state of the search."""
-    return jax.tree_util.tree_map_with_path(
-      self._masked, self.search.acting(state)
-    )
+    """See `learner.Learner`."""
+    acting = self.outside.acting(state.agent)
+    return jax.tree_util.tree_map_with_path(self._masked, acting)
 
   def _masked(self, path: tuple, leaf: Array) -> Array:
     """Logits as mixing weights of the cell that is derived from them."""
     at = probabilities.place(path)
     if at is None:
       return leaf
-    part = self.search.settings.supernet(at.network)
+    part = self.settings.supernet(at.network)
     temperature = part.architecture.temperature
     p = probabilities.probabilities({at.part: leaf}, temperature)[at.part]
     if at.part == 'out':

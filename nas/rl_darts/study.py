@@ -118,7 +118,10 @@ def summary(
       if column not in ('part', 'seed', 'steps', 'minutes'):
         values = [row[column] for row in some]
         low, middle, high = np.percentile(values, (25, 50, 75))
-        line |= {column: middle, f'{column}, quartiles': f'{low:.4g}, {high:.4g}'}
+        line |= {
+          column: middle,
+          f'{column}, quartiles': f'{low:.4g}, {high:.4g}',
+        }
     found.append(line)
   return found
 

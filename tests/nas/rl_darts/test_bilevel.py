@@ -59,9 +59,7 @@ def test_both_orders_are_derivatives_by_finite_differences():
       return find(None), find(rate), find(0.0)
 
     found = gradients(params)
-    along = [
-      float(optax.tree.vdot(grads, direction)) for grads, aux in found
-    ]
+    along = [float(optax.tree.vdot(grads, direction)) for grads, aux in found]
     assert [int(aux) for _, aux in found] == [1, 1, 1]
   np.testing.assert_allclose(along[:2], expected, rtol=1e-7)
   # Without a step both orders are the same; with one they are not.

@@ -234,7 +234,11 @@ def test_misuse_is_told():
     (cell.clone(genotype=chosen), ([x], p), 'got weights and genotype=Cell'),
     (cell, ([x], {'edges': p['edges'][:2]}), r'shapes .*\(6, 5\)'),
     (cell.clone(space=weighted), ([x], p), r"'out': \(3,\)"),
-    (cell.clone(genotype=chosen, stride=2), ([x],), r'with stride 1 is no cell'),
+    (
+      cell.clone(genotype=chosen, stride=2),
+      ([x],),
+      r'with stride 1 is no cell',
+    ),
     (cell.clone(genotype=chosen, space=other), ([x],), 'is no cell'),
   ):
     with pytest.raises(ValueError, match=text):

@@ -132,7 +132,7 @@ def test_genotypes_of_other_networks_are_refused(pictures):
   )
   for architecture, text in (
     (both, r"Micro has .* \['normal'\], got .* \['normal', 'reduction'\]"),
-    (networks.Masked(both), "got a genotype of"),
+    (networks.Masked(both), 'got a genotype of'),
     # Masks have no names of operations.
     (networks.Masked(of_sorted), "masks are of the network's space"),
   ):

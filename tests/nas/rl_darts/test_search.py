@@ -206,7 +206,9 @@ def test_recurrent_cells_are_derived_in_their_own_space(encoder):
   settings = search.Search(agent, iterations=8)
   learner = settings.learner(GRID.observation_space, GRID.action_space, N)
   state = jax.eval_shape(learner.init, seeds.key(0))
-  params = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), state.agent.params)
+  params = jax.tree.map(
+    lambda x: np.zeros(x.shape, x.dtype), state.agent.params
+  )
   found = results.genotypes(settings, params)
   core = found['trunk/core/step']['normal']
   assert core.nodes == (((0, 'HighwayRelu'),),) * 4
@@ -218,7 +220,9 @@ def test_recurrent_cells_are_derived_in_their_own_space(encoder):
     assert {row['operation'] for row in edges} == {'HighwayRelu', 'Conv3x3'}
     assert {'genotype_encoder.png', 'genotype_core.png'} < set(drawn)
   discrete = dataclasses.replace(
-    agent, encoder=None, core=networks.CellGRU(2, architecture=found['trunk/core/step'])
+    agent,
+    encoder=None,
+    core=networks.CellGRU(2, architecture=found['trunk/core/step']),
   ).learner(GRID.observation_space, GRID.action_space, N)
   made = jax.eval_shape(discrete.init, seeds.key(0)).params
   assert not probabilities_lib.alphas(made)
@@ -245,7 +249,7 @@ def test_derived_cells_act_with_the_weights_of_the_supernet(output):
     ),
     shapes,
   )
-  whole = judged.search.acting(state)
+  whole = settings.learner(*task).acting(state)
   (cell,) = results.genotypes(settings, state.agent.params).values()
   alone = encoder.clone(architecture=cell)
   pick = lambda params: params['params']['trunk']['encoder']
