@@ -305,20 +305,23 @@ class AgentTrainer:
 
   def _evaluators(self) -> dict[str, loop_lib.Evaluator]:
     return {
-      name: self._evaluator(env, index)
+      name: self._evaluator(self.learner, env, index)
       for index, (name, env) in enumerate(self.eval_envs.items())
     }
 
   def _evaluator(
-    self, env: protocol.VectorEnvironment, index: int
+    self,
+    judged: learner_lib.Learner,
+    env: protocol.VectorEnvironment,
+    index: int,
   ) -> loop_lib.Evaluator:
     def episodes(
       learner: PyTree, key: Key[Array, ''], step: Array
     ) -> evaluation.Episodes:
       key = jax.random.fold_in(jax.random.fold_in(_keys(key)[4], index), step)
-      acting = self.learner.acting(learner)
+      acting = judged.acting(learner)
       run = evaluation.evaluate if env.pure else evaluation.evaluate_on_host
-      return run(env, self.learner, acting, key, episodes=self.eval_episodes)
+      return run(env, judged, acting, key, episodes=self.eval_episodes)
 
     several = self.num_agents > 1
     if several:

@@ -136,6 +136,7 @@ def data_params(tmp_path_factory):
     'odetoode_mnist': [f"MNIST_DIR = '{_mnist(folder)}'"],
     'optformer_bbob': _studies(folder),
     'evaluate_genotype': [f"GENOTYPE = '{_genotype(folder)}'"],
+    'rl_darts_procgen_evaluate': [f"GENOTYPE = '{_genotype(folder)}'"],
     **_pictures(folder),
     **_published_sets(folder),
   }

@@ -17,7 +17,13 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float
 
-from nas.rl_darts import candidates, operations, probabilities, spaces
+from nas.rl_darts import (
+  candidates,
+  convolutions,
+  operations,
+  probabilities,
+  spaces,
+)
 from nas.rl_darts import genotype as genotype_lib
 from rl import ranges
 
@@ -80,7 +86,8 @@ class Cell(nn.Module):
       None: all candidates.
     form: 'fused' or 'naive'.
     products: see `candidates.Form`.
-    dtype: of the computation; None: that of the input. Parameters are float32.
+    dtype: of operations and nodes; None: that of the input. Parameters, mixing
+      weights and sums at nodes are float32 or wider.
   """
 
   channels: int
@@ -108,7 +115,8 @@ class Cell(nn.Module):
       [b, ceil(h / s), ceil(w / s), C], or [b, C].
 
     Raises:
-      ValueError: if there are not I inputs, or weights do not fit the cell.
+      ValueError: if there are not I inputs, or weights or genotype do not fit
+        the cell.
     """
     self._check(inputs, weights)
     nodes = [self._fit(x, i) for i, x in enumerate(inputs)]
@@ -120,7 +128,8 @@ class Cell(nn.Module):
       # A node is complete when its last predecessor has been seen.
       done = source + 1 - self.space.inputs
       if done >= 0:
-        nodes.append(self._norm(sums[done], affine))
+        node = self._norm(sums[done], affine)
+        nodes.append(node.astype(nodes[0].dtype))
     return self._out(nodes[self.space.inputs :], weights)
 
   def _check(self, inputs: Sequence, weights: object) -> None:
@@ -132,17 +141,23 @@ class Cell(nn.Module):
       raise ValueError(
         f'a cell of this space has {space.inputs} inputs, got {len(inputs)}'
       )
-    if (weights is None) != (self.genotype is not None):
+    own = self.genotype
+    if (weights is None) != (own is not None):
       raise ValueError(
         'a supernet needs weights, and a discrete cell has none, got '
-        f'{weights=} {self.genotype=}'
+        f'{"none" if weights is None else "weights"} and genotype={own}'
+      )
+    if own is not None and (own.space, own.stride) != (space, self.stride):
+      raise ValueError(
+        f'a genotype of {own.space} with stride {own.stride} is no cell of '
+        f'{space=} {self.stride=}'
       )
     if weights is not None:
-      expected = (space.num_edges, len(space.ops))
-      if weights['edges'].shape != expected:
+      expected = space.logit_shapes
+      found = {name: jnp.shape(x) for name, x in weights.items()}
+      if found != expected:
         raise ValueError(
-          f'weights of edges must have the shape {expected}, got '
-          f'{weights["edges"].shape}'
+          f'weights must have the shapes {expected}, got {found}'
         )
 
   def _cast(self, x: Array) -> Array:
@@ -153,7 +168,7 @@ class Cell(nn.Module):
     x = self._cast(x)
     if x.shape[-1] == self.channels:
       return x
-    return nn.Dense(self.channels, dtype=self.dtype, name=f'fit_{index}')(x)
+    return convolutions.Affine(self.channels, name=f'fit_{index}')(x)
 
   def _leaving(
     self,
@@ -187,11 +202,12 @@ class Cell(nn.Module):
   ) -> Float[Array, 't o']:
     """Mixing weights of groups with the same targets."""
     source, _, targets = some[0]
+    wide = jnp.promote_types(x.dtype, jnp.float32)
     if weights is None:
-      return jnp.ones((len(targets), len(some)), x.dtype)
+      return jnp.ones((len(targets), len(some)), wide)
     edges = [[self.space.edge(source, node)] for node in targets]
     columns = [self.space.ops.index(group.op) for group in some]
-    table = jnp.asarray(weights['edges'], x.dtype)
+    table = jnp.asarray(weights['edges'], wide)
     return table[jnp.array(edges), jnp.array(columns)]
 
   def _fused(
@@ -225,7 +241,7 @@ class Cell(nn.Module):
     form: candidates.Form,
   ) -> list[Float[Array, '... c']]:
     """The same, one operation of one edge after the other."""
-    one = jnp.ones(1, x.dtype)
+    one = jnp.ones(1, weights.dtype)
     sums: list = [0.0] * len(weights)
     for column, group in enumerate(some):
       op, params = operations.get(group.op), self._params(group)
@@ -242,7 +258,7 @@ class Cell(nn.Module):
     """Parameters of a group, [..., T, C] each."""
     shapes = operations.parameters(group.op, self.channels, len(group.targets))
     return {
-      name: self._cast(self.param(f'{group.name}_{name}', init, shape))
+      name: self.param(f'{group.name}_{name}', init, shape)
       for name, (shape, init) in shapes.items()
     }
 
@@ -252,8 +268,7 @@ class Cell(nn.Module):
       return ()
     first = {'scale': nn.initializers.ones, 'bias': nn.initializers.zeros}
     return tuple(
-      self._cast(self.param(name, init, (self.channels,)))
-      for name, init in first.items()
+      self.param(name, init, (self.channels,)) for name, init in first.items()
     )
 
   def _norm(
@@ -278,13 +293,13 @@ class Cell(nn.Module):
     if output == 'last':
       return nodes[-1]
     if output == 'concat':
-      layer = nn.Dense(self.channels, dtype=self.dtype, name='out')
+      layer = convolutions.Affine(self.channels, name='out')
       return layer(jnp.concatenate(nodes, axis=-1))
     stacked = jnp.stack(nodes)
     if output == 'weighted':
       chosen = self.genotype.out_weights if weights is None else weights['out']
-      chosen = jnp.asarray(chosen, stacked.dtype)
-      return jnp.tensordot(chosen, stacked, axes=1)
+      mixed = jnp.tensordot(jnp.asarray(chosen), stacked, axes=1)
+      return mixed.astype(stacked.dtype)
     return stacked.mean(0) if output == 'mean' else stacked.sum(0)
 
 

@@ -15,7 +15,7 @@ from jaxtyping import Array, Float
 
 from nas.rl_darts import candidates
 
-__all__ = ['Convolution', 'DepthConvolution', 'Padding', 'convolve']
+__all__ = ['Affine', 'Convolution', 'DepthConvolution', 'Padding', 'convolve']
 
 Padding = Literal['SAME', 'VALID']
 _LAYOUT = ('NHWC', 'HWIO', 'NHWC')
@@ -86,6 +86,25 @@ def convolve(
   return seen.reshape(*seen.shape[:3], -1) @ kernel.reshape(-1, width)
 
 
+class Affine(nn.Module):
+  """x W + b over channels, in the type of x; b is added in float32 or wider.
+
+  Attributes:
+    features: width of the output.
+  """
+
+  features: int
+
+  @nn.compact
+  def __call__(self, x: Float[Array, '... c']) -> Float[Array, '... d']:
+    """Applies the layer."""
+    shape = x.shape[-1], self.features
+    kernel = self.param('kernel', nn.initializers.lecun_normal(), shape)
+    bias = self.param('bias', nn.initializers.zeros, shape[1:])
+    # Else the gradient of the bias would be added up in the type of x.
+    return (x @ kernel.astype(x.dtype) + bias).astype(x.dtype)
+
+
 @dataclasses.dataclass(frozen=True)
 class Convolution:
   """A dense convolution, then ReLU if asked for.
@@ -118,7 +137,7 @@ class Convolution:
     form: candidates.Form,
   ) -> Array:
     """See `Operation`; the weights are in kernel and bias."""
-    kernel = params['kernel'] * weight[:, None]
+    kernel = (params['kernel'] * weight[:, None]).astype(x.dtype)
     y = convolve(
       x,
       kernel.reshape(*kernel.shape[:3], -1),
@@ -127,7 +146,7 @@ class Convolution:
       products=form.products,
     )
     y = y.reshape(*y.shape[:-1], *kernel.shape[3:])
-    y += params['bias'] * weight[:, None]
+    y = y + params['bias'] * weight[:, None]
     return nn.relu(y) if self.relu else y
 
 
@@ -168,13 +187,15 @@ class DepthConvolution:
   ) -> Array:
     """See `Operation`; the weights are in the last kernel and bias."""
     weight = weight[:, None]
+    kernel, bias = params['kernel'], params['bias']
     if self.separable:
-      y = self._per_channel(x, params['kernel'], form) + params['bias']
-      y = jnp.einsum('...tc,ctd->...td', y, params['mixing'] * weight)
-      y += params['mixing_bias'] * weight
+      y = self._per_channel(x, kernel.astype(x.dtype), form) + bias
+      mixing = (params['mixing'] * weight).astype(x.dtype)
+      y = jnp.einsum('...tc,ctd->...td', y.astype(x.dtype), mixing)
+      y = y + params['mixing_bias'] * weight
     else:
-      y = self._per_channel(x, params['kernel'] * weight, form)
-      y += params['bias'] * weight
+      y = self._per_channel(x, (kernel * weight).astype(x.dtype), form)
+      y = y + bias * weight
     return nn.relu(y) if self.relu else y
 
   def _per_channel(

@@ -3,7 +3,7 @@
 Reference: arXiv:2106.02229; the code of its authors, for the mean of entropies.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable
 from typing import NamedTuple
 
 import jax.numpy as jnp
@@ -13,6 +13,7 @@ from jaxtyping import Array, Float, PyTree, Shaped
 from nas.rl_darts import probabilities, spaces
 
 __all__ = [
+  'Edges',
   'Entropies',
   'cosine',
   'entropies',
@@ -21,6 +22,18 @@ __all__ = [
   'spearman',
   'summary',
 ]
+
+
+class Edges(NamedTuple):
+  """The edges of a cell type.
+
+  Attributes:
+    p: probabilities of their operations.
+    space: of the cell.
+  """
+
+  p: Float[Array, 'e o']
+  space: spaces.CellSpace
 
 
 class Entropies(NamedTuple):
@@ -128,22 +141,22 @@ def spearman(
   return float(a @ b / scale) if scale > 0 else float('nan')
 
 
-def summary(
-  p: Mapping[str, Float[Array, 'e o']], space: spaces.CellSpace
-) -> dict[str, Float[Array, '']]:
+def summary(cells: Iterable[Edges]) -> dict[str, Float[Array, '']]:
   """Metrics of a search: means over cell types.
 
   Args:
-    p: probabilities of edges, by any name.
-    space: of all cells.
+    cells: one for each type. The mass of an operation is a mean over those that
+      have it.
   """
-  found = [entropies(one, space) for one in p.values()]
-  masses = [op_mass(one, space) for one in p.values()]
+  cells = [*cells]
+  found = [entropies(*one) for one in cells]
+  masses: dict[str, list[Array]] = {}
+  for one in cells:
+    for op, mass in op_mass(*one).items():
+      masses.setdefault(f'mass_{op}', []).append(mass)
   average = lambda values: jnp.stack(values).mean()
   return {
     'alpha_entropy': average([one.by_node for one in found]),
     'alpha_entropy_edges': average([one.mean for one in found]),
-    **{
-      f'mass_{op}': average([mass[op] for mass in masses]) for op in space.ops
-    },
+    **{name: average(values) for name, values in masses.items()},
   }

@@ -47,8 +47,8 @@ class CellGenotype:
     stride: of edges that leave an input.
 
   Raises:
-    ValueError: if an edge does not exist in the space, or a node has none or
-      too many.
+    ValueError: if an edge does not exist in the space, a node has none or too
+      many, or weights of outputs do not fit.
   """
 
   nodes: tuple[tuple[tuple[int, str], ...], ...]
@@ -83,6 +83,8 @@ class CellGenotype:
       raise ValueError(
         f'{space.output=} needs {weights} out_weights, got {self.out_weights}'
       )
+    for weight in self.out_weights:
+      ranges.check_not_negative(out_weights=weight)
 
   def labels(self) -> Int[np.ndarray, ' e']:
     """Per edge the number of its operation in the space; -1: not kept."""
@@ -113,16 +115,14 @@ class CellGenotype:
     }
 
   @classmethod
-  def from_dict(cls, found: Mapping[str, Any]) -> 'CellGenotype':
+  def from_dict(cls, found: Any) -> 'CellGenotype':
     """Undoes `to_dict`.
 
     Raises:
-      ValueError: if a value is missing, or the cell is not valid.
+      ValueError: if a value is missing, unknown or of another type, or the cell
+        is not valid.
     """
-    names = ('nodes', 'ops', 'num_inputs', 'num_pred', 'out_mode', 'norm')
-    missing = [name for name in names if name not in found]
-    if missing:
-      raise ValueError(f'a cell needs {missing}, got {sorted(found)}')
+    _check_json(found)
     space = spaces.CellSpace(
       tuple(found['ops']),
       len(found['nodes']),
@@ -134,12 +134,50 @@ class CellGenotype:
     nodes = tuple(
       tuple((source, op) for source, op in edges) for edges in found['nodes']
     )
-    return cls(
-      nodes,
-      space,
-      tuple(found.get('out_weights', ())),
-      found.get('reduction_stride', 1),
+    weights = tuple(map(float, found['out_weights']))
+    return cls(nodes, space, weights, found['reduction_stride'])
+
+
+# A cell in JSON, by examples: lists have any length, and a tuple is a list of two.
+_EXAMPLE = {
+  'nodes': [[(0, 'Relu')]],
+  'ops': ['Relu', 'Zero'],
+  'num_inputs': 1,
+  'num_pred': 2,
+  'out_mode': 'concat',
+  'out_weights': [0.5],
+  'norm': 'affine',
+  'reduction_stride': 1,
+}
+
+
+def _is_like(found: Any, example: Any) -> bool:
+  """Whether a value of JSON has the types of an example."""
+  if not isinstance(example, list | tuple):
+    kind = type(example)
+    return type(found) is kind or (kind is float and type(found) is int)
+  if not isinstance(found, list):
+    return False
+  if isinstance(example, list):
+    return all(_is_like(one, example[0]) for one in found)
+  return len(found) == len(example) and all(map(_is_like, found, example))
+
+
+def _check_json(found: Any) -> None:
+  """Raises a ValueError unless a value of JSON has the form of a cell."""
+  if not isinstance(found, Mapping):
+    raise ValueError(f'a cell has {sorted(_EXAMPLE)}, got {found!s:.80}')
+  missing = sorted(_EXAMPLE.keys() - found.keys())
+  unknown = sorted(found.keys() - _EXAMPLE.keys())
+  if missing or unknown:
+    raise ValueError(
+      f'a cell has {sorted(_EXAMPLE)}, got {missing=} {unknown=}'
     )
+  for name, example in _EXAMPLE.items():
+    if not _is_like(found[name], example):
+      raise ValueError(
+        f'{name} must be like {example!r}, got {found[name]!s:.80}'
+      )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -186,6 +224,8 @@ class Genotype:
     """Twelve digits that equal networks share, in whatever order edges are."""
     found = {kind: cell.to_dict() for kind, cell in self.cells}
     for cell in found.values():
+      # The choice there was is no part of the network.
+      del cell['ops'], cell['num_pred']
       cell['nodes'] = [sorted(edges) for edges in cell['nodes']]
       # They would tell runs apart whose cells have the same edges.
       cell['out_weights'] = [round(w, 3) for w in cell['out_weights']]
@@ -221,7 +261,15 @@ def edge_labels(
 
   Returns:
     Numbers of the operations; -1 where the edge is not kept.
+
+  Raises:
+    ValueError: if the shape is not [E, |O|].
   """
+  expected = space.logit_shapes['edges']
+  if probabilities.shape != expected:
+    raise ValueError(
+      f'edges of this space have the shape {expected}, got {probabilities.shape}'
+    )
   # Below any probability, so that Zero loses against what underflowed.
   is_zero = jnp.array([name == operations.ZERO for name in space.ops])
   others = jnp.where(is_zero, -1.0, probabilities)
@@ -313,13 +361,15 @@ def discretise(
       long tends to skip connections.)
 
   Raises:
-    ValueError: if a number is out of range, or `max_skips` is given and there is
-      no other operation.
+    ValueError: if a number is out of range, logits do not fit the space or are
+      not finite, or `max_skips` is given and there is no other operation.
   """
   ranges.check_positive(temperature=temperature)
   ranges.check_counts(least=0, max_skips=max_skips)
   found = probabilities_lib.probabilities(logits, temperature)
   edges = np.array(found['edges'])
+  if np.isnan(edges).any():
+    raise ValueError(f'logits must be finite, got {logits["edges"]}')
   labels = np.asarray(edge_labels(edges, space))
   skip = space.ops.index(_SKIP) if _SKIP in space.ops else None
   if max_skips is not None and space.candidates == (_SKIP,):

@@ -94,26 +94,13 @@ def _first_alpha(
   return drawn
 
 
-class _CellNetwork(nn.Module):
-  """What all networks of cells share.
+def _wide(x: Float[Array, '...']) -> Float[Array, '...']:
+  """At least float32."""
+  return x.astype(jnp.promote_types(x.dtype, jnp.float32))
 
-  Attributes:
-    architecture: see the module.
-    space: of the cells; a genotype brings its own.
-    form: see `cells.Cell`.
-    products: see `candidates.Form`.
-    remat: whether the backward pass computes the inside of a cell again,
-      instead of keeping it.
-    dtype: of the computation, such as 'bfloat16'; None: float32. Parameters and
-      results are float32.
-  """
 
-  architecture: Architecture = Relaxed()
-  space: spaces.CellSpace = spaces.MICRO
-  form: cells_lib.CellForm = 'fused'
-  products: bool | None = None
-  remat: bool = False
-  dtype: Any = None
+class _Derivable:
+  """Has an architecture and a space: genotypes can be derived for it."""
 
   @property
   def strides(self) -> dict[str, int]:
@@ -133,23 +120,72 @@ class _CellNetwork(nn.Module):
       options['temperature'] = self.architecture.temperature
     return genotype_lib.derive(logits, self.space, self.strides, **options)
 
+
+class _CellNetwork(_Derivable, nn.Module):
+  """What all networks of cells share.
+
+  Attributes:
+    architecture: see the module.
+    space: of the cells; a genotype brings its own, and its strides.
+    form: see `cells.Cell`.
+    products: see `candidates.Form`.
+    remat: whether the backward pass computes the inside of a cell again,
+      instead of keeping it.
+    dtype: of the computation, such as 'bfloat16'; None: float32. Parameters and
+      results are float32 or wider.
+  """
+
+  architecture: Architecture = Relaxed()
+  space: spaces.CellSpace = spaces.MICRO
+  form: cells_lib.CellForm = 'fused'
+  products: bool | None = None
+  remat: bool = False
+  dtype: Any = None
+
   def _mixing(
     self, alpha: Mapping[str, probabilities.Logits] | None
   ) -> Mapping[str, probabilities.Logits] | None:
     """Mixing weights by cell type; None for discrete cells alone."""
     chosen = self.architecture
+    self._check_genotype()
     if isinstance(chosen, genotype_lib.Genotype):
       if alpha is not None:
         raise ValueError('a network of discrete cells alone takes no alpha')
       return None
     if alpha is None:
       alpha = self.param(probabilities.ALPHA, self._first)
+    if alpha.keys() != self.strides.keys():
+      raise ValueError(
+        f'alpha must have the cell types {sorted(self.strides)}, got '
+        f'{sorted(alpha)}'
+      )
     if isinstance(chosen, Masked):
       return jax.lax.stop_gradient(alpha)
     return {
       kind: probabilities.probabilities(logits, chosen.temperature)
       for kind, logits in alpha.items()
     }
+
+  def _check_genotype(self) -> None:
+    """Raises a ValueError if the genotype is that of another network."""
+    chosen = self.architecture
+    masked = isinstance(chosen, Masked)
+    found = chosen.genotype if masked else chosen
+    if not isinstance(found, genotype_lib.Genotype):
+      return
+    cells = dict(found.cells)
+    if cells.keys() != self.strides.keys():
+      raise ValueError(
+        f'{type(self).__name__} has cells of the types {sorted(self.strides)}, '
+        f'got a genotype of {sorted(cells)}'
+      )
+    for kind, cell in cells.items() if masked else ():
+      fixed = self.space, self.strides[kind]
+      if (cell.space, cell.stride) != fixed:
+        raise ValueError(
+          "masks are of the network's space and strides, "
+          f'{fixed}, got {(cell.space, cell.stride)} for {kind!r}'
+        )
 
   def _first(self, key: Key[Array, '']) -> dict[str, dict[str, Array]]:
     keys = jax.random.split(key, len(self.strides))
@@ -197,10 +233,14 @@ class _CellNetwork(nn.Module):
     shape = (3, 3, x.shape[-1], channels)
     kernel = self.param(f'{name}_kernel', nn.initializers.lecun_normal(), shape)
     bias = self.param(f'{name}_bias', nn.initializers.zeros, (channels,))
-    kernel, bias = kernel.astype(x.dtype), bias.astype(x.dtype)
-    return bias + convolutions.convolve(
-      x, kernel, stride=stride, padding=padding, products=self.products
+    y = convolutions.convolve(
+      x,
+      kernel.astype(x.dtype),
+      stride=stride,
+      padding=padding,
+      products=self.products,
     )
+    return (y + bias).astype(x.dtype)
 
 
 class _Stages(_CellNetwork):
@@ -231,10 +271,10 @@ class _Stages(_CellNetwork):
     for stage, depth in enumerate(self.depths):
       x = self._stage(stage, depth, x, mixing)
     if self.dense is None:
-      return x.astype(jnp.float32)
+      return _wide(x)
     x = nn.relu(x.reshape(x.shape[0], -1))
-    x = nn.relu(nn.Dense(self.dense, dtype=self.dtype, name='dense')(x))
-    return x.astype(jnp.float32)
+    x = nn.relu(convolutions.Affine(self.dense, name='dense')(x))
+    return _wide(x)
 
   def _stem(self, x: Float[Array, 'n h w c']) -> Float[Array, 'n h w d']:
     return x
@@ -335,7 +375,7 @@ class PISACEncoder(_CellNetwork):
     x = self._convolution('conv', self.channels, x, 2, 'VALID')
     for index in range(self.num_cells):
       x = self._cell('normal', f'cell_{index}', self.channels, x, mixing)
-    x = _FilterResponse(name='response')(x.astype(jnp.float32))
+    x = _FilterResponse(name='response')(_wide(x))
     x = nn.Dense(self.features, name='dense')(x.reshape(x.shape[0], -1))
     return nn.LayerNorm(epsilon=1e-5, name='norm')(x)
 
@@ -375,7 +415,7 @@ class _Step(_CellNetwork):
     return memory, memory
 
 
-class CellGRU(networks.GRU):
+class CellGRU(_Derivable, networks.GRU):
   """A recurrent core whose state goes through a cell of vector operations.
 
   c = sigmoid(W x + U h), h' = c tanh(W' x + U' h) + (1 - c) h, then the cell.

@@ -114,8 +114,8 @@ class Normalization:
 def normalize(
   x: Float[Array, '... c'], axes: int | tuple[int, ...]
 ) -> Float[Array, '... c']:
-  """To mean 0 and deviation 1 over some axes; statistics in float32."""
-  wide = x.astype(jnp.float32)
+  """To mean 0 and deviation 1 over some axes; statistics in float32 or wider."""
+  wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
   centred = wide - wide.mean(axes, keepdims=True)
   variance = jnp.mean(centred**2, axes, keepdims=True)
   return (centred * lax.rsqrt(variance + _EPS)).astype(x.dtype)
@@ -150,7 +150,8 @@ class Dense:
   ) -> Array:
     """See `Operation`."""
     del form
-    y = jnp.einsum('...c,ctd->...td', x, params['kernel']) + params['bias']
+    kernel = params['kernel'].astype(x.dtype)
+    y = jnp.einsum('...c,ctd->...td', x, kernel) + params['bias']
     y = y if self.function is None else self.function(y)
     return y * weight[:, None]
 
@@ -184,7 +185,9 @@ class Highway:
   ) -> Array:
     """See `Operation`."""
     del form
-    layer = lambda name: jnp.einsum('...c,ctd->...td', x, params[name])
+    layer = lambda name: jnp.einsum(
+      '...c,ctd->...td', x, params[name].astype(x.dtype)
+    )
     open_ = nn.sigmoid(layer('gate'))
     new = layer('kernel')
     new = new if self.function is None else self.function(new)

@@ -9,7 +9,7 @@ as an argument beside its weights.
 """
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -21,12 +21,14 @@ __all__ = [
   'ALPHA',
   'WEIGHTS',
   'Logits',
+  'Place',
   'alphas',
   'init',
   'is_alpha',
   'labels',
   'mapped',
   'merge',
+  'place',
   'probabilities',
   'split',
 ]
@@ -46,9 +48,7 @@ def init(
     key: for the draw.
     deviation: of normal logits; zeros, as published, for 0.
   """
-  shapes = {'edges': (space.num_edges, len(space.ops))}
-  if space.output == 'weighted':
-    shapes['out'] = (space.nodes,)
+  shapes = space.logit_shapes
   keys = dict(zip(shapes, jax.random.split(key, len(shapes)), strict=True))
   return {
     name: deviation * jax.random.normal(keys[name], shape)
@@ -80,6 +80,30 @@ def _names(path: tuple) -> list[str]:
 def is_alpha(path: tuple) -> bool:
   """Whether a path of `jax.tree_util` leads to architecture parameters."""
   return ALPHA in _names(path)
+
+
+class Place(NamedTuple):
+  """The logits that a leaf of parameters is.
+
+  Attributes:
+    network: path of their encoder or core, such as 'policy/encoder'.
+    cell: type.
+    part: 'edges' or 'out'.
+  """
+
+  network: str
+  cell: str
+  part: str
+
+
+def place(path: tuple) -> Place | None:
+  """The logits to which a path of `jax.tree_util` leads; None: to weights."""
+  names = _names(path)
+  if ALPHA not in names:
+    return None
+  at = names.index(ALPHA)
+  network = '/'.join(name for name in names[:at] if name != 'params')
+  return Place(network, *names[at + 1 :])
 
 
 def labels(params: PyTree) -> PyTree:
@@ -124,12 +148,10 @@ def alphas(params: PyTree) -> dict[str, dict[str, dict[str, Any]]]:
   found: dict[str, dict[str, dict[str, Any]]] = {}
 
   def visit(path: tuple, leaf: Any) -> None:
-    names = _names(path)
-    if ALPHA in names:
-      at = names.index(ALPHA)
-      encoder = '/'.join(name for name in names[:at] if name != 'params')
-      cell, part = names[at + 1 :]
-      found.setdefault(encoder, {}).setdefault(cell, {})[part] = leaf
+    at = place(path)
+    if at is not None:
+      cells = found.setdefault(at.network, {})
+      cells.setdefault(at.cell, {})[at.part] = leaf
 
   jax.tree_util.tree_map_with_path(visit, params)
   return found

@@ -39,9 +39,15 @@ def genotypes(
     settings: of the search.
     params: of one agent.
   """
+  return _derived(settings, probabilities.alphas(params))
+
+
+def _derived(
+  settings: search.Search, alphas: Mapping[str, Any]
+) -> dict[str, genotype_lib.Genotype]:
   return {
-    encoder: settings.encoder.derive(logits)
-    for encoder, logits in probabilities.alphas(params).items()
+    path: settings.supernet(path).derive(logits)
+    for path, logits in alphas.items()
   }
 
 
@@ -59,10 +65,7 @@ def snapshot_genotypes(
   for row, time in enumerate(settings.times):
     if time <= state.iteration:
       alphas = jax.tree.map(lambda x, i=row: x[i], state.snapshots)
-      found[time] = {
-        encoder: settings.encoder.derive(logits)
-        for encoder, logits in alphas.items()
-      }
+      found[time] = _derived(settings, alphas)
   return found
 
 
@@ -73,12 +76,12 @@ def edge_rows(settings: search.Search, params: Any) -> list[dict[str, Any]]:
     settings: of the search.
     params: of one agent.
   """
-  space = settings.encoder.space
-  temperature = settings.encoder.architecture.temperature
-  has_zero = operations.ZERO in space.ops
-  zero = space.ops.index(operations.ZERO) if has_zero else None
   rows = []
   for encoder, kinds in probabilities.alphas(params).items():
+    part = settings.supernet(encoder)
+    space, temperature = part.space, part.architecture.temperature
+    has_zero = operations.ZERO in space.ops
+    zero = space.ops.index(operations.ZERO) if has_zero else None
     for kind, logits in kinds.items():
       p = probabilities.probabilities(logits, temperature)['edges']
       for source, node, op, strength in diagnostics.ranking(p, space):
@@ -253,12 +256,12 @@ def pictures(
     params: of one agent.
     rows: of `metrics.jsonl`.
   """
-  found: dict[str, loop_lib.Draw] = {
-    'alpha.png': functools.partial(
-      draw_curves, rows, ops=settings.encoder.space.ops
-    )
-  }
   last = genotypes(settings, params)
+  spaces = [settings.supernet(path).space for path in last]
+  ops = list(dict.fromkeys(op for space in spaces for op in space.ops))
+  found: dict[str, loop_lib.Draw] = {
+    'alpha.png': functools.partial(draw_curves, rows, ops=ops)
+  }
   for encoder, cells in last.items():
     name = f'genotype{_suffix(encoder, last)}.png'
     found[name] = functools.partial(draw_cell, cells)
@@ -288,8 +291,13 @@ def files(
 
 
 def _suffix(encoder: str, among: Mapping[str, object]) -> str:
-  """Tells encoders apart, where there are several: '_policy', '_critic'."""
-  return f'_{encoder.split("/")[0]}' if len(among) > 1 else ''
+  """Tells supernets apart, where there are several.
+
+  Of their paths it has the names that differ.
+  """
+  columns = zip(*(path.split('/') for path in among), strict=False)
+  own = zip(encoder.split('/'), columns, strict=False)
+  return ''.join(f'_{name}' for name, all_ in own if len(set(all_)) > 1)
 
 
 def first_agent(tree: Any, num_agents: int) -> Any:

@@ -7,6 +7,7 @@ does, watches the logits, and keeps snapshots of them in its state.
 import dataclasses
 import functools
 import math
+from collections.abc import Mapping
 from typing import Any, Literal
 
 import flax
@@ -26,10 +27,18 @@ from rl import learner as learner_lib
 from rl import ranges
 from rl.envs import spaces
 
-__all__ = ['Mode', 'Search', 'SearchLearner', 'SearchState', 'snapshot_times']
+__all__ = [
+  'Discrete',
+  'Mode',
+  'Search',
+  'SearchLearner',
+  'SearchState',
+  'snapshot_times',
+]
 
 Mode = Literal['joint', 'first_order', 'second_order']
 _MODES: tuple[Mode, ...] = ('joint', 'first_order', 'second_order')
+_PARTS = ('encoder', 'core')  # Of agents, that may be supernets.
 
 
 def snapshot_times(count: int, iterations: int) -> tuple[int, ...]:
@@ -48,7 +57,8 @@ class Search:
   """An agent and how the logits of its encoder are trained.
 
   Attributes:
-    agent: settings, with a supernet for its encoder.
+    agent: settings, with a supernet for its encoder, or for its core in joint
+      training without an optimiser of the logits.
     mode: 'joint': logits and weights on the same data. 'first_order' and
       'second_order': the logits on the steps of other lanes.
     alpha_optimizer: of the logits; None, in joint training only: they are
@@ -60,7 +70,7 @@ class Search:
     snapshots: of the logits, kept in the state; see `snapshot_times`.
 
   Raises:
-    ValueError: if the encoder is no supernet, or settings contradict the mode.
+    ValueError: if there is no supernet, or settings contradict the mode.
   """
 
   agent: Any
@@ -77,12 +87,13 @@ class Search:
     ranges.check_positive(rate=self.rate)
     if self.mode not in _MODES:
       raise ValueError(f'mode must be one of {_MODES}, got {self.mode!r}')
-    encoder = self.encoder
-    chosen = getattr(encoder, 'architecture', None)
-    if not isinstance(chosen, networks.Relaxed):
+    parts = {name: getattr(self.agent, name, None) for name in _PARTS}
+    cells = [getattr(part, 'architecture', None) for part in parts.values()]
+    relaxed = any(isinstance(one, networks.Relaxed) for one in cells)
+    if not relaxed or any(isinstance(one, networks.Masked) for one in cells):
       raise ValueError(
-        'a search needs an agent whose encoder has Relaxed cells, got '
-        f'{encoder=}'
+        'a search needs an agent whose encoder or core has Relaxed cells, and '
+        f'none of which are Masked, got {parts}'
       )
     apart = self.mode != 'joint'
     if apart != bool(self.alpha_lanes):
@@ -99,10 +110,14 @@ class Search:
     if self._rate is not None and callable(self._rate):
       raise ValueError('with a schedule for its learning rate, give the rate')
 
-  @property
-  def encoder(self) -> Any:
-    """The supernet."""
-    return getattr(self.agent, 'encoder', None)
+  def supernet(self, path: str) -> Any:
+    """The encoder or core to which logits belong.
+
+    Args:
+      path: of `probabilities.alphas`, such as 'trunk/encoder'.
+    """
+    (part,) = set(_PARTS) & set(path.split('/'))
+    return getattr(self.agent, part)
 
   @property
   def _rate(self) -> Any:
@@ -133,6 +148,21 @@ class Search:
       core = learners.fit(self.agent, both, num_lanes, rule)
     return SearchLearner(self, outside, core)
 
+  def discrete(self, *task: Any) -> 'Discrete':
+    """Acts with the derived cells instead of the supernet.
+
+    Args:
+      *task: as of `learner`.
+    """
+    parts = {name: getattr(self.agent, name, None) for name in _PARTS}
+    masked = {
+      name: part.clone(architecture=networks.Masked())
+      for name, part in parts.items()
+      if isinstance(getattr(part, 'architecture', None), networks.Relaxed)
+    }
+    agent = dataclasses.replace(self.agent, **masked)
+    return Discrete(self, agent.learner(*task), self.learner(*task).core)
+
 
 @flax.struct.dataclass
 class SearchState:
@@ -151,6 +181,13 @@ class SearchState:
   iteration: Any
   labels: Any
   snapshots: Any
+
+
+def _labels(cells: Mapping[str, diagnostics.Edges]) -> dict[str, Array]:
+  return {
+    name: genotype.edge_labels(edges.p, edges.space)
+    for name, edges in cells.items()
+  }
 
 
 def _theirs(name: str) -> property:
@@ -187,25 +224,18 @@ class SearchLearner:
       lambda x: jnp.zeros((count, *x.shape), x.dtype), alphas
     )
     zero = jnp.zeros((), jnp.int32)
-    return SearchState(agent, zero, self._labels(alphas), snapshots)
+    labels = _labels(self._cells(alphas))
+    return SearchState(agent, zero, labels, snapshots)
 
-  def _labels(self, alphas: PyTree) -> dict[str, Array]:
-    space = self.settings.encoder.space
-    return {
-      name: genotype.edge_labels(p, space)
-      for name, p in self._edges(alphas).items()
-    }
-
-  def _edges(self, alphas: PyTree) -> dict[str, Array]:
-    """Probabilities of edges by encoder and cell type."""
-    temperature = self.settings.encoder.architecture.temperature
-    return {
-      f'{encoder}/{kind}': probabilities.probabilities(logits, temperature)[
-        'edges'
-      ]
-      for encoder, kinds in alphas.items()
-      for kind, logits in kinds.items()
-    }
+  def _cells(self, alphas: PyTree) -> dict[str, diagnostics.Edges]:
+    """Edges by supernet and cell type."""
+    found = {}
+    for path, kinds in alphas.items():
+      part = self.settings.supernet(path)
+      for kind, logits in kinds.items():
+        p = probabilities.probabilities(logits, part.architecture.temperature)
+        found[f'{path}/{kind}'] = diagnostics.Edges(p['edges'], part.space)
+    return found
 
   def params(self, state: SearchState) -> PyTree:
     """See `learner.Learner`."""
@@ -228,8 +258,8 @@ class SearchLearner:
     """
     agent, metrics = self.core.learn(state.agent, trajectory, key)
     alphas = probabilities.alphas(self.core.params(agent))
-    space, edges = self.settings.encoder.space, self._edges(alphas)
-    labels = self._labels(alphas)
+    cells = self._cells(alphas)
+    labels = _labels(cells)
     changed = [
       genotype.hamming(labels[name], state.labels[name]) for name in labels
     ]
@@ -245,8 +275,35 @@ class SearchLearner:
     state = SearchState(agent, iteration, labels, snapshots)
     return state, {
       **metrics,
-      **diagnostics.summary(edges, space),
+      **diagnostics.summary(cells.values()),
       'genotype_changes': functools.reduce(jnp.add, changed).astype(
         jnp.float32
       ),
     }
+
+
+@dataclasses.dataclass(frozen=True)
+class Discrete(SearchLearner):
+  """A search that acts with its derived cells and the supernet's weights.
+
+  The supernet's return less that of these cells is the discretisation gap. The agent
+  outside has `networks.Masked` cells.
+  """
+
+  def acting(self, state: SearchState) -> PyTree:
+    """See `learner.Learner`."""
+    acting = self.outside.acting(state.agent)
+    return jax.tree_util.tree_map_with_path(self._masked, acting)
+
+  def _masked(self, path: tuple, leaf: Array) -> Array:
+    """Logits as mixing weights of the cell that is derived from them."""
+    at = probabilities.place(path)
+    if at is None:
+      return leaf
+    part = self.settings.supernet(at.network)
+    temperature = part.architecture.temperature
+    p = probabilities.probabilities({at.part: leaf}, temperature)[at.part]
+    if at.part == 'out':
+      return p
+    labels = genotype.edge_labels(p, part.space)
+    return genotype.mixing(labels, len(part.space.ops))

@@ -102,6 +102,12 @@ class CellSpace:
     """E = I N + N (N - 1) / 2."""
     return self.inputs * self.nodes + math.comb(self.nodes, 2)
 
+  @property
+  def logit_shapes(self) -> dict[str, tuple[int, ...]]:
+    """[E, |O|] of the logits of edges; [N] of those of weighted outputs."""
+    out = {'out': (self.nodes,)} if self.output == 'weighted' else {}
+    return {'edges': (self.num_edges, len(self.ops)), **out}
+
   def first_edge(self, node: int) -> int:
     """Number of the first edge into intermediate node 0, ..., N - 1."""
     return self.inputs * node + math.comb(node, 2)

@@ -3,9 +3,10 @@ r"""The whole study of a search in one command, which may be interrupted.
     python -m nas.rl_darts.study --workdir=runs/study --seeds=3
 
 searches, trains the distinct cells along every search from scratch, trains the
-baselines, and writes a table of all returns. Every part is a run in a folder of
-its own. The same command continues where it was interrupted: finished parts are
-read, and the part that was running goes on from its last checkpoint.
+baselines, and writes two tables: all returns (study), and medians and quartiles
+over seeds (summary). Every part is a run in a folder of its own. The same command
+continues where it was interrupted: finished parts are read, and the part that was
+running goes on from its last checkpoint.
 """
 
 import argparse
@@ -13,12 +14,14 @@ import pathlib
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from nas.rl_darts import data, train_lib
 from runtime import commands, context, paths
 from runtime.config import sessions
 from runtime.record import tables, writers
 
-__all__ = ['Part', 'cells', 'main', 'score']
+__all__ = ['Part', 'cells', 'main', 'score', 'summary']
 
 _SEARCH = 'configs/nas/rl_darts_grid_tiny.gin'
 _CELL = 'configs/nas/evaluate_genotype.gin'
@@ -36,12 +39,14 @@ class Part(NamedTuple):
     gin_file: configuration.
     seed: of the run.
     gin_params: statements that override the file.
+    kind: what it is of all seeds; '': the name.
   """
 
   name: str
   gin_file: str
   seed: int
   gin_params: tuple[str, ...] = ()
+  kind: str = ''
 
   def folder(self, workdir: pathlib.Path) -> pathlib.Path:
     """The folder of the run."""
@@ -59,26 +64,31 @@ def cells(
     params: statements that override the file.
     folder: of the search.
   """
-  seen = set()
-  for path in sorted((folder / 'report' / 'genotypes').glob('*.json')):
-    digest = data.genotype_file(path).digest()
-    if digest not in seen:
-      seen.add(digest)
+  files = sorted((folder / 'report' / 'genotypes').glob('*.json'))
+  digests = [data.genotype_file(path).digest() for path in files]
+  for index, (path, digest) in enumerate(zip(files, digests, strict=True)):
+    if digest not in digests[:index]:
       name = f'cell_{path.stem.removeprefix("iteration_")}'
       chosen = f"GENOTYPE = '{path.as_posix()}'"
-      yield Part(name, gin_file, seed, (*params, chosen))
+      kind = 'last cell' if digest == digests[-1] else 'earlier cells'
+      yield Part(name, gin_file, seed, (*params, chosen), kind)
 
 
 def score(part: Part, workdir: pathlib.Path) -> dict[str, Any]:
-  """A row of the table: the last evaluation of a run.
+  """A row of the table: the last evaluation of a run, its steps and minutes.
 
-  Of several agents, such as random cells, the mean and the best.
+  Of several agents, such as random cells, the mean and the best return, and the
+  steps of each.
   """
   rows = writers.read_metrics(part.folder(workdir))
   last: Mapping[str, float] = {}
+  steps, seconds = 0, 0.0
   for row in rows:
     last = {k: v for k, v in row.items() if k.startswith('eval/')} or last
+    steps = row.get('time/examples', steps)
+    seconds = row.get('time/train_s', seconds)
   found: dict[str, Any] = {'part': part.name, 'seed': part.seed}
+  found |= {'steps': steps, 'minutes': seconds / 60}
   for name in sorted(last):
     if name.endswith('/episode_return'):
       agents = [v for k, v in last.items() if k.startswith(f'{name}_agent')]
@@ -86,6 +96,33 @@ def score(part: Part, workdir: pathlib.Path) -> dict[str, Any]:
       found[label] = last[name]
       if agents:
         found[f'{label}, best'] = max(agents)
+  return found
+
+
+def summary(
+  parts: Sequence[Part], rows: Sequence[Mapping[str, Any]]
+) -> list[dict[str, Any]]:
+  """Medians and quartiles of returns, of all parts of a kind.
+
+  Args:
+    parts: of the study.
+    rows: of `score`, one for each part.
+  """
+  kinds: dict[str, list[Mapping[str, Any]]] = {}
+  for part, row in zip(parts, rows, strict=True):
+    kinds.setdefault(part.kind or part.name, []).append(row)
+  found = []
+  for kind, some in kinds.items():
+    line: dict[str, Any] = {'part': kind, 'runs': len(some)}
+    for column in some[0]:
+      if column not in ('part', 'seed', 'steps', 'minutes'):
+        values = [row[column] for row in some]
+        low, middle, high = np.percentile(values, (25, 50, 75))
+        line |= {
+          column: middle,
+          f'{column}, quartiles': f'{low:.4g}, {high:.4g}',
+        }
+    found.append(line)
   return found
 
 
@@ -144,7 +181,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     done.append(part)
     table = [score(one, workdir) for one in done]
     tables.write_table(table, workdir / 'study')
-  print(f'\n{tables.table(table)}\n{workdir / "study.md"}')
+    short = summary(done, table)
+    tables.write_table(short, workdir / 'summary')
+  print(f'\n{tables.table(table)}\n{tables.table(short)}\n{workdir}')
 
 
 def _parts(args: argparse.Namespace, workdir: pathlib.Path) -> Iterator[Part]:

@@ -20,12 +20,17 @@ class SearchTrainer(training.AgentTrainer):
 
   Of several agents, the report shows the first one's genotype.
 
-  Attributes beside those of `rl.training.AgentTrainer`: none; the algorithm is a
-  `search.Search`.
+  Attributes beside those of `rl.training.AgentTrainer`, whose algorithm is a
+  `search.Search`:
+    judge_cells: whether each evaluation also judges the derived cells, with the
+      weights of the supernet: sets 'NAME_discrete', of the same draws as NAME.
+      The difference is the discretisation gap.
 
   Raises:
     ValueError: if the algorithm does not search; as `AgentTrainer`.
   """
+
+  judge_cells: bool = False
 
   def __post_init__(self) -> None:
     super().__post_init__()
@@ -33,6 +38,19 @@ class SearchTrainer(training.AgentTrainer):
       raise ValueError(
         f'algorithm must be a search.Search, got {self.algorithm!r}'
       )
+
+  def _evaluators(self) -> dict[str, loop_lib.Evaluator]:
+    found = super()._evaluators()
+    if self.judge_cells:
+      env = self.env
+      cells = self.algorithm.discrete(
+        env.observation_space, env.action_space, env.num_lanes
+      )
+      found |= {
+        f'{name}_discrete': self._evaluator(cells, env, index)
+        for index, (name, env) in enumerate(self.eval_envs.items())
+      }
+    return found
 
   @contextlib.contextmanager
   def experiment(

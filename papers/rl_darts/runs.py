@@ -269,13 +269,14 @@ def _searched(
     (by_time[at],) = jax.tree.map(
       lambda x, i=row: x[i], state.snapshots
     ).values()
-  space = algorithm.encoder.space
+  encoder = algorithm.agent.encoder
+  space = encoder.space
   p = [
     probabilities.probabilities(x['normal'])['edges'] for x in by_time.values()
   ]
   return {
     'genotypes': {
-      str(at): algorithm.encoder.derive(logits).to_json()
+      str(at): encoder.derive(logits).to_json()
       for at, logits in by_time.items()
     },
     'times': list(by_time),

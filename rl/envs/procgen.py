@@ -12,7 +12,14 @@ from jaxtyping import Array, Float
 
 from rl.envs import envpool_env
 
-__all__ = ['EASY_RANGES', 'GAMES', 'HARD_RANGES', 'make', 'normalized']
+__all__ = [
+  'EASY_RANGES',
+  'GAMES',
+  'HARD_RANGES',
+  'make',
+  'normalized',
+  'reward_scale',
+]
 
 # (return of a policy that sees nothing, largest return).
 EASY_RANGES = {
@@ -88,6 +95,20 @@ def normalized(
   _check(game, distribution_mode)
   low, high = _RANGES[distribution_mode][game]
   return (returns - low) / (high - low)
+
+
+def reward_scale(game: str, distribution_mode: str = 'easy') -> float:
+  """The factor on rewards with which the largest return of a game is 1.
+
+  Args:
+    game: one of GAMES.
+    distribution_mode: 'easy' or 'hard'; their largest returns differ.
+
+  Raises:
+    ValueError: if there is no such game or mode.
+  """
+  _check(game, distribution_mode)
+  return 1 / _RANGES[distribution_mode][game][1]
 
 
 def make(

@@ -10,16 +10,16 @@ from tests import seeds
 from tests.nas.rl_darts import darts_cases
 
 
-@pytest.fixture(scope='module')
-def problem():
+def problem(dtype):
   """Two batches of a small supernet, and its parameters."""
   space = spaces.CellSpace(('Conv3x3', 'Tanh', 'Zero'), nodes=2)
-  network = networks.Micro(depths=(3,), dense=None, space=space)
+  network = networks.Micro(depths=(3,), dense=None, space=space, dtype=dtype)
   keys = jax.random.split(seeds.key(0), 4)
   pictures = jax.random.normal(keys[0], (2, 5, 6, 6, 3))
   goals = jax.random.normal(keys[1], (2, 5, 3, 3, 3))
   params = network.init(keys[2], pictures[0])
   params['params']['alpha'] = {'normal': darts_cases.logits(space)}
+  params = jax.tree.map(lambda x: x.astype(dtype), params)
 
   def loss(index):
     def of(params):
@@ -31,41 +31,40 @@ def problem():
   return loss(0), loss(1), params
 
 
-def published(inner, outer, params, rate):
-  """Finite differences, as arXiv:1806.09055's code has them."""
-  weights, alpha = probabilities_lib.split(params)
-  value = lambda loss: lambda w, a: loss(probabilities_lib.merge(w, a))[0]
-  step = jax.grad(value(inner))(weights, alpha)
-  ahead = jax.tree.map(lambda w, g: w - rate * g, weights, step)
-  along, direct = jax.grad(value(outer), (0, 1))(ahead, alpha)
-  eps = 0.01 / optax.tree.norm(along)
-  sides = [
-    jax.grad(value(inner), 1)(
-      jax.tree.map(lambda w, v, s=sign: w + s * eps * v, weights, along), alpha
+def test_both_orders_are_derivatives_by_finite_differences():
+  """In float64: of the outer loss, at the weights or at those one step ahead."""
+  rate = 0.3
+  with jax.enable_x64(True):
+    inner, outer, params = problem('float64')
+    weights, alpha = probabilities_lib.split(params)
+    direction = jax.tree.map(
+      lambda a: jax.random.normal(seeds.key(9), a.shape), alpha
     )
-    for sign in (1, -1)
-  ]
-  return jax.tree.map(
-    lambda d, up, down: d - rate * (up - down) / (2 * eps), direct, *sides
-  )
 
+    @jax.jit
+    def values(size):
+      """The two outer losses with the logits moved along the direction."""
+      moved = jax.tree.map(lambda a, d: a + size * d, alpha, direction)
+      at = lambda w: probabilities_lib.merge(w, moved)
+      step = jax.grad(lambda w: inner(at(w))[0])(weights)
+      ahead = jax.tree.map(lambda w, g: w - rate * g, weights, step)
+      return outer(at(weights))[0], outer(at(ahead))[0]
 
-def test_second_order_is_that_of_finite_differences(problem):
-  inner, outer, params = problem
-  exact, aux = jax.jit(lambda p: bilevel.alpha_gradient(inner, outer, p, 0.3))(
-    params
-  )
-  assert int(aux) == 1
-  expected = jax.jit(lambda p: published(inner, outer, p, 0.3))(params)
-  (found,), (wanted,) = jax.tree.leaves(exact), jax.tree.leaves(expected)
-  size = np.abs(wanted).max()
-  np.testing.assert_allclose(found, wanted, rtol=1e-2, atol=1e-2 * size)
-  first, _ = bilevel.alpha_gradient(inner, outer, params)
-  (plain,) = jax.tree.leaves(first)
-  # The second order is there, and gone without a step.
-  assert np.abs(found - plain).max() > 0.05 * size
-  still, _ = bilevel.alpha_gradient(inner, outer, params, 0.0)
-  np.testing.assert_allclose(*map(jax.tree.leaves, (still, first)), rtol=1e-5)
+    up, down = values(1e-5), values(-1e-5)
+    expected = [float(a - b) / 2e-5 for a, b in zip(up, down, strict=True)]
+
+    @jax.jit
+    def gradients(params):
+      find = lambda rate: bilevel.alpha_gradient(inner, outer, params, rate)
+      return find(None), find(rate), find(0.0)
+
+    found = gradients(params)
+    along = [float(optax.tree.vdot(grads, direction)) for grads, aux in found]
+    assert [int(aux) for _, aux in found] == [1, 1, 1]
+  np.testing.assert_allclose(along[:2], expected, rtol=1e-7)
+  # Without a step both orders are the same; with one they are not.
+  assert along[2] == pytest.approx(along[0], rel=1e-12)
+  assert abs(along[1] - along[0]) > 0.01 * abs(along[0])
 
 
 def test_optimiser_of_logits():

@@ -1,4 +1,7 @@
+import copy
 import dataclasses
+import itertools
+import json
 
 import jax
 import jax.numpy as jnp
@@ -122,23 +125,79 @@ def test_json_and_files(tmp_path):
   path = tmp_path / 'cell.json'
   path.write_text(found.to_json())
   assert genotype_file(path) == found
-  path.write_text(found.to_json().replace('"out_mode"', '"out"'))
-  with pytest.raises(ValueError, match=r"cell.json: a cell needs \['out_mode'"):
-    genotype_file(path)
   with pytest.raises(ValueError, match='no file of a genotype'):
     genotype_file(tmp_path / 'other.json')
 
 
-def test_digest_knows_no_order_of_edges():
+def _places(found, above=()):
+  """Keys to all values of a tree of JSON."""
+  yield above
+  if isinstance(found, dict | list):
+    pairs = found.items() if isinstance(found, dict) else enumerate(found)
+    for key, value in pairs:
+      yield from _places(value, (*above, key))
+
+
+def _replaced(found, place, value):
+  """A copy with another value at a place."""
+  if not place:
+    return value
+  found = copy.copy(found)
+  found[place[0]] = _replaced(found[place[0]], place[1:], value)
+  return found
+
+
+def test_damaged_files_are_told(tmp_path):
+  """Every value replaced by every wrong one; cut anywhere."""
+  space = spaces.CellSpace(nodes=2, output='weighted')
+  cell = genotype.discretise(darts_cases.logits(space), space)
+  text = genotype.Genotype.of({'normal': cell}).to_json()
+  whole = json.loads(text)
+  path = tmp_path / 'cell.json'
+  wrong = (None, True, -1, 2.5, float('nan'), [], {}, [[]], [[1, 2, 3]])
+  for place, value in itertools.product(_places(whole), wrong):
+    if 'out_weights' in place and value == 2.5:
+      continue
+    path.write_text(json.dumps(_replaced(whole, place, value)))
+    with pytest.raises(ValueError, match=r'cell\.json: '):
+      genotype_file(path)
+  for length in range(0, len(text) - 2, 9):
+    path.write_text(text[:length])
+    with pytest.raises(ValueError, match=r'cell\.json: '):
+      genotype_file(path)
+  for old, new, told in (
+    ('"out_mode"', '"out"', r"missing=\['out_mode'\] unknown=\['out'\]"),
+    ('"num_pred": 2', '"num_pred": "2"', r'num_pred must be like 2, got 2'),
+    ('"Tanh"', '"Than"', "no operation 'Than'"),
+  ):
+    path.write_text(text.replace(old, new))
+    with pytest.raises(ValueError, match=told):
+      genotype_file(path)
+
+
+def test_logits_of_another_space_are_refused():
+  alpha = darts_cases.logits(spaces.MICRO)
+  other = dataclasses.replace(spaces.MICRO, nodes=3)
+  with pytest.raises(ValueError, match=r'shape \(6, 5\), got \(10, 5\)'):
+    genotype.discretise(alpha, other)
+  broken = {'edges': alpha['edges'].at[3, 1].set(np.nan)}
+  with pytest.raises(ValueError, match='logits must be finite'):
+    genotype.discretise(broken, spaces.MICRO)
+
+
+def test_digest_is_of_the_network_alone():
   nodes = (((0, 'Relu'),), ((1, 'Tanh'), (0, 'Relu')))
   space = spaces.CellSpace(nodes=2)
   one = genotype.CellGenotype(nodes, space)
   two = genotype.CellGenotype((nodes[0], nodes[1][::-1]), space)
-  three = genotype.CellGenotype(nodes, dataclasses.replace(space, norm='none'))
+  fewer = dataclasses.replace(space, ops=('Tanh', 'Relu'), kept=3)
+  same = [one, two, genotype.CellGenotype(nodes, fewer)]
+  other = genotype.CellGenotype(nodes, dataclasses.replace(space, norm='none'))
   digests = [
-    genotype.Genotype.of({'normal': c}).digest() for c in (one, two, three)
+    genotype.Genotype.of({'normal': c}).digest() for c in (*same, other)
   ]
-  assert digests[0] == digests[1] != digests[2]
+  assert len({*digests[:3]}) == 1
+  assert digests[3] != digests[0]
 
 
 def test_labels_and_distances():

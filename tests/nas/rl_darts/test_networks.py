@@ -1,3 +1,5 @@
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -118,6 +120,27 @@ def test_masks_are_the_discrete_network(pictures):
   assert not np.any(grads['params']['alpha']['normal']['edges'])
   with pytest.raises(ValueError, match='takes no alpha'):
     alone.apply({'params': own}, pictures, {})
+
+
+def test_genotypes_of_other_networks_are_refused(pictures):
+  labels = genotype.random_labels(seeds.key(0), SMALL)
+  cell = genotype.from_labels(labels, SMALL)
+  both = genotype.Genotype.of({'normal': cell, 'reduction': cell})
+  sorted_ops = dataclasses.replace(SMALL, ops=tuple(sorted(SMALL.ops)))
+  of_sorted = genotype.Genotype.of(
+    {'normal': genotype.from_labels(np.array([0, -1, 0]), sorted_ops)}
+  )
+  for architecture, text in (
+    (both, r"Micro has .* \['normal'\], got .* \['normal', 'reduction'\]"),
+    (networks.Masked(both), 'got a genotype of'),
+    # Masks have no names of operations.
+    (networks.Masked(of_sorted), "masks are of the network's space"),
+  ):
+    network = networks.Micro(**TINY, architecture=architecture)
+    with pytest.raises(ValueError, match=text):
+      network.init(seeds.key(1), pictures)
+  with pytest.raises(ValueError, match=r"types \['normal'\], got \['red'\]"):
+    networks.Micro(**TINY).init(seeds.key(1), pictures, {'red': {}})
 
 
 def test_first_masks_differ_with_the_key(pictures):

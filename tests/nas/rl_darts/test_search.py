@@ -6,7 +6,7 @@ import numpy as np
 import optax
 import pytest
 
-from nas.rl_darts import joined, networks, search, spaces
+from nas.rl_darts import cells, joined, networks, results, search, spaces
 from nas.rl_darts import probabilities as probabilities_lib
 from rl import networks as rl_networks
 from rl import ppo, rainbow, rollout, sac
@@ -195,6 +195,81 @@ def test_no_reward_is_lost_where_episodes_end():
   """The published wrapper drops the reward after each end."""
   assert _unaccounted(lanes.Lanes(GRID, 8)) < 1e-5
   assert _unaccounted(_Dropping(GRID, 8)) > 0.5
+
+
+@pytest.mark.parametrize('encoder', [ENCODER, None])
+def test_recurrent_cells_are_derived_in_their_own_space(encoder):
+  """Beside the encoder's, whose operations and numbers of edges are others."""
+  agent = dataclasses.replace(
+    AGENTS['ppo'], encoder=encoder, core=networks.CellGRU(2)
+  )
+  settings = search.Search(agent, iterations=8)
+  learner = settings.learner(GRID.observation_space, GRID.action_space, N)
+  state = jax.eval_shape(learner.init, seeds.key(0))
+  params = jax.tree.map(
+    lambda x: np.zeros(x.shape, x.dtype), state.agent.params
+  )
+  found = results.genotypes(settings, params)
+  core = found['trunk/core/step']['normal']
+  assert core.nodes == (((0, 'HighwayRelu'),),) * 4
+  assert state.labels['trunk/core/step/normal'].shape == (10,)
+  edges = results.edge_rows(settings, params)
+  drawn = results.pictures(settings, params, ())
+  if encoder is not None:
+    assert found['trunk/encoder']['normal'].space == SPACE
+    assert {row['operation'] for row in edges} == {'HighwayRelu', 'Conv3x3'}
+    assert {'genotype_encoder.png', 'genotype_core.png'} < set(drawn)
+  discrete = dataclasses.replace(
+    agent,
+    encoder=None,
+    core=networks.CellGRU(2, architecture=found['trunk/core/step']),
+  ).learner(GRID.observation_space, GRID.action_space, N)
+  made = jax.eval_shape(discrete.init, seeds.key(0)).params
+  assert not probabilities_lib.alphas(made)
+
+
+@pytest.mark.parametrize('output', ['concat', 'weighted'])
+def test_derived_cells_act_with_the_weights_of_the_supernet(output):
+  """As the discrete network does with those weights, cut out by hand."""
+  space = dataclasses.replace(SPACE, output=output)
+  relaxed = networks.Relaxed(temperature=2.0)
+  encoder = ENCODER.clone(space=space, architecture=relaxed)
+  settings = search.Search(
+    dataclasses.replace(AGENTS['ppo'], encoder=encoder), iterations=8
+  )
+  task = GRID.observation_space, GRID.action_space, N
+  judged = settings.discrete(*task)
+  shapes = jax.eval_shape(settings.learner(*task).init, seeds.key(0))
+  keys = iter(jax.random.split(seeds.key(5), 100))
+  state = jax.tree.map(
+    lambda x: (
+      jax.random.normal(next(keys), x.shape)
+      if x.dtype == jnp.float32
+      else jnp.zeros(x.shape, x.dtype)
+    ),
+    shapes,
+  )
+  whole = settings.learner(*task).acting(state)
+  (cell,) = results.genotypes(settings, state.agent.params).values()
+  alone = encoder.clone(architecture=cell)
+  pick = lambda params: params['params']['trunk']['encoder']
+  kept = {
+    name: cells.pruned(value, space, cell['normal'])
+    if name.startswith('cell')
+    else value
+    for name, value in pick(state.agent.params).items()
+    if name != 'alpha'
+  }
+  masked = encoder.clone(architecture=networks.Masked())
+  picture = jax.random.uniform(seeds.key(1), (2, 8, 8, 3))
+  acting = judged.acting(state)
+  assert jax.tree.structure(acting) == jax.tree.structure(whole)
+  np.testing.assert_allclose(
+    masked.apply({'params': pick(acting.params)}, picture),
+    alone.apply({'params': kept}, picture),
+    rtol=1e-5,
+    atol=1e-5,
+  )
 
 
 def test_snapshots_are_spaced_by_their_logarithms():

@@ -1,5 +1,6 @@
 """The study of a search: its parts, its table, and its resumption."""
 
+import csv
 import json
 
 import pytest
@@ -35,6 +36,7 @@ def test_equal_cells_of_a_search_are_trained_once(tmp_path):
   _write_genotypes(folder / 'report' / 'genotypes', {2: 0, 4: 0, 8: 1})
   parts = list(study.cells('cell.gin', 1, ('STEPS = 3',), folder))
   assert [part.name for part in parts] == ['cell_000002', 'cell_000008']
+  assert [part.kind for part in parts] == ['earlier cells', 'last cell']
   assert {part.seed for part in parts} == {1}
   first = f"GENOTYPE = '{folder}/report/genotypes/iteration_000002.json'"
   assert parts[0].gin_params == ('STEPS = 3', first)
@@ -46,7 +48,7 @@ def test_a_row_is_the_last_evaluation(tmp_path):
   rows = [
     {'step': 1, name: 1.0, f'{name}_agent00': 0.0, f'{name}_agent01': 2.0},
     {'step': 2, name: 3.0, f'{name}_agent00': 5.0, f'{name}_agent01': 1.0},
-    {'step': 3, 'train/loss': 9.0},
+    {'step': 3, 'time/examples': 768, 'time/train_s': 90.0},
   ]
   part.folder(tmp_path).mkdir()
   lines = '\n'.join(json.dumps(row) for row in rows)
@@ -54,9 +56,32 @@ def test_a_row_is_the_last_evaluation(tmp_path):
   assert study.score(part, tmp_path) == {
     'part': 'random',
     'seed': 2,
+    'steps': 768,
+    'minutes': 1.5,
     'test': 3.0,
     'test, best': 5.0,
   }
+
+
+def test_the_summary_is_over_seeds():
+  """The last cell of a search may have come out long before its end."""
+  part = lambda name, seed, kind='': study.Part(name, 'x.gin', seed, (), kind)
+  parts = [
+    *(part('search', 0), part('cell_000002', 0, 'last cell')),
+    *(part('search', 1), part('cell_000002', 1, 'earlier cells')),
+    part('cell_000008', 1, 'last cell'),
+  ]
+  returns = [1.0, 6.0, 3.0, 99.0, 2.0]
+  rows = [
+    {'part': part.name, 'seed': part.seed, 'minutes': 9.0, 'test': value}
+    for part, value in zip(parts, returns, strict=True)
+  ]
+  found = study.summary(parts, rows)
+  assert [(line['part'], line['runs'], line['test']) for line in found] == [
+    *(('search', 2, 2.0), ('last cell', 2, 4.0), ('earlier cells', 1, 99.0))
+  ]
+  assert found[1]['test, quartiles'] == '3, 5'
+  assert 'minutes' not in found[0]
 
 
 def test_a_study_needs_a_seed(tmp_path):
@@ -74,9 +99,14 @@ def test_the_same_command_continues(tmp_path, capsys):
     *('--baseline', 'configs/nas/rl_darts_impala_tiny.gin'),
   ]
   study.main(command)
-  table = (tmp_path / 'study.md').read_text()
+  timeless = lambda: [
+    {k: v for k, v in row.items() if k != 'minutes'}
+    for row in csv.DictReader((tmp_path / 'study.csv').open())
+  ]
+  table, short = timeless(), (tmp_path / 'summary.md').read_text()
   parts = ['search', 'cell_000001', 'rl_darts_impala_tiny']
-  assert [part for part in parts if part in table] == parts
+  assert [row['part'] for row in table] == parts
+  assert 'last cell' in short
   metrics = sorted(tmp_path.glob('*/metrics.jsonl'))
   before = [path.read_text() for path in metrics]
   assert len(before) == 3
@@ -84,11 +114,12 @@ def test_the_same_command_continues(tmp_path, capsys):
   lost = tmp_path / 'cell_000001-seed0'
   lost.rename(tmp_path / 'lost')
   study.main(command)
-  assert (tmp_path / 'study.md').read_text() == table
+  assert timeless() == table
+  assert (tmp_path / 'summary.md').read_text() == short
   drop = lambda text: [
     {k: v for k, v in json.loads(line).items() if not k.startswith('time/')}
     for line in text.splitlines()
   ]
   for path, text in zip(metrics, before, strict=True):
     assert drop(path.read_text()) == drop(text), path
-  assert 'study.md' in capsys.readouterr().out
+  assert short in capsys.readouterr().out

@@ -39,6 +39,8 @@ def test_a_run_that_was_stopped_is_the_whole_run(case, tmp_path):
   train = lambda steps, workdir: _train(case, steps, workdir)
   rows = experiments.check_resumes(train, tmp_path)
   assert any('train/alpha_entropy' in row for row in rows)
+  gap = 'eval/test_levels_discrete/episode_return'
+  assert any(gap in row for row in rows) == (case != 'rainbow')
   report = tmp_path / 'parts' / 'report'
   last = data.genotype_file(report / 'genotype.json')
   assert set(dict(last.cells)) == {'normal'}
@@ -83,13 +85,11 @@ def _operative(name, params=()):
 def test_published_settings_avoid_the_published_mistakes():
   """Reward scales by mode; support; discounts; two evaluators; enough episodes."""
   rainbow = _operative('rl_darts_procgen_rainbow')
-  (scale,) = [
-    float(line.split('=')[1].split('#')[0])
-    for line in rainbow.splitlines()
-    if line.startswith('REWARD_SCALE')
-  ]
-  assert scale == 1 / procgen.EASY_RANGES['starpilot'][1]
-  assert scale != 1 / procgen.HARD_RANGES['starpilot'][1]
+  assert 'REWARD_SCALE = @procgen.reward_scale()' in rainbow
+  assert 'distribution_mode = %MODE_OF_LEVELS' in rainbow
+  for game in procgen.GAMES:
+    scale = procgen.reward_scale(game, 'easy')
+    assert scale * procgen.EASY_RANGES[game][1] == pytest.approx(1)
   text = _operative('rl_darts_procgen_ppo')
   assert 'reward_discount = %DISCOUNT' in text
   for config in (rainbow, text):

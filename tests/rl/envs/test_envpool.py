@@ -192,8 +192,11 @@ def test_procgen_ranges():
   # The constants of the other mode would be seen.
   assert procgen.normalized(35.0, 'starpilot', 'hard') == 1.0
   assert procgen.normalized(64.0, 'starpilot', 'hard') > 1.8
+  assert procgen.reward_scale('starpilot') == 1 / 64
+  assert procgen.reward_scale('fruitbot', 'hard') == 1 / 27.2
   for call in (
     lambda: procgen.normalized(1.0, 'pong'),
+    lambda: procgen.reward_scale('pong'),
     lambda: procgen.normalized(1.0, 'maze', 'medium'),
     lambda: procgen.make('pong', 2),
     lambda: procgen.make('maze', 2, num_levels=-1),
