@@ -1,6 +1,7 @@
 """The interface of data sets to the trainer."""
 
 import abc
+import os
 import typing
 from collections.abc import Callable, Iterable, Mapping
 
@@ -9,7 +10,7 @@ import numpy as np
 from performer.data import baseline
 from runtime.data import indexed
 
-__all__ = ['SHARES', 'Codec', 'DataSet', 'Predictor']
+__all__ = ['SHARES', 'Codec', 'DataSet', 'Predictor', 'check_splits']
 
 # Where a data set splits the one file it is given: parts of [0, 1).
 SHARES = {'train': (0.0, 0.9), 'valid': (0.9, 0.95), 'test': (0.95, 1.0)}
@@ -100,3 +101,26 @@ class DataSet(indexed.Indexed):
   @abc.abstractmethod
   def baselines(self) -> Mapping[str, Predictor]:
     """Returns the baselines by name; may read the training split."""
+
+
+def check_splits(sources: Mapping[str, str], *, fewest: int = 2) -> None:
+  """Raises ValueError unless a model can be trained and judged on splits.
+
+  Args:
+    sources: file, folder or public split of each split; that of `train` must be
+      no other's. Two splits to judge by may share theirs.
+    fewest: number of splits, `train` included.
+  """
+  if 'train' not in sources or len(sources) < fewest:
+    more = ' and another one' if fewest > 1 else ''
+    raise ValueError(
+      f"files or parts must name a 'train' split{more}, got {dict(sources)}"
+    )
+  places = {name: os.path.normpath(path) for name, path in sources.items()}
+  train = places.pop('train')
+  shared = sorted(name for name, place in places.items() if place == train)
+  if shared:
+    raise ValueError(
+      f'a model must be judged by other examples than it learns from, but '
+      f"{shared} and 'train' are both {train}"
+    )

@@ -9,13 +9,12 @@ import pathlib
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Protocol, runtime_checkable
 
+from performer.data import dataset
 from runtime import paths
 from runtime.data import files as files_lib
 from runtime.data import public
 
 __all__ = ['Documents', 'Files', 'Public', 'lm1b', 'pg19', 'wiki40b']
-
-_TRAIN = 'train'
 
 
 @runtime_checkable
@@ -51,8 +50,7 @@ class Files:
   files: Mapping[str, str]
 
   def __post_init__(self) -> None:
-    if _TRAIN not in self.files:
-      raise ValueError(f"files must name a 'train' split, got {self.files=}")
+    dataset.check_splits(self.files, fewest=1)
 
   @property
   def splits(self) -> tuple[str, ...]:
@@ -101,6 +99,9 @@ class Public:
   )
   data_dir: str | None = None
 
+  def __post_init__(self) -> None:
+    dataset.check_splits(self.parts, fewest=1)
+
   @property
   def splits(self) -> tuple[str, ...]:
     """See `Documents`."""
@@ -121,7 +122,8 @@ class Public:
 
   def name(self, split: str) -> str:
     """See `Documents`."""
-    return f'{self.dataset}/{self.parts[split]}/{self.feature}'
+    place = self.data_dir or 'the usual folder'
+    return f'{self.dataset}/{self.parts[split]}/{self.feature} of {place}'
 
 
 def pg19(data_dir: str | None = None) -> Public:

@@ -7,8 +7,7 @@ References: arXiv:2011.04006, section 2; arXiv:1810.04805, section 3.
 """
 
 import abc
-import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 from jaxtyping import Integer
@@ -16,7 +15,7 @@ from jaxtyping import Integer
 from performer.data import baseline, dataset
 from runtime.data import indexed
 
-__all__ = ['BEGIN', 'PAD', 'SPECIAL', 'Labelled', 'Row', 'check_splits']
+__all__ = ['BEGIN', 'PAD', 'SPECIAL', 'Labelled', 'Row']
 
 # Ids that every vocabulary of a labelled set begins with.
 PAD, BEGIN = 0, 1
@@ -75,22 +74,36 @@ class Labelled(dataset.DataSet):
     """See `Indexed`: every epoch has an order of its own."""
     rows = self.rows(_TRAIN)
     row = indexed.shuffled(len(rows), seed)
-    return indexed.stacked(lambda i: self._example(*rows[row(i)]))
+    return indexed.stacked(lambda i: self._example(*rows[row(i)], _TRAIN))
 
   def evaluation_examples(self, split: str) -> tuple[int, indexed.Examples]:
     """See `Indexed`: the sequences of a split in order."""
     rows = self.rows(split)
-    return len(rows), indexed.stacked(lambda i: self._example(*rows[i]))
+    return len(rows), indexed.stacked(lambda i: self._example(*rows[i], split))
 
   def baselines(self) -> dict[str, baseline.Unigram]:
-    """Returns the frequencies of the first labels of the training split."""
-    rows = itertools.islice(self.rows(_TRAIN), _COUNTED)
-    labels = [label for _, label in rows]
+    """Returns the frequencies of some labels of the training split.
+
+    They are drawn at random, as files may have one class after another.
+    """
+    rows = self.rows(_TRAIN)
+    chosen = np.random.default_rng(0).choice(
+      len(rows), min(len(rows), _COUNTED), replace=False
+    )
+    labels = [self._checked(rows[i][1], _TRAIN) for i in chosen.tolist()]
     counts = np.bincount(labels, minlength=self.num_classes)
     return {'empirical baseline': baseline.unigram(counts)}
 
+  def _checked(self, label: int, split: str) -> int:
+    if not 0 <= label < self.num_classes:
+      raise ValueError(
+        f'labels must lie in 0..{self.num_classes - 1} (num_classes), '
+        f'got {label} in the split {split!r}'
+      )
+    return label
+
   def _example(
-    self, ids: Integer[np.ndarray, 'n'], label: int
+    self, ids: Integer[np.ndarray, 'n'], label: int, split: str
   ) -> indexed.Arrays:
     """Makes one example, padded on the right."""
     kept = ids[: self.max_length - 1]
@@ -99,15 +112,7 @@ class Labelled(dataset.DataSet):
     tokens[1 : kept.size + 1] = kept
     return {
       'tokens': tokens,
-      'targets': np.array([label], np.int32),
+      'targets': np.array([self._checked(label, split)], np.int32),
       'weights': np.ones(1, np.float32),
       'mask': np.arange(self.max_length) <= kept.size,
     }
-
-
-def check_splits(files: Mapping[str, str]) -> None:
-  """Raises ValueError unless a split is for training and one to judge by."""
-  if _TRAIN not in files or len(files) < 2:
-    raise ValueError(
-      f"files must name a 'train' split and another one, got {files}"
-    )

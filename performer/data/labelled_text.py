@@ -15,7 +15,7 @@ from typing import Protocol, runtime_checkable
 
 import numpy as np
 
-from performer.data import labelled, text
+from performer.data import dataset, labelled, text
 from runtime import paths
 from runtime.data import files as files_lib
 from runtime.data import indexed, public
@@ -97,6 +97,13 @@ class Folders:
     default_factory=lambda: {'train': 'train', 'valid': 'test'}
   )
 
+  def __post_init__(self) -> None:
+    dataset.check_splits(self.parts)
+    if len(set(self.classes)) != len(self.classes) or len(self.classes) < 2:
+      raise ValueError(
+        f'classes must be two or more different names, got {self.classes=}'
+      )
+
   @property
   def num_classes(self) -> int:
     """See `Source`."""
@@ -110,13 +117,12 @@ class Folders:
   def read(self, split: str) -> Sequence[tuple[bytes, int]]:
     """See `Source`."""
     root = pathlib.Path(paths.local(self.folder)) / self.parts[split]
-    found = [
-      (path, label)
-      for label, name in enumerate(self.classes)
-      for path in sorted((root / name).glob('*.txt'))
-    ]
-    if not found:
-      raise FileNotFoundError(f'{root}: no {self.classes} with *.txt')
+    found: list[tuple[pathlib.Path, int]] = []
+    for label, name in enumerate(self.classes):
+      texts = sorted((root / name).glob('*.txt'))
+      if not texts:
+        raise FileNotFoundError(f'{root / name}: no such folder with *.txt')
+      found += [(path, label) for path in texts]
     return indexed.Lazy(
       len(found), lambda i: (found[i][0].read_bytes(), found[i][1])
     )
@@ -139,6 +145,9 @@ class Public:
     default_factory=lambda: {'train': 'train', 'valid': 'test'}
   )
   data_dir: str | None = None
+
+  def __post_init__(self) -> None:
+    dataset.check_splits(self.parts)
 
   @property
   def splits(self) -> tuple[str, ...]:

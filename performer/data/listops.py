@@ -13,9 +13,12 @@ closing brackets. The value is a digit:
 | `[MED` | the median; of an even number, the mean of the middle two, rounded down |
 | `[SM` | the sum modulo 10 |
 
-This is the grammar of the released generator, with its defaults. The released
-files write parentheses around pairs, which their reader drops again; so does
-this one.
+This is the grammar of the released generator, with its defaults. As there, no
+expression that is drawn for one evaluation split occurs in another split.
+
+The released files write parentheses around pairs. The reader here drops them.
+The released reader keeps nothing but letters and digits, so that published
+accuracies are those of expressions without any bracket.
 
 References: arXiv:2011.04006, section 2.2.1; arXiv:1804.06028.
 """
@@ -23,15 +26,16 @@ References: arXiv:2011.04006, section 2.2.1; arXiv:1804.06028.
 import csv
 import dataclasses
 import functools
+import itertools
 import random
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from typing import Any
 
 import numpy as np
 from jaxtyping import Int, Integer
 
-from performer.data import labelled
+from performer.data import dataset, labelled
 from runtime import paths
 from runtime.data import indexed
 
@@ -54,12 +58,12 @@ _ID = {s: i + labelled.SPECIAL for i, s in enumerate(SYMBOLS)}
 _FIRST_OPERATOR, _CLOSE_ID = _ID[OPERATORS[0]], _ID[CLOSE]
 _OPERATOR_RATE = 0.25
 _MOST_DRAWS = 20_000  # The published bounds accept one expression in 13.
+_MOST_REPEATS = 1000  # Draws in a row that all are expressions of other splits.
 _SPLITS = ('valid', 'test')
 # First words of the random streams of the splits.
 _STREAMS = {name: i for i, name in enumerate(('train', *_SPLITS))}
 _HEADER = ['Source', 'Target']
-_TOKEN = re.compile(r'\[[A-Z]+|\]|\d')
-_SKIPPED = re.compile(r'[()\s]*')
+_TOKEN = re.compile(r'\[[A-Z]+|[^()\s]')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -172,23 +176,17 @@ def encode(text: str) -> Int[np.ndarray, 'n']:
   Raises:
     ValueError: something else stands in the text.
   """
-  ids, at = [], 0
-  while at < len(text):
-    at = _SKIPPED.match(text, at).end()
-    found = _TOKEN.match(text, at)
-    if found is None:
-      if at == len(text):
-        break
-      raise ValueError(f'no symbol of ListOps at {at}: {text[at : at + 20]!r}')
-    if found[0] not in _ID:
-      raise ValueError(f'operators must be {OPERATORS}, got {found[0]!r}')
-    ids.append(_ID[found[0]])
-    at = found.end()
-  return np.array(ids, np.int64)
+  found = _TOKEN.findall(text)
+  try:
+    return np.array([_ID[symbol] for symbol in found], np.int64)
+  except KeyError as error:
+    raise ValueError(f'symbols must be {[*SYMBOLS]}, got {error}') from error
 
 
 def read(path: str) -> list[labelled.Row]:
   """Reads a file as released: a header, then an expression and its value.
+
+  Lines end as on any system; empty ones are skipped.
 
   Raises:
     FileNotFoundError: there is no such file.
@@ -196,18 +194,28 @@ def read(path: str) -> list[labelled.Row]:
   """
   rows: list[labelled.Row] = []
   with open(path, encoding='utf-8', newline='') as stream:
-    lines = csv.reader(stream, delimiter='\t')
+    lines = csv.reader(stream, delimiter='\t', quoting=csv.QUOTE_NONE)
     if next(lines, None) != _HEADER:
       raise ValueError(f'{path}:1: the header must be {_HEADER}')
-    for number, line in enumerate(lines, 2):
+    for fields in filter(None, lines):
       try:
-        source, target = line
-        rows.append((encode(source).astype(np.uint8), _digit(target)))
+        rows.append(_row(fields))
       except ValueError as error:
-        raise ValueError(f'{path}:{number}: {error}') from error
+        raise ValueError(f'{path}:{lines.line_num}: {error}') from error
   if not rows:
     raise ValueError(f'{path}: the file must hold an expression')
   return rows
+
+
+def _row(fields: Sequence[str]) -> labelled.Row:
+  if len(fields) != 2:
+    raise ValueError(
+      f'a line must be an expression, a tab and its value, got {fields}'
+    )
+  ids = encode(fields[0])
+  if not ids.size:
+    raise ValueError(f'there must be an expression, got {fields[0]!r}')
+  return ids.astype(np.uint8), _digit(fields[1])
 
 
 def _digit(text: str) -> int:
@@ -264,7 +272,7 @@ class ListOps(labelled.Labelled):
         f'give a grammar or files, got {self.grammar=} {self.files=}'
       )
     if self.files is not None:
-      labelled.check_splits(self.files)
+      dataset.check_splits(self.files)
     if self.crop is None and self.grammar is None:
       raise ValueError('crop must say how long the expressions of files are')
     if min(self.num_train, self.num_eval, self.crop or 1) < 1:
@@ -308,10 +316,37 @@ class ListOps(labelled.Labelled):
   def _open(self, split: str) -> Sequence[labelled.Row]:
     if self.files is not None:
       return read(str(paths.local(self.files[split])))
-    count = self.num_train if split == 'train' else self.num_eval
+    if split != 'train':
+      return self._held_out[split]
+    return indexed.Lazy(
+      self.num_train, lambda i: self._draw('train', i, self._judged)
+    )
 
-    def row(index: int) -> labelled.Row:
-      ids = self.grammar.draw(np.random.default_rng((_STREAMS[split], index)))
-      return ids, value(ids)
+  def _draw(self, split: str, index: int, taken: Set[bytes]) -> labelled.Row:
+    """An expression of a split that is not one of those taken."""
+    rng = np.random.default_rng((_STREAMS[split], index))
+    for _ in range(_MOST_REPEATS):
+      ids = self.grammar.draw(rng).astype(np.uint8)
+      if ids.tobytes() not in taken:
+        return ids, value(ids)
+    raise ValueError(
+      f'the grammar has too few expressions for {self.num_eval} in each of '
+      f'{_SPLITS} and others to train on: {self.grammar}'
+    )
 
-    return indexed.Lazy(count, row)
+  @functools.cached_property
+  def _held_out(self) -> dict[str, list[labelled.Row]]:
+    """The drawn expressions of the evaluation splits, all of them different."""
+    taken: set[bytes] = set()
+    drawn: dict[str, list[labelled.Row]] = {name: [] for name in _SPLITS}
+    for split, index in itertools.product(_SPLITS, range(self.num_eval)):
+      row = self._draw(split, index, taken)
+      taken.add(row[0].tobytes())
+      drawn[split].append(row)
+    return drawn
+
+  @functools.cached_property
+  def _judged(self) -> frozenset[bytes]:
+    """What no training expression may be."""
+    rows = itertools.chain.from_iterable(self._held_out.values())
+    return frozenset(ids.tobytes() for ids, _ in rows)

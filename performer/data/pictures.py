@@ -20,8 +20,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
-from jaxtyping import Int, UInt8
+from jaxtyping import Int, Shaped, UInt8
 
+from performer.data import dataset
 from runtime import optional, paths
 from runtime.data import images as images_lib
 from runtime.data import indexed, public
@@ -168,10 +169,7 @@ class Arrays:
   levels = 256
 
   def __post_init__(self) -> None:
-    if 'train' not in self.files or len(self.files) < 2:
-      raise ValueError(
-        f"files must name a 'train' split and another one, got {self.files}"
-      )
+    dataset.check_splits(self.files)
     if self.labels is not None and set(self.labels) != set(self.files):
       raise ValueError(
         'labels must have the splits of files, '
@@ -185,12 +183,12 @@ class Arrays:
 
   def shape(self) -> tuple[int, int, int]:
     """See `Source`."""
-    return _mapped(self.files['train']).shape[1:]
+    return _pictures(self.files['train']).shape[1:]
 
   def read(self, split: str) -> Sequence[Picture]:
     """See `Source`."""
     check_split(split, self.splits)
-    images = _mapped(self.files[split])
+    images = _pictures(self.files[split])
     if images.shape[1:] != self.shape():
       raise ValueError(
         f'{self.files[split]}: pictures must be {self.shape()}, as those for '
@@ -198,17 +196,31 @@ class Arrays:
       )
     if self.labels is None:
       return _rows(images, None)
-    labels = np.load(paths.local(self.labels[split]), allow_pickle=False)
-    if labels.shape != images.shape[:1]:
+    labels = _mapped(self.labels[split])
+    if labels.shape != images.shape[:1] or labels.dtype.kind not in 'iu':
       raise ValueError(
-        f'{self.labels[split]}: labels must be [{len(images)}], '
-        f'got {labels.shape}'
+        f'{self.labels[split]}: labels must be integers [{len(images)}], '
+        f'got {labels.dtype} {labels.shape}'
       )
     return _rows(images, labels)
 
 
-def _mapped(path: str) -> UInt8[np.ndarray, 'n h w c']:
-  images = np.load(paths.local(path), mmap_mode='r', allow_pickle=False)
+def _mapped(path: str) -> Shaped[np.ndarray, '...']:
+  """Maps a `.npy` file into memory."""
+  try:
+    array = np.load(paths.local(path), mmap_mode='r', allow_pickle=False)
+  except (EOFError, ValueError) as error:
+    raise ValueError(f'{path}: the file must be .npy: {error}') from error
+  if not isinstance(array, np.ndarray):
+    raise ValueError(
+      f'{path}: the file must be .npy, with one array, got an archive of '
+      f'{array.files}'
+    )
+  return array
+
+
+def _pictures(path: str) -> UInt8[np.ndarray, 'n h w c']:
+  images = _mapped(path)
   if images.dtype != np.uint8 or images.ndim != 4 or not images.size:
     raise ValueError(
       f'{path}: pictures must be uint8 [n, h, w, c], '
@@ -235,6 +247,9 @@ class Public:
   data_dir: str | None = None
 
   levels = 256
+
+  def __post_init__(self) -> None:
+    dataset.check_splits(self.parts)
 
   @property
   def splits(self) -> tuple[str, ...]:

@@ -88,8 +88,8 @@ class Proteins(dataset.DataSet):
       raise ValueError(f'max_length must be at least 2, got {self.max_length=}')
     if self.stops not in ('error', 'drop'):
       raise ValueError(f"stops must be 'error' or 'drop', got {self.stops=}")
-    if isinstance(self.files, Mapping) and _TRAIN not in self.files:
-      raise ValueError(f"files must name a 'train' split, got {self.files=}")
+    if isinstance(self.files, Mapping):
+      dataset.check_splits(self.files, fewest=1)
     if self.masking is not None:
       masking.preset(self.masking)
       if self.task == 'causal':

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from performer.data import labelled, labelled_text
+from performer.data import labelled, labelled_text, listops, pictures
 from tests.performer.data import data_cases
 
 
@@ -43,8 +43,52 @@ def test_reviews_in_folders(tmp_path):
   assert text_of(rows[0][0]) == 'a bad '
   _, examples = data.evaluation_examples('valid')
   assert examples(np.array([0]))['tokens'][0, 0] == labelled.BEGIN
-  with pytest.raises(FileNotFoundError, match='with'):
+  (baseline,) = data.baselines().values()
+  counted = baseline.probabilities
+  np.testing.assert_allclose(counted, [0.5, 0.5])
+  with pytest.raises(FileNotFoundError, match='train/neg: no such folder with'):
     labelled_text.Folders(str(tmp_path)).read('train')
+  misspelt = labelled_text.Folders(str(folder), classes=('neg', 'positive'))
+  with pytest.raises(FileNotFoundError, match='positive: no such folder with'):
+    misspelt.read('train')
+
+
+def test_the_baseline_counts_all_classes_of_a_sorted_set(monkeypatch):
+  rows = [{'text': b'a', 'label': int(i >= 3000)} for i in range(6000)]
+  monkeypatch.setattr(labelled_text.public, 'load', lambda *a, **k: [rows])
+  data = labelled_text.LabelledText(source=labelled_text.Public(), length=9)
+  (baseline,) = data.baselines().values()
+  np.testing.assert_allclose(baseline.probabilities, [0.5, 0.5], atol=0.05)
+
+
+def test_labels_out_of_range_are_refused(monkeypatch):
+  """As of the part of the reviews that has no labels."""
+  rows = [{'text': b'good', 'label': -1}]
+  monkeypatch.setattr(labelled_text.public, 'load', lambda *a, **k: [rows])
+  data = labelled_text.LabelledText(source=labelled_text.Public(), length=9)
+  with pytest.raises(ValueError, match=r'in 0\.\.1 .* got -1 in the split'):
+    data.evaluation_examples('valid')[1](np.array([0]))
+
+
+@pytest.mark.parametrize(
+  ('parts', 'message'),
+  [
+    ({'train': 'train', 'valid': './train'}, r"\['valid'\] and 'train' are"),
+    ({'valid': 'test'}, "must name a 'train' split and another"),
+  ],
+)
+def test_splits_must_be_apart(parts, message):
+  for make in (
+    lambda: labelled_text.Folders('reviews', parts=parts),
+    lambda: labelled_text.Public(parts=parts),
+    lambda: pictures.Public('cifar10', parts),
+    lambda: pictures.Arrays(parts),
+    lambda: listops.ListOps(grammar=None, files=parts, crop=9),
+  ):
+    with pytest.raises(ValueError, match=message):
+      make()
+  both = {'train': 'train', 'valid': 'test', 'test': 'test'}
+  assert labelled_text.Public(parts=both).splits == tuple(both)
 
 
 def test_public_reviews(monkeypatch):

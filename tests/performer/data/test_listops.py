@@ -98,8 +98,8 @@ def test_released_texts_are_read(text, value):
 @pytest.mark.parametrize(
   ('text', 'message'),
   [
-    ('[FIRST 1 2 ]', r'operators must be .* got .\[FIRST'),
-    ('[MAX 1 x ]', "no symbol of ListOps at 7: 'x ]'"),
+    ('[FIRST 1 2 ]', r'symbols must be .* got .\[FIRST'),
+    ('[MAX 1 x ]', "symbols must be .* got 'x'"),
   ],
 )
 def test_other_texts_are_refused(text, message):
@@ -129,6 +129,34 @@ def test_files_give_back_what_was_written(tmp_path):
       assert label == value
 
 
+def test_released_files_may_end_lines_as_on_windows(tmp_path):
+  path = tmp_path / 'released.tsv'
+  path.write_bytes(
+    b'Source\tTarget\r\n( ( ( [MAX 2 ) 9 ) ] )\t9\r\n\r\n7\t7\r\n\r\n'
+  )
+  (first, nine), (_, seven) = listops.read(str(path))
+  assert words(first) == ['[MAX', '2', '9', ']']
+  assert (nine, seven) == (9, 7)
+
+
+def test_no_expression_is_in_two_splits():
+  """Of this grammar half of the 250 drawn would be."""
+  grammar = listops.Grammar(max_depth=2, max_args=2, min_length=3, max_length=5)
+  data = listops.ListOps(grammar=grammar, num_train=200, num_eval=50)
+  found = {
+    split: [ids.tobytes() for ids, _ in data.rows(split)]
+    for split in ('train', 'valid', 'test')
+  }
+  judged = found['valid'] + found['test']
+  assert len(set(judged)) == len(judged) == 100
+  assert not set(judged) & set(found['train'])
+  again = listops.ListOps(grammar=grammar, num_train=9, num_eval=50)
+  assert again.rows('train')[8][0].tobytes() == found['train'][8]
+  few = listops.ListOps(grammar=grammar, num_train=9, num_eval=300)
+  with pytest.raises(ValueError, match='has too few expressions for 300'):
+    few.rows('valid')
+
+
 def test_bad_files_are_named(tmp_path):
   path = tmp_path / 'bad.tsv'
   for text, message in (
@@ -138,6 +166,11 @@ def test_bad_files_are_named(tmp_path):
       ":2: the value must be a digit, got '10",
     ),
     ('Source\tTarget\n', 'must hold an expression'),
+    (
+      'Source\tTarget\n7\t7\n\n[MAX 1 2 ]\n',
+      ':4: a line must be an expression',
+    ),
+    ('Source\tTarget\n( )\t1\n', ':2: there must be an expression'),
   ):
     path.write_text(text)
     with pytest.raises(ValueError, match=message):

@@ -87,16 +87,27 @@ def test_bad_arrays_are_refused(tmp_path):
   source = pictures.Arrays(files, labels=files)
   with pytest.raises(ValueError, match=r'bad.npy: pictures must be uint8'):
     source.read('valid')
-  with pytest.raises(ValueError, match=r'labels must be \[2\]'):
+  with pytest.raises(ValueError, match=r'labels must be integers \[2\]'):
     source.read('train')
+  halves, archive = str(tmp_path / 'halves.npy'), str(tmp_path / 'both.npz')
+  np.save(halves, np.full(2, 0.5))
+  np.savez(archive, data=np.zeros((2, 4, 4, 1), np.uint8))
+  text = tmp_path / 'text.npy'
+  text.write_text('pictures')
+  labels = dict.fromkeys(files, halves)
+  with pytest.raises(ValueError, match=r'integers \[2\], got float64'):
+    pictures.Arrays(files, labels).read('train')
+  for path in (archive, str(text)):
+    with pytest.raises(ValueError, match=r'(both.npz|text.npy): .* be \.npy'):
+      pictures.Arrays({'train': good, 'valid': path}).read('valid')
   with pytest.raises(ValueError, match='labels must have the splits'):
     pictures.Arrays(files, labels={'train': good})
   with pytest.raises(ValueError, match="a 'train' split and another"):
     pictures.Arrays({'train': good})
   unlabelled = pixels.LabelledPixels(
-    source=pictures.Arrays(files | {'valid': good}), num_classes=2
+    source=pictures.Arrays(files), num_classes=2
   )
-  with pytest.raises(ValueError, match='needs a label below 2, got None'):
+  with pytest.raises(ValueError, match='needs a label, got None for number 0'):
     unlabelled.rows('train')
 
 
