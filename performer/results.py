@@ -70,7 +70,10 @@ def _columns(
   if unit == 'bits':
     shown['bits'] = math.log2(scores['perplexity'])
   if tokens_per_word is not None:
-    shown['word perpl.'] = scores['perplexity'] ** tokens_per_word
+    # Infinite where Python's own power would raise OverflowError.
+    with np.errstate(over='ignore'):
+      power = np.power(scores['perplexity'], tokens_per_word)
+    shown['word perpl.'] = float(power)
   return shown
 
 

@@ -107,6 +107,14 @@ class Subwords(dataset.DataSet):
     masking.preset(self.masking)
     if self.num_threads < 0:
       raise ValueError(f'num_threads must be >= 0, got {self.num_threads=}')
+    known = self.pieces_per_word
+    if known is not None and (
+      not set(self.documents.splits) <= set(known) or min(known.values()) <= 0
+    ):
+      raise ValueError(
+        'pieces_per_word must be positive and of every split, '
+        f'{[*self.documents.splits]}, got {dict(known)}'
+      )
 
   @property
   def vocab_size(self) -> int:
@@ -152,6 +160,8 @@ class Subwords(dataset.DataSet):
     if self.pieces_per_word is not None:
       return self.pieces_per_word[split]
     found = self.counts(split)
+    if not found.words:
+      raise ValueError(f'the split {split!r} must hold a word, got {found}')
     return found.pieces / found.words
 
   def training_examples(self, seed: int) -> indexed.Examples:
@@ -184,7 +194,12 @@ class Subwords(dataset.DataSet):
     path = paths.local(self.model)
     if not os.path.isfile(path):
       raise FileNotFoundError(f'{path}: no such model of SentencePiece')
-    return library.SentencePieceProcessor(model_file=str(path))
+    processor = library.SentencePieceProcessor(model_file=str(path))
+    if processor.eos_id() < 0:
+      raise ValueError(
+        f'{path}: the model must have an end symbol; train it with eos_id >= 0'
+      )
+    return processor
 
   def _encoded(self, split: str) -> tuple[pathlib.Path, pathlib.Path]:
     """Files of the pieces and of the counts of a split, made on first use."""

@@ -4,6 +4,7 @@ import math
 
 import numpy as np
 import pytest
+import sentencepiece
 
 from performer import results
 from performer.data import documents, subwords
@@ -84,6 +85,20 @@ def test_the_text_is_encoded_once(sources, monkeypatch):
   assert make(sources, max_length=4).num_examples('train') > 100
 
 
+def test_a_model_without_an_end_symbol_is_refused(sources, tmp_path):
+  _, texts, _ = sources
+  sentencepiece.SentencePieceTrainer.train(
+    input=texts.files['train'],
+    model_prefix=str(tmp_path / 'endless'),
+    vocab_size=data_cases.PIECES - 1,
+    eos_id=-1,
+    minloglevel=2,
+  )
+  model = str(tmp_path / 'endless.model')
+  with pytest.raises(ValueError, match='must have an end symbol'):
+    make(sources, model=model).num_examples('train')
+
+
 def test_perplexities_of_words(sources):
   data = make(sources, pieces_per_word={'train': 9.0, 'valid': 1.5})
   scores = {'valid': {'accuracy': 0.5, 'perplexity': math.exp(2.0)}}
@@ -91,6 +106,11 @@ def test_perplexities_of_words(sources):
   assert model['valid word perpl.'] == pytest.approx(math.exp(1.5 * 2.0))
   assert baseline['valid word perpl.'] == pytest.approx(
     baseline['valid perpl.'] ** 1.5
+  )
+  scores['valid']['perplexity'] = 1e300
+  assert (
+    results.score_rows(data, scores, batch_size=4)[0]['valid word perpl.']
+    == math.inf
   )
 
 
@@ -109,6 +129,10 @@ def test_public_books(monkeypatch, sources):
     ({'max_length': 1}, 'max_length must be at least 2'),
     ({'masking': 'none'}, 'masking must be one of'),
     ({'num_threads': -1}, 'num_threads must be >= 0'),
+    (
+      {'pieces_per_word': {'train': 1.5}},
+      'must be positive and of every split',
+    ),
   ],
 )
 def test_bad_options_are_refused(sources, options, message):
