@@ -52,12 +52,12 @@ def carriers(
   """
   found: dict[str, set[str]] = {family: set() for family in families}
   with _text(path) as stream:
-    lines = csv.reader(stream, delimiter='\t')
+    lines = csv.reader(stream, delimiter='\t', quoting=csv.QUOTE_NONE)
     place, other = _columns(path, next(lines, []))
-    for number, line in enumerate(lines, 2):
+    for line in filter(None, lines):
       if len(line) <= max(place, other):
         raise ValueError(
-          f'{path}:{number}: the line must have {max(place, other) + 1} fields, '
+          f'{path}:{lines.line_num}: the line must have {max(place, other) + 1} fields, '
           f'got {len(line)}'
         )
       for family in line[other].split(';'):

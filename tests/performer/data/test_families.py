@@ -39,6 +39,14 @@ def test_tables_of_both_kinds_are_read(tmp_path):
   assert families.carriers(str(site), ['PF00001']) == {'PF00001': {'P1'}}
 
 
+def test_quotes_and_empty_lines_are_no_harm(tmp_path):
+  path = tmp_path / 'names.tsv'
+  path.write_bytes(
+    b'Entry\tName\tPfam\r\nP1\t"5\tPF04680;\r\n\r\nP2\tx"\tPF04680;\r\n'
+  )
+  assert families.carriers(str(path))['PF04680'] == {'P1', 'P2'}
+
+
 def test_bad_tables_are_named(tmp_path):
   path = tmp_path / 'bad.tsv'
   for text, message in (
