@@ -5,8 +5,10 @@ softmax(q (R K)^T / sqrt(d)) (R V). R is drawn, not learned, and redrawn as the
 matrices of fast attention are. Every sum mixes all positions, so that there is
 no causal form.
 
-The published baseline divides by a sum plus 1e-6; here the softmax subtracts
-its maximum, and needs no such constant.
+The published baseline also has a constant delta = 1e-6, which the paper does not
+define. There is none here: the softmax subtracts its maximum and needs nothing
+added to its sums, and the keys and values keep their scale (theorem 2 would
+multiply them by delta and exp(-delta)).
 
 References: arXiv:2006.04768, theorem 2 (one R for keys and values);
 arXiv:2009.14794, A.6 (k = 600, redrawn).

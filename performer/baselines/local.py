@@ -53,6 +53,7 @@ def windowed_attention(
       f'got {window=} {q.shape=} {k.shape=}'
     )
   length = q.shape[1]
+  window = min(window, max(length, 1))  # A longer one would be all padding.
   if key_mask is None:
     key_mask = jnp.ones(k.shape[:2], bool)
   k, v = (jnp.where(key_mask[..., None, None], x, 0) for x in (k, v))

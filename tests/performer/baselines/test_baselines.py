@@ -77,7 +77,7 @@ def test_linformer_matrices(qkv):
 
 
 @pytest.mark.parametrize('causal', [False, True])
-@pytest.mark.parametrize('window', [1, 3, 4, 11, 30])
+@pytest.mark.parametrize('window', [1, 3, 4, 11, 10**9])
 def test_windows_are_masks_of_exact_attention(qkv, causal, window):
   q, k, v, mask = qkv
   found = local.windowed_attention(
