@@ -61,7 +61,8 @@ class Classifier(transformer.Transformer, kw_only=True):
     x = layers.layer_norm('ln_out', dtype=self.dtype)(x)
     if self.pool == 'first':
       return x[:, :1]
-    kept = mask[..., None].astype(x.dtype)
+    # In bfloat16 a sum of a thousand ones would be rounded.
+    kept = mask[..., None].astype(layers.wide(self.dtype))
     return (x * kept).sum(1, keepdims=True) / kept.sum(1, keepdims=True)
 
   def _head(self, x: Float[Array, 'b 1 e']) -> Float[Array, 'b 1 classes']:
