@@ -10,6 +10,7 @@ from papers import study
 from papers import training as papers_training
 from papers.performer import proteins
 from performer import attention
+from performer.models import classifier, transformer
 from runtime import loop
 from runtime.record import metrics
 
@@ -21,7 +22,8 @@ JUDGED = 'valid'  # The split that curves are of.
 def run(setting: proteins.Setting, *, seed: int) -> study.Record:
   """Trains, and judges the model at every record.
 
-  A run whose loss is not finite ends there, with accuracy 0 and loss NaN.
+  A run whose loss is not finite ends there. Accuracy 0 and the loss of a
+  uniform guess stand for it, so that it counts as worse than others.
 
   Args:
     setting: model, data and lengths.
@@ -38,11 +40,11 @@ def run(setting: proteins.Setting, *, seed: int) -> study.Record:
     try:
       driven = loop.drive(experiment, setting.steps, count)
     except metrics.NonFiniteError:
-      nothing = np.full(count, np.nan)
+      guess = np.full(count, np.log(_choices(setting.model)))
       return {
         'accuracy': np.zeros(count),
-        'loss': nothing,
-        'training': nothing,
+        'loss': guess,
+        'training': guess,
         'finite': 0.0,
         'seconds': np.nan,
       }
@@ -54,6 +56,13 @@ def run(setting: proteins.Setting, *, seed: int) -> study.Record:
     'finite': 1.0,
     'seconds': (time.monotonic() - start) / setting.steps,
   }
+
+
+def _choices(model: transformer.Transformer) -> int:
+  """What a target may be: a class or a token."""
+  if isinstance(model, classifier.Classifier):
+    return model.num_classes
+  return model.vocab_size
 
 
 def arms(

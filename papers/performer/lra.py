@@ -3,7 +3,9 @@
 The released Performer of ListOps has softmax with two features, so that its
 published accuracy says little about the mechanism. Here the number of features
 varies, beside exact attention and the ReLU kernel. At `tiny` the expressions are
-short (8 to 63 symbols) and the optimiser is that of the other rows.
+short (8 to 63 symbols). The optimiser is that of the other rows at both scales;
+`configs/performer/lra_listops.gin` has the released one, which clips no
+gradients and whose rate falls with the root of the step.
 """
 
 from typing import Any

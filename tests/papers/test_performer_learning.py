@@ -194,6 +194,17 @@ def test_a_run_that_is_not_finite_is_counted(monkeypatch):
   monkeypatch.setattr(learning.loop, 'drive', fail)
   found = learning.run(small_setting(), seed=1)
   assert (found['finite'], found['accuracy'].tolist()) == (0.0, [0.0, 0.0])
+  np.testing.assert_allclose(found['loss'], np.log(10))
+
+
+def test_lost_runs_are_farthest_from_exact_attention():
+  """Trigonometric features that explode are what the paper reports."""
+  row = SYSTEM.rows['fig5-redraw']
+  values = dict.fromkeys(row.at_scale('tiny').arms, 2.6)
+  values |= {redraw.EXACT: 2.3, redraw.REDRAWN: 2.31}
+  lost = {'loss': [np.log(29)] * 8, 'accuracy': [0.0] * 8, 'finite': 0.0}
+  found = curves(row, values, **{redraw.TRIG: lost})
+  assert planted.verdict(row, found) == 'holds'
 
 
 @pytest.mark.parametrize(
