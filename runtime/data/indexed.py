@@ -167,6 +167,11 @@ def check_seed(seed: int) -> None:
     raise ValueError(f'seed must lie in 0..2**32-1, got {seed=}')
 
 
+def _check_count(count: int) -> None:
+  if count < 1:
+    raise ValueError(f'a split must have an example, got {count}')
+
+
 def rows_per_process(
   batch_size: int, process_index: int, process_count: int
 ) -> int:
@@ -251,6 +256,7 @@ def eval_batches(
     ValueError: an argument is out of range.
   """
   rows = rows_per_process(batch_size, process_index, process_count)
+  _check_count(count)
 
   def filled(start: int) -> Arrays:
     numbers = start + np.arange(rows)
@@ -296,6 +302,10 @@ def shuffled(count: int, seed: int) -> Callable[[int], int]:
   Args:
     count: rows of an epoch; their order takes no memory.
     seed: of the orders, 0..2**32-1.
+
+  Raises:
+    ValueError: there is no row.
   """
+  _check_count(count)
   order = grain.MapDataset.range(count).seed(seed).shuffle().repeat()
   return order.__getitem__
