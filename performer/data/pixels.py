@@ -183,8 +183,8 @@ class LabelledPixels(labelled.Labelled):
 
 
 def _grey(pixels: UInt8[np.ndarray, 'h w c']) -> Int[np.ndarray, 'n']:
-  """Grey values, row by row; those of colours are cut to whole numbers."""
+  """Grey values, row by row; equal channels keep their value."""
   if pixels.shape[-1] == 1:
     return pixels.ravel().astype(np.int32)
   grey: Float[np.ndarray, 'h w'] = pixels @ _LUMA
-  return grey.ravel().astype(np.int32)
+  return np.rint(grey).ravel().astype(np.int32)

@@ -75,8 +75,21 @@ def test_arrays(tmp_path):
   assert label == 2
   r, g, b = images[2].reshape(-1, 3).astype(float).T
   np.testing.assert_array_equal(
-    ids, labelled.SPECIAL + (0.299 * r + 0.587 * g + 0.114 * b).astype(int)
+    ids, labelled.SPECIAL + np.rint(0.299 * r + 0.587 * g + 0.114 * b)
   )
+
+
+def test_grey_pictures_in_colour_keep_their_values(tmp_path):
+  grey = np.arange(256, dtype=np.uint8).reshape(1, 16, 16, 1)
+  files = {name: str(tmp_path / f'{name}.npy') for name in ('train', 'valid')}
+  labels = str(tmp_path / 'labels.npy')
+  np.save(files['train'], grey.repeat(3, axis=-1))
+  np.save(files['valid'], grey.repeat(3, axis=-1))
+  np.save(labels, np.zeros(1, int))
+  source = pictures.Arrays(files, dict.fromkeys(files, labels))
+  data = pixels.LabelledPixels(source=source, num_classes=2)
+  ids, _ = data.rows('train')[0]
+  np.testing.assert_array_equal(ids - labelled.SPECIAL, np.arange(256))
 
 
 def test_bad_arrays_are_refused(tmp_path):

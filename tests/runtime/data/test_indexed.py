@@ -101,6 +101,13 @@ def test_evaluation_is_one_pass(batch_size):
   np.testing.assert_array_equal(weights, np.arange(len(tokens)) < NUM_EVAL)
 
 
+def test_splits_without_examples_are_refused():
+  with pytest.raises(ValueError, match='must have an example, got 0'):
+    indexed.eval_batches(indexed.stacked(lambda i: {}), 0, batch_size=2)
+  with pytest.raises(ValueError, match='must have an example, got 0'):
+    indexed.shuffled(0, seed=1)
+
+
 @pytest.mark.parametrize('split', ['valid', 'test'])
 def test_processes_split_evaluation_batches(split):
   whole = list(Toy().eval_batches(split, batch_size=8))
