@@ -262,15 +262,28 @@ class Public:
 
   @functools.cached_property
   def _shape(self) -> tuple[int, int, int]:
-    return self.read('train')[0].pixels.shape
+    return _image(self._load('train')[0], self.name).shape
 
   def read(self, split: str) -> Sequence[Picture]:
     """See `Source`."""
     check_split(split, self.splits)
+    found = self._load(split)
+    return indexed.Lazy(len(found), lambda i: self._picture(found[i]))
+
+  def _load(self, split: str) -> Sequence[Mapping[str, Any]]:
     [found] = public.load(
       self.name, [self.parts[split]], data_dir=self.data_dir
     )
-    return indexed.Lazy(len(found), lambda i: _public(found[i]))
+    return found
+
+  def _picture(self, example: Mapping[str, Any]) -> Picture:
+    image, label = _image(example, self.name), example.get('label')
+    if image.shape != self._shape:
+      raise ValueError(
+        f'{self.name}: pictures must be {self._shape}, as the first one for '
+        f'training, got {image.shape}'
+      )
+    return Picture(image, None if label is None else int(label))
 
 
 def imagenet64(data_dir: str | None = None) -> Public:
@@ -278,9 +291,14 @@ def imagenet64(data_dir: str | None = None) -> Public:
   return Public('downsampled_imagenet/64x64', data_dir=data_dir)
 
 
-def _public(example: Mapping[str, Any]) -> Picture:
-  label = example.get('label')
-  return Picture(example['image'], None if label is None else int(label))
+def _image(example: Mapping[str, Any], name: str) -> UInt8[np.ndarray, 'h w c']:
+  image = example.get('image')
+  if image is None or image.dtype != np.uint8 or image.ndim != 3:
+    found = 'none' if image is None else f'{image.dtype} {image.shape}'
+    raise ValueError(
+      f'{name}: every example needs an image, uint8 [h, w, c], got {found}'
+    )
+  return image
 
 
 @dataclasses.dataclass(frozen=True)

@@ -197,6 +197,14 @@ def test_a_run_that_is_not_finite_is_counted(monkeypatch):
   np.testing.assert_allclose(found['loss'], np.log(10))
 
 
+def test_features_that_stay_must_train_worse():
+  """Not better than exact attention, which would be far from it too."""
+  row = SYSTEM.rows['fig5-redraw']
+  values = dict.fromkeys(row.at_scale('tiny').arms, 2.6)
+  values |= {redraw.EXACT: 2.3, redraw.REDRAWN: 2.31, redraw.STAYS: 2.0}
+  assert planted.verdict(row, curves(row, values)) == 'fails'
+
+
 def test_lost_runs_are_farthest_from_exact_attention():
   """Trigonometric features that explode are what the paper reports."""
   row = SYSTEM.rows['fig5-redraw']

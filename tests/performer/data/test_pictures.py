@@ -168,4 +168,11 @@ def test_public_sets_are_read_by_index(monkeypatch):
   monkeypatch.setattr(pictures.public, 'load', lambda *a, **k: [rows])
   source = pictures.imagenet64()
   assert (source.shape(), source.splits) == ((2, 2, 3), ('train', 'valid'))
-  assert source.read('valid')[1].label == 5
+  opened = source.read('valid')
+  assert opened[1].label == 5
+  rows[1]['image'] = np.zeros((2, 3, 3), np.uint8)
+  with pytest.raises(ValueError, match=r'must be \(2, 2, 3\), .* \(2, 3, 3\)'):
+    opened[1]
+  rows[0] = {'video': 0}
+  with pytest.raises(ValueError, match=r'needs an image, .* got none'):
+    opened[0]
