@@ -59,7 +59,8 @@ def to_scaled(
   if scale == 'LINEAR':
     return (x - low) / (high - low)
   if scale == 'REVERSE_LOG':
-    return 1 - to_scaled(low + high - x, low, high, 'LOG')
+    # In this order, so that neither end of a wide range is rounded away.
+    return 1 - to_scaled(low + (high - x), low, high, 'LOG')
   return _library(x).log(x / low) / math.log(high / low)
 
 
@@ -73,7 +74,7 @@ def from_scaled(
   if scale == 'LINEAR':
     return low + z * (high - low)
   if scale == 'REVERSE_LOG':
-    return low + high - from_scaled(1 - z, low, high, 'LOG')
+    return high - (from_scaled(1 - z, low, high, 'LOG') - low)
   return low * _library(z).exp(z * math.log(high / low))
 
 

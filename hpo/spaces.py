@@ -319,17 +319,17 @@ class Space:
     parameters: at least one.
 
   Raises:
-    ValueError: there is no parameter, or two have one name.
+    ValueError: there is none, two have one name, or one is something else.
   """
 
   parameters: Sequence[Parameter]
 
   def __post_init__(self) -> None:
     object.__setattr__(self, 'parameters', tuple(self.parameters))
-    names = self.names
-    if not names or len(set(names)) != len(names):
+    names = {p.name for p in self.parameters if isinstance(p, Parameter)}
+    if not names or len(names) != len(self):
       raise ValueError(
-        f'a space needs parameters with different names, got {names}'
+        f'a space needs parameters with different names, got {self.parameters}'
       )
 
   def __len__(self) -> int:

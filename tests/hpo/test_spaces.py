@@ -58,6 +58,23 @@ def test_bounds_are_met_exactly():
   assert SPACE.free == tuple(range(7))
 
 
+@pytest.mark.parametrize(
+  'parameter',
+  [
+    spaces.Float('x', 1e-20, 1.0, 'REVERSE_LOG'),
+    spaces.Float('x', 1e308, 1.5e308, 'REVERSE_LOG'),
+    spaces.Float('x', 1e-150, 1e150, 'LOG'),
+    spaces.Int('x', 1, 2**53, 'REVERSE_LOG'),
+  ],
+)
+def test_ends_of_wide_ranges_are_not_rounded_away(parameter):
+  ends = np.array([parameter.low, parameter.high], np.float64)
+  np.testing.assert_allclose(parameter.to_scaled(ends), [0, 1], atol=1e-12)
+  found = parameter.from_scaled(np.arange(2.0))
+  rounding = 1e-12 * parameter.high if parameter.scale != 'LOG' else 0
+  np.testing.assert_allclose(found, ends, rtol=1e-12, atol=rounding)
+
+
 def test_json_holds_a_space():
   text = json.dumps(SPACE.to_json())
   assert spaces.Space.from_json(text) == SPACE
