@@ -96,15 +96,11 @@ def load(folder: str | os.PathLike[str], name: str) -> Pool:
       f'{path}: {name} needs X [n, d] in [0, 1] and finite y [n], '
       f'got {points.shape=} {values.shape=}'
     )
+  begins = _path(folder, STARTS)
   starts = {
-    key: np.array(rows, np.int64)
-    for key, rows in _entry(_path(folder, STARTS), space, data).items()
+    key: _rows(f'{begins}: {key} of {name}', listed, len(points))
+    for key, listed in _entry(begins, space, data).items()
   }
-  for key, rows in starts.items():
-    if not ((rows >= 0) & (rows < len(points))).all():
-      raise ValueError(
-        f'{_path(folder, STARTS)}: {name} has {len(points)} points, got {key} {rows}'
-      )
   columns = [f'x{place}' for place in range(points.shape[1])]
   cube = spaces.Space([spaces.Float(column, 0.0, 1.0) for column in columns])
   problem = studies.Problem(cube, 'MAXIMIZE', space, 'accuracy')
@@ -115,11 +111,19 @@ def _path(folder: str | os.PathLike[str], name: str) -> pathlib.Path:
   return pathlib.Path(folder) / name
 
 
+def _rows(what: str, listed: Any, count: int) -> Int[np.ndarray, 's']:
+  """Numbers of points, of which there are so many."""
+  is_place = lambda row: type(row) is int and 0 <= row < count
+  if not isinstance(listed, list) or not all(map(is_place, listed)):
+    raise ValueError(f'{what} must list places in 0..{count - 1}, got {listed}')
+  return np.array(listed, np.int64)
+
+
 def _entry(path: pathlib.Path, space: str, data: str) -> Mapping[str, Any]:
-  content = _read(path)
-  if data not in content.get(space, {}):
+  found = _read(path).get(space, {}).get(data)
+  if not isinstance(found, dict):
     raise ValueError(f'{path}: no data set {data!r} of search space {space!r}')
-  return content[space][data]
+  return found
 
 
 @functools.lru_cache(maxsize=2)
@@ -130,6 +134,7 @@ def _read(path: pathlib.Path) -> dict[str, Any]:
       content = json.load(stream)
     except ValueError as error:
       raise ValueError(f'{path} is no JSON: {error}') from error
-  if not isinstance(content, dict):
-    raise ValueError(f'{path} must hold problems by search space')
+  is_map = lambda found: isinstance(found, dict)
+  if not is_map(content) or not all(map(is_map, content.values())):
+    raise ValueError(f'{path} must hold data sets by search space')
   return content

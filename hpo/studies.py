@@ -264,7 +264,7 @@ def read(path: str | os.PathLike[str]) -> Iterator[Study]:
   Raises:
     ValueError: a line is malformed; names file and line.
   """
-  with open(path, encoding='utf-8') as stream:
+  with open(path, 'rb') as stream:
     for number, line in enumerate(stream, 1):
       try:
         yield Study.from_json(json.loads(line))

@@ -17,6 +17,7 @@ Reference: Eggensperger et al. 2021 (arXiv:2109.06716), Klein and Hutter 2019
 
 import dataclasses
 import os
+import zipfile
 
 import numpy as np
 import numpy.typing as npt
@@ -195,7 +196,7 @@ def load(path: str | os.PathLike[str], name: str) -> Table:
 
   Raises:
     FileNotFoundError: there is no such file; names the script.
-    ValueError: there is no such table.
+    ValueError: there is no such table, or the file is another one.
   """
   found = family(name)
   try:
@@ -205,6 +206,16 @@ def load(path: str | os.PathLike[str], name: str) -> Table:
     raise FileNotFoundError(
       f'{path}: no such file; `python scripts/prepare_hpo_tables.py '
       f'--output={os.fspath(path)}` makes it'
+    ) from error
+  except (
+    EOFError,
+    KeyError,
+    TypeError,
+    ValueError,
+    zipfile.BadZipFile,
+  ) as error:
+    raise ValueError(
+      f'{path} does not hold the table {name}: {error}'
     ) from error
   # Some configurations of NAS-Bench-201 were trained twice, others three times.
   values = np.nanmean(runs, axis=-1)

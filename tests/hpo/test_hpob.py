@@ -57,6 +57,22 @@ def test_what_is_malformed(tmp_path, entry, message):
     hpob.load(folder, '4796/3549')
 
 
+@pytest.mark.parametrize(
+  ('entry', 'message'),
+  [
+    ({'test0': [3]}, r'test0 of 4796/3549 must list places in 0..0, got \[3\]'),
+    ({'test0': ['a']}, 'test0 .* must list places'),
+    ({'test0': [0.5]}, 'test0 .* must list places'),
+    ({'test0': 0}, 'test0 .* must list places'),
+    ([0], "no data set '3549'"),
+  ],
+)
+def test_starts_that_are_malformed(tmp_path, entry, message):
+  folder = write(tmp_path, starts={'4796': {'3549': entry}})
+  with pytest.raises(ValueError, match=f'{hpob.STARTS}: {message}'):
+    hpob.load(folder, '4796/3549')
+
+
 def test_what_is_missing(tmp_path):
   with pytest.raises(FileNotFoundError, match=hpob.POINTS):
     hpob.names(tmp_path / 'no')
@@ -64,10 +80,8 @@ def test_what_is_missing(tmp_path):
     ValueError, match="no data set '1' of search space '5860'"
   ):
     hpob.load(write(tmp_path / 'a'), '5860/1')
-  starts = {'4796': {'3549': {'test0': [3]}}}
-  with pytest.raises(ValueError, match=r'has 1 points, got test0 \[3\]'):
-    hpob.load(write(tmp_path / 'b', starts=starts), '4796/3549')
-  (tmp_path / 'a' / hpob.POINTS).write_text('{')
-  hpob._read.cache_clear()
-  with pytest.raises(ValueError, match='is no JSON'):
-    hpob.names(tmp_path / 'a')
+  for text, message in (('{', 'is no JSON'), ('{"5860": 3}', 'must hold data')):
+    (tmp_path / 'a' / hpob.POINTS).write_text(text)
+    hpob._read.cache_clear()
+    with pytest.raises(ValueError, match=message):
+      hpob.names(tmp_path / 'a')

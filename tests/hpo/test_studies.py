@@ -119,5 +119,8 @@ def test_errors_name_file_and_line(tmp_path):
     stream.write('{"name": "no space"}\n')
   with pytest.raises(ValueError, match=r'studies\.jsonl:2: .*space'):
     list(studies.read(path))
+  path.write_bytes(b'\xff\n')
+  with pytest.raises(ValueError, match=r'studies\.jsonl:1: .*decode'):
+    list(studies.read(path))
   with pytest.raises(ValueError, match='goal'):
     studies.Problem(SPACE, 'MAX')

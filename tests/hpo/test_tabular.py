@@ -68,6 +68,17 @@ def test_files(tmp_path):
     tabular.load(tmp_path / 'no.npz', names[0])
 
 
+def test_files_that_hold_no_table(tmp_path):
+  (tmp_path / 'text').write_text('table')
+  (tmp_path / 'empty').write_text('')
+  (tmp_path / 'cut').write_bytes(b'PK\x03\x04')
+  np.save(tmp_path / 'array.npy', np.zeros(3))
+  np.savez(tmp_path / 'other.npz', x=np.zeros(3))
+  for name in ('text', 'empty', 'cut', 'array.npy', 'other.npz'):
+    with pytest.raises(ValueError, match=f'{name} does not hold the table'):
+      tabular.load(tmp_path / name, 'nasbench201/cifar10')
+
+
 def test_there_are_fifteen():
   assert len(tabular.NAMES) == 15
   shapes = {name: f.shape for name, f in tabular.FAMILIES.items()}
