@@ -197,13 +197,16 @@ class ObjectiveRange:
     Returns:
       From the smallest to the largest value. If all values are v, from v - 1 to
       v + 1, or from v - |v| / 10^6 to v + |v| / 10^6 if that is wider, since
-      v + 1 may round to v. Without any value, [-1, 1].
+      v + 1 may round to v; never beyond the largest float. Without any value,
+      [-1, 1].
     """
     known = gains[np.isfinite(gains)]
     low, high = (known.min(), known.max()) if known.size else (0.0, 0.0)
     if low == high:
       around = max(1.0, abs(low) * 1e-6)
-      low, high = low - around, high + around
+      most = np.finfo(np.float64).max
+      low = max(low, around - most) - around
+      high = min(high, most - around) + around
     return cls(float(low), float(high), start, size)
 
   def to_scaled(

@@ -167,16 +167,18 @@ def warped(
   """
   count = jnp.maximum(known.sum(), 1)
   ordered = jnp.sort(jnp.where(known, gains, jnp.inf))
-  median = (ordered[(count - 1) // 2] + ordered[count // 2]) / 2
+  median = ordered[(count - 1) // 2] / 2 + ordered[count // 2] / 2
   safe = jnp.where(known, gains, median)
-  # The deviation of the upper half, about the median.
+  # The deviation of the upper half, about the median, in units of the largest:
+  # squares of others may overflow.
   upper = known & (safe >= median)
-  spread = jnp.where(upper, (safe - median) ** 2, 0).sum()
-  deviation = jnp.sqrt(spread / jnp.maximum(upper.sum(), 1))
+  above = jnp.where(upper, safe - median, 0)
+  above /= jnp.where(above.max() > 0, above.max(), 1.0)
+  deviation = jnp.sqrt((above**2).sum() / jnp.maximum(upper.sum(), 1))
   deviation = jnp.where(deviation > 0, deviation, 1.0)
   below = (ordered[:, None] < safe).sum(axis=0)
   quantiles = special.ndtri((below + 0.5) / count)
-  z = jnp.where(upper, (safe - median) / deviation, jnp.minimum(quantiles, 0))
+  z = jnp.where(upper, above / deviation, jnp.minimum(quantiles, 0))
   z = jnp.where(known, z, 0)
   mean = z.sum() / count
   spread = jnp.sqrt(jnp.where(known, (z - mean) ** 2, 0).sum() / count)

@@ -92,6 +92,9 @@ def test_warping():
   upper = order[4:]
   slope = np.diff(z[KNOWN][upper]) / np.diff(gains[KNOWN][upper])
   np.testing.assert_allclose(slope, slope[0], rtol=1e-3)
+  for unit in (1e-30, 1e30):  # Whose squares no float32 holds.
+    scaled = gp_ucb.warped(jnp.float32(gains * unit), jnp.asarray(KNOWN))
+    np.testing.assert_allclose(scaled, z, atol=1e-5)
   flat = gp_ucb.warped(jnp.zeros(12), jnp.asarray(KNOWN))
   np.testing.assert_array_equal(flat, flat[0] * KNOWN)
   one = gp_ucb.warped(jnp.float32(gains), jnp.arange(12) < 1)

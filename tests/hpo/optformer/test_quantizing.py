@@ -96,6 +96,15 @@ def test_the_largest_range_does_not_overflow():
   np.testing.assert_allclose(scale.bin_width(), 1e305 / 0.3)
 
 
+def test_equal_values_of_the_largest_size_have_a_range():
+  most = np.finfo(np.float64).max
+  for value in (most, -most):
+    scale = quantizing.ObjectiveRange.of(np.array([value, value]))
+    z = scale.to_scaled(np.array([value]))
+    assert 0.2 <= z[0] <= 0.8
+    np.testing.assert_allclose(scale.from_scaled(z), value)
+
+
 @pytest.mark.parametrize(
   'values', [[], [np.nan], [3.0], [3.0, 3.0], [1e9, 1e9], [1e17, 1e17]]
 )
