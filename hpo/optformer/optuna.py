@@ -35,6 +35,7 @@ __all__ = [
 
 # Steps beyond the bins of the model are rounded to, and not listed.
 _MOST_LISTED = quantizing.NUM_BINS
+_OFF_STEP = 1e-8  # Of a step: what Optuna takes for rounding.
 
 
 class OptFormerSampler:
@@ -153,13 +154,27 @@ def _column(name: str, given: Any) -> Column:
   if given.step is None or (is_whole and given.step == 1):
     parameter = kind(name, given.low, given.high, scale)
     return Column(parameter, convert, convert)
-  count = round((given.high - given.low) / given.step) + 1
-  value = lambda place: convert(given.low + given.step * place)
+  return _stepped(name, given, kind, convert)
+
+
+def _stepped(
+  name: str, given: Any, kind: type[spaces.Float | spaces.Int], convert: type
+) -> Column:
+  """Numbers at equal distances; those that Optuna refuses are left as they are."""
+  places = lambda x: (x - given.low) / given.step
+  # Rounding must not lift the last one above the bound.
+  value = lambda place: convert(min(given.low + given.step * place, given.high))
+  nearest = lambda x: value(round(places(x)))
+
+  def inside(x: float | int) -> float | int:
+    is_step = abs(places(x) - round(places(x))) < _OFF_STEP
+    return nearest(x) if is_step and given.low <= x <= given.high else x
+
+  count = round(places(given.high)) + 1
   if count > _MOST_LISTED:
-    nearest = lambda x: value(round((x - given.low) / given.step))
     return Column(kind(name, given.low, given.high), convert, nearest)
   values = [value(place) for place in range(count)]
-  return Column(spaces.Discrete(name, values), convert, convert)
+  return Column(spaces.Discrete(name, values), inside, convert)
 
 
 def shared_space(study: Any) -> dict[str, Any]:

@@ -1,5 +1,8 @@
 """The sampler in Optuna's own loop."""
 
+import warnings
+
+import numpy as np
 import pytest
 
 from hpo.optformer import optuna as adapter
@@ -52,6 +55,36 @@ def test_optimizes_and_is_reproducible(sampler):
   assert points(fresh) != first
   assert len({str(point) for point in first}) == 5
   assert isinstance(fresh, optuna.samplers.BaseSampler)
+
+
+@pytest.mark.parametrize(
+  ('low', 'high', 'step'),
+  [(0.0, 0.3, 0.1), (-0.3, 0.3, 0.1), (0.1, 0.7, 0.2), (-0.3, 0.3, 1e-4)],
+)
+def test_steps_that_are_rounded_stay_legal(low, high, step):
+  """Optuna draws a value anew, uniformly, that it finds out of range."""
+  given = optuna.distributions.FloatDistribution(low, high, step=step)
+  study = optuna.create_study()
+  for value in (low, 0.0, 0.1 + 0.2, high):
+    study.enqueue_trial({'x': value})
+  with warnings.catch_warnings():
+    warnings.simplefilter('ignore')  # Of values out of range.
+    asked = [study.ask({'x': given}) for _ in range(4)]
+  for trial in asked[:2]:
+    study.tell(trial, 1.0)
+  problem, columns = adapter.to_problem(study, {'x': given})
+  found = adapter.to_trials(study.trials, columns, problem)
+  is_legal = lambda trial: low <= trial.params['x'] <= high + 1e-9
+  assert len(found) == sum(map(is_legal, study.trials))
+  parameter = columns['x'].parameter
+  ends = [parameter.value(code) for code in parameter.from_unit(np.arange(2.0))]
+  assert [columns['x'].outside(end) for end in ends] == [low, high]
+
+
+def test_values_off_the_steps_are_not_shown_to_the_model():
+  given = optuna.distributions.FloatDistribution(0.0, 1.0, step=0.25)
+  inside = adapter._column('x', given).inside
+  assert [inside(x) for x in (0.25 + 1e-12, 0.3, 1.5)] == [0.25, 0.3, 1.5]
 
 
 def test_runs_at_once_differ(sampler):
