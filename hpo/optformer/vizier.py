@@ -194,8 +194,14 @@ def _pyvizier() -> types.ModuleType:
 
 
 def to_point(trial: Any) -> dict[str, spaces.Value]:
-  """The values of a trial or suggestion of Vizier, by name."""
-  return {name: x.value for name, x in trial.parameters.items()}
+  """The values of a trial or suggestion of Vizier, by name.
+
+  Truth values become the texts that Vizier lists for them, 'True' and 'False'.
+  """
+  return {
+    name: x.as_str if isinstance(x.value, bool) else x.value
+    for name, x in trial.parameters.items()
+  }
 
 
 def _parameter(config: Any) -> spaces.Parameter:

@@ -68,6 +68,13 @@ def test_suggests_and_updates(made):
   assert statuses == ['COMPLETED', 'INFEASIBLE']
 
 
+def test_truth_values_are_texts():
+  parameters = {'flag': True, 'other': 'False', 'count': 2}
+  trial = vz.Trial(id=1, parameters=parameters)
+  expected = {'flag': 'True', 'other': 'False', 'count': 2}
+  assert adapter.to_point(trial) == expected
+
+
 def test_problems():
   found = adapter.to_problem(statement())
   assert found.goal == 'MINIMIZE'
