@@ -11,8 +11,9 @@ not finite means that the trial was infeasible. `--study` names the column whose
 tell studies apart; without it, all rows are one study.
 
 The output is a file for `datasets.StudyFiles`. Studies that nothing can be learnt from
-(fewer than 10 completed trials, one objective throughout, nothing that varies) are left
-out, and counted. Trials that still run are left out too.
+(fewer than 10 completed trials, one objective throughout, nothing that varies, lists
+of more than 1000 values) are left out, and counted; so are studies of Optuna or Vizier
+with several objectives, whose names are told. Trials that still run are left out too.
 """
 
 import argparse
@@ -22,11 +23,11 @@ import dataclasses
 import math
 import os
 import pathlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from hpo import spaces, studies
-from hpo.optformer import optuna, tokens, tune, vizier
+from hpo.optformer import databases, optuna, tokens, tune, vizier
 from runtime import commands, optional
 
 __all__ = ['from_optuna', 'from_table', 'from_vizier', 'main']
@@ -101,13 +102,17 @@ def from_table(
   found: dict[str, list[studies.Trial]] = collections.defaultdict(list)
   with open(path, encoding='utf-8-sig', newline='') as stream:
     reader = csv.DictReader(stream)
-    _check_columns(path, reader.fieldnames or (), problem, study)
-    for row in reader:
-      try:
-        trial = _trial(row, problem)
-      except ValueError as error:
-        raise ValueError(f'{path}:{reader.line_num}: {error}') from error
-      found[problem.name if study is None else row[study]].append(trial)
+    try:
+      columns = reader.fieldnames or ()
+    except (csv.Error, UnicodeError) as error:
+      raise ValueError(f'{path} is no table: {error}') from error
+    _check_columns(path, columns, problem, study)
+    try:
+      for row in reader:
+        name = problem.name if study is None else row[study] or ''
+        found[name].append(_trial(row, problem))
+    except (csv.Error, ValueError) as error:
+      raise ValueError(f'{path}:{reader.line_num}: {error}') from error
   return [
     studies.Study.of(dataclasses.replace(problem, name=name), trials)
     for name, trials in found.items()
@@ -167,31 +172,49 @@ def _number(name: str, text: str) -> float:
     raise ValueError(f'{name} must be a number, got {text!r}') from None
 
 
-def _of_storage(url: str) -> list[studies.Study]:
-  """All studies of a storage of Optuna."""
+def _of_storage(url: str) -> list[studies.Study | None]:
+  """All studies of a storage of Optuna; None in place of unfit ones."""
   library = optional.load('optuna', extra='optuna')
-  names = library.get_all_study_names(url)
-  return [
-    from_optuna(library.load_study(study_name=name, storage=url))
-    for name in names
-  ]
+  with databases.told(url):
+    databases.check_exists(url)
+    found = [
+      library.load_study(study_name=name, storage=url)
+      for name in library.get_all_study_names(url)
+    ]
+    return [_fit(study.study_name, from_optuna, study) for study in found]
 
 
-def _of_database(path: pathlib.Path, owner: str) -> list[studies.Study]:
-  """All studies of an owner in a database of Vizier's service."""
-  if not path.exists():
-    raise FileNotFoundError(f'no such file: {path}')
+def _of_database(path: pathlib.Path, owner: str) -> list[studies.Study | None]:
+  """All studies of an owner of Vizier's service; None in place of unfit ones."""
   load = lambda name: optional.load(name, extra='vizier')
-  engine = load('sqlalchemy').create_engine(f'sqlite:///{path.absolute()}')
-  store = load('vizier._src.service.sql_datastore').SQLDataStore(engine)
   vz = load('vizier.service.pyvizier')
-  return [
-    from_vizier(
-      vz.StudyConfig.from_proto(study.study_spec),
-      map(vz.TrialConverter.from_proto, store.list_trials(study.name)),
-    )
-    for study in store.list_studies(f'owners/{owner}')
-  ]
+  errors = load('vizier._src.service.custom_errors')
+  with databases.told(path):
+    store = databases.vizier_store(path)
+    try:
+      found = store.list_studies(f'owners/{owner}')
+    except errors.NotFoundError as error:
+      raise ValueError(f'{path} has no studies of {owner!r}') from error
+    return [
+      _fit(
+        study.name,
+        from_vizier,
+        vz.StudyConfig.from_proto(study.study_spec),
+        map(vz.TrialConverter.from_proto, store.list_trials(study.name)),
+      )
+      for study in found
+    ]
+
+
+def _fit(
+  name: str, convert: Callable[..., studies.Study], *arguments: Any
+) -> studies.Study | None:
+  """A converted study; None, and a line that says why, if that is impossible."""
+  try:
+    return convert(*arguments)
+  except ValueError as error:
+    print(f'left out {name}: {error}')
+    return None
 
 
 def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -216,7 +239,7 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
   return options
 
 
-def _read(options: argparse.Namespace) -> list[studies.Study]:
+def _read(options: argparse.Namespace) -> list[studies.Study | None]:
   if options.source == 'optuna':
     return _of_storage(options.storage)
   if options.source == 'vizier':
@@ -237,7 +260,7 @@ def main(argv: Sequence[str] | None = None) -> None:
   """
   options = _arguments(argv)
   found = _read(options)
-  usable = [study for study in found if tokens.is_usable(study)]
+  usable = [study for study in found if study and tokens.is_usable(study)]
   if not usable:
     raise ValueError(
       f'none of {len(found)} studies has 10 completed trials, two different '

@@ -16,6 +16,7 @@ no passwords: open it to a trusted network alone.
 """
 
 import argparse
+import errno
 import pathlib
 import socket
 import threading
@@ -23,7 +24,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from hpo import studies
-from hpo.optformer import suggesting, trained, tune, vizier
+from hpo.optformer import databases, suggesting, trained, tune, vizier
 from runtime import commands, optional
 
 __all__ = ['ALGORITHM', 'PolicyFactory', 'main', 'serve', 'work']
@@ -93,18 +94,41 @@ def serve(
 
   Returns:
     A `vizier.service.servers.DefaultVizierServer`.
+
+  Raises:
+    OSError: the port is in use, or the host is not one of this machine.
+    ValueError: there is no such port, or the file is no database.
   """
+  _check_free(host, port)
   servers = optional.load('vizier.service.servers', extra='vizier')
   url = 'sqlite:///:memory:'
   if database is not None:
     database.parent.mkdir(parents=True, exist_ok=True)
     url = f'sqlite:///{database.absolute()}'
-  return servers.DefaultVizierServer(
-    host,
-    port=port,
-    database_url=url,
-    policy_factory=PolicyFactory(model, policy=policy),
-  )
+  with databases.told(url):
+    return servers.DefaultVizierServer(
+      host,
+      port=port,
+      database_url=url,
+      policy_factory=PolicyFactory(model, policy=policy),
+    )
+
+
+def _check_free(host: str, port: int) -> None:
+  """Vizier would go on without listening, or share the port of another server."""
+  if not 0 < port < 2**16:
+    raise ValueError(f'a port must be in 1..{2**16 - 1}, got {port}')
+  addresses = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+  faults = []
+  for family, *_, address in addresses:
+    try:
+      socket.create_server(address, family=family).close()
+    except OSError as error:
+      faults.append(error)
+  # A name may also have an address of a kind that this machine lacks.
+  kept = (errno.EADDRINUSE, errno.EACCES)
+  if len(faults) == len(addresses) or any(x.errno in kept for x in faults):
+    raise OSError(f'cannot listen at {host}:{port}: {faults[0]}')
 
 
 def work(
@@ -219,6 +243,7 @@ def main(argv: Sequence[str] | None = None) -> None:
   options = _arguments(argv)
   if options.command == 'tune':
     objective, problem = tune.problem_of(options)
+    options.output.mkdir(parents=True, exist_ok=True)
     study = work(
       options.endpoint,
       options.study,
@@ -227,7 +252,6 @@ def main(argv: Sequence[str] | None = None) -> None:
       options.trials,
       client=options.client,
     )
-    options.output.mkdir(parents=True, exist_ok=True)
     tune.report(study, options.output)
     return
   server = serve(

@@ -305,21 +305,27 @@ class Tokenizer:
     return bins[:, :-3], rows[:, -2]
 
 
-def is_usable(study: studies.Study, *, least: int = 10) -> bool:
+def is_usable(
+  study: studies.Study, *, least: int = 10, bins: int = quantizing.NUM_BINS
+) -> bool:
   """Whether a study is fit to learn from.
 
   Args:
     study: of any length.
     least: completed trials that it must have.
+    bins: Q.
 
   Returns:
-    False for young studies, constant objectives and spaces with nothing free.
+    False for young studies, constant objectives, spaces with nothing free and
+    parameters that list more values than there are bins.
   """
   known = study.values[study.statuses == studies.COMPLETED]
+  lists = (getattr(p, 'values', ()) for p in study.problem.space.parameters)
   return bool(
     known.size >= least
     and known.min() < known.max()
     and study.problem.space.free
+    and max(map(len, lists)) <= bins
   )
 
 

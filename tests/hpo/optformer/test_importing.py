@@ -57,11 +57,22 @@ def test_table_of_two_studies(table):
     ('p,b,2,0.1,8,1,9', 'runs.csv:2: .*kind'),
     ('p,a,2,7,8,1,9', 'runs.csv:2: .*rate'),
     ('p,a,2', "runs.csv:2: rate must be a number, got ''"),
+    pytest.param(
+      f'{"p" * 200_000},a,2,0.1,8,1,9', 'runs.csv:.*limit', id='long'
+    ),
   ],
 )
 def test_rows_that_are_no_trials_are_refused(table, row, message):
   with pytest.raises(ValueError, match=message):
     importing.from_table(table(row), PROBLEM)
+
+
+def test_bytes_that_are_no_text_are_refused(tmp_path):
+  path = tmp_path / 'runs.csv'
+  for content in (b'\xff', HEADER.encode() + b'\xff,a,2,0.1,8,1,9'):
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=r'runs\.csv.*decode'):
+      importing.from_table(path, PROBLEM)
 
 
 def test_missing_columns_are_named(table):
@@ -92,7 +103,26 @@ def test_command_writes_a_file_to_train_on(table, tmp_path, capsys):
     importing.main([*arguments[:1], str(table(rows[0])), *arguments[2:]])
 
 
-def test_storage_of_optuna(tmp_path):
+def test_databases_of_other_kinds(tmp_path):
+  pytest.importorskip('optuna')
+  output = f'--output={tmp_path / "mine.jsonl"}'
+  junk = tmp_path / 'junk.db'
+  junk.write_text('junk' * 400)
+  for url, message in (('junk', 'parse'), (f'sqlite:///{junk}', 'not a data')):
+    with pytest.raises(ValueError, match=f'is no database of.*{message}'):
+      importing.main(['optuna', url, output])
+  missing = tmp_path / 'no.db'
+  with pytest.raises(FileNotFoundError, match=r'no\.db'):
+    importing.main(['optuna', f'sqlite:///{missing}', output])
+  assert not missing.exists()
+  pytest.importorskip('vizier.service.pyvizier')
+  junk.write_text('')
+  with pytest.raises(ValueError, match=r'junk\.db is no database'):
+    importing.main(['vizier', str(junk), output])
+  assert junk.stat().st_size == 0
+
+
+def test_storage_of_optuna(tmp_path, capsys):
   optuna = pytest.importorskip('optuna')
   optuna.logging.set_verbosity(optuna.logging.WARNING)
   url = f'sqlite:///{tmp_path / "mine.db"}'
@@ -108,8 +138,15 @@ def test_storage_of_optuna(tmp_path):
 
   study.optimize(objective, n_trials=13)
   study.ask()  # Still runs.
+  # What cannot be converted does not stop the others.
+  optuna.create_study(storage=url, study_name='empty')
+  two = ['minimize', 'maximize']
+  optuna.create_study(storage=url, study_name='two', directions=two)
   output = str(tmp_path / 'mine.jsonl')
   importing.main(['optuna', url, f'--output={output}'])
+  said = capsys.readouterr().out
+  assert 'left out empty: ' in said
+  assert 'left out 2' in said
   [found] = datasets.open_studies(output)
   assert (found.problem.name, found.problem.goal) == ('mine', 'MINIMIZE')
   assert found.problem.space.parameters == (
@@ -143,6 +180,10 @@ def test_database_of_vizier(tmp_path):
     elif number < 12:  # The last one still runs.
       trial.complete(vz.Measurement(metrics={'loss': number / 2}))
   output = str(tmp_path / 'mine.jsonl')
+  with pytest.raises(ValueError, match="no studies of 'you'"):
+    importing.main(
+      ['vizier', str(database), '--owner=you', f'--output={output}']
+    )
   importing.main(['vizier', str(database), '--owner=me', f'--output={output}'])
   [found] = datasets.open_studies(output)
   # Vizier sorts the values of a category.

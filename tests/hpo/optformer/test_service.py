@@ -49,11 +49,12 @@ def start(model, variables):
   )
   servers = []
 
-  def run(database=None):
+  def run(database=None, port=None):
     made = trained.Trained(model, maker, variables)
     policy = suggesting.Policy(num_candidates=8)
+    port = free_port() if port is None else port
     servers.append(
-      service.serve(made, port=free_port(), database=database, policy=policy)
+      service.serve(made, port=port, database=database, policy=policy)
     )
     return servers[-1]
 
@@ -106,6 +107,19 @@ def test_without_a_server():
     service.work(f'localhost:{free_port()}', 'none', PROBLEM, loss, 1)
   with pytest.raises(ValueError, match='must be HOST:PORT'):
     service.work('localhost', 'none', PROBLEM, loss, 1)
+
+
+def test_places_where_no_server_can_listen(start, tmp_path):
+  with socket.create_server(('localhost', 0)) as used:
+    port = used.getsockname()[1]
+    with pytest.raises(OSError, match=f'cannot listen at localhost:{port}'):
+      start(port=port)
+  with pytest.raises(ValueError, match='port must be in'):
+    start(port=2**16)
+  path = tmp_path / 'junk.db'
+  path.write_text('junk' * 400)
+  with pytest.raises(ValueError, match=r'junk\.db is no database'):
+    start(path)
 
 
 def test_statements():

@@ -227,6 +227,8 @@ def test_usable_studies():
   assert not tokens.is_usable(
     dataclasses.replace(study, values=np.ones(len(study)))
   )
+  assert tokens.is_usable(study, bins=3)
+  assert not tokens.is_usable(study, bins=2)  # The texts are three.
   infeasible = np.full(len(study), studies.INFEASIBLE, np.int8)
   assert not tokens.is_usable(
     dataclasses.replace(
