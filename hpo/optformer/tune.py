@@ -11,7 +11,8 @@ module:name of a `hpo.spaces.Space`:
    {"type": "INT", "name": "layers", "low": 1, "high": 8},
    {"type": "CATEGORICAL", "name": "optimizer", "values": ["sgd", "adam"]}]
 
-Each trial is written to OUTPUT/study.jsonl at once: the same command continues.
+Each trial is written to OUTPUT/study.jsonl at once: the same command continues, also
+after an error of the objective.
 At the end there are trials.csv, trials.md and incumbent.png. The model is the one
 that comes with the package, or a file of `hpo.optformer.pack`.
 """
@@ -71,7 +72,11 @@ def load_space(text: str) -> spaces.Space:
     ValueError: it describes no space.
   """
   if text.endswith('.json'):
-    return spaces.Space.from_json(pathlib.Path(text).read_text())
+    try:
+      content = pathlib.Path(text).read_text(encoding='utf-8')
+      return spaces.Space.from_json(content)
+    except ValueError as error:
+      raise ValueError(f'{text}: {error}') from error
   found = _named(text)
   if not isinstance(found, spaces.Space):
     raise ValueError(
@@ -85,7 +90,13 @@ def _named(name: str) -> Any:
   module, colon, attribute = name.partition(':')
   if not colon or not module or not attribute:
     raise ValueError(f'expected module:name, got {name!r}')
-  found = importlib.import_module(module)
+  try:
+    found = importlib.import_module(module)
+  except ModuleNotFoundError as error:
+    # Not one of those that the module itself imports.
+    if not error.name or not f'{module}.'.startswith(f'{error.name}.'):
+      raise
+    raise ValueError(f'cannot import {name}: {error}') from error
   if not hasattr(found, attribute):
     raise ValueError(f'module {module} has no {attribute!r}')
   return getattr(found, attribute)
@@ -129,8 +140,22 @@ def tune(
 def value_at(
   objective: Objective, point: Mapping[str, spaces.Value]
 ) -> float | None:
-  """The value of an objective at a point; None: it is infeasible."""
-  value = float(objective(**point))
+  """The value of an objective at a point; None: it is infeasible.
+
+  Raises:
+    RuntimeError: the objective raised an error, which is the cause.
+    ValueError: the objective returned no number.
+  """
+  try:
+    found = objective(**point)
+  except Exception as error:
+    raise RuntimeError(f'the objective failed at {dict(point)}') from error
+  try:
+    value = float(found)
+  except (OverflowError, TypeError, ValueError) as error:
+    raise ValueError(
+      f'the objective must return a number, got {found!r} at {dict(point)}'
+    ) from error
   return value if math.isfinite(value) else None
 
 
@@ -158,20 +183,25 @@ def report(study: studies.Study, folder: pathlib.Path) -> None:
       'trial': number,
       'value': trial.value,
       'best': None if math.isnan(best[number]) else float(best[number]),
-      **trial.parameters,
+      **{_column(name): value for name, value in trial.parameters.items()},
     }
     for number, trial in enumerate(study.trials)
   ]
   tables.write_table(rows, folder / 'trials')
   order = np.argsort(-np.nan_to_num(study.gains, nan=-np.inf), kind='stable')
   print(tables.table([rows[row] for row in order[:5]]))
-  if pictures.can_draw():
+  if pictures.can_draw() and np.isfinite(best).any():
     numbers = np.arange(len(study))
     pictures.quartiles(
       {'best so far': (numbers, best[None])},
       folder / 'incumbent.png',
       axes_labels=('trial', study.problem.metric or 'objective'),
     )
+
+
+def _column(name: str) -> str:
+  """The column of a parameter, apart from those of the results."""
+  return f'{name} (parameter)' if name in ('trial', 'value', 'best') else name
 
 
 def add_problem(parser: argparse.ArgumentParser) -> None:
@@ -225,11 +255,17 @@ def _before(
   """The trials that are done.
 
   Raises:
-    ValueError: they are those of another problem.
+    ValueError: they are those of another problem, or there is not one study.
   """
   if not path.exists():
     return []
-  [study] = studies.read(path)
+  found = list(studies.read(path))
+  if len(found) != 1:
+    raise ValueError(
+      f'{path} must hold one study, got {len(found)}; give another output, or '
+      'remove it'
+    )
+  [study] = found
   if study.problem != problem:
     raise ValueError(
       f'{path} holds another problem; give another output, or remove it: '

@@ -1,6 +1,7 @@
 """Ask and tell, and the command that tunes a function."""
 
 import json
+import math
 
 import jax.numpy as jnp
 import numpy as np
@@ -107,15 +108,20 @@ def test_command_tunes_and_resumes(made, tmp_path, monkeypatch, capsys):
     assert trial.value == (None if value != value else value)
   with pytest.raises(ValueError, match='holds another problem'):
     tune.main([*options, f'--output={whole}', '--goal=MAXIMIZE'])
+  (whole / 'study.jsonl').write_text('')
+  with pytest.raises(ValueError, match='must hold one study, got 0'):
+    tune.main([*options, f'--output={whole}'])
 
 
-def test_objectives_and_spaces_by_name(tmp_path):
+def test_objectives_and_spaces_by_name(tmp_path, monkeypatch):
   assert tune.load_objective('math:sqrt')(4.0) == 2.0
   for name, message in (
     ('math', 'module:name'),
     ('math:', 'module:name'),
     ('math:no', "no 'no'"),
     ('math:pi', 'must be a function'),
+    ('no_such:f', 'cannot import no_such:f: No module'),
+    ('math.no:f', "'math' is not a package"),
   ):
     with pytest.raises(ValueError, match=message):
       tune.load_objective(name)
@@ -125,6 +131,47 @@ def test_objectives_and_spaces_by_name(tmp_path):
   assert tune.load_space(str(path)) == SPACE
   with pytest.raises(ValueError, match=r'must be a \.json file or'):
     tune.load_space('math:pi')
+  for content in (b'{', b'[]', b'\xff'):
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=r'space\.json: '):
+      tune.load_space(str(path))
+  (tmp_path / 'imports.py').write_text('import no_such_library')
+  monkeypatch.syspath_prepend(tmp_path)
+  with pytest.raises(ModuleNotFoundError, match='no_such_library'):
+    tune.load_objective('imports:f')
+
+
+def test_values_of_objectives():
+  at = lambda value: tune.value_at(lambda x: value, {'x': 1})
+  assert at(np.float32(0.5)) == 0.5
+  assert [at(x) for x in (math.nan, -math.inf, np.nan)] == [None] * 3
+  for value in ({'loss': 1.0}, None, 'good', 10**400):
+    with pytest.raises(ValueError, match=r"must return a number.*\{'x': 1\}"):
+      at(value)
+
+  def broken(x):
+    raise ValueError('inside')
+
+  # Not a ValueError, of which commands show the message alone.
+  with pytest.raises(RuntimeError, match=r"failed at \{'x': 1\}") as found:
+    tune.value_at(broken, {'x': 1})
+  assert str(found.value.__cause__) == 'inside'
+
+
+def test_reports_of_odd_studies(tmp_path):
+  names = ('value', 'best', 'rate')
+  space = spaces.Space([spaces.Float(name, 0.0, 1.0) for name in names])
+  point = dict.fromkeys(names, 0.5)
+  failed = studies.Trial(point, None, 'INFEASIBLE')
+  problem = studies.Problem(space)
+  tune.report(studies.Study.of(problem, [failed, failed]), tmp_path)
+  assert not (tmp_path / 'incumbent.png').exists()
+  done = studies.Trial(point, 3.0)
+  tune.report(studies.Study.of(problem, [failed, done]), tmp_path)
+  head, *rows = (tmp_path / 'trials.csv').read_text().splitlines()
+  assert head == 'trial,value,best,value (parameter),best (parameter),rate'
+  assert rows[1] == '1,3.0,3.0,0.5,0.5,0.5'
+  assert (tmp_path / 'incumbent.png').exists()
 
 
 def test_the_model_of_the_package(made, tmp_path, monkeypatch):
