@@ -4,8 +4,9 @@
   study.optimize(objective, n_trials=50)
 
 The model chooses the parameters that every completed trial has with the same
-range, all at once. Other parameters, and all parameters of the first trial, are
-drawn uniformly. Trials that were pruned, failed, or have an infinite value
+range, all at once. Other parameters, such as lists of more than 1000 values or
+whole numbers beyond 2**53, and all parameters of the first trial, are drawn
+uniformly. Trials that were pruned, failed, or have an infinite value
 count as infeasible. Trials that run in other threads or processes are known to
 the model, so that parallel suggestions differ. Trials without some of the
 chosen parameters, or with values out of range (`enqueue_trial` allows them),
@@ -76,8 +77,10 @@ class OptFormerSampler:
   def infer_relative_search_space(
     self, study: Any, trial: Any
   ) -> dict[str, Any]:
-    """See Optuna: the parameters of all completed trials that can vary."""
-    return _varying(self._intersection.calculate(study))
+    """See Optuna: what all completed trials have, can vary and can be read."""
+    found = _varying(self._intersection.calculate(study))
+    bins = self._trained.tokenizer.ids.bins
+    return {name: x for name, x in found.items() if _is_read(name, x, bins)}
 
   def sample_relative(
     self, study: Any, trial: Any, search_space: Mapping[str, Any]
@@ -126,6 +129,15 @@ def _optuna() -> types.ModuleType:
 
 def _varying(found: Mapping[str, Any]) -> dict[str, Any]:
   return {name: x for name, x in found.items() if not x.single()}
+
+
+def _is_read(name: str, given: Any, bins: int) -> bool:
+  """Whether a model of so many bins can read, and choose, a parameter."""
+  try:
+    quantizing.legal_counts((_column(name, given).parameter,), bins)
+  except ValueError:
+    return False
+  return True
 
 
 class Column(NamedTuple):

@@ -95,6 +95,22 @@ def test_runs_at_once_differ(sampler):
   assert len(set(rates)) == 3
 
 
+def test_what_the_model_cannot_read_is_drawn_uniformly(sampler):
+  kinds = optuna.distributions
+  given = {
+    'list': kinds.CategoricalDistribution(range(1200)),
+    'large': kinds.IntDistribution(-(2**60), 2**60),
+    'wide': kinds.FloatDistribution(1e-300, 1e300, log=True),
+    'x': kinds.FloatDistribution(0.0, 1.0),
+  }
+  study = optuna.create_study(sampler=sampler())
+  for value in (1.0, 2.0):
+    study.tell(study.ask(given), value)
+  trial = study.ask(given)
+  assert list(trial.relative_params) == ['x']
+  assert set(trial.params) == set(given)
+
+
 def test_several_objectives_are_refused(sampler):
   study = optuna.create_study(
     sampler=sampler(), directions=['minimize', 'maximize']
