@@ -6,7 +6,6 @@ far above.
 """
 
 import dataclasses
-import functools
 from typing import Any
 
 import numpy as np
@@ -141,24 +140,31 @@ def _share(table: claims.Table, name: str) -> np.ndarray:
   return (uniform - loss) / (uniform - floor)
 
 
-def _over(name: str) -> claims.Derived:
-  def ratio(table: claims.Table) -> np.ndarray:
-    loss, floor = (np.array(table[f'{name}: {x}']) for x in ('loss', 'floor'))
-    return loss / floor.mean()
-
-  return claims.Derived(f'loss over floor of {name}', ratio)
-
-
 def _near(name: str, share: float) -> claims.Claim:
-  return claims.below(_over(name), than=1 + share, resampled=True)
+  """The mean loss is at most the floor and a share of it, over resampled studies."""
+
+  def excess(table: claims.Table) -> np.ndarray:
+    loss, floor = (np.array(table[f'{name}: {x}']) for x in ('loss', 'floor'))
+    return loss - (1 + share) * floor
+
+  text = f'loss of {name} minus {1 + share:g} times its floor'
+  return claims.below(claims.Derived(text, excess), than=0.0, resampled=True)
 
 
 def _closes(name: str, least: float) -> claims.Claim:
-  closed = functools.partial(_share, name=name)
-  return claims.Check(
-    f'{name} closes {least:.0%} of the gap between uniform and its floor',
-    lambda table: bool(closed(table) >= least),
+  """A share of the gap to the floor is closed, over resampled studies."""
+
+  def excess(table: claims.Table) -> np.ndarray:
+    loss, uniform, floor = (
+      np.array(table[f'{name}: {x}']) for x in ('loss', 'uniform', 'floor')
+    )
+    return loss - uniform + least * (uniform - floor)
+
+  text = (
+    f'loss of {name} minus that which closes {least:.0%} of the gap between '
+    'uniform and its floor'
   )
+  return claims.below(claims.Derived(text, excess), than=0.0, resampled=True)
 
 
 def _explain(results: study.Results) -> str:

@@ -422,6 +422,8 @@ def test_forecasts_are_judged(name):
 
   assert planted.verdict(row, found(1.0, -1.0)) == 'holds'
   assert planted.verdict(row, found(-1.0, 1.0)) == 'fails'
+  if name == 'calibration':
+    assert planted.verdict(row, found(1.0, 1.0)) == 'inconclusive'
 
 
 def test_costs_are_judged():
