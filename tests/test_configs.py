@@ -43,6 +43,7 @@ FRAGMENTS = (
       *('autorl_lpg_base', 'ufom_adaptive', 'ufom_fewshot_base'),
       'ufom_published',
       'optformer_base',
+      'optformer_shipped_base',
     )
   }
   | {'configs/nas/es_enas_base.gin'}

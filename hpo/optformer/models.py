@@ -33,6 +33,7 @@ class Prefix(NamedTuple):
     last: activations at the last token, which predict the next one; None
       before the first.
     legal: numbers of legal tokens of the parameters; None if not needed.
+    opened: sum over the last trial, see `places`; None before the first token.
   """
 
   state: PyTree
@@ -40,6 +41,7 @@ class Prefix(NamedTuple):
   lengths: Int[Array, ' b']
   last: Float[Array, 'b e'] | None
   legal: Int[Array, 'b d'] | None
+  opened: Float[Array, 'b e'] | None
 
 
 class Branch(NamedTuple):
@@ -48,10 +50,12 @@ class Branch(NamedTuple):
   Attributes:
     state: of self-attention, stacked over layers.
     step: tokens read beyond the prefix, the same for all.
+    opened: sums over their trial; see `Prefix`.
   """
 
   state: PyTree
   step: Int[Array, '']
+  opened: Float[Array, 'b n e']
 
 
 class OptFormer(nn.Module):
@@ -229,7 +233,8 @@ class OptFormer(nn.Module):
       keys = relative.Keys(self.decoder_bias(tokens.shape[1]))
     context = blocks.Context(keys=keys, memory=memory, memory_mask=mask)
     own = blocks.PerLayer(projections[1], projections[2])
-    x = self._embed_trials(tokens, jnp.arange(tokens.shape[1]), legal)
+    positions = jnp.arange(tokens.shape[1])[None]
+    x, _ = self._embed_trials(tokens, positions, legal)
     x, _ = self.decoder(x, context, own, None)
     return self.logits(self._drop(self.decoder_norm(x)))
 
@@ -287,7 +292,7 @@ class OptFormer(nn.Module):
       tokens,
       lengths,
       blocks.Context(memory=memory, memory_mask=mask),
-      Prefix(state, None, jnp.zeros(batch, jnp.int32), None, legal),
+      Prefix(state, None, jnp.zeros(batch, jnp.int32), None, legal, None),
       projections,
     )
 
@@ -328,12 +333,15 @@ class OptFormer(nn.Module):
     else:
       context = context._replace(mask=columns < lengths[:, None])
     own = blocks.PerLayer(projections[1], projections[2], None, cross)
-    x = self._embed_trials(tokens, positions, prefix.legal)
+    x, sums = self._embed_trials(tokens, positions, prefix.legal, prefix.opened)
     x, (state, made) = self.decoder(x, context, own, prefix.state)
-    last = jnp.take_along_axis(x, lengths[:, None, None] - 1, axis=1)[:, 0]
+    last, opened = (
+      jnp.take_along_axis(rows, lengths[:, None, None] - 1, axis=1)[:, 0]
+      for rows in (x, sums)
+    )
     cross = made if cross is None else cross
     last = self.decoder_norm(last)
-    return Prefix(state, cross, before + lengths, last, prefix.legal)
+    return Prefix(state, cross, before + lengths, last, prefix.legal, opened)
 
   def fork(self, prefix: Prefix, count: int, room: int) -> Branch:
     """Branches of a prefix that have read nothing more.
@@ -343,12 +351,13 @@ class OptFormer(nn.Module):
       count: n, branches of each study.
       room: tokens that each will read, at most.
     """
+    opened = jnp.repeat(prefix.opened[:, None], count, axis=1)
     if not self._takes_bias:
       state = jax.tree.map(lambda x: jnp.repeat(x, count, axis=1), prefix.state)
-      return Branch(state, jnp.int32(0))
+      return Branch(state, jnp.int32(0), opened)
     shape = (self.num_layers, prefix.lengths.shape[0], count, room)
     zeros = jnp.zeros((*shape, self.num_heads, self.head_dim), self.dtype)
-    return Branch(relative.KV(zeros, zeros), jnp.int32(0))
+    return Branch(relative.KV(zeros, zeros), jnp.int32(0), opened)
 
   def branch(
     self,
@@ -379,9 +388,14 @@ class OptFormer(nn.Module):
       shared = prefix.state
       context = context._replace(keys=self._branch_keys(prefix, branch))
     own = blocks.PerLayer(projections[1], projections[2], shared, prefix.cross)
-    x = self._embed_trials(tokens, position[:, None], prefix.legal)
-    x, (state, _) = self.decoder(x, context, own, branch.state)
-    return self.decoder_norm(x), Branch(state, branch.step + 1)
+    legal = None if prefix.legal is None else prefix.legal[:, None]
+    # Each branch is a sequence of one token.
+    x, sums = self._embed_trials(
+      tokens[..., None], position[:, None, None], legal, branch.opened
+    )
+    x, (state, _) = self.decoder(x[:, :, 0], context, own, branch.state)
+    branch = Branch(state, branch.step + 1, sums[:, :, 0])
+    return self.decoder_norm(x), branch
 
   def _branch_keys(self, prefix: Prefix, branch: Branch) -> relative.Keys:
     query = (prefix.lengths + branch.step)[:, None]
@@ -415,21 +429,23 @@ class OptFormer(nn.Module):
 
   def _embed_trials(
     self,
-    ids: Int[Array, 'b l'],
-    positions: Int[Array, '#b #l'] | Int[Array, ' l'],
-    legal: Int[Array, 'b d'] | None,
-  ) -> Float[Array, 'b l e']:
+    ids: Int[Array, '*b l'],
+    positions: Int[Array, '*#b l'],
+    legal: Int[Array, '*#b d'] | None,
+    opened: Float[Array, '*b e'] | None = None,
+  ) -> tuple[Float[Array, '*b l e'], Float[Array, '*b l e']]:
+    """Embeddings; and sums over trials, see `places`."""
     x = self.trials[ids].astype(self.dtype)
+    sums = jnp.zeros_like(x)
     if self.places:
       if legal is None:
         raise ValueError('a model with places needs `legal`, got None')
-      codes = self.place_codes(jnp.atleast_2d(positions), legal)
-      x += codes.astype(self.dtype)
-    return self._positioned(x, positions)
+      x, sums = self.place_codes(x, positions, legal, opened)
+    return self._positioned(x, positions), sums
 
   def _positioned(
-    self, x: Float[Array, 'b l e'], positions: Int[Array, '...']
-  ) -> Float[Array, 'b l e']:
+    self, x: Float[Array, '*b l e'], positions: Int[Array, '...']
+  ) -> Float[Array, '*b l e']:
     if not self._takes_bias:
       x += blocks.sinusoids(positions, self.width).astype(self.dtype)
     return self._drop(x)

@@ -1,8 +1,8 @@
-"""Codes of the place of each token in its trial.
+"""Embeddings that know where in its trial each token stands.
 
-Not of the paper, whose model has to count tokens back to the last `|` to know
-which parameter it reads: a small model learns in a few hundred steps with these
-codes what takes it many thousands without them.
+Not of the paper, whose model has to find out by attention which tokens make up a
+trial and which of them is which parameter. It takes a small model many thousands
+of steps to learn that.
 """
 
 from collections.abc import Mapping
@@ -11,7 +11,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
 from hpo.optformer import blocks, tokens
 from performer.models import attention as attention_lib
@@ -24,13 +24,16 @@ _BITS = 32  # Buckets of numbers of legal tokens: their bit lengths.
 
 
 class Places(nn.Module):
-  """The sum of four codes, to be added to the embedding of a token.
+  """Adds to the embedding of a token what is known of its place.
 
-  They are of the slot of the token in its trial, of the number of legal tokens
+  A parameter's embedding is multiplied by the signs of its slot, so that a sum of
+  embeddings still says which parameter has which value. Each token of a trial gets
+  the sum over the parameters of its trial so far, itself included. Four codes are
+  added: of the slot of the token in its trial, of the number of legal tokens
   there and in the next slot, and of the number of the trial, as sinusoids.
 
   Attributes:
-    width: of the codes.
+    width: of the embeddings.
     start: tokens before the first trial.
   """
 
@@ -39,33 +42,44 @@ class Places(nn.Module):
 
   def setup(self) -> None:
     """Makes the tables."""
-    table = lambda name, rows: self.param(
+    table = lambda name, rows, init: self.param(
       name,
-      attention_lib.partitioned(
-        nn.initializers.normal(1.0), 'position', 'embed'
-      ),
+      attention_lib.partitioned(init, 'position', 'embed'),
       (rows, self.width),
     )
-    self.slots = table('slots', _SLOTS)
-    self.own = table('own', _BITS)
-    self.following = table('following', _BITS)
+    normal = nn.initializers.normal(1.0)
+    self.slots = table('slots', _SLOTS, normal)
+    self.own = table('own', _BITS, normal)
+    self.following = table('following', _BITS, normal)
+    self.signs = table('signs', _SLOTS, _signs)
 
   def __call__(
-    self, positions: Int[Array, 'a l'], legal: Int[Array, 'b d']
-  ) -> Float[Array, 'b l e']:
-    """The codes of tokens at some positions of their sequences.
+    self,
+    x: Float[Array, '*b l e'],
+    positions: Int[Array, '*#b l'],
+    legal: Int[Array, '*#b d'],
+    opened: Float[Array, '*b e'] | None = None,
+  ) -> tuple[Float[Array, '*b l e'], Float[Array, '*b l e']]:
+    """Embeddings of neighbouring tokens of sequences.
 
     Args:
+      x: embeddings of the tokens alone.
       positions: from 0 on, `start` included.
       legal: numbers of legal tokens of the parameters, 0 beyond them.
+      opened: the sum over the trial that the first of these tokens goes on with;
+        not read if that is the first of a trial; None: zeros.
+
+    Returns:
+      Embeddings with places; and the sums, the last of which is `opened` of the
+      token that follows.
     """
-    count = (legal > 0).sum(axis=1, keepdims=True)
+    count = (legal > 0).sum(axis=-1, keepdims=True)
     place = positions - self.start
     trial, slot = jnp.divmod(place, count + 3)
 
     def bits(slot: Array) -> Array:
-      column = jnp.minimum(slot, legal.shape[1] - 1)
-      found = jnp.take_along_axis(legal, column, axis=1)
+      column = jnp.minimum(slot, legal.shape[-1] - 1)
+      found = jnp.take_along_axis(legal, column, axis=-1)
       return _BITS - jax.lax.clz(jnp.where(slot < count, found, 0))
 
     kind = jnp.where(
@@ -74,12 +88,37 @@ class Places(nn.Module):
       _PARAMETERS + slot - count,
     )
     kind = jnp.where(place < 0, _SLOTS - 1, kind)
-    return (
+    codes = (
       self.slots[kind]
       + self.own[bits(jnp.where(place < 0, count, slot))]
       + self.following[bits((place + 1) % (count + 3))]
       + blocks.sinusoids(trial, self.width)
     )
+    x = x * self.signs[kind].astype(x.dtype)
+    parts = jnp.where((kind < _PARAMETERS)[..., None], x, 0)
+    if opened is not None:
+      goes_on = (slot != 0) & (place >= 0)
+      parts = parts.at[..., 0, :].add(jnp.where(goes_on[..., :1], opened, 0))
+    sums = _running_sums(parts, slot == 0)
+    return x + sums + codes.astype(x.dtype), sums
+
+
+def _signs(key: Array, shape: tuple[int, int]) -> Float[Array, 's e']:
+  """Random for parameters; the others keep their embedding."""
+  signs = jax.random.rademacher(key, shape, jnp.float32)
+  return signs.at[_PARAMETERS:].set(1)
+
+
+def _running_sums(
+  parts: Float[Array, '*b l e'], begins: Bool[Array, '*#b l']
+) -> Float[Array, '*b l e']:
+  """Sums from the last beginning on, without the rounding of differences."""
+  begins = jnp.broadcast_to(begins, parts.shape[:-1])[..., None]
+
+  def join(a: tuple[Array, Array], b: tuple[Array, Array]) -> tuple:
+    return jnp.where(b[1], b[0], a[0] + b[0]), a[1] | b[1]
+
+  return jax.lax.associative_scan(join, (parts, begins), axis=parts.ndim - 2)[0]
 
 
 def legal_counts(batch: Mapping[str, Any], start: int) -> Int[Array, 'b d']:

@@ -16,7 +16,7 @@ __all__ = ['SHIPPED', 'Trained', 'load', 'save', 'shipped']
 
 # The file of the model that comes with the package.
 SHIPPED = pathlib.Path(__file__).parent / 'weights' / 'optformer.msgpack'
-_FORMAT = 1
+_FORMAT = 2
 # Sizes and switches of a model that a file records.
 _RECORDED = (
   *('text_size', 'trial_size', 'width', 'num_layers', 'num_heads', 'head_dim'),

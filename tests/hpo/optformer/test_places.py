@@ -28,16 +28,24 @@ def counted(start, legal, length):
   return found[: length + 1]
 
 
-@pytest.mark.parametrize('start', [1, 2])
-def test_codes_are_those_of_counting(start):
+@functools.cache
+def placed(start):
+  """Embeddings of twenty tokens, alone and with places, and the tables."""
   module = places.Places(8, start)
   positions = jnp.arange(20)[None]
-  variables = nn.unbox(module.init(jax.random.key(1), positions, LEGAL))
-  found = module.apply(variables, positions, LEGAL)
+  x = jnp.asarray(seeds.rng(1).normal(size=(2, 20, 8)), jnp.float32)
+  variables = nn.unbox(module.init(jax.random.key(1), x, positions, LEGAL))
+  return module, variables, x, module.apply(variables, x, positions, LEGAL)
+
+
+@pytest.mark.parametrize('start', [1, 2])
+def test_embeddings_are_those_of_counting(start):
+  _, variables, x, (found, _) = placed(start)
   tables = variables['params']
   rows = {'star': 32, 'objective': 33, 'bar': 34, 'before': 35}
   for i in range(2):
     expected = counted(start, LEGAL[i].tolist(), 20)
+    total = np.zeros(8)
     for place in range(20):
       slot, own, trial = expected[place]
       following = expected[place + 1][1]
@@ -51,7 +59,32 @@ def test_codes_are_those_of_counting(start):
         + tables['following'][following.bit_length()]
         + waves
       )
-      np.testing.assert_allclose(found[i, place], code, atol=1e-5)
+      signed = x[i, place] * tables['signs'][rows.get(slot, slot)]
+      if slot == 0:
+        total = np.zeros(8)
+      total = total + signed * (slot not in rows)
+      np.testing.assert_allclose(
+        found[i, place], signed + total + code, atol=1e-5
+      )
+
+
+def test_signs_tell_parameters_apart_and_leave_the_others():
+  signs = np.asarray(placed(1)[1]['params']['signs'])
+  np.testing.assert_array_equal(np.abs(signs), 1)
+  np.testing.assert_array_equal(signs[32:], 1)
+  assert len(np.unique(signs[:32], axis=0)) > 16
+
+
+@pytest.mark.parametrize('cut', range(1, 20, 3))
+def test_a_sequence_may_be_cut_anywhere(cut):
+  module, variables, x, (whole, _) = placed(2)
+  apply = lambda part, *opened: module.apply(
+    variables, x[:, part], jnp.arange(20)[None, part], LEGAL, *opened
+  )
+  first, sums = apply(slice(cut))
+  second, _ = apply(slice(cut, None), sums[:, -1])
+  found = np.concatenate([first, second], axis=1)
+  np.testing.assert_allclose(found, whole, atol=1e-5)
 
 
 def test_legal_counts_of_examples_are_those_of_their_spaces():
@@ -94,20 +127,19 @@ def test_caches_know_places():
     three = jnp.array([3, 3])
     prefix = model.apply(variables, prefix, more, three, method='extend')
     branching = model.clone(attention=relative.Branches(model.attention))
-    branch = branching.apply(variables, prefix, 2, 1, method='fork')
-    following = jnp.repeat(ids[rows, lengths[:, None] + 3], 2, axis=1)
-    x, _ = branching.apply(
-      variables, prefix, branch, following, method='branch'
-    )
-    return (
-      model.apply(variables, prefix.last, method='logits'),
-      model.apply(variables, x[:, 1], method='logits'),
-    )
+    branch = branching.apply(variables, prefix, 2, 3, method='fork')
+    found = [prefix.last]
+    for place in range(3, 6):
+      following = jnp.repeat(ids[rows, lengths[:, None] + place], 2, axis=1)
+      x, branch = branching.apply(
+        variables, prefix, branch, following, method='branch'
+      )
+      found.append(x[:, 1])
+    return [model.apply(variables, x, method='logits') for x in found]
 
-  last, branched = cached(variables)
   rows = np.arange(2)
-  np.testing.assert_allclose(last, full[rows, lengths + 2], atol=1e-4)
-  np.testing.assert_allclose(branched, full[rows, lengths + 3], atol=1e-4)
+  for place, logits in enumerate(cached(variables), 2):
+    np.testing.assert_allclose(logits, full[rows, lengths + place], atol=1e-4)
   with pytest.raises(ValueError, match='needs `legal`'):
     model.apply(variables, metadata, ids)
 
