@@ -1,6 +1,7 @@
 """Every configuration that ships reads, builds and uses all that it binds."""
 
 import re
+import shutil
 
 import jax
 import numpy as np
@@ -54,7 +55,7 @@ FRAGMENTS = (
     )
   }
 )
-FILE_MACROS = ('TRAIN_FILE', 'VALID_FILE', 'TEST_FILE', 'OOD_FILE')
+EVAL_FILE_MACROS = ('VALID_FILE', 'TEST_FILE', 'OOD_FILE')
 
 CONFIGS = sorted(
   str(path.relative_to(files_lib.PROJECT_ROOT))
@@ -119,10 +120,10 @@ def data_params(tmp_path_factory):
     for i in range(30)
   )
   path.write_text(''.join(records))
-  files = [f"{macro} = '{path}'" for macro in FILE_MACROS]
-  # Splits of bytes must not share a file.
-  copy = folder / 'copy.fasta'
-  copy.write_bytes(path.read_bytes())
+  # Training must not share a file with other splits.
+  copy = shutil.copy(path, folder / 'copy.fasta')
+  files = [f"TRAIN_FILE = '{path}'"]
+  files += [f"{macro} = '{copy}'" for macro in EVAL_FILE_MACROS]
   large = folder / 'large'
   with large.open('wb') as stream:
     stream.truncate(95_000_000)  # Takes no space.
@@ -146,7 +147,8 @@ def data_params(tmp_path_factory):
 def _published_sets(folder):
   """Statements for small files in the formats of published sets."""
   texts, model = data_cases.pieces(folder)
-  files = {'train': str(texts), 'valid': str(texts)}
+  valid = shutil.copy(texts, folder / 'valid.txt')
+  files = {'train': str(texts), 'valid': str(valid)}
   pieces = [
     f"PIECES = '{model}'",
     f'VOCAB_SIZE = {data_cases.PIECES + 2}',
@@ -155,8 +157,9 @@ def _published_sets(folder):
     f'documents.Files.files = {files}',
     'MAX_LENGTH = 32',
   ]
-  np.save(folder / 'pixels.npy', np.zeros((2, 64, 64, 3), np.uint8))
-  pixels = {name: str(folder / 'pixels.npy') for name in ('train', 'valid')}
+  pixels = {name: str(folder / f'{name}.npy') for name in ('train', 'valid')}
+  for path in pixels.values():
+    np.save(path, np.zeros((2, 64, 64, 3), np.uint8))
   reviews = data_cases.reviews(folder / 'aclImdb')
   return {
     'pg19': pieces,

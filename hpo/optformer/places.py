@@ -26,11 +26,11 @@ _BITS = 32  # Buckets of numbers of legal tokens: their bit lengths.
 class Places(nn.Module):
   """Adds to the embedding of a token what is known of its place.
 
-  A parameter's embedding is multiplied by the signs of its slot, so that a sum of
-  embeddings still says which parameter has which value. Each token of a trial gets
-  the sum over the parameters of its trial so far, itself included. Four codes are
-  added: of the slot of the token in its trial, of the number of legal tokens
-  there and in the next slot, and of the number of the trial, as sinusoids.
+  Each token of a trial gets the sum over the parameters of its trial so far, itself
+  included. In the sum each embedding is multiplied by the signs of its slot, so
+  that the sum still says which parameter has which value. Four codes are added: of
+  the slot of the token in its trial, of the number of legal tokens there and in the
+  next slot, and of the number of the trial, as sinusoids.
 
   Attributes:
     width: of the embeddings.
@@ -94,8 +94,8 @@ class Places(nn.Module):
       + self.following[bits((place + 1) % (count + 3))]
       + blocks.sinusoids(trial, self.width)
     )
-    x = x * self.signs[kind].astype(x.dtype)
-    parts = jnp.where((kind < _PARAMETERS)[..., None], x, 0)
+    parts = x * self.signs[kind].astype(x.dtype)
+    parts = jnp.where((kind < _PARAMETERS)[..., None], parts, 0)
     if opened is not None:
       goes_on = (slot != 0) & (place >= 0)
       parts = parts.at[..., 0, :].add(jnp.where(goes_on[..., :1], opened, 0))
@@ -104,9 +104,7 @@ class Places(nn.Module):
 
 
 def _signs(key: Array, shape: tuple[int, int]) -> Float[Array, 's e']:
-  """Random for parameters; the others keep their embedding."""
-  signs = jax.random.rademacher(key, shape, jnp.float32)
-  return signs.at[_PARAMETERS:].set(1)
+  return jax.random.rademacher(key, shape, jnp.float32)
 
 
 def _running_sums(

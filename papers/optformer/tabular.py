@@ -1,6 +1,6 @@
 """OptFormer on tables of real training runs: 15 problems of three benchmarks.
 
-The model was trained on synthetic functions of one to four parameters alone. These
+The model was trained on synthetic functions alone, of one to nine parameters. These
 problems have five to nine.
 """
 

@@ -64,15 +64,14 @@ def test_embeddings_are_those_of_counting(start):
         total = np.zeros(8)
       total = total + signed * (slot not in rows)
       np.testing.assert_allclose(
-        found[i, place], signed + total + code, atol=1e-5
+        found[i, place], x[i, place] + total + code, atol=1e-5
       )
 
 
-def test_signs_tell_parameters_apart_and_leave_the_others():
+def test_signs_tell_parameters_apart():
   signs = np.asarray(placed(1)[1]['params']['signs'])
   np.testing.assert_array_equal(np.abs(signs), 1)
-  np.testing.assert_array_equal(signs[32:], 1)
-  assert len(np.unique(signs[:32], axis=0)) > 16
+  assert len(np.unique(signs, axis=0)) > 16
 
 
 @pytest.mark.parametrize('cut', range(1, 20, 3))
