@@ -53,7 +53,7 @@ NOT_RUN = {
   *('generalisation-dodge', 'generalisation-lane', 'noise-background'),
   *('held-out-peers', 'held-out-vizier', 'candidates'),
   *('tables', 'tables-vizier', 'nasbench201', 'ablation-acquisitions'),
-  *('ablation-metadata', 'ablation-temperature', 'ablation-proposals'),
+  *('ablation-metadata', 'ablation-temperature'),
   'imitation-curves',
   'prediction',
   'cost-of-suggestions',
