@@ -113,13 +113,12 @@ def shipped() -> Trained:
   """The model that comes with the package.
 
   Raises:
-    FileNotFoundError: this checkout has no weights; names the commands that make
-      them.
+    FileNotFoundError: this checkout has no weights; says where the commands that
+      make them are.
   """
   if not SHIPPED.exists():
     raise FileNotFoundError(
-      f'{SHIPPED} is missing; train a model with `python -m hpo.optformer.main '
-      '--gin_file=configs/hpo/optformer_shipped.gin --workdir=DIR`, then make '
-      f'the file with `python -m hpo.optformer.pack DIR --output={SHIPPED}`'
+      f'{SHIPPED} is missing; the commands that make it are in '
+      'hpo/optformer/README.md, section Run'
     )
   return load(SHIPPED)
