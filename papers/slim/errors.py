@@ -123,7 +123,10 @@ def _compiled(
   model: model_lib.SlimTransformer, form: forms.Form, wide: bool
 ) -> Any:
   if wide:
-    options = vars(model.attention)
+    given = model.attention
+    options = {
+      f.name: getattr(given, f.name) for f in dataclasses.fields(given)
+    }
     model = model.clone(attention=WideSums(**options))
   return jax.jit(forms.gradient(form, model))
 

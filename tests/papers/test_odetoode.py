@@ -167,7 +167,7 @@ def test_a_row_of_returns(tmp_path):
   row = SYSTEM.rows['pendulum-returns']
   written = publish(row, study, tmp_path)
   assert len(written.ours['BaseODE, final return']) == 2
-  assert '(in brackets: the score of each value)' in written.explanation
+  assert 'Short runs with seeds (1000,) chose the' in written.explanation
   curves = tmp_path / f'results/{SYSTEM.paper}/pendulum-returns-curves.csv'
   assert len(curves.read_text().splitlines()) == 1 + 4 * 2 * 2
 

@@ -304,7 +304,7 @@ def test_a_few_shot_row(tmp_path):
   study = fewshot._study(setting, more=True, choose=True)
   written = publish(SYSTEM.rows['fewshot-digits'], study, tmp_path)
   assert set(written.ours) >= {'FOM', 'adaptive', 'exact'}
-  assert 'chosen by short runs with seeds (1000, 1001)' in written.explanation
+  assert 'Short runs with seeds (1000, 1001) chose the' in written.explanation
   assert written.settings['adaptive']['q']['r'] == 2
 
 

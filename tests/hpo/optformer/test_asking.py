@@ -177,7 +177,7 @@ def test_reports_of_odd_studies(tmp_path):
 def test_the_model_of_the_package(made, tmp_path, monkeypatch):
   path = tmp_path / 'model.msgpack'
   monkeypatch.setattr(trained, 'SHIPPED', path)
-  with pytest.raises(FileNotFoundError, match=r'optformer\.pack DIR --output'):
+  with pytest.raises(FileNotFoundError, match=r'optformer/README\.md'):
     trained.shipped()
   trained.save(path, made)
   assert trained.shipped().tokenizer == made.tokenizer
