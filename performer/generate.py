@@ -133,7 +133,7 @@ class _Writer(NamedTuple):
 
 
 def _writer(
-  path: str,
+  path: str | pathlib.Path,
   model: language_model.LanguageModel,
   state: tuple[PyTree, PyTree],
   data: dataset.DataSet,
