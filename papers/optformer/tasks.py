@@ -122,7 +122,7 @@ class Hpob:
 
 @dataclasses.dataclass(frozen=True)
 class Bbob:
-  """Random problems of the five families that are never trained on.
+  """Random problems, by default of the five families that are never trained on.
 
   They are drawn as in training: shifts, rotations, types of parameters, noise,
   names. Problems without a real parameter are drawn again, since all methods
@@ -132,15 +132,17 @@ class Bbob:
     dimensions: from 2 on.
     kinds: chances of the types of parameters; those of the shipped model.
     disguise: names and ranges of the parameters.
+    families: of functions.
   """
 
   dimensions: tuple[int, ...] = (2, 3, 4)
   kinds: bbob_problems.Kinds = bbob_problems.Kinds(0.45, 0.2, 0.15, 0.2)
   disguise: disguises.Disguise = disguises.Disguise(1.0)
+  families: tuple[str, ...] = bbob_problems.HELD_OUT
 
   def task(self, number: int) -> Task:
     """See `Source`."""
-    rest, family = divmod(number, len(bbob_problems.HELD_OUT))
+    rest, family = divmod(number, len(self.families))
     dimension = self.dimensions[rest % len(self.dimensions)]
     key = jax.random.fold_in(jax.random.key(_SEED), number)
     attempts = (jax.random.fold_in(key, n) for n in itertools.count())
@@ -156,11 +158,12 @@ class Bbob:
       rng, np.asarray(drawn.kinds), np.asarray(drawn.cube.counts), ''
     )
     space, noiseless = problem.space, drawn.replace(noise=jnp.int32(_NOISELESS))
+    values = functools.partial(_values, self.families, space)
 
     def observe(trial: int, codes: Float[np.ndarray, 'd']) -> float:
-      return float(_values(space, drawn, _numbered(key, trial), codes[None])[0])
+      return float(values(drawn, _numbered(key, trial), codes[None])[0])
 
-    truth = functools.partial(_values, space, noiseless, key)
+    truth = functools.partial(values, noiseless, key)
     return Task(problem, observe, truth, *_landmarks(space, truth, rng))
 
 
@@ -175,17 +178,19 @@ def _draw(
   return bbob_problems.draw(key, dimension, (family, family + 1), kinds)
 
 
-@jax.jit
+@functools.partial(jax.jit, static_argnums=0)
 def _gains(
+  families: tuple[str, ...],
   problem: bbob_problems.Problem,
   key: Key[Array, ''],
   points: Float[Array, 'n d'],
 ) -> Float[Array, ' n']:
-  gain = bbob_problems.objective(problem, bbob_problems.HELD_OUT)
+  gain = bbob_problems.objective(problem, families)
   return jax.vmap(gain)(jax.random.split(key, len(points)), points)
 
 
 def _values(
+  families: tuple[str, ...],
   space: spaces.Space,
   problem: bbob_problems.Problem,
   key: Key[Array, ''],
@@ -195,7 +200,9 @@ def _values(
   units = space.to_unit(codes)
   pad = -len(units) % _CHUNK
   chunks = np.pad(units, ((0, pad), (0, 0))).reshape(-1, _CHUNK, len(space))
-  found = [_gains(problem, key, np.float32(chunk)) for chunk in chunks]
+  found = [
+    _gains(families, problem, key, np.float32(chunk)) for chunk in chunks
+  ]
   return -np.float64(np.concatenate(found))[: len(units)]
 
 

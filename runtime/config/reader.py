@@ -118,7 +118,8 @@ class Reader:
     self._allowed = allowed
     self.bindings = bindings_lib.Bindings()
     self._fixed = fixed
-    self._imports: dict[str, config_parser.ImportStatement] = {}
+    # By bound name, each with the depth of its file among the includes.
+    self._imports: dict[str, tuple[int, config_parser.ImportStatement]] = {}
     self._open: list[pathlib.Path] = []
 
   def read_file(self, name: str | os.PathLike[str]) -> None:
@@ -144,7 +145,9 @@ class Reader:
     """Reads one statement of the command line.
 
     Args:
-      text: the statement; it may use every import of the files.
+      text: the statement; it may use every import of the files. Where two of
+        them import modules under one name, that of the file that includes the
+        other one is meant, and else the last one.
 
     Raises:
       ConfigError: for every mistake in it.
@@ -152,7 +155,8 @@ class Reader:
     dynamic = config_parser.ImportStatement(_DYNAMIC, True, None, _PLACE)
     label = f'--gin_param {text!r}'
     source = _Source(label, lines=False, allowed=self._allowed)
-    self._read(source, text, (dynamic, *self._imports.values()))
+    imports = (statement for _, statement in self._imports.values())
+    self._read(source, text, (dynamic, *imports))
 
   def _read(
     self,
@@ -208,7 +212,9 @@ class Reader:
         module = sys.modules[statement.module.split('.')[0]]
       name = statement.bound_name()
       source.symbols[name] = module
-      self._imports[name] = statement
+      depth = len(self._open)
+      if depth <= self._imports.get(name, (depth,))[0]:
+        self._imports[name] = depth, statement
     context.process_import(statement)
 
   def _define(

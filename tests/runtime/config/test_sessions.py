@@ -354,6 +354,21 @@ def test_parameters_override_files_and_use_their_imports(toy, build):
   assert got['valid'] == toy.Dataset('valid')
 
 
+@pytest.mark.parametrize('after', [False, True])
+def test_parameters_mean_the_import_of_the_including_file(
+  toy, tmp_path, build, after
+):
+  (tmp_path / 'base.gin').write_text(
+    'from __gin__ import dynamic_registration\nimport math as things\n'
+  )
+  own, include = 'import toy_experiment as things\n', "include 'base.gin'\n"
+  text = own + include if after else include + own
+  got = build(
+    text, 'toy_experiment.train.attention = @things.Exact()', header=HEADER
+  )
+  assert got['attention'] == toy.Exact()
+
+
 def test_later_file_overrides_earlier(toy, tmp_path):
   (tmp_path / 'a.gin').write_text(HEADER + FAVOR)
   (tmp_path / 'b.gin').write_text('FEATURES = 11')
