@@ -133,25 +133,21 @@ class OptFormer(nn.Module):
 
   def setup(self) -> None:
     """Makes tables and stacks."""
-    self.trials = self.param(
-      'trials',
-      attention_lib.partitioned(self._trial_init, 'vocab', 'embed'),
-      (self.trial_size, self.width),
+    table = lambda name, init, axes, *shape: self.param(
+      name, attention_lib.partitioned(init, *axes), shape
+    )
+    rows = 'vocab', 'embed'
+    self.trials = table(
+      'trials', self._trial_init, rows, self.trial_size, self.width
     )
     self.text = self.trials
     if not self.shared:
       init = nn.initializers.normal(1.0)
-      self.text = self.param(
-        'text',
-        attention_lib.partitioned(init, 'vocab', 'embed'),
-        (self.text_size, self.width),
-      )
+      self.text = table('text', init, rows, self.text_size, self.width)
     if not self.tied:
       init = nn.initializers.variance_scaling(1.0, 'fan_in', 'truncated_normal')
-      self.head_kernel = self.param(
-        'head',
-        attention_lib.partitioned(init, 'embed', 'vocab'),
-        (self.width, self.trial_size),
+      self.head_kernel = table(
+        'head', init, rows[::-1], self.width, self.trial_size
       )
     self.encoder = self._stack(blocks.EncoderBlock)
     self.decoder = self._stack(blocks.DecoderBlock)
@@ -327,8 +323,8 @@ class OptFormer(nn.Module):
     positions = before[:, None] + columns
     context = context._replace(before=before)
     if self._takes_bias:
-      places = jnp.arange(prefix.state.k.shape[2])[None]
-      bias = self.decoder_bias.at(positions, places)
+      cached = jnp.arange(prefix.state.k.shape[2])[None]
+      bias = self.decoder_bias.at(positions, cached)
       context = context._replace(keys=relative.Keys(bias, before))
     else:
       context = context._replace(mask=columns < lengths[:, None])
@@ -399,9 +395,9 @@ class OptFormer(nn.Module):
 
   def _branch_keys(self, prefix: Prefix, branch: Branch) -> relative.Keys:
     query = (prefix.lengths + branch.step)[:, None]
-    places = jnp.arange(prefix.state.k.shape[2])[None]
-    known = places < prefix.lengths[:, None]
-    to_prefix = self.decoder_bias.at(query, places)
+    cached = jnp.arange(prefix.state.k.shape[2])[None]
+    known = cached < prefix.lengths[:, None]
+    to_prefix = self.decoder_bias.at(query, cached)
     to_prefix = jnp.where(known[:, None, None], to_prefix, relative.HIDDEN)
     own = prefix.lengths[:, None] + jnp.arange(branch.state.k.shape[3])
     return relative.Keys(

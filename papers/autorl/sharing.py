@@ -90,9 +90,7 @@ def _agent(
 def _alone(samples_per_insert: float) -> online.Setting:
   encoder = networks.MLP((_WIDTH, _WIDTH))
   agent = _agent(encoder, _LANES, samples_per_insert)
-  return online.Setting(
-    Alone(agent, _SPACE, _SIZE), _GENERATIONS, _RECORDS
-  )
+  return online.Setting(Alone(agent, _SPACE, _SIZE), _GENERATIONS, _RECORDS)
 
 
 SHARED, ALONE, LONGER = 'SEARL', 'random', 'random, as many updates'
