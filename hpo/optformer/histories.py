@@ -23,10 +23,8 @@ from hpo import studies
 from hpo.optformer import decoding, dialects, quantizing, tokens
 from hpo.optformer import trained as trained_lib
 
-__all__ = ['ALGORITHM', 'FILLINGS', 'Reading', 'kept_rows', 'reading']
+__all__ = ['FILLINGS', 'Reading', 'kept_rows', 'reading']
 
-# Whose trials those of a user are taken for. The model knows no others.
-ALGORITHM = 'designer_recursive_gp'
 FILLINGS = ('liar', 'sample', 'token')
 _FIRST, _BEST = 5, 10
 

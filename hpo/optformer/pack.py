@@ -3,10 +3,12 @@
   python -m hpo.optformer.pack runs/optformer_shipped --output=model.msgpack
 
 The temperature of its forecasts is fitted to studies of validation of all
-algorithms; `trained.load` reads the file, and `tune --model` uses it.
+algorithms; `trained.load` reads the file, and `tune --model` uses it. `--algorithm`
+names the algorithm that makes its candidates.
 """
 
 import argparse
+import dataclasses
 import pathlib
 from collections.abc import Sequence
 
@@ -20,6 +22,12 @@ __all__ = ['main']
 def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
   parser = commands.of_run(__doc__)
   parser.add_argument('--output', type=pathlib.Path, required=True)
+  parser.add_argument(
+    '--algorithm',
+    default=trained.PUBLISHED,
+    help='the one that the model imitates where nothing else is said '
+    '(%(default)s)',
+  )
   return parser.parse_args(argv)
 
 
@@ -41,7 +49,14 @@ def main(argv: Sequence[str] | None = None) -> None:
     # Families that were held out stay unseen.
     names = [name for name in data.splits if name not in bbob_problems.HELD_OUT]
     validation = [s for name in names for s in data.evaluation_studies(name)]
+  known = sorted({study.problem.algorithm for study in validation})
+  if options.algorithm not in known:
+    raise ValueError(
+      f'--algorithm must be one that the run learnt, {known}, '
+      f'got {options.algorithm!r}'
+    )
   model = calibrating.fitted(model, validation)
+  model = dataclasses.replace(model, algorithm=options.algorithm)
   options.output.parent.mkdir(parents=True, exist_ok=True)
   trained.save(options.output, model)
   size = options.output.stat().st_size / 2**20

@@ -32,7 +32,7 @@ def predict(
   Args:
     trained: the model.
     problem: what is optimised. Its algorithm is that of the trials; without a
-      name, it is `histories.ALGORITHM`, as in suggestions.
+      name, it is that of the model, as in suggestions.
     trials: so far; those that still run do not count.
     points: to forecast, at least one.
     scale: of the objectives, in the sign that is maximised; None: from the
@@ -46,7 +46,7 @@ def predict(
     ValueError: a trial or point is not legal, or nothing is free.
   """
   problem = dataclasses.replace(
-    problem, algorithm=problem.algorithm or histories.ALGORITHM
+    problem, algorithm=problem.algorithm or trained.algorithm
   )
   study = studies.Study.of(problem, trials)
   order = problem.space.free

@@ -51,7 +51,8 @@ class Policy:
       fixed order, calls read only what is new of a history.
     noisy: whether earlier points may be repeated. Otherwise candidates with the
       tokens of an earlier point are dropped.
-    algorithm: name of the algorithm that the model imitates.
+    algorithm: name of the one that the model imitates; None: its own, see
+      `trained.Trained`.
     max_tokens: of the decoder; None: as in training. Longer studies are cut by
       the rule of `histories`.
   """
@@ -62,7 +63,7 @@ class Policy:
   pending: str = 'liar'
   permute: bool = True
   noisy: bool = False
-  algorithm: str = histories.ALGORITHM
+  algorithm: str | None = None
   max_tokens: int | None = None
 
   def __post_init__(self) -> None:
@@ -126,7 +127,8 @@ def suggest(
       tokens that the model does not know.
   """
   _check(trained, problem, policy, count)
-  problem = dataclasses.replace(problem, algorithm=policy.algorithm)
+  algorithm = policy.algorithm or trained.algorithm
+  problem = dataclasses.replace(problem, algorithm=algorithm)
   study = studies.Study.of(problem, trials)
   rng = np.random.default_rng(np.asarray(jax.random.key_data(key)).tolist())
   order = problem.space.free

@@ -12,11 +12,12 @@ from hpo.optformer import models, relative, tokens, vocabulary
 from rl import ranges
 from runtime import packed
 
-__all__ = ['SHIPPED', 'Trained', 'load', 'save', 'shipped']
+__all__ = ['PUBLISHED', 'SHIPPED', 'Trained', 'load', 'save', 'shipped']
 
 # The file of the model that comes with the package.
 SHIPPED = pathlib.Path(__file__).parent / 'weights' / 'optformer.msgpack'
-_FORMAT = 2
+_FORMAT = 3
+PUBLISHED = 'designer_recursive_gp'  # The algorithm that the paper imitates.
 # Sizes and switches of a model that a file records.
 _RECORDED = (
   *('text_size', 'trial_size', 'width', 'num_layers', 'num_heads', 'head_dim'),
@@ -37,6 +38,8 @@ class Trained:
     temperature: of its forecasts, fitted on validation studies.
     minimal: whether it knows metadata without names and ranges only.
     knows_pending: whether it was trained with hidden objectives.
+    algorithm: name of the one that it imitates, unless a policy or a study names
+      another: whose proposals are best differs from model to model.
   """
 
   model: models.OptFormer
@@ -46,6 +49,7 @@ class Trained:
   temperature: float = 1.0
   minimal: bool = True
   knows_pending: bool = False
+  algorithm: str = PUBLISHED
 
   def __post_init__(self) -> None:
     ids = self.tokenizer.ids
@@ -85,6 +89,7 @@ def save(path: str | os.PathLike[str], trained: Trained) -> None:
     'temperature': trained.temperature,
     'minimal': trained.minimal,
     'knows_pending': trained.knows_pending,
+    'algorithm': trained.algorithm,
   }
   packed.save(path, settings, trained.variables, form=_FORMAT)
 
@@ -106,6 +111,7 @@ def load(path: str | os.PathLike[str]) -> Trained:
     temperature=settings['temperature'],
     minimal=settings['minimal'],
     knows_pending=settings['knows_pending'],
+    algorithm=settings['algorithm'],
   )
 
 

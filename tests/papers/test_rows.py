@@ -57,6 +57,8 @@ NOT_RUN = {
   'imitation-curves',
   'prediction',
   'cost-of-suggestions',
+  'choice-of-proposals',
+  'shared-replay',
   *('rainbow', 'sac', 'search-cost', 'levels'),
   *('bilevel', 'games'),
   *('update-rule', 'tuning-ppo'),

@@ -281,18 +281,42 @@ def test_scores_are_those_of_forecasts(made):
 
 
 def test_a_file_holds_a_model(made, tmp_path):
-  made = dataclasses.replace(made, temperature=1.3)
+  made = dataclasses.replace(made, temperature=1.3, algorithm='mine')
   trained.save(tmp_path / 'model.msgpack', made)
   again = trained.load(tmp_path / 'model.msgpack')
   assert again.tokenizer == made.tokenizer
   assert again.model == made.model
-  assert again.temperature == 1.3
+  assert (again.temperature, again.algorithm) == (1.3, 'mine')
   before = trials(MIXED, 5)
   one, two = (
     suggesting.suggest(m, MIXED, before, jax.random.key(0), policy=FIXED)
     for m in (made, again)
   )
   assert one.points == two.points
+
+
+def test_the_algorithm_is_that_of_the_model_unless_a_policy_names_one(made):
+  before = trials(MIXED, 5)
+
+  def scores(algorithm, named=None):
+    model = dataclasses.replace(made, algorithm=algorithm)
+    policy = dataclasses.replace(FIXED, algorithm=named)
+    key = jax.random.key(0)
+    return suggesting.suggest(model, MIXED, before, key, policy=policy).scores
+
+  one, other = 'designer_random_search', 'designer_hill_climb'
+  assert scores(one) == scores(other, one) != scores(other)
+  forecasts = [
+    predicting.predict(
+      dataclasses.replace(made, algorithm=algorithm),
+      dataclasses.replace(MIXED, algorithm=named),
+      before,
+      [before[0].parameters],
+    ).probabilities
+    for algorithm, named in ((one, ''), (other, one), (other, ''))
+  ]
+  np.testing.assert_array_equal(forecasts[0], forecasts[1])
+  assert (forecasts[0] != forecasts[2]).any()
 
 
 def test_what_cannot_be_suggested_is_refused(made):
