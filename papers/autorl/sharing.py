@@ -25,7 +25,8 @@ _GENERATIONS, _ITERATIONS, _RECORDS = 30, 50, 10
 _WIDTH = 128  # Of the largest networks.
 _SAMPLES = 4.0  # Of each member, for each step of all.
 _SPACE = spaces.Space((spaces.Float('learning_rate', 1e-5, 5e-3, 'LOG'),))
-_SEEDS = 10
+# A pilot of three seeds had gains of 30 and deviations of 30 in each arm.
+_SEEDS = 16
 
 
 @dataclasses.dataclass(frozen=True)
