@@ -13,7 +13,7 @@ from nas.rl_darts import genotype, spaces
 from runtime import context, trainer
 from runtime.config import errors, sessions
 from runtime.config import files as files_lib
-from tests import seeds
+from tests import marks, seeds
 from tests.hpo.ufom.tasks import class_cases
 from tests.performer.data import data_cases
 
@@ -62,6 +62,22 @@ CONFIGS = sorted(
   for path in (files_lib.PROJECT_ROOT / 'configs').rglob('*.gin')
 )
 COMPLETE = [name for name in CONFIGS if name not in FRAGMENTS]
+# Each has a sibling of the same parts that the quick tests build.
+TWINS = {
+  f'configs/{name}.gin'
+  for name in (
+    *(f'hpo/autorl_{method}_tiny' for method in ('gp', 'lpg_es', 'optformer')),
+    *(f'hpo/ufom_{source}' for source in ('cifar100', 'mini_imagenet')),
+    *('hpo/ufom_omniglot', 'hpo/autorl_rl_darts_tiny'),
+    *('hpo/optformer_shipped_first', 'hpo/optformer_performer_tiny'),
+    *('nas/rl_darts_procgen_rainbow', 'nas/rl_darts_rainbow_tiny'),
+    *('nas/es_enas_halfcheetah', 'nas/es_enas_mask_tiny'),
+    *('performer/pg19', 'performer/lra_pathfinder', 'performer/slim_enwik8'),
+    *('performer/protein_causal_tiny', 'performer/slim_text_tiny'),
+    *('rl/iap_pixels', 'rl/attention_agent_carracing', 'rl/es_halfcheetah'),
+    *('rl/procgen_rainbow', 'rl/sac_swingup'),
+  )
+}
 # (layers, d_ff, d_model, max_length): arXiv:2009.14794, Sections 4.4 and 4.5.
 PUBLISHED = {
   'trembl_36layer_mlm': (36, 1024, 512, 1024),
@@ -135,6 +151,8 @@ def data_params(tmp_path_factory):
     ],
     'slim_ptb': [files[0], f"VALID_FILE = '{copy}'"],
     'slim_enwik8': [f"TRAIN_FILE = '{large}'"],
+    # The published sets take half a minute to draw.
+    'lra_listops': ['listops.ListOps.num_eval = 4'],
     'odetoode_mnist': [f"MNIST_DIR = '{_mnist(folder)}'"],
     'optformer_bbob': _studies(folder),
     'evaluate_genotype': [f"GENOTYPE = '{_genotype(folder)}'"],
@@ -256,7 +274,31 @@ def test_every_published_setting_has_a_file():
   assert {stem(name) for name in COMPLETE} >= {*published, 'pg19', 'lm1b'}
 
 
-@pytest.mark.parametrize('name', COMPLETE)
+def only_changes_values(name):
+  """Whether a file takes a complete configuration and names no other object."""
+  text = (files_lib.PROJECT_ROOT / name).read_text()
+  lines = [line for line in text.splitlines() if not line.startswith('#')]
+  includes = re.findall(r"^include '(.*)'", text, re.M)
+  named = any('@' in line for line in lines)
+  return not named and any(include in COMPLETE for include in includes)
+
+
+VARIANTS = {name for name in COMPLETE if only_changes_values(name)} | TWINS
+
+
+@pytest.mark.parametrize('name', sorted(VARIANTS))
+def test_variants_are_read(name, data_params):
+  """Names, references and open macros; to build them is slow."""
+  params = params_of(name, data_params)
+  with sessions.session(trainer.train, [name], params) as parsed:
+    assert 'trainer.train' in parsed.text
+
+
+@pytest.mark.parametrize(
+  'name',
+  [name for name in COMPLETE if name not in VARIANTS]
+  + marks.slow(*sorted(VARIANTS)),
+)
 def test_builds_without_allocating_and_uses_every_binding(
   name, data_params, capsys, tmp_path
 ):
@@ -318,10 +360,16 @@ BASELINES = [
     ('hpo/ufom_toy_tiny', ADAPTIVE, [], 'AdaptiveRule.r = %INNER_STEPS'),
     ('nas/rl_darts_grid_tiny', BILEVEL, [], 'alpha_lanes = %ALPHA_LANES'),
     ('nas/rl_darts_grid_tiny', ANNEALED, [], 'end_value = %LAST_TEMPERATURE'),
+    ('rl/odetoode_pendulum_tiny', BASELINES[0], ['WIDTH = 8'], 'baselines'),
     *(
-      (f'rl/odetoode_{task}_tiny', overlay, ['WIDTH = 8'], 'baselines')
-      for task in ('digits', 'pendulum')
+      ('rl/odetoode_digits_tiny', overlay, ['WIDTH = 8'], 'baselines')
       for overlay in BASELINES
+    ),
+    *marks.slow(
+      *(
+        ('rl/odetoode_pendulum_tiny', overlay, ['WIDTH = 8'], 'baselines')
+        for overlay in BASELINES[1:]
+      )
     ),
   ],
 )

@@ -7,7 +7,7 @@ import pytest
 
 from nas.rl_darts import cells, genotype, spaces
 from nas.rl_darts import probabilities as probabilities_lib
-from tests import seeds
+from tests import marks, seeds
 from tests.nas.rl_darts import darts_cases
 
 SMALL = dataclasses.replace(spaces.MICRO, nodes=3)
@@ -137,8 +137,10 @@ def test_gradient_of_logits_by_hand():
   np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize('norm', ['none', 'affine'])
-@pytest.mark.parametrize('stride', [1, 2])
+@pytest.mark.parametrize(
+  ('norm', 'stride'),
+  [('none', 2), ('affine', 1), *marks.slow(('none', 1), ('affine', 2))],
+)
 def test_a_saturated_supernet_is_the_discrete_cell(norm, stride):
   space = dataclasses.replace(SMALL, norm=norm)
   cell, params, _, x = darts_cases.supernet(space, stride=stride)

@@ -81,9 +81,12 @@ def test_memory_is_linear_without_a_feature_buffer():
   assert temporaries(jax.grad(naive, (1, 2)), *arrays) > 4 * 512 * 512 * 8
 
 
-@pytest.mark.parametrize('causal', [False, True])
 @pytest.mark.parametrize(
-  ('dtype', 'tolerance'), [(jnp.bfloat16, 0.02), (jnp.float16, 0.004)]
+  ('dtype', 'tolerance', 'causal'),
+  [
+    *((jnp.bfloat16, 0.02, True), (jnp.float16, 0.004, False)),
+    *marks.slow((jnp.bfloat16, 0.02, False), (jnp.float16, 0.004, True)),
+  ],
 )
 def test_half_precision_inputs(dtype, tolerance, causal):
   """Computed in float32 and rounded once, at the end."""
@@ -103,7 +106,7 @@ def test_half_precision_inputs(dtype, tolerance, causal):
 
 
 @pytest.mark.parametrize(
-  ('dtype', 'tolerance'), [('bfloat16', 0.03), ('float16', 0.01)]
+  ('dtype', 'tolerance'), [('bfloat16', 0.03), *marks.slow(('float16', 0.01))]
 )
 def test_half_precision_features(dtype, tolerance):
   favor = cases.favor(feature_dtype=dtype)

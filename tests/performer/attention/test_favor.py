@@ -10,6 +10,7 @@ import pytest
 from performer import attention
 from performer.attention.kernels import table
 from performer.attention.sums import linear, log
+from tests import marks
 from tests.performer.attention import attention_cases as cases
 from tests.performer.attention import attention_twin as twin
 from tests.performer.attention.sums import causal_forms
@@ -78,8 +79,14 @@ def test_values(kernel, causal):
   assert_close(out, truth, 2e-4 if table.get(kernel).signed else 1e-5)
 
 
-@pytest.mark.parametrize('causal', [False, True])
-@pytest.mark.parametrize('kernel', ['softmax_hyp', 'softmax_trig', 'relu'])
+@pytest.mark.parametrize(
+  ('kernel', 'causal'),
+  [
+    *(('softmax_hyp', False), ('softmax_hyp', True)),
+    *(('softmax_trig', True), ('relu', False)),
+    *marks.slow(('softmax_trig', False), ('relu', True)),
+  ],
+)
 def test_gradients(kernel, causal):
   favor = cases.favor(kernel)
   # At small norms, where trigonometric denominators stay away from zero.
@@ -153,8 +160,13 @@ def test_reference_stabilizer_loses_mass():
   assert float(out.mean()) < 0.9
 
 
-@pytest.mark.parametrize('kernel', ['softmax_pos', 'softmax_trig'])
-@pytest.mark.parametrize('causal', [False, True])
+@pytest.mark.parametrize(
+  ('kernel', 'causal'),
+  [
+    *(('softmax_pos', False), ('softmax_pos', True), ('softmax_trig', False)),
+    *marks.slow(('softmax_trig', True)),
+  ],
+)
 def test_reference_stabilizer_is_the_published_rule(kernel, causal):
   """arXiv:2009.14794, section A.3, in float64."""
   favor = cases.favor(kernel, stabilizer='reference')
@@ -202,7 +214,9 @@ def test_unnormalised_output_has_every_factor(kernel, causal):
   assert_close(out, truth, 2e-5)
 
 
-@pytest.mark.parametrize('kernel', ['softmax_hyp', 'softmax_trig', 'relu'])
+@pytest.mark.parametrize(
+  'kernel', ['softmax_hyp', 'relu', *marks.slow('softmax_trig')]
+)
 @pytest.mark.parametrize('scale', [1.0, 8.0])
 def test_chunks_agree_with_the_position_scan(kernel, scale):
   favor = cases.favor(kernel)

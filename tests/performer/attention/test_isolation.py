@@ -9,6 +9,7 @@ import pytest
 
 from performer import attention
 from performer.attention.kernels import table
+from tests import marks
 from tests.performer.attention import attention_cases as cases
 from tests.performer.attention import attention_twin as twin
 
@@ -25,8 +26,11 @@ def matrix(mechanism):
   return None if mechanism == EXACT else cases.projection(mechanism)
 
 
-def name_of(mechanism):
-  return getattr(mechanism, 'kernel', 'exact')
+def name_of(value):
+  """Of a mechanism; pytest names whether it is causal itself."""
+  if isinstance(value, bool):
+    return None
+  return getattr(value, 'kernel', 'exact')
 
 
 def change(x, part, factor=10.0):
@@ -178,9 +182,14 @@ def test_zeroing_values_alone_is_no_mask():
   assert np.abs(right - wrong).max() > 0.05
 
 
-@pytest.mark.parametrize('causal', [False, True])
 @pytest.mark.parametrize(
-  'mechanism', [EXACT, cases.favor(), cases.favor('relu')], ids=name_of
+  ('mechanism', 'causal'),
+  [
+    *((EXACT, False), (EXACT, True), (cases.favor(), False)),
+    *((cases.favor(), True), (cases.favor('relu'), False)),
+    *marks.slow((cases.favor('relu'), True)),
+  ],
+  ids=name_of,
 )
 def test_rows_that_see_nothing_are_zero_with_zero_gradient(mechanism, causal):
   w = matrix(mechanism)

@@ -4,10 +4,13 @@ import os
 import subprocess
 import sys
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from rl.es import jax_evaluator
+from rl.es import directions, jax_evaluator
+from tests import seeds
 from tests.rl.es import es_cases
 
 
@@ -31,6 +34,16 @@ def test_lanes_are_refused_where_one_environment_is_needed():
     jax_evaluator.JaxEvaluator(Lanes(), es_cases.Constant())
 
 
+def test_orthogonal_directions_do_not_call_lapack():
+  """Its batched QR may wait for ever; the slow test below shows where."""
+  spec = directions.Directions('orthogonal')
+  rows = lambda key: directions.rows(spec, key, 0, count=4, size=8)
+  text = lambda f, x: jax.jit(f).lower(x).as_text()
+  assert 'lapack' not in text(rows, seeds.key(0))
+  assert 'lapack' in text(jnp.linalg.qr, jnp.eye(8))
+
+
+@pytest.mark.slow
 def test_orthogonal_directions_on_two_devices_end():
   """LAPACK's batched QR waited for ever there."""
   code = """

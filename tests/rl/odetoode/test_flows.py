@@ -10,7 +10,7 @@ import scipy.linalg
 from jax import test_util
 
 from rl.odetoode import flows, generators, manifolds, retractions
-from tests import seeds
+from tests import marks, seeds
 
 EXACT = [retractions.Exp(), retractions.Cayley(), retractions.Taylor(12)]
 EULER = retractions.Euler()
@@ -201,9 +201,13 @@ def test_gated_generator_is_the_sum_over_its_gates(rng):
 
 
 @pytest.mark.parametrize(
-  ('n_steps', 'time'), [(10, 1.0), (1000, 1.0), (50, 4.0)]
+  ('n_steps', 'time', 'd'),
+  [
+    *((10, 1.0, 16), (1000, 1.0, 1), (50, 4.0, 4)),
+    *marks.slow((10, 1.0, 1), (10, 1.0, 4), (1000, 1.0, 4), (1000, 1.0, 16)),
+    *marks.slow((50, 4.0, 1), (50, 4.0, 16)),
+  ],
 )
-@pytest.mark.parametrize('d', [1, 4, 16])
 def test_gradients_stay_in_the_band(rng, d, n_steps, time):
   q, n, w0 = problem(rng, d)
   flow = flows.matrix_flow(

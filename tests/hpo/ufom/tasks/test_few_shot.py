@@ -7,11 +7,13 @@ import pytest
 
 from hpo import ufom
 from hpo.ufom.tasks import class_sets, few_shot, networks
-from tests import seeds
+from tests import marks, seeds
 
 
-@pytest.mark.parametrize('stride', [1, 2])
-@pytest.mark.parametrize('shape', [(7, 4), (8, 5)])
+@pytest.mark.parametrize(
+  ('stride', 'shape'),
+  [(1, (7, 4)), (2, (7, 4)), (2, (8, 5)), *marks.slow((1, (8, 5)))],
+)
 def test_products_are_convolutions(stride, shape):
   rng = seeds.rng(0)
   x = jnp.asarray(rng.normal(size=(2, *shape, 3)), jnp.float32)
