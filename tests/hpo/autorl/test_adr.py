@@ -41,10 +41,15 @@ def test_bounds_widen_under_success_and_never_leave_their_limits():
 def test_bounds_shrink_under_failure_and_never_cross():
   easy = play(lambda values: jnp.ones(len(values)))[0]
   last = jax.tree.map(lambda x: x[-1], easy)
+
+  @jax.jit
+  def lose(state, key):
+    drawn = RULE.sample(state, key, 16)
+    return RULE.moved(state, drawn, jnp.zeros(16), jnp.ones(16))
+
   state = last
-  for i in range(60):
-    drawn = RULE.sample(state, jax.random.fold_in(seeds.key(2), i), 16)
-    state = RULE.moved(state, drawn, jnp.zeros(16), jnp.ones(16))
+  for key in jax.random.split(seeds.key(2), 60):
+    state = lose(state, key)
     low, high = np.asarray(state.bounds)
     assert (low <= high).all()
   np.testing.assert_allclose(state.bounds, RULE.init().bounds, atol=1e-6)

@@ -39,14 +39,13 @@ def make(**options):
 
 @functools.cache
 def update():
-  """One program for all tests."""
+  """An agent, its first state, and its update as one program for all tests."""
   agent = make()
-  return agent, jax.jit(agent.update)
+  return agent, jax.jit(agent.init)(KEY), jax.jit(agent.update)
 
 
 def test_traced_settings_are_those_of_the_algorithm():
-  agent, learn = update()
-  state = agent.init(KEY)
+  agent, state, learn = update()
   found = learn(state, SETTINGS, KEY)
   options = {name: float(x) for name, x in SETTINGS.items()}
   options['discount'] = 1 - 1 / options.pop(agents.HORIZON)
@@ -69,9 +68,8 @@ def test_traced_settings_are_those_of_the_algorithm():
 
 
 def test_the_score_is_the_mean_return_of_the_last_episodes():
-  agent, learn = update()
+  _, state, learn = update()
   settings = SETTINGS | zeta(learning_rate=0.0)
-  state = agent.init(KEY)
   for number in range(4):
     before = state
     found = learn(state, settings, jax.random.fold_in(KEY, number))
@@ -86,8 +84,7 @@ def test_the_score_is_the_mean_return_of_the_last_episodes():
 
 
 def test_a_failed_learner_has_no_score():
-  agent, learn = update()
-  state = agent.init(KEY)
+  _, state, learn = update()
   settings = SETTINGS | zeta(entropy_cost=jnp.nan)
   failed = learn(state, settings, KEY)
   failed = learn(failed.state, settings, KEY)

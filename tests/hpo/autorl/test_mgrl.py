@@ -157,7 +157,7 @@ def played(settings, iterations, length=4):
   """Learner, and its states from the first on."""
   env = lanes.Lanes(chain.Chain(length), LANES)
   learner = settings.learner(env.observation_space, env.action_space, LANES)
-  state, stage = learner.init(seeds.key(3)), None
+  state, stage = jax.jit(learner.init)(seeds.key(3)), None
   stage = rollout.start(env, learner, seeds.key(4))
 
   @jax.jit
@@ -218,7 +218,7 @@ def test_auxiliary_heads_leave_the_first_head_s_outer_loss():
   learner = fitted(
     dataclasses.replace(STACX, condition=0, direction=unclipped, horizon=2)
   )
-  state = learner.init(seeds.key(1))
+  state = jax.jit(learner.init)(seeds.key(1))
   start = state.agent[0], unclipped.init(state.agent[0])
   data = jax.tree.map(jnp.float32, batches(learner, 3))
   data = data._replace(

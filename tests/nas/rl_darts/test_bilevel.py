@@ -17,7 +17,7 @@ def problem(dtype):
   keys = jax.random.split(seeds.key(0), 4)
   pictures = jax.random.normal(keys[0], (2, 5, 6, 6, 3))
   goals = jax.random.normal(keys[1], (2, 5, 3, 3, 3))
-  params = network.init(keys[2], pictures[0])
+  params = jax.jit(network.init)(keys[2], pictures[0])
   params['params']['alpha'] = {'normal': darts_cases.logits(space)}
   params = jax.tree.map(lambda x: x.astype(dtype), params)
 

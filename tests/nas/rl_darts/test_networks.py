@@ -53,7 +53,7 @@ def alpha_of(network, number=0):
 
 def test_logits_beside_the_weights(pictures):
   network = networks.Micro(**TINY)
-  params = network.init(seeds.key(1), pictures)
+  params = jax.jit(network.init)(seeds.key(1), pictures)
   weights = {k: v for k, v in params['params'].items() if k != 'alpha'}
   alphas = jax.vmap(
     lambda key: {'normal': probabilities_lib.init(SMALL, key, 1.0)}
@@ -75,7 +75,7 @@ def test_shared_logits_gather_the_gradients_of_all_cells(pictures):
   pair = networks.Micro(**TINY, pair=True)
   one = networks.Micro(**TINY)
   alpha = darts_cases.logits(SMALL)
-  params = one.init(seeds.key(1), pictures)
+  params = jax.jit(one.init)(seeds.key(1), pictures)
   weights = {k: v for k, v in params['params'].items() if k != 'alpha'}
 
   def loss(network, alpha):
@@ -94,15 +94,15 @@ def test_shared_logits_gather_the_gradients_of_all_cells(pictures):
 def test_masks_are_the_discrete_network(pictures):
   """A drawn or given cell in the supernet's program, and that cell alone."""
   drawn = networks.Micro(**TINY, architecture=networks.Masked())
-  params = drawn.init(seeds.key(3), pictures)
+  params = jax.jit(drawn.init)(seeds.key(3), pictures)
   masks = params['params']['alpha']['normal']['edges']
   labels = jnp.where(masks.sum(-1) > 0, masks.argmax(-1), -1)
   cell = genotype.from_labels(labels, SMALL)
   chosen = genotype.Genotype.of({'normal': cell})
   given = drawn.clone(architecture=networks.Masked(chosen))
+  again = jax.jit(given.init)(seeds.key(4), pictures)
   np.testing.assert_array_equal(
-    given.init(seeds.key(4), pictures)['params']['alpha']['normal']['edges'],
-    masks,
+    again['params']['alpha']['normal']['edges'], masks
   )
   alone = networks.Micro(**TINY, architecture=chosen)
   own = {
@@ -145,9 +145,8 @@ def test_genotypes_of_other_networks_are_refused(pictures):
 
 def test_first_masks_differ_with_the_key(pictures):
   network = networks.Micro(**TINY, architecture=networks.Masked())
-  one, two = (
-    network.init(seeds.key(i), pictures)['params']['alpha'] for i in (5, 6)
-  )
+  init = jax.jit(network.init)
+  one, two = (init(seeds.key(i), pictures)['params']['alpha'] for i in (5, 6))
   assert np.any(one['normal']['edges'] != two['normal']['edges'])
 
 
@@ -201,7 +200,7 @@ def test_temperature_is_one_thing():
 
 def test_kept_activations_may_be_computed_again(pictures):
   network = networks.Micro(**TINY)
-  params = network.init(seeds.key(1), pictures)
+  params = jax.jit(network.init)(seeds.key(1), pictures)
   run = lambda network: jax.grad(lambda p: network.apply(p, pictures).sum())(
     params
   )
@@ -228,7 +227,7 @@ def test_shapes_of_all_networks():
 
 def test_filter_response_by_hand(pictures):
   network = networks.PISACEncoder(space=SMALL, channels=4, num_cells=0)
-  params = network.init(seeds.key(1), pictures)['params']
+  params = jax.jit(network.init)(seeds.key(1), pictures)['params']
   conv = jax.lax.conv_general_dilated(
     pictures,
     params['conv_kernel'],
@@ -250,7 +249,7 @@ def test_recurrent_core_step_by_step():
   x = jax.random.normal(seeds.key(0), (4, 2, 5))
   first = jnp.zeros((4, 2), bool).at[2, 0].set(True)
   memory = jax.random.normal(seeds.key(1), (2, 3))
-  params = core.init(seeds.key(2), memory, x, first)
+  params = jax.jit(core.init)(seeds.key(2), memory, x, first)
   last, outputs = core.apply(params, memory, x, first)
   own = params['params']['step']
   h = memory

@@ -82,7 +82,7 @@ def by_hand(variables, picture, memory):
 
 def test_the_attention_agent_is_that_of_the_paper():
   agent = policy(EXACT, side=24)
-  theta = agent.init(seeds.key(0))
+  theta = jax.jit(agent.init)(seeds.key(0))
   theta += 0.3 * jax.random.normal(seeds.key(1), theta.shape)
   params = agent.unravel(theta)
   act = jax.jit(agent.act)
@@ -115,7 +115,7 @@ def test_trans_has_the_outputs_of_dense_attention(pool):
   )
   picture = seeds.rng(0).integers(0, 256, (16, 16, 3)).astype(np.uint8)
   projection = front.draw(jax.random.key(1))
-  variables = front.init(seeds.key(2), picture, projection)
+  variables = jax.jit(front.init)(seeds.key(2), picture, projection)
   found = jax.jit(front.apply)(variables, picture, projection)
   params = jax.tree.map(np.float64, variables['params'])
   rows = np.float64(picture).reshape(4, 4, 4, 4, 3).swapaxes(1, 2) / 255
@@ -161,8 +161,8 @@ def test_depth_and_colours_of_patches():
   front = fronts.Rank(IMPLICIT, patches.Patches(2, 2), count=3, colors=True)
   picture = jnp.asarray(seeds.rng(0).uniform(size=(8, 8, 4)), jnp.float32)
   projection = front.draw(jax.random.key(0))
-  variables = front.init(seeds.key(1), picture, projection)
-  found = np.asarray(front.apply(variables, picture, projection))
+  variables = jax.jit(front.init)(seeds.key(1), picture, projection)
+  found = np.asarray(jax.jit(front.apply)(variables, picture, projection))
   assert found.shape == (3 * 6,)
   places = np.int32(found[:6].reshape(3, 2) * 8) // 2 * 2
   means = [picture[i : i + 2, j : j + 2].mean((0, 1)) for i, j in places]
@@ -248,7 +248,7 @@ def test_mistakes_are_named(make, message):
 def test_convolutions_are_flax_convolutions():
   front = fronts.Convolutions((4, 3), (3, 3), (2, 1))
   picture = jnp.asarray(seeds.rng(0).uniform(size=(11, 11, 3)), jnp.float32)
-  variables = front.init(seeds.key(0), picture)
+  variables = jax.jit(front.init)(seeds.key(0), picture)
   x = picture
   for i, stride in enumerate((2, 1)):
     layer = variables['params'][f'Projection_{i}']
