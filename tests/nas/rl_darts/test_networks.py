@@ -66,7 +66,7 @@ def test_logits_beside_the_weights(pictures):
   one = jax.tree.map(lambda x: x[1], alphas)
   inside = {'params': {**weights, 'alpha': one}}
   np.testing.assert_allclose(
-    found[1], network.apply(inside, pictures), rtol=1e-5, atol=1e-6
+    found[1], jax.jit(network.apply)(inside, pictures), rtol=1e-5, atol=1e-6
   )
 
 
@@ -201,15 +201,16 @@ def test_temperature_is_one_thing():
 def test_kept_activations_may_be_computed_again(pictures):
   network = networks.Micro(**TINY)
   params = jax.jit(network.init)(seeds.key(1), pictures)
-  run = lambda network: jax.grad(lambda p: network.apply(p, pictures).sum())(
-    params
-  )
+  run = lambda network: jax.jit(
+    jax.grad(lambda p: network.apply(p, pictures).sum())
+  )(params)
   darts_cases.grads_close(run(network.clone(remat=True)), run(network))
-  low = network.clone(dtype='bfloat16').apply(params, pictures)
-  assert low.dtype == jnp.float32
-  np.testing.assert_allclose(
-    low, network.apply(params, pictures), rtol=0.1, atol=0.1
+  low, whole = (
+    jax.jit(network.clone(dtype=dtype).apply)(params, pictures)
+    for dtype in ('bfloat16', None)
   )
+  assert low.dtype == jnp.float32
+  np.testing.assert_allclose(low, whole, rtol=0.1, atol=0.1)
 
 
 def test_shapes_of_all_networks():
