@@ -8,8 +8,9 @@ keeps all of them and finds what is missing or has no effect.
 import contextlib
 import copy
 import inspect
+import math
 from collections.abc import Iterable, Iterator
-from typing import Any
+from typing import Any, NoReturn
 
 from gin import config as gin_config
 
@@ -19,6 +20,7 @@ from runtime.config import types as types_lib
 __all__ = ['MACRO', 'Bindings', 'Bound']
 
 MACRO = 'gin.macro'
+_RATE = 'learning_rate'
 
 
 def _targets(value: Any) -> set[str]:
@@ -71,19 +73,34 @@ class Bound:
   def __deepcopy__(self, memo: dict[int, Any]) -> Any:
     self.used = True
     value = copy.deepcopy(self.value, memo)
-    self.check_type(value)
+    self.check(value)
     return value
 
-  def check_type(self, value: Any) -> None:
+  def check(self, value: Any) -> None:
     """Raises ConfigError if `value`, made from this one, does not fit."""
     if not types_lib.accepts(value, self.hint):
       forgot = inspect.isclass(value) or inspect.isfunction(value)
       hint = '; are its parentheses missing, as in @name()?' if forgot else ''
-      raise errors.ConfigError(
-        f'{self.name} must be {types_lib.describe(self.hint)}, '
-        f'got {value!r} ({type(value).__name__}){hint}',
-        self.where,
+      self._refuse(
+        f'be {types_lib.describe(self.hint)}, '
+        f'got {value!r} ({type(value).__name__}){hint}'
       )
+    if isinstance(value, float) and not math.isfinite(value):
+      self._refuse(f'be finite, got {value}')
+    # optax accepts a negative rate, and climbs.
+    rate = self._argument == _RATE and isinstance(value, float | int)
+    if rate and value < 0:
+      self._refuse(f'not be negative, got {value}')
+
+  @property
+  def _argument(self) -> str:
+    return self.name.rpartition('.')[2]
+
+  def _refuse(self, rule: str) -> NoReturn:
+    macros = sorted(t[1:] for t in _targets(self.value) if t.startswith('%'))
+    knobs = [f'{macro} sets {self._argument}' for macro in macros]
+    clause = f' ({", ".join(knobs)})' if knobs else ''
+    raise errors.ConfigError(f'{self.name} must {rule}{clause}', self.where)
 
   def __repr__(self) -> str:
     return repr(self.value)
@@ -134,7 +151,7 @@ class Bindings:
       raise errors.ConfigError('\n  '.join(lines))
     for bound in self._bound.values():
       with contextlib.suppress(_UnknownError):  # Checked when it is injected.
-        bound.check_type(self._literal(bound.value))
+        bound.check(self._literal(bound.value))
 
   def _macros(self) -> Iterable[Bound]:
     return [b for b in self._bound.values() if b.target.startswith('%')]
@@ -182,23 +199,48 @@ class Bindings:
         + '\n  '.join(lines)
       )
 
-  def knobs(self, parameters: Iterable[str]) -> list[str]:
+  def knobs(
+    self, parameters: Iterable[str], *, name: str = '', scope: str = ''
+  ) -> list[str]:
     """Says which macros set parameters.
 
     Args:
       parameters: their names, such as 'batch_size'.
+      name: of the object that was built, whose parameters are meant if it has
+        such ones; empty: unknown.
+      scope: that it was built in.
 
     Returns:
       Clauses such as 'BATCH_SIZE sets batch_size'; none for a parameter that no
       macro sets.
     """
     found: dict[str, None] = {}
-    for name in dict.fromkeys(parameters):
-      for (_, selector, argument), bound in self._bound.items():
-        if argument == name and selector != MACRO:
-          for macro in self._macros_behind(bound.value):
-            found[f'{macro} sets {name}'] = None
+    for parameter in dict.fromkeys(parameters):
+      for bound in self._binding(parameter, name, scope):
+        for macro in self._macros_behind(bound.value):
+          found[f'{macro} sets {parameter}'] = None
     return list(found)
+
+  def _binding(self, parameter: str, name: str, scope: str) -> list[Bound]:
+    """The binding of a built object's parameter; if none, all of that name."""
+    inside, anywhere = {}, []
+    for (outer, selector, argument), bound in self._bound.items():
+      if argument != parameter or selector == MACRO:
+        continue
+      anywhere.append(bound)
+      if f'.{selector}'.endswith(f'.{name}') and f'{scope}/'.startswith(
+        f'{outer}/' if outer else ''
+      ):
+        inside[outer] = bound
+    return [inside[max(inside, key=len)]] if inside else anywhere
+
+  def large(self, limit: int) -> list[str]:
+    """Statements of whole numbers beyond a limit, such as 'SIZE = 10000'."""
+    return [
+      f'{bound.name} = {bound.value}'
+      for bound in self._bound.values()
+      if isinstance(bound.value, int) and abs(bound.value) > limit
+    ]
 
   def _macros_behind(self, value: Any) -> Iterator[str]:
     """Names of the macros in a value, and in the objects that it builds."""

@@ -234,3 +234,8 @@ def test_budgets_are_whole_updates():
 def test_seeds_of_tuning_and_test_are_disjoint(tuning, test):
   with pytest.raises(ValueError, match='seeds'):
     accounts.Seeds(tuning, test)
+
+
+def test_seeds_are_not_negative():
+  with pytest.raises(ValueError, match='test must not be negative'):
+    accounts.Seeds((0,), (5, -1))
