@@ -6,7 +6,9 @@ keeps all of them and finds what is missing or has no effect.
 """
 
 import contextlib
+import contextvars
 import copy
+import functools
 import inspect
 import math
 from collections.abc import Iterable, Iterator
@@ -17,7 +19,7 @@ from gin import config as gin_config
 from runtime.config import errors
 from runtime.config import types as types_lib
 
-__all__ = ['MACRO', 'Bindings', 'Bound']
+__all__ = ['MACRO', 'Bindings', 'Bound', 'detached']
 
 MACRO = 'gin.macro'
 _RATE = 'learning_rate'
@@ -39,6 +41,44 @@ def _requires(value: Any) -> bool:
     reference.config_key == ('gin.REQUIRED', 'gin.constant')
     for reference in gin_config.iterate_references(value)
   )
+
+
+_is_detached: contextvars.ContextVar[bool] = contextvars.ContextVar(
+  'is_detached', default=False
+)
+
+
+@contextlib.contextmanager
+def detached() -> Iterator[None]:
+  """Injects functions that keep their values after the session.
+
+  gin reads the values that are bound to a reference such as `@f` at the call of
+  `f`: an object that calls it after the session would get the defaults. In the
+  block, a `functools.partial` of the plain function and its values is injected.
+  """
+  token = _is_detached.set(True)
+  try:
+    yield
+  finally:
+    _is_detached.reset(token)
+
+
+def _injected(value: Any, memo: dict[int, Any]) -> Any:
+  """A copy of a value, with its references replaced."""
+  if not _is_detached.get():
+    return copy.deepcopy(value, memo)
+  if isinstance(value, (list, tuple)):
+    return type(value)(_injected(item, memo) for item in value)
+  if isinstance(value, dict):
+    return {key: _injected(item, memo) for key, item in value.items()}
+  is_reference = isinstance(value, gin_config.ConfigurableReference)
+  if not is_reference or value.evaluate:
+    return copy.deepcopy(value, memo)
+  scope = value.scopes or gin_config.current_scope()
+  with gin_config.config_scope(scope):
+    bound = gin_config.get_bindings(value.configurable.selector)
+  plain = value.configurable.wrapped
+  return functools.partial(plain, **bound) if bound else plain
 
 
 class _UnknownError(Exception):
@@ -72,7 +112,7 @@ class Bound:
 
   def __deepcopy__(self, memo: dict[int, Any]) -> Any:
     self.used = True
-    value = copy.deepcopy(self.value, memo)
+    value = _injected(self.value, memo)
     self.check(value)
     return value
 

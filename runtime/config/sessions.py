@@ -59,7 +59,7 @@ class Parsed:
       values; raises `ConfigError` for a value of a wrong type and for a
       parameter without a value, and whatever the root raises.
     arguments: builds the values that are bound to parameters of the root, by
-      name, without calling it.
+      name, without calling it. They may be used after the session.
     operative: returns the values that were used until now, defaults included,
       as text that can be parsed again.
     check: raises `ConfigError` if a binding or macro was not used until now.
@@ -113,10 +113,15 @@ def session(
     yield Parsed(
       text=gin_state.bound_text(),
       build=functools.partial(_build, configured, reader.bindings),
-      arguments=functools.partial(gin.get_bindings, configured),
+      arguments=functools.partial(_arguments, configured),
       operative=gin_state.operative_text,
       check=reader.bindings.check_used,
     )
+
+
+def _arguments(configured: Callable[..., Any]) -> dict[str, Any]:
+  with bindings_lib.detached():
+    return gin.get_bindings(configured)
 
 
 def _build(

@@ -576,6 +576,24 @@ def test_tell_keeps_the_message_and_the_innermost_name(build):
   )
 
 
+def test_functions_keep_their_values_after_the_session(toy, tmp_path):
+  (tmp_path / 'a.gin').write_text(
+    HEADER + 'SCALED = @toy_experiment.scaled\n'
+    'toy_experiment.train.hook = %SCALED\n'
+    'toy_experiment.train.other = (@x/toy_experiment.scaled, @toy_experiment.relu)\n'
+    'toy_experiment.scaled.scale = 2.0\n'
+    'x/toy_experiment.scaled.scale = 5.0\n'
+    'toy_experiment.scaled.function = @toy_experiment.relu\n'
+  )
+  with sessions.session(toy.train, ['a.gin']) as parsed:
+    found = parsed.arguments()
+  scoped, plain = found['other']
+  assert found['hook']()(3.0) == 6.0
+  assert found['hook'](scale=4.0)(3.0) == 12.0
+  assert scoped()(3.0) == 15.0
+  assert plain is toy.relu
+
+
 def test_errors_of_the_code_are_not_errors(toy, build, monkeypatch):
   def broken():
     return toy.Dataset()
