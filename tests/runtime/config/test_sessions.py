@@ -518,6 +518,21 @@ def test_printed_configuration_gives_the_same_run(toy, tmp_path, attribute):
   assert again == text
 
 
+def test_printed_configuration_keeps_the_order_of_dictionaries(toy, tmp_path):
+  names = [f'{letter}_a_name_that_fills_its_line' for letter in 'cab']
+  value = {name: {'z': 1, 'y': 2} for name in names}
+  (tmp_path / 'a.gin').write_text(
+    f'{HEADER}D = {value}\ntoy_experiment.train.other = %D\n'
+  )
+  for name in ('a.gin', 'b.gin', 'c.gin'):
+    with sessions.session(toy.train, [name]) as parsed:
+      got = parsed.build(workdir='w', seed=0, context=_context(parsed))
+      (tmp_path / 'b.gin').write_text(parsed.text)
+      (tmp_path / 'c.gin').write_text(parsed.operative())
+    assert list(got['other']) == names
+    assert list(got['other'][names[0]]) == ['z', 'y']
+
+
 def test_operative_configuration_records_defaults(toy, build, tmp_path):
   (tmp_path / 'a.gin').write_text(HEADER + FAVOR)
   with sessions.session(toy.train, ['a.gin']) as parsed:
