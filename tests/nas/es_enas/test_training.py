@@ -26,6 +26,7 @@ from runtime import trainer as trainer_lib
 from runtime.config import sessions
 from runtime.devices import mesh as mesh_lib
 from runtime.loop import durations
+from tests import experiments
 from tests.rl.es import es_cases
 
 
@@ -137,6 +138,7 @@ def test_a_run_that_was_stopped_is_the_whole_run(way, tmp_path, one_device):
   ]
   last = {name: value for row in rows for name, value in row.items()}
   assert np.isfinite(last['eval/center/episode_return'])
+  experiments.check_scores(trainer, last)
   assert 0 <= last['train/architecture_diversity'] <= 1
   written = json.loads(
     (tmp_path / 'whole/report/architecture.json').read_text()

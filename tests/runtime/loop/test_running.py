@@ -11,6 +11,7 @@ import orbax.checkpoint as ocp
 import pytest
 
 from runtime import context, loop
+from runtime.config import errors
 from runtime.devices import memory
 from runtime.loop import checkpoints, durations
 from runtime.record import metrics, workdirs, writers
@@ -309,6 +310,23 @@ def test_best_metric_that_no_evaluation_gives_is_refused(regression, tmp_path):
     loop.run(
       regression(), config(10, checkpoints=kept), workdir=tmp_path, seed=0
     )
+
+
+def test_an_evaluation_may_lack_a_score_that_its_evaluator_declares(
+  regression, tmp_path
+):
+  experiment = dataclasses.replace(
+    regression(),
+    evaluators={'test': lambda state: {}},
+    scores={'test': ('score',)},
+  )
+  kept = checkpoints.CheckpointConfig(best_metric='eval/test/score')
+  result = loop.run(
+    experiment, config(4, checkpoints=kept), workdir=tmp_path, seed=0
+  )
+  assert result.finished
+  with pytest.raises(errors.ConfigError, match=r"\['eval/test/score'\], got"):
+    experiment.check_metric('eval/test/scores')
 
 
 def test_hooks_of_the_launcher_are_called_in_time(regression, tmp_path):
