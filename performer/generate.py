@@ -118,7 +118,8 @@ def _check_run(run: restored.Restored) -> training.LanguageModelTrainer:
   """The trainer; refuses runs of other trainers."""
   if not isinstance(run.trainer, training.LanguageModelTrainer):
     raise ValueError(
-      f'{run.workdir} holds no language model, got {run.trainer}'
+      f'{run.workdir} holds no language model, but a run of '
+      f'{type(run.trainer).__name__}'
     )
   return run.trainer
 

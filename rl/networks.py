@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Bool, Float, Key, Shaped
 
-from rl import orthonormal
+from rl import orthonormal, ranges
 
 __all__ = [
   'GRU',
@@ -95,11 +95,18 @@ class MLP(nn.Module):
     widths: of the layers.
     activation: after each of them.
     kernel_init: orthogonal with gain sqrt(2), as published PPO has it.
+
+  Raises:
+    ValueError: if a size is not positive.
   """
 
   widths: tuple[int, ...] = (64, 64)
   activation: Activation = nn.tanh
   kernel_init: nn.initializers.Initializer = _ORTHOGONAL
+
+  def __post_init__(self) -> None:
+    ranges.check_counts(widths=self.widths)
+    super().__post_init__()
 
   @nn.compact
   def __call__(self, observation: Shaped[Array, 'n ...']) -> Array:
@@ -119,12 +126,19 @@ class NatureCNN(nn.Module):
     dense: width of the output.
     kernel_init: orthogonal with gain sqrt(2), as published PPO has it.
 
+  Raises:
+    ValueError: if a size is not positive.
+
   Reference: Mnih et al. (2015), "Human-level control through deep reinforcement
     learning", Nature 518.
   """
 
   dense: int = 512
   kernel_init: nn.initializers.Initializer = _ORTHOGONAL
+
+  def __post_init__(self) -> None:
+    ranges.check_counts(dense=self.dense)
+    super().__post_init__()
 
   @nn.compact
   def __call__(self, observation: Shaped[Array, 'n h w c']) -> Array:
@@ -154,12 +168,19 @@ class ImpalaCNN(nn.Module):
     dense: width of the output.
     kernel_init: truncated normal with variance 1 / fan in.
 
+  Raises:
+    ValueError: if a size is not positive.
+
   Reference: Espeholt et al. (2018), arXiv:1802.01561, figure 3.
   """
 
   depths: tuple[int, ...] = (16, 32, 32)
   dense: int = 256
   kernel_init: nn.initializers.Initializer = _LECUN
+
+  def __post_init__(self) -> None:
+    ranges.check_counts(depths=self.depths, dense=self.dense)
+    super().__post_init__()
 
   @nn.compact
   def __call__(self, observation: Shaped[Array, 'n h w c']) -> Array:
@@ -182,10 +203,17 @@ class GRU(nn.Module):
   Attributes:
     size: of the memory and the output.
 
+  Raises:
+    ValueError: if a size is not positive.
+
   Reference: Cho et al. (2014), arXiv:1406.1078.
   """
 
   size: int = 256
+
+  def __post_init__(self) -> None:
+    ranges.check_counts(size=self.size)
+    super().__post_init__()
 
   def initial_memory(self, num_lanes: int) -> Float[Array, 'n m']:
     """Zeros, one row per lane."""

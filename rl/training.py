@@ -154,6 +154,7 @@ class AgentTrainer:
     """The experiment of JAX environments, the most of that of simulators."""
     init = functools.partial(self._init, seed)
     steps = self.learner.unroll_length * self.env.num_lanes
+    evaluators = self._evaluators()
     return loop_lib.Experiment(
       init=init,
       step=self._step,
@@ -161,7 +162,8 @@ class AgentTrainer:
       batches=actors.NoBatches(),
       mesh=mesh,
       batch_size=steps * self.iterations_per_step,
-      evaluators=self._evaluators(),
+      evaluators=evaluators,
+      scores=dict.fromkeys(evaluators, self._score_names()),
       params=lambda state: flax.serialization.to_state_dict(
         self.learner.params(state.learner)
       ),
@@ -308,6 +310,11 @@ class AgentTrainer:
       name: self._evaluator(self.learner, env, index)
       for index, (name, env) in enumerate(self.eval_envs.items())
     }
+
+  def _score_names(self) -> list[str]:
+    count = self.num_agents
+    one = np.zeros((1, 1) if count == 1 else (count, 1, 1))
+    return list(_scores(evaluation.Episodes(one, one), count > 1))
 
   def _evaluator(
     self,

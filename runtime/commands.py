@@ -108,6 +108,6 @@ def run(main: Callable[[], None]) -> None:
     # Python would flush the closed pipe once more, and complain.
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     sys.exit(1)
-  except (ValueError, OSError, errors.RunError) as error:
+  except (*errors.MISTAKES, errors.RunError) as error:
     print(f'error: {error}', file=sys.stderr)
     sys.exit(2)

@@ -1,6 +1,9 @@
 """Errors that end a run with one message, however late they come."""
 
-__all__ = ['RunError']
+__all__ = ['MISTAKES', 'RunError']
+
+# What mistakes of users raise before a run starts; too large numbers, the last.
+MISTAKES = (ValueError, OSError, OverflowError, MemoryError)
 
 
 class RunError(Exception):

@@ -161,7 +161,7 @@ def _main(root: Callable[..., Any] | str, argv: Sequence[str]) -> None:
     if values.ray_address is not None:
       os.environ['RAY_ADDRESS'] = values.ray_address
     _execute(_resolve(root), values, started)
-  except (ValueError, OSError, run_errors.RunError) as error:
+  except (*run_errors.MISTAKES, run_errors.RunError) as error:
     told = isinstance(error, (errors.ConfigError, run_errors.RunError))
     if values.debug or (started.is_set() and not told):
       raise

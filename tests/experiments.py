@@ -14,6 +14,15 @@ def of(trainer, *, seed=0, mesh=mesh_lib.MeshConfig(), devices=None):
     return experiment
 
 
+def check_scores(trainer, row):
+  """Every metric of a row of evaluations was declared before it ran."""
+  declared = of(trainer).scores
+  names = [name.removeprefix('eval/') for name in row if name[:5] == 'eval/']
+  assert names
+  for evaluator, _, metric in (name.rpartition('/') for name in names):
+    assert metric in declared[evaluator]
+
+
 def _bits(leaf):
   if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):
     leaf = jax.random.key_data(leaf)

@@ -16,6 +16,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Key
 
 from hpo import studies
+from rl import ranges
 
 __all__ = ['Seeds', 'budget', 'keys', 'write_study']
 
@@ -29,7 +30,7 @@ class Seeds:
     test: of what was found.
 
   Raises:
-    ValueError: there are none, one is repeated, or serves both.
+    ValueError: there are none, or one is negative, repeated, or serves both.
   """
 
   tuning: Sequence[int] = (0,)
@@ -38,6 +39,7 @@ class Seeds:
   def __post_init__(self) -> None:
     object.__setattr__(self, 'tuning', tuple(self.tuning))
     object.__setattr__(self, 'test', tuple(self.test))
+    ranges.check_counts(least=0, tuning=self.tuning, test=self.test)
     both = self.tuning + self.test
     if not self.tuning or not self.test or len(set(both)) < len(both):
       raise ValueError(

@@ -249,10 +249,17 @@ class _Stages(_CellNetwork):
   Attributes beside those of `_CellNetwork`:
     depths: channels of the stages; each halves height and width.
     dense: width of the output; None: the last stage's pictures are returned.
+
+  Raises:
+    ValueError: if a size is not positive.
   """
 
   depths: tuple[int, ...] = (16, 32, 32)
   dense: int | None = 256
+
+  def __post_init__(self) -> None:
+    ranges.check_counts(depths=self.depths, dense=self.dense)
+    super().__post_init__()
 
   @nn.compact
   def __call__(
@@ -357,11 +364,19 @@ class PISACEncoder(_CellNetwork):
     num_cells: of them. Three stand for the three convolutions of the baseline;
       the published number was not found.
     features: width of the output.
+
+  Raises:
+    ValueError: if a size is not positive.
   """
 
   channels: int = 32
   num_cells: int = 3
   features: int = 50
+
+  def __post_init__(self) -> None:
+    ranges.check_counts(channels=self.channels, features=self.features)
+    ranges.check_counts(least=0, num_cells=self.num_cells)
+    super().__post_init__()
 
   @nn.compact
   def __call__(

@@ -38,6 +38,7 @@ __all__ = [
 
 Mode = Literal['joint', 'first_order', 'second_order']
 _MODES: tuple[Mode, ...] = ('joint', 'first_order', 'second_order')
+_MAX_SNAPSHOTS = 1000
 _PARTS = ('encoder', 'core')  # Of agents, that may be supernets.
 
 
@@ -84,6 +85,11 @@ class Search:
   def __post_init__(self) -> None:
     ranges.check_counts(iterations=self.iterations, snapshots=self.snapshots)
     ranges.check_counts(least=0, alpha_lanes=self.alpha_lanes)
+    if self.snapshots > _MAX_SNAPSHOTS:
+      raise ValueError(
+        f'snapshots must be at most {_MAX_SNAPSHOTS}, as the state keeps them, '
+        f'got {self.snapshots=}'
+      )
     ranges.check_positive(rate=self.rate)
     if self.mode not in _MODES:
       raise ValueError(f'mode must be one of {_MODES}, got {self.mode!r}')

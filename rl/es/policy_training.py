@@ -29,6 +29,8 @@ from runtime.record import metrics as metrics_lib
 
 __all__ = ['MakePolicy', 'Opened', 'PolicyTrainer']
 
+_SCORES = ('episode_return', 'episode_return_error', 'episode_length')
+
 MakePolicy = Callable[[spaces.Space, spaces.Space], policies.Policy]
 
 
@@ -163,6 +165,7 @@ class PolicyTrainer:
         mesh=mesh,
         batch_size=members,
         evaluators=self._evaluators(evaluator),
+        scores={'center': _SCORES},
         params=lambda state: {'theta': state.theta},
         tables=lambda run: results.tables(run.rows, self.random_returns(seed)),
         pictures=lambda run: results.pictures(
@@ -201,11 +204,9 @@ class PolicyTrainer:
       came = np.asarray(found.valid) | ~np.isfinite(returns)
       returns = returns[came]
       lengths = np.asarray(found.lengths, np.float64)[came]
-      return {
-        'episode_return': returns.mean(),
-        'episode_return_error': returns.std() / np.sqrt(returns.size),
-        'episode_length': lengths.mean(),
-      }
+      error = returns.std() / np.sqrt(returns.size)
+      scores = returns.mean(), error, lengths.mean()
+      return dict(zip(_SCORES, scores, strict=True))
 
     return {'center': run}
 

@@ -22,7 +22,7 @@ def check_descends(optimizer: optax.GradientTransformation) -> None:
   update, _ = optimizer.update(one, optimizer.init(zero), zero)
   if update[0] > 0:
     raise ValueError(
-      'learning rate must not be negative: optimizer must descend, got an '
+      'learning_rate must not be negative: optimizer must descend, got an '
       f'update of {update[0]} for a gradient of 1'
     )
 

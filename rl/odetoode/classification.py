@@ -31,6 +31,7 @@ from runtime.record import metrics as metrics_lib
 
 __all__ = ['ClassifierTrainer', 'TrainState']
 
+_DEPTH_SCORES = ('gradient_first', 'gradient_least', 'gradient_greatest')
 _PROBE = 64  # Pictures of the test set whose gradients are followed.
 
 
@@ -125,6 +126,11 @@ class ClassifierTrainer:
       batch_size=self.batch_size,
       num_examples=len(self.data.train),
       evaluators=self._evaluators(),
+      scores={
+        'test': ('loss', 'accuracy'),
+        'corrupted': ('accuracy', *(set(self.test_sets) - {'test'})),
+        'depth': _DEPTH_SCORES,
+      },
       params=lambda state: _first_model(state.params),
       tables=lambda run: {'accuracy': self._accuracies(run.state)},
       pictures=lambda run: class_results.pictures(
@@ -287,11 +293,8 @@ class ClassifierTrainer:
       norms = self.gradient_norms(state)
       if norms is None:
         return {}
-      return {
-        'gradient_first': np.nanmean(norms[:, 0]),
-        'gradient_least': np.nanmin(norms),
-        'gradient_greatest': np.nanmax(norms),
-      }
+      found = np.nanmean(norms[:, 0]), np.nanmin(norms), np.nanmax(norms)
+      return dict(zip(_DEPTH_SCORES, found, strict=True))
 
     return {'test': test, 'corrupted': corrupted, 'depth': depth}
 

@@ -6,19 +6,23 @@ keeps all of them and finds what is missing or has no effect.
 """
 
 import contextlib
+import contextvars
 import copy
+import functools
 import inspect
+import math
 from collections.abc import Iterable, Iterator
-from typing import Any
+from typing import Any, NoReturn
 
 from gin import config as gin_config
 
 from runtime.config import errors
 from runtime.config import types as types_lib
 
-__all__ = ['MACRO', 'Bindings', 'Bound']
+__all__ = ['MACRO', 'Bindings', 'Bound', 'detached']
 
 MACRO = 'gin.macro'
+_RATE = 'learning_rate'
 
 
 def _targets(value: Any) -> set[str]:
@@ -37,6 +41,44 @@ def _requires(value: Any) -> bool:
     reference.config_key == ('gin.REQUIRED', 'gin.constant')
     for reference in gin_config.iterate_references(value)
   )
+
+
+_is_detached: contextvars.ContextVar[bool] = contextvars.ContextVar(
+  'is_detached', default=False
+)
+
+
+@contextlib.contextmanager
+def detached() -> Iterator[None]:
+  """Injects functions that keep their values after the session.
+
+  gin reads the values that are bound to a reference such as `@f` at the call of
+  `f`: an object that calls it after the session would get the defaults. In the
+  block, a `functools.partial` of the plain function and its values is injected.
+  """
+  token = _is_detached.set(True)
+  try:
+    yield
+  finally:
+    _is_detached.reset(token)
+
+
+def _injected(value: Any, memo: dict[int, Any]) -> Any:
+  """A copy of a value, with its references replaced."""
+  if not _is_detached.get():
+    return copy.deepcopy(value, memo)
+  if isinstance(value, (list, tuple)):
+    return type(value)(_injected(item, memo) for item in value)
+  if isinstance(value, dict):
+    return {key: _injected(item, memo) for key, item in value.items()}
+  is_reference = isinstance(value, gin_config.ConfigurableReference)
+  if not is_reference or value.evaluate:
+    return copy.deepcopy(value, memo)
+  scope = value.scopes or gin_config.current_scope()
+  with gin_config.config_scope(scope):
+    bound = gin_config.get_bindings(value.configurable.selector)
+  plain = value.configurable.wrapped
+  return functools.partial(plain, **bound) if bound else plain
 
 
 class _UnknownError(Exception):
@@ -70,20 +112,35 @@ class Bound:
 
   def __deepcopy__(self, memo: dict[int, Any]) -> Any:
     self.used = True
-    value = copy.deepcopy(self.value, memo)
-    self.check_type(value)
+    value = _injected(self.value, memo)
+    self.check(value)
     return value
 
-  def check_type(self, value: Any) -> None:
+  def check(self, value: Any) -> None:
     """Raises ConfigError if `value`, made from this one, does not fit."""
     if not types_lib.accepts(value, self.hint):
       forgot = inspect.isclass(value) or inspect.isfunction(value)
       hint = '; are its parentheses missing, as in @name()?' if forgot else ''
-      raise errors.ConfigError(
-        f'{self.name} must be {types_lib.describe(self.hint)}, '
-        f'got {value!r} ({type(value).__name__}){hint}',
-        self.where,
+      self._refuse(
+        f'be {types_lib.describe(self.hint)}, '
+        f'got {value!r} ({type(value).__name__}){hint}'
       )
+    if isinstance(value, float) and not math.isfinite(value):
+      self._refuse(f'be finite, got {value}')
+    # optax accepts a negative rate, and climbs.
+    rate = self._argument == _RATE and isinstance(value, float | int)
+    if rate and value < 0:
+      self._refuse(f'not be negative, got {value}')
+
+  @property
+  def _argument(self) -> str:
+    return self.name.rpartition('.')[2]
+
+  def _refuse(self, rule: str) -> NoReturn:
+    macros = sorted(t[1:] for t in _targets(self.value) if t.startswith('%'))
+    knobs = [f'{macro} sets {self._argument}' for macro in macros]
+    clause = f' ({", ".join(knobs)})' if knobs else ''
+    raise errors.ConfigError(f'{self.name} must {rule}{clause}', self.where)
 
   def __repr__(self) -> str:
     return repr(self.value)
@@ -134,7 +191,7 @@ class Bindings:
       raise errors.ConfigError('\n  '.join(lines))
     for bound in self._bound.values():
       with contextlib.suppress(_UnknownError):  # Checked when it is injected.
-        bound.check_type(self._literal(bound.value))
+        bound.check(self._literal(bound.value))
 
   def _macros(self) -> Iterable[Bound]:
     return [b for b in self._bound.values() if b.target.startswith('%')]
@@ -182,23 +239,48 @@ class Bindings:
         + '\n  '.join(lines)
       )
 
-  def knobs(self, parameters: Iterable[str]) -> list[str]:
+  def knobs(
+    self, parameters: Iterable[str], *, name: str = '', scope: str = ''
+  ) -> list[str]:
     """Says which macros set parameters.
 
     Args:
       parameters: their names, such as 'batch_size'.
+      name: of the object that was built, whose parameters are meant if it has
+        such ones; empty: unknown.
+      scope: that it was built in.
 
     Returns:
       Clauses such as 'BATCH_SIZE sets batch_size'; none for a parameter that no
       macro sets.
     """
     found: dict[str, None] = {}
-    for name in dict.fromkeys(parameters):
-      for (_, selector, argument), bound in self._bound.items():
-        if argument == name and selector != MACRO:
-          for macro in self._macros_behind(bound.value):
-            found[f'{macro} sets {name}'] = None
+    for parameter in dict.fromkeys(parameters):
+      for bound in self._binding(parameter, name, scope):
+        for macro in self._macros_behind(bound.value):
+          found[f'{macro} sets {parameter}'] = None
     return list(found)
+
+  def _binding(self, parameter: str, name: str, scope: str) -> list[Bound]:
+    """The binding of a built object's parameter; if none, all of that name."""
+    inside, anywhere = {}, []
+    for (outer, selector, argument), bound in self._bound.items():
+      if argument != parameter or selector == MACRO:
+        continue
+      anywhere.append(bound)
+      if f'.{selector}'.endswith(f'.{name}') and f'{scope}/'.startswith(
+        f'{outer}/' if outer else ''
+      ):
+        inside[outer] = bound
+    return [inside[max(inside, key=len)]] if inside else anywhere
+
+  def large(self, limit: int) -> list[str]:
+    """Statements of whole numbers beyond a limit, such as 'SIZE = 10000'."""
+    return [
+      f'{bound.name} = {bound.value}'
+      for bound in self._bound.values()
+      if isinstance(bound.value, int) and abs(bound.value) > limit
+    ]
 
   def _macros_behind(self, value: Any) -> Iterator[str]:
     """Names of the macros in a value, and in the objects that it builds."""

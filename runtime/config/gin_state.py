@@ -5,6 +5,9 @@ No other file names a private part of gin.
 
 import contextlib
 import copy
+import functools
+import pprint
+import types
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -22,6 +25,12 @@ _TABLES = (
   '_OPERATIVE_CONFIG',
   '_RENAMED_SELECTORS',
   '_SINGLETONS',
+)
+
+# gin sorts the keys of dictionaries, but their order may count: that of
+# evaluations chooses their random keys.
+_IN_ORDER = types.SimpleNamespace(
+  pformat=functools.partial(pprint.pformat, sort_dicts=False)
 )
 
 
@@ -73,4 +82,8 @@ def _text(table: Mapping[Any, Mapping[str, Any]]) -> str:
     key: {name: getattr(value, 'value', value) for name, value in args.items()}
     for key, args in table.items()
   }
-  return gin_config._config_str(bare)
+  before, gin_config.pprint = gin_config.pprint, _IN_ORDER
+  try:
+    return gin_config._config_str(bare)
+  finally:
+    gin_config.pprint = before

@@ -38,7 +38,11 @@ __all__ = ['ConfigError', 'Parsed', 'session', 'tell']
 
 ConfigError = errors.ConfigError
 
-_TAIL = re.compile(r"\n  In call to configurable '([^']*)' \([^\n]*")
+_TAIL = re.compile(
+  r"\n  In call to configurable '([^']*)' \([^\n]*?(?: in scope '([^'\n]*)')?"
+  r'(?=\n|$)'
+)
+_32_BITS = 2**31 - 1
 # `{batch_size=}` of a message, or its first word: 'batch_size must be ...'.
 _PARAMETER = re.compile(r'(?:^|\b)(\w+)(?==| must )')
 _MISSING = re.compile(r'([\w.<>]+)\(\) missing \d+ required')
@@ -55,7 +59,7 @@ class Parsed:
       values; raises `ConfigError` for a value of a wrong type and for a
       parameter without a value, and whatever the root raises.
     arguments: builds the values that are bound to parameters of the root, by
-      name, without calling it.
+      name, without calling it. They may be used after the session.
     operative: returns the values that were used until now, defaults included,
       as text that can be parsed again.
     check: raises `ConfigError` if a binding or macro was not used until now.
@@ -109,10 +113,15 @@ def session(
     yield Parsed(
       text=gin_state.bound_text(),
       build=functools.partial(_build, configured, reader.bindings),
-      arguments=functools.partial(gin.get_bindings, configured),
+      arguments=functools.partial(_arguments, configured),
       operative=gin_state.operative_text,
       check=reader.bindings.check_used,
     )
+
+
+def _arguments(configured: Callable[..., Any]) -> dict[str, Any]:
+  with bindings_lib.detached():
+    return gin.get_bindings(configured)
 
 
 def _build(
@@ -130,9 +139,17 @@ def _build(
   except ConfigError as error:
     raise ConfigError(error.message) from None
   except ValueError as error:
-    knobs = bindings.knobs(_PARAMETER.findall(_TAIL.sub('', str(error))))
+    text = str(error)
+    name, scope = next(iter(_TAIL.findall(text)), ('', ''))
+    parameters = _PARAMETER.findall(_TAIL.sub('', text))
+    knobs = bindings.knobs(parameters, name=name, scope=scope)
     if knobs:
       error.add_note(', '.join(knobs))
+    raise
+  except (OverflowError, MemoryError) as error:
+    large = bindings.large(_32_BITS)
+    if large:
+      error.add_note(f'large: {", ".join(large)}')
     raise
   except TypeError as error:
     if not _lacks_argument(str(error)):
@@ -144,7 +161,7 @@ def _build(
 def _lacks_argument(message: str) -> bool:
   """Tells whether gin's own call failed, not a call in the code it called."""
   called = _MISSING.match(message)
-  names = _TAIL.findall(message)
+  names = [name for name, _ in _TAIL.findall(message)]
   return bool(called and names and names[0] in called[1].split('.'))
 
 
@@ -163,8 +180,9 @@ def tell(error: BaseException, *, root: str = '') -> str:
     The message without gin's paragraphs.
   """
   text = str(error)
-  names = [name for name in _TAIL.findall(text) if name != root]
+  names = [name for name, _ in _TAIL.findall(text) if name != root]
   clauses = [f'while building {names[0]}'] if names else []
-  clauses += getattr(error, '__notes__', [])
+  # Ours have one line; JAX adds paragraphs about its tracebacks.
+  clauses += [n for n in getattr(error, '__notes__', []) if '\n' not in n]
   message = _TAIL.sub('', text).rstrip()
   return f'{message} ({"; ".join(clauses)})' if clauses else message

@@ -7,6 +7,7 @@ full, the same way at every start.
 
 import collections.abc
 import inspect
+import re
 import types
 import typing
 from collections.abc import Callable, Mapping
@@ -112,7 +113,12 @@ def _accepts_items(value: Any, origin: Any, args: tuple[Any, ...]) -> bool:
 
 def describe(hint: Any) -> str:
   """Returns a short text for a type, such as `int` or `tuple[int, ...]`."""
-  if inspect.isclass(hint) and not typing.get_args(hint):
-    return hint.__name__
-  text = str(hint).replace('typing.', '').replace('collections.abc.', '')
-  return text.replace('NoneType', 'None')
+  origin, args = typing.get_origin(hint), typing.get_args(hint)
+  if origin in (typing.Union, types.UnionType):
+    return ' | '.join(dict.fromkeys(map(describe, args)))
+  if origin is collections.abc.Callable:
+    return 'Callable'
+  if inspect.isclass(hint) and not args:
+    return hint.__name__.rpartition('.')[2].replace('NoneType', 'None')
+  # Names without the modules that they come from.
+  return re.sub(r'\b(?:[a-zA-Z_]\w*\.)+(?=\w)', '', str(hint))

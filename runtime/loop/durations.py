@@ -27,11 +27,14 @@ class Duration:
     given = {k: v for k, v in dataclasses.asdict(self).items() if v is not None}
     if len(given) != 1:
       raise ValueError(
-        'a Duration needs exactly one of steps, examples and epochs, '
-        f'got {given}'
+        'a Duration needs exactly one unit, '
+        f'got {self.steps=} {self.examples=} {self.epochs=}'
       )
-    if min(given.values()) < 0:
-      raise ValueError(f'a Duration must not be negative, got {given}')
+    ((unit, value),) = given.items()
+    if not 0 <= value < math.inf:
+      raise ValueError(
+        f'{unit} must not be negative, nor infinite, got {unit}={value}'
+      )
 
   def to_steps(self, *, batch_size: int, num_examples: int | None) -> int:
     """Converts to steps.

@@ -9,6 +9,7 @@ import jax
 import numpy as np
 from clu import metrics as clu_metrics
 
+from runtime.config import errors
 from runtime.record.tables import Row
 
 __all__ = ['BatchIterator', 'Draw', 'Evaluator', 'Experiment', 'Finished']
@@ -125,22 +126,24 @@ class Experiment(Generic[State]):
       found: names that an evaluation gave; None: there was none yet.
 
     Raises:
-      ValueError: if no evaluator, or not this evaluation, gives the metric.
+      ConfigError: if no evaluator, or not this evaluation, gives the metric.
     """
     if name is None or (found is not None and name in found):
       return
+    _, _, rest = name.partition('eval/')
+    evaluator, _, metric = rest.rpartition('/')
+    declared = evaluator in self.evaluators and evaluator in self.scores
+    if declared and metric in self.scores[evaluator]:
+      return  # An evaluation may lack it, such as one of no sound member.
     known = found
     if found is None:
-      _, _, rest = name.partition('eval/')
-      evaluator, _, metric = rest.rpartition('/')
-      scores = self.scores.get(evaluator, (metric,))
-      if evaluator in self.evaluators and metric in scores:
+      if evaluator in self.evaluators and not declared:
         return
       known = [
         f'eval/{one}/{score}'
         for one in self.evaluators
         for score in self.scores.get(one, ('...',))
       ]
-    raise ValueError(
+    raise errors.ConfigError(
       f'best_metric must be one of {sorted(known)}, got {name!r}'
     )

@@ -27,6 +27,7 @@ from absl import logging
 
 from runtime import context as context_lib
 from runtime import paths
+from runtime.devices import memory
 from runtime.loop import checkpoints as checkpoints_lib
 from runtime.loop import durations, preemption, timer, warm_start
 from runtime.loop.experiment import Experiment
@@ -115,6 +116,7 @@ def run(
     NonFiniteError: if a step gave a metric that is not finite.
     MisfitError: if the checkpoint holds other parameters.
     CheckpointError: if a checkpoint cannot be written.
+    OutOfMemoryError: if the devices have too little memory.
     RuntimeError: if no checkpoint of the run can be read.
   """
   context.check_config()
@@ -126,6 +128,7 @@ def run(
   with (
     workdirs.claimed(workdir) as claim,
     preemption.listen() as stop,
+    memory.shortage_told(),
     contextlib.ExitStack() as stack,
   ):
     _check_difference(claim.folder, seed, context)

@@ -184,3 +184,17 @@ def test_gru_forgets_where_episodes_begin():
   # Keeping the memory gives other numbers in the lane that forgot.
   wrong, _ = run(memory[0], range(4), 0)
   assert np.abs(wrong - last[0]).max() > 1e-3
+
+
+@pytest.mark.parametrize(
+  ('make', 'name'),
+  [
+    (lambda: networks.MLP(widths=(8, 0)), 'widths'),
+    (lambda: networks.NatureCNN(dense=-2), 'dense'),
+    (lambda: networks.ImpalaCNN(depths=(0,)), 'depths'),
+    (lambda: networks.GRU(size=0), 'size'),
+  ],
+)
+def test_sizes_are_positive(make, name):
+  with pytest.raises(ValueError, match=f'{name} must be positive'):
+    make()

@@ -7,6 +7,7 @@ from collections.abc import Callable
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import struct
 
 
@@ -59,6 +60,10 @@ def scaled(scale: float, *, function: Callable = relu) -> Callable:
 
 def fails(length: int) -> Favor:
   raise ValueError(f'length must be even, got {length=}')
+
+
+def filled(size: int) -> Callable:
+  return np.zeros(size).__add__
 
 
 def train(

@@ -21,7 +21,7 @@ from flax import linen as nn
 from jax import flatten_util
 from jaxtyping import Array, Float, Key, PyTree, Shaped
 
-from rl import networks
+from rl import networks, ranges
 
 __all__ = [
   'ACTIVATIONS',
@@ -52,11 +52,22 @@ class Growing(nn.Module):
     layers: largest number.
     width: largest number of units in a layer.
     start: units of the first layer, at first.
+
+  Raises:
+    ValueError: if a size is not positive, or `start` exceeds `width`.
   """
 
   layers: int = 3
   width: int = 64
   start: int = 16
+
+  def __post_init__(self) -> None:
+    ranges.check_counts(layers=self.layers, width=self.width, start=self.start)
+    if self.start > self.width:
+      raise ValueError(
+        f'start must be at most {self.width=}, got {self.start=}'
+      )
+    super().__post_init__()
 
   @nn.compact
   def __call__(

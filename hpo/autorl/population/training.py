@@ -99,6 +99,7 @@ class PopulationTrainer:
       mesh=mesh,
       batch_size=self.round_steps * self.rounds_per_step,
       evaluators={'test': self._evaluator()},
+      scores={'test': ('score', 'score_error')},
       params=lambda state: {'settings': state.populations.method.codes},
       tables=self._tables,
       files=lambda run: {

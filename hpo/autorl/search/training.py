@@ -197,6 +197,7 @@ class SearchTrainer:
       mesh=mesh,
       batch_size=self.parallel,
       evaluators={'test': self._evaluator(jobs)},
+      scores={'test': ('score', 'score_error')},
       params=lambda state: {'scores': state.scores},
       tables=functools.partial(self._tables, jobs),
       files=lambda run: {

@@ -213,7 +213,8 @@ def test_one_population_that_fails_does_not_stop_the_others():
   state = state.replace(populations=populations, history=history)
   found = made._metrics(state).compute()
   assert (float(found['score']), float(found['best_score'])) == (2.0, 3.0)
-  assert set(experiment.evaluators['test'](state)) == {'score'}
+  scores = experiment.evaluators['test'](state)
+  assert set(scores) == {'score'} < set(experiment.scores['test'])
 
 
 def test_budgets_are_whole_updates():
@@ -234,3 +235,8 @@ def test_budgets_are_whole_updates():
 def test_seeds_of_tuning_and_test_are_disjoint(tuning, test):
   with pytest.raises(ValueError, match='seeds'):
     accounts.Seeds(tuning, test)
+
+
+def test_seeds_are_not_negative():
+  with pytest.raises(ValueError, match='test must not be negative'):
+    accounts.Seeds((0,), (5, -1))

@@ -1,5 +1,6 @@
 """ES-ENAS in the training loop: every way to run it, reports, resumption."""
 
+import dataclasses
 import functools
 import json
 
@@ -22,8 +23,10 @@ from rl.es import backends, cma, population, strategy
 from rl.es import policies as rl_policies
 from runtime import context, loop
 from runtime import trainer as trainer_lib
+from runtime.config import sessions
 from runtime.devices import mesh as mesh_lib
 from runtime.loop import durations
+from tests import experiments
 from tests.rl.es import es_cases
 
 
@@ -135,6 +138,7 @@ def test_a_run_that_was_stopped_is_the_whole_run(way, tmp_path, one_device):
   ]
   last = {name: value for row in rows for name, value in row.items()}
   assert np.isfinite(last['eval/center/episode_return'])
+  experiments.check_scores(trainer, last)
   assert 0 <= last['train/architecture_diversity'] <= 1
   written = json.loads(
     (tmp_path / 'whole/report/architecture.json').read_text()
@@ -180,3 +184,16 @@ def test_members_of_a_generation_are_counted_once():
 def test_a_policy_without_a_space_is_refused():
   with pytest.raises(ValueError, match='SharedPolicy'):
     _trainer(policy=functools.partial(rl_policies.MLP, hidden=()))
+
+
+def test_a_restored_trainer_keeps_the_settings_of_its_controller():
+  """It makes the policy and the controller after the session is over."""
+  with sessions.session(
+    trainer_lib.train,
+    ['configs/nas/es_enas_mask_tiny.gin'],
+    ['controllers.HillClimb.again = True', 'HIDDEN = (3,)'],
+  ) as parsed:
+    trainer = parsed.arguments()['trainer']
+  changed = dataclasses.replace(trainer, eval_episodes=7)
+  assert changed.search(0).controller.again
+  assert changed.fitted_policy.space == trainer.fitted_policy.space

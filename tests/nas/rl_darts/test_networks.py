@@ -265,3 +265,17 @@ def test_recurrent_core_step_by_step():
     h = cell.apply({'params': own['cell']}, [h], p)
     np.testing.assert_allclose(outputs[t], h, rtol=1e-4, atol=1e-5)
   np.testing.assert_array_equal(last, outputs[-1])
+
+
+@pytest.mark.parametrize(
+  ('kind', 'settings'),
+  [
+    (networks.Micro, {'depths': (8, 0)}),
+    (networks.Classic, {'dense': -1}),
+    (networks.PISACEncoder, {'features': 0}),
+  ],
+)
+def test_sizes_are_positive(kind, settings):
+  (name,) = settings
+  with pytest.raises(ValueError, match=f'{name} must be positive'):
+    kind(**settings)

@@ -280,6 +280,74 @@ def test_wrong_literal_is_found_without_building(toy, tmp_path, text, message):
   assert 'a.gin:' in caught.value.message
 
 
+@pytest.mark.parametrize(
+  ('text', 'message'),
+  [
+    (
+      'SIZES = (1, "x")\ntoy_experiment.train.sizes = %SIZES',
+      '(tuple) (SIZES sets sizes)',
+    ),
+    (
+      'A = 2.5\ntoy_experiment.train.sizes = (1, %A)',
+      'got (1, 2.5) (tuple) (A sets sizes)',
+    ),
+    ('RATE = 1e999\ntoy_experiment.train.rate = %RATE', 'RATE must be finite'),
+    ('toy_experiment.train.rate = -1e999', 'rate must be finite, got -inf'),
+    (
+      'import optax\nPACE = -0.1\noptax.sgd.learning_rate = %PACE\n'
+      'toy_experiment.train.other = @optax.sgd()',
+      'not be negative, got -0.1 (PACE sets learning_rate)',
+    ),
+    (
+      'import optax\nPACE = "x"\noptax.sgd.learning_rate = %PACE\n'
+      'toy_experiment.train.other = @optax.sgd()',
+      'learning_rate must be float | Array | Callable, got',
+    ),
+    (
+      'ATTENTION = @toy_experiment.Slotted()\n'
+      'toy_experiment.train.attention = %ATTENTION',
+      '(Slotted) (ATTENTION sets attention)',
+    ),
+  ],
+)
+def test_wrong_value_names_the_macro_behind_it(build, text, message):
+  with pytest.raises(errors.ConfigError) as caught:
+    build(text)
+  assert message in caught.value.message
+  assert '\n' not in caught.value.message
+
+
+def test_of_several_bindings_the_one_that_was_built_is_named(build):
+  text = (
+    'FIRST = 2\nSECOND = 3\nTHIRD = 4\n'
+    'toy_experiment.Dataset.length = %FIRST\n'
+    'toy_experiment.train.data = @toy_experiment.Dataset()\n'
+    'toy_experiment.Dataset.split = "x"\n'
+    'toy_experiment.train.attention = @a/toy_experiment.fails()\n'
+    'a/toy_experiment.fails.length = %SECOND\n'
+    'toy_experiment.train.other = @b/toy_experiment.fails()\n'
+    'b/toy_experiment.fails.length = %THIRD'
+  )
+  with pytest.raises(ValueError, match='even') as caught:
+    build(text)
+  told = sessions.tell(caught.value)
+  assert told.endswith('(while building fails; SECOND sets length)')
+
+
+def test_too_large_numbers_are_named(build):
+  text = (
+    f'HUGE = {10**17}\ntoy_experiment.train.hook = @toy_experiment.filled()\n'
+  )
+  with pytest.raises(MemoryError) as caught:
+    build(text + 'toy_experiment.filled.size = %HUGE')
+  caught.value.add_note('-----\nfor readers of tracebacks')
+  told = sessions.tell(caught.value)
+  assert told.startswith('Unable to allocate')
+  assert told.endswith(
+    '(while building filled; large: HUGE = 100000000000000000)'
+  )
+
+
 def test_wrong_object_is_found_when_it_is_built(build):
   text = (
     'toy_experiment.train.attention = @toy_experiment.Dataset()\n'
@@ -450,6 +518,21 @@ def test_printed_configuration_gives_the_same_run(toy, tmp_path, attribute):
   assert again == text
 
 
+def test_printed_configuration_keeps_the_order_of_dictionaries(toy, tmp_path):
+  names = [f'{letter}_a_name_that_fills_its_line' for letter in 'cab']
+  value = {name: {'z': 1, 'y': 2} for name in names}
+  (tmp_path / 'a.gin').write_text(
+    f'{HEADER}D = {value}\ntoy_experiment.train.other = %D\n'
+  )
+  for name in ('a.gin', 'b.gin', 'c.gin'):
+    with sessions.session(toy.train, [name]) as parsed:
+      got = parsed.build(workdir='w', seed=0, context=_context(parsed))
+      (tmp_path / 'b.gin').write_text(parsed.text)
+      (tmp_path / 'c.gin').write_text(parsed.operative())
+    assert list(got['other']) == names
+    assert list(got['other'][names[0]]) == ['z', 'y']
+
+
 def test_operative_configuration_records_defaults(toy, build, tmp_path):
   (tmp_path / 'a.gin').write_text(HEADER + FAVOR)
   with sessions.session(toy.train, ['a.gin']) as parsed:
@@ -506,6 +589,24 @@ def test_tell_keeps_the_message_and_the_innermost_name(build):
   assert sessions.tell(caught.value, root='train') == (
     'steps must not be negative, got steps=-1'
   )
+
+
+def test_functions_keep_their_values_after_the_session(toy, tmp_path):
+  (tmp_path / 'a.gin').write_text(
+    HEADER + 'SCALED = @toy_experiment.scaled\n'
+    'toy_experiment.train.hook = %SCALED\n'
+    'toy_experiment.train.other = (@x/toy_experiment.scaled, @toy_experiment.relu)\n'
+    'toy_experiment.scaled.scale = 2.0\n'
+    'x/toy_experiment.scaled.scale = 5.0\n'
+    'toy_experiment.scaled.function = @toy_experiment.relu\n'
+  )
+  with sessions.session(toy.train, ['a.gin']) as parsed:
+    found = parsed.arguments()
+  scoped, plain = found['other']
+  assert found['hook']()(3.0) == 6.0
+  assert found['hook'](scale=4.0)(3.0) == 12.0
+  assert scoped()(3.0) == 15.0
+  assert plain is toy.relu
 
 
 def test_errors_of_the_code_are_not_errors(toy, build, monkeypatch):

@@ -11,6 +11,8 @@ import orbax.checkpoint as ocp
 import pytest
 
 from runtime import context, loop
+from runtime.config import errors
+from runtime.devices import memory
 from runtime.loop import checkpoints, durations
 from runtime.record import metrics, workdirs, writers
 
@@ -310,6 +312,23 @@ def test_best_metric_that_no_evaluation_gives_is_refused(regression, tmp_path):
     )
 
 
+def test_an_evaluation_may_lack_a_score_that_its_evaluator_declares(
+  regression, tmp_path
+):
+  experiment = dataclasses.replace(
+    regression(),
+    evaluators={'test': lambda state: {}},
+    scores={'test': ('score',)},
+  )
+  kept = checkpoints.CheckpointConfig(best_metric='eval/test/score')
+  result = loop.run(
+    experiment, config(4, checkpoints=kept), workdir=tmp_path, seed=0
+  )
+  assert result.finished
+  with pytest.raises(errors.ConfigError, match=r"\['eval/test/score'\], got"):
+    experiment.check_metric('eval/test/scores')
+
+
 def test_hooks_of_the_launcher_are_called_in_time(regression, tmp_path):
   calls = []
   experiment = regression()
@@ -529,6 +548,25 @@ def test_a_checkpoint_that_cannot_be_written_is_one_message(
   assert 'No space left' in text
   assert 'step 5 is the last that is safe' in text
   assert len(text.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+  ('text', 'kind'),
+  [
+    ('RESOURCE_EXHAUSTED: no room for 8 TB\nat x', memory.OutOfMemoryError),
+    ('INTERNAL: a bug\nat x', jax.errors.JaxRuntimeError),
+  ],
+)
+def test_too_little_memory_is_one_message(regression, tmp_path, text, kind):
+  def evaluate(state):
+    raise jax.errors.JaxRuntimeError(text)
+
+  experiment = dataclasses.replace(regression(), evaluators={'x': evaluate})
+  with pytest.raises(kind) as caught:
+    loop.run(experiment, config(8), workdir=tmp_path, seed=0)
+  told = str(caught.value)
+  assert ('\n' in told) == (kind is not memory.OutOfMemoryError)
+  assert text.partition('\n')[0] in told
 
 
 def test_a_new_run_may_start_from_parameters_of_another(
