@@ -12,6 +12,7 @@ Letters: as in `patches`; d width of queries and keys, K patches chosen.
 Reference: arXiv:2102.04353 (IAP-rank, IAP-trans); arXiv:2003.08165.
 """
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
@@ -52,13 +53,14 @@ class Projection(nn.Module):
   bias: bool = True
 
   @nn.compact
-  def __call__(self, picture: Float[Array, 'h w c']) -> Float[Array, 'l d']:
+  def __call__(self, picture: Float[Array, 'h w c']) -> Float[Array, 'd l']:
     """The projections."""
     size = self.patches.size
     shape = (size, size, picture.shape[2], self.features)
     out = self.patches.project(picture, self.param('kernel', _INIT, shape))
     if self.bias:
-      out += self.param('bias', nn.initializers.zeros, (self.features,))
+      bias = self.param('bias', nn.initializers.zeros, (self.features,))
+      out += bias[:, None]
     return out
 
 
@@ -94,7 +96,8 @@ class _Attention(nn.Module):
     """Queries and keys; mechanisms then divide their products by sqrt(d)."""
     width = self.patches.size**2 * picture.shape[2]
     scale = (self.width / width) ** 0.25
-    return tuple(jnp.split(scale * self.pair(picture), 2, axis=1))
+    q, k = jnp.split(scale * self.pair(picture), 2)
+    return q.T, k.T
 
   def draw(self, key: Array) -> PyTree:
     """Random matrices of the attention, for `projection`."""
@@ -216,10 +219,11 @@ class Trans(_Attention):
       ValueError: 'flatten' would give more than 4096 numbers.
     """
     picture = _floats(picture)
-    q, k = self._pairs(picture)
+    # Positions first, as attention reads them; see `votes.Exact`.
+    q, k = jax.lax.optimization_barrier(self._pairs(picture))
     sides = picture.shape[:2]
     places = 2 * self.patches.centers(*sides) / np.array(sides) - 1
-    v = jnp.concatenate([self.value(picture), jnp.float32(places)], axis=1)
+    v = jnp.concatenate([self.value(picture).T, jnp.float32(places)], axis=1)
     heads = lambda x: x[None, :, None]
     out = self.votes.attention(
       heads(q), heads(k), heads(v), projection=projection, causal=False
@@ -300,7 +304,7 @@ class Convolutions(nn.Module):
     ):
       cut = patches_lib.Patches(size, stride)
       rows, columns = cut.grid(*x.shape[:2])
-      x = nn.relu(Projection(cut, channels)(x)).reshape(rows, columns, -1)
+      x = nn.relu(Projection(cut, channels)(x)).T.reshape(rows, columns, -1)
     return x.reshape(-1)
 
 

@@ -69,8 +69,11 @@ class Patches:
     self,
     picture: Float[Array, 'h w c'],
     kernel: Float[Array, 'p p c d'],
-  ) -> Float[Array, 'l d']:
+  ) -> Float[Array, 'd l']:
     """Products of all patches with a kernel: a strided convolution.
+
+    Patches come last: there are many more of them than outputs, and loops over
+    the last axis are the fast ones.
 
     The picture is cut into squares of t pixels, which do not overlap; a patch
     is a few neighbouring squares, and its product the sum of theirs. So memory
@@ -91,7 +94,7 @@ class Patches:
         'VALID',
         dimension_numbers=('NHWC', 'HWIO', 'NHWC'),
       )
-      return out.reshape(rows * columns, -1)
+      return out.reshape(rows * columns, -1).T
     squares = _squares(
       picture, self.stride, rows + across - 1, columns + across - 1
     )
@@ -106,7 +109,7 @@ class Patches:
     for i in range(across):
       for j in range(across):
         seen = squares[i : i + rows, j : j + columns]
-        out += seen.reshape(rows * columns, -1) @ parts[i, j]
+        out += parts[i, j].T @ seen.reshape(rows * columns, -1).T
     return out
 
   def means(

@@ -29,7 +29,7 @@ def test_projections_are_products_with_unfolded_patches(size, stride):
   picture = rng.normal(size=(14, 11, 3))
   kernel = rng.normal(size=(size, size, 3, 5))
   cut = patches.Patches(size, stride)
-  found = cut.project(jnp.float32(picture), jnp.float32(kernel))
+  found = cut.project(jnp.float32(picture), jnp.float32(kernel)).T
   rows = unfolded(picture, size, stride)
   np.testing.assert_allclose(
     found, rows @ kernel.reshape(-1, 5), rtol=1e-4, atol=1e-4
