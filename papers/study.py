@@ -186,3 +186,43 @@ class Results:
   def last(self, arm: str, metric: str, at: Any = None) -> np.ndarray:
     """The last value of a curve, [seeds]."""
     return np.array([curve[-1] for curve in self.curves(arm, metric, at)])
+
+  def places(self, arm: str, metric: str) -> dict[Any, list[np.ndarray]]:
+    """A metric of every seed by position, where the records have it.
+
+    The position is None if there is one.
+
+    Raises:
+      KeyError: if it is nowhere.
+    """
+    known = [
+      at
+      for at in (self.study.at or (None,))
+      if all(metric in record for record in self.records[arm, at])
+    ]
+    if not known:
+      raise KeyError(f'no {metric!r} of {arm!r}')
+    return {at: self.curves(arm, metric, at) for at in known}
+
+  def told(
+    self,
+    form: str,
+    metric: str,
+    *,
+    arms: Sequence[str] | None = None,
+    at: Any = None,
+    mean: Callable[[np.ndarray], float] = np.mean,
+  ) -> str:
+    """Arms with their mean of a metric, for remarks: 'one 1.5, two 2.5'.
+
+    Args:
+      form: of a number, such as '.2g'.
+      metric: in the records.
+      arms: which; None: all.
+      at: the position.
+      mean: over seeds and, of curves, places.
+    """
+    return ', '.join(
+      f'{arm} {mean(self(arm, metric, at)):{form}}'
+      for arm in (self.arms if arms is None else arms)
+    )

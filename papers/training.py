@@ -9,7 +9,7 @@ from runtime import loop
 from runtime import trainer as trainer_lib
 from runtime.devices import mesh as mesh_lib
 
-__all__ = ['opened']
+__all__ = ['driven', 'opened']
 
 
 @contextlib.contextmanager
@@ -21,3 +21,16 @@ def opened(
   with trainer.experiment(seed=seed, mesh=mesh) as experiment:
     chosen = {name: experiment.evaluators[name] for name in judges}
     yield dataclasses.replace(experiment, evaluators=chosen)
+
+
+def driven(
+  trainer: trainer_lib.Trainer,
+  *,
+  seed: int,
+  steps: int,
+  records: int | Collection[int] = 1,
+  judges: Collection[str] = (),
+) -> loop.Driven[Any]:
+  """Trains; arguments as those of `opened` and of `loop.drive`."""
+  with opened(trainer, seed=seed, judges=judges) as experiment:
+    return loop.drive(experiment, steps, records)

@@ -9,6 +9,7 @@ over pairs of different residues (Fig. 13; this normalisation is our choice).
 """
 
 import dataclasses
+import itertools
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -127,11 +128,8 @@ def run(setting: Setting, *, seed: int) -> study.Record:
     See `look`; names begin with `new ` before training.
   """
   trainer = proteins.trainer(setting.training)
-  batches = []
-  for batch in trainer.data.eval_batches(learning.JUDGED, batch_size=1):
-    batches.append(batch)
-    if len(batches) == setting.sequences:
-      break
+  held_out = trainer.data.eval_batches(learning.JUDGED, batch_size=1)
+  batches = [*itertools.islice(held_out, setting.sequences)]
   with papers_training.opened(trainer, seed=seed) as experiment:
     before = look(trainer.model, experiment.init(), batches)
     driven = loop.drive(experiment, setting.training.steps)
@@ -139,48 +137,32 @@ def run(setting: Setting, *, seed: int) -> study.Record:
   return {f'new {k}': v for k, v in before.items()} | dict(after)
 
 
-def _model(**sizes: object) -> transformer.Transformer:
-  return transformer.Transformer(vocab_size=29, causal=False, **sizes)
-
-
 def _study(scale: str) -> study.Study:
   tiny = scale == 'tiny'
   length = 128 if tiny else 1024
-  sizes = (2, 2, 128, 256) if tiny else (36, 8, 512, 1024)
-  names = ('num_layers', 'num_heads', 'd_model', 'd_ff')
-  splits = ('train', *protein_data.SAMPLE_SPLITS[1:])
   setting = proteins.Setting(
-    _model(
+    proteins.model(
+      causal=False,
       max_length=length,
-      attention=attention.Exact(),
+      sizes=(2, 2, 128, 256) if tiny else (36, 8, 512, 1024),
       dropout=0.0 if tiny else 0.1,
-      **dict(zip(names, sizes, strict=True)),
     ),
     protein_data.Proteins(
       task='mlm',
       max_length=length,
       masking='bert',
-      files=None
-      if tiny
-      else {split: f'data/trembl/{split}.fasta.gz' for split in splits},
+      files=None if tiny else proteins.TREMBL,
     ),
     batch=16 if tiny else 2048,
     steps=600 if tiny else 1_000_000,
+    every=50 if tiny else 1000,
     rate=3e-3 if tiny else 1e-3,
     warmup=50 if tiny else None,
-    every=50 if tiny else 1000,
   )
-  mechanisms = {
-    'exact': attention.Exact(),
-    'relu': attention.Favor(kernel='relu', features=None, projection=False),
-  }
-  return study.Study(
-    run,
-    {
-      arm: Setting(found, 64 if tiny else 800)
-      for arm, found in learning.arms(setting, mechanisms).items()
-    },
-  )
+  mechanisms = {'exact': attention.Exact(), 'relu': proteins.RELU_KERNEL}
+  arms = proteins.arms(setting, mechanisms)
+  sequences = 64 if tiny else 800
+  return study.Study(run, {k: Setting(v, sequences) for k, v in arms.items()})
 
 
 STUDY = {scale: _study(scale) for scale in ('tiny', 'paper')}
