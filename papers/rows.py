@@ -195,10 +195,10 @@ def table(
   names = names or {}
   return {
     form.format(arm=arm, metric=names.get(metric, metric), at=at): factor
-    * np.array([np.ravel(curve)[-1] for curve in curves])
+    * np.array([np.ravel(x)[-1] for x in results.curves(arm, metric, at)])
     for metric in metrics
     for arm in (results.arms if arms is None else arms)
-    for at, curves in results.places(arm, metric).items()
+    for at in results.places(arm, metric)
   }
 
 

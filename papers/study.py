@@ -187,22 +187,24 @@ class Results:
     """The last value of a curve, [seeds]."""
     return np.array([curve[-1] for curve in self.curves(arm, metric, at)])
 
-  def places(self, arm: str, metric: str) -> dict[Any, list[np.ndarray]]:
-    """A metric of every seed by position, where the records have it.
-
-    The position is None if there is one.
+  def places(self, arm: str, metric: str) -> list[Any]:
+    """The positions whose records have a metric; None is the only one.
 
     Raises:
-      KeyError: if it is nowhere.
+      KeyError: if none has it.
     """
     known = [
       at
       for at in (self.study.at or (None,))
-      if all(metric in record for record in self.records[arm, at])
+      if metric in self.records[arm, at][0]
     ]
     if not known:
       raise KeyError(f'no {metric!r} of {arm!r}')
-    return {at: self.curves(arm, metric, at) for at in known}
+    return known
+
+  def by_place(self, arm: str, metric: str) -> dict[Any, np.ndarray]:
+    """A metric, [seeds, ...], by position, where the records have it."""
+    return {at: self(arm, metric, at) for at in self.places(arm, metric)}
 
   def told(
     self,

@@ -22,7 +22,6 @@ import dataclasses
 import functools
 import itertools
 import math
-import warnings
 from typing import NamedTuple
 
 import jax
@@ -30,7 +29,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from papers import claims, figures, rows, study
+from papers import claims, figures, mechanisms, rows, study
 from performer import attention
 from performer.attention.analysis import pair_errors
 from performer.attention.kernels import general, projections, structures
@@ -112,14 +111,8 @@ class Setting:
 
   def favor(self, m: int) -> attention.Favor:
     """The mechanism with m projections."""
-    copies = 2 if self.arm == TRIG else 1
-    with warnings.catch_warnings():
-      warnings.simplefilter('ignore')  # That trig is signed is no surprise.
-      return attention.Favor(
-        kernel=f'softmax_{_KERNELS[self.arm]}',
-        features=copies * m,
-        ortho='iid',
-      )
+    kernel = f'softmax_{_KERNELS[self.arm]}'
+    return mechanisms.with_projections(kernel, m, ortho='iid')
 
 
 def run(setting: Setting, *, seed: int) -> study.Record:
@@ -263,17 +256,11 @@ def _ordered(case: _Case) -> list[claims.Claim]:
 
 def _figure(results: study.Results) -> list[figures.Panel]:
   return [
-    figures.Lines(
-      lines=[
-        figures.Line(
-          name,
-          _SIZES,
-          results(case.arm(name), 'error'),
-          spread='range',
-          style='o-',
-        )
-        for name in ARMS
-      ],
+    figures.lines(
+      {name: results(case.arm(name), 'error') for name in ARMS},
+      _SIZES,
+      spread='range',
+      style='o-',
       xlabel='projections m',
       ylabel=f'mean squared error, {case}',
       xscale='log2',

@@ -14,7 +14,6 @@ Reference: arXiv:2110.04367; the closed forms are derived in
 import dataclasses
 import functools
 import math
-import warnings
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -23,7 +22,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Key
 
-from papers import claims, figures, rows, study
+from papers import claims, figures, mechanisms, rows, study
 from performer import attention
 from performer.attention.analysis import pair_errors, theory
 
@@ -61,16 +60,12 @@ class Setting:
   @property
   def favor(self) -> attention.Favor:
     """The mechanism."""
-    kernel = f'softmax_{self.kernel}'
-    copies = theory.copies(kernel, mix_rows=self.mix_rows)
-    with warnings.catch_warnings():
-      warnings.simplefilter('ignore')  # That hybrids are signed is no surprise.
-      return attention.Favor(
-        kernel=kernel,
-        features=self.rows * copies,
-        mix_rows=self.mix_rows,
-        ortho='iid',
-      )
+    return mechanisms.with_projections(
+      f'softmax_{self.kernel}',
+      self.rows,
+      mix_rows=self.mix_rows,
+      ortho='iid',
+    )
 
 
 def _pairs(width: int) -> tuple[Float[Array, 'i d'], Float[Array, 'j d']]:

@@ -8,7 +8,6 @@ patches, so that only the layers behind it learn.
 
 import dataclasses
 import functools
-from collections.abc import Mapping
 
 import jax
 import jax.numpy as jnp
@@ -121,23 +120,13 @@ def _train(
   return errors, sum(x.size for x in jax.tree.leaves(variables))
 
 
-def _fronts() -> Mapping[str, nn.Module]:
-  favor = attention.Favor(kernel='softmax_hyp', features=32)
-  cut = patches.Patches(4, 2)
-  return {
-    TRANS: fronts.Trans(votes.Implicit(favor), cut),
-    RANK: fronts.Rank(votes.Implicit(favor), cut),
-    CONVOLUTIONS: fronts.Convolutions(),
-  }
-
-
-def _ours(results: study.Results) -> dict[str, np.ndarray]:
-  return rows.table(results, 'error', 'parameters')
-
-
-def _label(arm: str) -> str:
-  return f'{arm}: error'
-
+_VOTES = votes.Implicit(attention.Favor(kernel='softmax_hyp', features=32))
+_CUT = patches.Patches(4, 2)
+_FRONTS = {
+  TRANS: fronts.Trans(_VOTES, _CUT),
+  RANK: fronts.Rank(_VOTES, _CUT),
+  CONVOLUTIONS: fronts.Convolutions(),
+}
 
 ROWS = (
   rows.Row(
@@ -146,14 +135,14 @@ ROWS = (
     'only behind its choice of patches (mean distance in metres from the target '
     'of an arm).',
     study=study.Study(
-      run, {name: Setting(front) for name, front in _fronts().items()}
+      run, {name: Setting(front) for name, front in _FRONTS.items()}
     ),
-    ours=_ours,
+    ours=lambda results: rows.table(results, 'error', 'parameters'),
     trend=f'IAP-trans below IAP-rank, and below half of the {_CENTRE:g} m of who '
     'always says the centre',
     claims=(
-      claims.below(_label(TRANS), _label(RANK), paired=True),
-      claims.below(_label(TRANS), _CENTRE / 2),
+      claims.below(f'{TRANS}: error', f'{RANK}: error', paired=True),
+      claims.below(f'{TRANS}: error', _CENTRE / 2),
     ),
     figure=lambda results: figures.by_arm(
       results,
@@ -167,7 +156,7 @@ ROWS = (
     explain='Pictures of 32 x 32 pixels, 225 patches of 4 x 4, 32 features; 32 '
     'pictures in a step of Adam. Judged on 256 pictures of other seeds. The '
     'convolutions stand beside, without a claim.',
-    headline=_label(TRANS),
+    headline=f'{TRANS}: error',
     curves=True,
   ),
 )

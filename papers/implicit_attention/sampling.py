@@ -20,7 +20,6 @@ import dataclasses
 import functools
 import gzip
 import re
-import warnings
 from typing import NamedTuple
 
 import jax
@@ -30,9 +29,8 @@ import optax
 from flax import linen as nn
 from jaxtyping import Array, Float, Int, PyTree
 
-from papers import claims, figures, rows, study
+from papers import claims, figures, mechanisms, rows, study
 from performer import attention
-from performer.attention.analysis import theory
 from performer.data import text as text_lib
 
 __all__ = ['ROWS', 'Model', 'Setting', 'run']
@@ -90,13 +88,8 @@ class Setting:
 
   def favor(self, m: int) -> attention.Favor:
     """The mechanism with m projections."""
-    kernel = _KERNELS[self.arm]
-    mix = {'mix_rows': _MIX} if self.arm == HYBRID else {}
-    with warnings.catch_warnings():
-      warnings.simplefilter('ignore')  # That some are signed is no surprise.
-      return attention.Favor(
-        kernel=kernel, features=m * theory.copies(kernel, **mix), **mix
-      )
+    mix_rows = _MIX if self.arm == HYBRID else None
+    return mechanisms.with_projections(_KERNELS[self.arm], m, mix_rows=mix_rows)
 
 
 class _Network(nn.Module):
@@ -291,13 +284,10 @@ def _values(results: study.Results) -> dict[str, np.ndarray]:
 
 def _figure(results: study.Results) -> list[figures.Panel]:
   return [
-    figures.Lines(
-      lines=[
-        figures.Line(
-          name, _SIZES, results(case.arm(name), 'distance'), style='o-'
-        )
-        for name in _KERNELS
-      ],
+    figures.lines(
+      {name: results(case.arm(name), 'distance') for name in _KERNELS},
+      _SIZES,
+      style='o-',
       xlabel='projections m',
       ylabel=f'Kolmogorov-Smirnov distance, {case}',
       xscale='log2',

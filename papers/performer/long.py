@@ -47,7 +47,7 @@ def _cost_figure(results: study.Results) -> list[figures.Panel]:
   titles = {'us': 'microseconds per position', 'MiB': 'MiB of a gradient'}
   return [
     figures.by_place(
-      {arm: results.places(arm, unit) for arm in results.arms},
+      {arm: results.by_place(arm, unit) for arm in results.arms},
       style='-',
       xlabel='length of a window',
       ylabel=title,
