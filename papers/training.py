@@ -2,14 +2,14 @@
 
 import contextlib
 import dataclasses
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from typing import Any
 
 from runtime import loop
 from runtime import trainer as trainer_lib
 from runtime.devices import mesh as mesh_lib
 
-__all__ = ['driven', 'opened']
+__all__ = ['driven', 'judged', 'opened']
 
 
 @contextlib.contextmanager
@@ -34,3 +34,32 @@ def driven(
   """Trains; arguments as those of `opened` and of `loop.drive`."""
   with opened(trainer, seed=seed, judges=judges) as experiment:
     return loop.drive(experiment, steps, records)
+
+
+def judged(
+  trainer: trainer_lib.Trainer,
+  *,
+  seed: int,
+  steps: int,
+  records: int | Collection[int] = 1,
+  judges: Collection[str] = (),
+  change: Callable[[Any], Any] | None = None,
+) -> tuple[loop.Driven[Any], dict[str, float]]:
+  """Trains, and judges the last state only.
+
+  Args:
+    trainer: trainer to run.
+    seed: of the run.
+    steps: as for `loop.drive`, like `records`.
+    records: rows of the run.
+    judges: names of evaluators.
+    change: makes the first state of the usual one.
+
+  Returns:
+    The run, and the scores of its last state.
+  """
+  with opened(trainer, seed=seed, judges=judges) as experiment:
+    silent = dataclasses.replace(experiment, evaluators={})
+    state = None if change is None else change(experiment.init())
+    driven = loop.drive(silent, steps, records, state=state)
+    return driven, experiment.evaluate(driven.state)

@@ -18,7 +18,7 @@ from nas.es_enas import (
   sharing,
 )
 from nas.es_enas import training as enas_training
-from papers import study
+from papers import rows, study
 from rl.es import estimators, jax_evaluator, policy_training, strategy
 from rl.es import evaluator as evaluator_lib
 from rl.es import search as search_lib
@@ -26,7 +26,7 @@ from rl.es import training as es_training
 from runtime import loop
 from runtime.devices import mesh as mesh_lib
 
-__all__ = ['Setting', 'run', 'trainer']
+__all__ = ['Setting', 'levels', 'run', 'trainer']
 
 # Generations whose mean return is the level of a run.
 _LAST = 10
@@ -166,3 +166,9 @@ def _returns(
     evaluator, state, architecture[None], keys, theta[None]
   )
   return np.asarray(returns[0], np.float64)
+
+
+def levels(results: study.Results) -> dict[str, np.ndarray]:
+  """The levels of the populations, and the final policies' returns."""
+  names, form = {'level': 'population'}, '{arm}, {metric}'
+  return rows.table(results, 'level', 'final', names=names, form=form)

@@ -2,7 +2,6 @@
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -90,46 +89,14 @@ def pairing(setting: Pairing, *, seed: int) -> study.Record:
 _SHARED, _APART = 'in pairs', 'independent'
 
 
-def _improvements(results: study.Results) -> dict[str, Any]:
-  return {
-    f'{arm}: {text}': results(arm, metric)
-    for metric, text in (
-      ('es', 'ES over its form'),
-      ('mutation', 'mutation over its bound'),
-      ('gain', 'ES over mutation'),
-    )
-    for arm in results.arms
-  }
-
-
+_NAMES = {
+  'es': 'ES over its form',
+  'mutation': 'mutation over its bound',
+  'gain': 'ES over mutation',
+}
 _POINTS: Mapping[str, Improvement] = {
   f'd={d}, B={b}': Improvement(d, b) for d in (100, 500) for b in (8, 32, 128)
 }
-
-
-def _pairing_figure(results: study.Results) -> list[figures.Panel]:
-  return [
-    figures.Bars(
-      names=results.arms,
-      groups={'': [results(arm, 'variance').mean() for arm in results.arms]},
-      xlabel='variance of a coordinate of the estimate',
-    )
-  ]
-
-
-def _improvement_figure(results: study.Results) -> list[figures.Panel]:
-  return [
-    figures.Bars(
-      names=results.arms,
-      groups={
-        'ES over its form': [results(a, 'es').mean() for a in results.arms],
-        'mutation over its bound': [
-          results(a, 'mutation').mean() for a in results.arms
-        ],
-      },
-      xlabel='measured over closed form',
-    )
-  ]
 
 
 ROWS = (
@@ -140,17 +107,19 @@ ROWS = (
     study=study.Study(
       pairing, {_SHARED: Pairing(True), _APART: Pairing(False)}, seeds=5
     ),
-    ours=lambda results: {
-      f'{arm}, {metric}': results(arm, metric)
-      for metric in ('variance', 'ratio')
-      for arm in results.arms
-    },
+    ours=lambda results: rows.table(
+      results, 'variance', 'ratio', form='{arm}, {metric}'
+    ),
     trend='both within 5 % of their closed form',
     claims=(
       claims.close(f'{_SHARED}, ratio', 1.0, within=0.05),
       claims.close(f'{_APART}, ratio', 1.0, within=0.05),
     ),
-    figure=_pairing_figure,
+    figure=lambda results: figures.bars(
+      results,
+      {'': 'variance'},
+      xlabel='variance of a coordinate of the estimate',
+    ),
     explain='v = 1, sigma = 0.1, n = 50, d = 10. Ratio: measured over closed form.',
     headline=f'{_APART}, variance',
   ),
@@ -159,7 +128,7 @@ ROWS = (
     claim='A step of ES gains in proportion to its evaluations, the best of as '
     'many mutations only with their logarithm (improvement of a quadratic).',
     study=study.Study(improvement, _POINTS, seeds=5),
-    ours=_improvements,
+    ours=lambda results: rows.table(results, *_NAMES, names=_NAMES),
     trend='ES within 15 % of its form and mutation below its bound everywhere; at '
     'B=128 ES gains at least 4 times as much',
     claims=(
@@ -174,7 +143,11 @@ ROWS = (
         claims.above(f'd={d}, B=128: ES over mutation', 4.0) for d in (100, 500)
       ),
     ),
-    figure=_improvement_figure,
+    figure=lambda results: figures.bars(
+      results,
+      {_NAMES[metric]: metric for metric in ('es', 'mutation')},
+      xlabel='measured over closed form',
+    ),
     explain='The theorem of the paper was not available; both forms are derived '
     'in nas/es_enas/theory.py. Mutation has the best of 25 sizes.',
     headline='d=500, B=128: ES over mutation',

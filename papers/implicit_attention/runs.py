@@ -10,14 +10,12 @@ import numpy as np
 import optax
 from flax import linen as nn
 
-from papers import study, training
+from papers import evolution, study, training
 from rl.envs import scenes
 from rl.es import estimators, jax_evaluator, population, shaping, strategy
 from rl.es import search as search_lib
 from rl.es import training as es_training
 from rl.implicit_attention import policies
-from runtime import loop
-from runtime.devices import mesh as mesh_lib
 
 __all__ = ['Setting', 'random_return', 'run']
 
@@ -78,11 +76,8 @@ def run(setting: Setting, *, seed: int) -> study.Record:
     policy in its own environment; and the same in each of `tests`, by name. All
     are judged in episodes of the same keys.
   """
-  made = _trainer(setting)
-  mesh, count = mesh_lib.MeshConfig().make(), setting.generations
-  with made.experiment(seed=seed, mesh=mesh) as experiment:
-    silent = dataclasses.replace(experiment, evaluators={})
-    driven = loop.drive(silent, count, records=count)
+  made, count = _trainer(setting), setting.generations
+  driven = training.driven(made, seed=seed, steps=count, records=count)
   return {'returns': driven.column('train/episode_return')} | {
     name: _final(setting, made, env, driven.state)
     for name, env in {'final': setting.env, **setting.tests}.items()
@@ -106,6 +101,4 @@ def _final(
 
 def random_return(setting: Setting) -> study.Record:
   """Mean return of random actions."""
-  made = _trainer(setting)
-  with training.opened(made, seed=0):  # It closes the environment.
-    return {'final': made.random_returns(0)['center'].mean()}
+  return evolution.random_return(_trainer(setting))
