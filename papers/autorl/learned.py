@@ -130,16 +130,12 @@ def _ours(results: study.Results) -> dict[str, Any]:
 
 
 def _figure(results: study.Results) -> figures.Panel:
-  return figures.Lines(
-    lines=[
-      figures.Line(
-        arm,
-        results.curves(arm, programs.STEPS)[0],
-        results(arm, 'score'),
-        'mean',
-      )
-      for arm in (EVOLVED, META)
-    ],
+  return figures.by_arm(
+    results,
+    'score',
+    programs.STEPS,
+    arms=(EVOLVED, META),
+    spread='mean',
     levels={REINFORCE: float(np.mean(_ours(results)[REINFORCE]))},
     xscale='log',
     xlabel='environment steps of meta-training',

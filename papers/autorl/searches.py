@@ -13,7 +13,6 @@ from papers import claims, figures, rows, study
 from papers import training as papers_training
 from papers.autorl import problems
 from papers.optformer import methods
-from runtime import loop
 
 __all__ = ['ROWS', 'Setting', 'Shipped', 'run']
 
@@ -89,12 +88,13 @@ def run(setting: Setting, *, seed: int) -> study.Record:
     updates=_UPDATES,
     seeds=accounts.Seeds((0,), _TEST),
   )
-  with papers_training.opened(
-    trainer, seed=seed, judges=['test']
-  ) as experiment:
-    silent = dataclasses.replace(experiment, evaluators={})
-    driven = loop.drive(silent, setting.trials, setting.trials)
-    tested = experiment.evaluate(driven.state)
+  driven, tested = papers_training.judged(
+    trainer,
+    seed=seed,
+    steps=setting.trials,
+    records=setting.trials,
+    judges=['test'],
+  )
   return {
     'test': tested['eval/test/score'],
     'best': driven.column('train/best_score'),
@@ -110,9 +110,7 @@ _ARMS = {
 
 
 def _explain(results: study.Results) -> str:
-  times = ', '.join(
-    f'{arm} {np.median(results(arm, "seconds")):.2g}' for arm in results.arms
-  )
+  times = results.told('.2g', 'seconds', mean=np.median)
   steps = results.study.arms['random'].steps
   return (
     f'{problems.TEXT} 20 trials of 40,960 steps, one after the other: {steps:,} '
