@@ -193,17 +193,7 @@ def run(setting: Setting, *, seeds: Sequence[int]) -> list[study.Record]:
   return [{'best': each, 'last': each[-1]} for each in values]
 
 
-def _score(record: study.Record) -> float:
-  return -float(np.log10(record['last']))
-
-
-def _label(function: str, method: str) -> str:
-  return f'{function}: {method}'
-
-
-def _same(setting: Setting) -> Setting:
-  """Trials are as long as the runs: what is best depends on the length."""
-  return setting
+_label = '{}: {}'.format
 
 
 def _study(numbers: int) -> study.Study:
@@ -212,8 +202,13 @@ def _study(numbers: int) -> study.Study:
     for function in FUNCTIONS
     for name, method in METHODS.items()
   }
+  # Trials are as long as the runs: what is best depends on the length.
   trials = study.Trials(
-    'step', (0.3, 1.0, 3.0), _same, _score, seeds=tuple(range(1000, 1005))
+    'step',
+    (0.3, 1.0, 3.0),
+    lambda setting: setting,
+    lambda record: -float(np.log10(record['last'])),
+    seeds=tuple(range(1000, 1005)),
   )
   return study.Study(run, arms, seeds=5, trials=trials, together=True)
 
@@ -304,15 +299,14 @@ def _row(numbers: int, trend: str, stated: Sequence[claims.Claim]) -> rows.Row:
 
 _LEARNED = (_worth(_OURS), _worth('ES-ENAS, NEAT'))
 ROWS = (
-  _row(
-    10,
-    'learned choices below random ones on most functions; mutation may win here',
-    _LEARNED,
-  ),
-  _row(
-    100,
-    'learned choices below random ones on most functions; mutation may win here',
-    _LEARNED,
+  *(
+    _row(
+      numbers,
+      'learned choices below random ones on most functions; mutation may win '
+      'here',
+      _LEARNED,
+    )
+    for numbers in (10, 100)
   ),
   _row(
     400,

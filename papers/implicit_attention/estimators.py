@@ -274,12 +274,8 @@ def worst(setting: Worst, *, at: float) -> study.Record:
 
 
 def _worst_ratios(results: study.Results) -> dict[str, np.ndarray]:
-  return {
-    f'{arm}, length {at:g}, equal {metric}': results(arm, metric, at=at)
-    for metric in ('projections', 'features')
-    for arm in results.arms
-    for at in results.study.at
-  }
+  form = '{arm}, length {at:g}, equal {metric}'
+  return rows.table(results, 'projections', 'features', form=form)
 
 
 def _worst_claims(table: claims.Table) -> list[claims.Claim]:
@@ -309,8 +305,9 @@ def _worst_figure(results: study.Results) -> list[figures.Panel]:
     },
   }
   return [
-    figures.Lines(
-      lines=[figures.Line(k, _FINE, x**0.5) for k, x in curves.items()],
+    figures.lines(
+      {k: x**0.5 for k, x in curves.items()},
+      _FINE,
       xlabel='angle (degrees)',
       ylabel='relative error at length 1, m = 1',
     ),
@@ -319,7 +316,7 @@ def _worst_figure(results: study.Results) -> list[figures.Panel]:
         figures.Line(
           f'{arm}, equal {metric}',
           results.study.at,
-          [results(arm, metric, at=at)[0] for at in results.study.at],
+          [x[0] for x in results.by_place(arm, metric).values()],
           style=style,
           color=color,
         )

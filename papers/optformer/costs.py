@@ -64,14 +64,6 @@ STUDY = study.Study(
 )
 
 
-def _costs(results: study.Results) -> dict[str, np.ndarray]:
-  return {
-    f'{arm} after {at}': results(arm, 'next', at=at)
-    for arm in results.arms
-    for at in _LENGTHS
-  }
-
-
 _OURS = {at: f'{optimising.EI} after {at}' for at in _LENGTHS}
 
 ROWS = (
@@ -80,7 +72,7 @@ ROWS = (
     claim='A suggestion of OptFormer costs far less than one of Gaussian processes, '
     'and hardly more after many trials.',
     study=STUDY,
-    ours=_costs,
+    ours=lambda results: rows.table(results, 'next', form='{arm} after {at}'),
     trend='the cost grows by a power of at most 0.7 of the number of trials; a tenth '
     'of that of the GP bandit at any number',
     claims=(

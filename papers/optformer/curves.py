@@ -25,16 +25,18 @@ def _imitated(name: str) -> methods.OptFormer:
   return methods.OptFormer(policy)
 
 
-def _arms() -> dict[str, searches.Setting]:
-  found = {}
-  for name, behaviour in _ALGORITHMS.items():
-    pair = (methods.Behaviour(behaviour), _imitated(name))
-    for label, method in zip((name, f'{name}, imitated'), pair, strict=True):
-      found[label] = searches.Setting(method, starts=0)
-  return found
-
-
-STUDY = study.Study(searches.run, _arms(), seeds=60)
+STUDY = study.Study(
+  searches.run,
+  {
+    label: searches.Setting(method, starts=0)
+    for name, behaviour in _ALGORITHMS.items()
+    for label, method in (
+      (name, methods.Behaviour(behaviour)),
+      (f'{name}, imitated', _imitated(name)),
+    )
+  },
+  seeds=60,
+)
 
 
 def _scores(results: study.Results) -> dict[str, np.ndarray]:

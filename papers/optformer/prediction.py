@@ -6,6 +6,7 @@ those of the range as [0, 1].
 """
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -187,16 +188,25 @@ def _pooled(results: study.Results) -> dict[str, np.ndarray]:
   """Mean CRPS of each function, and calibration over all forecasts."""
   found = {}
   for arm in results.arms:
-    of = lambda name, arm=arm: np.stack(
-      [results(arm, name, at=at) for at in results.study.at], axis=1
-    ).reshape(len(results.seeds), -1)
-    found[f'{arm}: log density'] = of('density').mean(axis=1)
-    found[f'{arm}: CRPS'] = of('crps').mean(axis=1)
-    for name, value in calibration(
-      *(of(name) for name in ('confidence', 'hit', 'pit'))
-    ).items():
-      found[f'{arm}: {name}'] = np.array(value)
+    found |= {
+      f'{arm}: log density': _all(results, arm, 'density').mean(axis=1),
+      f'{arm}: CRPS': _all(results, arm, 'crps').mean(axis=1),
+    } | {
+      f'{arm}: {name}': np.array(value)
+      for name, value in calibration(*_judged(results, arm)).items()
+    }
   return found
+
+
+def _all(results: study.Results, arm: str, metric: str) -> np.ndarray:
+  """A metric of all forecasts, [functions, forecasts]."""
+  found = results.by_place(arm, metric)
+  return np.concatenate([*found.values()], axis=1)
+
+
+def _judged(results: study.Results, arm: str) -> list[np.ndarray]:
+  """The arguments of `calibration`."""
+  return [_all(results, arm, x) for x in ('confidence', 'hit', 'pit')]
 
 
 def calibration(
@@ -218,10 +228,7 @@ def _drawn(results: study.Results, arm: str) -> dict[str, np.ndarray]:
 
   They are the same resamples for all arms.
   """
-  columns = [
-    np.concatenate([results(arm, x, at=at) for at in results.study.at], axis=1)
-    for x in ('confidence', 'hit', 'pit')
-  ]
+  columns = _judged(results, arm)
   rng, count = np.random.default_rng(0), len(columns[0])
   samples = rng.integers(count, size=(500, count))
   found = [calibration(*(c[rows] for c in columns)) for rows in samples]
@@ -285,18 +292,11 @@ class Smaller:
 def _panel(results: study.Results) -> list[figures.Panel]:
   panels: list[figures.Panel] = []
   for name, label in (('density', 'log density'), ('crps', 'CRPS')):
-    lines = [
-      figures.Line(
-        arm,
-        results.study.at,
-        [results(arm, name, at=at).mean() for at in results.study.at],
-        style='o-',
-      )
+    means = {
+      arm: {at: x.mean() for at, x in results.by_place(arm, name).items()}
       for arm in results.arms
-    ]
-    panels.append(
-      figures.Lines(lines=lines, xlabel='trials before', ylabel=label)
-    )
+    }
+    panels.append(figures.by_place(means, xlabel='trials before', ylabel=label))
   panels.append(_pits(results))
   return panels
 
@@ -306,10 +306,7 @@ def _pits(results: study.Results) -> figures.Panel:
   levels = np.linspace(0, 1, 101)
   lines = []
   for arm in results.arms:
-    pits = np.concatenate(
-      [results(arm, 'pit', at=at).ravel() for at in results.study.at]
-    )
-    shares = (pits[:, None] <= levels).mean(axis=0)
+    shares = (_all(results, arm, 'pit')[..., None] <= levels).mean(axis=(0, 1))
     lines.append(figures.Line(arm, levels, shares))
   lines.append(figures.Line('', [0, 1], [0, 1], style=':', color=7))
   return figures.Lines(
@@ -333,6 +330,7 @@ _PUBLISHED = ledger.Published(
   'arXiv:2205.13320, Table 4, HPO-B (the unit of its densities is not stated)',
 )
 
+_above = functools.partial(claims.above, paired=True, resampled=True)
 ROWS = (
   rows.Row(
     id='prediction',
@@ -344,28 +342,12 @@ ROWS = (
     'after 5; after 5 and 10 trials at least as dense as a Gaussian process',
     claims=(
       *(
-        claims.above(
-          f'{MODEL} after {at}',
-          than=f'{HISTOGRAM} after {at}',
-          paired=True,
-          resampled=True,
-        )
+        _above(f'{MODEL} after {at}', f'{HISTOGRAM} after {at}')
         for at in _LENGTHS
       ),
-      claims.above(
-        f'{MODEL} after 35',
-        than=f'{MODEL} after 5',
-        paired=True,
-        resampled=True,
-      ),
+      _above(f'{MODEL} after 35', f'{MODEL} after 5'),
       *(
-        claims.above(
-          f'{MODEL} after {at}',
-          than=f'{GP} after {at}',
-          margin=-0.05,
-          paired=True,
-          resampled=True,
-        )
+        _above(f'{MODEL} after {at}', f'{GP} after {at}', margin=-0.05)
         for at in (5, 10)
       ),
     ),

@@ -4,6 +4,8 @@ The model was trained on synthetic functions alone, of one to nine parameters. T
 problems have five to nine.
 """
 
+import functools
+
 import numpy as np
 
 from hpo import tabular
@@ -72,9 +74,8 @@ HPOB = study.Study(
 )
 
 
-def _better(one: str, than: str, *, margin: float = 0.0) -> claims.Difference:
-  """One method has a higher score than another, over resampled tables."""
-  return claims.above(one, than, margin=margin, paired=True, resampled=True)
+# Over resampled tables.
+_better = functools.partial(claims.above, paired=True, resampled=True)
 
 
 def _by_table(results: study.Results) -> dict[str, np.ndarray]:
