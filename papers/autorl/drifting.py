@@ -34,15 +34,12 @@ Exact = Float[Array, ' t']  # Exact returns of the policy before each update.
 
 @dataclasses.dataclass(frozen=True)
 class Setting:
-  """A tuner and its task.
+  """A tuner and its task."""
 
-  Attributes:
-    tuner: function of the task and a key; exact returns along a run, [t], or of
-      several runs, [c, t].
-    task: the task.
-  """
-
+  # Function of the task and a key; exact returns along a run, [t], or of
+  # several runs, [c, t].
   tuner: Callable[..., Any]
+  # The task.
   task: drift_mdp.DriftMDP = dataclasses.field(
     default_factory=drift_mdp.DriftMDP
   )

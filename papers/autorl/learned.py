@@ -28,19 +28,12 @@ _RATES = (10.0, 30.0, 100.0, 300.0)
 
 @dataclasses.dataclass(frozen=True)
 class Reinforce:
-  """Tabular REINFORCE with the steps of LPG's agents.
+  """Tabular REINFORCE with the steps of LPG's agents."""
 
-  Attributes:
-    rate: of steepest ascent.
-    rule: sizes of rollouts and tasks.
-    length: updates of a life.
-    tasks: number of agents, each in a task of its own.
-  """
-
-  rate: float
-  rule: lpg.Rule = _RULE
-  length: int = _LENGTH
-  tasks: int = 256
+  rate: float  # Of steepest ascent.
+  rule: lpg.Rule = _RULE  # Sizes of rollouts and tasks.
+  length: int = _LENGTH  # Updates of a life.
+  tasks: int = 256  # Number of agents, each in a task of its own.
 
 
 def reinforce(

@@ -28,17 +28,11 @@ __all__ = ['ROWS', 'Setting', 'run']
 
 @dataclasses.dataclass(frozen=True)
 class Setting:
-  """A program and how long it runs.
+  """A program and how long it runs."""
 
-  Attributes:
-    program: what to run.
-    iterations: of each seed.
-    records: rows of the record.
-  """
-
-  program: programs.Program
-  iterations: int
-  records: int = 10
+  program: programs.Program  # What to run.
+  iterations: int  # Of each seed.
+  records: int = 10  # Rows of the record.
 
 
 def run(setting: Setting, *, seeds: Sequence[int]) -> list[study.Record]:

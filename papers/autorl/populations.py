@@ -25,17 +25,12 @@ _TEST = 1000  # No seed of a study is that large.
 
 @dataclasses.dataclass(frozen=True)
 class Setting:
-  """A population.
+  """A population."""
 
-  Attributes:
-    method: makes the method for a space.
-    size: members.
-    rounds: number of rounds.
-  """
-
+  # Makes the method for a space.
   method: Callable[[spaces.Space], protocol.Method]
-  size: int
-  rounds: int = 30
+  size: int  # Members.
+  rounds: int = 30  # Number of rounds.
 
   @property
   def steps(self) -> int:

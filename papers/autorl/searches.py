@@ -22,15 +22,11 @@ _TEST = (1000, 1001, 1002, 1003, 1004)
 
 @dataclasses.dataclass(frozen=True)
 class Shipped:
-  """OptFormer with the model of the package.
+  """OptFormer with the model of the package."""
 
-  Attributes:
-    model: has `load`.
-    policy: how points are chosen.
-  """
-
+  # Has `load`.
   model: methods.Model = dataclasses.field(default_factory=methods.Model)
-  policy: suggesting.Policy = suggesting.Policy()
+  policy: suggesting.Policy = suggesting.Policy()  # How points are chosen.
 
   def made(self) -> learned.OptFormer:
     """The method with its model."""
@@ -41,15 +37,10 @@ class Shipped:
 
 @dataclasses.dataclass(frozen=True)
 class Setting:
-  """A search.
+  """A search."""
 
-  Attributes:
-    method: chooses the trials; or `Shipped`.
-    trials: number of trials.
-  """
-
-  method: Any
-  trials: int = 20
+  method: Any  # Chooses the trials; or `Shipped`.
+  trials: int = 20  # Number of trials.
 
   @property
   def steps(self) -> int:

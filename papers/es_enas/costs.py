@@ -46,15 +46,10 @@ _RULES: Mapping[str, sharing.Sharing] = {
 
 @dataclasses.dataclass(frozen=True)
 class Sizes:
-  """One policy.
+  """One policy."""
 
-  Attributes:
-    rule: how its edges share weights.
-    hidden: widths of its hidden layers.
-  """
-
-  rule: sharing.Sharing
-  hidden: tuple[int, ...]
+  rule: sharing.Sharing  # How its edges share weights.
+  hidden: tuple[int, ...]  # Widths of its hidden layers.
 
 
 def count(setting: Sizes, *, at: str) -> study.Record:

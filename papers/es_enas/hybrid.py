@@ -36,29 +36,18 @@ _MUTATING = (
 
 @dataclasses.dataclass(frozen=True)
 class Setting:
-  """One method on one problem.
+  """One method on one problem."""
 
-  Attributes:
-    function: name of the BBOB function.
-    numbers: d_c.
-    method: searches; called with the problem, a key and this setting.
-    step: step size of the method; see the methods.
-    categories: d_k.
-    options: L.
-    evaluations: of a run.
-    pairs: half the evaluations of a generation.
-    sigma: of the perturbations of ES.
-  """
-
-  function: str
-  numbers: int
+  function: str  # Name of the BBOB function.
+  numbers: int  # D_c.
+  # Searches; called with the problem, a key and this setting.
   method: Callable[..., Any]
-  step: float = 0.1
-  categories: int = 10
-  options: int = 5
-  evaluations: int = 12_000
-  pairs: int = 50
-  sigma: float = 0.1
+  step: float = 0.1  # Step size of the method; see the methods.
+  categories: int = 10  # D_k.
+  options: int = 5  # L.
+  evaluations: int = 12_000  # Of a run.
+  pairs: int = 50  # Half the evaluations of a generation.
+  sigma: float = 0.1  # Of the perturbations of ES.
 
 
 def _by_es(

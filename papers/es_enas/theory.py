@@ -17,17 +17,11 @@ _SIZES = np.geomspace(0.02, 2.0, 25)
 
 @dataclasses.dataclass(frozen=True)
 class Improvement:
-  """Steps on a quadratic, from a slope of 1.
+  """Steps on a quadratic, from a slope of 1."""
 
-  Attributes:
-    dimension: d.
-    evaluations: B.
-    trials: number of steps.
-  """
-
-  dimension: int
-  evaluations: int
-  trials: int = 2000
+  dimension: int  # d.
+  evaluations: int  # B.
+  trials: int = 2000  # Number of steps.
 
 
 def improvement(setting: Improvement, *, seed: int) -> study.Record:
@@ -50,21 +44,13 @@ def improvement(setting: Improvement, *, seed: int) -> study.Record:
 
 @dataclasses.dataclass(frozen=True)
 class Pairing:
-  """Estimates of the slope of a linear function with v = 1.
+  """Estimates of the slope of a linear function with v = 1."""
 
-  Attributes:
-    paired: whether a pair shares its architecture.
-    dimension: d.
-    pairs: n.
-    sigma: of perturbations.
-    trials: number of estimates.
-  """
-
-  paired: bool
-  dimension: int = 10
-  pairs: int = 50
-  sigma: float = 0.1
-  trials: int = 4000
+  paired: bool  # Whether a pair shares its architecture.
+  dimension: int = 10  # d.
+  pairs: int = 50  # n.
+  sigma: float = 0.1  # Of perturbations.
+  trials: int = 4000  # Number of estimates.
 
 
 def pairing(setting: Pairing, *, seed: int) -> study.Record:

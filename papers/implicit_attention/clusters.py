@@ -53,17 +53,11 @@ _CLUSTERS = 2
 
 @dataclasses.dataclass(frozen=True)
 class Data:
-  """Where queries and keys are.
+  """Where queries and keys are."""
 
-  Attributes:
-    variance: of coordinates around a centre.
-    unaligned: k, coordinates of keys whose signs are not chosen.
-    points: of each cluster.
-  """
-
-  variance: float
-  unaligned: int
-  points: int = 200
+  variance: float  # Of coordinates around a centre.
+  unaligned: int  # k, coordinates of keys whose signs are not chosen.
+  points: int = 200  # Of each cluster.
 
   def draw(self, seed: int) -> tuple[np.ndarray, np.ndarray]:
     """Queries and keys, [clusters, points, 50], float64."""
@@ -97,17 +91,11 @@ def _orthogonal(rng: np.random.Generator) -> np.ndarray:
 
 @dataclasses.dataclass(frozen=True)
 class Setting:
-  """One estimator on one kind of data.
+  """One estimator on one kind of data."""
 
-  Attributes:
-    arm: one of ARMS.
-    data: where queries and keys are.
-    sizes: m, numbers of projections.
-  """
-
-  arm: str
-  data: Data
-  sizes: tuple[int, ...] = _SIZES
+  arm: str  # One of ARMS.
+  data: Data  # Where queries and keys are.
+  sizes: tuple[int, ...] = _SIZES  # M, numbers of projections.
 
   def favor(self, m: int) -> attention.Favor:
     """The mechanism with m projections."""

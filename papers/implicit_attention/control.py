@@ -30,17 +30,11 @@ _WITHIN = 0.1  # Of the return that is compared with.
 
 
 class Task(NamedTuple):
-  """A game.
+  """A game."""
 
-  Attributes:
-    name: in sentences.
-    env: without distractions.
-    ordered: see `policies.PixelPolicy`.
-  """
-
-  name: str
-  env: scenes.PixelEnvironment
-  ordered: tuple[int, ...] | None = None
+  name: str  # In sentences.
+  env: scenes.PixelEnvironment  # Without distractions.
+  ordered: tuple[int, ...] | None = None  # See `policies.PixelPolicy`.
 
   def setting(self, front: nn.Module, env: Any = None) -> runs.Setting:
     """Training on the task or on a variant of it; judged on all variants."""

@@ -25,17 +25,11 @@ _BOTH = 'both'
 
 @dataclasses.dataclass(frozen=True)
 class Setting:
-  """Settings of the timing.
+  """Settings of the timing."""
 
-  Attributes:
-    features: m of implicit attention.
-    longest_exact: patches beyond which exact attention is left out.
-    turns: of each form and seed.
-  """
-
-  features: int = 16
-  longest_exact: int = 4096
-  turns: int = 3
+  features: int = 16  # M of implicit attention.
+  longest_exact: int = 4096  # Patches beyond which exact attention is left out.
+  turns: int = 3  # Of each form and seed.
 
 
 @functools.cache

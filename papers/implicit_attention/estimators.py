@@ -39,23 +39,14 @@ _ZERO = 1e-5
 
 @dataclasses.dataclass(frozen=True)
 class Setting:
-  """A mean over draws of a hybrid.
+  """A mean over draws of a hybrid."""
 
-  Attributes:
-    kernel: 'angular' or 'gaussian'.
-    mix_rows: n.
-    width: d.
-    rows: m of one estimate.
-    draws: estimates of one mean.
-    block: estimates at a time.
-  """
-
-  kernel: str
-  mix_rows: int
-  width: int
-  rows: int = 64
-  draws: int = 2**12
-  block: int = 2**7
+  kernel: str  # 'angular' or 'gaussian'.
+  mix_rows: int  # n.
+  width: int  # d.
+  rows: int = 64  # M of one estimate.
+  draws: int = 2**12  # Estimates of one mean.
+  block: int = 2**7  # Estimates at a time.
 
   @property
   def favor(self) -> attention.Favor:

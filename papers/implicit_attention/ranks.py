@@ -26,21 +26,13 @@ _WIDTH = 4  # d.
 
 @dataclasses.dataclass(frozen=True)
 class Setting:
-  """Votes that are compared with exact ones.
+  """Votes that are compared with exact ones."""
 
-  Attributes:
-    kernel: short name of a softmax kernel.
-    norm: mean norm of queries and keys, as the kernel sees them.
-    side: pixels along each side of a picture.
-    pictures: number of pictures.
-    count: K, patches with most votes.
-  """
-
-  kernel: str
-  norm: float = 1.2
-  side: int = 24
-  pictures: int = 20
-  count: int = 10
+  kernel: str  # Short name of a softmax kernel.
+  norm: float = 1.2  # Mean norm of queries and keys, as the kernel sees them.
+  side: int = 24  # Pixels along each side of a picture.
+  pictures: int = 20  # Number of pictures.
+  count: int = 10  # K, patches with most votes.
 
   def votes(self, m: int) -> votes.Implicit:
     """The votes with m projections."""

@@ -30,25 +30,15 @@ _CENTRE = 2 / 3 * _REACH  # Mean distance of targets from the centre.
 
 @dataclasses.dataclass(frozen=True)
 class Setting:
-  """A regression.
+  """A regression."""
 
-  Attributes:
-    front: makes features of a picture.
-    side: pixels along each side.
-    steps: of training.
-    records: judgements, at equal distances, the last at the end.
-    batch: pictures of a step.
-    rate: step size of Adam.
-    judged: pictures of a judgement.
-  """
-
-  front: nn.Module
-  side: int = 32
-  steps: int = 1200
-  records: int = 12
-  batch: int = 32
-  rate: float = 3e-3
-  judged: int = 256
+  front: nn.Module  # Makes features of a picture.
+  side: int = 32  # Pixels along each side.
+  steps: int = 1200  # Of training.
+  records: int = 12  # Judgements, at equal distances, the last at the end.
+  batch: int = 32  # Pictures of a step.
+  rate: float = 3e-3  # Step size of Adam.
+  judged: int = 256  # Pictures of a judgement.
 
 
 class _Regressor(nn.Module):

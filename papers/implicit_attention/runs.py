@@ -22,31 +22,20 @@ __all__ = ['Setting', 'random_return', 'run']
 
 @dataclasses.dataclass(frozen=True)
 class Setting:
-  """A search; its sizes are those of configs/rl/iap_dodge_tiny.gin.
+  """A search; its sizes are those of configs/rl/iap_dodge_tiny.gin."""
 
-  Attributes:
-    env: the task, as it is trained on.
-    front: what the policy makes of a picture.
-    tests: more environments in which the final policy is judged, by name.
-    ordered: see `policies.PixelPolicy`.
-    generations: of a run.
-    pairs: directions per generation.
-    sigma: of perturbations.
-    rate: step size of Adam.
-    episodes: that judge the final policy in each environment.
-  """
-
-  env: scenes.PixelEnvironment
-  front: nn.Module
+  env: scenes.PixelEnvironment  # The task, as it is trained on.
+  front: nn.Module  # What the policy makes of a picture.
+  # More environments in which the final policy is judged, by name.
   tests: Mapping[str, scenes.PixelEnvironment] = dataclasses.field(
     default_factory=dict
   )
-  ordered: tuple[int, ...] | None = None
-  generations: int = 100
-  pairs: int = 32
-  sigma: float = 0.1
-  rate: float = 0.05
-  episodes: int = 64
+  ordered: tuple[int, ...] | None = None  # See `policies.PixelPolicy`.
+  generations: int = 100  # Of a run.
+  pairs: int = 32  # Directions per generation.
+  sigma: float = 0.1  # Of perturbations.
+  rate: float = 0.05  # Step size of Adam.
+  episodes: int = 64  # That judge the final policy in each environment.
 
 
 def _trainer(setting: Setting) -> es_training.ESTrainer:

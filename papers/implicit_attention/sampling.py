@@ -47,44 +47,27 @@ _MIX = 8  # n.
 
 @dataclasses.dataclass(frozen=True)
 class Model:
-  """A language model and its training.
+  """A language model and its training."""
 
-  Attributes:
-    words: in the vocabulary, the commonest; one more stands for all others.
-    width: of states and embeddings.
-    steps: of training.
-    batch: texts of a step.
-    length: words of each.
-    rate: step size of Adam.
-    tau: largest logit; None: there is none.
-    judged: states whose softmax is estimated.
-  """
-
+  # In the vocabulary, the commonest; one more stands for all others.
   words: int = 2000
-  width: int = 64
-  steps: int = 1500
-  batch: int = 20
-  length: int = 35
-  rate: float = 3e-3
-  tau: float | None = None
-  judged: int = 64
+  width: int = 64  # Of states and embeddings.
+  steps: int = 1500  # Of training.
+  batch: int = 20  # Texts of a step.
+  length: int = 35  # Words of each.
+  rate: float = 3e-3  # Step size of Adam.
+  tau: float | None = None  # Largest logit; None: there is none.
+  judged: int = 64  # States whose softmax is estimated.
 
 
 @dataclasses.dataclass(frozen=True)
 class Setting:
-  """An estimator of the softmax of a model.
+  """An estimator of the softmax of a model."""
 
-  Attributes:
-    arm: one of the three.
-    model: whose softmax.
-    sizes: m, numbers of projections.
-    draws: of each estimator.
-  """
-
-  arm: str
-  model: Model
-  sizes: tuple[int, ...] = _SIZES
-  draws: int = 3
+  arm: str  # One of the three.
+  model: Model  # Whose softmax.
+  sizes: tuple[int, ...] = _SIZES  # M, numbers of projections.
+  draws: int = 3  # Of each estimator.
 
   def favor(self, m: int) -> attention.Favor:
     """The mechanism with m projections."""

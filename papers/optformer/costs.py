@@ -17,15 +17,10 @@ _GP = 'GP bandit (Vizier)'
 
 @dataclasses.dataclass(frozen=True)
 class Setting:
-  """One method on a study of random trials.
+  """One method on a study of random trials."""
 
-  Attributes:
-    method: chooses points.
-    parameters: number of real parameters.
-  """
-
-  method: methods.Method
-  parameters: int = 4
+  method: methods.Method  # Chooses points.
+  parameters: int = 4  # Number of real parameters.
 
 
 def run(setting: Setting, *, seed: int, at: int) -> study.Record:

@@ -39,19 +39,13 @@ _SOURCE = bbob_studies.Source(
 
 @dataclasses.dataclass(frozen=True)
 class Setting:
-  """The studies of one algorithm.
+  """The studies of one algorithm."""
 
-  Attributes:
-    algorithm: in `NAMES`.
-    source: of the studies.
-    first: trials before this one do not count: little can be known there.
-    model: has `load`.
-  """
-
-  algorithm: str
-  source: bbob_studies.Source = _SOURCE
+  algorithm: str  # In `NAMES`.
+  source: bbob_studies.Source = _SOURCE  # Of the studies.
+  # Trials before this one do not count: little can be known there.
   first: int = 15
-  model: Any = methods.Model()
+  model: Any = methods.Model()  # Has `load`.
 
 
 def run(

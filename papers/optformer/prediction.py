@@ -94,21 +94,13 @@ def _cut(found: forecasts.Forecasts) -> forecasts.Forecasts:
 
 @dataclasses.dataclass(frozen=True)
 class Setting:
-  """One way to forecast.
+  """One way to forecast."""
 
-  Attributes:
-    forecast: the way.
-    temperature: of the model; None: as fitted.
-    points: forecasts of each history, of the trials after it.
-    source: of the functions.
-    model: has `load`.
-  """
-
-  forecast: Forecast
-  temperature: float | None = None
-  points: int = 4
-  source: tasks.Source = tasks.Bbob()
-  model: Any = methods.Model()
+  forecast: Forecast  # The way.
+  temperature: float | None = None  # Of the model; None: as fitted.
+  points: int = 4  # Forecasts of each history, of the trials after it.
+  source: tasks.Source = tasks.Bbob()  # Of the functions.
+  model: Any = methods.Model()  # Has `load`.
 
 
 def run(setting: Setting, *, seed: int, at: int) -> study.Record:
@@ -265,13 +257,9 @@ def _gap(name: str) -> str:
 
 @dataclasses.dataclass(frozen=True)
 class Smaller:
-  """A number of `calibration` is smaller for the model than for the process.
+  """A number of `calibration` is smaller for the model than for the process."""
 
-  Attributes:
-    name: of the number; its interval in `_gaps` decides.
-  """
-
-  name: str
+  name: str  # Of the number; its interval in `_gaps` decides.
 
   def judge(self, table: claims.Table, *, exact: bool = False) -> claims.Judged:
     """See `claims.Claim`."""

@@ -24,23 +24,15 @@ _LAST = 5  # Records whose mean is the level of a run.
 
 @dataclasses.dataclass(frozen=True)
 class Setting:
-  """A search by an agent.
+  """A search by an agent."""
 
-  Attributes:
-    agent: with a supernet.
-    game: makes lanes to learn in.
-    iterations: of the agent.
-    records: of a run, at equal distances.
-    retrain: whether the derived cell is trained from scratch as well.
-    lanes: n.
-  """
-
-  agent: Any
-  game: Callable[[int], protocol.VectorEnvironment]
-  iterations: int
-  records: int = 20
+  agent: Any  # With a supernet.
+  game: Callable[[int], protocol.VectorEnvironment]  # Makes lanes to learn in.
+  iterations: int  # Of the agent.
+  records: int = 20  # Of a run, at equal distances.
+  # Whether the derived cell is trained from scratch as well.
   retrain: bool = False
-  lanes: int = 4
+  lanes: int = 4  # n.
 
 
 def pendulum_pictures(num_lanes: int) -> frames.Stacked:

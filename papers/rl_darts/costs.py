@@ -21,19 +21,12 @@ FUSED, NAIVE, IMPALA = 'fused', 'naive', 'IMPALA'
 
 @dataclasses.dataclass(frozen=True)
 class Setting:
-  """Pictures and a network.
+  """Pictures and a network."""
 
-  Attributes:
-    side: of pictures, pixels.
-    depths: channels of the stages.
-    batch: pictures at once.
-    rounds: of which the median is taken; the forms take turns.
-  """
-
-  side: int
-  depths: tuple[int, ...]
-  batch: int = 64
-  rounds: int = 5
+  side: int  # Of pictures, pixels.
+  depths: tuple[int, ...]  # Channels of the stages.
+  batch: int = 64  # Pictures at once.
+  rounds: int = 5  # Of which the median is taken; the forms take turns.
 
 
 def _gradient(network: Any, setting: Setting) -> programs.Program:

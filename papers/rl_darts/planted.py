@@ -22,25 +22,15 @@ _RECORDS = 15
 
 @dataclasses.dataclass(frozen=True)
 class Setting:
-  """A regression.
+  """A regression."""
 
-  Attributes:
-    teacher: operation that makes the targets, with parameters of its own.
-    channels: of pictures.
-    side: of pictures, pixels.
-    batch: pictures per step, drawn anew.
-    steps: of Adam, jointly for weights and logits.
-    rate: of the weights.
-    alpha_rate: of the logits.
-  """
-
-  teacher: str
-  channels: int = 3
-  side: int = 5
-  batch: int = 16
-  steps: int = 1500
-  rate: float = 3e-3
-  alpha_rate: float = 3e-2
+  teacher: str  # Operation that makes the targets, with parameters of its own.
+  channels: int = 3  # Of pictures.
+  side: int = 5  # Of pictures, pixels.
+  batch: int = 16  # Pictures per step, drawn anew.
+  steps: int = 1500  # Of Adam, jointly for weights and logits.
+  rate: float = 3e-3  # Of the weights.
+  alpha_rate: float = 3e-2  # Of the logits.
 
 
 def _target(setting: Setting, key: Key[Array, '']) -> Callable[[Array], Array]:

@@ -52,37 +52,26 @@ Game = Callable[[int], protocol.VectorEnvironment]
 
 @dataclasses.dataclass(frozen=True)
 class Setting:
-  """An agent in a game.
+  """An agent in a game."""
 
-  Attributes:
-    game: makes lanes to learn in.
-    encoder: of the agent; a supernet is searched.
-    fresh: makes lanes that judge the end; None: the returns of training do.
-    mode: of a search.
-    other: makes the lanes from which the logits of a bi-level search learn.
-    shut: operations that a supernet cannot use.
-    retrained: iterations of the search, a power of two or 0, whose genotypes are
-      trained from scratch as well.
-    random: cells that a seed draws and trains, for an encoder of `Masked` cells.
-    lanes: n.
-    iterations: of the agent, a power of two; 32 steps in every lane.
-    records: of a run, at equal distances.
-    discount: per step.
-    alpha_rate: of Adam for the logits; None: they are parameters like others.
-  """
-
-  game: Game
-  encoder: nn.Module = MICRO
+  game: Game  # Makes lanes to learn in.
+  encoder: nn.Module = MICRO  # Of the agent; a supernet is searched.
+  # Makes lanes that judge the end; None: the returns of training do.
   fresh: Game | None = None
-  mode: search.Mode = 'joint'
+  mode: search.Mode = 'joint'  # Of a search.
+  # Makes the lanes from which the logits of a bi-level search learn.
   other: Game | None = None
-  shut: tuple[str, ...] = ()
+  shut: tuple[str, ...] = ()  # Operations that a supernet cannot use.
+  # Iterations of the search, a power of two or 0, whose genotypes are trained
+  # from scratch as well.
   retrained: tuple[int, ...] = ()
+  # Cells that a seed draws and trains, for an encoder of `Masked` cells.
   random: int = 0
-  lanes: int = 16
-  iterations: int = 256
-  records: int = 16
-  discount: float = 0.95
+  lanes: int = 16  # n.
+  iterations: int = 256  # Of the agent, a power of two; 32 steps in every lane.
+  records: int = 16  # Of a run, at equal distances.
+  discount: float = 0.95  # Per step.
+  # Of Adam for the logits; None: they are parameters like others.
   alpha_rate: float | None = None
 
   @property
@@ -147,18 +136,12 @@ Change = Callable[[jax.Array], jax.Array]
 
 
 class Learnt(NamedTuple):
-  """Agents after training.
+  """Agents after training."""
 
-  Attributes:
-    trainer: their trainer.
-    driven: the run of all.
-    returns: while training, [agents, records].
-    fresh: mean returns on fresh levels, [agents]; () without such.
-  """
-
-  trainer: rl_training.AgentTrainer
-  driven: loop.Driven
-  returns: np.ndarray
+  trainer: rl_training.AgentTrainer  # Their trainer.
+  driven: loop.Driven  # The run of all.
+  returns: np.ndarray  # While training, [agents, records].
+  # Mean returns on fresh levels, [agents]; () without such.
   fresh: np.ndarray | tuple[()]
 
   def record(self, agent: int, *, last: int = _LAST) -> dict[str, Any]:
