@@ -24,8 +24,6 @@ from hpo.autorl import (
 from hpo.autorl.population import pb2, pbt, running
 from papers import claims, figures, rows, study
 
-__all__ = ['ROWS', 'Setting', 'run']
-
 _RATES = (0.1, 0.3, 1.0, 3.0, 10.0)
 _COSTS = (0.001, 0.03, 0.3, 1.0)
 _RECORDS = 40

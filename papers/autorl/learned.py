@@ -16,8 +16,6 @@ from papers import claims, figures, rows, study
 from papers.autorl import online
 from rl.es import strategy
 
-__all__ = ['ROWS', 'Reinforce', 'run']
-
 _TABLES = tabular.Tables(states=6)
 _RULE = lpg.Rule(lpg.UpdateRule(width=16), _TABLES, lanes=4, steps=10)
 _LENGTH, _RECORDS = 8, 10

@@ -23,8 +23,6 @@ from papers import claims, figures, rows, study
 from rl import networks, ppo
 from rl.envs import lanes, mazes
 
-__all__ = ['ROWS', 'Setting', 'run']
-
 
 @dataclasses.dataclass(frozen=True)
 class Setting:

@@ -14,8 +14,6 @@ from papers import claims, figures, rows, study
 from papers.autorl import problems
 from runtime.record import ledger
 
-__all__ = ['ROWS', 'Setting', 'run']
-
 _ITERATIONS = 4  # Of PPO in a round: 4096 environment steps of each member.
 # A pilot of four seeds had gains of 56 and a deviation of 62: ten seeds have a power
 # of 80 %.

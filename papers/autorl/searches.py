@@ -14,8 +14,6 @@ from papers import training as papers_training
 from papers.autorl import problems
 from papers.optformer import methods
 
-__all__ = ['ROWS', 'Setting', 'Shipped', 'run']
-
 _ITERATIONS, _UPDATES = 8, 5  # 40,960 environment steps of each trial.
 _TEST = (1000, 1001, 1002, 1003, 1004)
 

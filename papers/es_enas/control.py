@@ -19,8 +19,6 @@ from papers.es_enas import runs
 from rl.envs import envpool_env
 from rl.es import backends
 
-__all__ = ['ROWS', 'swimmer']
-
 _GAIT = 60.0  # Swimmer has a gait of about 40, which a run leaves or not.
 _COLORS = 6  # For the 16 edges of a linear policy of the swimmer.
 _DENSE, _RANDOM = 'dense', 'random at every direction'

@@ -25,8 +25,6 @@ from rl.envs import pendulum, spaces
 from rl.es import estimators, jax_evaluator
 from runtime.record import ledger
 
-__all__ = ['ROWS', 'Sizes', 'count']
-
 # States and actions of the paper's environments.
 _TASKS = {
   'Swimmer': (8, 2),

@@ -20,8 +20,6 @@ from nas.es_enas import search as search_lib
 from papers import claims, figures, rows, study
 from rl.es import bbob, estimators, strategy
 
-__all__ = ['FUNCTIONS', 'ROWS', 'Setting', 'run']
-
 FUNCTIONS = (
   *('Sphere', 'Rastrigin', 'Ellipsoidal', 'RosenbrockRotated'),
   *('SharpRidge', 'DifferentPowers'),

@@ -10,8 +10,6 @@ import numpy as np
 from nas.es_enas import theory
 from papers import claims, figures, rows, study
 
-__all__ = ['ROWS', 'Improvement', 'Pairing', 'improvement', 'pairing']
-
 _SIZES = np.geomspace(0.02, 2.0, 25)
 
 

@@ -35,8 +35,6 @@ from performer.attention.analysis import pair_errors
 from performer.attention.kernels import general, projections, structures
 from runtime.record import ledger
 
-__all__ = ['ROWS', 'Data', 'Setting', 'run']
-
 HYBRID, FAVOR, TRIG = PAPER = ('hybrid-cluster', 'FAVOR+', 'trig')
 BALANCED = 'hybrid-cluster, A of points'
 ARMS = (*PAPER, BALANCED)

@@ -19,8 +19,6 @@ from rl.envs import distractions, dodge, lane_following, scenes
 from rl.implicit_attention import fronts, patches, votes
 from runtime.record import ledger
 
-__all__ = ['ROWS', 'TASKS', 'Task']
-
 IMPLICIT, EXACT, BLIND = 'implicit', 'exact', 'blind'
 _RANDOM = 'random actions'
 _SCALE = 0.2  # Of distractions: the medium setting of arXiv:2101.02722.

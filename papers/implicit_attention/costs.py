@@ -14,8 +14,6 @@ from benchmarks import harness, programs
 from benchmarks import implicit_attention as benchmark
 from papers import claims, figures, rows, scaling, study
 
-__all__ = ['ROWS', 'Setting', 'run']
-
 FORMS = (benchmark.IMPLICIT, benchmark.EXACT)
 # Patches from which on growth is measured. Below, what implicit attention costs is
 # what any call costs.

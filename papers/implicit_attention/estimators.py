@@ -26,8 +26,6 @@ from papers import claims, figures, mechanisms, rows, study
 from performer import attention
 from performer.attention.analysis import pair_errors, theory
 
-__all__ = ['ROWS', 'Setting', 'Worst', 'closed_forms', 'run', 'worst']
-
 LENGTHS = (0.5, 0.75, 1.0, 2.0)
 ANGLES = (0, 30, 60, 90, 120, 150, 180)  # Degrees.
 # |x + y|^2 beyond which squares of the hyperbolic part have such heavy tails

@@ -16,8 +16,6 @@ from jaxtyping import Array, Float, Key
 from papers import claims, figures, mechanisms, rows, study
 from rl.implicit_attention import patches, votes
 
-__all__ = ['ROWS', 'Setting', 'run']
-
 SIZES = (16, 64, 256)  # m.
 _MIX_ROWS = 8
 _CUT = patches.Patches(3, 1)

@@ -21,8 +21,6 @@ from performer import attention
 from rl.envs import pixels, reacher
 from rl.implicit_attention import controllers, fronts, patches, votes
 
-__all__ = ['ROWS', 'Setting', 'run']
-
 TRANS, RANK, CONVOLUTIONS = 'IAP-trans', 'IAP-rank', 'convolutions'
 _REACH = 0.9  # Metres: targets are uniform in the disc of this radius.
 _CENTRE = 2 / 3 * _REACH  # Mean distance of targets from the centre.

@@ -33,8 +33,6 @@ from papers import claims, figures, mechanisms, rows, study
 from performer import attention
 from performer.data import text as text_lib
 
-__all__ = ['ROWS', 'Model', 'Setting', 'run']
-
 HYBRID, POSITIVE, TRIG = 'angular hybrid', 'hyperbolic', 'trig'
 _KERNELS = {
   HYBRID: 'softmax_angular',

@@ -9,8 +9,6 @@ from hpo import spaces, studies
 from papers import claims, figures, rows, study
 from papers.optformer import methods, optimising, peers
 
-__all__ = ['ROWS', 'Setting', 'run']
-
 _LENGTHS = (5, 10, 20, 40, 80, 160)
 _GP = 'GP bandit (Vizier)'
 

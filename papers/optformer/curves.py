@@ -7,8 +7,6 @@ from papers import claims, figures, rows, study
 from papers.optformer import methods, searches
 from runtime.record import ledger
 
-__all__ = ['ROWS']
-
 _ALGORITHMS = {
   b.name.removeprefix('designer_'): b for b in behaviours.BEHAVIOURS
 }

@@ -23,8 +23,6 @@ from hpo.optformer.behaviours import floors
 from papers import claims, figures, rows, study
 from papers.optformer import methods, tasks
 
-__all__ = ['ROWS', 'Setting', 'run']
-
 NAMES = tuple(b.name.removeprefix('designer_') for b in behaviours.BEHAVIOURS)
 _KNOWN = ('random_search', 'grid_search_shuffled', 'hill_climb', 'reg_evo')
 # Whose proposals depend on what was seen.

@@ -13,12 +13,10 @@ from typing import Any
 import numpy as np
 
 from hpo import studies
-from hpo.optformer import forecasts, predicting, quantizing
+from hpo.optformer import forecasts, gaussian, predicting, quantizing
 from papers import claims, figures, rows, study
-from papers.optformer import gaussian, methods, tasks
+from papers.optformer import methods, tasks
 from runtime.record import ledger
-
-__all__ = ['ROWS', 'Setting', 'run']
 
 _LENGTHS = (5, 10, 20, 35)
 _COARSE = 20  # Bins of the histogram.

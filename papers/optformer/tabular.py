@@ -15,8 +15,6 @@ from papers.optformer import methods, optimising, peers, searches, tasks
 from papers.optformer.optimising import EI, PRIOR, RANDOM
 from runtime.record import ledger
 
-__all__ = ['ROWS']
-
 _TPE, _THOMPSON = 'TPE (Optuna)', 'OptFormer, Thompson'
 _METHODS = {
   RANDOM: methods.Random(),

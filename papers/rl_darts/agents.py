@@ -17,8 +17,6 @@ from rl import rainbow, sac
 from rl import training as rl_training
 from rl.envs import frames, lanes, pendulum, pixels, protocol
 
-__all__ = ['ROWS', 'Setting', 'run']
-
 _LAST = 5  # Records whose mean is the level of a run.
 
 

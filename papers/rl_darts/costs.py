@@ -14,8 +14,6 @@ from papers import claims, figures, rows, study
 from rl import networks as rl_networks
 from runtime.record import ledger
 
-__all__ = ['ROWS', 'Setting', 'run']
-
 FUSED, NAIVE, IMPALA = 'fused', 'naive', 'IMPALA'
 
 

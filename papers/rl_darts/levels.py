@@ -9,8 +9,6 @@ from papers import claims, figures, rows, study
 from papers.rl_darts import games, runs
 from papers.rl_darts.search import FAST, GRID, IMPALA, SUPERNET
 
-__all__ = ['ROWS']
-
 _COUNTS = (10, 50)
 _ALL = 'all'
 

@@ -14,8 +14,6 @@ from nas.rl_darts import candidates as candidates_lib
 from nas.rl_darts import probabilities as probabilities_lib
 from papers import claims, figures, rows, study
 
-__all__ = ['ROWS', 'Setting', 'run']
-
 SPACE = spaces.CellSpace(nodes=1, output='last', norm='none')
 _RECORDS = 15
 

@@ -19,16 +19,6 @@ from papers import claims, figures, rows, study
 from papers.rl_darts import games, runs
 from runtime.record import ledger
 
-__all__ = [
-  'DERIVED',
-  'FAST',
-  'GRID',
-  'GRID_SEARCH',
-  'IMPALA',
-  'ROWS',
-  'SUPERNET',
-]
-
 _GAMES = {
   'grid': games.grid,
   'Breakout': functools.partial(games.minatar, name='Breakout'),
