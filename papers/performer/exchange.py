@@ -155,16 +155,11 @@ def _errors(results: study.Results) -> dict[str, np.ndarray]:
 
 def _figure(results: study.Results) -> figures.Panel:
   (arm,) = results.arms
-  return figures.Lines(
-    lines=[
-      figures.Line(
-        name,
-        range(1, results(arm, f'{name} errors').shape[1] + 1),
-        results(arm, f'{name} errors'),
-        spread='mean',
-      )
-      for name in KERNELS
-    ],
+  errors = {name: results(arm, f'{name} errors') for name in KERNELS}
+  return figures.lines(
+    errors,
+    range(1, errors[HYP].shape[1] + 1),
+    spread='mean',
     xlabel='layer',
     ylabel='relative error of the residual stream',
     yscale='log',

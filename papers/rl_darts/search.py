@@ -237,10 +237,9 @@ def _bars(results: study.Results) -> figures.Panel:
   random = np.sort(_random(results))
   final = results.last(GRID_SEARCH, 'cell_level')
   at = np.arange(1, 33)
-  return figures.Lines(
-    lines=[
-      figures.Line('best of random cells', at, diagnostics.best_of(random, at))
-    ],
+  return figures.lines(
+    {'best of random cells': diagnostics.best_of(random, at)},
+    at,
     levels={
       'searched, mean': final.mean(),
       'searched, best': final.max(),
