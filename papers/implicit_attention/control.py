@@ -83,8 +83,7 @@ def _curves(results: study.Results) -> figures.Lines:
   return evolution.curves(results, levels=levels)
 
 
-def _row(**fields: Any) -> rows.Row:
-  return rows.Row(**{'curves': True, 'figure': _curves} | fields)
+_row = functools.partial(rows.Row, curves=True, figure=_curves)
 
 
 # Parity with exact attention.

@@ -131,10 +131,6 @@ def constant_return(setting: Setting, *, repeats: int = 3) -> study.Record:
   return {'final': returns.mean(0).max()}
 
 
-def _tail(record: study.Record) -> float:
-  return float(np.mean(record['returns'][-_LAST:]))
-
-
 def studies(
   setting: Setting,
   names: tuple[str, ...] = (),
@@ -166,7 +162,7 @@ def studies(
       'rate',
       rates,
       functools.partial(dataclasses.replace, generations=trial),
-      _tail,
+      lambda record: np.mean(record['returns'][-_LAST:]),
     )
     if rates
     else None,

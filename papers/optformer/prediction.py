@@ -165,15 +165,6 @@ STUDY = study.Study(
 )
 
 
-def _densities(results: study.Results) -> dict[str, np.ndarray]:
-  """The mean log density of each function, by length of the history."""
-  return {
-    f'{arm} after {at}': results(arm, 'density', at=at).mean(axis=1)
-    for arm in results.arms
-    for at in results.study.at
-  }
-
-
 def _pooled(results: study.Results) -> dict[str, np.ndarray]:
   """Mean CRPS of each function, and calibration over all forecasts."""
   found = {}
@@ -323,7 +314,11 @@ ROWS = (
     claim='OptFormer forecasts values of functions that it never saw, the better the '
     'more trials it has read.',
     study=STUDY,
-    ours=_densities,
+    ours=lambda results: {
+      f'{arm} after {at}': densities.mean(axis=1)
+      for arm in results.arms
+      for at, densities in results.by_place(arm, 'density').items()
+    },
     trend='denser than the histogram of past values; denser after 35 trials than '
     'after 5; after 5 and 10 trials at least as dense as a Gaussian process',
     claims=(

@@ -141,10 +141,7 @@ def _study(training: proteins.Setting) -> study.Study:
 STUDY = {'tiny': _study(_TINY), 'paper': _study(_LARGE)}
 
 
-def _ours(results: study.Results) -> dict[str, np.ndarray]:
-  (arm,) = results.arms
-  names = [f'{name} {when}' for name in KERNELS for when in ('start', 'end')]
-  return {name: results(arm, name) for name in ('exact', 'chance', *names)}
+_WHEN = [f'{name} {when}' for name in KERNELS for when in ('start', 'end')]
 
 
 def _errors(results: study.Results) -> dict[str, np.ndarray]:
@@ -174,7 +171,9 @@ ROWS = (
     'with fast attention, and recovers it in a tenth of the steps (accuracy of '
     'the next token, validation).',
     study=STUDY,
-    ours=_ours,
+    ours=lambda results: rows.table(
+      results, 'exact', 'chance', *_WHEN, form='{metric}'
+    ),
     published=ledger.Published(0.07, f'{_SOURCE}: after the exchange'),
     trend='between chance and the original after the exchange; at least '
     f'{RECOVERED:.0%} of the original after further training; hyp starts above '

@@ -138,20 +138,17 @@ def _figure(results: study.Results) -> list[figures.Panel]:
   ]
 
 
-def _row(**fields: object) -> rows.Row:
-  return rows.Row(
-    study=_STUDIES,
-    figure=_figure,
-    title='B = 1, H = 8, d = 64, r = 256, float32',
-    explain=lambda results: (
-      'Times are CPU times of all threads.'
-      if _clock() == 'cpu'
-      else 'Times are by the wall clock.'
-    ),
-    **fields,
-  )
-
-
+_row = functools.partial(
+  rows.Row,
+  study=_STUDIES,
+  figure=_figure,
+  title='B = 1, H = 8, d = 64, r = 256, float32',
+  explain=lambda results: (
+    'Times are CPU times of all threads.'
+    if _clock() == 'cpu'
+    else 'Times are by the wall clock.'
+  ),
+)
 ROWS = (
   _row(
     id='fig3-growth',

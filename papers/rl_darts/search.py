@@ -103,7 +103,10 @@ def _learning(results: study.Results) -> list[figures.Panel]:
   return panels
 
 
-_SETTING = f'{runs.describe(GRID)} Adam moves the logits by 0.03, and the weights by 0.001.'
+_SETTING = (
+  f'{runs.describe(GRID)} Adam moves the logits by 0.03, and the weights by '
+  '0.001.'
+)
 
 
 def _explain_games(results: study.Results) -> str:
@@ -227,9 +230,10 @@ def _explain_efficiency(results: study.Results) -> str:
   low, middle, high = np.percentile(ratios, [2.5, 50, 97.5])
   return (
     f'{_SETTING} A search and the training of its cell take twice the steps of '
-    'one random cell. The ratio is that of the steps with which the best random cell is '
-    f'expected to be as good, at most 500: {middle:.3g} with a bootstrap interval of '
-    f'[{low:.3g}, {high:.3g}]. A best random cell is partly luck of its training.'
+    'one random cell. The ratio is that of the steps with which the best random '
+    f'cell is expected to be as good, at most 500: {middle:.3g} with a bootstrap '
+    f'interval of [{low:.3g}, {high:.3g}]. A best random cell is partly luck of '
+    'its training.'
   )
 
 
