@@ -60,6 +60,8 @@ def judged(
   """
   with opened(trainer, seed=seed, judges=judges) as experiment:
     silent = dataclasses.replace(experiment, evaluators={})
-    state = None if change is None else change(experiment.init())
-    driven = loop.drive(silent, steps, records, state=state)
+    if change is not None:
+      init = lambda: change(experiment.init())
+      silent = dataclasses.replace(silent, init=init)
+    driven = loop.drive(silent, steps, records)
     return driven, experiment.evaluate(driven.state)
