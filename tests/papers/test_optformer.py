@@ -16,7 +16,6 @@ from hpo.optformer import (
   behaviours,
   forecasts,
   presets,
-  quantizing,
   suggesting,
   tokens,
   trained,

@@ -17,12 +17,11 @@ from papers.performer import (
   redraw,
 )
 from performer import attention, train_lib
-from performer.data import listops, text, vocabulary
+from performer.data import listops, text
 from performer.data import proteins as protein_data
 from performer.models import classifier
 from runtime.config import sessions
 from runtime.record import metrics
-from tests import seeds
 from tests.papers import planted
 
 SYSTEM = rows.find()['performer']
