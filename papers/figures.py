@@ -23,9 +23,12 @@ __all__ = [
   'Lines',
   'Panel',
   'Shades',
+  'bars',
   'by_arm',
+  'by_place',
   'contact_sheet',
   'draw',
+  'lines',
   'write_curves',
 ]
 
@@ -242,7 +245,7 @@ def by_arm(
     style: of the lines.
     **axes: of `Lines`.
   """
-  lines = []
+  found = []
   for arm in results.arms if arms is None else arms:
     xs = results.study.at if x is None else x
     if results.study.at:
@@ -251,8 +254,81 @@ def by_arm(
       ys = results.curves(arm, y)
       xs = results.curves(arm, x) if isinstance(x, str) else xs
       xs = [np.arange(1, len(curve) + 1) for curve in ys] if x is None else xs
-    lines.append(Line(arm, xs, ys, spread, style))
-  return Lines(lines=lines, **axes)
+    found.append(Line(arm, xs, ys, spread, style))
+  return Lines(lines=found, **axes)
+
+
+def lines(
+  curves: Mapping[str, Any],
+  x: Any,
+  *,
+  spread: Spread = 'each',
+  style: str = '-',
+  **axes: Any,
+) -> Lines:
+  """A panel with a line for every label, all over the same places.
+
+  Args:
+    curves: values [n], or of every run [runs][n], by label.
+    x: places [n].
+    spread: as for `Line`, like `style`.
+    style: of the lines.
+    **axes: of `Lines`.
+  """
+  found = [Line(label, x, y, spread, style) for label, y in curves.items()]
+  return Lines(lines=found, **axes)
+
+
+def by_place(
+  curves: Mapping[str, Mapping[float, npt.ArrayLike]],
+  *,
+  unit: float = 1.0,
+  spread: Spread = 'range',
+  style: str = 'o-',
+  **axes: Any,
+) -> Lines:
+  """A panel with a line for every label, each over places of its own.
+
+  Args:
+    curves: by label and place, such as a length: a number, or one per seed.
+    unit: that numbers are divided by.
+    spread: as for `Line`, like `style`.
+    style: of the lines.
+    **axes: of `Lines`.
+  """
+  found = [
+    Line(
+      label,
+      [*points],
+      np.stack([*points.values()], axis=-1) / unit,
+      spread,
+      style,
+    )
+    for label, points in curves.items()
+  ]
+  return Lines(lines=found, **axes)
+
+
+def bars(
+  results: study.Results,
+  metrics: Mapping[str, str],
+  *,
+  factor: float = 1.0,
+  **axes: Any,
+) -> Bars:
+  """A panel with a bar for every arm: means over seeds.
+
+  Args:
+    results: of a study with one position.
+    metrics: in the records, by label of the group; '': no legend.
+    factor: of the numbers, such as 1000 for milliseconds.
+    **axes: of `Bars`.
+  """
+  groups = {
+    label: [factor * results(arm, metric).mean() for arm in results.arms]
+    for label, metric in metrics.items()
+  }
+  return Bars(names=results.arms, groups=groups, **axes)
 
 
 def draw(

@@ -178,21 +178,27 @@ def table(
   *metrics: str,
   form: str = '{arm}: {metric}',
   arms: Sequence[str] | None = None,
+  names: Mapping[str, str] | None = None,
+  factor: float = 1.0,
 ) -> dict[str, np.ndarray]:
   """Numbers by label: the metrics of all arms, of curves the last value.
 
   Args:
-    results: of a study with one position.
-    *metrics: names in its records.
-    form: of the labels.
+    results: of a study.
+    *metrics: metrics in its records.
+    form: of the labels; with `{at}` if the study has positions, of which those
+      that have no such metric are left out.
     arms: which; None: all.
+    names: of metrics in the labels, where other than in the records.
+    factor: of the numbers, such as 100 for percent.
   """
+  names = names or {}
   return {
-    form.format(arm=arm, metric=metric): np.array(
-      [np.ravel(curve)[-1] for curve in results.curves(arm, metric)]
-    )
+    form.format(arm=arm, metric=names.get(metric, metric), at=at): factor
+    * np.array([np.ravel(x)[-1] for x in results.curves(arm, metric, at)])
     for metric in metrics
     for arm in (results.arms if arms is None else arms)
+    for at in results.places(arm, metric)
   }
 
 

@@ -186,3 +186,45 @@ class Results:
   def last(self, arm: str, metric: str, at: Any = None) -> np.ndarray:
     """The last value of a curve, [seeds]."""
     return np.array([curve[-1] for curve in self.curves(arm, metric, at)])
+
+  def places(self, arm: str, metric: str) -> list[Any]:
+    """The positions whose records have a metric; None is the only one.
+
+    Raises:
+      KeyError: if none has it.
+    """
+    known = [
+      at
+      for at in (self.study.at or (None,))
+      if metric in self.records[arm, at][0]
+    ]
+    if not known:
+      raise KeyError(f'no {metric!r} of {arm!r}')
+    return known
+
+  def by_place(self, arm: str, metric: str) -> dict[Any, np.ndarray]:
+    """A metric, [seeds, ...], by position, where the records have it."""
+    return {at: self(arm, metric, at) for at in self.places(arm, metric)}
+
+  def told(
+    self,
+    form: str,
+    metric: str,
+    *,
+    arms: Sequence[str] | None = None,
+    at: Any = None,
+    mean: Callable[[np.ndarray], float] = np.mean,
+  ) -> str:
+    """Arms with their mean of a metric, for remarks: 'one 1.5, two 2.5'.
+
+    Args:
+      form: of a number, such as '.2g'.
+      metric: in the records.
+      arms: which; None: all.
+      at: the position.
+      mean: over seeds and, of curves, places.
+    """
+    return ', '.join(
+      f'{arm} {mean(self(arm, metric, at)):{form}}'
+      for arm in (self.arms if arms is None else arms)
+    )

@@ -8,13 +8,15 @@ from typing import NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, PyTree, Shaped
+from jaxtyping import Array, Float, Int, PyTree, Shaped
 
 from nas.rl_darts import probabilities, spaces
 
 __all__ = [
   'Edges',
   'Entropies',
+  'best_of',
+  'cells_for',
   'cosine',
   'entropies',
   'op_mass',
@@ -139,6 +141,35 @@ def spearman(
   a, b = (ranks(x) - ranks(x).mean() for x in (one, two))
   scale = np.sqrt((a @ a) * (b @ b))
   return float(a @ b / scale) if scale > 0 else float('nan')
+
+
+def best_of(
+  levels: Float[np.ndarray, ' n'], counts: Int[np.ndarray, ' c'] | int
+) -> Float[np.ndarray, ' c']:
+  """The expected largest of some levels, drawn with replacement.
+
+  Args:
+    levels: to draw from, such as those of random cells.
+    counts: numbers of draws.
+  """
+  ordered = np.sort(levels)
+  below = np.arange(len(ordered) + 1) / len(ordered)
+  return ordered @ np.diff(below[:, None] ** np.atleast_1d(counts), axis=0)
+
+
+def cells_for(
+  level: float, levels: Float[np.ndarray, ' n'], most: int = 1000
+) -> float:
+  """Random cells whose best is expected to reach a level, between numbers.
+
+  Args:
+    level: of a searched cell.
+    levels: of random cells.
+    most: the answer where no number suffices.
+  """
+  counts = np.arange(1, most + 1)
+  best = best_of(levels, counts)
+  return float(most if level > best[-1] else np.interp(level, best, counts))
 
 
 def summary(cells: Iterable[Edges]) -> dict[str, Float[Array, '']]:

@@ -24,8 +24,6 @@ from hpo.autorl import (
 from hpo.autorl.population import pb2, pbt, running
 from papers import claims, figures, rows, study
 
-__all__ = ['ROWS', 'Setting', 'run']
-
 _RATES = (0.1, 0.3, 1.0, 3.0, 10.0)
 _COSTS = (0.001, 0.03, 0.3, 1.0)
 _RECORDS = 40
@@ -34,15 +32,12 @@ Exact = Float[Array, ' t']  # Exact returns of the policy before each update.
 
 @dataclasses.dataclass(frozen=True)
 class Setting:
-  """A tuner and its task.
+  """A tuner and its task."""
 
-  Attributes:
-    tuner: function of the task and a key; exact returns along a run, [t], or of
-      several runs, [c, t].
-    task: the task.
-  """
-
+  # Function of the task and a key; exact returns along a run, [t], or of
+  # several runs, [c, t].
   tuner: Callable[..., Any]
+  # The task.
   task: drift_mdp.DriftMDP = dataclasses.field(
     default_factory=drift_mdp.DriftMDP
   )
@@ -52,20 +47,25 @@ def constants(task: drift_mdp.DriftMDP, key: Key[Array, '']) -> Array:
   """A run for each setting of a grid, [c, t]."""
   grid = jnp.array([*itertools.product(_RATES, _COSTS)], jnp.float32)
 
+  keys = jax.random.split(key, task.length)
+
   def one(setting: Array) -> Exact:
     zeta = dict(zip(('learning_rate', 'entropy_cost'), setting, strict=True))
-    return _fixed(task, zeta, key)
+    return _returns(task, task.init(key), zeta, keys)
 
   return jax.vmap(one)(grid)
 
 
-def _fixed(task: drift_mdp.DriftMDP, zeta: Any, key: Key[Array, '']) -> Exact:
+def _returns(
+  task: drift_mdp.DriftMDP, start: Any, zeta: Any, keys: Key[Array, ' t']
+) -> Exact:
+  """Updates with constant settings."""
+
   def update(state: Any, key: Array) -> tuple[Any, Array]:
     found = task.update(state, zeta, key)
     return found.state, found.metrics['exact']
 
-  keys = jax.random.split(key, task.length)
-  return jax.lax.scan(update, task.init(key), keys)[1]
+  return jax.lax.scan(update, start, keys)[1]
 
 
 def bandit(
@@ -199,21 +199,16 @@ def restarts(
 ) -> Exact:
   """A newborn agent with random settings, every few updates."""
 
-  def round_(start: Array, inputs: tuple) -> tuple[Array, Array]:
+  def life(inputs: tuple) -> Array:
     number, key = inputs
     codes = traced.sample(drift_mdp.SPACE, key)
     zeta = traced.zeta(drift_mdp.SPACE, codes)
     fresh = task.init(key).replace(updates=number * updates)
-
-    def update(state: Any, key: Array) -> tuple[Any, Array]:
-      found = task.update(state, zeta, key)
-      return found.state, found.metrics['exact']
-
-    return start, jax.lax.scan(update, fresh, jax.random.split(key, updates))[1]
+    return _returns(task, fresh, zeta, jax.random.split(key, updates))
 
   count = task.length // updates
   inputs = jnp.arange(count), jax.random.split(key, count)
-  return jax.lax.scan(round_, jnp.int32(0), inputs)[1].reshape(-1)
+  return jax.lax.map(life, inputs).reshape(-1)
 
 
 def run(setting: Setting, *, seeds: Sequence[int]) -> list[study.Record]:
@@ -250,9 +245,8 @@ def _best(results: study.Results) -> int:
 def _ours(results: study.Results) -> dict[str, Any]:
   """The mean of the exact returns along a run, per seed."""
   found = {CONSTANT: results(CONSTANT, 'mean')[:, _best(results)]}
-  return found | {
-    arm: results(arm, 'mean') for arm in results.arms if arm != CONSTANT
-  }
+  others = (*TUNERS, RANDOM)
+  return found | rows.table(results, 'mean', form='{arm}', arms=others)
 
 
 def _curves(results: study.Results, arm: str) -> np.ndarray:
@@ -263,11 +257,10 @@ def _curves(results: study.Results, arm: str) -> np.ndarray:
 def _figure(results: study.Results) -> figures.Panel:
   length = results.study.arms[CONSTANT].task.length
   x = (np.arange(_RECORDS) + 0.5) * length / _RECORDS
-  return figures.Lines(
-    lines=[
-      figures.Line(arm, x, _curves(results, arm), 'pooled')
-      for arm in results.arms
-    ],
+  return figures.lines(
+    {arm: _curves(results, arm) for arm in results.arms},
+    x,
+    spread='pooled',
     xlabel='update',
     ylabel='expected return of an episode',
   )
@@ -280,14 +273,10 @@ def _explain(results: study.Results) -> str:
   first, second = (
     half.mean(1) for half in (halves[:, :middle], halves[:, middle:])
   )
-  parts = {
-    arm: _curves(results, arm).mean(0)
-    for arm in results.arms
-    if arm != CONSTANT
-  }
   told = '; '.join(
     f'{arm} {x[:middle].mean():.2f} and {x[middle:].mean():.2f}'
-    for arm, x in parts.items()
+    for arm in (*TUNERS, RANDOM)
+    for x in [results(arm, 'curve').mean(0)]
   )
   return (
     'The side that pays changes every 40 updates in the first half of 2400 '

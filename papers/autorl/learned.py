@@ -16,8 +16,6 @@ from papers import claims, figures, rows, study
 from papers.autorl import online
 from rl.es import strategy
 
-__all__ = ['ROWS', 'Reinforce', 'run']
-
 _TABLES = tabular.Tables(states=6)
 _RULE = lpg.Rule(lpg.UpdateRule(width=16), _TABLES, lanes=4, steps=10)
 _LENGTH, _RECORDS = 8, 10
@@ -28,19 +26,12 @@ _RATES = (10.0, 30.0, 100.0, 300.0)
 
 @dataclasses.dataclass(frozen=True)
 class Reinforce:
-  """Tabular REINFORCE with the steps of LPG's agents.
+  """Tabular REINFORCE with the steps of LPG's agents."""
 
-  Attributes:
-    rate: of steepest ascent.
-    rule: sizes of rollouts and tasks.
-    length: updates of a life.
-    tasks: number of agents, each in a task of its own.
-  """
-
-  rate: float
-  rule: lpg.Rule = _RULE
-  length: int = _LENGTH
-  tasks: int = 256
+  rate: float  # Of steepest ascent.
+  rule: lpg.Rule = _RULE  # Sizes of rollouts and tasks.
+  length: int = _LENGTH  # Updates of a life.
+  tasks: int = 256  # Number of agents, each in a task of its own.
 
 
 def reinforce(
@@ -130,16 +121,12 @@ def _ours(results: study.Results) -> dict[str, Any]:
 
 
 def _figure(results: study.Results) -> figures.Panel:
-  return figures.Lines(
-    lines=[
-      figures.Line(
-        arm,
-        results.curves(arm, programs.STEPS)[0],
-        results(arm, 'score'),
-        'mean',
-      )
-      for arm in (EVOLVED, META)
-    ],
+  return figures.by_arm(
+    results,
+    'score',
+    programs.STEPS,
+    arms=(EVOLVED, META),
+    spread='mean',
     levels={REINFORCE: float(np.mean(_ours(results)[REINFORCE]))},
     xscale='log',
     xlabel='environment steps of meta-training',

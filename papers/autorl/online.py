@@ -23,22 +23,14 @@ from papers import claims, figures, rows, study
 from rl import networks, ppo
 from rl.envs import lanes, mazes
 
-__all__ = ['ROWS', 'Setting', 'run']
-
 
 @dataclasses.dataclass(frozen=True)
 class Setting:
-  """A program and how long it runs.
+  """A program and how long it runs."""
 
-  Attributes:
-    program: what to run.
-    iterations: of each seed.
-    records: rows of the record.
-  """
-
-  program: programs.Program
-  iterations: int
-  records: int = 10
+  program: programs.Program  # What to run.
+  iterations: int  # Of each seed.
+  records: int = 10  # Rows of the record.
 
 
 def run(setting: Setting, *, seeds: Sequence[int]) -> list[study.Record]:
@@ -56,7 +48,7 @@ def run(setting: Setting, *, seeds: Sequence[int]) -> list[study.Record]:
 
 
 def _iterations(results: study.Results) -> np.ndarray:
-  one = results.study.arms[results.arms[0]]
+  one = results.settings[results.arms[0]]
   return (np.arange(one.records) + 1) * (one.iterations // one.records)
 
 
@@ -84,30 +76,28 @@ def _chain(start: float, outer: float | None) -> Setting:
   return Setting(programs.Agent(agent, make(16), make(100)), 600, 20)
 
 
-def _chain_numbers(results: study.Results) -> dict[str, Any]:
+def _chain_numbers(results: study.Results) -> dict[str, np.ndarray]:
   return {
-    f'discount {UP}': results.last(UP, 'discount'),
-    f'discount {DOWN}': results.last(DOWN, 'discount'),
-    f'return {UP}': results.last(UP, 'test'),
-    f'return {FIXED}': results.last(FIXED, 'test'),
+    f'{name} {arm}': results.last(arm, metric)
+    for name, metric, arms in (
+      ('discount', 'discount', (UP, DOWN)),
+      ('return', 'test', (UP, FIXED)),
+    )
+    for arm in arms
   }
 
 
 def _chain_figure(results: study.Results) -> list[figures.Panel]:
-  x = _iterations(results)
+  options = {'x': _iterations(results), 'xlabel': 'iteration'}
   learnt = figures.by_arm(
     results,
     'discount',
-    x,
     arms=(UP, DOWN),
-    xlabel='iteration',
     ylabel='learnt discount',
     levels={'both rewards worth the same': _CHAIN.threshold},
+    **options,
   )
-  returns = figures.by_arm(
-    results, 'test', x, xlabel='iteration', ylabel='return'
-  )
-  return [learnt, returns]
+  return [learnt, figures.by_arm(results, 'test', ylabel='return', **options)]
 
 
 _MGRL = rows.Row(
@@ -136,6 +126,11 @@ _MGRL = rows.Row(
   'discount moves by Adam at 0.03 through a sigmoid.',
   headline=f'discount {UP}',
 )
+
+
+def _last_tests(results: study.Results) -> dict[str, np.ndarray]:
+  return {arm: results(arm, 'test')[:, -3:].mean(1) for arm in results.arms}
+
 
 # Level replay on mazes, a part of which has no way to the goal.
 _LEVELS = 200
@@ -221,9 +216,7 @@ _PLR = rows.Row(
     seeds=5,
     together=True,
   ),
-  ours=lambda results: {
-    arm: results(arm, 'test')[:, -3:].mean(1) for arm in results.arms
-  },
+  ours=_last_tests,
   trend='PLR above uniform, robust PLR above uniform',
   claims=(claims.above(PLR, UNIFORM), claims.above(ROBUST, UNIFORM)),
   figure=_mazes_figure,
@@ -265,20 +258,13 @@ def _colors(augmented: bool) -> Setting:
   return Setting(program, 400, 10)
 
 
-def _colors_numbers(results: study.Results) -> dict[str, Any]:
-  late = slice(-5, None)
-  return {arm: results(arm, 'test')[:, -3:].mean(1) for arm in results.arms} | {
-    f'late draws of {f.__name__}': results(UCB, f'pulled_{i}')[:, late].mean(1)
-    for i, f in enumerate(_ARMS)
-  }
+def _draws(results: study.Results) -> dict[str, np.ndarray]:
+  """Shares of draws of the bandit, [seeds, records]."""
+  return {f.__name__: results(UCB, f'pulled_{i}') for i, f in enumerate(_ARMS)}
 
 
 def _colors_figure(results: study.Results) -> list[figures.Panel]:
   x = _iterations(results)
-  draws = [
-    figures.Line(f.__name__, x, results(UCB, f'pulled_{i}'), 'pooled')
-    for i, f in enumerate(_ARMS)
-  ]
   return [
     figures.by_arm(
       results,
@@ -288,7 +274,13 @@ def _colors_figure(results: study.Results) -> list[figures.Panel]:
       xlabel='iteration',
       ylabel='solved test levels',
     ),
-    figures.Lines(lines=draws, xlabel='iteration', ylabel='share of draws'),
+    figures.lines(
+      _draws(results),
+      x,
+      spread='pooled',
+      xlabel='iteration',
+      ylabel='share of draws',
+    ),
   ]
 
 
@@ -302,7 +294,13 @@ _DRAC = rows.Row(
     seeds=5,
     together=True,
   ),
-  ours=_colors_numbers,
+  ours=lambda results: (
+    _last_tests(results)
+    | {
+      f'late draws of {name}': shares[:, -5:].mean(1)
+      for name, shares in _draws(results).items()
+    }
+  ),
   trend='UCB-DrAC above PPO; colour jitter in more than half of the late draws',
   claims=(
     claims.above(UCB, PLAIN),

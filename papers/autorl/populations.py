@@ -1,7 +1,6 @@
 """Populations against random search, and PB2 against PBT."""
 
 import dataclasses
-import functools
 from collections.abc import Callable, Sequence
 
 import jax
@@ -15,8 +14,6 @@ from papers import claims, figures, rows, study
 from papers.autorl import problems
 from runtime.record import ledger
 
-__all__ = ['ROWS', 'Setting', 'run']
-
 _ITERATIONS = 4  # Of PPO in a round: 4096 environment steps of each member.
 # A pilot of four seeds had gains of 56 and a deviation of 62: ten seeds have a power
 # of 80 %.
@@ -26,17 +23,12 @@ _TEST = 1000  # No seed of a study is that large.
 
 @dataclasses.dataclass(frozen=True)
 class Setting:
-  """A population.
+  """A population."""
 
-  Attributes:
-    method: makes the method for a space.
-    size: members.
-    rounds: number of rounds.
-  """
-
+  # Makes the method for a space.
   method: Callable[[spaces.Space], protocol.Method]
-  size: int
-  rounds: int = 30
+  size: int  # Members.
+  rounds: int = 30  # Number of rounds.
 
   @property
   def steps(self) -> int:
@@ -89,15 +81,15 @@ _RANDOM = {f'random, {n}': Setting(apart.Apart, n) for n in (4, 8)}
 _PBT = {f'PBT, {n}': Setting(pbt.PBT, n) for n in (4, 8)}
 _PB2 = {f'PB2, {n}': Setting(pb2.PB2, n) for n in (4, 8)}
 _ARMS = _RANDOM | _PBT | _PB2
-_ours = functools.partial(rows.table, form='{arm}')
+
+
+def _ours(results: study.Results) -> dict[str, np.ndarray]:
+  return rows.table(results, 'test', form='{arm}')
 
 
 def _explain(results: study.Results) -> str:
-  copies = ', '.join(
-    f'{arm} {results(arm, "copies").mean():.2f}'
-    for arm in results.arms
-    if not arm.startswith('random')
-  )
+  copying = [arm for arm in results.arms if arm not in _RANDOM]
+  copies = results.told('.2f', 'copies', arms=copying)
   steps = [setting.steps for setting in results.study.arms.values()]
   return (
     f'{problems.TEXT} 30 rounds of 4096 steps of each member: {min(steps):,} to '
@@ -113,7 +105,7 @@ def _curves(results: study.Results) -> list[figures.Panel]:
   panels = [
     figures.by_arm(results, 'best', ylabel='score of the best', **options)
   ]
-  arms = [arm for arm in results.arms if not arm.startswith('random')]
+  arms = [arm for arm in results.arms if arm not in _RANDOM]
   for name in ('learning_rate', 'entropy_cost'):
     panels.append(
       figures.by_arm(
@@ -146,7 +138,7 @@ ROWS = (
       seeds=_SEEDS,
       together=True,
     ),
-    ours=lambda results: _ours(results, 'test'),
+    ours=_ours,
     trend='PBT above the best of 8 random runs',
     claims=(claims.above('PBT, 8', 'random, 8', paired=True),),
     figure=_curves,
@@ -163,7 +155,7 @@ ROWS = (
       seeds=_SEEDS,
       together=True,
     ),
-    ours=lambda results: _ours(results, 'test'),
+    ours=_ours,
     trend='PB2 above PBT with 4 members, by more than with 8',
     claims=(
       claims.above('PB2, 4', 'PBT, 4', paired=True),

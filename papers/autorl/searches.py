@@ -13,9 +13,6 @@ from papers import claims, figures, rows, study
 from papers import training as papers_training
 from papers.autorl import problems
 from papers.optformer import methods
-from runtime import loop
-
-__all__ = ['ROWS', 'Setting', 'Shipped', 'run']
 
 _ITERATIONS, _UPDATES = 8, 5  # 40,960 environment steps of each trial.
 _TEST = (1000, 1001, 1002, 1003, 1004)
@@ -23,15 +20,11 @@ _TEST = (1000, 1001, 1002, 1003, 1004)
 
 @dataclasses.dataclass(frozen=True)
 class Shipped:
-  """OptFormer with the model of the package.
+  """OptFormer with the model of the package."""
 
-  Attributes:
-    model: has `load`.
-    policy: how points are chosen.
-  """
-
+  # Has `load`.
   model: methods.Model = dataclasses.field(default_factory=methods.Model)
-  policy: suggesting.Policy = suggesting.Policy()
+  policy: suggesting.Policy = suggesting.Policy()  # How points are chosen.
 
   def made(self) -> learned.OptFormer:
     """The method with its model."""
@@ -42,15 +35,10 @@ class Shipped:
 
 @dataclasses.dataclass(frozen=True)
 class Setting:
-  """A search.
+  """A search."""
 
-  Attributes:
-    method: chooses the trials; or `Shipped`.
-    trials: number of trials.
-  """
-
-  method: Any
-  trials: int = 20
+  method: Any  # Chooses the trials; or `Shipped`.
+  trials: int = 20  # Number of trials.
 
   @property
   def steps(self) -> int:
@@ -89,12 +77,13 @@ def run(setting: Setting, *, seed: int) -> study.Record:
     updates=_UPDATES,
     seeds=accounts.Seeds((0,), _TEST),
   )
-  with papers_training.opened(
-    trainer, seed=seed, judges=['test']
-  ) as experiment:
-    silent = dataclasses.replace(experiment, evaluators={})
-    driven = loop.drive(silent, setting.trials, setting.trials)
-    tested = experiment.evaluate(driven.state)
+  driven, tested = papers_training.judged(
+    trainer,
+    seed=seed,
+    steps=setting.trials,
+    records=setting.trials,
+    judges=['test'],
+  )
   return {
     'test': tested['eval/test/score'],
     'best': driven.column('train/best_score'),
@@ -110,9 +99,7 @@ _ARMS = {
 
 
 def _explain(results: study.Results) -> str:
-  times = ', '.join(
-    f'{arm} {np.median(results(arm, "seconds")):.2g}' for arm in results.arms
-  )
+  times = results.told('.2g', 'seconds', mean=np.median)
   steps = results.study.arms['random'].steps
   return (
     f'{problems.TEXT} 20 trials of 40,960 steps, one after the other: {steps:,} '

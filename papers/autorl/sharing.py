@@ -18,8 +18,6 @@ from rl import networks, rainbow
 from rl.envs import cartpole, lanes
 from runtime.record import ledger
 
-__all__ = ['ROWS', 'Alone']
-
 _SIZE, _LANES = 4, 2  # Members, and lanes of each.
 _GENERATIONS, _ITERATIONS, _RECORDS = 30, 50, 10
 _WIDTH = 128  # Of the largest networks.
@@ -31,17 +29,11 @@ _SEEDS = 16
 
 @dataclasses.dataclass(frozen=True)
 class Alone:
-  """Agents with random settings that share nothing; a `programs.Program`.
+  """Agents with random settings that share nothing; a `programs.Program`."""
 
-  Attributes:
-    agent: of each member.
-    space: of the settings.
-    size: members.
-  """
-
-  agent: agents.Agent
-  space: spaces.Space
-  size: int
+  agent: agents.Agent  # Of each member.
+  space: spaces.Space  # Of the settings.
+  size: int  # Members.
 
   def init(self, key: Key[Array, '']) -> running.Population:
     """See `programs.Program`."""
@@ -109,20 +101,6 @@ _ARMS = {
 }
 
 
-def _figure(results: study.Results) -> list[figures.Panel]:
-  steps = results.curves(SHARED, 'environment_steps')[0]
-  return [
-    figures.by_arm(
-      results,
-      'test',
-      steps,
-      spread='quartiles',
-      xlabel='environment steps of all members',
-      ylabel='return of the best',
-    )
-  ]
-
-
 ROWS = (
   rows.Row(
     id='shared-replay',
@@ -135,7 +113,14 @@ ROWS = (
     },
     trend='SEARL above random settings, with equal and with fewer updates of each',
     claims=(claims.above(SHARED, ALONE), claims.above(SHARED, LONGER)),
-    figure=_figure,
+    figure=lambda results: figures.by_arm(
+      results,
+      'test',
+      results.curves(SHARED, 'environment_steps')[0],
+      spread='quartiles',
+      xlabel='environment steps of all members',
+      ylabel='return of the best',
+    ),
     published=ledger.Published(
       'up to ten times fewer environment steps than random search or PBT, for TD3',
       'arXiv:2009.01555, abstract',

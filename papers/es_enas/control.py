@@ -7,19 +7,17 @@ chooses it.
 
 import dataclasses
 import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
 import optax
 
 from nas.es_enas import controllers, edges, partitions, scores, sharing
-from papers import claims, figures, rows, study
+from papers import claims, evolution, rows, study
 from papers.es_enas import runs
 from rl.envs import envpool_env
 from rl.es import backends
-
-__all__ = ['ROWS', 'swimmer']
 
 _GAIT = 60.0  # Swimmer has a gait of about 40, which a run leaves or not.
 _COLORS = 6  # For the 16 edges of a linear policy of the swimmer.
@@ -88,33 +86,12 @@ _LEARNED: Mapping[str, Callable[..., Any]] = {
 }
 
 
-def _levels(results: study.Results) -> dict[str, Any]:
-  """The levels of the populations, and the final policies' returns."""
-  return {
-    f'{arm}, {name}': results(arm, metric)
-    for name, metric in (('population', 'level'), ('final', 'final'))
-    for arm in results.arms
-  }
-
-
 def _with_costs(results: study.Results) -> dict[str, Any]:
-  return _levels(results) | {
+  return runs.levels(results) | {
     f'{arm}, {cost}': results(arm, cost).mean()
     for cost in ('parameters', 'bits')
     for arm in results.arms
   }
-
-
-def _curves(results: study.Results) -> list[figures.Panel]:
-  return [
-    figures.by_arm(
-      results,
-      'returns',
-      spread='mean',
-      xlabel='generation',
-      ylabel='mean return of the population',
-    )
-  ]
 
 
 def _explain_compression(results: study.Results) -> str:
@@ -134,34 +111,24 @@ def _explain_compression(results: study.Results) -> str:
   return text
 
 
-def _row(
-  name: str,
-  claim: str,
-  arms: Mapping[str, runs.Setting],
-  trend: str,
-  stated: Sequence[claims.Claim],
-  explain: str | Callable[[study.Results], str],
-  *,
-  ours: Callable[[study.Results], Mapping[str, Any]] = _levels,
-  headline: str = '',
-  scale: str = 'tiny',
-) -> rows.Row:
-  return rows.Row(
-    id=name,
-    claim=claim,
-    study={
-      scale: study.Study(runs.run, arms, seeds=3 if scale == 'tiny' else 5)
-    },
-    ours=ours,
-    trend=trend,
-    claims=stated,
-    figure=_curves,
-    explain=explain,
-    headline=headline,
-    curves=True,
+def _study(arms: Mapping[str, runs.Setting]) -> dict[str, study.Study]:
+  return {'tiny': study.Study(runs.run, arms)}
+
+
+_row = functools.partial(
+  rows.Row, ours=runs.levels, figure=evolution.curves, curves=True
+)
+
+
+def _keeps_up(name: str, arm: str) -> claims.Difference:
+  """The return of an arm is 0.8 of that of dense policies, or more."""
+  share = lambda table: np.divide(
+    table[_final(arm)], np.mean(table[_final(_DENSE)])
   )
+  return claims.above(claims.Derived(f'{name} over dense', share), 0.8)
 
 
+_final = '{}, final'.format
 _SWIMMER = swimmer()
 # As the paper's code: 150 pairs and 1000 steps; 1000 generations are our choice.
 _CHEETAH = runs.Setting(
@@ -171,127 +138,122 @@ _CHEETAH = runs.Setting(
   generations=1000,
   hidden=(41,),
 )
-_final = '{}, final'.format
 _COMPARED = _compressions(_SWIMMER, _COLORS, _COLORS)
 ROWS = (
   _row(
-    'swimmer-compression',
-    'A chromatic policy, whose few weights are shared by a learned partition of '
-    'the edges, keeps up with a dense one (return on Swimmer).',
-    _COMPARED,
-    'dense above 150; chromatic at least 0.8 of dense; chromatic above a random '
-    'partition at every direction',
-    (
+    id='swimmer-compression',
+    claim='A chromatic policy, whose few weights are shared by a learned '
+    'partition of the edges, keeps up with a dense one (return on Swimmer).',
+    study=_study(_COMPARED),
+    trend='dense above 150; chromatic at least 0.8 of dense; chromatic above a '
+    'random partition at every direction',
+    claims=(
       claims.above(_final(_DENSE), 150.0),
-      claims.above(
-        claims.Derived(
-          'chromatic over dense',
-          lambda table: (
-            np.asarray(table[_final(_CHROMATIC)])
-            / np.mean(table[_final(_DENSE)])
-          ),
-        ),
-        0.8,
-      ),
+      _keeps_up('chromatic', _CHROMATIC),
       claims.above(_final(_CHROMATIC), than=_final(_RANDOM)),
     ),
-    _explain_compression,
+    explain=_explain_compression,
     ours=_with_costs,
     headline=_final(_CHROMATIC),
   ),
   _row(
-    'swimmer-controllers',
-    'Every learned controller is far above random architectures (mean return of '
-    'the last populations on Swimmer).',
-    {
-      name: _chosen(_SWIMMER, _COLORS, controller)
-      for name, controller in _LEARNED.items()
-    }
-    | {_RANDOM: _chosen(_SWIMMER, _COLORS, controllers.Random)},
-    'each learned controller at least 20 above random',
-    [
+    id='swimmer-controllers',
+    claim='Every learned controller is far above random architectures (mean '
+    'return of the last populations on Swimmer).',
+    study=_study(
+      {
+        name: _chosen(_SWIMMER, _COLORS, controller)
+        for name, controller in _LEARNED.items()
+      }
+      | {_RANDOM: _chosen(_SWIMMER, _COLORS, controllers.Random)}
+    ),
+    trend='each learned controller at least 20 above random',
+    claims=[
       claims.above(
         f'{arm}, population', than=f'{_RANDOM}, population', margin=20
       )
       for arm in _LEARNED
     ],
-    f'Partitions of 16 edges in {_COLORS} colours; as swimmer-compression.',
+    explain=f'Partitions of 16 edges in {_COLORS} colours; as '
+    'swimmer-compression.',
     headline=f'{_CHROMATIC}, population',
   ),
   _row(
-    'swimmer-pairing',
-    'Members of a pair that share their architecture learn faster than those with '
-    'independent ones, as the code of the paper draws them (return on Swimmer).',
-    {
-      'paired': _COMPARED[_CHROMATIC],
-      'independent': dataclasses.replace(_COMPARED[_CHROMATIC], paired=False),
-    },
-    'paired above independent',
-    [claims.above('paired, population', than='independent, population')],
-    f'Partitions of 16 edges in {_COLORS} colours by evolution.',
+    id='swimmer-pairing',
+    claim='Members of a pair that share their architecture learn faster than '
+    'those with independent ones, as the code of the paper draws them (return '
+    'on Swimmer).',
+    study=_study(
+      {
+        'paired': _COMPARED[_CHROMATIC],
+        'independent': dataclasses.replace(_COMPARED[_CHROMATIC], paired=False),
+      }
+    ),
+    trend='paired above independent',
+    claims=[claims.above('paired, population', than='independent, population')],
+    explain=f'Partitions of 16 edges in {_COLORS} colours by evolution.',
     headline='paired, population',
   ),
   _row(
-    'swimmer-partitions',
-    'More colours help, up to as many as there are edges (return on Swimmer).',
-    {
-      f'K={colors}': _chosen(_SWIMMER, colors, controllers.Evolution)
-      for colors in (1, 2, 4, 8)
-    }
-    | {'K=16, each edge its own': _SWIMMER},
-    'K=1 below K=4, K=2 below K=8, K=8 at most 20 above the dense policy',
-    (
+    id='swimmer-partitions',
+    claim='More colours help, up to as many as there are edges (return on '
+    'Swimmer).',
+    study=_study(
+      {
+        f'K={colors}': _chosen(_SWIMMER, colors, controllers.Evolution)
+        for colors in (1, 2, 4, 8)
+      }
+      | {'K=16, each edge its own': _SWIMMER}
+    ),
+    trend='K=1 below K=4, K=2 below K=8, K=8 at most 20 above the dense policy',
+    claims=(
       claims.above(_final('K=4'), than=_final('K=1')),
       claims.above(_final('K=8'), than=_final('K=2')),
       claims.below(
         _final('K=8'), than=_final('K=16, each edge its own'), margin=-20
       ),
     ),
-    'Evolution chooses the partition of 16 edges.',
+    explain='Evolution chooses the partition of 16 edges.',
     headline=_final('K=4'),
   ),
   _row(
-    'swimmer-pruning',
-    'Networks with few edges, chosen by the controller, keep up with a dense one '
-    '(return on Swimmer).',
-    study.vary(
-      dataclasses.replace(
-        _SWIMMER, hidden=(32,), controller=controllers.Evolution
-      ),
-      'sharing',
-      {f'{k} edges': edges.Pruned(k) for k in (16, 32, 64)},
-    )
-    | {_DENSE: dataclasses.replace(_SWIMMER, hidden=(32,))},
-    '16 edges below 64; 64 edges at least 0.8 of dense',
-    (
-      claims.above(_final('64 edges'), than=_final('16 edges')),
-      claims.above(
-        claims.Derived(
-          '64 edges over dense',
-          lambda table: (
-            np.asarray(table[_final('64 edges')])
-            / np.mean(table[_final(_DENSE)])
-          ),
+    id='swimmer-pruning',
+    claim='Networks with few edges, chosen by the controller, keep up with a '
+    'dense one (return on Swimmer).',
+    study=_study(
+      study.vary(
+        dataclasses.replace(
+          _SWIMMER, hidden=(32,), controller=controllers.Evolution
         ),
-        0.8,
-      ),
+        'sharing',
+        {f'{k} edges': edges.Pruned(k) for k in (16, 32, 64)},
+      )
+      | {_DENSE: dataclasses.replace(_SWIMMER, hidden=(32,))}
     ),
-    'A hidden layer of 32 nodes: 320 candidate edges, chosen over both matrices.',
+    trend='16 edges below 64; 64 edges at least 0.8 of dense',
+    claims=(
+      claims.above(_final('64 edges'), than=_final('16 edges')),
+      _keeps_up('64 edges', '64 edges'),
+    ),
+    explain='A hidden layer of 32 nodes: 320 candidate edges, chosen over both '
+    'matrices.',
     headline=_final('64 edges'),
   ),
   _row(
-    'halfcheetah-compression',
-    'A chromatic policy of 17 weights is better than masked and Toeplitz policies '
-    'that take more bits (return on HalfCheetah).',
-    _compressions(_CHEETAH, 17, 102),
-    'chromatic above masked and above Toeplitz',
-    (
+    id='halfcheetah-compression',
+    claim='A chromatic policy of 17 weights is better than masked and Toeplitz '
+    'policies that take more bits (return on HalfCheetah).',
+    study={
+      'paper': study.Study(runs.run, _compressions(_CHEETAH, 17, 102), seeds=5)
+    },
+    trend='chromatic above masked and above Toeplitz',
+    claims=(
       claims.above(_final(_CHROMATIC), than=_final('masked')),
       claims.above(_final(_CHROMATIC), than=_final('Toeplitz')),
     ),
-    'A hidden layer of 41 nodes, horizon 1000, 150 pairs, 1000 generations.',
+    explain='A hidden layer of 41 nodes, horizon 1000, 150 pairs, 1000 '
+    'generations.',
     ours=_with_costs,
     headline=_final(_CHROMATIC),
-    scale='paper',
   ),
 )

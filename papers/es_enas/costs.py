@@ -19,13 +19,11 @@ from nas.es_enas import (
   scores,
   sharing,
 )
-from papers import claims, figures, rows, study
+from papers import claims, evolution, figures, rows, study
 from papers.es_enas import runs
 from rl.envs import pendulum, spaces
 from rl.es import estimators, jax_evaluator
 from runtime.record import ledger
-
-__all__ = ['ROWS', 'Sizes', 'count']
 
 # States and actions of the paper's environments.
 _TASKS = {
@@ -46,15 +44,10 @@ _RULES: Mapping[str, sharing.Sharing] = {
 
 @dataclasses.dataclass(frozen=True)
 class Sizes:
-  """One policy.
+  """One policy."""
 
-  Attributes:
-    rule: how its edges share weights.
-    hidden: widths of its hidden layers.
-  """
-
-  rule: sharing.Sharing
-  hidden: tuple[int, ...]
+  rule: sharing.Sharing  # How its edges share weights.
+  hidden: tuple[int, ...]  # Widths of its hidden layers.
 
 
 def count(setting: Sizes, *, at: str) -> study.Record:
@@ -86,19 +79,6 @@ def _accounts(results: study.Results) -> dict[str, Any]:
   }
 
 
-def _accounts_figure(results: study.Results) -> list[figures.Panel]:
-  return [
-    figures.Bars(
-      names=list(_TASKS),
-      groups={
-        arm: [results(arm, 'compression', at=task).item() for task in _TASKS]
-        for arm in _RULES
-      },
-      xlabel='compression, hidden layer of 41 nodes',
-    )
-  ]
-
-
 _LINEAR = 'chromatic, linear'
 _ACCOUNTS = rows.Row(
   id='compression-accounts',
@@ -117,7 +97,14 @@ _ACCOUNTS = rows.Row(
     claims.above(f'chromatic, {_LARGE}: compression', 0.9),
     claims.above('weights of Toeplitz over the smallest policy', 6.0),
   ),
-  figure=_accounts_figure,
+  figure=lambda results: figures.Bars(
+    names=list(_TASKS),
+    groups={
+      arm: [results(arm, 'compression', at=task).item() for task in _TASKS]
+      for arm in _RULES
+    },
+    xlabel='compression, hidden layer of 41 nodes',
+  ),
   published=ledger.Published(6.0, 'arXiv:2101.07415, abstract'),
   explain=f'Counts, no training: one hidden layer of 41 nodes, {_COLORS} colours, '
   'biases counted. The smallest policy is linear. Compression counts weights and '
@@ -147,33 +134,6 @@ def _pendulum(**settings: Any) -> runs.Setting:
 _TARGETS = (16, 32, 64, 128)
 
 
-def _fronts(results: study.Results) -> dict[str, Any]:
-  return {
-    f'{arm}: {text}': results(arm, metric)
-    for metric, text in (
-      ('multiplications', 'multiplications'),
-      ('final', 'return'),
-    )
-    for arm in results.arms
-  }
-
-
-def _front_figure(results: study.Results) -> list[figures.Panel]:
-  return [
-    figures.Lines(
-      lines=[
-        figures.Line(
-          arm, results(arm, 'multiplications'), results(arm, 'final'), style='o'
-        )
-        for arm in results.arms
-      ],
-      xlabel='multiplications of an action',
-      ylabel='return of the final policy',
-      xscale='log2',
-    )
-  ]
-
-
 _MULTIPLICATIONS = rows.Row(
   id='pendulum-multiplications',
   claim='A score that falls with the multiplications beyond a target yields '
@@ -192,13 +152,25 @@ _MULTIPLICATIONS = rows.Row(
       for target in _TARGETS
     },
   ),
-  ours=_fronts,
+  ours=lambda results: rows.table(
+    results, 'multiplications', 'final', names={'final': 'return'}
+  ),
   trend='multiplications at most the target, for every target',
   claims=[
     claims.below(f'T={target}: multiplications', target, margin=-0.5)
     for target in _TARGETS
   ],
-  figure=_front_figure,
+  figure=lambda results: figures.Lines(
+    lines=[
+      figures.Line(
+        arm, results(arm, 'multiplications'), results(arm, 'final'), style='o'
+      )
+      for arm in results.arms
+    ],
+    xlabel='multiplications of an action',
+    ylabel='return of the final policy',
+    xscale='log2',
+  ),
   explain='128 edges, a bit for each; hill climbing; the score is (return + 3300) '
   'times min(1, T / multiplications), so 17 multiplications of 16 cost 6 % of it. '
   'All members of a generation meet the same four environments.',
@@ -220,9 +192,7 @@ _FREE = rows.Row(
       ),
     },
   ),
-  ours=lambda results: {
-    f'{arm}, steps': results(arm, 'steps') for arm in results.arms
-  },
+  ours=lambda results: rows.table(results, 'steps', form='{arm}, {metric}'),
   trend='the same number',
   claims=(
     claims.Check(
@@ -232,13 +202,9 @@ _FREE = rows.Row(
       ),
     ),
   ),
-  figure=lambda results: [
-    figures.Bars(
-      names=results.arms,
-      groups={'': [results(arm, 'steps').mean() for arm in results.arms]},
-      xlabel='environment steps',
-    )
-  ],
+  figure=lambda results: figures.bars(
+    results, {'': 'steps'}, xlabel='environment steps'
+  ),
   explain='The time of the controller is a subject of the benchmarks: '
   '`python -m benchmarks es_enas`.',
   headline=f'{_SOME}, steps',
@@ -258,11 +224,7 @@ _OPERATIONS = rows.Row(
       ),
     },
   ),
-  ours=lambda results: {
-    f'{arm}, {name}': results(arm, metric)
-    for name, metric in (('population', 'level'), ('final', 'final'))
-    for arm in results.arms
-  },
+  ours=runs.levels,
   trend='every return of every generation is finite; the final policy is above '
   'the first populations',
   claims=(
@@ -276,15 +238,7 @@ _OPERATIONS = rows.Row(
     ),
     claims.above('chosen, final', -1000.0),
   ),
-  figure=lambda results: [
-    figures.by_arm(
-      results,
-      'returns',
-      spread='mean',
-      xlabel='generation',
-      ylabel='mean return of the population',
-    )
-  ],
+  figure=evolution.curves,
   explain='A dense network of 32 hidden nodes; random actions have -1200.',
   headline='chosen, final',
 )

@@ -20,8 +20,6 @@ from nas.es_enas import search as search_lib
 from papers import claims, figures, rows, study
 from rl.es import bbob, estimators, strategy
 
-__all__ = ['FUNCTIONS', 'ROWS', 'Setting', 'run']
-
 FUNCTIONS = (
   *('Sphere', 'Rastrigin', 'Ellipsoidal', 'RosenbrockRotated'),
   *('SharpRidge', 'DifferentPowers'),
@@ -36,29 +34,18 @@ _MUTATING = (
 
 @dataclasses.dataclass(frozen=True)
 class Setting:
-  """One method on one problem.
+  """One method on one problem."""
 
-  Attributes:
-    function: name of the BBOB function.
-    numbers: d_c.
-    method: searches; called with the problem, a key and this setting.
-    step: step size of the method; see the methods.
-    categories: d_k.
-    options: L.
-    evaluations: of a run.
-    pairs: half the evaluations of a generation.
-    sigma: of the perturbations of ES.
-  """
-
-  function: str
-  numbers: int
+  function: str  # Name of the BBOB function.
+  numbers: int  # D_c.
+  # Searches; called with the problem, a key and this setting.
   method: Callable[..., Any]
-  step: float = 0.1
-  categories: int = 10
-  options: int = 5
-  evaluations: int = 12_000
-  pairs: int = 50
-  sigma: float = 0.1
+  step: float = 0.1  # Step size of the method; see the methods.
+  categories: int = 10  # D_k.
+  options: int = 5  # L.
+  evaluations: int = 12_000  # Of a run.
+  pairs: int = 50  # Half the evaluations of a generation.
+  sigma: float = 0.1  # Of the perturbations of ES.
 
 
 def _by_es(
@@ -193,17 +180,7 @@ def run(setting: Setting, *, seeds: Sequence[int]) -> list[study.Record]:
   return [{'best': each, 'last': each[-1]} for each in values]
 
 
-def _score(record: study.Record) -> float:
-  return -float(np.log10(record['last']))
-
-
-def _label(function: str, method: str) -> str:
-  return f'{function}: {method}'
-
-
-def _same(setting: Setting) -> Setting:
-  """Trials are as long as the runs: what is best depends on the length."""
-  return setting
+_label = '{}: {}'.format
 
 
 def _study(numbers: int) -> study.Study:
@@ -212,8 +189,13 @@ def _study(numbers: int) -> study.Study:
     for function in FUNCTIONS
     for name, method in METHODS.items()
   }
+  # Trials are as long as the runs: what is best depends on the length.
   trials = study.Trials(
-    'step', (0.3, 1.0, 3.0), _same, _score, seeds=tuple(range(1000, 1005))
+    'step',
+    (0.3, 1.0, 3.0),
+    lambda setting: setting,
+    lambda record: -float(np.log10(record['last'])),
+    seeds=tuple(range(1000, 1005)),
   )
   return study.Study(run, arms, seeds=5, trials=trials, together=True)
 
@@ -304,15 +286,14 @@ def _row(numbers: int, trend: str, stated: Sequence[claims.Claim]) -> rows.Row:
 
 _LEARNED = (_worth(_OURS), _worth('ES-ENAS, NEAT'))
 ROWS = (
-  _row(
-    10,
-    'learned choices below random ones on most functions; mutation may win here',
-    _LEARNED,
-  ),
-  _row(
-    100,
-    'learned choices below random ones on most functions; mutation may win here',
-    _LEARNED,
+  *(
+    _row(
+      numbers,
+      'learned choices below random ones on most functions; mutation may win '
+      'here',
+      _LEARNED,
+    )
+    for numbers in (10, 100)
   ),
   _row(
     400,

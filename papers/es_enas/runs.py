@@ -18,7 +18,7 @@ from nas.es_enas import (
   sharing,
 )
 from nas.es_enas import training as enas_training
-from papers import study
+from papers import rows, study
 from rl.es import estimators, jax_evaluator, policy_training, strategy
 from rl.es import evaluator as evaluator_lib
 from rl.es import search as search_lib
@@ -26,7 +26,7 @@ from rl.es import training as es_training
 from runtime import loop
 from runtime.devices import mesh as mesh_lib
 
-__all__ = ['Setting', 'run', 'trainer']
+__all__ = ['Setting', 'levels', 'run', 'trainer']
 
 # Generations whose mean return is the level of a run.
 _LAST = 10
@@ -34,51 +34,35 @@ _LAST = 10
 
 @dataclasses.dataclass(frozen=True)
 class Setting:
-  """A search.
+  """A search."""
 
-  Attributes:
-    env: makes the task.
-    sharing: which edges there are, and which weights they share.
-    controller: makes the controller; None: plain ES, of one architecture.
-    evaluator: makes what runs rollouts; see `rl.es.training.ESTrainer`.
-    generations: of a run.
-    pairs: directions per generation.
-    sigma: of perturbations.
-    rate: step size.
-    optimizer: makes it of the step size.
-    estimator: turns returns into a gradient.
-    hidden: widths of the hidden layers.
-    residual: see `networks.FeedForward`; as the next.
-    operations: functions of hidden nodes; more than one are to be chosen.
-    paired: whether both members of a pair have one architecture.
-    same_environments: whether all members of a generation meet the same ones.
-    init_scale: standard deviation of the first weights.
-    score: what is maximised; None: the return.
-    keep: edges that are left of a masked policy in the end.
-    episodes: that judge the final policy.
-  """
-
-  env: Callable[[], Any]
+  env: Callable[[], Any]  # Makes the task.
+  # Which edges there are, and which weights they share.
   sharing: sharing.Sharing
+  # Makes the controller; None: plain ES, of one architecture.
   controller: Callable[..., controllers.Controller] | None = None
+  # Makes what runs rollouts; see `rl.es.training.ESTrainer`.
   evaluator: Callable[..., Any] = jax_evaluator.JaxEvaluator
-  generations: int = 80
-  pairs: int = 24
-  sigma: float = 0.1
-  rate: float = 0.25
-  optimizer: Callable[[float], Any] = optax.sgd
+  generations: int = 80  # Of a run.
+  pairs: int = 24  # Directions per generation.
+  sigma: float = 0.1  # Of perturbations.
+  rate: float = 0.25  # Step size.
+  optimizer: Callable[[float], Any] = optax.sgd  # Makes it of the step size.
+  # Turns returns into a gradient.
   estimator: estimators.Estimator = dataclasses.field(
     default_factory=estimators.TopPairs
   )
-  hidden: tuple[int, ...] = ()
-  residual: bool = False
+  hidden: tuple[int, ...] = ()  # Widths of the hidden layers.
+  residual: bool = False  # See `networks.FeedForward`; as the next.
+  # Functions of hidden nodes; more than one are to be chosen.
   operations: tuple[Any, ...] = (jnp.tanh,)
-  paired: bool = True
+  paired: bool = True  # Whether both members of a pair have one architecture.
+  # Whether all members of a generation meet the same ones.
   same_environments: bool = False
-  init_scale: float = 0.1
-  score: scores.Score | None = None
-  keep: int | None = None
-  episodes: int = 48
+  init_scale: float = 0.1  # Standard deviation of the first weights.
+  score: scores.Score | None = None  # What is maximised; None: the return.
+  keep: int | None = None  # Edges that are left of a masked policy in the end.
+  episodes: int = 48  # That judge the final policy.
 
 
 def trainer(setting: Setting) -> policy_training.PolicyTrainer:
@@ -166,3 +150,9 @@ def _returns(
     evaluator, state, architecture[None], keys, theta[None]
   )
   return np.asarray(returns[0], np.float64)
+
+
+def levels(results: study.Results) -> dict[str, np.ndarray]:
+  """The levels of the populations, and the final policies' returns."""
+  names, form = {'level': 'population'}, '{arm}, {metric}'
+  return rows.table(results, 'level', 'final', names=names, form=form)

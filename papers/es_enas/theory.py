@@ -2,7 +2,6 @@
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -11,24 +10,16 @@ import numpy as np
 from nas.es_enas import theory
 from papers import claims, figures, rows, study
 
-__all__ = ['ROWS', 'Improvement', 'Pairing', 'improvement', 'pairing']
-
 _SIZES = np.geomspace(0.02, 2.0, 25)
 
 
 @dataclasses.dataclass(frozen=True)
 class Improvement:
-  """Steps on a quadratic, from a slope of 1.
+  """Steps on a quadratic, from a slope of 1."""
 
-  Attributes:
-    dimension: d.
-    evaluations: B.
-    trials: number of steps.
-  """
-
-  dimension: int
-  evaluations: int
-  trials: int = 2000
+  dimension: int  # d.
+  evaluations: int  # B.
+  trials: int = 2000  # Number of steps.
 
 
 def improvement(setting: Improvement, *, seed: int) -> study.Record:
@@ -51,21 +42,13 @@ def improvement(setting: Improvement, *, seed: int) -> study.Record:
 
 @dataclasses.dataclass(frozen=True)
 class Pairing:
-  """Estimates of the slope of a linear function with v = 1.
+  """Estimates of the slope of a linear function with v = 1."""
 
-  Attributes:
-    paired: whether a pair shares its architecture.
-    dimension: d.
-    pairs: n.
-    sigma: of perturbations.
-    trials: number of estimates.
-  """
-
-  paired: bool
-  dimension: int = 10
-  pairs: int = 50
-  sigma: float = 0.1
-  trials: int = 4000
+  paired: bool  # Whether a pair shares its architecture.
+  dimension: int = 10  # d.
+  pairs: int = 50  # n.
+  sigma: float = 0.1  # Of perturbations.
+  trials: int = 4000  # Number of estimates.
 
 
 def pairing(setting: Pairing, *, seed: int) -> study.Record:
@@ -90,46 +73,14 @@ def pairing(setting: Pairing, *, seed: int) -> study.Record:
 _SHARED, _APART = 'in pairs', 'independent'
 
 
-def _improvements(results: study.Results) -> dict[str, Any]:
-  return {
-    f'{arm}: {text}': results(arm, metric)
-    for metric, text in (
-      ('es', 'ES over its form'),
-      ('mutation', 'mutation over its bound'),
-      ('gain', 'ES over mutation'),
-    )
-    for arm in results.arms
-  }
-
-
+_NAMES = {
+  'es': 'ES over its form',
+  'mutation': 'mutation over its bound',
+  'gain': 'ES over mutation',
+}
 _POINTS: Mapping[str, Improvement] = {
   f'd={d}, B={b}': Improvement(d, b) for d in (100, 500) for b in (8, 32, 128)
 }
-
-
-def _pairing_figure(results: study.Results) -> list[figures.Panel]:
-  return [
-    figures.Bars(
-      names=results.arms,
-      groups={'': [results(arm, 'variance').mean() for arm in results.arms]},
-      xlabel='variance of a coordinate of the estimate',
-    )
-  ]
-
-
-def _improvement_figure(results: study.Results) -> list[figures.Panel]:
-  return [
-    figures.Bars(
-      names=results.arms,
-      groups={
-        'ES over its form': [results(a, 'es').mean() for a in results.arms],
-        'mutation over its bound': [
-          results(a, 'mutation').mean() for a in results.arms
-        ],
-      },
-      xlabel='measured over closed form',
-    )
-  ]
 
 
 ROWS = (
@@ -140,17 +91,19 @@ ROWS = (
     study=study.Study(
       pairing, {_SHARED: Pairing(True), _APART: Pairing(False)}, seeds=5
     ),
-    ours=lambda results: {
-      f'{arm}, {metric}': results(arm, metric)
-      for metric in ('variance', 'ratio')
-      for arm in results.arms
-    },
+    ours=lambda results: rows.table(
+      results, 'variance', 'ratio', form='{arm}, {metric}'
+    ),
     trend='both within 5 % of their closed form',
     claims=(
       claims.close(f'{_SHARED}, ratio', 1.0, within=0.05),
       claims.close(f'{_APART}, ratio', 1.0, within=0.05),
     ),
-    figure=_pairing_figure,
+    figure=lambda results: figures.bars(
+      results,
+      {'': 'variance'},
+      xlabel='variance of a coordinate of the estimate',
+    ),
     explain='v = 1, sigma = 0.1, n = 50, d = 10. Ratio: measured over closed form.',
     headline=f'{_APART}, variance',
   ),
@@ -159,7 +112,7 @@ ROWS = (
     claim='A step of ES gains in proportion to its evaluations, the best of as '
     'many mutations only with their logarithm (improvement of a quadratic).',
     study=study.Study(improvement, _POINTS, seeds=5),
-    ours=_improvements,
+    ours=lambda results: rows.table(results, *_NAMES, names=_NAMES),
     trend='ES within 15 % of its form and mutation below its bound everywhere; at '
     'B=128 ES gains at least 4 times as much',
     claims=(
@@ -174,7 +127,11 @@ ROWS = (
         claims.above(f'd={d}, B=128: ES over mutation', 4.0) for d in (100, 500)
       ),
     ),
-    figure=_improvement_figure,
+    figure=lambda results: figures.bars(
+      results,
+      {_NAMES[metric]: metric for metric in ('es', 'mutation')},
+      xlabel='measured over closed form',
+    ),
     explain='The theorem of the paper was not available; both forms are derived '
     'in nas/es_enas/theory.py. Mutation has the best of 25 sizes.',
     headline='d=500, B=128: ES over mutation',

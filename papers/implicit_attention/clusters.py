@@ -22,7 +22,6 @@ import dataclasses
 import functools
 import itertools
 import math
-import warnings
 from typing import NamedTuple
 
 import jax
@@ -30,13 +29,11 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from papers import claims, figures, rows, study
+from papers import claims, figures, mechanisms, rows, study
 from performer import attention
 from performer.attention.analysis import pair_errors
 from performer.attention.kernels import general, projections, structures
 from runtime.record import ledger
-
-__all__ = ['ROWS', 'Data', 'Setting', 'run']
 
 HYBRID, FAVOR, TRIG = PAPER = ('hybrid-cluster', 'FAVOR+', 'trig')
 BALANCED = 'hybrid-cluster, A of points'
@@ -54,17 +51,11 @@ _CLUSTERS = 2
 
 @dataclasses.dataclass(frozen=True)
 class Data:
-  """Where queries and keys are.
+  """Where queries and keys are."""
 
-  Attributes:
-    variance: of coordinates around a centre.
-    unaligned: k, coordinates of keys whose signs are not chosen.
-    points: of each cluster.
-  """
-
-  variance: float
-  unaligned: int
-  points: int = 200
+  variance: float  # Of coordinates around a centre.
+  unaligned: int  # k, coordinates of keys whose signs are not chosen.
+  points: int = 200  # Of each cluster.
 
   def draw(self, seed: int) -> tuple[np.ndarray, np.ndarray]:
     """Queries and keys, [clusters, points, 50], float64."""
@@ -98,28 +89,16 @@ def _orthogonal(rng: np.random.Generator) -> np.ndarray:
 
 @dataclasses.dataclass(frozen=True)
 class Setting:
-  """One estimator on one kind of data.
+  """One estimator on one kind of data."""
 
-  Attributes:
-    arm: one of ARMS.
-    data: where queries and keys are.
-    sizes: m, numbers of projections.
-  """
-
-  arm: str
-  data: Data
-  sizes: tuple[int, ...] = _SIZES
+  arm: str  # One of ARMS.
+  data: Data  # Where queries and keys are.
+  sizes: tuple[int, ...] = _SIZES  # M, numbers of projections.
 
   def favor(self, m: int) -> attention.Favor:
     """The mechanism with m projections."""
-    copies = 2 if self.arm == TRIG else 1
-    with warnings.catch_warnings():
-      warnings.simplefilter('ignore')  # That trig is signed is no surprise.
-      return attention.Favor(
-        kernel=f'softmax_{_KERNELS[self.arm]}',
-        features=copies * m,
-        ortho='iid',
-      )
+    kernel = f'softmax_{_KERNELS[self.arm]}'
+    return mechanisms.with_projections(kernel, m, ortho='iid')
 
 
 def run(setting: Setting, *, seed: int) -> study.Record:
@@ -263,17 +242,11 @@ def _ordered(case: _Case) -> list[claims.Claim]:
 
 def _figure(results: study.Results) -> list[figures.Panel]:
   return [
-    figures.Lines(
-      lines=[
-        figures.Line(
-          name,
-          _SIZES,
-          results(case.arm(name), 'error'),
-          spread='range',
-          style='o-',
-        )
-        for name in ARMS
-      ],
+    figures.lines(
+      {name: results(case.arm(name), 'error') for name in ARMS},
+      _SIZES,
+      spread='range',
+      style='o-',
       xlabel='projections m',
       ylabel=f'mean squared error, {case}',
       xscale='log2',

@@ -12,14 +12,12 @@ from typing import Any, NamedTuple
 import numpy as np
 from flax import linen as nn
 
-from papers import claims, figures, rows, study
+from papers import claims, evolution, figures, rows, study
 from papers.implicit_attention import runs
 from performer import attention
 from rl.envs import distractions, dodge, lane_following, scenes
 from rl.implicit_attention import fronts, patches, votes
 from runtime.record import ledger
-
-__all__ = ['ROWS', 'TASKS', 'Task']
 
 IMPLICIT, EXACT, BLIND = 'implicit', 'exact', 'blind'
 _RANDOM = 'random actions'
@@ -30,17 +28,11 @@ _WITHIN = 0.1  # Of the return that is compared with.
 
 
 class Task(NamedTuple):
-  """A game.
+  """A game."""
 
-  Attributes:
-    name: in sentences.
-    env: without distractions.
-    ordered: see `policies.PixelPolicy`.
-  """
-
-  name: str
-  env: scenes.PixelEnvironment
-  ordered: tuple[int, ...] | None = None
+  name: str  # In sentences.
+  env: scenes.PixelEnvironment  # Without distractions.
+  ordered: tuple[int, ...] | None = None  # See `policies.PixelPolicy`.
 
   def setting(self, front: nn.Module, env: Any = None) -> runs.Setting:
     """Training on the task or on a variant of it; judged on all variants."""
@@ -78,10 +70,8 @@ def _study(arms: Mapping[str, runs.Setting]) -> study.Study:
 
 
 def _finals(results: study.Results) -> dict[str, np.ndarray]:
-  return {
-    name: results(name, 'final')
-    for name in (*results.arms, *results.study.fixed)
-  }
+  both = (*results.arms, *results.study.fixed)
+  return rows.table(results, 'final', form='{arm}', arms=both)
 
 
 def _tolerance(table: claims.Table, label: str) -> float:
@@ -89,18 +79,11 @@ def _tolerance(table: claims.Table, label: str) -> float:
 
 
 def _curves(results: study.Results) -> figures.Lines:
-  return figures.by_arm(
-    results,
-    'returns',
-    spread='mean',
-    levels={_RANDOM: results(_RANDOM, 'final')[0]},
-    xlabel='generation',
-    ylabel='mean return of the population',
-  )
+  levels = {_RANDOM: results(_RANDOM, 'final')[0]}
+  return evolution.curves(results, levels=levels)
 
 
-def _row(**fields: Any) -> rows.Row:
-  return rows.Row(**{'curves': True, 'figure': _curves} | fields)
+_row = functools.partial(rows.Row, curves=True, figure=_curves)
 
 
 # Parity with exact attention.
@@ -146,16 +129,6 @@ def _parity(name: str, task: Task) -> rows.Row:
 _STRIDES = {7: 4, 5: 3, 3: 2, 1: 1}
 
 
-def _by_test(
-  results: study.Results, tests: Sequence[str]
-) -> dict[str, np.ndarray]:
-  return {
-    f'{arm}, {test}': results(arm, test)
-    for test in tests
-    for arm in results.arms
-  }
-
-
 def _size_claims(table: claims.Table) -> list[claims.Claim]:
   return [
     claims.above(
@@ -187,7 +160,11 @@ def _bars(
 
 
 _SIZE_TESTS = ('final', *DISTRACTIONS)
-_sizes = functools.partial(_by_test, tests=_SIZE_TESTS)
+
+
+def _sizes(results: study.Results) -> dict[str, np.ndarray]:
+  return rows.table(results, *_SIZE_TESTS, form='{arm}, {metric}')
+
 
 _PATCHES = _row(
   id='patch-sizes',
@@ -237,9 +214,7 @@ def _generalisation(name: str, task: Task) -> rows.Row:
     f'not trained with ({task.name}; share of the return that is lost).',
     study=_study({k: task.setting(front) for k, front in chosen.items()}),
     ours=_drops,
-    unlisted=lambda results: {
-      f'{arm}, clean': results(arm, 'final') for arm in results.arms
-    },
+    unlisted=lambda results: rows.table(results, 'final', form='{arm}, clean'),
     trend='implicit loses less than convolutions and than means of pixels, under '
     'each distraction',
     claims=[
@@ -250,11 +225,8 @@ def _generalisation(name: str, task: Task) -> rows.Row:
     figure=_bars(_drops, DISTRACTIONS, 'share of the return that is lost'),
     explain=lambda results: (
       f'Distractions of scale {_SCALE:g} that change within an episode. Clean '
-      'returns: '
-      + ', '.join(
-        f'{arm} {results(arm, "final").mean():.4g}' for arm in results.arms
-      )
-      + f'; random actions {results(_RANDOM, "final")[0]:.4g}.'
+      f'returns: {results.told(".4g", "final")}; random actions '
+      f'{results(_RANDOM, "final")[0]:.4g}.'
     ),
     headline=f'{IMPLICIT}, color',
   )

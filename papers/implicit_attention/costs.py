@@ -7,15 +7,12 @@ seed has pictures and turns of its own.
 
 import dataclasses
 import functools
-from collections.abc import Mapping
 
 import numpy as np
 
-from benchmarks import growth, harness, programs
+from benchmarks import harness, programs
 from benchmarks import implicit_attention as benchmark
-from papers import claims, figures, rows, study
-
-__all__ = ['ROWS', 'Setting', 'run']
+from papers import claims, figures, rows, scaling, study
 
 FORMS = (benchmark.IMPLICIT, benchmark.EXACT)
 # Patches from which on growth is measured. Below, what implicit attention costs is
@@ -26,17 +23,11 @@ _BOTH = 'both'
 
 @dataclasses.dataclass(frozen=True)
 class Setting:
-  """Settings of the timing.
+  """Settings of the timing."""
 
-  Attributes:
-    features: m of implicit attention.
-    longest_exact: patches beyond which exact attention is left out.
-    turns: of each form and seed.
-  """
-
-  features: int = 16
-  longest_exact: int = 4096
-  turns: int = 3
+  features: int = 16  # M of implicit attention.
+  longest_exact: int = 4096  # Patches beyond which exact attention is left out.
+  turns: int = 3  # Of each form and seed.
 
 
 @functools.cache
@@ -80,41 +71,22 @@ def run(setting: Setting, *, seed: int, at: int) -> study.Record:
 
 def _by_length(
   results: study.Results, form: str, metric: str
-) -> dict[int, np.ndarray]:
-  """A metric [seeds] by the number of patches, where the form was measured."""
-  name = f'{form}, {metric}'
-  return {
-    side**2: results(_BOTH, name, at=side)
-    for side in results.study.at
-    if name in results.records[_BOTH, side][0]
-  }
-
-
-def _lines(values: Mapping[int, np.ndarray]) -> list[dict[int, float]]:
-  """The values of each seed, by the number of patches."""
-  columns = np.stack([*values.values()], axis=1)
-  return [dict(zip(values, column, strict=True)) for column in columns]
-
-
-def _exponents(results: study.Results) -> dict[str, list[float]]:
-  found = {}
-  for metric, name in (('seconds', 'time'), ('bytes', 'memory')):
-    for form in FORMS:
-      values = _by_length(results, form, metric)
-      long = {n: x for n, x in values.items() if n >= _FROM[form]}
-      found[f'{form}: exponent of {name}'] = [*map(growth.slope, _lines(long))]
-  return found
-
-
-def _crossover(results: study.Results) -> list[float]:
-  """Patches from which on implicit is faster; twice the most if none are."""
-  ours, exact = (_by_length(results, form, 'seconds') for form in FORMS)
-  ratios = {n: exact[n] / ours[n] for n in exact}
-  return [growth.crossover(one) or 2.0 * max(exact) for one in _lines(ratios)]
+) -> scaling.Points:
+  """A metric by the number of patches, where the form was measured."""
+  found = results.by_place(_BOTH, f'{form}, {metric}')
+  return {side**2: values for side, values in found.items()}
 
 
 def _ours(results: study.Results) -> dict[str, list[float]]:
-  return _exponents(results) | {'crossover': _crossover(results)}
+  found = {
+    f'{form}: exponent of {name}': scaling.exponents(
+      _by_length(results, form, metric), least=_FROM[form]
+    )
+    for metric, name in (('seconds', 'time'), ('bytes', 'memory'))
+    for form in FORMS
+  }
+  times = [_by_length(results, form, 'seconds') for form in FORMS]
+  return found | {'crossover': scaling.crossovers(*times)}
 
 
 def _explain(results: study.Results) -> str:
@@ -137,18 +109,9 @@ def _explain(results: study.Results) -> str:
 def _panel(
   results: study.Results, metric: str, unit: float, label: str
 ) -> figures.Lines:
-  return figures.Lines(
-    lines=[
-      figures.Line(
-        form,
-        [*values],
-        np.stack([*values.values()], axis=1) / unit,
-        spread='range',
-        style='o-',
-      )
-      for form in FORMS
-      for values in [_by_length(results, form, metric)]
-    ],
+  return figures.by_place(
+    {form: _by_length(results, form, metric) for form in FORMS},
+    unit=unit,
     xlabel='patches l',
     ylabel=label,
     xscale='log2',

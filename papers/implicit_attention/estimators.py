@@ -14,7 +14,6 @@ Reference: arXiv:2110.04367; the closed forms are derived in
 import dataclasses
 import functools
 import math
-import warnings
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -23,11 +22,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Key
 
-from papers import claims, figures, rows, study
+from papers import claims, figures, mechanisms, rows, study
 from performer import attention
 from performer.attention.analysis import pair_errors, theory
-
-__all__ = ['ROWS', 'Setting', 'Worst', 'closed_forms', 'run', 'worst']
 
 LENGTHS = (0.5, 0.75, 1.0, 2.0)
 ANGLES = (0, 30, 60, 90, 120, 150, 180)  # Degrees.
@@ -40,37 +37,24 @@ _ZERO = 1e-5
 
 @dataclasses.dataclass(frozen=True)
 class Setting:
-  """A mean over draws of a hybrid.
+  """A mean over draws of a hybrid."""
 
-  Attributes:
-    kernel: 'angular' or 'gaussian'.
-    mix_rows: n.
-    width: d.
-    rows: m of one estimate.
-    draws: estimates of one mean.
-    block: estimates at a time.
-  """
-
-  kernel: str
-  mix_rows: int
-  width: int
-  rows: int = 64
-  draws: int = 2**12
-  block: int = 2**7
+  kernel: str  # 'angular' or 'gaussian'.
+  mix_rows: int  # n.
+  width: int  # d.
+  rows: int = 64  # M of one estimate.
+  draws: int = 2**12  # Estimates of one mean.
+  block: int = 2**7  # Estimates at a time.
 
   @property
   def favor(self) -> attention.Favor:
     """The mechanism."""
-    kernel = f'softmax_{self.kernel}'
-    copies = theory.copies(kernel, mix_rows=self.mix_rows)
-    with warnings.catch_warnings():
-      warnings.simplefilter('ignore')  # That hybrids are signed is no surprise.
-      return attention.Favor(
-        kernel=kernel,
-        features=self.rows * copies,
-        mix_rows=self.mix_rows,
-        ortho='iid',
-      )
+    return mechanisms.with_projections(
+      f'softmax_{self.kernel}',
+      self.rows,
+      mix_rows=self.mix_rows,
+      ortho='iid',
+    )
 
 
 def _pairs(width: int) -> tuple[Float[Array, 'i d'], Float[Array, 'j d']]:
@@ -279,12 +263,8 @@ def worst(setting: Worst, *, at: float) -> study.Record:
 
 
 def _worst_ratios(results: study.Results) -> dict[str, np.ndarray]:
-  return {
-    f'{arm}, length {at:g}, equal {metric}': results(arm, metric, at=at)
-    for metric in ('projections', 'features')
-    for arm in results.arms
-    for at in results.study.at
-  }
+  form = '{arm}, length {at:g}, equal {metric}'
+  return rows.table(results, 'projections', 'features', form=form)
 
 
 def _worst_claims(table: claims.Table) -> list[claims.Claim]:
@@ -314,8 +294,9 @@ def _worst_figure(results: study.Results) -> list[figures.Panel]:
     },
   }
   return [
-    figures.Lines(
-      lines=[figures.Line(k, _FINE, x**0.5) for k, x in curves.items()],
+    figures.lines(
+      {k: x**0.5 for k, x in curves.items()},
+      _FINE,
       xlabel='angle (degrees)',
       ylabel='relative error at length 1, m = 1',
     ),
@@ -324,7 +305,7 @@ def _worst_figure(results: study.Results) -> list[figures.Panel]:
         figures.Line(
           f'{arm}, equal {metric}',
           results.study.at,
-          [results(arm, metric, at=at)[0] for at in results.study.at],
+          [x[0] for x in results.by_place(arm, metric).values()],
           style=style,
           color=color,
         )

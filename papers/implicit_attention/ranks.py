@@ -7,19 +7,14 @@ policy with that kernel can become; a search adapts to whatever kernel it has.
 
 import dataclasses
 import functools
-import warnings
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Key
 
-from papers import claims, figures, rows, study
-from performer import attention
-from performer.attention.analysis import theory
+from papers import claims, figures, mechanisms, rows, study
 from rl.implicit_attention import patches, votes
-
-__all__ = ['ROWS', 'Setting', 'run']
 
 SIZES = (16, 64, 256)  # m.
 _MIX_ROWS = 8
@@ -29,33 +24,21 @@ _WIDTH = 4  # d.
 
 @dataclasses.dataclass(frozen=True)
 class Setting:
-  """Votes that are compared with exact ones.
+  """Votes that are compared with exact ones."""
 
-  Attributes:
-    kernel: short name of a softmax kernel.
-    norm: mean norm of queries and keys, as the kernel sees them.
-    side: pixels along each side of a picture.
-    pictures: number of pictures.
-    count: K, patches with most votes.
-  """
-
-  kernel: str
-  norm: float = 1.2
-  side: int = 24
-  pictures: int = 20
-  count: int = 10
+  kernel: str  # Short name of a softmax kernel.
+  norm: float = 1.2  # Mean norm of queries and keys, as the kernel sees them.
+  side: int = 24  # Pixels along each side of a picture.
+  pictures: int = 20  # Number of pictures.
+  count: int = 10  # K, patches with most votes.
 
   def votes(self, m: int) -> votes.Implicit:
     """The votes with m projections."""
     hybrid = self.kernel in ('angular', 'gaussian')
-    mix_rows = _MIX_ROWS if hybrid else None
-    kernel = f'softmax_{self.kernel}'
-    copies = theory.copies(kernel, mix_rows=_MIX_ROWS)
-    with warnings.catch_warnings():
-      warnings.simplefilter('ignore')  # That some are signed is the subject.
-      return votes.Implicit(
-        attention.Favor(kernel=kernel, features=copies * m, mix_rows=mix_rows)
-      )
+    favor = mechanisms.with_projections(
+      f'softmax_{self.kernel}', m, mix_rows=_MIX_ROWS if hybrid else None
+    )
+    return votes.Implicit(favor)
 
 
 def run(setting: Setting, *, seed: int, at: int) -> study.Record:
@@ -108,24 +91,9 @@ def _compare(
   return jax.lax.map(one, (q, k))
 
 
-def _label(arm: str, m: int) -> str:
-  return f'{arm}, m={m}'
-
-
-def _overlaps(results: study.Results) -> dict[str, np.ndarray]:
-  return {
-    _label(arm, m): results(arm, 'overlap', at=m)
-    for arm in results.arms
-    for m in results.study.at
-  }
-
-
 def _explain(results: study.Results) -> str:
   first = results.study.at[0]
-  errors = ', '.join(
-    f'{arm} {results(arm, "error", at=first).mean():.2g}'
-    for arm in results.arms
-  )
+  errors = results.told('.2g', 'error', at=first)
   setting = next(iter(results.settings.values()))
   patches = np.prod(_CUT.grid(setting.side, setting.side))
   return (
@@ -138,6 +106,7 @@ def _explain(results: study.Results) -> str:
 
 _KERNELS = ('pos', 'hyp', 'trig', 'angular')
 _HALF = 'pos, half norm'
+_MANY = {arm: f'{arm}, m={SIZES[-1]}' for arm in (*_KERNELS, _HALF)}
 
 ROWS = (
   rows.Row(
@@ -152,25 +121,21 @@ ROWS = (
       seeds=5,
       at=SIZES,
     ),
-    ours=_overlaps,
+    ours=lambda results: rows.table(results, 'overlap', form='{arm}, m={at}'),
     trend=f'every kernel finds more at m = {SIZES[-1]} than at m = {SIZES[0]}; at '
     f'm = {SIZES[-1]} trig and angular above pos and hyp; pos finds more at half '
     'the norm',
     claims=(
       *(
-        claims.above(_label(k, SIZES[-1]), _label(k, SIZES[0]), paired=True)
+        claims.above(_MANY[k], f'{k}, m={SIZES[0]}', paired=True)
         for k in _KERNELS
       ),
       *(
-        claims.above(
-          _label(one, SIZES[-1]), _label(two, SIZES[-1]), paired=True
-        )
+        claims.above(_MANY[one], _MANY[two], paired=True)
         for one in ('trig', 'angular')
         for two in ('pos', 'hyp')
       ),
-      claims.above(
-        _label(_HALF, SIZES[-1]), _label('pos', SIZES[-1]), paired=True
-      ),
+      claims.above(_MANY[_HALF], _MANY['pos'], paired=True),
     ),
     figure=lambda results: figures.by_arm(
       results,

@@ -8,7 +8,6 @@ patches, so that only the layers behind it learn.
 
 import dataclasses
 import functools
-from collections.abc import Mapping
 
 import jax
 import jax.numpy as jnp
@@ -22,8 +21,6 @@ from performer import attention
 from rl.envs import pixels, reacher
 from rl.implicit_attention import controllers, fronts, patches, votes
 
-__all__ = ['ROWS', 'Setting', 'run']
-
 TRANS, RANK, CONVOLUTIONS = 'IAP-trans', 'IAP-rank', 'convolutions'
 _REACH = 0.9  # Metres: targets are uniform in the disc of this radius.
 _CENTRE = 2 / 3 * _REACH  # Mean distance of targets from the centre.
@@ -31,25 +28,15 @@ _CENTRE = 2 / 3 * _REACH  # Mean distance of targets from the centre.
 
 @dataclasses.dataclass(frozen=True)
 class Setting:
-  """A regression.
+  """A regression."""
 
-  Attributes:
-    front: makes features of a picture.
-    side: pixels along each side.
-    steps: of training.
-    records: judgements, at equal distances, the last at the end.
-    batch: pictures of a step.
-    rate: step size of Adam.
-    judged: pictures of a judgement.
-  """
-
-  front: nn.Module
-  side: int = 32
-  steps: int = 1200
-  records: int = 12
-  batch: int = 32
-  rate: float = 3e-3
-  judged: int = 256
+  front: nn.Module  # Makes features of a picture.
+  side: int = 32  # Pixels along each side.
+  steps: int = 1200  # Of training.
+  records: int = 12  # Judgements, at equal distances, the last at the end.
+  batch: int = 32  # Pictures of a step.
+  rate: float = 3e-3  # Step size of Adam.
+  judged: int = 256  # Pictures of a judgement.
 
 
 class _Regressor(nn.Module):
@@ -121,23 +108,13 @@ def _train(
   return errors, sum(x.size for x in jax.tree.leaves(variables))
 
 
-def _fronts() -> Mapping[str, nn.Module]:
-  favor = attention.Favor(kernel='softmax_hyp', features=32)
-  cut = patches.Patches(4, 2)
-  return {
-    TRANS: fronts.Trans(votes.Implicit(favor), cut),
-    RANK: fronts.Rank(votes.Implicit(favor), cut),
-    CONVOLUTIONS: fronts.Convolutions(),
-  }
-
-
-def _ours(results: study.Results) -> dict[str, np.ndarray]:
-  return rows.table(results, 'error', 'parameters')
-
-
-def _label(arm: str) -> str:
-  return f'{arm}: error'
-
+_VOTES = votes.Implicit(attention.Favor(kernel='softmax_hyp', features=32))
+_CUT = patches.Patches(4, 2)
+_FRONTS = {
+  TRANS: fronts.Trans(_VOTES, _CUT),
+  RANK: fronts.Rank(_VOTES, _CUT),
+  CONVOLUTIONS: fronts.Convolutions(),
+}
 
 ROWS = (
   rows.Row(
@@ -146,14 +123,14 @@ ROWS = (
     'only behind its choice of patches (mean distance in metres from the target '
     'of an arm).',
     study=study.Study(
-      run, {name: Setting(front) for name, front in _fronts().items()}
+      run, {name: Setting(front) for name, front in _FRONTS.items()}
     ),
-    ours=_ours,
+    ours=lambda results: rows.table(results, 'error', 'parameters'),
     trend=f'IAP-trans below IAP-rank, and below half of the {_CENTRE:g} m of who '
     'always says the centre',
     claims=(
-      claims.below(_label(TRANS), _label(RANK), paired=True),
-      claims.below(_label(TRANS), _CENTRE / 2),
+      claims.below(f'{TRANS}: error', f'{RANK}: error', paired=True),
+      claims.below(f'{TRANS}: error', _CENTRE / 2),
     ),
     figure=lambda results: figures.by_arm(
       results,
@@ -167,7 +144,7 @@ ROWS = (
     explain='Pictures of 32 x 32 pixels, 225 patches of 4 x 4, 32 features; 32 '
     'pictures in a step of Adam. Judged on 256 pictures of other seeds. The '
     'convolutions stand beside, without a claim.',
-    headline=_label(TRANS),
+    headline=f'{TRANS}: error',
     curves=True,
   ),
 )

@@ -10,45 +10,32 @@ import numpy as np
 import optax
 from flax import linen as nn
 
-from papers import study, training
+from papers import evolution, study, training
 from rl.envs import scenes
 from rl.es import estimators, jax_evaluator, population, shaping, strategy
 from rl.es import search as search_lib
 from rl.es import training as es_training
 from rl.implicit_attention import policies
-from runtime import loop
-from runtime.devices import mesh as mesh_lib
 
 __all__ = ['Setting', 'random_return', 'run']
 
 
 @dataclasses.dataclass(frozen=True)
 class Setting:
-  """A search; its sizes are those of configs/rl/iap_dodge_tiny.gin.
+  """A search; its sizes are those of configs/rl/iap_dodge_tiny.gin."""
 
-  Attributes:
-    env: the task, as it is trained on.
-    front: what the policy makes of a picture.
-    tests: more environments in which the final policy is judged, by name.
-    ordered: see `policies.PixelPolicy`.
-    generations: of a run.
-    pairs: directions per generation.
-    sigma: of perturbations.
-    rate: step size of Adam.
-    episodes: that judge the final policy in each environment.
-  """
-
-  env: scenes.PixelEnvironment
-  front: nn.Module
+  env: scenes.PixelEnvironment  # The task, as it is trained on.
+  front: nn.Module  # What the policy makes of a picture.
+  # More environments in which the final policy is judged, by name.
   tests: Mapping[str, scenes.PixelEnvironment] = dataclasses.field(
     default_factory=dict
   )
-  ordered: tuple[int, ...] | None = None
-  generations: int = 100
-  pairs: int = 32
-  sigma: float = 0.1
-  rate: float = 0.05
-  episodes: int = 64
+  ordered: tuple[int, ...] | None = None  # See `policies.PixelPolicy`.
+  generations: int = 100  # Of a run.
+  pairs: int = 32  # Directions per generation.
+  sigma: float = 0.1  # Of perturbations.
+  rate: float = 0.05  # Step size of Adam.
+  episodes: int = 64  # That judge the final policy in each environment.
 
 
 def _trainer(setting: Setting) -> es_training.ESTrainer:
@@ -78,11 +65,8 @@ def run(setting: Setting, *, seed: int) -> study.Record:
     policy in its own environment; and the same in each of `tests`, by name. All
     are judged in episodes of the same keys.
   """
-  made = _trainer(setting)
-  mesh, count = mesh_lib.MeshConfig().make(), setting.generations
-  with made.experiment(seed=seed, mesh=mesh) as experiment:
-    silent = dataclasses.replace(experiment, evaluators={})
-    driven = loop.drive(silent, count, records=count)
+  made, count = _trainer(setting), setting.generations
+  driven = training.driven(made, seed=seed, steps=count, records=count)
   return {'returns': driven.column('train/episode_return')} | {
     name: _final(setting, made, env, driven.state)
     for name, env in {'final': setting.env, **setting.tests}.items()
@@ -106,6 +90,4 @@ def _final(
 
 def random_return(setting: Setting) -> study.Record:
   """Mean return of random actions."""
-  made = _trainer(setting)
-  with training.opened(made, seed=0):  # It closes the environment.
-    return {'final': made.random_returns(0)['center'].mean()}
+  return evolution.random_return(_trainer(setting))

@@ -20,7 +20,6 @@ import dataclasses
 import functools
 import gzip
 import re
-import warnings
 from typing import NamedTuple
 
 import jax
@@ -30,12 +29,9 @@ import optax
 from flax import linen as nn
 from jaxtyping import Array, Float, Int, PyTree
 
-from papers import claims, figures, rows, study
+from papers import claims, figures, mechanisms, rows, study
 from performer import attention
-from performer.attention.analysis import theory
 from performer.data import text as text_lib
-
-__all__ = ['ROWS', 'Model', 'Setting', 'run']
 
 HYBRID, POSITIVE, TRIG = 'angular hybrid', 'hyperbolic', 'trig'
 _KERNELS = {
@@ -49,54 +45,32 @@ _MIX = 8  # n.
 
 @dataclasses.dataclass(frozen=True)
 class Model:
-  """A language model and its training.
+  """A language model and its training."""
 
-  Attributes:
-    words: in the vocabulary, the commonest; one more stands for all others.
-    width: of states and embeddings.
-    steps: of training.
-    batch: texts of a step.
-    length: words of each.
-    rate: step size of Adam.
-    tau: largest logit; None: there is none.
-    judged: states whose softmax is estimated.
-  """
-
+  # In the vocabulary, the commonest; one more stands for all others.
   words: int = 2000
-  width: int = 64
-  steps: int = 1500
-  batch: int = 20
-  length: int = 35
-  rate: float = 3e-3
-  tau: float | None = None
-  judged: int = 64
+  width: int = 64  # Of states and embeddings.
+  steps: int = 1500  # Of training.
+  batch: int = 20  # Texts of a step.
+  length: int = 35  # Words of each.
+  rate: float = 3e-3  # Step size of Adam.
+  tau: float | None = None  # Largest logit; None: there is none.
+  judged: int = 64  # States whose softmax is estimated.
 
 
 @dataclasses.dataclass(frozen=True)
 class Setting:
-  """An estimator of the softmax of a model.
+  """An estimator of the softmax of a model."""
 
-  Attributes:
-    arm: one of the three.
-    model: whose softmax.
-    sizes: m, numbers of projections.
-    draws: of each estimator.
-  """
-
-  arm: str
-  model: Model
-  sizes: tuple[int, ...] = _SIZES
-  draws: int = 3
+  arm: str  # One of the three.
+  model: Model  # Whose softmax.
+  sizes: tuple[int, ...] = _SIZES  # M, numbers of projections.
+  draws: int = 3  # Of each estimator.
 
   def favor(self, m: int) -> attention.Favor:
     """The mechanism with m projections."""
-    kernel = _KERNELS[self.arm]
-    mix = {'mix_rows': _MIX} if self.arm == HYBRID else {}
-    with warnings.catch_warnings():
-      warnings.simplefilter('ignore')  # That some are signed is no surprise.
-      return attention.Favor(
-        kernel=kernel, features=m * theory.copies(kernel, **mix), **mix
-      )
+    mix_rows = _MIX if self.arm == HYBRID else None
+    return mechanisms.with_projections(_KERNELS[self.arm], m, mix_rows=mix_rows)
 
 
 class _Network(nn.Module):
@@ -291,13 +265,10 @@ def _values(results: study.Results) -> dict[str, np.ndarray]:
 
 def _figure(results: study.Results) -> list[figures.Panel]:
   return [
-    figures.Lines(
-      lines=[
-        figures.Line(
-          name, _SIZES, results(case.arm(name), 'distance'), style='o-'
-        )
-        for name in _KERNELS
-      ],
+    figures.lines(
+      {name: results(case.arm(name), 'distance') for name in _KERNELS},
+      _SIZES,
+      style='o-',
       xlabel='projections m',
       ylabel=f'Kolmogorov-Smirnov distance, {case}',
       xscale='log2',

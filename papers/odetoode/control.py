@@ -15,7 +15,7 @@ import jax
 import numpy as np
 import optax
 
-from papers import claims, figures, rows, study, training
+from papers import claims, evolution, rows, study, training
 from rl.envs import envpool_env, pendulum
 from rl.es import (
   backends,
@@ -27,8 +27,6 @@ from rl.es import (
 )
 from rl.es import training as es_training
 from rl.odetoode import accounting, baselines, bodies, heads
-from runtime import loop
-from runtime.devices import mesh as mesh_lib
 
 # Ours beside a baseline with at least five times its parameters.
 LEVELS = (('ODEtoODE-ISO', 'NANODE-5'), ('ODEtoODE-ISO, half width', 'BaseODE'))
@@ -91,22 +89,22 @@ def _trainer(setting: Setting) -> es_training.ESTrainer:
 
 def run(setting: Setting, *, seed: int) -> study.Record:
   """Mean returns of the populations, and that of the last policy."""
-  mesh, count = mesh_lib.MeshConfig().make(), setting.generations
-  with _trainer(setting).experiment(seed=seed, mesh=mesh) as experiment:
-    (evaluate,) = experiment.evaluators.values()
-    silent = dataclasses.replace(experiment, evaluators={})
-    driven = loop.drive(silent, count, records=count)
-    return {
-      'returns': driven.column('train/episode_return'),
-      'final': evaluate(driven.state)['episode_return'],
-    }
+  driven, scores = training.judged(
+    _trainer(setting),
+    seed=seed,
+    steps=setting.generations,
+    records=setting.generations,
+    judges=['center'],
+  )
+  return {
+    'returns': driven.column('train/episode_return'),
+    'final': scores['eval/center/episode_return'],
+  }
 
 
 def random_return(setting: Setting) -> study.Record:
   """Mean return of random actions."""
-  trainer = _trainer(setting)
-  with training.opened(trainer, seed=0):  # It closes the environment.
-    return {'final': trainer.random_returns(0)['center'].mean()}
+  return evolution.random_return(_trainer(setting))
 
 
 def constant_return(setting: Setting, *, repeats: int = 3) -> study.Record:
@@ -131,10 +129,6 @@ def constant_return(setting: Setting, *, repeats: int = 3) -> study.Record:
   if isinstance(env, envpool_env.EnvPoolVector):
     env.close()
   return {'final': returns.mean(0).max()}
-
-
-def _tail(record: study.Record) -> float:
-  return float(np.mean(record['returns'][-_LAST:]))
 
 
 def studies(
@@ -168,7 +162,7 @@ def studies(
       'rate',
       rates,
       functools.partial(dataclasses.replace, generations=trial),
-      _tail,
+      lambda record: np.mean(record['returns'][-_LAST:]),
     )
     if rates
     else None,
@@ -180,13 +174,13 @@ def _label(name: str) -> str:
 
 
 def _ours(results: study.Results) -> dict[str, np.ndarray]:
+  finals = functools.partial(rows.table, results, 'final')
   return (
-    {_label(arm): results(arm, 'final') for arm in results.arms}
-    | {name: results(name, 'final') for name in results.study.fixed}
+    finals(form=_label('{arm}'))
+    | finals(form='{arm}', arms=tuple(results.study.fixed))
     | {
-      f'{arm}, parameters': accounting.count_params(setting.body)
-      for arm, setting in results.settings.items()
-      if arm in results.arms
+      f'{arm}, parameters': accounting.count_params(results.settings[arm].body)
+      for arm in results.arms
     }
   )
 
@@ -214,18 +208,6 @@ def _fewer(table: claims.Table, ours: str, other: str) -> float:
   return many / few
 
 
-def _figure(results: study.Results) -> figures.Panel:
-  """Curves, thin for each seed and thick for their mean."""
-  return figures.by_arm(
-    results,
-    'returns',
-    spread='mean',
-    levels={_CONSTANT: results(_CONSTANT, 'final')[0]},
-    xlabel='generation',
-    ylabel='mean return of the population',
-  )
-
-
 def _row(name: str, task: str, studies: Mapping[str, study.Study]) -> rows.Row:
   return rows.Row(
     id=name,
@@ -237,7 +219,9 @@ def _row(name: str, task: str, studies: Mapping[str, study.Study]) -> rows.Row:
     f'below BaseODE and NANODE with at least {_FEWER:g} times fewer parameters of '
     'the flow (95 % interval)',
     claims=_claims,
-    figure=_figure,
+    figure=lambda results: evolution.curves(
+      results, levels={_CONSTANT: results(_CONSTANT, 'final')[0]}
+    ),
     explain='All policies have the same heads and normalised observations. Half '
     'width is 8. Parameters are those of the flow alone.',
     headline=_label('ODEtoODE-ISO'),

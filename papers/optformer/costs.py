@@ -9,23 +9,16 @@ from hpo import spaces, studies
 from papers import claims, figures, rows, study
 from papers.optformer import methods, optimising, peers
 
-__all__ = ['ROWS', 'Setting', 'run']
-
 _LENGTHS = (5, 10, 20, 40, 80, 160)
 _GP = 'GP bandit (Vizier)'
 
 
 @dataclasses.dataclass(frozen=True)
 class Setting:
-  """One method on a study of random trials.
+  """One method on a study of random trials."""
 
-  Attributes:
-    method: chooses points.
-    parameters: number of real parameters.
-  """
-
-  method: methods.Method
-  parameters: int = 4
+  method: methods.Method  # Chooses points.
+  parameters: int = 4  # Number of real parameters.
 
 
 def run(setting: Setting, *, seed: int, at: int) -> study.Record:
@@ -64,14 +57,6 @@ STUDY = study.Study(
 )
 
 
-def _costs(results: study.Results) -> dict[str, np.ndarray]:
-  return {
-    f'{arm} after {at}': results(arm, 'next', at=at)
-    for arm in results.arms
-    for at in _LENGTHS
-  }
-
-
 _OURS = {at: f'{optimising.EI} after {at}' for at in _LENGTHS}
 
 ROWS = (
@@ -80,7 +65,7 @@ ROWS = (
     claim='A suggestion of OptFormer costs far less than one of Gaussian processes, '
     'and hardly more after many trials.',
     study=STUDY,
-    ours=_costs,
+    ours=lambda results: rows.table(results, 'next', form='{arm} after {at}'),
     trend='the cost grows by a power of at most 0.7 of the number of trials; a tenth '
     'of that of the GP bandit at any number',
     claims=(

@@ -7,8 +7,6 @@ from papers import claims, figures, rows, study
 from papers.optformer import methods, searches
 from runtime.record import ledger
 
-__all__ = ['ROWS']
-
 _ALGORITHMS = {
   b.name.removeprefix('designer_'): b for b in behaviours.BEHAVIOURS
 }
@@ -25,16 +23,18 @@ def _imitated(name: str) -> methods.OptFormer:
   return methods.OptFormer(policy)
 
 
-def _arms() -> dict[str, searches.Setting]:
-  found = {}
-  for name, behaviour in _ALGORITHMS.items():
-    pair = (methods.Behaviour(behaviour), _imitated(name))
-    for label, method in zip((name, f'{name}, imitated'), pair, strict=True):
-      found[label] = searches.Setting(method, starts=0)
-  return found
-
-
-STUDY = study.Study(searches.run, _arms(), seeds=60)
+STUDY = study.Study(
+  searches.run,
+  {
+    label: searches.Setting(method, starts=0)
+    for name, behaviour in _ALGORITHMS.items()
+    for label, method in (
+      (name, methods.Behaviour(behaviour)),
+      (f'{name}, imitated', _imitated(name)),
+    )
+  },
+  seeds=60,
+)
 
 
 def _scores(results: study.Results) -> dict[str, np.ndarray]:

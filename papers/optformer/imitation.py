@@ -6,6 +6,7 @@ far above.
 """
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -22,8 +23,6 @@ from hpo.optformer.behaviours import floors
 from papers import claims, figures, rows, study
 from papers.optformer import methods, tasks
 
-__all__ = ['ROWS', 'Setting', 'run']
-
 NAMES = tuple(b.name.removeprefix('designer_') for b in behaviours.BEHAVIOURS)
 _KNOWN = ('random_search', 'grid_search_shuffled', 'hill_climb', 'reg_evo')
 # Whose proposals depend on what was seen.
@@ -38,19 +37,13 @@ _SOURCE = bbob_studies.Source(
 
 @dataclasses.dataclass(frozen=True)
 class Setting:
-  """The studies of one algorithm.
+  """The studies of one algorithm."""
 
-  Attributes:
-    algorithm: in `NAMES`.
-    source: of the studies.
-    first: trials before this one do not count: little can be known there.
-    model: has `load`.
-  """
-
-  algorithm: str
-  source: bbob_studies.Source = _SOURCE
+  algorithm: str  # In `NAMES`.
+  source: bbob_studies.Source = _SOURCE  # Of the studies.
+  # Trials before this one do not count: little can be known there.
   first: int = 15
-  model: Any = methods.Model()
+  model: Any = methods.Model()  # Has `load`.
 
 
 def run(
@@ -111,13 +104,12 @@ STUDY = study.Study(
 
 def _own(results: study.Results) -> dict[str, np.ndarray]:
   """Losses with the right name, floors, and losses of uniform tokens."""
-  found = {}
-  for name in NAMES:
-    found[f'{name}: loss'] = results(name, 'loss', at=name)
-    found[f'{name}: uniform'] = results(name, 'uniform', at=name)
-    if 'floor' in results.records[name, name][0]:
-      found[f'{name}: floor'] = results(name, 'floor', at=name)
-  return found
+  return {
+    f'{name}: {metric}': results(name, metric, at=name)
+    for name in NAMES
+    for metric in ('loss', 'uniform', 'floor')
+    if metric in results.records[name, name][0]
+  }
 
 
 def _others(results: study.Results) -> dict[str, np.ndarray]:
@@ -132,39 +124,43 @@ def _others(results: study.Results) -> dict[str, np.ndarray]:
   return found
 
 
-def _share(table: claims.Table, name: str) -> np.ndarray:
+def _share(table: claims.Table, name: str) -> float:
   """Of the gap between uniform tokens and the floor, how much is closed."""
-  loss, uniform, floor = (
-    np.mean(table[f'{name}: {part}']) for part in ('loss', 'uniform', 'floor')
-  )
+  loss, uniform, floor = map(np.mean, _nats(table, name))
   return (uniform - loss) / (uniform - floor)
 
 
+def _nats(table: claims.Table, name: str) -> list[np.ndarray]:
+  """The losses of an algorithm, those of uniform tokens, and the floors."""
+  parts = ('loss', 'uniform', 'floor')
+  return [np.array(table[f'{name}: {part}']) for part in parts]
+
+
+def _beyond(
+  name: str, text: str, excess: Callable[..., np.ndarray]
+) -> claims.Claim:
+  """The mean of an excess over losses is not above 0, over resampled studies."""
+  values = lambda table: excess(*_nats(table, name))
+  derived = claims.Derived(f'loss of {name} minus {text}', values)
+  return claims.below(derived, than=0.0, resampled=True)
+
+
 def _near(name: str, share: float) -> claims.Claim:
-  """The mean loss is at most the floor and a share of it, over resampled studies."""
-
-  def excess(table: claims.Table) -> np.ndarray:
-    loss, floor = (np.array(table[f'{name}: {x}']) for x in ('loss', 'floor'))
-    return loss - (1 + share) * floor
-
-  text = f'loss of {name} minus {1 + share:g} times its floor'
-  return claims.below(claims.Derived(text, excess), than=0.0, resampled=True)
+  """The mean loss is at most the floor and a share of it."""
+  return _beyond(
+    name,
+    f'{1 + share:g} times its floor',
+    lambda loss, uniform, floor: loss - (1 + share) * floor,
+  )
 
 
 def _closes(name: str, least: float) -> claims.Claim:
-  """A share of the gap to the floor is closed, over resampled studies."""
-
-  def excess(table: claims.Table) -> np.ndarray:
-    loss, uniform, floor = (
-      np.array(table[f'{name}: {x}']) for x in ('loss', 'uniform', 'floor')
-    )
-    return loss - uniform + least * (uniform - floor)
-
-  text = (
-    f'loss of {name} minus that which closes {least:.0%} of the gap between '
-    'uniform and its floor'
+  """A share of the gap to the floor is closed."""
+  return _beyond(
+    name,
+    f'that which closes {least:.0%} of the gap between uniform and its floor',
+    lambda loss, uniform, floor: loss - uniform + least * (uniform - floor),
   )
-  return claims.below(claims.Derived(text, excess), than=0.0, resampled=True)
 
 
 def _explain(results: study.Results) -> str:

@@ -58,12 +58,9 @@ def _shipped() -> trained.Trained:
 
 @dataclasses.dataclass(frozen=True)
 class Model:
-  """The model of the package.
+  """The model of the package."""
 
-  Attributes:
-    digest: of its weights: kept runs are those of these weights.
-  """
-
+  # Of its weights: kept runs are those of these weights.
   digest: str = dataclasses.field(default_factory=_digest)
 
   def load(self) -> trained.Trained:
@@ -83,20 +80,14 @@ class Random:
 
 @dataclasses.dataclass(frozen=True)
 class OptFormer:
-  """OptFormer.
+  """OptFormer."""
 
-  Attributes:
-    policy: how points are chosen.
-    minimal: whether names and ranges are left out of the text; None: as the
-      model was trained.
-    temperature: of the forecasts; None: as fitted.
-    model: has `load`.
-  """
-
-  policy: suggesting.Policy = suggesting.Policy()
+  policy: suggesting.Policy = suggesting.Policy()  # How points are chosen.
+  # Whether names and ranges are left out of the text; None: as the model was
+  # trained.
   minimal: bool | None = None
-  temperature: float | None = None
-  model: Any = dataclasses.field(default_factory=Model)
+  temperature: float | None = None  # Of the forecasts; None: as fitted.
+  model: Any = dataclasses.field(default_factory=Model)  # Has `load`.
 
   def loaded(self) -> trained.Trained:
     """The model with these settings."""
@@ -123,13 +114,9 @@ class OptFormer:
 
 @dataclasses.dataclass(frozen=True)
 class Behaviour:
-  """An algorithm that OptFormer imitates, as its studies are made.
+  """An algorithm that OptFormer imitates, as its studies are made."""
 
-  Attributes:
-    behaviour: the algorithm.
-  """
-
-  behaviour: behaviours.Behaviour
+  behaviour: behaviours.Behaviour  # The algorithm.
 
   def start(self, problem: studies.Problem, seed: int, trials: int) -> Choose:
     """See `Method`."""

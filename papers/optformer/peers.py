@@ -19,13 +19,10 @@ __all__ = ['Optuna', 'Vizier']
 
 @dataclasses.dataclass(frozen=True)
 class Vizier:
-  """A designer of google-vizier.
+  """A designer of google-vizier."""
 
-  Attributes:
-    designer: 'gp': GP bandit, compiled for 2, 4, 8, ... trials rather than
-      for each number of them; 'eagle'.
-  """
-
+  # 'gp': GP bandit, compiled for 2, 4, 8, ... trials rather than for each
+  # number of them; 'eagle'.
   designer: str
 
   def start(
@@ -68,13 +65,9 @@ def _designer(name: str, problem: studies.Problem, seed: int) -> Any:
 
 @dataclasses.dataclass(frozen=True)
 class Optuna:
-  """A sampler of Optuna.
+  """A sampler of Optuna."""
 
-  Attributes:
-    sampler: 'tpe' or 'cma'. CMA-ES draws categories uniformly.
-  """
-
-  sampler: str
+  sampler: str  # 'tpe' or 'cma'. CMA-ES draws categories uniformly.
 
   def start(
     self, problem: studies.Problem, seed: int, trials: int

@@ -6,18 +6,17 @@ those of the range as [0, 1].
 """
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
 from hpo import studies
-from hpo.optformer import forecasts, predicting, quantizing
+from hpo.optformer import forecasts, gaussian, predicting, quantizing
 from papers import claims, figures, rows, study
-from papers.optformer import gaussian, methods, tasks
+from papers.optformer import methods, tasks
 from runtime.record import ledger
-
-__all__ = ['ROWS', 'Setting', 'run']
 
 _LENGTHS = (5, 10, 20, 35)
 _COARSE = 20  # Bins of the histogram.
@@ -93,21 +92,13 @@ def _cut(found: forecasts.Forecasts) -> forecasts.Forecasts:
 
 @dataclasses.dataclass(frozen=True)
 class Setting:
-  """One way to forecast.
+  """One way to forecast."""
 
-  Attributes:
-    forecast: the way.
-    temperature: of the model; None: as fitted.
-    points: forecasts of each history, of the trials after it.
-    source: of the functions.
-    model: has `load`.
-  """
-
-  forecast: Forecast
-  temperature: float | None = None
-  points: int = 4
-  source: tasks.Source = tasks.Bbob()
-  model: Any = methods.Model()
+  forecast: Forecast  # The way.
+  temperature: float | None = None  # Of the model; None: as fitted.
+  points: int = 4  # Forecasts of each history, of the trials after it.
+  source: tasks.Source = tasks.Bbob()  # Of the functions.
+  model: Any = methods.Model()  # Has `load`.
 
 
 def run(setting: Setting, *, seed: int, at: int) -> study.Record:
@@ -174,29 +165,29 @@ STUDY = study.Study(
 )
 
 
-def _densities(results: study.Results) -> dict[str, np.ndarray]:
-  """The mean log density of each function, by length of the history."""
-  return {
-    f'{arm} after {at}': results(arm, 'density', at=at).mean(axis=1)
-    for arm in results.arms
-    for at in results.study.at
-  }
-
-
 def _pooled(results: study.Results) -> dict[str, np.ndarray]:
   """Mean CRPS of each function, and calibration over all forecasts."""
   found = {}
   for arm in results.arms:
-    of = lambda name, arm=arm: np.stack(
-      [results(arm, name, at=at) for at in results.study.at], axis=1
-    ).reshape(len(results.seeds), -1)
-    found[f'{arm}: log density'] = of('density').mean(axis=1)
-    found[f'{arm}: CRPS'] = of('crps').mean(axis=1)
-    for name, value in calibration(
-      *(of(name) for name in ('confidence', 'hit', 'pit'))
-    ).items():
-      found[f'{arm}: {name}'] = np.array(value)
+    found |= {
+      f'{arm}: log density': _all(results, arm, 'density').mean(axis=1),
+      f'{arm}: CRPS': _all(results, arm, 'crps').mean(axis=1),
+    } | {
+      f'{arm}: {name}': np.array(value)
+      for name, value in calibration(*_judged(results, arm)).items()
+    }
   return found
+
+
+def _all(results: study.Results, arm: str, metric: str) -> np.ndarray:
+  """A metric of all forecasts, [functions, forecasts]."""
+  found = results.by_place(arm, metric)
+  return np.concatenate([*found.values()], axis=1)
+
+
+def _judged(results: study.Results, arm: str) -> list[np.ndarray]:
+  """The arguments of `calibration`."""
+  return [_all(results, arm, x) for x in ('confidence', 'hit', 'pit')]
 
 
 def calibration(
@@ -218,10 +209,7 @@ def _drawn(results: study.Results, arm: str) -> dict[str, np.ndarray]:
 
   They are the same resamples for all arms.
   """
-  columns = [
-    np.concatenate([results(arm, x, at=at) for at in results.study.at], axis=1)
-    for x in ('confidence', 'hit', 'pit')
-  ]
+  columns = _judged(results, arm)
   rng, count = np.random.default_rng(0), len(columns[0])
   samples = rng.integers(count, size=(500, count))
   found = [calibration(*(c[rows] for c in columns)) for rows in samples]
@@ -258,13 +246,9 @@ def _gap(name: str) -> str:
 
 @dataclasses.dataclass(frozen=True)
 class Smaller:
-  """A number of `calibration` is smaller for the model than for the process.
+  """A number of `calibration` is smaller for the model than for the process."""
 
-  Attributes:
-    name: of the number; its interval in `_gaps` decides.
-  """
-
-  name: str
+  name: str  # Of the number; its interval in `_gaps` decides.
 
   def judge(self, table: claims.Table, *, exact: bool = False) -> claims.Judged:
     """See `claims.Claim`."""
@@ -285,18 +269,11 @@ class Smaller:
 def _panel(results: study.Results) -> list[figures.Panel]:
   panels: list[figures.Panel] = []
   for name, label in (('density', 'log density'), ('crps', 'CRPS')):
-    lines = [
-      figures.Line(
-        arm,
-        results.study.at,
-        [results(arm, name, at=at).mean() for at in results.study.at],
-        style='o-',
-      )
+    means = {
+      arm: {at: x.mean() for at, x in results.by_place(arm, name).items()}
       for arm in results.arms
-    ]
-    panels.append(
-      figures.Lines(lines=lines, xlabel='trials before', ylabel=label)
-    )
+    }
+    panels.append(figures.by_place(means, xlabel='trials before', ylabel=label))
   panels.append(_pits(results))
   return panels
 
@@ -306,10 +283,7 @@ def _pits(results: study.Results) -> figures.Panel:
   levels = np.linspace(0, 1, 101)
   lines = []
   for arm in results.arms:
-    pits = np.concatenate(
-      [results(arm, 'pit', at=at).ravel() for at in results.study.at]
-    )
-    shares = (pits[:, None] <= levels).mean(axis=0)
+    shares = (_all(results, arm, 'pit')[..., None] <= levels).mean(axis=(0, 1))
     lines.append(figures.Line(arm, levels, shares))
   lines.append(figures.Line('', [0, 1], [0, 1], style=':', color=7))
   return figures.Lines(
@@ -333,39 +307,28 @@ _PUBLISHED = ledger.Published(
   'arXiv:2205.13320, Table 4, HPO-B (the unit of its densities is not stated)',
 )
 
+_above = functools.partial(claims.above, paired=True, resampled=True)
 ROWS = (
   rows.Row(
     id='prediction',
     claim='OptFormer forecasts values of functions that it never saw, the better the '
     'more trials it has read.',
     study=STUDY,
-    ours=_densities,
+    ours=lambda results: {
+      f'{arm} after {at}': densities.mean(axis=1)
+      for arm in results.arms
+      for at, densities in results.by_place(arm, 'density').items()
+    },
     trend='denser than the histogram of past values; denser after 35 trials than '
     'after 5; after 5 and 10 trials at least as dense as a Gaussian process',
     claims=(
       *(
-        claims.above(
-          f'{MODEL} after {at}',
-          than=f'{HISTOGRAM} after {at}',
-          paired=True,
-          resampled=True,
-        )
+        _above(f'{MODEL} after {at}', f'{HISTOGRAM} after {at}')
         for at in _LENGTHS
       ),
-      claims.above(
-        f'{MODEL} after 35',
-        than=f'{MODEL} after 5',
-        paired=True,
-        resampled=True,
-      ),
+      _above(f'{MODEL} after 35', f'{MODEL} after 5'),
       *(
-        claims.above(
-          f'{MODEL} after {at}',
-          than=f'{GP} after {at}',
-          margin=-0.05,
-          paired=True,
-          resampled=True,
-        )
+        _above(f'{MODEL} after {at}', f'{GP} after {at}', margin=-0.05)
         for at in (5, 10)
       ),
     ),

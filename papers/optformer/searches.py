@@ -21,21 +21,15 @@ _LEAST_REGRET = 1e-4  # What is nearer to the best known point counts as that.
 class Setting:
   """One method on the tasks of one source.
 
-  Attributes:
-    method: chooses points.
-    source: of the tasks.
-    trials: of a run, the first ones included.
-    starts: trials at uniform points, the same for all methods.
-    repeats: runs of each task, from other first points; records are means.
-
   Raises:
     ValueError: nothing is left to choose.
   """
 
-  method: methods.Method
-  source: tasks.Source = tasks.Bbob()
-  trials: int = 40
-  starts: int = 5
+  method: methods.Method  # Chooses points.
+  source: tasks.Source = tasks.Bbob()  # Of the tasks.
+  trials: int = 40  # Of a run, the first ones included.
+  starts: int = 5  # Trials at uniform points, the same for all methods.
+  # Runs of each task, from other first points; records are means.
   repeats: int = 1
 
   def __post_init__(self) -> None:

@@ -4,6 +4,8 @@ The model was trained on synthetic functions alone, of one to nine parameters. T
 problems have five to nine.
 """
 
+import functools
+
 import numpy as np
 
 from hpo import tabular
@@ -12,8 +14,6 @@ from papers import claims, figures, rows, study
 from papers.optformer import methods, optimising, peers, searches, tasks
 from papers.optformer.optimising import EI, PRIOR, RANDOM
 from runtime.record import ledger
-
-__all__ = ['ROWS']
 
 _TPE, _THOMPSON = 'TPE (Optuna)', 'OptFormer, Thompson'
 _METHODS = {
@@ -72,9 +72,8 @@ HPOB = study.Study(
 )
 
 
-def _better(one: str, than: str, *, margin: float = 0.0) -> claims.Difference:
-  """One method has a higher score than another, over resampled tables."""
-  return claims.above(one, than, margin=margin, paired=True, resampled=True)
+# Over resampled tables.
+_better = functools.partial(claims.above, paired=True, resampled=True)
 
 
 def _by_table(results: study.Results) -> dict[str, np.ndarray]:

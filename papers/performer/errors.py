@@ -13,14 +13,13 @@ two features for each.
 import dataclasses
 import functools
 import math
-import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
 import numpy as np
 
-from papers import claims, figures, rows, study
+from papers import claims, figures, mechanisms, rows, study
 from performer import attention
 from performer.attention.kernels import projections
 from runtime.record import ledger
@@ -45,13 +44,8 @@ class Setting:
 
   def favor(self, m: int) -> attention.Favor:
     """The mechanism with m projections, which are drawn apart."""
-    with warnings.catch_warnings():
-      warnings.simplefilter('ignore')  # That trig is signed is the subject.
-      return attention.Favor(
-        kernel=f'softmax_{self.kernel}',
-        features=m * COPIES[self.kernel],
-        chunk=512,
-      )
+    kernel = f'softmax_{self.kernel}'
+    return mechanisms.with_projections(kernel, m, chunk=512)
 
   def inputs(self, seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Queries, keys and values, [length, d], float32."""
@@ -136,18 +130,19 @@ _LOW = study.Study(
 _KERNELS = tuple(_HIGH.arms)
 
 
-def _at(
-  results: study.Results, arm: str, m: int, metric: str = 'error'
-) -> np.ndarray:
-  """A metric with m projections, [seeds]."""
-  return results(arm, metric)[:, results.settings[arm].sizes.index(m)]
+def _by_size(
+  results: study.Results, arm: str, metric: str = 'error'
+) -> dict[int, np.ndarray]:
+  """A metric [seeds] by the number of projections."""
+  sizes = results.settings[arm].sizes
+  return dict(zip(sizes, results(arm, metric).T, strict=True))
 
 
 def _errors(results: study.Results) -> dict[str, np.ndarray]:
   return {
-    f'{arm} m={m}': _at(results, arm, m)
+    f'{arm} m={m}': values
     for arm in _KERNELS
-    for m in results.settings[arm].sizes
+    for m, values in _by_size(results, arm).items()
   }
 
 
@@ -165,10 +160,8 @@ def _inputs(results: study.Results) -> str:
 
 
 def _against_trig(results: study.Results) -> str:
-  ratios = [
-    np.median(_at(results, 'pos rorf', m) / _at(results, 'trig rorf', m))
-    for m in SIZES
-  ]
+  pos, trig = (_by_size(results, f'{k} rorf') for k in ('pos', 'trig'))
+  ratios = [np.median(pos[m] / trig[m]) for m in SIZES]
   return (
     f'{_inputs(results)} Median error of pos over that of trig, at equal m = '
     f'{", ".join(map(str, SIZES))}: {", ".join(f"{x:.1g}" for x in ratios)}.'
@@ -178,52 +171,34 @@ def _against_trig(results: study.Results) -> str:
 def _figure(results: study.Results, arms: Sequence[str]) -> list[figures.Panel]:
   """Errors over m and over r: medians, bands from quartile to quartile."""
   panels = []
+  axes = {'xscale': 'log2', 'yscale': 'log'}
   for budget in ('projections m', 'features r'):
     lines = []
     for arm in arms:
-      setting = results.settings[arm]
-      copies = COPIES[setting.kernel]
-      factor = copies if budget == 'features r' else 1
-      chosen = [m for m in setting.sizes if m * factor in SIZES]
-      usual = arm in _KERNELS
+      kernel = results.settings[arm].kernel
+      factor = COPIES[kernel] if budget == 'features r' else 1
+      errors = _by_size(results, arm)
+      chosen = [m for m in errors if m * factor in SIZES]
       lines.append(
         figures.Line(
           arm,
           [m * factor for m in chosen],
-          np.stack([_at(results, arm, m) for m in chosen], axis=1),
+          np.stack([errors[m] for m in chosen], axis=1),
           spread='quartiles',
-          style='o-' if usual else 's--',
-          color=list(COPIES).index(setting.kernel),
+          style='o-' if arm in _KERNELS else 's--',
+          color=list(COPIES).index(kernel),
         )
       )
+    ylabel = 'mean squared error of the output'
     panels.append(
-      figures.Lines(
-        lines=lines,
-        xlabel=budget,
-        ylabel='mean squared error of the output',
-        xscale='log2',
-        yscale='log',
-      )
+      figures.Lines(lines=lines, xlabel=budget, ylabel=ylabel, **axes)
     )
   return panels
 
 
-def _bad_figure(results: study.Results) -> figures.Panel:
-  return figures.Lines(
-    lines=[
-      figures.Line(
-        arm,
-        SIZES,
-        100 * np.stack([_at(results, arm, m, 'bad') for m in SIZES], axis=1),
-        spread='range',
-        style='o-',
-      )
-      for arm in ('pos rorf', 'trig rorf')
-    ],
-    xlabel='projections m',
-    ylabel='rows with denominator ≤ 0 (%)',
-    xscale='log2',
-  )
+def _bad(results: study.Results, arm: str) -> dict[int, np.ndarray]:
+  found = _by_size(results, arm, 'bad')
+  return {m: found[m] for m in SIZES}
 
 
 def _lower(one: str, two: str, decades: float = 0.0) -> claims.Claim:
@@ -242,9 +217,9 @@ def _ratio_row(
   """Ratios below 1 of errors of two arms by kernel; `halves`: at m and m / 2."""
 
   def ratios(results: study.Results) -> dict[str, np.ndarray]:
+    errors = {arm: _by_size(results, arm) for arm in results.arms}
     return {
-      f'{kernel} m={m}': _at(results, one, m)
-      / _at(results, two, m // 2 if halves else m)
+      f'{kernel} m={m}': errors[one][m] / errors[two][m // 2 if halves else m]
       for m in sizes
       for kernel, (one, two) in arms.items()
     }
@@ -294,9 +269,9 @@ ROWS = (
     'positive ones cannot (fraction of rows).',
     study=_HIGH,
     ours=lambda results: {
-      f'{arm} m={m}': _at(results, arm, m, 'bad')
+      f'{arm} m={m}': values
       for arm in ('trig rorf', 'pos rorf')
-      for m in SIZES
+      for m, values in _bad(results, arm).items()
     },
     trend=f'trig: above 10 % at m = {SIZES[0]}, above 0 at m = {SIZES[-1]}; pos: '
     'exactly 0',
@@ -308,7 +283,13 @@ ROWS = (
         lambda table: not any(any(table[f'pos rorf m={m}']) for m in SIZES),
       ),
     ],
-    figure=_bad_figure,
+    figure=lambda results: figures.by_place(
+      {arm: _bad(results, arm) for arm in ('pos rorf', 'trig rorf')},
+      unit=0.01,
+      xlabel='projections m',
+      ylabel='rows with denominator ≤ 0 (%)',
+      xscale='log2',
+    ),
     explain=_inputs,
   ),
   rows.Row(

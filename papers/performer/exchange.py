@@ -6,6 +6,7 @@ stream grow from layer to layer.
 """
 
 import dataclasses
+import functools
 from collections.abc import Mapping
 from typing import Any
 
@@ -13,13 +14,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from papers import claims, figures, rows, study
+from papers import claims, figures, mechanisms, rows, study
 from papers import training as papers_training
 from papers.performer import learning, proteins
 from performer import attention
 from performer import learner as learner_lib
 from performer.data import dataset, documents, subwords, text
-from performer.models import compare, transformer
+from performer.models import compare
 from runtime import loop
 from runtime.devices import mesh as mesh_lib
 from runtime.record import ledger
@@ -27,6 +28,7 @@ from runtime.record import ledger
 RECOVERED = 0.95  # Of the accuracy with exact attention.
 HYP, REG, TRIG = 'hyp', 'hyp_reg', 'trig'
 KERNELS = {HYP: 'softmax_hyp', REG: 'softmax_hyp_reg', TRIG: 'softmax_trig'}
+_opened = functools.partial(papers_training.opened, judges=(learning.JUDGED,))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,13 +44,13 @@ def run(setting: Setting, *, seed: int) -> study.Record:
   """Trains with exact attention, and goes on with each mechanism.
 
   Returns:
-    `exact`, the accuracy on the validation split; `chance`, that of
-    the commonest token of training; by mechanism `... start` and `... end`, accuracies before
-    and after further training, and `... errors`, relative errors of the residual
-    stream by layer.
+    `exact`, the accuracy on the validation split; `chance`, that of the
+    commonest token of training; by mechanism `... start` and `... end`,
+    accuracies before and after further training, and `... errors`, relative
+    errors of the residual stream by layer.
   """
   trainer = proteins.trainer(setting.training)
-  with _opened(trainer, seed) as experiment:
+  with _opened(trainer, seed=seed) as experiment:
     driven = loop.drive(experiment, setting.training.steps)
   trained = jax.device_get(driven.state)
   record: dict[str, Any] = {
@@ -71,10 +73,6 @@ def _chance(data: dataset.DataSet) -> float:
   return data.baselines()['empirical baseline'].evaluate(batches).accuracy
 
 
-def _opened(trainer: Any, seed: int) -> Any:
-  return papers_training.opened(trainer, seed=seed, judges=(learning.JUDGED,))
-
-
 def _exchanged(
   setting: proteins.Setting,
   trained: learner_lib.TrainState,
@@ -95,65 +93,55 @@ def _exchanged(
     mask=jnp.asarray(batch['mask']),
     projections=state.projections,
   )
-  with _opened(trainer, seed) as experiment:
+  with _opened(trainer, seed=seed) as experiment:
     driven = loop.drive(experiment, tuning, (0, tuning), state=state)
   start, end = driven.column(f'eval/{learning.JUDGED}/accuracy')
   return {'start': start, 'end': end, 'errors': np.asarray(errors.hidden)}
 
 
-def _setting(scale: str) -> Setting:
-  tiny = scale == 'tiny'
-  sizes = (4, 4, 128, 256) if tiny else (6, 8, 512, 2048)
-  names = ('num_layers', 'num_heads', 'd_model', 'd_ff')
-  length = 256 if tiny else 512
-  model = transformer.Transformer(
-    vocab_size=256 if tiny else 32770,
-    max_length=length,
-    attention=attention.Exact(),
+_TINY = proteins.Setting(
+  proteins.model(
+    vocab_size=256, causal=True, max_length=256, sizes=(4, 4, 128, 256)
+  ),
+  text.Text(max_length=256, order='shuffled'),
+  batch=8,
+  steps=1000,
+  every=1000,
+)
+_LARGE = proteins.Setting(
+  proteins.model(
+    vocab_size=32770,
     causal=True,
-    dropout=0.0 if tiny else 0.1,
-    **dict(zip(names, sizes, strict=True)),
-  )
-  if tiny:
-    data = text.Text(max_length=length, order='shuffled')
-  else:
-    data = subwords.Subwords(
-      task='causal',
-      max_length=length,
-      model='data/lm1b/unigram32768.model',
-      documents=documents.lm1b(),
-    )
-  steps = 1000 if tiny else 300_000
-  training = proteins.Setting(
-    model,
-    data,
-    batch=8 if tiny else 256,
-    steps=steps,
-    # The rate stays, so that training can go on.
-    rate=1e-3,
-    warmup=None,
-    every=steps,
-  )
-  return Setting(
-    training,
-    {
-      name: learning.favor(kernel=kernel, features=256)
-      for name, kernel in KERNELS.items()
-    },
-    tuning=steps // 10,
-  )
+    max_length=512,
+    sizes=proteins.REGULAR,
+    dropout=0.1,
+  ),
+  subwords.Subwords(
+    task='causal',
+    max_length=512,
+    model='data/lm1b/unigram32768.model',
+    documents=documents.lm1b(),
+  ),
+  batch=256,
+  steps=300_000,
+  every=300_000,
+)
 
 
-STUDY = {
-  scale: study.Study(run, {'text': _setting(scale)})
-  for scale in ('tiny', 'paper')
-}
+def _study(training: proteins.Setting) -> study.Study:
+  """The rate stays, so that training can go on."""
+  chosen = {
+    name: mechanisms.favor(kernel=kernel, features=256)
+    for name, kernel in KERNELS.items()
+  }
+  setting = Setting(training, chosen, tuning=training.steps // 10)
+  return study.Study(run, {'text': setting})
 
 
-def _ours(results: study.Results) -> dict[str, np.ndarray]:
-  (arm,) = results.arms
-  names = [f'{name} {when}' for name in KERNELS for when in ('start', 'end')]
-  return {name: results(arm, name) for name in ('exact', 'chance', *names)}
+STUDY = {'tiny': _study(_TINY), 'paper': _study(_LARGE)}
+
+
+_WHEN = [f'{name} {when}' for name in KERNELS for when in ('start', 'end')]
 
 
 def _errors(results: study.Results) -> dict[str, np.ndarray]:
@@ -164,16 +152,11 @@ def _errors(results: study.Results) -> dict[str, np.ndarray]:
 
 def _figure(results: study.Results) -> figures.Panel:
   (arm,) = results.arms
-  return figures.Lines(
-    lines=[
-      figures.Line(
-        name,
-        range(1, results(arm, f'{name} errors').shape[1] + 1),
-        results(arm, f'{name} errors'),
-        spread='mean',
-      )
-      for name in KERNELS
-    ],
+  errors = {name: results(arm, f'{name} errors') for name in KERNELS}
+  return figures.lines(
+    errors,
+    range(1, errors[HYP].shape[1] + 1),
+    spread='mean',
     xlabel='layer',
     ylabel='relative error of the residual stream',
     yscale='log',
@@ -188,7 +171,9 @@ ROWS = (
     'with fast attention, and recovers it in a tenth of the steps (accuracy of '
     'the next token, validation).',
     study=STUDY,
-    ours=_ours,
+    ours=lambda results: rows.table(
+      results, 'exact', 'chance', *_WHEN, form='{metric}'
+    ),
     published=ledger.Published(0.07, f'{_SOURCE}: after the exchange'),
     trend='between chance and the original after the exchange; at least '
     f'{RECOVERED:.0%} of the original after further training; hyp starts above '

@@ -7,14 +7,13 @@ Linear Transformer; it and ReLU are also tried at a rate ten times higher.
 """
 
 import dataclasses
+import functools
 
 import numpy as np
 
-from papers import claims, figures, rows, study
+from papers import claims, figures, mechanisms, rows, study
 from papers.performer import learning, proteins
-from performer import attention
 from performer.data import proteins as protein_data
-from performer.models import transformer
 from runtime.record import ledger
 
 POSITIVE = ('relu', 'exp', 'sigmoid', 'abs', 'elu1')
@@ -29,10 +28,10 @@ def label(kernel: str, renormalize: bool) -> str:
 
 
 def _study(setting: proteins.Setting) -> study.Study:
-  found = learning.arms(
+  found = proteins.arms(
     setting,
     {
-      label(kernel, renormalize): learning.favor(
+      label(kernel, renormalize): mechanisms.favor(
         kernel=kernel,
         features=None,
         projection=False,
@@ -48,59 +47,41 @@ def _study(setting: proteins.Setting) -> study.Study:
   return study.Study(learning.run, found)
 
 
-def _setting(
-  length: int, files: dict[str, str] | None, **sizes: int
-) -> proteins.Setting:
-  return proteins.Setting(
-    transformer.Transformer(
-      vocab_size=29,
-      max_length=length,
-      attention=attention.Exact(),
-      causal=False,
-      num_layers=sizes['layers'],
-      num_heads=sizes['heads'],
-      d_model=sizes['width'],
-      d_ff=sizes['d_ff'],
-      dropout=0.0 if files is None else 0.1,
-    ),
-    protein_data.Proteins(
-      task='mlm', max_length=length, masking='bert', files=files
-    ),
-    batch=sizes['batch'],
-    steps=sizes['steps'],
-    rate=1e-3 if files else 3e-3,
-    warmup=None if files else 30,
-    every=sizes['steps'] // 10,
-  )
-
-
-_TREMBL = {
-  split: f'data/trembl/{split}.fasta.gz'
-  for split in ('train', *protein_data.SAMPLE_SPLITS[1:])
-}
-_TINY = {'layers': 2, 'heads': 2, 'width': 64, 'd_ff': 128, 'batch': 16}
-_PAPER = {'layers': 6, 'heads': 8, 'width': 512, 'd_ff': 2048, 'batch': 2048}
+_DATA = functools.partial(
+  protein_data.Proteins, task='mlm', masking='bert', max_length=128
+)
 STUDY = {
-  'tiny': _study(_setting(128, None, steps=300, **_TINY)),
-  'paper': _study(_setting(512, _TREMBL, steps=200_000, **_PAPER)),
+  'tiny': _study(
+    proteins.Setting(
+      proteins.model(max_length=128, causal=False, sizes=proteins.TINY),
+      _DATA(),
+      batch=16,
+      steps=300,
+      every=30,
+      rate=3e-3,
+      warmup=30,
+    )
+  ),
+  'paper': _study(
+    proteins.Setting(
+      proteins.model(
+        max_length=512, causal=False, sizes=proteins.REGULAR, dropout=0.1
+      ),
+      _DATA(max_length=512, files=proteins.TREMBL),
+      batch=2048,
+      steps=200_000,
+      every=20_000,
+    )
+  ),
 }
 
 
 def _accuracies(results: study.Results) -> dict[str, np.ndarray]:
-  found = rows.table(results, 'accuracy', form='{arm}')
-  return {arm: 100 * values for arm, values in found.items()}
-
-
-def _finite(results: study.Results) -> dict[str, np.ndarray]:
-  return {f'{arm}, finite': results(arm, 'finite') for arm in results.arms}
+  return rows.table(results, 'accuracy', form='{arm}', factor=100)
 
 
 def _explain(results: study.Results) -> str:
-  lost = [
-    f'{arm} {int((1 - results(arm, "finite")).sum())}'
-    for arm in results.arms
-    if results(arm, 'finite').min() < 1
-  ]
+  lost = [f'{arm} {count}' for arm, count in learning.lost(results).items()]
   seeds = len(results.seeds)
   return f'Of {seeds} seeds these were lost: {", ".join(lost) or "none"}.'
 
@@ -129,7 +110,7 @@ ROWS = (
     'residues, validation).',
     study=STUDY,
     ours=_accuracies,
-    unlisted=_finite,
+    unlisted=lambda found: rows.table(found, 'finite', form='{arm}, {metric}'),
     published=ledger.Published(
       'curves: ReLU is best with large batches; several kernels stop with NaN',
       'arXiv:2009.14794, Fig. 16 and 17',

@@ -1,20 +1,16 @@
 """Runs of models that learn, as several tables compare them."""
 
 import time
-import warnings
-from typing import Any
 
 import numpy as np
 
-from papers import study
+from papers import figures, study
 from papers import training as papers_training
 from papers.performer import proteins
-from performer import attention
 from performer.models import classifier, transformer
-from runtime import loop
 from runtime.record import metrics
 
-__all__ = ['JUDGED', 'arms', 'favor', 'run', 'steps_of']
+__all__ = ['JUDGED', 'curves', 'lost', 'run']
 
 JUDGED = 'valid'  # The split that curves are of.
 
@@ -34,20 +30,18 @@ def run(setting: proteins.Setting, *, seed: int) -> study.Record:
     loss; `finite`, 1 or 0; and `seconds` per step with its share of judging.
   """
   count, start = setting.steps // setting.every, time.monotonic()
-  with papers_training.opened(
-    proteins.trainer(setting), seed=seed, judges=(JUDGED,)
-  ) as experiment:
-    try:
-      driven = loop.drive(experiment, setting.steps, count)
-    except metrics.NonFiniteError:
-      guess = np.full(count, np.log(_choices(setting.model)))
-      return {
-        'accuracy': np.zeros(count),
-        'loss': guess,
-        'training': guess,
-        'finite': 0.0,
-        'seconds': np.nan,
-      }
+  try:
+    driven = papers_training.driven(
+      proteins.trainer(setting),
+      seed=seed,
+      steps=setting.steps,
+      records=count,
+      judges=(JUDGED,),
+    )
+  except metrics.NonFiniteError:
+    guess = np.full(count, np.log(_choices(setting.model)))
+    found = {'accuracy': np.zeros(count), 'loss': guess, 'training': guess}
+    return found | {'finite': 0.0, 'seconds': np.nan}
   return {
     name: driven.column(f'eval/{JUDGED}/{name}')
     for name in ('accuracy', 'loss')
@@ -65,25 +59,18 @@ def _choices(model: transformer.Transformer) -> int:
   return model.vocab_size
 
 
-def arms(
-  setting: proteins.Setting, mechanisms: dict[str, Any]
-) -> dict[str, Any]:
-  """Settings that differ in the mechanism of attention."""
-  models = {k: setting.model.clone(attention=v) for k, v in mechanisms.items()}
-  return study.vary(setting, 'model', models)
+def curves(results: study.Results, metric: str, ylabel: str) -> figures.Panel:
+  """A metric of all arms over the steps of the records."""
+  setting = results.settings[results.arms[0]]
+  steps = np.arange(1, setting.steps // setting.every + 1) * setting.every
+  return figures.by_arm(
+    results, metric, steps, spread='mean', xlabel='step', ylabel=ylabel
+  )
 
 
-def favor(**options: Any) -> attention.Favor:
-  """Fast attention, without the warning that a kernel is signed.
-
-  That is the subject of the rows that have such kernels.
-  """
-  with warnings.catch_warnings():
-    warnings.simplefilter('ignore')
-    return attention.Favor(**options)
-
-
-def steps_of(setting: proteins.Setting) -> np.ndarray:
-  """The steps of the records."""
-  count = setting.steps // setting.every
-  return np.arange(1, count + 1) * setting.every
+def lost(results: study.Results) -> dict[str, int]:
+  """Number of seeds whose run was not finite, by arm that has some."""
+  counts = {
+    arm: int((1 - results(arm, 'finite')).sum()) for arm in results.arms
+  }
+  return {arm: count for arm, count in counts.items() if count}

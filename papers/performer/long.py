@@ -4,8 +4,6 @@ The cost of a step by length, with one window a step; and the accuracy that
 windows of concatenated proteins reach.
 """
 
-from typing import Any
-
 import numpy as np
 
 from papers import claims, figures, rows, study
@@ -21,15 +19,6 @@ FAVOR, EXACT = 'relu', 'exact'
 SHORT_WINDOWS, LONG_WINDOWS = 'windows of 256', 'windows of 1024'
 
 
-def _model(**sizes: Any) -> transformer.Transformer:
-  return transformer.Transformer(vocab_size=29, causal=True, **sizes)
-
-
-def favor() -> attention.Favor:
-  """The generalised Performer."""
-  return attention.Favor(kernel='relu', features=None, projection=False)
-
-
 def costs(model: transformer.Transformer, *, at: int) -> study.Record:
   """Milliseconds per position and MiB of a gradient of one window."""
   if isinstance(model.attention, attention.Exact) and at > LONGEST_EXACT:
@@ -38,29 +27,15 @@ def costs(model: transformer.Transformer, *, at: int) -> study.Record:
   return {'us': 1e3 * found['ms'] / at, 'MiB': found['MiB']}
 
 
-def _costs(**sizes: int) -> study.Study:
-  mechanisms = {FAVOR: favor(), EXACT: attention.Exact()}
-  arms = {
-    name: _model(
-      max_length=LENGTHS[-1], attention=mechanism, dropout=0.0, **sizes
-    )
-    for name, mechanism in mechanisms.items()
-  }
+def _costs(*sizes: int) -> study.Study:
+  model = proteins.model(causal=True, max_length=LENGTHS[-1], sizes=sizes)
+  mechanisms = {FAVOR: proteins.RELU_KERNEL, EXACT: attention.Exact()}
+  arms = {k: model.clone(attention=v) for k, v in mechanisms.items()}
   return study.Study(costs, arms, seeds=None, at=LENGTHS)
 
 
 def _label(arm: str, length: int, unit: str) -> str:
   return f'{arm}, L={length}, {unit}'
-
-
-def _cost_table(results: study.Results) -> dict[str, np.ndarray]:
-  return {
-    _label(arm, length, unit): results(arm, unit, at=length)
-    for arm in (FAVOR, EXACT)
-    for length in LENGTHS
-    for unit in ('us', 'MiB')
-    if arm == FAVOR or length <= LONGEST_EXACT
-  }
 
 
 def _steady(table: claims.Table) -> bool:
@@ -70,62 +45,47 @@ def _steady(table: claims.Table) -> bool:
 
 def _cost_figure(results: study.Results) -> list[figures.Panel]:
   titles = {'us': 'microseconds per position', 'MiB': 'MiB of a gradient'}
-  table = _cost_table(results)
-  panels = []
-  for unit, title in titles.items():
-    lines = []
-    for arm in (FAVOR, EXACT):
-      known = [n for n in LENGTHS if _label(arm, n, unit) in table]
-      values = [[table[_label(arm, n, unit)][0] for n in known]]
-      lines.append(figures.Line(arm, known, np.array(values)))
-    panels.append(
-      figures.Lines(
-        lines=lines,
-        xlabel='length of a window',
-        ylabel=title,
-        xscale='log2',
-        yscale='log',
-      )
+  return [
+    figures.by_place(
+      {arm: results.by_place(arm, unit) for arm in results.arms},
+      style='-',
+      xlabel='length of a window',
+      ylabel=title,
+      xscale='log2',
+      yscale='log',
     )
-  return panels
+    for unit, title in titles.items()
+  ]
 
 
-def _setting(length: int, files: dict[str, str] | None) -> proteins.Setting:
-  tiny = files is None
-  sizes = (2, 2, 64, 128) if tiny else (6, 8, 512, 2048)
+def _setting(length: int, *, tiny: bool) -> proteins.Setting:
   return proteins.Setting(
-    _model(
+    proteins.model(
+      causal=True,
       max_length=length,
-      attention=favor(),
+      attention=proteins.RELU_KERNEL,
+      sizes=proteins.TINY if tiny else proteins.REGULAR,
       dropout=0.0 if tiny else 0.1,
-      **dict(
-        zip(('num_layers', 'num_heads', 'd_model', 'd_ff'), sizes, strict=True)
-      ),
     ),
     protein_data.Proteins(
-      task='causal', max_length=length, concatenate=True, files=files
+      task='causal',
+      max_length=length,
+      concatenate=True,
+      files=None if tiny else proteins.TREMBL,
     ),
     # As many positions a step at every length.
     batch=(8192 if tiny else 2048 * 8192) // length,
     steps=300 if tiny else 100_000,
+    every=50 if tiny else 5000,
     rate=3e-3 if tiny else 1e-3,
     warmup=30 if tiny else None,
-    every=50 if tiny else 5000,
   )
 
 
-def _accuracy(scale: str) -> study.Study:
-  lengths, files = (256, 1024), None
-  if scale == 'paper':
-    lengths = (1024, 8192)
-    files = {
-      split: f'data/trembl/{split}.fasta.gz'
-      for split in ('train', *protein_data.SAMPLE_SPLITS[1:])
-    }
-  labels = (SHORT_WINDOWS, LONG_WINDOWS)
+def _accuracy(*lengths: int, tiny: bool) -> study.Study:
   arms = {
-    name: _setting(length, files)
-    for name, length in zip(labels, lengths, strict=True)
+    name: _setting(length, tiny=tiny)
+    for name, length in zip((SHORT_WINDOWS, LONG_WINDOWS), lengths, strict=True)
   }
   return study.Study(learning.run, arms)
 
@@ -141,17 +101,6 @@ def _rise(results: study.Results) -> dict[str, np.ndarray]:
   }
 
 
-def _figure(results: study.Results) -> figures.Panel:
-  return figures.by_arm(
-    results,
-    'accuracy',
-    learning.steps_of(results.settings[LONG_WINDOWS]),
-    spread='mean',
-    xlabel='step',
-    ylabel='accuracy, validation',
-  )
-
-
 ROWS = (
   rows.Row(
     id='fig7-long-cost',
@@ -159,10 +108,12 @@ ROWS = (
     'the memory of exact attention grows with the square (microseconds per '
     'position; MiB).',
     study={
-      'tiny': _costs(num_layers=2, num_heads=4, d_model=128, d_ff=256),
-      'paper': _costs(num_layers=6, num_heads=8, d_model=512, d_ff=2048),
+      'tiny': _costs(2, 4, 128, 256),
+      'paper': _costs(*proteins.REGULAR),
     },
-    ours=_cost_table,
+    ours=lambda results: rows.table(
+      results, 'us', 'MiB', form='{arm}, L={at}, {metric}'
+    ),
     published=ledger.Published(
       'exact attention does not fit at the regular size, batch 1',
       'arXiv:2009.14794, Section 4.5',
@@ -186,7 +137,10 @@ ROWS = (
     id='fig7-long-accuracy',
     claim='The Performer keeps learning on long windows of concatenated proteins '
     '(percent of residues, validation).',
-    study={scale: _accuracy(scale) for scale in ('tiny', 'paper')},
+    study={
+      'tiny': _accuracy(256, 1024, tiny=True),
+      'paper': _accuracy(1024, 8192, tiny=False),
+    },
     ours=_rise,
     published=ledger.Published(
       'about 24 % at L = 8192, still rising; exact attention of a size that fits '
@@ -201,7 +155,9 @@ ROWS = (
         paired=True,
       )
     ],
-    figure=_figure,
+    figure=lambda results: learning.curves(
+      results, 'accuracy', 'accuracy, validation'
+    ),
     headline=f'{LONG_WINDOWS}, at the end',
   ),
 )

@@ -8,11 +8,10 @@ short (8 to 63 symbols). The optimiser is that of the other rows at both scales;
 gradients and whose rate falls with the root of the step.
 """
 
+import functools
 from typing import Any
 
-import numpy as np
-
-from papers import claims, figures, rows, study
+from papers import claims, rows, study
 from papers.performer import learning, proteins
 from performer import attention
 from performer.data import listops
@@ -33,71 +32,44 @@ def mechanisms() -> dict[str, Any]:
     )
     for r in (2, 64, 256)
   }
-  return made | {
-    'relu': attention.Favor(kernel='relu', features=None, projection=False),
-    'exact': attention.Exact(),
-  }
-
-
-def _setting(**sizes: Any) -> classifier.Classifier:
-  return classifier.Classifier(
-    vocab_size=17,
-    num_classes=10,
-    attention=attention.Exact(),
-    causal=False,
-    **sizes,
-  )
+  return made | {'relu': proteins.RELU_KERNEL, 'exact': attention.Exact()}
 
 
 def studies() -> dict[str, study.Study]:
   """The mechanisms at both scales."""
+  model = functools.partial(
+    proteins.model,
+    classifier.Classifier,
+    vocab_size=17,
+    num_classes=10,
+    causal=False,
+  )
   tiny = proteins.Setting(
-    _setting(
-      max_length=64,
-      num_layers=2,
-      num_heads=4,
-      d_model=64,
-      d_ff=128,
-      dropout=0.0,
-    ),
+    model(max_length=64, sizes=(2, 4, 64, 128)),
     listops.ListOps(
       grammar=listops.Grammar(4, 5, 7, 64), num_train=20_000, num_eval=500
     ),
     batch=32,
     steps=1500,
+    every=100,
     rate=2e-3,
     warmup=100,
-    every=100,
   )
   large = proteins.Setting(
-    _setting(
-      max_length=2000,
-      num_layers=4,
-      num_heads=8,
-      d_model=512,
-      d_ff=1024,
-      dropout=0.1,
-    ),
+    model(max_length=2000, sizes=(4, 8, 512, 1024), dropout=0.1),
     listops.ListOps(),
     batch=32,
     steps=5000,
+    every=250,
     # The peak of the released schedule, 0.05 / sqrt(1000).
     rate=0.05 / 1000**0.5,
     warmup=1000,
-    every=250,
   )
   return {
     scale: study.Study(
-      learning.run, learning.arms(setting, mechanisms()), seeds=5
+      learning.run, proteins.arms(setting, mechanisms()), seeds=5
     )
     for scale, setting in (('tiny', tiny), ('paper', large))
-  }
-
-
-def _ours(results: study.Results) -> dict[str, np.ndarray]:
-  return {
-    arm: 100 * accuracy
-    for arm, accuracy in rows.table(results, 'accuracy', form='{arm}').items()
   }
 
 
@@ -112,31 +84,24 @@ def _explain(results: study.Results) -> str:
   )
 
 
-def _figure(results: study.Results) -> figures.Panel:
-  return figures.by_arm(
-    results,
-    'accuracy',
-    learning.steps_of(results.settings[MANY]),
-    spread='mean',
-    xlabel='step',
-    ylabel='accuracy, validation',
-  )
-
-
 ROWS = (
   rows.Row(
     id='lra-listops-features',
     claim='Two softmax features, as in the released configuration of ListOps, '
     'are too few (percent of expressions, validation).',
     study=studies(),
-    ours=_ours,
+    ours=lambda results: rows.table(
+      results, 'accuracy', form='{arm}', factor=100
+    ),
     published=ledger.Published(PUBLISHED, 'arXiv:2011.04006, Table 1'),
     trend=f'r = 2 at least {MARGIN:g} points below r = 64 and r = 256',
     claims=[
       claims.below(FEW, than=label, margin=MARGIN, paired=True)
       for label in (MANY, 'softmax, r=256')
     ],
-    figure=_figure,
+    figure=lambda results: learning.curves(
+      results, 'accuracy', 'accuracy, validation'
+    ),
     explain=_explain,
     headline=FEW,
   ),

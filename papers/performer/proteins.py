@@ -7,6 +7,7 @@ same parameters, data and seeds, as `performer.train` does with
 
 import dataclasses
 import functools
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -23,6 +24,12 @@ SOURCE = 'arXiv:2009.14794, Table 2'
 SOFTMAX, RELU, EXACT = 'softmax', 'relu', 'exact'
 # Copying the visible tokens scores well without modelling proteins.
 BASELINE = {'mlm': 'empirical, copying', 'causal': 'empirical baseline'}
+TREMBL = {
+  split: f'data/trembl/{split}.fasta.gz' for split in proteins.SAMPLE_SPLITS
+}
+# Layers, heads, width, and width of the MLPs.
+TINY, REGULAR = (2, 2, 64, 128), (6, 8, 512, 2048)
+RELU_KERNEL = attention.Favor(kernel='relu', features=None, projection=False)
 # Accuracy in percent and perplexity: Performer generalised, softmax,
 # Transformer, empirical baseline.
 PUBLISHED = {
@@ -55,9 +62,28 @@ class Setting:
   data: dataset.DataSet  # Proteins, or others.
   batch: int  # Sequences per step.
   steps: int  # Of training, after which the rate has fallen to 0, if it falls.
-  rate: float  # Of AdamW, at its peak.
-  warmup: int | None  # Steps in which the rate rises; None: it is constant.
   every: int  # Steps between records.
+  rate: float = 1e-3  # Of AdamW, at its peak.
+  # Steps in which the rate rises; None: it is constant.
+  warmup: int | None = None
+
+
+def model(
+  make: Callable[..., transformer.Transformer] = transformer.Transformer,
+  *,
+  sizes: tuple[int, int, int, int],
+  **options: Any,
+) -> transformer.Transformer:
+  """A model with exact attention; 29 tokens and no dropout unless told.
+
+  Args:
+    make: makes it.
+    sizes: layers, heads, width, and width of the MLPs.
+    **options: of `make`.
+  """
+  names = ('num_layers', 'num_heads', 'd_model', 'd_ff')
+  common = {'vocab_size': 29, 'dropout': 0.0, 'attention': attention.Exact()}
+  return make(**common | dict(zip(names, sizes, strict=True)) | options)
 
 
 def trainer(setting: Setting) -> training.LanguageModelTrainer:
@@ -102,66 +128,40 @@ def run(setting: Setting, *, seed: int) -> study.Record:
 
 def studies(task: str) -> dict[str, study.Study]:
   """The mechanisms at both scales."""
-  common: dict[str, Any] = {'vocab_size': 29, 'causal': task == 'causal'}
   masks = 'bert' if task == 'mlm' else None
+  data = functools.partial(proteins.Proteins, task=task, masking=masks)
+  common: dict[str, Any] = {'causal': task == 'causal'}
   tiny = Setting(
-    transformer.Transformer(
-      attention=attention.Exact(),
-      max_length=256,
-      num_layers=2,
-      num_heads=2,
-      d_model=128,
-      d_ff=256,
-      dropout=0.0,
-      **common,
-    ),
-    proteins.Proteins(task=task, max_length=256, masking=masks),
+    model(max_length=256, sizes=(2, 2, 128, 256), **common),
+    data(max_length=256),
     batch=16,
     # In the causal task every token is a target, not one in seven.
     steps=400 if task == 'mlm' else 300,
+    every=20,
     rate=3e-3,
     warmup=50,
-    every=20,
   )
-  splits = ('train', *proteins.SAMPLE_SPLITS[1:])
+  common |= {'dropout': 0.1, 'dtype': 'bfloat16', 'remat': True}
   large = Setting(
-    transformer.Transformer(
-      attention=attention.Exact(),
-      max_length=1024,
-      num_layers=36,
-      num_heads=8,
-      d_model=512,
-      d_ff=1024,
-      dropout=0.1,
-      dtype='bfloat16',
-      remat=True,
-      **common,
-    ),
-    proteins.Proteins(
-      task=task,
-      max_length=1024,
-      masking=masks,
-      files={split: f'data/trembl/{split}.fasta.gz' for split in splits},
-    ),
+    model(max_length=1024, sizes=(36, 8, 512, 1024), **common),
+    data(max_length=1024, files=TREMBL),
     batch=2048,
     steps=1_000_000,
-    rate=1e-3,
-    warmup=None,
     every=1000,
   )
   return {'tiny': _study(tiny, features=64), 'paper': _study(large, 256)}
 
 
-def _study(setting: Setting, features: int) -> study.Study:
-  mechanisms = {
-    SOFTMAX: attention.Favor(
-      kernel='softmax_hyp', features=features, norm='chi'
-    ),
-    RELU: attention.Favor(kernel='relu', features=None, projection=False),
-    EXACT: attention.Exact(),
-  }
+def arms(setting: Setting, mechanisms: dict[str, Any]) -> dict[str, Setting]:
+  """Settings that differ in the mechanism of attention."""
   models = {k: setting.model.clone(attention=v) for k, v in mechanisms.items()}
-  return study.Study(run, study.vary(setting, 'model', models))
+  return study.vary(setting, 'model', models)
+
+
+def _study(setting: Setting, features: int) -> study.Study:
+  softmax = attention.Favor(kernel='softmax_hyp', features=features, norm='chi')
+  mechanisms = {SOFTMAX: softmax, RELU: RELU_KERNEL, EXACT: attention.Exact()}
+  return study.Study(run, arms(setting, mechanisms))
 
 
 def _table(results: study.Results, column: str) -> dict[str, np.ndarray]:

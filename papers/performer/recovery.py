@@ -9,14 +9,14 @@ over pairs of different residues (Fig. 13; this normalisation is our choice).
 """
 
 import dataclasses
+import itertools
 
 import numpy as np
-from jaxtyping import Float, Int
 
 from papers import claims, figures, rows, study
 from papers import training as papers_training
-from papers.performer import blosum, learning, proteins
-from performer import attention, results
+from papers.performer import learning, proteins
+from performer import attention, residues, results
 from performer.data import proteins as protein_data
 from performer.data import vocabulary
 from performer.models import transformer
@@ -33,45 +33,6 @@ class Setting:
 
   training: proteins.Setting  # Model, data and lengths.
   sequences: int = 64  # Validation sequences that are looked at.
-
-
-def pair_sums(
-  maps: Float[np.ndarray, 'n l l'], ids: Int[np.ndarray, 'l']
-) -> Float[np.ndarray, '2 20 20']:
-  """Attention by residues of query and key, found and expected.
-
-  Args:
-    maps: attention matrices of a sequence.
-    ids: its tokens, residues and others.
-
-  Returns:
-    Sums over matrices and pairs of different positions: of attention, and of
-    what each row would give if it attended to the other positions alike.
-  """
-  one_hot = np.zeros((ids.size, _STANDARD))
-  known = ids < _STANDARD
-  one_hot[np.flatnonzero(known), ids[known]] = 1
-  apart = 1 - np.eye(ids.size)
-  away = maps.sum(0) * apart
-  share = away.sum(-1, keepdims=True) / (ids.size - 1) * apart
-  return np.stack([one_hot.T @ x @ one_hot for x in (away, share)])
-
-
-def similarity(
-  sums: Float[np.ndarray, '2 20 20'],
-) -> Float[np.ndarray, '20 20']:
-  """Attention over its expectation, symmetric; NaN for residues not met."""
-  found, expected = sums + np.swapaxes(sums, 1, 2)
-  with np.errstate(invalid='ignore', divide='ignore'):
-    return found / expected
-
-
-def correlation(ratios: Float[np.ndarray, '20 20']) -> float:
-  """Pearson's correlation with BLOSUM62 over pairs of different residues."""
-  above = np.triu_indices(_STANDARD, 1)
-  values, scores = ratios[above], blosum.blosum62()[above]
-  known = np.isfinite(values)
-  return float(np.corrcoef(values[known], scores[known])[0, 1])
 
 
 def look(
@@ -109,13 +70,13 @@ def look(
     columns = np.sort(maps.mean(1), -1)[:, ::-1]
     vertical.append(columns[:, : max(length // 10, 1)].sum(-1))
     # Hidden residues count as what they are.
-    sums += pair_sums(maps, batch['targets'][0, :length])
-  ratios = similarity(sums)
+    sums += residues.pair_sums(maps, batch['targets'][0, :length])
+  ratios = residues.similarity(sums)
   return {
     'rows': off,
     'near': np.mean(near, 0).max(),
     'vertical': np.mean(vertical, 0).max(),
-    'correlation': correlation(ratios),
+    'correlation': residues.correlation(ratios),
     'ratios': ratios,
   }
 
@@ -127,11 +88,8 @@ def run(setting: Setting, *, seed: int) -> study.Record:
     See `look`; names begin with `new ` before training.
   """
   trainer = proteins.trainer(setting.training)
-  batches = []
-  for batch in trainer.data.eval_batches(learning.JUDGED, batch_size=1):
-    batches.append(batch)
-    if len(batches) == setting.sequences:
-      break
+  held_out = trainer.data.eval_batches(learning.JUDGED, batch_size=1)
+  batches = [*itertools.islice(held_out, setting.sequences)]
   with papers_training.opened(trainer, seed=seed) as experiment:
     before = look(trainer.model, experiment.init(), batches)
     driven = loop.drive(experiment, setting.training.steps)
@@ -139,72 +97,47 @@ def run(setting: Setting, *, seed: int) -> study.Record:
   return {f'new {k}': v for k, v in before.items()} | dict(after)
 
 
-def _model(**sizes: object) -> transformer.Transformer:
-  return transformer.Transformer(vocab_size=29, causal=False, **sizes)
-
-
 def _study(scale: str) -> study.Study:
   tiny = scale == 'tiny'
   length = 128 if tiny else 1024
-  sizes = (2, 2, 128, 256) if tiny else (36, 8, 512, 1024)
-  names = ('num_layers', 'num_heads', 'd_model', 'd_ff')
-  splits = ('train', *protein_data.SAMPLE_SPLITS[1:])
   setting = proteins.Setting(
-    _model(
+    proteins.model(
+      causal=False,
       max_length=length,
-      attention=attention.Exact(),
+      sizes=(2, 2, 128, 256) if tiny else (36, 8, 512, 1024),
       dropout=0.0 if tiny else 0.1,
-      **dict(zip(names, sizes, strict=True)),
     ),
     protein_data.Proteins(
       task='mlm',
       max_length=length,
       masking='bert',
-      files=None
-      if tiny
-      else {split: f'data/trembl/{split}.fasta.gz' for split in splits},
+      files=None if tiny else proteins.TREMBL,
     ),
     batch=16 if tiny else 2048,
     steps=600 if tiny else 1_000_000,
+    every=50 if tiny else 1000,
     rate=3e-3 if tiny else 1e-3,
     warmup=50 if tiny else None,
-    every=50 if tiny else 1000,
   )
-  mechanisms = {
-    'exact': attention.Exact(),
-    'relu': attention.Favor(kernel='relu', features=None, projection=False),
-  }
-  return study.Study(
-    run,
-    {
-      arm: Setting(found, 64 if tiny else 800)
-      for arm, found in learning.arms(setting, mechanisms).items()
-    },
-  )
+  mechanisms = {'exact': attention.Exact(), 'relu': proteins.RELU_KERNEL}
+  arms = proteins.arms(setting, mechanisms)
+  sequences = 64 if tiny else 800
+  return study.Study(run, {k: Setting(v, sequences) for k, v in arms.items()})
 
 
 STUDY = {scale: _study(scale) for scale in ('tiny', 'paper')}
 _NAMES = {'': 'trained', 'new ': 'new'}
 
 
-def _table(found: study.Results, metric: str) -> dict[str, np.ndarray]:
+def _table(
+  found: study.Results, *metrics: str, form: str = '{arm}, {when}: {metric}'
+) -> dict[str, np.ndarray]:
   return {
-    f'{arm}, {label}': found(arm, f'{prefix}{metric}')
+    form.format(arm=arm, when=when, metric=metric): found(arm, prefix + metric)
+    for metric in metrics
     for arm in found.arms
-    for prefix, label in _NAMES.items()
+    for prefix, when in _NAMES.items()
   }
-
-
-def _patterns(found: study.Results) -> dict[str, np.ndarray]:
-  return {
-    f'{label}: {kind}': values
-    for kind in ('near', 'vertical')
-    for label, values in _table(found, kind).items()
-  }
-
-
-def _rows_off(found: study.Results) -> dict[str, np.ndarray]:
-  return {f'{k}: rows': v for k, v in _table(found, 'rows').items()}
 
 
 def _figure(found: study.Results) -> figures.Panel:
@@ -221,8 +154,8 @@ ROWS = (
     claim='Trained attention has heads that look at neighbours and heads that '
     'look at few positions (shares of attention, of the head with most).',
     study=STUDY,
-    ours=_patterns,
-    unlisted=_rows_off,
+    ours=lambda found: _table(found, 'near', 'vertical'),
+    unlisted=lambda found: _table(found, 'rows'),
     published=ledger.Published(
       'pictures with diagonal and vertical patterns',
       'arXiv:2009.14794, Fig. 10 to 12',
@@ -250,7 +183,7 @@ ROWS = (
     claim='Trained attention finds similar amino acids similar (correlation with '
     'BLOSUM62 over pairs of different residues).',
     study=STUDY,
-    ours=lambda found: _table(found, 'correlation'),
+    ours=lambda found: _table(found, 'correlation', form='{arm}, {when}'),
     published=ledger.Published(
       'pictures; D and E, F and Y are similar in both',
       'arXiv:2009.14794, Fig. 13',

@@ -12,12 +12,12 @@ from typing import Any
 import numpy as np
 
 from papers import claims, figures, rows, study
+from papers import mechanisms as mechanisms_lib
 from papers.performer import learning, proteins
 from performer import attention
 from performer.baselines import linformer
 from performer.data import documents, subwords
 from performer.data import proteins as protein_data
-from performer.models import transformer
 from runtime.record import ledger
 
 EXACT, TRIG, LINFORMER = 'exact', 'trig, redrawn', 'Linformer, redrawn'
@@ -41,7 +41,7 @@ def mechanisms(
   """
 
   def favor(kernel: str, redraw_every: int | None) -> attention.Favor:
-    return learning.favor(
+    return mechanisms_lib.favor(
       kernel=kernel, features=features, redraw_every=redraw_every
     )
 
@@ -57,67 +57,49 @@ def mechanisms(
   }
 
 
-def _tiny() -> study.Study:
-  setting = proteins.Setting(
-    transformer.Transformer(
-      vocab_size=29,
-      max_length=128,
-      attention=attention.Exact(),
-      causal=False,
-      num_layers=2,
-      num_heads=2,
-      d_model=64,
-      d_ff=128,
-      dropout=0.0,
-    ),
-    protein_data.Proteins(task='mlm', max_length=128, masking='bert'),
-    batch=16,
-    steps=400,
-    rate=3e-3,
-    warmup=50,
-    every=50,
-  )
-  found = mechanisms(
-    features=32, length=128, rows_of_linformer=32, every=100, often=10
-  )
-  return study.Study(learning.run, learning.arms(setting, found), seeds=SEEDS)
+_TINY = proteins.Setting(
+  proteins.model(causal=False, max_length=128, sizes=proteins.TINY),
+  protein_data.Proteins(task='mlm', max_length=128, masking='bert'),
+  batch=16,
+  steps=400,
+  every=50,
+  rate=3e-3,
+  warmup=50,
+)
+_LARGE = proteins.Setting(
+  proteins.model(
+    vocab_size=32770,
+    causal=False,
+    max_length=8192,
+    sizes=proteins.REGULAR,
+    dropout=0.1,
+    dtype='bfloat16',
+    remat=True,
+  ),
+  subwords.Subwords(
+    task='mlm',
+    max_length=8192,
+    model='data/pg19/unigram32768.model',
+    documents=documents.pg19(),
+    pieces_per_word=subwords.pg19_pieces_per_word(),
+  ),
+  batch=64,
+  steps=300_000,
+  every=10_000,
+)
 
 
-def _paper() -> study.Study:
-  setting = proteins.Setting(
-    transformer.Transformer(
-      vocab_size=32770,
-      max_length=8192,
-      attention=attention.Exact(),
-      causal=False,
-      num_layers=6,
-      num_heads=8,
-      d_model=512,
-      d_ff=2048,
-      dropout=0.1,
-      dtype='bfloat16',
-      remat=True,
-    ),
-    subwords.Subwords(
-      task='mlm',
-      max_length=8192,
-      model='data/pg19/unigram32768.model',
-      documents=documents.pg19(),
-      pieces_per_word=subwords.pg19_pieces_per_word(),
-    ),
-    batch=64,
-    steps=300_000,
-    rate=1e-3,
-    warmup=None,
-    every=10_000,
-  )
-  found = mechanisms(
-    features=256, length=8192, rows_of_linformer=600, every=1000, often=100
-  )
-  return study.Study(learning.run, learning.arms(setting, found), seeds=SEEDS)
+def _study(setting: proteins.Setting, **sizes: int) -> study.Study:
+  found = mechanisms(length=setting.model.max_length, **sizes)
+  return study.Study(learning.run, proteins.arms(setting, found), seeds=SEEDS)
 
 
-STUDY = {'tiny': _tiny(), 'paper': _paper()}
+STUDY = {
+  'tiny': _study(_TINY, features=32, rows_of_linformer=32, every=100, often=10),
+  'paper': _study(
+    _LARGE, features=256, rows_of_linformer=600, every=1000, often=100
+  ),
+}
 
 
 def _losses(results: study.Results) -> dict[str, np.ndarray]:
@@ -143,12 +125,9 @@ def _gap(label: str) -> claims.Derived:
 
 
 def _finite(results: study.Results) -> str:
-  lost = {arm: int((1 - results(arm, 'finite')).sum()) for arm in results.arms}
-  lost = {arm: count for arm, count in lost.items() if count}
+  lost = learning.lost(results)
   return (
-    'All runs stayed finite.'
-    if not lost
-    else f'Runs that were not finite: {lost}.'
+    f'Runs that were not finite: {lost}.' if lost else 'All runs stayed finite.'
   )
 
 
@@ -162,14 +141,7 @@ def _costs(results: study.Results) -> str:
 
 
 def _figure(results: study.Results) -> figures.Panel:
-  return figures.by_arm(
-    results,
-    'loss',
-    learning.steps_of(results.settings[EXACT]),
-    spread='mean',
-    xlabel='step',
-    ylabel='nats per hidden token, validation',
-  )
+  return learning.curves(results, 'loss', 'nats per hidden token, validation')
 
 
 ROWS = (

@@ -8,15 +8,16 @@ CPU the time is that of all threads, which other processes do not lengthen.
 
 import dataclasses
 import functools
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Sequence
 
 import jax
 import numpy as np
 
 from benchmarks import attention_forms as forms
 from benchmarks import attention_runs as runs
-from benchmarks import growth, harness, programs
-from papers import claims, figures, rows, study
+from benchmarks import harness, programs
+from papers import claims, figures, rows, scaling, study
 from performer import attention
 from runtime.record import ledger
 
@@ -97,51 +98,18 @@ def _study(longest: int) -> study.Study:
 
 
 _STUDIES = {'tiny': _study(13), 'paper': _study(16)}
-Times = Mapping[int, np.ndarray]  # Seconds of every seed by length.
-
-
-def _times(results: study.Results, kind: str, form: str) -> Times:
-  """The lengths at which a form fits."""
-  return {
-    length: results(kind, form, at=length)
-    for length in results.study.at
-    if form in results.records[kind, length][0]
-  }
-
-
-def _by_seed(times: Times) -> list[dict[int, float]]:
-  values = np.stack([*times.values()], axis=1)
-  return [dict(zip(times, line, strict=True)) for line in values]
-
-
-def _slopes(times: Times, low: int, high: int) -> list[float]:
-  """Exponent of the length between two lengths, for each seed."""
-  chosen = {n: v for n, v in times.items() if low <= n <= high}
-  return [growth.slope(line) for line in _by_seed(chosen)]
 
 
 def _exponents(results: study.Results) -> dict[str, list[float]]:
   found = {}
   for kind in forms.KINDS:
-    for name, form, low, high in (
-      ('FAVOR+', FAVOR, 0, 1 << 20),
+    for name, form, least, most in (
+      ('FAVOR+', FAVOR, 0, math.inf),
       ('exact', EXACT, 1024, 4096),
-      ('returns V', IDENTITY, 1024, 1 << 20),
+      ('returns V', IDENTITY, 1024, math.inf),
     ):
-      times = _times(results, kind, form)
-      found[f'{name}, {kind}'] = _slopes(times, low, high)
-  return found
-
-
-def _crossovers(results: study.Results) -> dict[str, list[float]]:
-  """Length from which FAVOR+ is faster; twice the longest if none."""
-  found = {}
-  for kind in forms.KINDS:
-    ours, exact = (_times(results, kind, form) for form in (FAVOR, EXACT))
-    ratios = {n: exact[n] / ours[n] for n in exact}
-    found[kind] = [
-      growth.crossover(line) or 2.0 * max(exact) for line in _by_seed(ratios)
-    ]
+      times = results.by_place(kind, form)
+      found[f'{name}, {kind}'] = scaling.exponents(times, least, most)
   return found
 
 
@@ -149,7 +117,7 @@ def _causal_ratios(results: study.Results) -> dict[str, np.ndarray]:
   found = {}
   for what in ('forward', 'forward+backward'):
     one, two = (
-      _times(results, f'{direction} {what}', FAVOR)
+      results.by_place(f'{direction} {what}', FAVOR)
       for direction in ('bidirectional', 'causal')
     )
     found |= {f'{what} L={n}': two[n] / one[n] for n in one if n >= 1024}
@@ -158,18 +126,9 @@ def _causal_ratios(results: study.Results) -> dict[str, np.ndarray]:
 
 def _figure(results: study.Results) -> list[figures.Panel]:
   return [
-    figures.Lines(
-      lines=[
-        figures.Line(
-          form,
-          [*times],
-          1e3 * np.stack([*times.values()], axis=1),
-          spread='range',
-          style='o-',
-        )
-        for form in NAMES
-        for times in [_times(results, kind, form)]
-      ],
+    figures.by_place(
+      {form: results.by_place(kind, form) for form in NAMES},
+      unit=1e-3,
       xlabel='length L',
       ylabel=f'{kind}: time (ms)',
       xscale='log2',
@@ -179,20 +138,17 @@ def _figure(results: study.Results) -> list[figures.Panel]:
   ]
 
 
-def _row(**fields: object) -> rows.Row:
-  return rows.Row(
-    study=_STUDIES,
-    figure=_figure,
-    title='B = 1, H = 8, d = 64, r = 256, float32',
-    explain=lambda results: (
-      'Times are CPU times of all threads.'
-      if _clock() == 'cpu'
-      else 'Times are by the wall clock.'
-    ),
-    **fields,
-  )
-
-
+_row = functools.partial(
+  rows.Row,
+  study=_STUDIES,
+  figure=_figure,
+  title='B = 1, H = 8, d = 64, r = 256, float32',
+  explain=lambda results: (
+    'Times are CPU times of all threads.'
+    if _clock() == 'cpu'
+    else 'Times are by the wall clock.'
+  ),
+)
 ROWS = (
   _row(
     id='fig3-growth',
@@ -211,7 +167,12 @@ ROWS = (
     id='fig3-crossover',
     claim='From some length on FAVOR+ is faster than exact attention (that '
     'length, interpolated; the least one measured if from the start).',
-    ours=_crossovers,
+    ours=lambda results: {
+      kind: scaling.crossovers(
+        *(results.by_place(kind, form) for form in (FAVOR, EXACT))
+      )
+      for kind in forms.KINDS
+    },
     published=ledger.Published('curves, no numbers', SOURCE),
     trend='below 1024 for every kind',
     claims=[claims.below(kind, than=1024.0) for kind in forms.KINDS],

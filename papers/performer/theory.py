@@ -10,14 +10,13 @@ V = 1.
 
 import dataclasses
 import functools
-import warnings
 from collections.abc import Iterator
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from papers import claims, figures, rows, study
+from papers import claims, figures, mechanisms, rows, study
 from performer import attention
 from performer.attention.analysis import theory
 from runtime.record import ledger
@@ -49,15 +48,13 @@ class Setting:
   @property
   def favor(self) -> attention.Favor:
     """The mechanism; draws stand in the place of heads."""
-    with warnings.catch_warnings():
-      warnings.simplefilter('ignore')  # That trig is signed is no surprise.
-      return attention.Favor(
-        kernel=f'softmax_{self.kernel}',
-        features=self.rows * KERNELS[self.kernel],
-        norm=self.norm,
-        renormalize=False,
-        per_head=True,
-      )
+    return mechanisms.with_projections(
+      f'softmax_{self.kernel}',
+      self.rows,
+      norm=self.norm,
+      renormalize=False,
+      per_head=True,
+    )
 
 
 def _vectors(points: object) -> tuple[jax.Array, jax.Array]:

@@ -246,12 +246,12 @@ def _explain(results: study.Results) -> str:
 
 def _figure(results: study.Results) -> figures.Panel:
   setting: Any = results.settings[TUNED]
-  steps = range(0, setting.steps + 1, setting.every)
-  return figures.Lines(
-    lines=[
-      figures.Line(arm, [*steps], results(arm, 'accuracy'), spread='mean')
-      for arm in (TUNED, SCRATCH)
-    ],
+  return figures.by_arm(
+    results,
+    'accuracy',
+    range(0, setting.steps + 1, setting.every),
+    arms=(TUNED, SCRATCH),
+    spread='mean',
     levels={
       EXACT: results.last(EXACT, 'accuracy').mean(),
       COMMONEST: results(EXACT, 'commonest').mean(),

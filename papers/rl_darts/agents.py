@@ -3,46 +3,34 @@
 import dataclasses
 import functools
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from nas.rl_darts import genotype, networks, probabilities, search, spaces
-from papers import claims, figures, rows, study, training
+from papers import claims, figures, rows, study
 from papers.rl_darts import games, runs
 from papers.rl_darts.search import DERIVED, SUPERNET
 from rl import rainbow, sac
-from rl import results as rl_results
 from rl import training as rl_training
 from rl.envs import frames, lanes, pendulum, pixels, protocol
-from runtime import loop
-
-__all__ = ['ROWS', 'Setting', 'run']
 
 _LAST = 5  # Records whose mean is the level of a run.
 
 
 @dataclasses.dataclass(frozen=True)
 class Setting:
-  """A search by an agent.
+  """A search by an agent."""
 
-  Attributes:
-    agent: with a supernet.
-    game: makes lanes to learn in.
-    iterations: of the agent.
-    records: of a run, at equal distances.
-    retrain: whether the derived cell is trained from scratch as well.
-    lanes: n.
-  """
-
-  agent: Any
-  game: Callable[[int], protocol.VectorEnvironment]
-  iterations: int
-  records: int = 20
+  agent: Any  # With a supernet.
+  game: Callable[[int], protocol.VectorEnvironment]  # Makes lanes to learn in.
+  iterations: int  # Of the agent.
+  records: int = 20  # Of a run, at equal distances.
+  # Whether the derived cell is trained from scratch as well.
   retrain: bool = False
-  lanes: int = 4
+  lanes: int = 4  # n.
 
 
 def pendulum_pictures(num_lanes: int) -> frames.Stacked:
@@ -51,76 +39,32 @@ def pendulum_pictures(num_lanes: int) -> frames.Stacked:
   return frames.Stacked(lanes.Lanes(view, num_lanes), 2)
 
 
-class _Learnt(NamedTuple):
-  """Agents after training: parameters, and returns by record."""
-
-  driven: loop.Driven
-  params: Any
-  returns: np.ndarray
-
-  def record(self, agent: int) -> dict[str, Any]:
-    """Numbers of one agent."""
-    returns = self.returns[agent]
-    return {'returns': returns, 'level': np.nanmean(returns[-_LAST:])}
-
-
-def _learn(
-  setting: Setting, algorithm: Any, *, seed: int, agents: int, cells: Any = None
-) -> _Learnt:
-  """Trains agents in one program.
-
-  Args:
-    setting: of the run.
-    algorithm: the agent, or a search around it.
-    seed: of all agents.
-    agents: their number.
-    cells: parameters of searches, whose cells are trained from scratch.
-  """
-  trainer = rl_training.AgentTrainer(
-    algorithm,
-    setting.game(setting.lanes),
-    num_agents=agents,
-    iterations_per_step=setting.iterations // setting.records,
-  )
-  with training.opened(trainer, seed=seed) as experiment:
-
-    def init() -> Any:
-      state, learner = experiment.init(), trainer.learner
-      if cells is None:
-        return state
-      params = _masked(state.learner.params, cells, setting.agent.encoder.space)
-      target = jax.tree.map(jnp.copy, learner.judge(params))
-      return state.replace(
-        learner=state.learner.replace(params=params, target=target)
-      )
-
-    changed = dataclasses.replace(experiment, init=init)
-    driven = loop.drive(changed, setting.records, setting.records)
-  returns = rl_results.returns(driven.rows, 'train/episode_return')[1]
-  return _Learnt(driven, trainer.learner.params(driven.state.learner), returns)
-
-
-def _masked(params: Any, searched: Any, space: spaces.CellSpace) -> Any:
-  """New parameters with the cells of searches, several agents at once."""
+def _cells(
+  searched: Any, space: spaces.CellSpace, learner: Any, state: Any
+) -> Any:
+  """New learners with the cells of searches, several agents at once."""
 
   def masks(logits: jax.Array) -> jax.Array:
     p = probabilities.probabilities({'edges': logits})['edges']
     return genotype.mixing(genotype.edge_labels(p, space), len(space.ops))
 
-  return jax.tree_util.tree_map_with_path(
+  params = jax.tree_util.tree_map_with_path(
     lambda path, new, old: (
       jax.vmap(masks)(old) if probabilities.is_alpha(path) else new
     ),
-    params,
+    state.params,
     searched,
   )
+  target = jax.tree.map(jnp.copy, learner.judge(params))
+  return state.replace(params=params, target=target)
 
 
 def run(setting: Setting, *, seeds: Sequence[int]) -> list[study.Record]:
   """Returns of searches, of their cells from scratch, and of random actions."""
   agents = runs.agents_for(seeds)
+  learn = functools.partial(runs.learn, setting, agents=agents)
   algorithm = search.Search(setting.agent, iterations=setting.iterations)
-  found = _learn(setting, algorithm, seed=0, agents=agents)
+  found = learn(algorithm, setting.game(setting.lanes), seed=0)
   random = rl_training.random_returns(setting.game(32), 0, episodes=2).mean()
   steps = setting.iterations * setting.lanes * setting.agent.unroll_length
   common = {
@@ -130,18 +74,18 @@ def run(setting: Setting, *, seeds: Sequence[int]) -> list[study.Record]:
   }
   if 'train/overflow' in found.driven.rows[-1]:
     common['overflow'] = found.driven.column('train/overflow').max()
-  records = [common | found.record(seed) for seed in seeds]
+  records = [common | found.record(seed, last=_LAST) for seed in seeds]
   if not setting.retrain:
     return records
   encoder = setting.agent.encoder.clone(architecture=networks.Masked())
-  again = _learn(
-    setting,
+  params = found.trainer.learner.params(found.driven.state.learner)
+  again = learn(
     dataclasses.replace(setting.agent, encoder=encoder),
+    setting.game(setting.lanes),
     seed=1,
-    agents=agents,
-    cells=found.params,
+    change=functools.partial(_cells, params, encoder.space),
   )
-  cells = [again.record(seed) for seed in seeds]
+  cells = [again.record(seed, last=_LAST) for seed in seeds]
   return [
     record | {f'cell_{name}': value for name, value in cell.items()}
     for record, cell in zip(records, cells, strict=True)
@@ -150,16 +94,16 @@ def run(setting: Setting, *, seeds: Sequence[int]) -> list[study.Record]:
 
 def _figure(results: study.Results) -> figures.Panel:
   (arm,) = results.arms
-  steps = results(arm, 'steps')[0]
   names = {'returns': SUPERNET, 'cell_returns': DERIVED}
-  known = [n for n in names if n in results.records[arm, None][0]]
-  count = results(arm, 'returns').shape[1]
-  x = np.linspace(0, steps, count + 1)[1:]
-  return figures.Lines(
-    lines=[
-      figures.Line(names[n], x, results.curves(arm, n), spread='mean')
-      for n in known
-    ],
+  curves = {
+    label: results.curves(arm, name)
+    for name, label in names.items()
+    if name in results.records[arm, None][0]
+  }
+  return figures.lines(
+    curves,
+    runs.steps_of(results, arm),
+    spread='mean',
     levels={'random actions': results(arm, 'random')[0]},
     xlabel='steps',
     ylabel='return while training',

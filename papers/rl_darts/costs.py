@@ -1,86 +1,67 @@
 """What a search costs: CPU time of gradients, against IMPALA's network."""
 
 import dataclasses
-import statistics
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from benchmarks import harness, programs
 from nas.rl_darts import networks
 from papers import claims, figures, rows, study
 from rl import networks as rl_networks
 from runtime.record import ledger
-
-__all__ = ['ROWS', 'Setting', 'run']
 
 FUSED, NAIVE, IMPALA = 'fused', 'naive', 'IMPALA'
 
 
 @dataclasses.dataclass(frozen=True)
 class Setting:
-  """Pictures and a network.
+  """Pictures and a network."""
 
-  Attributes:
-    side: of pictures, pixels.
-    depths: channels of the stages.
-    batch: pictures at once.
-    rounds: of which the median is taken; the forms take turns.
-  """
-
-  side: int
-  depths: tuple[int, ...]
-  batch: int = 64
-  rounds: int = 5
+  side: int  # Of pictures, pixels.
+  depths: tuple[int, ...]  # Channels of the stages.
+  batch: int = 64  # Pictures at once.
+  rounds: int = 5  # Of which the median is taken; the forms take turns.
 
 
-def _gradient(
-  network: Any, setting: Setting
-) -> tuple[Callable[[], Any], float]:
-  """A call that computes gradients of all parameters, and its FLOPs."""
+def _gradient(network: Any, setting: Setting) -> programs.Program:
+  """Computes gradients of all parameters for a batch; a unit is a picture."""
   shape = (setting.batch, setting.side, setting.side, 3)
   x = jax.random.uniform(jax.random.key(0), shape)
   params = jax.jit(network.init)(jax.random.key(1), x[:1])
   loss = lambda params: jnp.sum(network.apply(params, x) ** 2)
-  program = jax.jit(jax.grad(loss)).lower(params).compile()
-  flops = float(program.cost_analysis()['flops'])
-  return lambda: jax.block_until_ready(program(params)), flops
-
-
-def _seconds(call: Callable[[], Any]) -> float:
-  """CPU seconds."""
-  start = time.process_time()
-  call()
-  return time.process_time() - start
+  inputs = lambda seed: (params,)
+  return programs.compiled(jax.grad(loss), inputs, units=setting.batch)
 
 
 def run(setting: Setting, *, seeds: Sequence[int]) -> list[study.Record]:
   """CPU seconds and FLOPs per picture; each seed is one more measurement."""
   micro = networks.Micro(depths=setting.depths)
-  built = {
-    FUSED: _gradient(micro, setting),
-    NAIVE: _gradient(micro.clone(form='naive'), setting),
-    IMPALA: _gradient(rl_networks.ImpalaCNN(setting.depths), setting),
+  forms = {
+    FUSED: micro,
+    NAIVE: micro.clone(form='naive'),
+    IMPALA: rl_networks.ImpalaCNN(setting.depths),
   }
-  for call, _ in built.values():
-    call()
-  records = []
-  for _ in seeds:
-    times = {name: [] for name in built}
-    for _ in range(setting.rounds):
-      for name, (call, _) in built.items():
-        times[name].append(_seconds(call) / setting.batch)
-    records.append(
-      {name: statistics.median(found) for name, found in times.items()}
-      | {
-        f'{name} flops': flops / setting.batch
-        for name, (_, flops) in built.items()
-      }
-    )
-  return records
+  built = {
+    harness.Form(name, _gradient): _gradient(network, setting)
+    for name, network in forms.items()
+  }
+  flops = {
+    f'{form.key} flops': program.call.cost_analysis()['flops'] / setting.batch
+    for form, program in built.items()
+  }
+  how = programs.Settings(rounds=setting.rounds, seconds=60.0)
+  return [
+    flops
+    | {
+      one.form: one.median('cpu')
+      for one in harness.measure(setting, built, how)
+    }
+    for _ in seeds
+  ]
 
 
 def _ratios(results: study.Results) -> dict[str, np.ndarray]:
@@ -94,12 +75,10 @@ def _ratios(results: study.Results) -> dict[str, np.ndarray]:
 
 
 def _figure(results: study.Results) -> figures.Panel:
-  return figures.Bars(
-    names=list(results.arms),
-    groups={
-      name: [1e3 * results(arm, name).mean() for arm in results.arms]
-      for name in (FUSED, NAIVE, IMPALA)
-    },
+  return figures.bars(
+    results,
+    {name: name for name in (FUSED, NAIVE, IMPALA)},
+    factor=1e3,
     xlabel='CPU ms per gradient of a picture',
     xscale='log',
   )

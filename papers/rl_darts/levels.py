@@ -9,8 +9,6 @@ from papers import claims, figures, rows, study
 from papers.rl_darts import games, runs
 from papers.rl_darts.search import FAST, GRID, IMPALA, SUPERNET
 
-__all__ = ['ROWS']
-
 _COUNTS = (10, 50)
 _ALL = 'all'
 
@@ -36,7 +34,7 @@ def _by_levels() -> dict[str, runs.Setting]:
 
 def _gaps(results: study.Results) -> dict[str, np.ndarray]:
   """Returns of training, and what they lose on fresh levels."""
-  found = {f'{arm}: return': results(arm, 'level') for arm in results.arms}
+  found = rows.table(results, 'level', form='{arm}: return')
   for network in (SUPERNET, IMPALA):
     for count in _COUNTS:
       arm = f'{network}, {count} levels'
@@ -75,13 +73,6 @@ _WITHOUT = {
 }
 
 
-def _ablations() -> dict[str, runs.Setting]:
-  found = {}
-  for arm, shut in _WITHOUT.items():
-    found[arm] = dataclasses.replace(GRID, shut=shut)
-  return found
-
-
 def _modes() -> dict[str, runs.Setting]:
   """Joint search on all levels; bi-level with other levels for the logits."""
   apart = runs.Setting(
@@ -97,12 +88,10 @@ def _modes() -> dict[str, runs.Setting]:
 
 
 def _returns(results: study.Results) -> figures.Panel:
-  steps = results(results.arms[0], 'steps')[0]
-  records = results(results.arms[0], 'returns').shape[1]
   return figures.by_arm(
     results,
     'returns',
-    np.linspace(0, steps, records + 1)[1:],
+    runs.steps_of(results, results.arms[0]),
     spread='mean',
     xlabel='steps',
     ylabel='return while training',
@@ -143,7 +132,11 @@ ROWS = (
   rows.Row(
     id='operations',
     claim='Without non-linear operations the supernet loses (return on grid levels).',
-    study={'tiny': study.Study(runs.run, _ablations(), together=True)},
+    study={
+      'tiny': study.Study(
+        runs.run, study.vary(GRID, 'shut', _WITHOUT), together=True
+      )
+    },
     ours=lambda results: rows.table(results, 'level', form='{arm}'),
     trend='without both below Micro',
     claims=(claims.below('without both', than='Micro'),),

@@ -14,33 +14,21 @@ from nas.rl_darts import candidates as candidates_lib
 from nas.rl_darts import probabilities as probabilities_lib
 from papers import claims, figures, rows, study
 
-__all__ = ['ROWS', 'Setting', 'run']
-
 SPACE = spaces.CellSpace(nodes=1, output='last', norm='none')
 _RECORDS = 15
 
 
 @dataclasses.dataclass(frozen=True)
 class Setting:
-  """A regression.
+  """A regression."""
 
-  Attributes:
-    teacher: operation that makes the targets, with parameters of its own.
-    channels: of pictures.
-    side: of pictures, pixels.
-    batch: pictures per step, drawn anew.
-    steps: of Adam, jointly for weights and logits.
-    rate: of the weights.
-    alpha_rate: of the logits.
-  """
-
-  teacher: str
-  channels: int = 3
-  side: int = 5
-  batch: int = 16
-  steps: int = 1500
-  rate: float = 3e-3
-  alpha_rate: float = 3e-2
+  teacher: str  # Operation that makes the targets, with parameters of its own.
+  channels: int = 3  # Of pictures.
+  side: int = 5  # Of pictures, pixels.
+  batch: int = 16  # Pictures per step, drawn anew.
+  steps: int = 1500  # Of Adam, jointly for weights and logits.
+  rate: float = 3e-3  # Of the weights.
+  alpha_rate: float = 3e-2  # Of the logits.
 
 
 def _target(setting: Setting, key: Key[Array, '']) -> Callable[[Array], Array]:

@@ -33,7 +33,9 @@ __all__ = [
   'agents_for',
   'baseline',
   'describe',
+  'learn',
   'run',
+  'steps_of',
 ]
 
 DEPTHS, DENSE = (8,), 64
@@ -50,37 +52,26 @@ Game = Callable[[int], protocol.VectorEnvironment]
 
 @dataclasses.dataclass(frozen=True)
 class Setting:
-  """An agent in a game.
+  """An agent in a game."""
 
-  Attributes:
-    game: makes lanes to learn in.
-    encoder: of the agent; a supernet is searched.
-    fresh: makes lanes that judge the end; None: the returns of training do.
-    mode: of a search.
-    other: makes the lanes from which the logits of a bi-level search learn.
-    shut: operations that a supernet cannot use.
-    retrained: iterations of the search, a power of two or 0, whose genotypes are
-      trained from scratch as well.
-    random: cells that a seed draws and trains, for an encoder of `Masked` cells.
-    lanes: n.
-    iterations: of the agent, a power of two; 32 steps in every lane.
-    records: of a run, at equal distances.
-    discount: per step.
-    alpha_rate: of Adam for the logits; None: they are parameters like others.
-  """
-
-  game: Game
-  encoder: nn.Module = MICRO
+  game: Game  # Makes lanes to learn in.
+  encoder: nn.Module = MICRO  # Of the agent; a supernet is searched.
+  # Makes lanes that judge the end; None: the returns of training do.
   fresh: Game | None = None
-  mode: search.Mode = 'joint'
+  mode: search.Mode = 'joint'  # Of a search.
+  # Makes the lanes from which the logits of a bi-level search learn.
   other: Game | None = None
-  shut: tuple[str, ...] = ()
+  shut: tuple[str, ...] = ()  # Operations that a supernet cannot use.
+  # Iterations of the search, a power of two or 0, whose genotypes are trained
+  # from scratch as well.
   retrained: tuple[int, ...] = ()
+  # Cells that a seed draws and trains, for an encoder of `Masked` cells.
   random: int = 0
-  lanes: int = 16
-  iterations: int = 256
-  records: int = 16
-  discount: float = 0.95
+  lanes: int = 16  # n.
+  iterations: int = 256  # Of the agent, a power of two; 32 steps in every lane.
+  records: int = 16  # Of a run, at equal distances.
+  discount: float = 0.95  # Per step.
+  # Of Adam for the logits; None: they are parameters like others.
   alpha_rate: float | None = None
 
   @property
@@ -139,27 +130,78 @@ def _env(setting: Setting) -> protocol.VectorEnvironment:
   return joined.Joined(parts)
 
 
+# (the learner, its state) -> its state with other parameters.
+ChangeState = Callable[[Any, Any], Any]
 Change = Callable[[jax.Array], jax.Array]
 
 
-class _Learnt(NamedTuple):
-  """Agents after training.
+class Learnt(NamedTuple):
+  """Agents after training."""
 
-  Attributes:
-    driven: the run of all.
-    returns: while training, [agents, records].
-    fresh: mean returns on fresh levels, [agents]; () without such.
-  """
-
-  driven: loop.Driven
-  returns: np.ndarray
+  trainer: rl_training.AgentTrainer  # Their trainer.
+  driven: loop.Driven  # The run of all.
+  returns: np.ndarray  # While training, [agents, records].
+  # Mean returns on fresh levels, [agents]; () without such.
   fresh: np.ndarray | tuple[()]
 
-  def record(self, agent: int) -> dict[str, Any]:
-    """Numbers of one agent."""
+  def record(self, agent: int, *, last: int = _LAST) -> dict[str, Any]:
+    """Numbers of one agent; its level is the mean of the last records."""
     returns = self.returns[agent]
-    found = {'returns': returns, 'level': returns[-_LAST:].mean()}
+    found = {'returns': returns, 'level': np.nanmean(returns[-last:])}
     return found | ({'fresh': self.fresh[agent]} if len(self.fresh) else {})
+
+
+def learn(
+  setting: Any,
+  algorithm: Any,
+  env: protocol.VectorEnvironment,
+  *,
+  seed: int,
+  agents: int,
+  fresh: Game | None = None,
+  change: ChangeState | None = None,
+) -> Learnt:
+  """Trains agents in one program.
+
+  Args:
+    setting: has `iterations` and `records`.
+    algorithm: the agent, or a search around it.
+    env: lanes to learn in.
+    seed: of all agents.
+    agents: their number.
+    fresh: makes lanes that judge the end.
+    change: of the first state.
+  """
+  judges = {} if fresh is None else {_FRESH: fresh(64)}
+  trainer = rl_training.AgentTrainer(
+    algorithm,
+    env,
+    judges,
+    eval_episodes=2,
+    num_agents=agents,
+    iterations_per_step=setting.iterations // setting.records,
+  )
+
+  def first(state: Any) -> Any:
+    if change is None:
+      return state
+    return state.replace(learner=change(trainer.learner, state.learner))
+
+  driven, judged = training.judged(
+    trainer,
+    seed=seed,
+    steps=setting.records,
+    records=setting.records,
+    judges=[*judges],
+    change=first,
+  )
+  metric = 'episode_return'
+  _, returns = rl_results.returns(driven.rows, f'train/{metric}')
+  found = ()
+  if judges:
+    rows = [{'step': 0} | judged]
+    found = rl_results.returns(rows, f'eval/{_FRESH}/{metric}')[1][:, 0]
+  return Learnt(trainer, driven, returns, found)
 
 
 def _learn(
@@ -169,33 +211,17 @@ def _learn(
   seed: int,
   agents: int,
   change: Change | None = None,
-) -> _Learnt:
-  """Trains agents in one program; their first logits may be changed."""
-  judges = {} if setting.fresh is None else {_FRESH: setting.fresh(64)}
-  trainer = rl_training.AgentTrainer(
+) -> Learnt:
+  """Trains agents of a setting; their first logits may be changed."""
+  return learn(
+    setting,
     algorithm,
     _env(setting),
-    judges,
-    eval_episodes=2,
-    num_agents=agents,
-    iterations_per_step=setting.iterations // setting.records,
+    seed=seed,
+    agents=agents,
+    fresh=setting.fresh,
+    change=lambda learner, state: _changed(state, change),
   )
-  with training.opened(trainer, seed=seed, judges=[*judges]) as experiment:
-
-    def init() -> Any:
-      state = experiment.init()
-      return state.replace(learner=_changed(state.learner, change))
-
-    # Judged at the end only.
-    silent = dataclasses.replace(experiment, init=init, evaluators={})
-    driven = loop.drive(silent, setting.records, setting.records)
-    judged = {'step': 0} | experiment.evaluate(driven.state)
-  metric = 'episode_return'
-  _, returns = rl_results.returns(driven.rows, f'train/{metric}')
-  fresh = ()
-  if judges:
-    fresh = rl_results.returns([judged], f'eval/{_FRESH}/{metric}')[1][:, 0]
-  return _Learnt(driven, returns, fresh)
 
 
 def _changed(learner: Any, change: Change | None) -> Any:
@@ -212,6 +238,12 @@ def _close(setting: Setting) -> Change:
   """Takes operations away from a supernet."""
   columns = [setting.encoder.space.ops.index(name) for name in setting.shut]
   return lambda logits: logits.at[..., jnp.array(columns, int)].set(_SHUT)
+
+
+def steps_of(results: study.Results, arm: str) -> np.ndarray:
+  """Environment steps at the records of an arm."""
+  records = len(results.curves(arm, 'returns')[0])
+  return np.linspace(0, results(arm, 'steps')[0], records + 1)[1:]
 
 
 def agents_for(seeds: Sequence[int]) -> int:

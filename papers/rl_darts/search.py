@@ -19,17 +19,6 @@ from papers import claims, figures, rows, study
 from papers.rl_darts import games, runs
 from runtime.record import ledger
 
-__all__ = [
-  'DERIVED',
-  'FAST',
-  'GRID',
-  'GRID_SEARCH',
-  'IMPALA',
-  'ROWS',
-  'SUPERNET',
-  'cells_for',
-]
-
 _GAMES = {
   'grid': games.grid,
   'Breakout': functools.partial(games.minatar, name='Breakout'),
@@ -62,10 +51,9 @@ def _levels(results: study.Results) -> dict[str, np.ndarray]:
   """Mean returns of all three, in every game."""
   found = {}
   for name in _GAMES:
-    for arm in (SUPERNET, IMPALA):
-      found[f'{name}: {arm}'] = results(f'{name}: {arm}', 'level')
-    cells = results(f'{name}: {SUPERNET}', 'cell_level')
-    found[f'{name}: {DERIVED}'] = cells[:, -1]
+    searched, impala = f'{name}: {SUPERNET}', f'{name}: {IMPALA}'
+    found |= {arm: results(arm, 'level') for arm in (searched, impala)}
+    found[f'{name}: {DERIVED}'] = results.last(searched, 'cell_level')
   return found
 
 
@@ -88,34 +76,25 @@ def _games_won(arm: str, share: float) -> claims.Difference:
 
 def _entropy_share(results: study.Results) -> dict[str, np.ndarray]:
   """Entropies at the end over those of equal logits."""
-  return {
-    f'{name}: entropy over ln 5': results(f'{name}: {SUPERNET}', 'entropy')[
-      :, -1
-    ]
-    / np.log(5)
-    for name in _GAMES
-  }
+  last = lambda name: results.last(f'{name}: {SUPERNET}', 'entropy')
+  return {f'{n}: entropy over ln 5': last(n) / np.log(5) for n in _GAMES}
 
 
 def _learning(results: study.Results) -> list[figures.Panel]:
   panels = []
   for name in _GAMES:
-    lines = []
-    for arm, metric in (
-      (SUPERNET, 'returns'),
-      (DERIVED, 'cell_returns'),
-      (IMPALA, 'returns'),
-    ):
-      source = f'{name}: {IMPALA if arm == IMPALA else SUPERNET}'
-      curves = results.curves(source, metric)
-      if arm == DERIVED:
-        curves = [curve[-1] for curve in curves]
-      steps = results(source, 'steps')[0]
-      x = np.linspace(0, steps, len(curves[0]) + 1)[1:]
-      lines.append(figures.Line(arm, x, curves, spread='mean'))
+    searched, impala = f'{name}: {SUPERNET}', f'{name}: {IMPALA}'
+    cells = results.curves(searched, 'cell_returns')
+    curves = {
+      SUPERNET: results.curves(searched, 'returns'),
+      DERIVED: [curve[-1] for curve in cells],
+      IMPALA: results.curves(impala, 'returns'),
+    }
     panels.append(
-      figures.Lines(
-        lines=lines,
+      figures.lines(
+        curves,
+        runs.steps_of(results, impala),
+        spread='mean',
         xlabel='steps',
         ylabel='return while training',
         options={'title': name},
@@ -124,19 +103,22 @@ def _learning(results: study.Results) -> list[figures.Panel]:
   return panels
 
 
-_RULE = 'Adam moves the logits by 0.03, and the weights by 0.001.'
+_SETTING = (
+  f'{runs.describe(GRID)} Adam moves the logits by 0.03, and the weights by '
+  '0.001.'
+)
 
 
 def _explain_games(results: study.Results) -> str:
-  levels = _levels(results)
+  means = {label: x.mean() for label, x in _levels(results).items()}
+  share = lambda name, arm: (
+    f'{arm} {means[f"{name}: {arm}"] / means[f"{name}: {IMPALA}"]:.2f}'
+  )
   shares = '; '.join(
-    f'{name}: {SUPERNET} '
-    f'{levels[f"{name}: {SUPERNET}"].mean() / levels[f"{name}: {IMPALA}"].mean():.2f}, '
-    f'{DERIVED} '
-    f'{levels[f"{name}: {DERIVED}"].mean() / levels[f"{name}: {IMPALA}"].mean():.2f}'
+    f'{name}: {share(name, SUPERNET)}, {share(name, DERIVED)}'
     for name in _GAMES
   )
-  return f'{runs.describe(GRID)} {_RULE} Mean returns over those of IMPALA: {shares}.'
+  return f'{_SETTING} Mean returns over those of IMPALA: {shares}.'
 
 
 def _random(results: study.Results) -> np.ndarray:
@@ -156,8 +138,8 @@ def _cells(results: study.Results) -> dict[str, np.ndarray]:
   return found | {
     _RANDOM: _random_means(results),
     'rank correlation': _ranks(results),
-    entropy: results(GRID_SEARCH, 'entropy')[:, -1],
-    f'published rule: {entropy}': results(_PUBLISHED, 'entropy')[:, -1],
+    entropy: results.last(GRID_SEARCH, 'entropy'),
+    f'published rule: {entropy}': results.last(_PUBLISHED, 'entropy'),
   }
 
 
@@ -181,7 +163,7 @@ def _explain_cells(results: study.Results) -> str:
   last = [one['genotypes'][str(_TIMES[-1])] for one in found]
   skips = [text.count('SkipConnection') - 1 for text in last]
   return (
-    f'{runs.describe(GRID)} {_RULE} By the published rule both move by 0.001. '
+    f'{_SETTING} By the published rule both move by 0.001. '
     f'{_random(results).size} random cells, each with a seed of its own. '
     f'Of {len(_TIMES)} cells of a search {distinct} differ, by seed. The last cells '
     f'have {skips} skip connections among 7 edges.'
@@ -223,36 +205,11 @@ def _by_time(results: study.Results) -> list[figures.Panel]:
   ]
 
 
-def best_of(levels: np.ndarray, counts: np.ndarray | int) -> np.ndarray:
-  """The expected largest of some levels, drawn with replacement.
-
-  Args:
-    levels: to draw from.
-    counts: numbers of draws.
-  """
-  ordered = np.sort(levels)
-  below = np.arange(len(ordered) + 1) / len(ordered)
-  return ordered @ np.diff(below[:, None] ** np.atleast_1d(counts), axis=0)
-
-
-def cells_for(level: float, levels: np.ndarray, most: int = 1000) -> float:
-  """Random cells whose best is expected to reach a level, between numbers.
-
-  Args:
-    level: of a searched cell.
-    levels: of random cells.
-    most: the answer where no number suffices.
-  """
-  counts = np.arange(1, most + 1)
-  best = best_of(levels, counts)
-  return float(most if level > best[-1] else np.interp(level, best, counts))
-
-
 def _efficiency(results: study.Results) -> dict[str, np.ndarray]:
   """Steps of random search over those of a search and one training."""
   random = _random(results)
-  final = results(GRID_SEARCH, 'cell_level')[:, -1]
-  counts = np.array([cells_for(level, random) for level in final])
+  final = results.last(GRID_SEARCH, 'cell_level')
+  counts = np.array([diagnostics.cells_for(level, random) for level in final])
   return {
     _RATIO: counts / 2,
     'searched': final,
@@ -261,10 +218,10 @@ def _efficiency(results: study.Results) -> dict[str, np.ndarray]:
 
 
 def _explain_efficiency(results: study.Results) -> str:
-  random, final = _random(results), results(GRID_SEARCH, 'cell_level')[:, -1]
+  random, final = _random(results), results.last(GRID_SEARCH, 'cell_level')
   rng = np.random.default_rng(0)
   ratios = [
-    cells_for(
+    diagnostics.cells_for(
       rng.choice(final, final.size).mean(), rng.choice(random, random.size)
     )
     / 2
@@ -272,19 +229,21 @@ def _explain_efficiency(results: study.Results) -> str:
   ]
   low, middle, high = np.percentile(ratios, [2.5, 50, 97.5])
   return (
-    f'{runs.describe(GRID)} {_RULE} A search and the training of its cell take twice the steps of one '
-    'random cell. The ratio is that of the steps with which the best random cell is '
-    f'expected to be as good, at most 500: {middle:.3g} with a bootstrap interval of '
-    f'[{low:.3g}, {high:.3g}]. A best random cell is partly luck of its training.'
+    f'{_SETTING} A search and the training of its cell take twice the steps of '
+    'one random cell. The ratio is that of the steps with which the best random '
+    f'cell is expected to be as good, at most 500: {middle:.3g} with a bootstrap '
+    f'interval of [{low:.3g}, {high:.3g}]. A best random cell is partly luck of '
+    'its training.'
   )
 
 
 def _bars(results: study.Results) -> figures.Panel:
   random = np.sort(_random(results))
-  final = results(GRID_SEARCH, 'cell_level')[:, -1]
+  final = results.last(GRID_SEARCH, 'cell_level')
   at = np.arange(1, 33)
-  return figures.Lines(
-    lines=[figures.Line('best of random cells', at, best_of(random, at))],
+  return figures.lines(
+    {'best of random cells': diagnostics.best_of(random, at)},
+    at,
     levels={
       'searched, mean': final.mean(),
       'searched, best': final.max(),
@@ -319,8 +278,8 @@ def _explain_correlation(results: study.Results) -> str:
   rho = [diagnostics.spearman(one[i], two[i]) for i in draws]
   low, high = np.nanpercentile(rho, [2.5, 97.5])
   return (
-    f'{runs.describe(GRID)} {_RULE} A supernet learns while it searches, so its return grows with time '
-    f'whatever its logits do. Bootstrap interval: [{low:.2f}, {high:.2f}].'
+    f'{_SETTING} A supernet learns while it searches, so its return grows with '
+    f'time whatever its logits do. Bootstrap interval: [{low:.2f}, {high:.2f}].'
   )
 
 

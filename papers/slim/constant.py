@@ -47,9 +47,9 @@ def study_of(
 
 
 def _sizes(results: study.Results) -> dict[str, np.ndarray]:
-  return {
-    label: results(label, 'bytes') / memory.MIB for label in results.study.fixed
-  }
+  fixed = tuple(results.study.fixed)
+  unit = 1 / memory.MIB
+  return rows.table(results, 'bytes', form='{arm}', arms=fixed, factor=unit)
 
 
 def _is_flat(table: claims.Table) -> bool:
@@ -70,16 +70,8 @@ def _explain(results: study.Results) -> str:
 
 def _figure(results: study.Results) -> figures.Panel:
   sizes = _sizes(results)
-  return figures.Lines(
-    lines=[
-      figures.Line(
-        kind,
-        LENGTHS,
-        [sizes[_label(kind, n)][0] for n in LENGTHS],
-        style='o-',
-      )
-      for kind in KINDS
-    ],
+  return figures.by_place(
+    {k: {n: sizes[_label(k, n)][0] for n in LENGTHS} for k in KINDS},
     levels={'limit': LIMIT},
     xlabel='length L',
     ylabel='temporary memory (MiB)',

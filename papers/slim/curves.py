@@ -89,21 +89,17 @@ def _explain_gaps(results: study.Results) -> str:
 
 
 def _explain_ends(results: study.Results) -> str:
-  hits = [
-    results.last(arm, 'accuracy') for arm in results.arms if arm != runs.CONTROL
-  ]
+  hits = [*_last(results, 'accuracy').values()]
   return (
     f'{_explain(results)} Accuracy at the end: {np.min(hits):.3f} to '
     f'{np.max(hits):.3f}.'
   )
 
 
-def _ends(results: study.Results) -> dict[str, np.ndarray]:
-  return {
-    arm: results.last(arm, 'valid')
-    for arm in results.arms
-    if arm != runs.CONTROL
-  } | {BASELINE: results(BASELINE, 'bits')}
+def _last(results: study.Results, metric: str) -> dict[str, np.ndarray]:
+  """Last values of all regimes."""
+  regimes = [arm for arm in results.arms if arm != runs.CONTROL]
+  return rows.table(results, metric, form='{arm}', arms=regimes)
 
 
 def _figure(results: study.Results) -> list[figures.Panel]:
@@ -162,7 +158,9 @@ def learning_row(task: str, studies: Studies) -> rows.Row:
     id=f'{task}-learns',
     claim='Every regime learns (bits per target on validation).',
     study=studies,
-    ours=_ends,
+    ours=lambda results: (
+      _last(results, 'valid') | {BASELINE: results(BASELINE, 'bits')}
+    ),
     trend='below the baseline in every regime',
     claims=lambda table: [
       claims.below(arm, than=BASELINE) for arm in table if arm != BASELINE
@@ -206,8 +204,9 @@ def switch_row(setting: runs.Setting) -> rows.Row:
         xlabel='step',
         ylabel='bits per target, training',
       ),
-      figures.Lines(
-        lines=[figures.Line('', at, distances, color=0)],
+      figures.lines(
+        {'': distances},
+        at,
         xlabel='step',
         ylabel='difference of the two runs (bits)',
         yscale='log',

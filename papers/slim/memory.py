@@ -136,11 +136,7 @@ _FLAT, _GROWS = f'subtract C={_C}', f'checkpoint C={ROOT}'
 def _lines(results: study.Results) -> dict[str, dict[int, float]]:
   """Bytes by length; those of `subtract` without possible copies of inputs."""
   lines = {
-    arm: {
-      at: results(arm, 'bytes', at=at)[0]
-      for at in results.study.at
-      if results.records[arm, at][0]
-    }
+    arm: {at: x[0] for at, x in results.by_place(arm, 'bytes').items()}
     for arm in ('full', _FLAT, f'checkpoint C={_C}', _GROWS)
   }
   start, least = next(iter(lines[_FLAT].items()))
@@ -157,19 +153,6 @@ def _explain_lines(results: study.Results) -> str:
     for arm, line in _lines(results).items()
   )
   return f'Memory in MiB: {text}.'
-
-
-def _length_figure(results: study.Results) -> figures.Panel:
-  return figures.Lines(
-    lines=[
-      figures.Line(arm, [*line], np.divide([*line.values()], MIB), style='o-')
-      for arm, line in _lines(results).items()
-    ],
-    xlabel='length L',
-    ylabel='temporary memory (MiB)',
-    xscale='log2',
-    yscale='log',
-  )
 
 
 _AGAINST_LENGTH = rows.Row(
@@ -189,7 +172,14 @@ _AGAINST_LENGTH = rows.Row(
     claims.close(_FLAT, to=0.0, within=0.05),
     claims.below(_GROWS, than=0.75),
   ),
-  figure=_length_figure,
+  figure=lambda results: figures.by_place(
+    _lines(results),
+    unit=MIB,
+    xlabel='length L',
+    ylabel='temporary memory (MiB)',
+    xscale='log2',
+    yscale='log',
+  ),
   explain=_explain_lines,
   headline=_FLAT,
 )
@@ -243,17 +233,12 @@ def _chunk_figure(
   values: Mapping[str, Sequence[float]], **axes: Any
 ) -> figures.Panel:
   """A line for each strategy over C, and the level of `full`."""
-  return figures.Lines(
-    lines=[
-      figures.Line(
-        kind,
-        CHUNKS,
-        [np.mean(values[f'{kind} C={chunk}']) for chunk in CHUNKS],
-        style='o-',
-      )
-      for kind in KINDS
-    ],
-    levels={'full': np.mean(values['full'])},
+  means = {arm: np.mean(found) for arm, found in values.items()}
+  return figures.lines(
+    {kind: [means[f'{kind} C={c}'] for c in CHUNKS] for kind in KINDS},
+    CHUNKS,
+    style='o-',
+    levels={'full': means['full']},
     xlabel='positions of a chunk C',
     xscale='log2',
     **axes,

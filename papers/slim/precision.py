@@ -53,8 +53,7 @@ def _arms(
   }
 
 
-def _label(case: str, kind: str) -> str:
-  return f'{case}: {kind}'
+_label = '{}: {}'.format
 
 
 def _cases(arms: Mapping[str, Any]) -> list[str]:
@@ -124,8 +123,7 @@ def _below(label: str, limit: float) -> claims.Claim:
   return claims.below(error, than=limit, log=True)
 
 
-def _above(label: str, limit: float) -> claims.Claim:
-  return claims.above(label, than=limit, log=True)
+_above = functools.partial(claims.above, log=True)
 
 
 def _points(results: study.Results) -> figures.Panel:
@@ -157,21 +155,15 @@ def _growth_figure(results: study.Results) -> list[figures.Panel]:
     ('positions of a chunk C', OF_CHUNK, KINDS[1:]),
     ('length L', OF_LENGTH, ('subtract',)),
   ):
-    cases = _cases(arms)
-    at = [int(case.split('=')[1]) for case in cases]
-    lines = [
-      figures.Line(
-        kind,
-        at,
-        np.stack([results(_label(c, kind), 'error') for c in cases], axis=1),
-        spread='mean',
-        style='o-',
-      )
+    places = {int(case.split('=')[1]): case for case in _cases(arms)}
+    errors = {
+      kind: {n: results(_label(c, kind), 'error') for n, c in places.items()}
       for kind in kinds
-    ]
+    }
     panels.append(
-      figures.Lines(
-        lines=lines,
+      figures.by_place(
+        errors,
+        spread='mean',
         xlabel=xlabel,
         ylabel='relative error of the gradient',
         xscale='log2',

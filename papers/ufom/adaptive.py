@@ -62,13 +62,9 @@ def cost_to(cost: np.ndarray, square: np.ndarray, target: float) -> float:
 
 def _costs(results: study.Results) -> dict[str, list[float]]:
   target = _target(results)
+  curves = lambda arm: (results(arm, 'cost'), results(arm, 'square'))
   return {
-    arm: [
-      cost_to(cost, square, target)
-      for cost, square in zip(
-        results(arm, 'cost'), results(arm, 'square'), strict=True
-      )
-    ]
+    arm: [cost_to(*pair, target) for pair in zip(*curves(arm), strict=True)]
     for arm in results.arms
   }
 

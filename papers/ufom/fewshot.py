@@ -68,13 +68,8 @@ def run(setting: Setting, *, seed: int) -> study.Record:
 
 
 def _short(setting: Setting) -> Setting:
-  return dataclasses.replace(
-    setting, gradients=setting.gradients / 3, records=2
-  )
-
-
-def _last_accuracy(record: study.Record) -> float:
-  return float(record['accuracy'][-1])
+  gradients = setting.gradients / 3
+  return dataclasses.replace(setting, gradients=gradients, records=2)
 
 
 def _study(setting: Setting, *, more: bool, choose: bool) -> study.Study:
@@ -83,7 +78,11 @@ def _study(setting: Setting, *, more: bool, choose: bool) -> study.Study:
   if more:
     rules |= {'UFOM q=0.5': 0.5, ADAPTIVE: ufom.AdaptiveRule(r=setting.r)}
   trials = study.Trials(
-    'rate', (0.1, 0.05), _short, _last_accuracy, seeds=(1000, 1001)
+    'rate',
+    (0.1, 0.05),
+    _short,
+    lambda record: record['accuracy'][-1],
+    seeds=(1000, 1001),
   )
   return study.Study(
     run,
@@ -132,16 +131,6 @@ def _explain(results: study.Results) -> str:
   return f'{text} Diverged, near chance: {diverged}.' if diverged else text
 
 
-def _figure(results: study.Results) -> figures.Panel:
-  return figures.by_arm(
-    results,
-    'accuracy',
-    'gradients',
-    xlabel='gradient evaluations',
-    ylabel='accuracy on new classes',
-  )
-
-
 def _row(name: str, studies: Mapping[str, study.Study]) -> rows.Row:
   return rows.Row(
     id=f'fewshot-{name}',
@@ -155,7 +144,13 @@ def _row(name: str, studies: Mapping[str, study.Study]) -> rows.Row:
       claims.above(UFOM, than=FOM),
       claims.above(EXACT, than=UFOM, margin=-0.02),
     ),
-    figure=_figure,
+    figure=lambda results: figures.by_arm(
+      results,
+      'accuracy',
+      'gradients',
+      xlabel='gradient evaluations',
+      ylabel='accuracy on new classes',
+    ),
     explain=_explain,
     headline=UFOM,
   )

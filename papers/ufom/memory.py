@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from benchmarks import programs
 from hpo import ufom
 from papers import claims, figures, rows, study
 
@@ -34,29 +35,14 @@ def measure(mode: str, *, at: int) -> study.Record:
   gradient = ufom.fom_grad if mode == FOM else ufom.exact_grad
   shape = lambda *s: jax.ShapeDtypeStruct(s, jnp.float32)
   theta = {'in': shape(WIDTH, WIDTH), 'out': shape(WIDTH, WIDTH)}
-  compiled = (
-    jax.jit(
-      lambda theta, x: gradient(problem, theta, x, at, 0.1, **options).grad
-    )
-    .lower(theta, shape(EXAMPLES, WIDTH))
-    .compile()
+  program = programs.compiled(
+    lambda theta, x: gradient(problem, theta, x, at, 0.1, **options).grad,
+    lambda seed: (theta, shape(EXAMPLES, WIDTH)),
   )
-  analysis = compiled.memory_analysis()
-  if analysis is None:
-    raise RuntimeError('the compiler of this platform reports no memory')
-  return {'MB': analysis.temp_size_in_bytes / 1e6}
+  return {'MB': program.temporary_bytes / 1e6}
 
 
-def _label(arm: str, r: int) -> str:
-  return f'{arm}, r={r}: MB'
-
-
-def _ours(results: study.Results) -> dict[str, np.ndarray]:
-  return {
-    _label(arm, r): results(arm, 'MB', at=r)
-    for arm in results.arms
-    for r in results.study.at
-  }
+_label = '{}, r={}: MB'.format
 
 
 def _copies(arm: str, start: int, end: int) -> claims.Derived:
@@ -97,7 +83,9 @@ ROWS = (
     study=study.Study(
       measure, {mode: mode for mode in (FOM, *ufom.MODES)}, seeds=None, at=STEPS
     ),
-    ours=_ours,
+    ours=lambda results: rows.table(
+      results, 'MB', form=_label('{arm}', '{at}')
+    ),
     trend='FOM and recompute flat within 10 %; store and store_phi on a line '
     'within 5 %, of at least one copy of phi per step',
     claims=(

@@ -116,17 +116,16 @@ def _figure(results: study.Results) -> list[figures.Panel]:
   first = results(FIRST, 'bits')
   bits = [np.r_[first, curve] for curve in results(LEARNT, 'bits')]
   at = np.linspace(0, results.settings[LEARNT].steps, len(bits[0]))
+  groups = performer_rates.GROUPS
   return [
     figures.Lines(
       lines=[figures.Line('', at, curve) for curve in bits],
       xlabel='outer step',
       ylabel='bits per byte after a run',
     ),
-    figures.Lines(
-      lines=[
-        figures.Line(group, at[1:], results(LEARNT, f'rate_{group}'))
-        for group in performer_rates.GROUPS
-      ],
+    figures.lines(
+      {group: results(LEARNT, f'rate_{group}') for group in groups},
+      at[1:],
       yscale='log',
       xlabel='outer step',
       ylabel='rate',

@@ -193,13 +193,10 @@ _KNOWN = ('D2', 'V2', 'q* (p=1/2, stored)', 'q* (p=2, recompute)')
 def _against_alpha(
   results: study.Results, names: tuple[str, ...], **axes: str
 ) -> figures.Lines:
-  lines = [
-    figures.Line(
-      n, ALPHAS, [results(a, n)[0] for a in results.arms], style='o-'
-    )
-    for n in names
-  ]
-  return figures.Lines(lines=lines, xscale='log', xlabel='alpha', **axes)
+  curves = {n: [results(a, n)[0] for a in results.arms] for n in names}
+  return figures.lines(
+    curves, ALPHAS, style='o-', xscale='log', xlabel='alpha', **axes
+  )
 
 
 _CONSTANTS = rows.Row(

@@ -16,7 +16,6 @@ from hpo.optformer import (
   behaviours,
   forecasts,
   presets,
-  quantizing,
   suggesting,
   tokens,
   trained,
@@ -26,7 +25,6 @@ from papers import describing, rows
 from papers.optformer import (
   costs,
   curves,
-  gaussian,
   imitation,
   methods,
   optimising,
@@ -222,28 +220,6 @@ def test_forecasts_are_cut_to_the_range(plain_study, forecast):
   assert np.isfinite(list(found.values())).all()
   assert {len(values) for values in found.values()} == {2}
   assert max(found['density']) <= np.log(600) + 1e-6
-
-
-def test_a_gaussian_process_forecasts_a_smooth_function():
-  rng = np.random.default_rng(0)
-  space = (
-    tasks.Bbob()
-    .disguise.problem(rng, np.array([0, 3]), np.array([0, 3]), '')
-    .space
-  )
-  codes = space.sample(rng, 25)
-  units = space.to_unit(codes)
-  values = np.sin(3 * units[:, 0]) + codes[:, 1]
-  study = studies.Study(
-    studies.Problem(space, 'MINIMIZE'), codes, values, np.zeros(25, np.int8)
-  )
-  scale = quantizing.ObjectiveRange.of(study.gains)
-  found = gaussian.forecast(study.take(slice(20)), codes[20:], scale)
-  np.testing.assert_allclose(found.probabilities.sum(axis=1), 1)
-  assert not found.probabilities[:, :199].any()
-  assert not found.probabilities[:, 801:].any()
-  np.testing.assert_allclose(found.mean, values[20:], atol=0.1)
-  assert (found.log_probs(values[20:]) > np.log(1 / 600) + 1).all()
 
 
 def test_calibration_of_perfect_forecasts():

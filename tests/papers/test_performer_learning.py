@@ -7,7 +7,6 @@ import pytest
 
 from papers import describing, rows
 from papers.performer import (
-  blosum,
   exchange,
   generalized,
   learning,
@@ -18,12 +17,11 @@ from papers.performer import (
   redraw,
 )
 from performer import attention, train_lib
-from performer.data import listops, text, vocabulary
+from performer.data import listops, text
 from performer.data import proteins as protein_data
 from performer.models import classifier
 from runtime.config import sessions
 from runtime.record import metrics
-from tests import seeds
 from tests.papers import planted
 
 SYSTEM = rows.find()['performer']
@@ -191,7 +189,7 @@ def test_a_run_that_is_not_finite_is_counted(monkeypatch):
   def fail(*args, **kwargs):
     raise metrics.NonFiniteError('loss')
 
-  monkeypatch.setattr(learning.loop, 'drive', fail)
+  monkeypatch.setattr(learning.papers_training.loop, 'drive', fail)
   found = learning.run(small_setting(), seed=1)
   assert (found['finite'], found['accuracy'].tolist()) == (0.0, [0.0, 0.0])
   np.testing.assert_allclose(found['loss'], np.log(10))
@@ -242,28 +240,6 @@ def test_mechanisms_differ_in_redrawing_alone():
 
 
 # What attention looks at.
-
-
-def test_blosum62_is_the_table():
-  scores = blosum.blosum62()
-  np.testing.assert_array_equal(scores, scores.T)
-  place = vocabulary.SYMBOLS.index
-  for pair, score in (('WW', 11), ('DE', 2), ('FY', 3), ('CE', -4), ('IV', 3)):
-    assert scores[place(pair[0]), place(pair[1])] == score
-  assert scores.trace() == 116
-
-
-def test_similarity_is_attention_over_its_expectation():
-  """Residues that attend to their like by BLOSUM62, and those that do not."""
-  ids = seeds.rng(0).integers(0, 20, 300)
-  weights = 5.0 + blosum.blosum62()[ids][:, ids]
-  maps = (weights / weights.sum(-1, keepdims=True))[None]
-  sums = recovery.pair_sums(maps, ids)
-  assert sums[0].sum() == pytest.approx(sums[1].sum())
-  assert recovery.correlation(recovery.similarity(sums)) > 0.95
-  alike = np.full((1, 300, 300), 1 / 300)
-  ratios = recovery.similarity(recovery.pair_sums(alike, ids))
-  np.testing.assert_allclose(ratios, 1)
 
 
 @pytest.mark.parametrize(('sign', 'verdict'), [(1, 'holds'), (-1, 'fails')])

@@ -1,7 +1,6 @@
 """The rows of RL-DARTS: what is measured and judged, at small sizes."""
 
 import dataclasses
-import itertools
 
 import numpy as np
 import pytest
@@ -9,7 +8,6 @@ import pytest
 from nas.rl_darts import genotype, spaces
 from papers import rows
 from papers.rl_darts import agents, games, planted, runs
-from papers.rl_darts import search as search_rows
 from tests.papers import planted as planted_lib
 
 SYSTEM = rows.find()['rl_darts']
@@ -114,17 +112,6 @@ def test_random_search_and_correlations_are_reported():
   record = lambda arm, seed: _search(7, [3, 4, 5, 9], seed=seed, arm=arm)
   assert _judged('random-search', record) == 'holds'
   assert _judged('supernet-correlation', record) == 'holds'
-
-
-def test_the_best_of_some_cells():
-  levels = np.array([1.0, 4.0, 2.0])
-  for count in (1, 2, 3):
-    all_draws = itertools.product(levels, repeat=count)
-    expected = np.mean([max(draw) for draw in all_draws])
-    found = search_rows.best_of(levels, count)
-    assert found == pytest.approx(expected)
-    assert search_rows.cells_for(expected, levels) == pytest.approx(count)
-  assert search_rows.cells_for(5.0, levels, most=9) == 9
 
 
 @pytest.mark.parametrize(('mass', 'verdict'), [(0.95, 'holds'), (0.8, 'fails')])

@@ -1,3 +1,4 @@
+import itertools
 import math
 
 import jax.numpy as jnp
@@ -77,3 +78,14 @@ def test_cosine_sees_logits_only():
   one, two = tree([3.0, 0.0], [1.0]), tree([3.0, 4.0], [-9.0])
   assert float(diagnostics.cosine(one, two)) == pytest.approx(0.6)
   assert float(diagnostics.cosine(one, tree([0.0, 0.0], [1.0]))) == 0
+
+
+def test_the_best_of_some_cells():
+  levels = np.array([1.0, 4.0, 2.0])
+  for count in (1, 2, 3):
+    all_draws = itertools.product(levels, repeat=count)
+    expected = np.mean([max(draw) for draw in all_draws])
+    found = diagnostics.best_of(levels, count)
+    assert found == pytest.approx(expected)
+    assert diagnostics.cells_for(expected, levels) == pytest.approx(count)
+  assert diagnostics.cells_for(5.0, levels, most=9) == 9

@@ -20,12 +20,10 @@ from runtime import optional
 
 __all__ = ['forecast']
 
-_UNIFORM = (
-  0.01  # Share of the uniform forecast, so that no value is impossible.
-)
-_ROWS = (
-  40  # Trials are filled up to a multiple, so that one program serves many.
-)
+# Share of the uniform forecast, so that no value is impossible.
+_UNIFORM = 0.01
+# Trials are filled up to a multiple, so that one program serves many.
+_ROWS = 40
 _STEPS, _RATE = 150, 0.1  # Of Adam.
 
 
