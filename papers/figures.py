@@ -187,22 +187,26 @@ class Bars(_Axes):
 
 @dataclasses.dataclass(frozen=True)
 class Shades(_Axes):
-  """A table whose shades compare the rows within each column.
+  """A table whose shades compare numbers.
 
   Attributes:
     rows: names from top to bottom.
     columns: names from left to right.
     values: [rows, columns].
+    by_column: whether shades compare the rows within each column, and not all
+      numbers.
   """
 
   rows: Sequence[str] = ()
   columns: Sequence[str] = ()
   values: Any = ()
+  by_column: bool = True
 
   def draw(self, axes: Any) -> None:
     """Draws shades and numbers."""
     values = np.asarray(self.values)
-    low, high = values.min(0), values.max(0)
+    axis = 0 if self.by_column else None
+    low, high = values.min(axis), values.max(axis)
     shades = (values - low) / np.maximum(high - low, 1e-9)
     axes.imshow(shades, cmap='cividis', aspect='auto', vmin=0, vmax=1)
     for (row, column), value in np.ndenumerate(values):

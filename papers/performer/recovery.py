@@ -140,11 +140,24 @@ def _table(
   }
 
 
-def _figure(found: study.Results) -> figures.Panel:
+def _shares(found: study.Results) -> figures.Panel:
+  metrics = {
+    f'{metric}, {when}': prefix + metric
+    for metric in ('near', 'vertical')
+    for prefix, when in _NAMES.items()
+  }
+  return figures.bars(found, metrics, ylabel='share of attention')
+
+
+def _ratios(found: study.Results) -> figures.Panel:
   letters = vocabulary.SYMBOLS[:_STANDARD]
   ratios = np.nanmean(found('exact', 'ratios'), axis=0)
   return figures.Shades(
-    rows=letters, columns=letters, values=np.nan_to_num(ratios, nan=1.0)
+    rows=letters,
+    columns=letters,
+    values=np.nan_to_num(ratios, nan=1.0),
+    by_column=False,
+    xlabel='attention between residues, over what chance gives',
   )
 
 
@@ -175,7 +188,7 @@ ROWS = (
         for kind in ('near', 'vertical')
       ),
     ],
-    figure=_figure,
+    figure=_shares,
     headline='exact, trained: near',
   ),
   rows.Row(
@@ -193,7 +206,7 @@ ROWS = (
       claims.above('exact, trained', than=0.0),
       claims.above('exact, trained', than='exact, new', paired=True),
     ],
-    figure=_figure,
+    figure=_ratios,
     headline='exact, trained',
   ),
 )

@@ -51,10 +51,7 @@ NOT_RUN = {
   'swimmer-partitions',
   'swimmer-pruning',
   'hybrid-100',
-  'parity-dodge',
-  'parity-lane',
   'patch-sizes',
-  'generalisation-dodge',
   'generalisation-lane',
   'noise-background',
   'held-out-peers',
@@ -78,7 +75,6 @@ NOT_RUN = {
   'bilevel',
   'games',
   'update-rule',
-  'tuning-ppo',
   'lra-listops-features',
   'fig7-pixels-depth',
   'fig15-pixels-kernels',
@@ -88,8 +84,6 @@ NOT_RUN = {
   'fig7-long-accuracy',
   'fig5-exchange',
   'fig14-layers',
-  'fig10-patterns',
-  'fig13-amino-acids',
 }
 
 
