@@ -217,7 +217,7 @@ def propose(
     prefix: histories, each up to the `|` of its last trial.
     legal: number of legal tokens of each parameter; 0 beyond the parameters of
       the study, at the end.
-    given: parameters that are not to be drawn; -1, or None for all: drawn.
+    given: parameters that are not to be drawn, at least 0; None: all are drawn.
     keys: of each study.
     star: id of `*`.
     count: n.
@@ -239,10 +239,10 @@ def propose(
     branch, logits, log_probs, objective = carry
     column = jnp.minimum(slot, slots - 1)
     allowed = _among(logits, legal[:, column])
-    token = _drawn(allowed, keys, slot, temperature)
-    if given is not None:
-      fixed = given[:, :, column]
-      token = jnp.where(fixed < 0, token, fixed)
+    if given is None:
+      token = _drawn(allowed, keys, slot, temperature)
+    else:
+      token = given[:, :, column]
     writes = (slot < widths)[:, None]
     token = jnp.where(writes, token, 0)
     found = jnp.take_along_axis(nn.log_softmax(allowed), token[..., None], -1)

@@ -51,8 +51,6 @@ class Policy:
       fixed order, calls read only what is new of a history.
     noisy: whether earlier points may be repeated. Otherwise candidates with the
       tokens of an earlier point are dropped.
-    uniform: share of the candidates that are uniform points, and not draws from
-      the model; published: 0.
     algorithm: name of the one that the model imitates; None: its own, see
       `trained.Trained`.
     max_tokens: of the decoder; None: as in training. Longer studies are cut by
@@ -65,7 +63,6 @@ class Policy:
   pending: str = 'liar'
   permute: bool = True
   noisy: bool = False
-  uniform: float = 0.0
   algorithm: str | None = None
   max_tokens: int | None = None
 
@@ -74,7 +71,6 @@ class Policy:
       num_candidates=self.num_candidates, max_tokens=self.max_tokens
     )
     ranges.check_positive(temperature=self.temperature)
-    ranges.check_shares(uniform=self.uniform)
     if self.pending not in histories.FILLINGS:
       raise ValueError(
         f'pending must be one of {histories.FILLINGS}, got {self.pending!r}'
@@ -273,13 +269,11 @@ class _Call:
     self, read: histories.Reading
   ) -> tuple[Float[np.ndarray, ' d'], float]:
     """The codes of the best new candidate, and its score."""
-    given = self._uniform(read)
     for temperature in (1.0, _HOT):
       found = self.propose(
         read,
         count=self.policy.num_candidates,
         temperature=temperature * self.policy.temperature,
-        given=given,
       )
       scores = self._scores(found, read)
       drawn = np.asarray(found.tokens[0, :, : len(read.order)])
@@ -292,15 +286,6 @@ class _Call:
         return codes[best], float(scores[best])
     self.random += 1
     return self.seen.draw(self.rng), math.nan
-
-  def _uniform(self, read: histories.Reading) -> Int[np.ndarray, 'n k'] | None:
-    """Tokens of candidates: -1, then those of uniform points; None: no such."""
-    count = self.policy.num_candidates
-    share = round(self.policy.uniform * count)
-    if not share:
-      return None
-    drawn = self.seen.tokens(self.problem.space.sample(self.rng, share))
-    return np.pad(drawn, ((count - share, 0), (0, 0)), constant_values=-1)
 
   def _scores(
     self, found: decoding.Candidates, read: histories.Reading
