@@ -146,7 +146,7 @@ def _shares(found: study.Results) -> figures.Panel:
     for metric in ('near', 'vertical')
     for prefix, when in _NAMES.items()
   }
-  return figures.bars(found, metrics, ylabel='share of attention')
+  return figures.bars(found, metrics, xlabel='share of attention')
 
 
 def _ratios(found: study.Results) -> figures.Panel:
