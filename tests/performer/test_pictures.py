@@ -68,9 +68,9 @@ def test_maps_of_a_crop_are_those_of_the_mechanism_at_full_length(exact_below):
   tokens = jnp.arange(16)[None] % 7
   batch = {'tokens': np.asarray(tokens), 'mask': np.ones((1, 16), bool)}
   w = model.draw_projections(seeds.key(0), 0)
-  params = model.init(seeds.key(1), tokens, mask=tokens >= 0, projections=w)[
-    'params'
-  ]
+  params = jax.jit(model.init)(
+    seeds.key(1), tokens, mask=tokens >= 0, projections=w
+  )['params']
   found = results.attention_maps(model, params, w, batch, length=8)
   linear, exact = (
     results.attention_maps(make(mechanism), params, matrix, batch, length=8)

@@ -34,7 +34,9 @@ def placed(start):
   module = places.Places(8, start)
   positions = jnp.arange(20)[None]
   x = jnp.asarray(seeds.rng(1).normal(size=(2, 20, 8)), jnp.float32)
-  variables = nn.unbox(module.init(jax.random.key(1), x, positions, LEGAL))
+  variables = nn.unbox(
+    jax.jit(module.init)(jax.random.key(1), x, positions, LEGAL)
+  )
   return module, variables, x, module.apply(variables, x, positions, LEGAL)
 
 

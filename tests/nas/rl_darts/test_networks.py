@@ -189,7 +189,7 @@ def test_temperature_is_one_thing():
   alpha = {'normal': {'edges': jnp.array([[1.0, 0.0, 0.0]])}}
   picture = jax.random.normal(seeds.key(0), (1, 4, 4, 3))
   ours, published = networks.Micro(**settings), _Published(**settings)
-  params = ours.init(seeds.key(1), picture, alpha)
+  params = jax.jit(ours.init)(seeds.key(1), picture, alpha)
   error, p = _error_of_reported(ours, params, picture, alpha)
   assert error < 1e-6
   assert _error_of_reported(published, params, picture, alpha)[0] > 1e-2

@@ -38,8 +38,8 @@ def run(model, tokens, mask, params=None):
   w = model.draw_projections(seeds.key(0), 0)
   options = {'mask': mask, 'projections': w}
   if params is None:
-    params = model.init(seeds.key(1), tokens, **options)
-  return model.apply(params, tokens, **options), params
+    params = jax.jit(model.init)(seeds.key(1), tokens, **options)
+  return jax.jit(model.apply)(params, tokens, **options), params
 
 
 @pytest.mark.parametrize('pool', ['first', 'mean'])

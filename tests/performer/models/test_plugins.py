@@ -199,7 +199,7 @@ def flax_decode(kind, fn, params, x):
     ]
     return jnp.concatenate(steps, axis=1)
   module = linen(fn, decode=True)
-  cache = module.init(seeds.key(0), x)['cache']
+  cache = jax.jit(module.init)(seeds.key(0), x)['cache']
 
   @jax.jit
   def step(cache, x):

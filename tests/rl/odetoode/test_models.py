@@ -76,7 +76,7 @@ def test_bodies(name, rng):
 
   @jax.jit
   def run(x):
-    variables = body.init(seeds.key(0), x)
+    variables = jax.jit(body.init)(seeds.key(0), x)
     weights, _ = body.apply(variables, method='weights')
     alone = [body.apply(variables, weights, y, method='advance') for y in x]
     path = body.apply(variables, weights, x, method='states')

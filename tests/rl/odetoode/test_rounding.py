@@ -136,7 +136,7 @@ def test_only_the_ablation_starts_off_the_group():
   x = jnp.ones(3)
   for orthogonal in (True, False):
     body = bodies.ODEtoODE(3, n_steps=2, orthogonal=orthogonal)
-    variables = body.init(jax.random.key(0), x)
+    variables = jax.jit(body.init)(jax.random.key(0), x)
     name = 'w0' if orthogonal else 'w'
     variables['params'][name] = 2 * variables['params'][name]
     if orthogonal:

@@ -45,7 +45,7 @@ def test_batch_statistics():
   x = seeds.rng(1).normal(3, 2, size=(4, 5, 6))
   x = jnp.asarray(x, jnp.float32)
   net = networks.BatchStatistics()
-  params = net.init(seeds.key(0), x)
+  params = jax.jit(net.init)(seeds.key(0), x)
   y = net.apply(params, x)
   np.testing.assert_allclose(y.mean((0, 1)), 0, atol=1e-5)
   np.testing.assert_allclose(y.std((0, 1)), 1, atol=1e-3)
@@ -83,7 +83,7 @@ def test_episodes():
 
 def test_the_losses_are_those_of_the_two_sets():
   tasks = family(reduction='sum')
-  theta = tasks.init(seeds.key(0))
+  theta = jax.jit(tasks.init)(seeds.key(0))
   task = jax.tree.map(
     lambda x: jnp.asarray(x[0]), tasks.sample(seeds.rng(3), 1)
   )
@@ -102,7 +102,7 @@ def test_the_losses_are_those_of_the_two_sets():
 
 def test_evaluation_is_the_same_each_time():
   tasks = family()
-  theta = tasks.init(seeds.key(0))
+  theta = jax.jit(tasks.init)(seeds.key(0))
   judges = tasks.evaluators(ufom.Inner(2, 0.1))
   scores = [judges['test'](theta) for _ in range(2)]
   assert scores[0] == scores[1]

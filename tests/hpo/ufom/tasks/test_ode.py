@@ -15,7 +15,7 @@ def test_logits_are_those_of_eulers_steps():
   body = baselines.NODE(4, solver=solvers.Fixed(steps, 'euler'))
   network = networks.ODE(2, body)
   x = jax.random.uniform(seeds.key(0), (5, 2, 3, 1))
-  variables = network.init(seeds.key(1), x)
+  variables = jax.jit(network.init)(seeds.key(1), x)
   logits = network.apply(variables, x)
   params = jax.tree.map(np.float64, variables['params'])
   body, params = params['body'], params['Classifier_0']
