@@ -53,7 +53,7 @@ def test_an_optimizer_that_climbs_is_refused(make):
   config = strategy.ESConfig(num_pairs=2)
   for rate in (0.1, 0.0, optax.linear_schedule(0.0, 0.1, 5)):
     training.ESTrainer(TASK, POLICY, config, make(rate))
-  with pytest.raises(ValueError, match='learning rate must not be negative'):
+  with pytest.raises(ValueError, match='learning_rate must not be negative'):
     training.ESTrainer(TASK, POLICY, config, make(-0.1))
 
 
