@@ -20,7 +20,7 @@ from runtime.record import ledger
 
 _SIZE, _LANES = 4, 2  # Members, and lanes of each.
 _GENERATIONS, _ITERATIONS, _RECORDS = 30, 50, 10
-_WIDTH = 128  # Of the largest networks.
+_WIDTH, _START = 128, 64  # Of the largest networks, and of SEARL's first ones.
 _SAMPLES = 4.0  # Of each member, for each step of all.
 _SPACE = spaces.Space((spaces.Float('learning_rate', 1e-5, 5e-3, 'LOG'),))
 # A pilot of three seeds had gains of 30 and deviations of 30 in each arm.
@@ -88,7 +88,9 @@ def _alone(samples_per_insert: float) -> online.Setting:
 
 SHARED, ALONE, LONGER = 'SEARL', 'random', 'random, as many updates'
 _CROWD = _agent(
-  growing.Growing(layers=2, width=_WIDTH), _SIZE * _LANES, _SAMPLES
+  growing.Growing(layers=2, width=_WIDTH, start=_START),
+  _SIZE * _LANES,
+  _SAMPLES,
 )
 _ARMS = {
   SHARED: online.Setting(
@@ -129,7 +131,7 @@ ROWS = (
     'of all. A member of SEARL samples the steps of all four, so that it makes four '
     'times the updates of an agent that has its own alone; the last arm makes as many '
     'of these as SEARL does. Learning rates are log-uniform in 1e-5 to 5e-3 at '
-    'first. SEARL begins with one layer of 16 units and may reach two of 128, which '
+    'first. SEARL begins with one layer of 64 units and may reach two of 128, which '
     'the other agents have from the start.',
     headline=SHARED,
     curves=True,
