@@ -150,7 +150,18 @@ def _errors(results: study.Results) -> dict[str, np.ndarray]:
   return {f'layer {i}': errors[:, i] for i in range(errors.shape[1])}
 
 
-def _figure(results: study.Results) -> figures.Panel:
+def _accuracies(results: study.Results) -> dict[str, np.ndarray]:
+  return rows.table(results, 'exact', 'chance', *_WHEN, form='{metric}')
+
+
+def _bars(results: study.Results) -> figures.Panel:
+  found = {name: x.mean() for name, x in _accuracies(results).items()}
+  return figures.Bars(
+    names=[*found], groups={'': [*found.values()]}, xlabel='accuracy'
+  )
+
+
+def _layers(results: study.Results) -> figures.Panel:
   (arm,) = results.arms
   errors = {name: results(arm, f'{name} errors') for name in KERNELS}
   return figures.lines(
@@ -171,9 +182,7 @@ ROWS = (
     'with fast attention, and recovers it in a tenth of the steps (accuracy of '
     'the next token, validation).',
     study=STUDY,
-    ours=lambda results: rows.table(
-      results, 'exact', 'chance', *_WHEN, form='{metric}'
-    ),
+    ours=_accuracies,
     published=ledger.Published(0.07, f'{_SOURCE}: after the exchange'),
     trend='between chance and the original after the exchange; at least '
     f'{RECOVERED:.0%} of the original after further training; hyp starts above '
@@ -191,7 +200,7 @@ ROWS = (
       ),
       claims.above(f'{HYP} start', than=f'{TRIG} start', paired=True),
     ],
-    figure=_figure,
+    figure=_bars,
     headline=f'{HYP} end',
   ),
   rows.Row(
@@ -206,7 +215,7 @@ ROWS = (
     ),
     trend='each layer above the one before it',
     claims=lambda table: [claims.grows([*table])],
-    figure=_figure,
+    figure=_layers,
     headline='layer 0',
   ),
 )

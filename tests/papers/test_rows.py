@@ -79,8 +79,6 @@ NOT_RUN = {
   'fig18-linear-transformer',
   'fig7-long-cost',
   'fig7-long-accuracy',
-  'fig5-exchange',
-  'fig14-layers',
 }
 
 
