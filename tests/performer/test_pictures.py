@@ -1,5 +1,6 @@
 """The picture shows the matrices it says it shows."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
