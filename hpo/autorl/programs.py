@@ -245,16 +245,16 @@ class ProgramTrainer:
     Every device does all the work.
     """
     init = functools.partial(self._init, seed)
+    shape, judge = jax.eval_shape(init), jax.jit(self._scores)
     yield loop_lib.Experiment(
       init=init,
       step=self._step,
-      shardings=jax.tree.map(
-        lambda _: mesh_lib.replicated(mesh), jax.eval_shape(init)
-      ),
+      shardings=jax.tree.map(lambda _: mesh_lib.replicated(mesh), shape),
       batches=actors.NoBatches(),
       mesh=mesh,
       batch_size=self.num_seeds * self.iterations_per_step,
-      evaluators={'test': self._evaluator()},
+      evaluators={'test': lambda state: jax.device_get(judge(state))},
+      scores={'test': [*jax.eval_shape(self._scores, shape)]},
       params=lambda state: _floats(state.program),
       tables=lambda run: {'scores': results.score_rows(run.rows)},
       pictures=lambda run: {
@@ -287,15 +287,12 @@ class ProgramTrainer:
     )
     return TrainState(steps[-1] + 1, found, spent, state.key), collection
 
-  def _evaluator(self) -> loop_lib.Evaluator:
-    @jax.jit
-    def scores(state: TrainState) -> dict[str, Array]:
-      judge = lambda s, k: self.program.evaluate(
-        s, jax.random.fold_in(_keys(k)[2], state.step)
-      )
-      return jax.tree.map(jnp.mean, jax.vmap(judge)(state.program, state.key))
-
-    return lambda state: jax.device_get(scores(state))
+  def _scores(self, state: TrainState) -> dict[str, Array]:
+    """Means over seeds."""
+    judge = lambda s, k: self.program.evaluate(
+      s, jax.random.fold_in(_keys(k)[2], state.step)
+    )
+    return jax.tree.map(jnp.mean, jax.vmap(judge)(state.program, state.key))
 
 
 def _floats(tree: PyTree) -> dict[str, Any]:

@@ -40,6 +40,10 @@ class Family(Protocol):
   """A family of tasks, and the variables that are learnt from them."""
 
   @property
+  def scores(self) -> tuple[str, ...]:
+    """Names of the numbers that every evaluator gives."""
+
+  @property
   def problem(self) -> problem_lib.ABLOProblem:
     """The bi-level problem; a task is one of `sample`, without its axis."""
 
@@ -192,6 +196,7 @@ class Trainer:
         name: lambda state, judge=judge: judge(state.theta)
         for name, judge in judges.items()
       },
+      scores=dict.fromkeys(judges, self.family.scores),
       params=lambda state: {'theta': state.theta},
       tables=self._tables,
       pictures=lambda run: {

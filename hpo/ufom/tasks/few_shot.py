@@ -70,6 +70,11 @@ class FewShot:
     return {'train': self.data.train, 'test': self.data.test}
 
   @property
+  def scores(self) -> tuple[str, ...]:
+    """See `training.Family`."""
+    return 'accuracy', 'accuracy_error'
+
+  @property
   def problem(self) -> problem_lib.ABLOProblem:
     """MAML's form: V is the identity, losses see phi alone."""
 

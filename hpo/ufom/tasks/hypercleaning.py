@@ -120,6 +120,11 @@ class HyperCleaning:
     return self.splits['train'].y != self._parts[0].y
 
   @property
+  def scores(self) -> tuple[str, ...]:
+    """See `training.Family`."""
+    return 'valid_loss', 'accuracy', 'auc', 'f1'
+
+  @property
   def problem(self) -> problem_lib.ABLOProblem:
     """Inner loss: mean of sigmoid(theta_i) CE_i; outer: mean CE."""
     train, valid = self.splits['train'], self.splits['valid']

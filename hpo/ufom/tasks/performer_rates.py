@@ -92,6 +92,11 @@ class PerformerRates:
     }
 
   @property
+  def scores(self) -> tuple[str, ...]:
+    """See `training.Family`."""
+    return 'bits', *(f'rate_{group}' for group in GROUPS)
+
+  @property
   def problem(self) -> problem_lib.ABLOProblem:
     """Batch j of a task for inner step j, the last for the outer loss."""
 

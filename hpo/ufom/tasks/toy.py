@@ -35,6 +35,11 @@ class Toy:
   starts: tuple[float, float] = (-10.0, 30.0)
 
   @property
+  def scores(self) -> tuple[str, ...]:
+    """See `training.Family`."""
+    return 'slope', 'objective', 'distance'
+
+  @property
   def problem(self) -> problem_lib.ABLOProblem:
     """A task holds its `number`."""
     loss = lambda theta, phi, task: self.tasks.loss(phi, task['number'])

@@ -65,6 +65,7 @@ def test_resumed_runs_are_the_same(tmp_path, capsys):
     np.testing.assert_array_equal(a, b)
   assert rows(tmp_path / 'whole') == rows(tmp_path / 'parts')
   last = rows(tmp_path / 'whole')[-2]
+  experiments.check_scores(made, rows(tmp_path / 'whole')[-1])
   assert last['train/first_order_tasks'] == 64
   price = made.price
   spent = 64 * price.det + last['train/exact_tasks'] * price.rnd

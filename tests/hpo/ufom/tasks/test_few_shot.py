@@ -106,6 +106,7 @@ def test_evaluation_is_the_same_each_time():
   judges = tasks.evaluators(ufom.Inner(2, 0.1))
   scores = [judges['test'](theta) for _ in range(2)]
   assert scores[0] == scores[1]
+  assert [*scores[0]] == [*tasks.scores]
   assert 0 <= scores[0]['accuracy'] <= 1
   assert scores[0]['accuracy_error'] >= 0
 

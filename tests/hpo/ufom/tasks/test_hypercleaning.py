@@ -62,6 +62,7 @@ def test_learns_who_is_wrong_and_first_order_does_not(learn_start):
     ends[q] = state, judge(state.theta)
   first, some = ends[0.0], ends[0.3]
   assert not np.asarray(first[0].theta['logits']).any()
+  assert {*some[1]} == {*tasks.scores}
   assert some[1]['auc'] > 0.95
   assert some[1]['valid_loss'] < first[1]['valid_loss']
   if learn_start:
