@@ -175,6 +175,7 @@ def held(size):
   return programs.Program(lambda: np.ones(size, np.uint8).sum(dtype=np.int32))
 
 
+@pytest.mark.slow
 def test_peak_memory_is_that_of_a_process_of_its_own():
   before = dict(os.environ)
   small, large = memory.peaks(held, [10 * 2**20, 40 * 2**20])

@@ -74,6 +74,7 @@ def test_bars_without_measurements_are_open():
   assert set(verdicts(harness.Results()).values()) == {None}
 
 
+@pytest.mark.slow
 def test_forms_agree_and_a_wrong_one_is_told():
   """All solve one equation; diffrax with a tableau of ours."""
   pytest.importorskip('diffrax')

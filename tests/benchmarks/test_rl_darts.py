@@ -30,6 +30,7 @@ def test_bars():
   assert rate.bar is None
 
 
+@pytest.mark.slow
 def test_a_wrong_form_is_refused(monkeypatch):
   case = rl_darts.Case(6, (8,), False)
   right = rl_darts._program('naive', case, 2)

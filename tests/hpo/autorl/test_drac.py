@@ -165,6 +165,7 @@ def test_the_logarithmic_form_is_the_cross_entropy():
   )
 
 
+@pytest.mark.slow
 def test_the_bandit_is_told_of_the_arm_that_was_used():
   arms = augmentations.flip, augmentations.color_jitter
   settings = drac.DrAC(AGENT, arms, bandits.ArmWindows(2))

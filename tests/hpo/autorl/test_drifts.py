@@ -51,6 +51,7 @@ AGENT = ppo.PPO(
 ENV = lanes.Lanes(cartpole.CartPoleBalance(), 4)
 
 
+@pytest.mark.slow
 def test_with_ppo_s_drift_it_is_ppo():
   theirs = drifts.Trained(AGENT, ENV, drifts.Clipped(0.2)).learner
   plain = AGENT.learner(ENV.observation_space, ENV.action_space, 4)

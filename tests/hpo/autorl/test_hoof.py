@@ -121,6 +121,7 @@ AGENT = hoof.HOOF(
 )
 
 
+@pytest.mark.slow
 def test_an_agent_chooses_or_stays_as_it_is():
   env = lanes.Lanes(chain.Chain(4), 4)
   moved = {}

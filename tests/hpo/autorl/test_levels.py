@@ -141,6 +141,7 @@ def program(replay, **options):
   )
 
 
+@pytest.mark.slow
 def test_robust_replay_learns_nothing_from_new_levels():
   """Whatever happens in lanes with new levels, the agent is the same."""
   chosen = program(levels.Replay(N, robust=True))

@@ -181,6 +181,7 @@ SMALL = mgrl.MetaActorCritic(
 )
 
 
+@pytest.mark.slow
 def test_kept_batches_lead_to_the_present_agent_and_knobs_move_when_due():
   learner, states = played(SMALL, 5)
   for state in (states[2], states[4]):

@@ -84,6 +84,7 @@ def test_the_fit_descends_the_loss_by_its_gradient():
   assert loss(after.hyper) < loss(fit.hyper)
 
 
+@pytest.mark.slow
 def test_unknown_rows_change_nothing():
   some, known = inputs(8), jnp.arange(8) < 5
   values = jnp.where(known, jnp.float32(seeds.rng(3).normal(size=8)), 0)

@@ -12,7 +12,7 @@ from scipy import stats
 from hpo import spaces, studies
 from hpo.optformer import behaviours
 from hpo.optformer.behaviours import floors
-from tests import seeds
+from tests import marks, seeds
 
 TRIALS = 40
 # GP-UCB takes the longest, by far.
@@ -42,7 +42,13 @@ def history(name, mixed=False):
   return jax.device_get(written(name, seeds.key(NAMES.index(name)), cube))
 
 
-@pytest.mark.parametrize('name', NAMES)
+@pytest.mark.parametrize(
+  'name',
+  [
+    *(name for name in NAMES if name != 'designer_recursive_gp'),
+    *marks.slow('designer_recursive_gp'),
+  ],
+)
 def test_contract(name):
   for mixed in (False, True):
     found = history(name, mixed)

@@ -245,6 +245,7 @@ def test_filter_response_by_hand(pictures):
   np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-3)
 
 
+@pytest.mark.slow
 def test_recurrent_core_step_by_step():
   core = networks.CellGRU(3)
   x = jax.random.normal(seeds.key(0), (4, 2, 5))

@@ -93,14 +93,8 @@ def test_the_agent_is_unchanged():
   assert not np.any(kept[1])
 
 
-@pytest.mark.parametrize(
-  'name',
-  [
-    'ppo',
-    pytest.param('rainbow', marks=pytest.mark.slow),
-    pytest.param('sac', marks=pytest.mark.slow),
-  ],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize('name', ['ppo', 'rainbow', 'sac'])
 def test_each_part_can_be_frozen_in_the_whole_agent(name):
   """The published switch moves all parameters once an agent is around them."""
   for frozen in ('weights', 'alpha'):
@@ -191,6 +185,7 @@ def _unaccounted(env):
   return max(missing)
 
 
+@pytest.mark.slow
 def test_no_reward_is_lost_where_episodes_end():
   """The published wrapper drops the reward after each end."""
   assert _unaccounted(lanes.Lanes(GRID, 8)) < 1e-5

@@ -142,6 +142,7 @@ def test_the_way_back_changes_no_bit():
   assert set(convert_bert.to_pytorch(fresh)) == set(weights) - set(rest)
 
 
+@pytest.mark.slow
 def test_fast_attention_of_a_pretrained_model():
   """Errors are told by layer, and shrink with the number of features."""
   params, _ = convert_bert.from_pytorch(state_dictionary(2), num_heads=HEADS)

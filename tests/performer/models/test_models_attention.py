@@ -99,6 +99,7 @@ def test_source_is_summed_once_and_read_often():
   np.testing.assert_allclose(one, expected[:, 3:4], atol=5e-5)
 
 
+@pytest.mark.slow
 def test_pieces_make_the_whole():
   params, x = parameters(), twin.normal(1, B, L, E)
   mask = twin.mask(4, B, L)

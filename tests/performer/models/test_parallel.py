@@ -36,6 +36,7 @@ def test_heads_keep_their_own_matrices(auto, per_head):
   np.testing.assert_allclose(out, expected, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_segments_on_a_mesh():
   favor = cases.favor()
   w = cases.projection(favor)

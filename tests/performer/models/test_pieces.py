@@ -79,6 +79,7 @@ def read(model, params, w, *, cuts, train=False, state=None):
   return jnp.concatenate(logits, axis=1), state
 
 
+@pytest.mark.slow
 def test_pieces_are_the_whole_in_training():
   model = make()
   params, w = init(model)

@@ -171,6 +171,7 @@ def test_depth_does_not_grow_the_program():
   assert size(2) == size(6)
 
 
+@pytest.mark.slow
 def test_remat_changes_no_gradient():
   tokens, mask = inputs()
 

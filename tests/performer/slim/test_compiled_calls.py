@@ -71,6 +71,7 @@ def test_problems_of_equal_models_are_equal():
   assert language.problem(one).loss != language.problem(model(5)).loss
 
 
+@pytest.mark.slow
 def test_old_programs_are_dropped():
   def trace():
     problem = make()

@@ -57,6 +57,7 @@ def same(a, b):
     np.testing.assert_array_equal(x, y)
 
 
+@pytest.mark.slow
 def test_training_is_that_of_one_process():
   """Parameters and statistics after two generations, to the last bit."""
   config = strategy.ESConfig(num_pairs=PAIRS, sigma=0.3)
@@ -144,6 +145,7 @@ def only_the_kept_count(found, whole, kept):
   assert np.abs(weights - wrong).max() > 0.1 * np.abs(expected).max()
 
 
+@pytest.mark.slow
 def test_bugs_are_errors_and_not_losses(tmp_path):
   mark = tmp_path / 'mark'
   mark.touch()
