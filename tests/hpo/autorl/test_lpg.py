@@ -21,6 +21,7 @@ RULE = lpg.Rule(
 LIVES = lpg_training.Lifetimes(RULE, tasks=2, length=4, test_tasks=2)
 
 
+@pytest.mark.slow
 def test_exact_returns_are_those_of_many_episodes():
   task = TABLES.draw(seeds.key(1))
   logits = jax.random.normal(seeds.key(2), (4, 2))

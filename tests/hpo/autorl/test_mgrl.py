@@ -61,6 +61,7 @@ def fitted(settings):
   )
 
 
+@pytest.mark.slow
 def test_an_outer_setting_beyond_its_knob_is_read_as_the_end():
   """No entropy in the outer loss, and a knob for it on a logarithmic scale."""
   ends = [

@@ -201,6 +201,7 @@ def test_members_that_run_lower_the_deviation_only_nearby():
   assert one[1] > 0.98 * none[1]
 
 
+@pytest.mark.slow
 def test_pb2_finds_the_place_with_the_largest_gain():
   run = functools.partial(
     running.run, Climb(noise=0.05), pb2.PB2(LINE), size=4, rounds=16

@@ -214,6 +214,7 @@ def test_resumed_runs_are_the_same(tmp_path):
   assert rows(tmp_path / 'whole') == rows(tmp_path / 'parts')
 
 
+@pytest.mark.slow
 def test_the_loss_falls():
   made = trainer()
   learn = learner.Learner(made.model, made.optimizer, made.loss, 0)

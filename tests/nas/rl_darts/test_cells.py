@@ -29,7 +29,7 @@ def output_and_grads(cell, params, p, x):
   ('space', 'stride'),
   [
     (SMALL, 1),
-    (darts_cases.MIXED, 2),
+    pytest.param(darts_cases.MIXED, 2, marks=pytest.mark.slow),
     pytest.param(spaces.MICRO, 2, marks=pytest.mark.slow),
     pytest.param(spaces.CLASSIC, 1, marks=pytest.mark.slow),
     pytest.param(spaces.CLASSIC, 2, marks=pytest.mark.slow),

@@ -70,6 +70,7 @@ def test_logits_beside_the_weights(pictures):
   )
 
 
+@pytest.mark.slow
 def test_shared_logits_gather_the_gradients_of_all_cells(pictures):
   """The gradient of 'normal' is that of copies for each cell, summed."""
   pair = networks.Micro(**TINY, pair=True)

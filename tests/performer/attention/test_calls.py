@@ -8,7 +8,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from tests import marks
 from tests.performer.attention import attention_cases as cases
 from tests.performer.attention import attention_twin as twin
 
@@ -54,7 +53,8 @@ def mesh():
   )
 
 
-@pytest.mark.parametrize('inside', [*marks.slow(False), True])
+@pytest.mark.slow
+@pytest.mark.parametrize('inside', [False, True])
 def test_explicit_axes(mesh, inside):
   """Batch and heads split; with the mesh as context and without."""
   q, k, v = twin.inputs(2)

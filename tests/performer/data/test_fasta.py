@@ -96,6 +96,7 @@ def test_missing_file_and_directory(tmp_path):
     list(fasta.read(str(tmp_path)))
 
 
+@pytest.mark.slow
 def test_memory_does_not_grow_with_the_file(tmp_path):
   def peak(records):
     data = b''.join(b'>r%d\n%s\n' % (i, b'MKVL' * 100) for i in range(records))

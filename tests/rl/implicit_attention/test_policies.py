@@ -264,6 +264,7 @@ def test_convolutions_are_flax_convolutions():
   np.testing.assert_allclose(found, x.ravel(), atol=1e-5)
 
 
+@pytest.mark.slow
 def test_films_show_what_is_looked_at():
   env = dodge.Dodge(size=16, max_steps=8)
   front = fronts.Rank(IMPLICIT, patches.Patches(3, 3), count=1)

@@ -97,6 +97,7 @@ def history():
   return learner, states, rows
 
 
+@pytest.mark.slow
 def test_updates_begin_with_enough_to_sample():
   _, states, rows = history()
   waiting = [row['replay_size'] < SMALL.min_replay for row in rows]
