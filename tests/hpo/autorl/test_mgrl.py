@@ -105,17 +105,17 @@ def test_meta_gradient_is_that_of_finite_differences():
     )
     # Constants to the gradient, held fixed: what the network reads, and the
     # advantages and targets of the outer loss.
-    frozen = _reading(learner, state.free)
-    judge = meta.unrolled(learner.update, start, state.free, kept)[0]
+    free = jax.tree.map(lambda x: x.astype(jnp.float64), state.free)
+    frozen = _reading(learner, free)
+    judge = meta.unrolled(learner.update, start, free, kept)[0]
 
     @jax.jit
     def value(free):
       end = meta.unrolled(frozen.update, start, free, kept)
       return learner.outer(end, start, state.free, fresh, judge)
 
-    free = jax.tree.map(lambda x: x.astype(jnp.float64), state.free)
     total, grads = found(free)
-    np.testing.assert_allclose(total, value(free), rtol=1e-6)
+    np.testing.assert_allclose(total, value(free), rtol=1e-8)
     for name, x in free.items():
       for head in range(2):
         at = lambda step, name=name, x=x, head=head: value(
