@@ -4,7 +4,7 @@ import numpy as np
 
 from hpo.optformer import acquisitions, behaviours, suggesting
 from papers import claims, figures, rows, study
-from papers.optformer import methods, searches
+from papers.optformer import methods, optimising, searches
 from runtime.record import ledger
 
 _ALGORITHMS = {
@@ -42,30 +42,36 @@ def _scores(results: study.Results) -> dict[str, np.ndarray]:
 
 
 def _diagonal(results: study.Results) -> list[figures.Panel]:
-  """Curves, and the published form: means at the last trial."""
-  panels: list[figures.Panel] = [
-    figures.by_arm(
-      results,
-      'best',
-      arms=[name for name in results.arms if name.endswith('imitated') is last],
-      spread='pooled',
+  """Regrets over trials; and the published form: those at the last trial."""
+  lines = {
+    arm: optimising.regret_line(arm, results(arm, 'best'))
+    for arm in results.arms
+  }
+  curves = [
+    figures.Lines(
+      lines=[lines[name.format(algorithm)] for algorithm in _ALGORITHMS],
       xlabel='trial',
-      ylabel='best score so far',
+      ylabel='regret',
+      yscale='log',
       options={'title': title},
     )
-    for title, last in (('original', False), ('imitated', True))
+    for title, name in (('original', '{}'), ('imitated', '{}, imitated'))
   ]
-  means = {arm: x.mean() for arm, x in _scores(results).items()}
+  last = {arm: line.y[-1] for arm, line in lines.items()}
   points = [
-    figures.Line(name, [means[name]], [means[f'{name}, imitated']], style='o')
+    figures.Line(name, [last[name]], [last[f'{name}, imitated']], style='o')
     for name in _ALGORITHMS
   ]
-  low = min(means.values())
-  points.append(figures.Line('', [low, 1], [low, 1], style=':', color=7))
-  panels.append(
-    figures.Lines(lines=points, xlabel='original', ylabel='imitated')
+  ends = [min(last.values()), max(last.values())]
+  points.append(figures.Line('', ends, ends, style=':', color=7))
+  diagonal = figures.Lines(
+    lines=points,
+    xlabel='regret of the original',
+    ylabel='regret of the imitation',
+    xscale='log',
+    yscale='log',
   )
-  return panels
+  return [*curves, diagonal]
 
 
 ROWS = (
@@ -88,7 +94,8 @@ ROWS = (
     ),
     explain='Seeds are tasks: 2 to 4 parameters of all types, five families. '
     'Both begin without a trial. Scores are of the noiseless values: 0 is the median '
-    'of uniform points, 1 the best known.',
+    'of uniform points, 1 the best known. The picture has the regrets, what scores '
+    'lack to 1.',
     headline='recursive_gp, imitated',
   ),
 )

@@ -47,7 +47,6 @@ SYSTEM = rows.System('toys', '1', {'toy': ROW})
 
 # Rows that wait for their first run.
 NOT_RUN = {
-  'swimmer-controllers',
   'swimmer-partitions',
   'swimmer-pruning',
   'hybrid-100',
@@ -56,8 +55,6 @@ NOT_RUN = {
   'held-out-peers',
   'held-out-vizier',
   'tables-vizier',
-  'nasbench201',
-  'imitation-curves',
   'cost-of-suggestions',
   'rainbow',
   'sac',
