@@ -4,7 +4,6 @@ from nas.rl_darts.bilevel import alpha_gradient, alpha_optimizer, partitioned
 from nas.rl_darts.cells import Cell
 from nas.rl_darts.genotype import CellGenotype, Genotype
 from nas.rl_darts.networks import (
-  CellGRU,
   Classic,
   Masked,
   Micro,
@@ -12,6 +11,7 @@ from nas.rl_darts.networks import (
   Relaxed,
 )
 from nas.rl_darts.probabilities import alphas
+from nas.rl_darts.recurrent import CellGRU
 from nas.rl_darts.search import Search
 from nas.rl_darts.spaces import CLASSIC, CLASSIC_POOL, MICRO, RNN, CellSpace
 

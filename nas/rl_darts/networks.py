@@ -19,7 +19,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
-from jaxtyping import Array, Bool, Float, Key, Shaped
+from jaxtyping import Array, Float, Key, Shaped
 
 from nas.rl_darts import cells as cells_lib
 from nas.rl_darts import convolutions, probabilities, spaces
@@ -28,8 +28,9 @@ from rl import networks, ranges
 
 __all__ = [
   'Architecture',
-  'CellGRU',
+  'CellNetwork',
   'Classic',
+  'Derivable',
   'Masked',
   'Micro',
   'PISACEncoder',
@@ -99,7 +100,7 @@ def _wide(x: Float[Array, '...']) -> Float[Array, '...']:
   return x.astype(jnp.promote_types(x.dtype, jnp.float32))
 
 
-class _Derivable:
+class Derivable:
   """Has an architecture and a space: genotypes can be derived for it."""
 
   @property
@@ -121,7 +122,7 @@ class _Derivable:
     return genotype_lib.derive(logits, self.space, self.strides, **options)
 
 
-class _CellNetwork(_Derivable, nn.Module):
+class CellNetwork(Derivable, nn.Module):
   """What all networks of cells share.
 
   Attributes:
@@ -142,7 +143,7 @@ class _CellNetwork(_Derivable, nn.Module):
   remat: bool = False
   dtype: Any = None
 
-  def _mixing(
+  def mixing(
     self, alpha: Mapping[str, probabilities.Logits] | None
   ) -> Mapping[str, probabilities.Logits] | None:
     """Mixing weights by cell type; None for discrete cells alone."""
@@ -194,7 +195,7 @@ class _CellNetwork(_Derivable, nn.Module):
       for kind, one in zip(self.strides, keys, strict=True)
     }
 
-  def _cell(
+  def cell(
     self,
     kind: str,
     name: str,
@@ -243,10 +244,10 @@ class _CellNetwork(_Derivable, nn.Module):
     return (y + bias).astype(x.dtype)
 
 
-class _Stages(_CellNetwork):
+class _Stages(CellNetwork):
   """Stages, then flat, ReLU, dense, ReLU.
 
-  Attributes beside those of `_CellNetwork`:
+  Attributes beside those of `CellNetwork`:
     depths: channels of the stages; each halves height and width.
     dense: width of the output; None: the last stage's pictures are returned.
 
@@ -273,7 +274,7 @@ class _Stages(_CellNetwork):
       observation: pictures; uint8 is divided by 255.
       alpha: logits (or masks) by cell type; None: they are parameters.
     """
-    mixing = self._mixing(alpha)
+    mixing = self.mixing(alpha)
     x = self._stem(networks.to_float(observation))
     for stage, depth in enumerate(self.depths):
       x = self._stage(stage, depth, x, mixing)
@@ -302,7 +303,7 @@ class Micro(_Stages):
 
   @property
   def strides(self) -> dict[str, int]:
-    """See `_CellNetwork`."""
+    """See `CellNetwork`."""
     return {'normal1': 1, 'normal2': 1} if self.pair else {'normal': 1}
 
   def _stage(
@@ -316,7 +317,7 @@ class Micro(_Stages):
     x = nn.max_pool(x, (3, 3), (2, 2), 'SAME')
     for index in (1, 2):
       kind = f'normal{index}' if self.pair else 'normal'
-      x = self._cell(kind, f'cell_{stage}_{index}', depth, x, mixing)
+      x = self.cell(kind, f'cell_{stage}_{index}', depth, x, mixing)
     return x
 
 
@@ -334,7 +335,7 @@ class Classic(_Stages):
 
   @property
   def strides(self) -> dict[str, int]:
-    """See `_CellNetwork`."""
+    """See `CellNetwork`."""
     return {'normal': 1, 'reduction': self.reduction}
 
   def _stem(self, x: Float[Array, 'n h w c']) -> Float[Array, 'n h w d']:
@@ -348,18 +349,18 @@ class Classic(_Stages):
     mixing: Mapping[str, probabilities.Logits] | None,
   ) -> Float[Array, 'n i j d']:
     for index, kind in enumerate(('reduction', 'normal', 'normal')):
-      x = self._cell(kind, f'cell_{stage}_{index}', depth, x, mixing)
+      x = self.cell(kind, f'cell_{stage}_{index}', depth, x, mixing)
     return x
 
 
-class PISACEncoder(_CellNetwork):
+class PISACEncoder(CellNetwork):
   """The encoder of PI-SAC with cells: for control from stacked pictures.
 
   A 3x3 convolution with stride 2, not padded; normal cells; filter response
   normalisation with a thresholded linear unit; flat, dense, layer normalisation.
   Published for 84x84 pictures of three frames.
 
-  Attributes beside those of `_CellNetwork`:
+  Attributes beside those of `CellNetwork`:
     channels: of the convolution and the cells.
     num_cells: of them. Three stand for the three convolutions of the baseline;
       the published number was not found.
@@ -385,11 +386,11 @@ class PISACEncoder(_CellNetwork):
     alpha: Mapping[str, probabilities.Logits] | None = None,
   ) -> Float[Array, 'n f']:
     """Features; arguments as of `Micro`."""
-    mixing = self._mixing(alpha)
+    mixing = self.mixing(alpha)
     x = networks.to_float(observation)
     x = self._convolution('conv', self.channels, x, 2, 'VALID')
     for index in range(self.num_cells):
-      x = self._cell('normal', f'cell_{index}', self.channels, x, mixing)
+      x = self.cell('normal', f'cell_{index}', self.channels, x, mixing)
     x = _FilterResponse(name='response')(_wide(x))
     x = nn.Dense(self.features, name='dense')(x.reshape(x.shape[0], -1))
     return nn.LayerNorm(epsilon=1e-5, name='norm')(x)
@@ -408,50 +409,3 @@ class _FilterResponse(nn.Module):
     # In squared units of x, as published.
     y = x * jax.lax.rsqrt(power + 1e-6) * scale + bias
     return jnp.maximum(y, threshold)
-
-
-class _Step(_CellNetwork):
-  """One step of `CellGRU`: a gated mixture, then a cell."""
-
-  @nn.compact
-  def __call__(
-    self, memory: Float[Array, 'n m'], row: tuple[Array, Array]
-  ) -> tuple[Float[Array, 'n m'], Float[Array, 'n m']]:
-    x, first = row
-    memory = jnp.where(first[:, None], 0, memory)
-    width = memory.shape[-1]
-    layer = lambda name, value: nn.Dense(
-      width, use_bias=name.startswith('x'), name=name
-    )(value)
-    gate = nn.sigmoid(layer('x_gate', x) + layer('h_gate', memory))
-    new = nn.tanh(layer('x_new', x) + layer('h_new', memory))
-    mixed = gate * new + (1 - gate) * memory
-    memory = self._cell('normal', 'cell', width, mixed, self._mixing(None))
-    return memory, memory
-
-
-class CellGRU(_Derivable, networks.GRU):
-  """A recurrent core whose state goes through a cell of vector operations.
-
-  c = sigmoid(W x + U h), h' = c tanh(W' x + U' h) + (1 - c) h, then the cell.
-
-  Attributes beside those of `rl.networks.GRU`:
-    architecture: see the module.
-    space: of the cell.
-  """
-
-  architecture: Architecture = Relaxed()
-  space: spaces.CellSpace = spaces.RNN
-
-  @nn.compact
-  def __call__(
-    self,
-    memory: Float[Array, 'n m'],
-    x: Float[Array, 'T n d'],
-    first: Bool[Array, 'T n'],
-  ) -> tuple[Float[Array, 'n m'], Float[Array, 'T n m']]:
-    """See `rl.networks.GRU`."""
-    scan = nn.scan(
-      _Step, variable_broadcast='params', split_rngs={'params': False}
-    )
-    return scan(self.architecture, self.space, name='step')(memory, (x, first))

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from nas.rl_darts import cells, genotype, networks, spaces
+from nas.rl_darts import cells, genotype, networks, recurrent, spaces
 from nas.rl_darts import probabilities as probabilities_lib
 from rl import networks as rl_networks
 from tests import seeds
@@ -154,7 +154,7 @@ def test_first_masks_differ_with_the_key(pictures):
 class _Published(networks.Micro):
   """The forward pass of the published code: softmax(alpha T)."""
 
-  def _mixing(self, alpha):
+  def mixing(self, alpha):
     temperature = 1 / self.architecture.temperature
     return {
       kind: probabilities_lib.probabilities(logits, temperature)
@@ -248,7 +248,7 @@ def test_filter_response_by_hand(pictures):
 
 @pytest.mark.slow
 def test_recurrent_core_step_by_step():
-  core = networks.CellGRU(3)
+  core = recurrent.CellGRU(3)
   x = jax.random.normal(seeds.key(0), (4, 2, 5))
   first = jnp.zeros((4, 2), bool).at[2, 0].set(True)
   memory = jax.random.normal(seeds.key(1), (2, 3))

@@ -6,7 +6,15 @@ import numpy as np
 import optax
 import pytest
 
-from nas.rl_darts import cells, joined, networks, results, search, spaces
+from nas.rl_darts import (
+  cells,
+  joined,
+  networks,
+  recurrent,
+  results,
+  search,
+  spaces,
+)
 from nas.rl_darts import probabilities as probabilities_lib
 from rl import networks as rl_networks
 from rl import ppo, rainbow, rollout, sac
@@ -196,7 +204,7 @@ def test_no_reward_is_lost_where_episodes_end():
 def test_recurrent_cells_are_derived_in_their_own_space(encoder):
   """Beside the encoder's, whose operations and numbers of edges are others."""
   agent = dataclasses.replace(
-    AGENTS['ppo'], encoder=encoder, core=networks.CellGRU(2)
+    AGENTS['ppo'], encoder=encoder, core=recurrent.CellGRU(2)
   )
   settings = search.Search(agent, iterations=8)
   learner = settings.learner(GRID.observation_space, GRID.action_space, N)
@@ -217,7 +225,7 @@ def test_recurrent_cells_are_derived_in_their_own_space(encoder):
   discrete = dataclasses.replace(
     agent,
     encoder=None,
-    core=networks.CellGRU(2, architecture=found['trunk/core/step']),
+    core=recurrent.CellGRU(2, architecture=found['trunk/core/step']),
   ).learner(GRID.observation_space, GRID.action_space, N)
   made = jax.eval_shape(discrete.init, seeds.key(0)).params
   assert not probabilities_lib.alphas(made)
