@@ -28,6 +28,7 @@ __all__ = [
   'advance',
   'bucket',
   'extend',
+  'first',
   'propose',
   'read',
 ]
@@ -52,19 +53,19 @@ class Candidates(NamedTuple):
 
 
 class History(NamedTuple):
-  """A history that has been read, and can be read on from.
+  """Histories of one length that have been read, and can be read on from.
 
   Attributes:
-    metadata: ids of the text.
+    metadata: ids of the texts.
     tokens: ids that have been read.
     legal: numbers of legal tokens of the parameters.
     capacity: positions of the cache.
     prefix: the state of the model.
   """
 
-  metadata: Int[np.ndarray, ' s']
-  tokens: Int[np.ndarray, ' l']
-  legal: Int[np.ndarray, ' d']
+  metadata: Int[np.ndarray, 'b s']
+  tokens: Int[np.ndarray, 'b l']
+  legal: Int[np.ndarray, 'b d']
   capacity: int
   prefix: models.Prefix
 
@@ -119,14 +120,14 @@ def extend(
 def advance(
   model: models.OptFormer,
   variables: PyTree,
-  metadata: Int[np.ndarray, ' s'],
-  tokens: Int[np.ndarray, ' l'],
-  legal: Int[np.ndarray, ' d'],
+  metadata: Int[np.ndarray, 'b s'],
+  tokens: Int[np.ndarray, 'b l'],
+  legal: Int[np.ndarray, 'b d'],
   *,
   projections: PyTree,
   history: History | None = None,
 ) -> History:
-  """Reads a history, from where an earlier one ends if that is its beginning.
+  """Reads histories, from where earlier ones end if those are their beginning.
 
   Whatever changes earlier tokens (a new extreme objective, which moves all
   bins; another order of parameters; other metadata) makes it start anew.
@@ -134,34 +135,35 @@ def advance(
   Args:
     model: reads.
     variables: its parameters.
-    metadata: ids of the text.
-    tokens: ids of the history.
+    metadata: ids of the texts.
+    tokens: ids of the histories.
     legal: numbers of legal tokens of the parameters, 0 beyond them.
     projections: random matrices.
     history: read before; None: nothing.
 
   Returns:
-    The history, with room for some more trials.
+    The histories, with room for some more trials.
   """
-  known = 0 if history is None else history.tokens.size
+  batch, length = tokens.shape
+  known = 0 if history is None else history.tokens.shape[1]
   continues = (
-    0 < known <= tokens.size
-    and tokens.size + _PIECE <= history.capacity
+    0 < known <= length
+    and length + _PIECE <= history.capacity
     and np.array_equal(history.metadata, metadata)
     and np.array_equal(history.legal, legal)
-    and np.array_equal(history.tokens, tokens[:known])
+    and np.array_equal(history.tokens, tokens[:, :known])
   )
   if not continues:
     return _anew(model, variables, metadata, tokens, legal, projections)
   prefix = history.prefix
-  for start in range(known, tokens.size, _PIECE):
-    piece = tokens[start : start + _PIECE]
+  for start in range(known, length, _PIECE):
+    piece = tokens[:, start : start + _PIECE]
     prefix = extend(
       model,
       variables,
       prefix,
-      _rows(piece, _PIECE),
-      jnp.array([piece.size]),
+      _filled(piece, _PIECE),
+      jnp.full(batch, piece.shape[1]),
       projections=projections,
     )
   return History(metadata, tokens, legal, history.capacity, prefix)
@@ -170,29 +172,38 @@ def advance(
 def _anew(
   model: models.OptFormer,
   variables: PyTree,
-  metadata: Int[np.ndarray, ' s'],
-  tokens: Int[np.ndarray, ' l'],
-  legal: Int[np.ndarray, ' d'],
+  metadata: Int[np.ndarray, 'b s'],
+  tokens: Int[np.ndarray, 'b l'],
+  legal: Int[np.ndarray, 'b d'],
   projections: PyTree,
 ) -> History:
+  batch, length = tokens.shape
   # Doublings: each capacity is compiled, which takes longer than reading.
-  capacity = max(1 << (tokens.size + 2 * _PIECE - 1).bit_length(), _CAPACITY)
+  capacity = max(1 << (length + 2 * _PIECE - 1).bit_length(), _CAPACITY)
   prefix = read(
     model,
     variables,
-    _rows(metadata, metadata.size),
-    _rows(tokens, capacity),
-    jnp.array([tokens.size]),
-    jnp.asarray(legal[None]),
+    jnp.asarray(metadata),
+    _filled(tokens, capacity),
+    jnp.full(batch, length),
+    jnp.asarray(legal),
     capacity=capacity,
     projections=projections,
   )
   return History(metadata, tokens, legal, capacity, prefix)
 
 
-def _rows(ids: Int[np.ndarray, ' l'], length: int) -> Int[Array, '1 n']:
-  """One row, filled up to a length."""
-  return jnp.asarray(np.pad(ids, (0, length - ids.size))[None])
+def _filled(ids: Int[np.ndarray, 'b l'], length: int) -> Int[Array, 'b n']:
+  """Rows, filled up to a length."""
+  return jnp.asarray(np.pad(ids, ((0, 0), (0, length - ids.shape[1]))))
+
+
+def first(prefix: models.Prefix) -> models.Prefix:
+  """The first of several histories alone."""
+  layers = lambda leaves: jax.tree.map(lambda x: x[:, :1], leaves)
+  state, cross = layers(prefix.state), layers(prefix.cross)
+  rows = jax.tree.map(lambda x: x[:1], prefix._replace(state=None, cross=None))
+  return rows._replace(state=state, cross=cross)
 
 
 @functools.partial(jax.jit, static_argnames=('model', 'star', 'count'))

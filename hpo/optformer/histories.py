@@ -23,7 +23,7 @@ from hpo import studies
 from hpo.optformer import decoding, dialects, quantizing, tokens
 from hpo.optformer import trained as trained_lib
 
-__all__ = ['FILLINGS', 'Reading', 'kept_rows', 'reading']
+__all__ = ['FILLINGS', 'Reading', 'kept_rows', 'metadata', 'reading']
 
 FILLINGS = ('liar', 'sample', 'token')
 _FIRST, _BEST = 5, 10
@@ -164,7 +164,7 @@ def reading(
     scale,
     int(bins.max()) if bins.size else None,
     round(float(bins.mean())) if bins.size else maker.ids.bins // 2,
-    _metadata(trained, study.problem, order),
+    metadata(trained, study.problem, order),
     maker.parameters(kept, order),
     maker.objectives(kept, scale),
     most,
@@ -182,9 +182,16 @@ def _max_trials(maker: tokens.Tokenizer, num_parameters: int) -> int:
   return most
 
 
-def _metadata(
+def metadata(
   trained: trained_lib.Trained, problem: studies.Problem, order: tuple[int, ...]
 ) -> Int[np.ndarray, ' s']:
+  """Ids of the text of a problem, without names and ranges if it is too long.
+
+  Args:
+    trained: the model that will read.
+    problem: what is optimised.
+    order: places of the free parameters.
+  """
   maker, minimal = trained.tokenizer, trained.minimal
   if not minimal:
     text = dialects.by_name(maker.dialect).metadata(problem, order)

@@ -6,14 +6,13 @@ Reference: arXiv:2205.13320, Section 4.4 and Appendix D.4 (temperature).
 import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
 
-import jax
-import jax.numpy as jnp
 import numpy as np
-from scipy import special
 
 from hpo import spaces, studies
-from hpo.optformer import decoding, forecasts, histories, quantizing
+from hpo.optformer import forecasts, histories, quantizing
 from hpo.optformer import trained as trained_lib
+from hpo.optformer import views as views_lib
+from rl import ranges
 
 __all__ = ['predict']
 
@@ -26,6 +25,7 @@ def predict(
   *,
   scale: quantizing.ObjectiveRange | None = None,
   max_tokens: int | None = None,
+  views: int = 1,
 ) -> forecasts.Forecasts:
   """Forecasts of the values of points, each given the same trials.
 
@@ -38,13 +38,16 @@ def predict(
     scale: of the objectives, in the sign that is maximised; None: from the
       trials, with room on both sides.
     max_tokens: of the decoder; None: as in training.
+    views: of the study, whose forecasts are averaged; see `views`.
 
   Returns:
     A forecast for each point, at the temperature of the model.
 
   Raises:
-    ValueError: a trial or point is not legal, or nothing is free.
+    ValueError: a trial or point is not legal, nothing is free, or there is no
+      view.
   """
+  ranges.check_counts(views=views)
   problem = dataclasses.replace(
     problem, algorithm=problem.algorithm or trained.algorithm
   )
@@ -58,31 +61,15 @@ def predict(
   read = histories.reading(
     trained, study, order, scale=scale, max_tokens=max_tokens
   )
-  history = decoding.advance(
-    trained.model,
-    trained.variables,
-    read.metadata,
-    read.ids(trained),
-    read.legal,
-    projections=trained.projections,
+  seen = views_lib.drawn(
+    trained, problem, read, views, np.random.default_rng(0)
   )
+  history = views_lib.advance(trained, read, seen)
   asked = studies.Study.of(
     problem, [studies.Trial(point, None, 'PENDING') for point in points]
   )
   given = trained.tokenizer.parameters(asked, order)
-  count = decoding.bucket(len(points))
-  found = decoding.propose(
-    trained.model,
-    trained.variables,
-    history.prefix,
-    jnp.asarray(read.legal[None]),
-    jnp.asarray(read.padded(given, count)),
-    jax.random.key(0)[None],
-    star=trained.tokenizer.ids.star,
-    count=count,
-    projections=trained.projections,
-    temperature=jnp.float32(1.0),
+  found = views_lib.log_probabilities(
+    trained, history.prefix, read, seen, given
   )
-  logits = np.float64(found.objective[0, : len(points)]) / trained.temperature
-  probabilities = special.softmax(logits, axis=1)
-  return forecasts.Forecasts(probabilities, read.scale, problem.sign)
+  return forecasts.Forecasts(np.exp(found), read.scale, problem.sign)

@@ -23,10 +23,12 @@ from hpo.optformer import (
   acquisitions,
   decoding,
   histories,
+  models,
   novelty,
   quantizing,
 )
 from hpo.optformer import trained as trained_lib
+from hpo.optformer import views as views_lib
 from rl import ranges
 
 __all__ = ['Policy', 'Suggestions', 'suggest']
@@ -55,6 +57,8 @@ class Policy:
       `trained.Trained`.
     max_tokens: of the decoder; None: as in training. Longer studies are cut by
       the rule of `histories`.
+    views: of the study, whose forecasts of a candidate are averaged; 1 as
+      published. See `views`.
   """
 
   acquisition: acquisitions.Acquisition = acquisitions.EI()
@@ -65,10 +69,13 @@ class Policy:
   noisy: bool = False
   algorithm: str | None = None
   max_tokens: int | None = None
+  views: int = 1
 
   def __post_init__(self) -> None:
     ranges.check_counts(
-      num_candidates=self.num_candidates, max_tokens=self.max_tokens
+      num_candidates=self.num_candidates,
+      max_tokens=self.max_tokens,
+      views=self.views,
     )
     ranges.check_positive(temperature=self.temperature)
     if self.pending not in histories.FILLINGS:
@@ -143,7 +150,10 @@ def suggest(
     max_tokens=policy.max_tokens,
   )
   seen = novelty.Seen(problem.space, order, trained.tokenizer.ids.bins)
-  call = _Call(trained, problem, policy, rng, key, history, seen)
+  # What was read of a history serves again if the views are the same.
+  shown = rng if policy.permute else np.random.default_rng(0)
+  views = views_lib.drawn(trained, problem, read, policy.views, shown)
+  call = _Call(trained, problem, policy, rng, key, history, seen, views)
   read = call.with_pending(read, study)
   if not policy.noisy:
     seen.add(study.codes)
@@ -186,6 +196,7 @@ class _Call:
   key: Array
   history: decoding.History | None
   seen: novelty.Seen
+  views: tuple[views_lib.View, ...]
   repeated: int = 0
   hot: int = 0
   random: int = 0
@@ -197,37 +208,36 @@ class _Call:
     return jax.random.fold_in(self.key, self.draws)
 
   def propose(
-    self,
-    read: histories.Reading,
-    *,
-    count: int,
-    temperature: float = 1.0,
-    given: Int[np.ndarray, 'n d'] | None = None,
+    self, read: histories.Reading, temperature: float
   ) -> decoding.Candidates:
-    """Candidates after a history, which is read as far as it is not known."""
+    """Candidates after a history, drawn from the first view."""
     trained = self.trained
-    self.history = decoding.advance(
-      trained.model,
-      trained.variables,
-      read.metadata,
-      read.ids(trained),
-      read.legal,
-      projections=trained.projections,
-      history=self.history,
-    )
-    if given is not None:
-      given = jnp.asarray(read.padded(given, count))
     return decoding.propose(
       trained.model,
       trained.variables,
-      self.history.prefix,
+      decoding.first(self._prefix(read)),
       jnp.asarray(read.legal[None]),
-      given,
+      None,
       self.next_key()[None],
       star=trained.tokenizer.ids.star,
-      count=count,
+      count=self.policy.num_candidates,
       projections=trained.projections,
       temperature=jnp.float32(temperature),
+    )
+
+  def _prefix(self, read: histories.Reading) -> models.Prefix:
+    """All views of a history, which are read as far as they are not known."""
+    self.history = views_lib.advance(
+      self.trained, read, self.views, self.history
+    )
+    return self.history.prefix
+
+  def forecast(
+    self, read: histories.Reading, parameters: Int[np.ndarray, 'n d']
+  ) -> Float[np.ndarray, 'n q']:
+    """Log-probabilities of the objectives of points."""
+    return views_lib.log_probabilities(
+      self.trained, self._prefix(read), read, self.views, parameters
     )
 
   def with_pending(
@@ -258,9 +268,7 @@ class _Call:
     if self.policy.pending == 'token':
       return [ids.pending] * count
     if self.policy.pending == 'sample':
-      size = decoding.bucket(count)
-      found = self.propose(read, count=size, given=parameters)
-      logits = found.objective[0, :count] / self.trained.temperature
+      logits = jnp.asarray(self.forecast(read, parameters), jnp.float32)
       drawn = jax.random.categorical(self.next_key(), logits)
       return (np.asarray(drawn) + ids.first_bin).tolist()
     return [ids.first_bin + read.mean] * count
@@ -270,13 +278,9 @@ class _Call:
   ) -> tuple[Float[np.ndarray, ' d'], float]:
     """The codes of the best new candidate, and its score."""
     for temperature in (1.0, _HOT):
-      found = self.propose(
-        read,
-        count=self.policy.num_candidates,
-        temperature=temperature * self.policy.temperature,
-      )
-      scores = self._scores(found, read)
+      found = self.propose(read, temperature * self.policy.temperature)
       drawn = np.asarray(found.tokens[0, :, : len(read.order)])
+      scores = self._scores(found, drawn, read)
       codes = self._codes(drawn, read.order)
       is_new = self.seen.is_new(codes)
       self.repeated += int((~is_new).sum())
@@ -288,13 +292,18 @@ class _Call:
     return self.seen.draw(self.rng), math.nan
 
   def _scores(
-    self, found: decoding.Candidates, read: histories.Reading
+    self,
+    found: decoding.Candidates,
+    drawn: Int[np.ndarray, 'n d'],
+    read: histories.Reading,
   ) -> Float[np.ndarray, ' n']:
     # Without objectives there is nothing to improve on: the policy alone
     # counts.
     improves = read.best is not None
     score = self.policy.acquisition if improves else acquisitions.Prior()
     logits = found.objective[0] / self.trained.temperature
+    if len(self.views) > 1 and not isinstance(score, acquisitions.Prior):
+      logits = jnp.asarray(self.forecast(read, drawn), jnp.float32)
     best = jnp.int32(read.best or 0)
     found = _score(score, logits, best, self.next_key())
     return np.asarray(found, np.float64)

@@ -182,9 +182,9 @@ def test_histories_are_read_on_or_anew(model, variables, monkeypatch):
     return decoding.advance(
       model,
       variables,
-      metadata,
-      history[:size],
-      legal,
+      metadata[None],
+      history[None, :size],
+      legal[None],
       projections=NONE,
       history=before,
     )
@@ -208,7 +208,7 @@ def test_histories_are_read_on_or_anew(model, variables, monkeypatch):
   full = np.resize(history, 127)
   full = advance(127, None, history=full[:127])
   assert full.capacity == 256
-  advance(127, part, history=full.tokens)
+  advance(127, part, history=full.tokens[0])
   assert len(reads) == 7
 
 

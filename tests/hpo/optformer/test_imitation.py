@@ -71,9 +71,9 @@ def test_losses_are_those_of_decoding(model, variables):
       history = decoding.advance(
         model,
         variables,
-        read.metadata,
-        read.ids(made),
-        read.legal,
+        read.metadata[None],
+        read.ids(made)[None],
+        read.legal[None],
         projections=made.projections,
       )
       given = np.zeros((1, 1, read.legal.size), np.int32)

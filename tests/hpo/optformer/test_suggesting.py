@@ -1,6 +1,7 @@
 """Suggestions of a model with random weights: legal, new, reproducible."""
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -10,6 +11,7 @@ import pytest
 from hpo import spaces, studies
 from hpo.optformer import (
   acquisitions,
+  decoding,
   histories,
   predicting,
   quantizing,
@@ -91,22 +93,16 @@ def test_without_objectives_the_policy_alone_counts(made):
     assert one.points == two.points
 
 
-def test_a_known_history_only_saves_time(made):
-  before = trials(MIXED, 6)
-  first = suggesting.suggest(
-    made, MIXED, before[:5], jax.random.key(0), policy=FIXED
-  )
-  fresh = suggesting.suggest(
-    made, MIXED, before, jax.random.key(1), policy=FIXED
-  )
-  grown = suggesting.suggest(
-    made,
-    MIXED,
-    before,
-    jax.random.key(1),
-    policy=FIXED,
-    history=first.history,
-  )
+@pytest.mark.parametrize('views', [1, 3])
+def test_a_known_history_only_saves_time(made, views, monkeypatch):
+  policy, before = dataclasses.replace(FIXED, views=views), trials(MIXED, 6)
+  # Within the range of the others, whose bins stay.
+  before[5] = before[5]._replace(value=before[0].value)
+  suggest = functools.partial(suggesting.suggest, made, MIXED, policy=policy)
+  first = suggest(before[:5], jax.random.key(0))
+  fresh = suggest(before, jax.random.key(1))
+  monkeypatch.setattr(decoding, 'read', None)
+  grown = suggest(before, jax.random.key(1), history=first.history)
   assert grown.points == fresh.points
 
 
@@ -159,7 +155,7 @@ def test_running_trials_count(made, pending):
     made, MIXED, running, jax.random.key(0), count=2, policy=policy
   )
   read = made.tokenizer.ids
-  ids = found.history.tokens
+  ids = found.history.tokens[0]
   width = 4 + 3
   objectives = ids[1:].reshape(-1, width)[:, -2]
   assert len(objectives) == 6
@@ -222,7 +218,7 @@ def test_many_running_trials_leave_finished_ones_their_half(made):
     made, MIXED, before + running, jax.random.key(0), count=2, policy=FIXED
   )
   # Of 8 trials that fit, one is the candidate.
-  rows = found.history.tokens[1:].reshape(-1, 7)
+  rows = found.history.tokens[0, 1:].reshape(-1, 7)
   assert len(rows) == 7
   study = studies.Study.of(MIXED, before + running)
   order = MIXED.space.free
@@ -264,17 +260,21 @@ def test_text_that_is_too_long_loses_names(made):
     )
 
 
-def test_scores_are_those_of_forecasts(made):
+@pytest.mark.parametrize('views', [1, 3])
+def test_scores_are_those_of_forecasts(made, views):
   """EI of the forecast at the suggested point, by hand."""
   # Without whole numbers, whose draws are rounded after they are scored.
   problem = dataclasses.replace(
     MIXED, space=spaces.Space(cases.MIXED.parameters[:3])
   )
   before = trials(problem, 5)
+  policy = dataclasses.replace(FIXED, views=views)
   found = suggesting.suggest(
-    made, problem, before, jax.random.key(0), policy=FIXED
+    made, problem, before, jax.random.key(0), policy=policy
   )
-  forecast = predicting.predict(made, problem, before, found.points)
+  forecast = predicting.predict(
+    made, problem, before, found.points, views=views
+  )
   gains = np.maximum(np.arange(1000) - 800, 0)
   expected = forecast.probabilities[0] @ gains
   np.testing.assert_allclose(found.scores, expected, rtol=1e-4)
