@@ -51,7 +51,6 @@ NOT_RUN = {
   'swimmer-pruning',
   'hybrid-100',
   'patch-sizes',
-  'noise-background',
   'held-out-peers',
   'held-out-vizier',
   'tables-vizier',
