@@ -38,11 +38,14 @@ def _check_finite(name: str, value: Any) -> None:
     raise ValueError(f'{name} must be finite, got {name}={value!r}')
 
 
-def check_counts(*, least: int = 1, **settings: Any) -> None:
-  """Rejects all but whole numbers from `least` on.
+def check_counts(
+  *, least: int = 1, most: int | None = None, **settings: Any
+) -> None:
+  """Rejects all but whole numbers from `least` to `most`.
 
   Args:
     least: 0 or more.
+    most: None: without an end.
     **settings: values by name; of a tuple, each is checked.
 
   Raises:
@@ -57,6 +60,8 @@ def check_counts(*, least: int = 1, **settings: Any) -> None:
         raise ValueError(f'{name} must be a whole number, got {name}={value!r}')
       if one < least:
         raise ValueError(f'{name} {rule}, got {name}={value!r}')
+      if most is not None and one > most:
+        raise ValueError(f'{name} must be at most {most}, got {name}={value!r}')
 
 
 def check_positive(**settings: Any) -> None:

@@ -34,6 +34,8 @@ __all__ = [
   'random_returns',
 ]
 
+_MOST_AGENTS = 10_000
+
 
 @flax.struct.dataclass
 class TrainState:
@@ -93,9 +95,10 @@ class AgentTrainer:
   def __post_init__(self) -> None:
     ranges.check_counts(
       eval_episodes=self.eval_episodes,
-      num_agents=self.num_agents,
       iterations_per_step=self.iterations_per_step,
     )
+    # Every agent has metrics of its own.
+    ranges.check_counts(most=_MOST_AGENTS, num_agents=self.num_agents)
     for env in self._all_envs().values():
       checks.check_resets(env)
     batched = self.num_agents > 1 or self.iterations_per_step > 1

@@ -1,6 +1,7 @@
 """Spaces of observations and actions: hashable, so static under jit."""
 
 import dataclasses
+import math
 from typing import Any
 
 import jax
@@ -8,6 +9,8 @@ import numpy as np
 from jaxtyping import Array, Int, Key, Shaped
 
 __all__ = ['Box', 'Discrete', 'Space', 'pixels']
+
+_LARGEST = 2**31 - 1  # Elements of an array that 32 bits can number.
 
 Bound = float | int | tuple[Any, ...]
 
@@ -23,7 +26,8 @@ class Box:
     dtype: a NumPy dtype's name.
 
   Raises:
-    ValueError: if a bound does not broadcast to shape, is NaN, or low > high.
+    ValueError: if the shape is too large, or a bound does not broadcast to it,
+      is NaN, or low > high.
   """
 
   shape: tuple[int, ...]
@@ -32,6 +36,8 @@ class Box:
   dtype: str = 'float32'
 
   def __post_init__(self) -> None:
+    if math.prod(self.shape) > _LARGEST:
+      raise ValueError(f'size must be below 2^31, got {self.shape=}')
     for name in ('low', 'high'):
       shape = np.shape(getattr(self, name))
       try:

@@ -24,6 +24,7 @@ from rl.es import generations, jax_evaluator, policies
 from rl.es import population as population_lib
 from rl.es import search as search_lib
 from runtime import loop as loop_lib
+from runtime.devices import counting
 from runtime.devices import mesh as mesh_lib
 from runtime.record import metrics as metrics_lib
 
@@ -164,6 +165,7 @@ class PolicyTrainer:
         shardings=jax.tree.map(lambda _: whole, shapes),
         mesh=mesh,
         batch_size=members,
+        population_bytes=members * counting.tree_bytes(shapes.theta),
         evaluators=self._evaluators(evaluator),
         scores={'center': _SCORES},
         params=lambda state: {'theta': state.theta},

@@ -154,7 +154,8 @@ class Rank(_Attention):
     if q.shape[0] < self.count:
       raise ValueError(
         f'count must be at most the number of patches, {q.shape[0]}, got '
-        f'{self.count=}'
+        f'{self.count=} {self.patches.size=} {self.patches.stride=} for '
+        f'height={picture.shape[0]} width={picture.shape[1]}'
       )
     found = self.votes(q, k, projection=projection)
     return votes_lib.top(found.values, self.count)

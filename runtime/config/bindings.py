@@ -11,9 +11,11 @@ import copy
 import functools
 import inspect
 import math
+import operator
 from collections.abc import Iterable, Iterator
 from typing import Any, NoReturn
 
+import jax
 from gin import config as gin_config
 
 from runtime.config import errors
@@ -23,6 +25,7 @@ __all__ = ['MACRO', 'Bindings', 'Bound', 'detached']
 
 MACRO = 'gin.macro'
 _RATE = 'learning_rate'
+_LARGEST = 2**31 - 1  # Counters and shapes of a run hold 32 bits.
 
 
 def _targets(value: Any) -> set[str]:
@@ -41,6 +44,19 @@ def _requires(value: Any) -> bool:
     reference.config_key == ('gin.REQUIRED', 'gin.constant')
     for reference in gin_config.iterate_references(value)
   )
+
+
+def _exceeds(value: Any, hint: Any) -> bool:
+  """Tells whether a value has whole numbers of more than 32 bits.
+
+  Where the type also takes fractions, such numbers are quantities, not counts.
+  """
+  plain = functools.partial(jax.tree.map, is_leaf=lambda x: x is None)
+  too_large = lambda x: isinstance(x, int) and abs(x) > _LARGEST
+  if not jax.tree.reduce(operator.or_, plain(too_large, value), False):
+    return False
+  fraction = plain(lambda x: 0.5 if too_large(x) else x, value)
+  return not types_lib.accepts(fraction, hint)
 
 
 _is_detached: contextvars.ContextVar[bool] = contextvars.ContextVar(
@@ -94,12 +110,20 @@ class Bound:
     target: the configured object: `%NAME` for a macro, else a selector.
     hint: annotated type of the parameter; `Any` if there is none.
     where: place of the statement.
+    given: whether the statement is one of the command line.
     time: number of the statement in the order of reading.
     used: whether gin has injected the value.
   """
 
   def __init__(
-    self, value: Any, *, name: str, target: str, hint: Any, where: str
+    self,
+    value: Any,
+    *,
+    name: str,
+    target: str,
+    hint: Any,
+    where: str,
+    given: bool = False,
   ) -> None:
     """Wraps a value that is not used yet; the store sets `time`."""
     self.value = value
@@ -107,6 +131,7 @@ class Bound:
     self.target = target
     self.hint = hint
     self.where = where
+    self.given = given
     self.time = -1
     self.used = False
 
@@ -127,6 +152,8 @@ class Bound:
       )
     if isinstance(value, float) and not math.isfinite(value):
       self._refuse(f'be finite, got {value}')
+    if _exceeds(value, self.hint):
+      self._refuse(f'be between -2^31 and 2^31, got {value}')
     # optax accepts a negative rate, and climbs.
     rate = self._argument == _RATE and isinstance(value, float | int)
     if rate and value < 0:
@@ -274,13 +301,22 @@ class Bindings:
         inside[outer] = bound
     return [inside[max(inside, key=len)]] if inside else anywhere
 
-  def large(self, limit: int) -> list[str]:
-    """Statements of whole numbers beyond a limit, such as 'SIZE = 10000'."""
-    return [
-      f'{bound.name} = {bound.value}'
+  def largest(self, count: int) -> list[str]:
+    """Statements of the largest whole numbers, such as 'SIZE = 10000'."""
+    sizes = {}
+    for bound in self._bound.values():
+      numbers = [n for n in jax.tree.leaves(bound.value) if type(n) is int]
+      sizes[f'{bound.name} = {bound.value}'] = max(map(abs, numbers), default=0)
+    found = sorted(sizes, key=sizes.get, reverse=True)[:count]
+    return [statement for statement in found if sizes[statement]]
+
+  def given(self) -> dict[str, str]:
+    """Statements of the command line, such as 'SIZE = 8', by left side."""
+    return {
+      bound.name: f'{bound.name} = {bound!r}'
       for bound in self._bound.values()
-      if isinstance(bound.value, int) and abs(bound.value) > limit
-    ]
+      if bound.given
+    }
 
   def _macros_behind(self, value: Any) -> Iterator[str]:
     """Names of the macros in a value, and in the objects that it builds."""

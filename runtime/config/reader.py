@@ -232,6 +232,7 @@ class Reader:
       target=f'%{macro}',
       hint=Any,
       where=source.at(statement.location.line_num),
+      given=not source.lines,
     )
     self.bindings.add(key, bound)
 
@@ -251,6 +252,7 @@ class Reader:
       target=key.complete_selector,
       hint=hints.get(argument, Any),
       where=source.at(location.line_num),
+      given=not source.lines,
     )
     self.bindings.add(key, bound)
 

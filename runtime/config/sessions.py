@@ -42,7 +42,6 @@ _TAIL = re.compile(
   r"\n  In call to configurable '([^']*)' \([^\n]*?(?: in scope '([^'\n]*)')?"
   r'(?=\n|$)'
 )
-_32_BITS = 2**31 - 1
 # `{batch_size=}` of a message, or its first word: 'batch_size must be ...'.
 _PARAMETER = re.compile(r'(?:^|\b)(\w+)(?==| must )')
 _MISSING = re.compile(r'([\w.<>]+)\(\) missing \d+ required')
@@ -145,17 +144,34 @@ def _build(
     knobs = bindings.knobs(parameters, name=name, scope=scope)
     if knobs:
       error.add_note(', '.join(knobs))
+    if parameters:
+      _note_given(error, bindings, [*parameters, *knobs])
     raise
   except (OverflowError, MemoryError) as error:
-    large = bindings.large(_32_BITS)
-    if large:
-      error.add_note(f'large: {", ".join(large)}')
+    error.add_note(f'largest numbers: {", ".join(bindings.largest(3))}')
+    _note_given(error, bindings, bindings.largest(3))
     raise
   except TypeError as error:
     if not _lacks_argument(str(error)):
       raise
     first = str(error).split('\n', 1)[0]
     raise ConfigError(f'{first}; bind a value in a gin file') from error
+
+
+def _note_given(
+  error: Exception, bindings: bindings_lib.Bindings, told: Sequence[str]
+) -> None:
+  """Names the statements of the command line, unless one is named already.
+
+  The message blames the parameter that failed, but a count of patches may be
+  wrong because their stride was changed.
+  """
+  given = bindings.given()
+  words = {word for text in told for word in re.findall(r'[\w./]+', text)}
+  if given and not any(
+    words & {name, name.rpartition('.')[2]} for name in given
+  ):
+    error.add_note(f'on the command line: {", ".join(given.values())}')
 
 
 def _lacks_argument(message: str) -> bool:

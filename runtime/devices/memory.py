@@ -7,11 +7,29 @@ import jax
 
 from runtime import errors
 
-__all__ = ['OutOfMemoryError', 'shortage_told']
+__all__ = ['OutOfMemoryError', 'check_fits', 'shortage_told']
+
+_MOST = 2**46  # Bytes; the largest hosts have less, and devices far less.
 
 
 class OutOfMemoryError(errors.RunError):
   """The devices have less memory than a program needs."""
+
+
+def check_fits(num_bytes: int) -> None:
+  """Rejects needs that no device meets, such as those of a mistyped size.
+
+  Args:
+    num_bytes: that one device must hold.
+
+  Raises:
+    MemoryError: naming the need.
+  """
+  if num_bytes > _MOST:
+    raise MemoryError(
+      f'the state and population of a step need {num_bytes / 2**40:,.0f} TiB '
+      f'on each device, and no device has {_MOST / 2**40:.0f} TiB'
+    )
 
 
 @contextlib.contextmanager

@@ -12,7 +12,7 @@ class Duration:
 
   Attributes:
     steps: optimiser steps.
-    examples: training examples; rounded up to whole steps.
+    examples: training examples, such as 2.5e9; rounded up to whole steps.
     epochs: passes over the training set (may be a fraction); rounded up.
 
   Raises:
@@ -20,7 +20,7 @@ class Duration:
   """
 
   steps: int | None = None
-  examples: int | None = None
+  examples: float | None = None
   epochs: float | None = None
 
   def __post_init__(self) -> None:

@@ -69,6 +69,8 @@ class Experiment(Generic[State]):
     num_examples: size of the training set, if known.
     activation_bytes: estimate of what one step keeps for its backward pass,
       over all devices; None: not estimated.
+    population_bytes: of the parameters of all members that one step evaluates,
+      over all devices; 0: there is no population beside the state.
     params: picks the parameters out of a state, for the overview.
     refresh: (state) -> state, compiled apart and run before every
       `refresh_every`-th step but the first. It serves changes that are rare and
@@ -97,6 +99,7 @@ class Experiment(Generic[State]):
   on_request: Mapping[str, Evaluator] = dataclasses.field(default_factory=dict)
   scores: Mapping[str, Sequence[str]] = dataclasses.field(default_factory=dict)
   activation_bytes: Callable[[], int] | None = None
+  population_bytes: int = 0
   params: Callable[[State], Any] = lambda state: state
   refresh: Callable[[State], State] | None = None
   refresh_every: int | None = None

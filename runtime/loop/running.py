@@ -116,12 +116,17 @@ def run(
     NonFiniteError: if a step gave a metric that is not finite.
     MisfitError: if the checkpoint holds other parameters.
     CheckpointError: if a checkpoint cannot be written.
+    MemoryError: if the state cannot fit any device.
     OutOfMemoryError: if the devices have too little memory.
     RuntimeError: if no checkpoint of the run can be read.
   """
   context.check_config()
   schedule = _Schedule.of(experiment, config)
   abstract = abstract_state(experiment)
+  memory.check_fits(
+    summary.tree_bytes(abstract, experiment.shardings)
+    + experiment.population_bytes // experiment.mesh.size
+  )
   if context.dry_run:
     print(_dry_run_text(experiment, abstract, context))
     return Result(None, 0, finished=False, seconds=0.0)
@@ -171,6 +176,7 @@ def _dry_run_text(
     mesh=experiment.mesh,
     batch_size=experiment.batch_size,
     activation_bytes=None if activations is None else activations(),
+    population_bytes=experiment.population_bytes,
   )
 
 

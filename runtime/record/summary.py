@@ -62,6 +62,7 @@ def dry_run_text(
   mesh: jax.sharding.Mesh,
   batch_size: int,
   activation_bytes: int | None,
+  population_bytes: int = 0,
 ) -> str:
   """The text of `--dry_run`.
 
@@ -73,6 +74,7 @@ def dry_run_text(
     mesh: the devices.
     batch_size: examples per step, over all devices.
     activation_bytes: see `residual_bytes`; None if it is not known.
+    population_bytes: of all members that a step evaluates; 0: none.
   """
   count = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(params))
   shares = math.prod(mesh.shape[axis] for axis in mesh_lib.BATCH_AXES)
@@ -89,6 +91,11 @@ def dry_run_text(
     lines.append(
       f'activations kept for the backward pass: about {_mib(activation_bytes)}'
       f', {_mib(activation_bytes / split)} per device'
+    )
+  if population_bytes:
+    lines.append(
+      f'parameters of all members of a step: {_mib(population_bytes)}, '
+      f'{_mib(population_bytes / shares)} per device'
     )
   lines.append(
     f'batch: {batch_size} examples, {batch_size // shares} per device'

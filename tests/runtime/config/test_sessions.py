@@ -335,17 +335,58 @@ def test_of_several_bindings_the_one_that_was_built_is_named(build):
 
 
 def test_too_large_numbers_are_named(build):
-  text = (
-    f'HUGE = {10**17}\ntoy_experiment.train.hook = @toy_experiment.filled()\n'
-  )
+  text = f'HUGE = {2**31 - 1}\ntoy_experiment.train.hook = @toy_experiment.filled()\n'
   with pytest.raises(MemoryError) as caught:
     build(text + 'toy_experiment.filled.size = %HUGE')
   caught.value.add_note('-----\nfor readers of tracebacks')
   told = sessions.tell(caught.value)
   assert told.startswith('Unable to allocate')
   assert told.endswith(
-    '(while building filled; large: HUGE = 100000000000000000)'
+    '(while building filled; largest numbers: HUGE = 2147483647)'
   )
+
+
+@pytest.mark.parametrize(
+  ('value', 'parameter'),
+  [
+    (10**18, 'steps'),
+    (-(2**31), 'steps'),
+    ((1, 2**31), 'sizes'),
+    (2**31, 'data'),
+  ],
+)
+def test_counts_beyond_32_bits_name_their_macro(build, value, parameter):
+  target = {'data': 'Dataset.length'}.get(parameter, f'train.{parameter}')
+  data = '\ntoy_experiment.train.data = @toy_experiment.Dataset()'
+  text = f'COUNT = 3\ntoy_experiment.{target} = %COUNT{data}'
+  with pytest.raises(errors.ConfigError, match=r'between -2\^31 and') as caught:
+    build(text, f'COUNT = {value}')
+  assert f'(COUNT sets {target.split(".")[1]})' in caught.value.message
+  assert '\n' not in caught.value.message
+
+
+def test_quantities_may_exceed_32_bits(build):
+  assert build('toy_experiment.train.rate = 5000000000')['rate'] == 5e9
+
+
+def test_a_statement_of_the_command_line_is_named_beside_the_one_that_fails(
+  build,
+):
+  """The failing parameter is not always the one that was changed."""
+  text = (
+    'LENGTH = 3\nRATE = 0.1\ntoy_experiment.train.rate = %RATE\n'
+    'toy_experiment.train.attention = @toy_experiment.fails()\n'
+    'toy_experiment.fails.length = %LENGTH'
+  )
+  told = []
+  for param in ('RATE = 0.5', 'LENGTH = 5', 'toy_experiment.fails.length = 7'):
+    with pytest.raises(ValueError, match='even') as caught:
+      build(text, param)
+    told.append(sessions.tell(caught.value))
+  assert told[0].endswith(
+    'LENGTH sets length; on the command line: RATE = 0.5)'
+  )
+  assert not any('command line' in text for text in told[1:])
 
 
 def test_wrong_object_is_found_when_it_is_built(build):

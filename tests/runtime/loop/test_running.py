@@ -367,6 +367,20 @@ def test_dry_run_describes_and_trains_nothing(regression, tmp_path, capsys):
   assert not (tmp_path / 'none').exists()
 
 
+@pytest.mark.parametrize('dry_run', [False, True])
+def test_what_no_device_can_hold_is_refused(regression, tmp_path, dry_run):
+  experiment = dataclasses.replace(regression(), population_bytes=2**60)
+  with pytest.raises(MemoryError, match=r'need 131,072 TiB on each device'):
+    loop.run(
+      experiment,
+      config(5),
+      workdir=tmp_path / 'none',
+      seed=0,
+      context=context.RunContext(dry_run=dry_run),
+    )
+  assert not (tmp_path / 'none').exists()
+
+
 def test_profile_is_written(regression, tmp_path):
   launched = context.RunContext(profile_steps=2)
   loop.run(regression(), config(10), workdir=tmp_path, seed=0, context=launched)

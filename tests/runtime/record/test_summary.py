@@ -51,8 +51,10 @@ def test_activations_are_shared_by_the_devices_that_split_them():
       mesh=mesh,
       batch_size=8,
       activation_bytes=2**20,
+      population_bytes=2**22,
     )
 
   for axes in ({'data': 8}, {'data': 2, 'sequence': 4}):
     assert 'about 1.0 MiB, 0.1 MiB per device' in text(**axes)
+  assert 'all members of a step: 4.0 MiB, 0.5 MiB per device' in text(data=8)
   assert 'about 1.0 MiB, 0.5 MiB per device' in text(data=2, tensor=4)
