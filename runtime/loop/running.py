@@ -116,6 +116,7 @@ def run(
     NonFiniteError: if a step gave a metric that is not finite.
     MisfitError: if the checkpoint holds other parameters.
     CheckpointError: if a checkpoint cannot be written.
+    UnwritableError: if another file cannot be written.
     MemoryError: if the state cannot fit any device.
     OutOfMemoryError: if the devices have too little memory.
     RuntimeError: if no checkpoint of the run can be read.
@@ -134,6 +135,7 @@ def run(
     workdirs.claimed(workdir) as claim,
     preemption.listen() as stop,
     memory.shortage_told(),
+    workdirs.writing_told(claim.folder),
     contextlib.ExitStack() as stack,
   ):
     _check_difference(claim.folder, seed, context)

@@ -21,19 +21,54 @@ import numpy as np
 from absl import logging
 from jax.experimental import multihost_utils
 
-from runtime import paths
+from runtime import errors, paths
 
 __all__ = [
   'Claim',
+  'UnwritableError',
   'claimed',
   'read_status',
   'wait_until_free',
   'write_status',
+  'writing_told',
 ]
 
 _LOCK = '.lock'
 _STATUS = 'status.json'
 _NO_LOCKS = (errno.ENOLCK, errno.EOPNOTSUPP)
+_UNWRITABLE = (
+  errno.ENOSPC,
+  errno.EDQUOT,
+  errno.EFBIG,
+  errno.EROFS,
+  errno.EIO,
+  errno.ESTALE,
+)
+
+
+class UnwritableError(errors.RunError):
+  """The folder of a run takes no more files, as on a full disk."""
+
+
+@contextlib.contextmanager
+def writing_told(folder: pathlib.Path) -> Iterator[None]:
+  """Turns the errors of a full or broken disk inside the block into one line.
+
+  Args:
+    folder: of the run.
+
+  Raises:
+    UnwritableError: naming the folder and the cause.
+  """
+  try:
+    yield
+  except OSError as error:
+    if error.errno not in _UNWRITABLE:
+      raise
+    raise UnwritableError(
+      f'{folder} cannot be written: {os.strerror(error.errno)}; the same '
+      'command continues from the last checkpoint once it can be'
+    ) from error
 
 
 class Claim:

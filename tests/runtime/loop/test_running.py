@@ -2,6 +2,7 @@ import dataclasses
 import json
 import os
 import pathlib
+import resource
 import signal
 import time
 
@@ -562,6 +563,19 @@ def test_a_checkpoint_that_cannot_be_written_is_one_message(
   assert 'No space left' in text
   assert 'step 5 is the last that is safe' in text
   assert len(text.splitlines()) == 1
+
+
+def test_metrics_that_cannot_be_written_are_one_message(regression, tmp_path):
+  settings = config(60, log_every=1, eval_every=None, checkpoint_every=None)
+  limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+  resource.setrlimit(resource.RLIMIT_FSIZE, (4096, limits[1]))
+  try:
+    with pytest.raises(workdirs.UnwritableError, match='File too large; the'):
+      loop.run(regression(), settings, workdir=tmp_path, seed=0)
+  finally:
+    resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+  assert workdirs.read_status(tmp_path)['state'] == 'failed'
+  assert writers.read_metrics(tmp_path)[-1]['step'] < 60
 
 
 @pytest.mark.parametrize(
