@@ -10,9 +10,10 @@ theta* maximising J(theta; zeta).
 from collections.abc import Mapping
 from typing import NamedTuple, Protocol, runtime_checkable
 
+import jax.numpy as jnp
 from jaxtyping import Array, Float, Key, PyTree
 
-__all__ = ['Inner', 'Update', 'Zeta']
+__all__ = ['Inner', 'Update', 'Zeta', 'sound']
 
 Zeta = Mapping[str, Array]  # Traced scalars by name.
 
@@ -22,8 +23,8 @@ class Update(NamedTuple):
 
   Attributes:
     state: after it.
-    score: what tuning maximises, such as the mean of recent returns; NaN: the
-      run has failed.
+    score: what tuning maximises, such as the mean of recent returns; not
+      finite: the run has failed.
     metrics: other finite scalars by name.
   """
 
@@ -70,3 +71,12 @@ class Inner(Protocol):
       key: of the test.
     """
     ...
+
+
+def sound(scores: Float[Array, '*n']) -> Float[Array, '*n']:
+  """The scores, NaN where infinite: a return that overflows is a failure.
+
+  Args:
+    scores: of runs.
+  """
+  return jnp.where(jnp.isfinite(scores), scores, jnp.nan)

@@ -28,6 +28,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key
 
 from hpo import spaces
+from hpo.autorl import inner as inner_lib
 from hpo.autorl import traced
 from hpo.autorl.population import (
   categories,
@@ -164,6 +165,7 @@ class PB2:
   ) -> protocol.Step:
     """See `protocol.Method`."""
     keys = jax.random.split(key, 3)
+    scores = inner_lib.sound(scores)
     seen = self._noted(state, scores)
     logits = self._rewarded(state, scores)
     parents = exploit.truncation(keys[0], scores, self.share)
@@ -368,6 +370,9 @@ def _scaled(x: Array, low: Array, high: Array) -> Array:
 def _standardised(gains: Array, known: Array) -> Array:
   """To mean 0 and deviation 1, clipped to [-2, 2]; 0 where unknown."""
   count = jnp.maximum(known.sum(), 1)
+  # The largest is about 1, exactly scaled: squares of others may overflow.
+  _, exponent = jnp.frexp(jnp.where(known, jnp.abs(gains), 0).max())
+  gains = jnp.ldexp(gains, -exponent)
   mean = jnp.where(known, gains, 0).sum() / count
   spread = jnp.where(known, (gains - mean) ** 2, 0).sum() / count
   scaled = (gains - mean) / jnp.where(spread > 0, jnp.sqrt(spread), 1)

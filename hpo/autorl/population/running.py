@@ -100,7 +100,7 @@ def play(
     keys = jax.random.split(key, updates)
     state, (scores, metrics) = jax.lax.scan(update, state, keys)
     metrics = jax.tree.map(lambda x: x.mean(), metrics)
-    return inner_lib.Update(state, scores[-1], metrics)
+    return inner_lib.Update(state, inner_lib.sound(scores[-1]), metrics)
 
   found = jax.vmap(learn)(population.members, zeta, keys)
   after = method.step(population.method, found.score, second)

@@ -28,6 +28,7 @@ from jaxtyping import Array, Bool, Float, Key, PyTree, Shaped
 
 from hpo import spaces
 from hpo.autorl import agents, programs, traced
+from hpo.autorl import inner as inner_lib
 from hpo.autorl.population import exploit, growing, pbt, running
 from rl import learner as learner_lib
 from rl import ranges, rollout
@@ -203,7 +204,8 @@ class SEARL:
     going = self._of_members(stage.env.stats.running_return).mean(axis=1)
     total, count = total.sum(axis=0), count.sum(axis=0)
     score = jnp.where(count > 0, total / jnp.maximum(count, 1), going)
-    return members, stage, jnp.where(is_sound.all(axis=0), score, jnp.nan)
+    score = jnp.where(is_sound.all(axis=0), score, jnp.nan)
+    return members, stage, inner_lib.sound(score)
 
   def _of_members(self, x: Array) -> Array:
     """Numbers of lanes, by member."""

@@ -118,7 +118,10 @@ class GP:
     places = np.zeros((room, len(history.space)), np.float32)
     places[:number] = history.space.to_unit(study.codes)
     values = np.zeros(room, np.float32)
-    values[:number] = np.nan_to_num(study.gains, nan=np.nanmin(study.gains))
+    gains = study.gains
+    # The largest is about 1, exactly scaled: float32 would overflow.
+    gains = np.ldexp(gains, -np.frexp(np.nanmax(np.abs(gains)))[1])
+    values[:number] = np.nan_to_num(gains, nan=np.nanmin(gains))
     states = np.full(room, _UNKNOWN)
     for row, record in enumerate(history.records):
       states[row] = _RUNNING if record.told is None else _FINISHED

@@ -363,6 +363,6 @@ def _trained(
 
   def update(number: Array, carry: tuple) -> tuple:
     found = inner.update(carry[0], zeta, jax.random.fold_in(key, number))
-    return found.state, found.score
+    return found.state, inner_lib.sound(found.score)
 
   return jax.lax.fori_loop(begin, end, update, (state, jnp.float32(score)))

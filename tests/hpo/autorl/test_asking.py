@@ -227,6 +227,21 @@ def test_gp_finds_the_best_sooner_than_random_points():
   assert np.mean([regret(simple.Random(), s) for s in range(3)]) > 3e-3
 
 
+def test_gp_takes_scores_of_any_size():
+  """float32 ends at 3e38; scaled by a power of two, it changes nothing."""
+  space = spaces.Space((spaces.Float('x', 0.0, 1.0),))
+
+  def points(factor):
+    method = gp.GP(initial=2, fit_steps=5, candidates=32, rounds=0)
+    tuner = asking.Tuner(method, space)
+    for score in (None, 1.5, -3.0, 2.0, None):
+      [job] = tuner.ask()
+      tuner.tell(job.id, score and score * factor)
+    return [record.job.params['x'] for record in tuner.records]
+
+  assert points(2.0**1000) == points(2.0**-1000) == points(1.0)
+
+
 def test_points_asked_for_at_once_differ():
   tuner = play(make('gp'), 4)
   found = SPACE.to_unit(

@@ -156,6 +156,31 @@ def test_few_observations_are_safe():
   assert np.isfinite(population.method.codes).all()
 
 
+@pytest.mark.parametrize('broken', [math.inf, -math.inf, math.nan])
+def test_a_score_that_is_not_finite_is_a_failure(broken):
+  """Its member copies another one, and its gains are not learned from."""
+  method = pb2.PB2(LINE, window=8, memory=8, candidates=32, rounds=1)
+  step, state = jax.jit(method.step), method.init(KEY, 4, 4)
+  for scores in ([1.0, 2.0, 3.0, broken], [2.0, 3.0, broken, 4.0]):
+    found = step(state, jnp.array(scores), KEY)
+    state = found.state
+    failed = scores.index(broken)
+    assert failed not in found.parents
+  assert [bool(x) for x in state.seen.known[4:]] == [True, True, False, True]
+  assert np.isfinite(state.codes).all()
+
+
+def test_gains_of_any_size_are_standardised():
+  gains, known = jnp.array([1.0, -2.0, 3.0, 9.0]), jnp.arange(4) < 3
+  plain = pb2._standardised(gains, known)
+  np.testing.assert_array_equal(
+    pb2._standardised(gains * 2.0**100, known), plain
+  )
+  scaled = np.array([1.0, -2.0, 3.0])
+  scaled = (scaled - scaled.mean()) / scaled.std()
+  np.testing.assert_allclose(plain[:3], scaled, rtol=1e-6)
+
+
 def test_a_copy_starts_from_its_parents_score():
   """Otherwise the jump to the parent's score would count as an improvement."""
   population, rows = played()

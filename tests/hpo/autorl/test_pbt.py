@@ -63,6 +63,14 @@ def test_a_share_counts_whole_members():
   assert (found != np.arange(25)).sum() == 7
 
 
+def test_an_infinite_score_is_a_failure():
+  scores = jnp.array([1.0, jnp.inf, 2.0, 3.0])
+  np.testing.assert_array_equal(
+    exploit.truncation(KEY, scores, 0.25), [0, 3, 2, 3]
+  )
+  assert int(exploit.tournament(KEY, scores, 4)[0]) == 3
+
+
 @pytest.mark.parametrize(
   'scores', [jnp.zeros(4), jnp.full(4, jnp.nan), jnp.array([jnp.nan, 1.0])]
 )
