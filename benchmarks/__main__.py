@@ -82,8 +82,8 @@ def _parser() -> argparse.ArgumentParser:
   add('--quick', action='store_true', help='small sizes')
   add('--set', action='append', default=[], metavar='NAME=VALUE')
   add('--note', help='a remark for the record, such as a change in a peer')
-  add('--out', type=pathlib.Path, help='the file to write')
-  add('--results', type=pathlib.Path, default=record.RESULTS,
+  add('--out', type=commands.path, help='the file to write')
+  add('--results', type=commands.path, default=record.RESULTS,
       help='folder of the records')  # fmt: skip
   return parser
 

@@ -20,7 +20,7 @@ import jax
 
 from papers import rows as rows_lib
 from papers import running
-from runtime import commands, paths
+from runtime import commands
 from runtime.record import ledger, tables
 
 __all__ = ['main']
@@ -87,7 +87,7 @@ def _parser() -> argparse.ArgumentParser:
   parser.add_argument(
     '--all', action='store_true', help='missing or stale rows'
   )
-  parser.add_argument('--root', type=paths.local, default='docs/results')
+  parser.add_argument('--root', type=commands.path, default='docs/results')
   return parser
 
 

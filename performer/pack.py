@@ -7,7 +7,6 @@ average of the parameters is taken, if the run keeps one.
 """
 
 import argparse
-import pathlib
 from collections.abc import Sequence
 
 import jax
@@ -22,7 +21,7 @@ __all__ = ['main']
 
 def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
   parser = commands.of_run(__doc__, step='best')
-  parser.add_argument('--output', type=pathlib.Path, required=True)
+  parser.add_argument('--output', type=commands.path, required=True)
   return parser.parse_args(argv)
 
 
@@ -40,7 +39,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     allow_module=options.allow_module,
     devices=jax.devices()[:1],
   ) as run:
-    data = run.trainer.data
+    data = getattr(run.trainer, 'data', run.trainer)
     if not isinstance(data, proteins.Proteins):
       raise ValueError(
         f'{run.workdir} must hold a protein model, got {type(data).__name__}'

@@ -2,12 +2,36 @@
 
 import argparse
 import os
+import pathlib
 import sys
 from collections.abc import Callable
 
-from runtime import errors
+from runtime import errors, paths
 
-__all__ = ['of_run', 'parser', 'plain', 'positive', 'read_step', 'run']
+__all__ = [
+  'mend_streams',
+  'natural',
+  'of_run',
+  'parser',
+  'path',
+  'plain',
+  'positive',
+  'read_step',
+  'run',
+]
+
+
+def mend_streams() -> None:
+  """Prevents errors of printing from ending a command.
+
+  A shell may close a stream (`2>&-`), and a terminal may lack characters.
+  """
+  for name in ('stdout', 'stderr'):
+    stream = getattr(sys, name)
+    if stream is None:
+      setattr(sys, name, open(os.devnull, 'w'))  # noqa: SIM115
+    elif hasattr(stream, 'reconfigure'):
+      stream.reconfigure(errors='backslashreplace')
 
 
 def plain(description: str) -> argparse.ArgumentParser:
@@ -77,6 +101,14 @@ def read_step(text: str) -> int | str:
     ) from None
 
 
+def path(text: str) -> pathlib.Path:
+  """Reads a path of this machine; see `paths.local`."""
+  try:
+    return paths.local(text)
+  except ValueError as error:
+    raise argparse.ArgumentTypeError(str(error)) from None
+
+
 def positive(text: str) -> int:
   """Reads a whole number from 1 on."""
   number = int(text)
@@ -99,6 +131,7 @@ def run(main: Callable[[], None]) -> None:
   If the reader of its output goes away, as `head` does, the command ends with
   exit code 1 and no message.
   """
+  mend_streams()
   try:
     try:
       main()

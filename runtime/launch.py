@@ -27,7 +27,7 @@ from typing import Any, NoReturn
 
 from absl import app, flags, logging
 
-from runtime import context, paths
+from runtime import commands, context, paths
 from runtime import errors as run_errors
 from runtime.config import errors
 from runtime.config import files as files_lib
@@ -128,22 +128,9 @@ def run(root: Callable[..., Any] | str) -> None:
     root: the function, or its dotted name, which is then imported after the
       flags were read.
   """
-  _mend_streams()
+  commands.mend_streams()
   define_flags(flags.FLAGS)
   app.run(functools.partial(_main, root), flags_parser=_parse)
-
-
-def _mend_streams() -> None:
-  """Prevents errors of printing from ending a run.
-
-  A shell may close a stream (`2>&-`), and a terminal may lack characters.
-  """
-  for name in ('stdout', 'stderr'):
-    stream = getattr(sys, name)
-    if stream is None:
-      setattr(sys, name, open(os.devnull, 'w'))  # noqa: SIM115
-    elif hasattr(stream, 'reconfigure'):
-      stream.reconfigure(errors='backslashreplace')
 
 
 def _main(root: Callable[..., Any] | str, argv: Sequence[str]) -> None:

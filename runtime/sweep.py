@@ -79,7 +79,9 @@ def _add_points(add: Callable[..., Any]) -> None:
 
 
 def _add_tuner(add: Callable[..., Any]) -> None:
-  add('--space', type=pathlib.Path, help='.json with the parameters of a tuner')
+  add(
+    '--space', type=commands.path, help='.json with the parameters of a tuner'
+  )
   add('--tuner', default='', help='name or module:function, with (options)')
   add(
     '--tuner_seed',

@@ -29,6 +29,7 @@ import numpy as np
 import prepare_common
 from jaxtyping import Shaped
 
+from runtime import commands
 from runtime.data import pickles
 
 MODEL = prepare_common.Package(
@@ -121,7 +122,9 @@ def read_tensors(content: bytes) -> Arrays:
 def main(argv: Sequence[str]) -> None:
   """Runs the preparation and prints where the result is."""
   parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-  parser.add_argument('--output', required=True, help='folder to write')
+  parser.add_argument(
+    '--output', type=commands.path, required=True, help='folder to write'
+  )
   parser.add_argument('--source', help='wheel of antiberty, not to download it')
   parser.add_argument('--genes', help='wheel of riot-na, not to download it')
   args = parser.parse_args(argv)

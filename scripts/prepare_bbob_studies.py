@@ -23,6 +23,7 @@ from collections.abc import Sequence
 
 from hpo.optformer import bbob_problems, bbob_studies
 from rl import ranges
+from runtime import commands
 from runtime.data import records
 
 __all__ = ['main', 'write_shard']
@@ -75,7 +76,7 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
   parser = argparse.ArgumentParser(
     description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
   )
-  parser.add_argument('--output', type=pathlib.Path, required=True)
+  parser.add_argument('--output', type=commands.path, required=True)
   parser.add_argument('--studies', type=int, required=True)
   parser.add_argument('--split', choices=sorted(SPLITS), default='train')
   parser.add_argument('--seed', type=int, default=0)

@@ -37,6 +37,8 @@ import prepare_glyphs_distortions as distortions
 from jaxtyping import Float, UInt8
 from PIL import Image, ImageDraw, ImageFilter, ImageFont
 
+from runtime import commands
+
 __all__ = ['emoji', 'glyphs', 'letters', 'main', 'split_groups']
 
 _FINER = 2  # Pictures are made that much larger, and averaged in the end.
@@ -254,10 +256,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
   )
   add = parser.add_argument
-  add('--output', type=pathlib.Path, required=True)
+  add('--output', type=commands.path, required=True)
   source = parser.add_mutually_exclusive_group(required=True)
-  source.add_argument('--fonts', type=pathlib.Path)
-  source.add_argument('--emoji', type=pathlib.Path, action='append')
+  source.add_argument('--fonts', type=commands.path)
+  source.add_argument('--emoji', type=commands.path, action='append')
   add('--writers', type=int, default=20, help='pictures of a class')
   add('--size', type=int, help='default: 28, of emoji 32')
   add('--least', type=int, default=14, help='letters of a script')

@@ -24,6 +24,7 @@ import prepare_common
 from jaxtyping import Float
 
 from hpo import tabular
+from runtime import commands
 from runtime.data import pickles
 
 PACKAGE = prepare_common.Package(
@@ -85,7 +86,9 @@ def read_wheel(path: pathlib.Path) -> dict[str, Float[np.ndarray, '...']]:
 def main(argv: Sequence[str]) -> None:
   """Runs the preparation and prints where the result is."""
   parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-  parser.add_argument('--output', required=True, help='file to write, .npz')
+  parser.add_argument(
+    '--output', type=commands.path, required=True, help='file to write, .npz'
+  )
   parser.add_argument('--source', help='the wheel, not to download it')
   args = parser.parse_args(argv)
   output = pathlib.Path(args.output).absolute()

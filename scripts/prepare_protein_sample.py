@@ -33,6 +33,7 @@ import numpy as np
 import prepare_common
 
 from performer.data import fasta
+from runtime import commands
 
 SOURCE = '/usr/share/doc/mmseqs2/example-data/DB.fasta.gz'
 SOURCE_SHA256 = (
@@ -331,7 +332,9 @@ def main(argv: Sequence[str]) -> None:
   """Builds the sample and its provenance page."""
   parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
   parser.add_argument('--source', default=SOURCE, help='DB.fasta.gz')
-  parser.add_argument('--output', required=True, help='folder to write')
+  parser.add_argument(
+    '--output', type=commands.path, required=True, help='folder to write'
+  )
   parser.add_argument('--threads', type=int, default=2)
   args = parser.parse_args(argv)
   output = pathlib.Path(args.output)

@@ -55,6 +55,7 @@ import numpy as np
 import prepare_common
 
 from performer.data import families, fasta, vocabulary
+from runtime import commands
 
 PACKAGE = 'metastudent-data'
 PACKAGE_SHA256 = (
@@ -405,7 +406,9 @@ def how_to_train(output: pathlib.Path) -> dict[str, list[str]]:
 def main(argv: Sequence[str]) -> None:
   """Runs the preparation and prints how to train on the result."""
   parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-  parser.add_argument('--output', required=True, help='folder to write')
+  parser.add_argument(
+    '--output', type=commands.path, required=True, help='folder to write'
+  )
   parser.add_argument('--source', help='the .deb or an unpacked folder')
   parser.add_argument('--fasta', help='proteins, instead of the package')
   parser.add_argument('--families', help='their Pfam families, a table')

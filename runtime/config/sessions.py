@@ -144,7 +144,7 @@ def _build(
     knobs = bindings.knobs(parameters, name=name, scope=scope)
     if knobs:
       error.add_note(', '.join(knobs))
-    if parameters:
+    if parameters or name:  # Not about the workdir.
       _note_given(error, bindings, [*parameters, *knobs])
     raise
   except (OverflowError, MemoryError) as error:

@@ -96,7 +96,8 @@ def claimed(workdir: str | os.PathLike[str]) -> Iterator[Claim]:
 
   Args:
     workdir: the folder; made if missing. If the block fails before
-      `Claim.keep`, a folder that was made is removed again.
+      `Claim.keep`, a folder that was made is removed again, and the status of
+      one that was there is put back.
 
   Yields:
     The claim.
@@ -107,6 +108,7 @@ def claimed(workdir: str | os.PathLike[str]) -> Iterator[Claim]:
   """
   folder = paths.local(workdir).absolute()
   missing = [p for p in (folder, *folder.parents) if not p.exists()]
+  before = read_status(folder)
   claim = Claim(folder)
   with contextlib.ExitStack() as stack:
     _on_first_process(lambda: _take(folder, missing, stack))
@@ -114,6 +116,7 @@ def claimed(workdir: str | os.PathLike[str]) -> Iterator[Claim]:
       yield claim
     finally:
       if not claim.kept and jax.process_index() == 0:
+        _put_back(folder, before)
         _remove(missing)
 
 
@@ -182,6 +185,15 @@ def _owner(folder: pathlib.Path) -> str:
   return f'process {status.get("pid")} on {status.get("host")}'
 
 
+def _put_back(folder: pathlib.Path, before: dict[str, Any]) -> None:
+  """Writes the status again that a start found."""
+  with contextlib.suppress(OSError):  # The start failed for another reason.
+    if before:
+      _write(folder / _STATUS, before)
+    else:
+      (folder / _STATUS).unlink(missing_ok=True)
+
+
 def _remove(made: list[pathlib.Path]) -> None:
   """Removes a folder that was made, and its parents that were."""
   for path in made[:1]:
@@ -206,7 +218,11 @@ def write_status(workdir: str | os.PathLike[str], **fields: Any) -> None:
     'host': socket.gethostname(),
     'unix_s': round(time.time(), 3),
   }
-  path = pathlib.Path(workdir) / _STATUS
+  _write(pathlib.Path(workdir) / _STATUS, status)
+
+
+def _write(path: pathlib.Path, status: dict[str, Any]) -> None:
+  """Whole or not at all."""
   temporary = path.with_name(f'{path.name}.tmp')
   temporary.write_text(json.dumps(status) + '\n')
   temporary.replace(path)

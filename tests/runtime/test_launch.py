@@ -329,31 +329,6 @@ def test_a_late_run_error_is_one_message(toy, main, monkeypatch, capsys):
   assert capsys.readouterr().err == 'error: the disk is full\n'
 
 
-def test_streams_that_are_closed_or_narrow_end_no_run(tmp_path):
-  """A shell's `2>&-`, and a terminal without the character."""
-  program = """
-import sys
-from runtime import launch
-launch._mend_streams()
-print('\\u2713')
-print('unseen', file=sys.stderr, flush=True)
-print('end')
-"""
-  path = tmp_path / 'program.py'
-  path.write_text(program)
-  environment = dict(os.environ, PYTHONIOENCODING='ascii')
-  environment['PYTHONPATH'] = str(files_lib.PROJECT_ROOT)
-  done = subprocess.run(
-    f'{sys.executable} {path} 2>&-',
-    shell=True,
-    env=environment,
-    stdout=subprocess.PIPE,
-    text=True,
-    check=True,
-  )
-  assert done.stdout == '\\u2713\nend\n'
-
-
 def test_seeds_that_would_repeat_are_refused(toy, main):
   with pytest.raises(flags.IllegalFlagValueError, match='4294967295'):
     main(toy.train, '--gin_file=toy.gin', f'--seed={2**32}')

@@ -63,7 +63,7 @@ def fails(length: int) -> Favor:
 
 
 def filled(size: int) -> Callable:
-  return np.zeros((size, size)).__add__
+  return np.zeros((size, size), np.int8).__add__
 
 
 def train(

@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 
 import jax.numpy as jnp
 import numpy as np
@@ -10,6 +11,7 @@ import pytest
 from hpo import spaces, studies
 from hpo.optformer import asking, suggesting, tokens, trained, tune, vocabulary
 from hpo.optformer.examples import forest
+from runtime.record import workdirs
 
 SPACE = spaces.Space(
   (
@@ -108,9 +110,29 @@ def test_command_tunes_and_resumes(made, tmp_path, monkeypatch, capsys):
     assert trial.value == (None if value != value else value)
   with pytest.raises(ValueError, match='holds another problem'):
     tune.main([*options, f'--output={whole}', '--goal=MAXIMIZE'])
+  assert workdirs.read_status(whole)['step'] == 4
+  with (
+    workdirs.claimed(whole),
+    pytest.raises(ValueError, match=f'is in use by process {os.getpid()}'),
+  ):
+    tune.main([*options, f'--output={whole}', '--trials=5'])
   (whole / 'study.jsonl').write_text('')
   with pytest.raises(ValueError, match='must hold one study, got 0'):
     tune.main([*options, f'--output={whole}'])
+
+
+def test_a_refused_tuning_leaves_no_folder(tmp_path):
+  output = tmp_path / 'deep' / 'tuned'
+  with pytest.raises(FileNotFoundError, match=r'none\.msgpack'):
+    tune.main(
+      [
+        '--objective=math:sqrt',
+        '--space=hpo.optformer.examples.forest:SPACE',
+        f'--model={tmp_path}/none.msgpack',
+        f'--output={output}',
+      ]
+    )
+  assert not output.parent.exists()
 
 
 def test_objectives_and_spaces_by_name(tmp_path, monkeypatch):

@@ -81,6 +81,11 @@ def test_what_was_there_before_a_failed_start_stays(tmp_path):
   (tmp_path / 'notes').write_text('mine')
   fails(tmp_path, lambda claim: None)
   assert (tmp_path / 'notes').read_text() == 'mine'
+  assert not (tmp_path / 'status.json').exists()
+  workdirs.write_status(tmp_path, state='finished', step=9)
+  before = workdirs.read_status(tmp_path)
+  fails(tmp_path, lambda claim: workdirs.write_status(tmp_path, state='odd'))
+  assert workdirs.read_status(tmp_path) == before
 
 
 def test_a_run_that_began_stays(tmp_path):
