@@ -1,5 +1,6 @@
 """The python blocks of the README run as they stand, one after the other."""
 
+import ast
 import pathlib
 import re
 
@@ -16,7 +17,7 @@ def test_in_your_own_code(capsys):
   for block in re.findall(r'^```python\n(.*?)^```', TEXT, re.M | re.S):
     exec(compile(block, 'README', 'exec'), names)
   lines = capsys.readouterr().out.splitlines()
-  best, goes_on, score, distance, arm, units = lines
+  best, goes_on, score, distance, arm, units, suggested = lines
   assert "'layers': 1" in best
   budget, parent = map(int, goes_on.split())
   assert budget == 3000
@@ -25,3 +26,6 @@ def test_in_your_own_code(capsys):
   assert float(distance) < 1e-2
   assert arm == '1'
   assert float(units) >= 8
+  jobs = ast.literal_eval(suggested)
+  assert [budget for budget, _ in jobs] == [3000] * 4
+  assert all(4 <= parent < 8 for _, parent in jobs)
