@@ -54,7 +54,9 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
   parser = commands.of_run(__doc__)
   parser.add_argument('--split', help='the one evaluator to run; default: all')
   parser.add_argument('--episodes', type=int, help='of agents; default: as set')
-  parser.add_argument('--report', help='folder to write a report to')
+  parser.add_argument(
+    '--report', type=commands.path, help='folder to write a report to'
+  )
   return parser.parse_args(argv)
 
 

@@ -27,7 +27,7 @@ class Seeds:
 
   Attributes:
     tuning: of trials; their scores are averaged, or each has its population.
-    test: of what was found.
+    test: of the settings that were found.
 
   Raises:
     ValueError: there are none, or one is negative, repeated, or serves both.

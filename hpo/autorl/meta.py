@@ -4,7 +4,7 @@
   d eta = d outer(theta_k, fresh data) / d eta
 
 differentiated through all k updates, their optimiser included. Only the states
-between updates are kept for the backward pass; what is inside of an update is
+between updates are kept for the backward pass; values inside an update are
 computed again.
 
 Reference: Xu, van Hasselt and Silver (2018), arXiv:1805.09801.

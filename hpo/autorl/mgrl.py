@@ -404,7 +404,7 @@ class MetaLearner:
 
 
 def _first_head(params: PyTree) -> PyTree:
-  """Parameters of the first head and of what all share."""
+  """Parameters of the first head and of the shared layers."""
   found = dict(params['params'])
   for name in ('policy', 'value'):
     found[name] = jax.tree.map(lambda x: x[:1], found[name])

@@ -34,7 +34,7 @@ class BanditTuned:
   """An inner loop with the settings of an arm; a `programs.Program`.
 
   Attributes:
-    inner: what is tuned.
+    inner: the learner that is tuned.
     arms: settings, by name each: ((('learning_rate', 0.1), ...), ...).
     bandit: chooses among them; None: there is one arm.
     updates: of the inner loop, for each pull, whose score is their mean score.

@@ -27,13 +27,13 @@ class Optimizer:
   The same seed and the same calls give the same points, on one kind of device.
 
   Attributes:
-    problem: what is optimised.
+    problem: the objective and its space.
     trials: all that are finished, in the order in which they were told.
     running: points that were asked for and not told yet.
 
   Args:
     trained: the model, such as `trained.load(path)`.
-    problem: what is optimised.
+    problem: the objective and its space.
     policy: how points are chosen.
     seed: of all draws, 0..2**32-1.
     trials: that were made before, such as those of an interrupted run; points

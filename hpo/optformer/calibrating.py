@@ -26,7 +26,7 @@ def cut_forecasts(
   validation: Iterable[studies.Study],
   rng: np.random.Generator,
 ) -> tuple[Float[np.ndarray, 'n q'], Int[np.ndarray, ' n']]:
-  """Forecasts of one trial of each study, and what was seen.
+  """Forecasts of one trial of each study, and the true objectives.
 
   Args:
     trained: the model; its forecasts have its temperature.

@@ -1,4 +1,4 @@
-"""How well a model imitates: its loss beside what is possible.
+"""How well a model imitates: its loss beside the smallest possible one.
 
 The references are in nats per parameter token, as the metric `param_loss` is.
 `losses` has the policy's own, trial by trial, to be set beside `floors.floor`.

@@ -304,8 +304,8 @@ class OptFormer(nn.Module):
 
     Args:
       prefix: of `start` or `extend`.
-      tokens: what follows, filled up on the right with anything.
-      lengths: of what follows, at least 1.
+      tokens: the new ones, filled up on the right with anything.
+      lengths: numbers of new tokens, at least 1.
       projections: as before.
     """
     return self._read(tokens, lengths, blocks.Context(), prefix, projections)

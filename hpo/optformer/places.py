@@ -24,7 +24,7 @@ _BITS = 32  # Buckets of numbers of legal tokens: their bit lengths.
 
 
 class Places(nn.Module):
-  """Adds to the embedding of a token what is known of its place.
+  """Adds facts about the place of a token to its embedding.
 
   Each token of a trial gets the sum over the parameters of its trial so far, itself
   included. In the sum each embedding is multiplied by the signs of its slot, so

@@ -48,7 +48,7 @@ class Keys(NamedTuple):
   """What logits depend on besides queries and keys.
 
   Attributes:
-    bias: added to the logits; of a cache it also hides what is not visible.
+    bias: added to the logits; of a cache it also hides the tokens that are not visible.
     start: place in the cache where a piece begins: [b], or () for branches.
     prefix: cache that branches share, read only.
     prefix_bias: as `bias`, for `prefix`.
@@ -120,7 +120,7 @@ class Softmax:
       k: keys.
       v: values.
       projection: with the bias, and `start` for each sequence.
-      key_mask: None: the bias tells what is visible.
+      key_mask: None: the bias tells which tokens are visible.
       state: the cache; it must have room for the piece.
 
     Returns:

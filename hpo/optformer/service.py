@@ -146,7 +146,7 @@ def work(
   Args:
     endpoint: host and port of the server, such as 'localhost:28080'.
     study_name: of the study, which is made if it does not exist.
-    problem: what is optimised.
+    problem: the objective and its space.
     objective: of the parameters by name.
     trials: completed ones in the end, by all clients.
     client: name of this client; one that starts again under its name is given

@@ -50,7 +50,7 @@ class Policy:
       'sample' (a draw from the model's forecast) or 'token' (PENDING, which the
       model must know).
     permute: whether each call shuffles the parameters, as published. With a
-      fixed order, calls read only what is new of a history.
+      fixed order, calls read only the new trials of a history.
     noisy: whether earlier points may be repeated. Otherwise candidates with the
       tokens of an earlier point are dropped.
     algorithm: name of the one that the model imitates; None: its own, see
@@ -118,7 +118,7 @@ def suggest(
 
   Args:
     trained: the model.
-    problem: what is optimised.
+    problem: the objective and its space.
     trials: so far, in their order, those that still run included.
     key: of all draws.
     count: points wanted; they differ from one another, and from earlier points

@@ -206,7 +206,7 @@ def _column(name: str) -> str:
 
 
 def add_problem(parser: argparse.ArgumentParser) -> None:
-  """Adds the options of what is tuned, for how long, and where it is written."""
+  """Adds the options: the objective and its space, the trials, the output."""
   parser.add_argument('--objective', required=True, help='module:function')
   parser.add_argument('--space', required=True, help='.json, or module:name')
   parser.add_argument('--goal', choices=studies.GOALS, default='MINIMIZE')

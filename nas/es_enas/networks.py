@@ -344,7 +344,7 @@ class OfPolicy:
     return self.policy.unravel(jnp.concatenate(leaves))
 
   def geometry(self, entries: int) -> geometry_lib.Geometry:
-    """The policy's own, of what is not shared."""
+    """The policy's own geometry, of the parameters that are not shared."""
     kept = [not self._is_kernel(path) for path, _ in self._leaves]
     return geometry_lib.of(self.policy).part(kept, free=entries)
 

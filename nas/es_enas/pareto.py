@@ -40,7 +40,7 @@ def empty(capacity: int, item: PyTree) -> Archive:
 
   Args:
     capacity: C, at least 2: the cheapest and the best point always stay.
-    item: an example of what belongs to a point, or its shapes.
+    item: an example of the data that belong to a point, or their shapes.
 
   Raises:
     ValueError: if the capacity is too small.

@@ -1,4 +1,4 @@
-"""The report of a search: what was chosen, what it costs, and how it looks."""
+"""The report of a search: the chosen architecture, its costs, its drawing."""
 
 import dataclasses
 import functools

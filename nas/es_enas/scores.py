@@ -1,4 +1,4 @@
-"""Scores: what is maximised, made of returns and costs.
+"""Scores, made of returns and costs: the search maximises them.
 
   Product       S = (r + shift) (c / T)^w, w = w_under where c <= T, else w_over
   Constrained   S = r where c <= T, else the penalty

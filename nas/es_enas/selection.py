@@ -1,7 +1,7 @@
 """The choice of one architecture, during a search and at its end.
 
-What a controller holds for the best had the best return in few episodes, of a
-perturbed theta. Here candidates meet the same environments with theta itself.
+The architecture that a controller holds for the best had the best return in few
+episodes, of a perturbed theta. Here candidates meet the same environments with theta itself.
 The winner must be judged by episodes that had no part in its choice.
 """
 

@@ -313,7 +313,7 @@ def pruned(
   Args:
     params: of a `Cell` without genotype.
     space: of the cell.
-    cell: what is kept.
+    cell: the edges and operations that are kept.
 
   Returns:
     Those of a `Cell` with this genotype.

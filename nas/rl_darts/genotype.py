@@ -284,7 +284,7 @@ def edge_labels(
 
 
 def mixing(labels: Int[Array | np.ndarray, '... e'], num_ops: int) -> Array:
-  """The mixing weights of discrete cells: 1 for what is kept, else 0."""
+  """The mixing weights of discrete cells: 1 for kept operations, else 0."""
   return jax.nn.one_hot(labels, num_ops)
 
 

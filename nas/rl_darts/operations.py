@@ -1,7 +1,7 @@
 """Candidate operations of a cell: the table of all, by name.
 
 Reference: arXiv:2106.02229; the code of its authors (google/brain_autorl,
-  rl_darts/policies/darts_ops.py). What differs from it is in the README.
+  rl_darts/policies/darts_ops.py). The README lists the differences.
 """
 
 import dataclasses
@@ -26,7 +26,7 @@ __all__ = [
 
 ZERO = 'Zero'
 
-# Added to a variance, in squared units of what is normalised.
+# Added to a variance, in squared units of the normalised activations.
 _EPS = 1e-5
 
 

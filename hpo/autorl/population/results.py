@@ -135,7 +135,7 @@ def _draw_schedule(
 
 
 def _draw_lineage(played: running.Round, path: str | os.PathLike[str]) -> None:
-  """Who copied whom in the first seed; the ancestors of the best stand out."""
+  """Parents of all members of the first seed; ancestors of the best stand out."""
   parents = played.parents[:-1, 0]
   count = played.scores.shape[-1]
   figure = pictures_lib.new_figure(1, 1, (6.4, 3.2))

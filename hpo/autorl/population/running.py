@@ -59,7 +59,7 @@ def start(
   """A population before its first round; may be traced.
 
   Args:
-    inner: what is tuned.
+    inner: the learner that is tuned.
     method: how.
     key: of everything.
     size: n, members.
@@ -81,7 +81,7 @@ def play(
   """One round; may be traced.
 
   Args:
-    inner: what is tuned.
+    inner: the learner that is tuned.
     method: how.
     population: before the round.
     updates: of the inner loop in the round.

@@ -47,7 +47,7 @@ class PopulationTrainer:
   """Trains populations; a `runtime.trainer.Trainer`.
 
   Attributes:
-    inner: what is tuned.
+    inner: the learner that is tuned.
     method: how, with its space.
     size: n, members of each population.
     rounds: number of rounds; then nothing changes any more.

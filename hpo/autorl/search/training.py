@@ -135,7 +135,7 @@ class SearchTrainer:
   """Trains the jobs of a tuner; a `runtime.trainer.Trainer`.
 
   Attributes:
-    inner: what is tuned.
+    inner: the learner that is tuned.
     method: chooses the jobs.
     space: of the settings.
     jobs: number of jobs, those that go on included; then nothing changes.

@@ -1,4 +1,4 @@
-"""Exact likelihoods of what algorithms propose: floors for models of them.
+"""Exact likelihoods of the proposals of algorithms: floors for models of them.
 
 No model of an algorithm can have a smaller expected negative log-likelihood than
 the algorithm itself has. With Q bins, d real parameters and a gain that tells all

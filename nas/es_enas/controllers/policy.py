@@ -151,7 +151,7 @@ class PolicyController(abc.ABC):
   def _parts(self, key: Key[Array, ''], batch: Batch) -> Batch:
     """The minibatches of all passes, [epochs * minibatches, size, ...].
 
-    A size that does not divide n is rounded up. What is missing is not valid.
+    A size that does not divide n is rounded up. Rows that fill up the last part are not valid.
     """
     count = batch.valid.shape[0]
     size = -(-count // self.minibatches)

@@ -67,7 +67,7 @@ class PyGlove:
 
   A restored search continues bit for bit if the algorithm is a function of the
   replayed evaluations, such as regularised evolution with a population of at most
-  `history`. What else an algorithm keeps is lost: evaluations beyond `history`,
+  `history`. All else that an algorithm keeps is lost: evaluations beyond `history`,
   proposals that it made in advance, NEAT's representatives. Lost evaluations are
   not told to the algorithm.
 
@@ -358,7 +358,7 @@ def _flat(decisions: Iterable[_Decision]) -> Iterator[_Decision]:
 
 
 def _numbers(decisions: Iterable[_Decision], rest: Iterator[int]) -> list[int]:
-  """PyGlove's form of an architecture: without what is not chosen.
+  """PyGlove's form of an architecture: without the options not chosen.
 
   Args:
     decisions: of one space, or of one candidate.
