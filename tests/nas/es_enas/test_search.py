@@ -9,9 +9,10 @@ import numpy as np
 import optax
 import pytest
 
+from nas.es_enas import controllers
 from nas.es_enas import search as enas
 from nas.es_enas import space as space_lib
-from rl.es import estimators, strategy
+from rl.es import estimators, evaluator, strategy
 from rl.es import search as search_lib
 from tests.rl.es import es_cases
 
@@ -162,6 +163,30 @@ def test_a_lost_member_takes_its_row_with_it():
   assert 0 < told.valid.sum() < 6
   assert np.isfinite(state.theta).all()
   np.testing.assert_allclose(metrics['valid_fraction'], told.valid.mean())
+
+
+def test_a_generation_without_a_whole_pair_moves_nothing():
+  search = _search(
+    costs=lambda member: {'choices': jnp.sum(member[1]).astype(jnp.float32)},
+    front=enas.Front(cost='choices', capacity=4),
+  )
+  inner = dataclasses.replace(search.search, optimizer=optax.adam(0.1))
+  search = dataclasses.replace(
+    search, search=inner, controller=controllers.HillClimb(SPACE)
+  )
+  tell = jax.jit(
+    lambda state, returns: search.tell(
+      state, search.ask(state), evaluator.Evaluation.of(returns)
+    )
+  )
+  returns = jnp.arange(12.0)
+  state, _ = tell(search.init(jnp.arange(4.0), jax.random.key(0)), returns)
+  lost = jnp.array([0, 7, 2, 9, 4, 11])  # One member of every pair.
+  after, _ = tell(state, returns.at[lost].set(jnp.inf))
+  parts = lambda s: (s.theta, s.inner.opt_state, s.controller, s.front)
+  jax.tree.map(np.testing.assert_array_equal, parts(after), parts(state))
+  moved, _ = tell(state, returns)
+  assert np.abs(moved.theta - state.theta).max() > 0
 
 
 def test_scores_are_maximised_and_returns_are_reported():
