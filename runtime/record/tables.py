@@ -45,7 +45,8 @@ def table(rows: Sequence[Row], columns: Sequence[str] | None = None) -> str:
     columns: which to show, in this order; all where it is None.
 
   Returns:
-    Markdown with numbers aligned to the right and four significant digits.
+    Markdown with numbers aligned to the right and four significant digits; a
+    sentence where nothing can be shown.
 
   Raises:
     ValueError: if no row has one of the columns.
@@ -59,6 +60,8 @@ def table(rows: Sequence[Row], columns: Sequence[str] | None = None) -> str:
     )
     for n in names
   ]
+  if not names:
+    return 'There is no result yet.\n'
   body = [[_cell(row.get(name)) for name in names] for row in rows]
   grid = [[_cell(name) for name in names], *body]
   widths = [max(3, *(len(line[i]) for line in grid)) for i in range(len(names))]

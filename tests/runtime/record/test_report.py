@@ -79,6 +79,13 @@ def test_table_refuses_unknown_columns():
     tables.table([{'loss': 1}], ['los'])
 
 
+@pytest.mark.parametrize('rows', [[], [{}]])
+def test_a_table_of_nothing_is_a_sentence(rows, tmp_path):
+  assert tables.table(rows) == 'There is no result yet.\n'
+  _, text = tables.write_table(rows, tmp_path / 'scores')
+  assert text.read_text() == 'There is no result yet.\n'
+
+
 def test_write_table_keeps_full_precision(tmp_path):
   value = 1 / 3
   comma, markdown = tables.write_table(
