@@ -25,10 +25,7 @@ def _row(name):
 def test_compression_is_judged(chromatic, random, verdict):
   row = _row('swimmer-compression')
   study = row.at_scale('tiny')
-  final = {
-    'ES-ENAS, evolution': chromatic,
-    'random at every direction': random,
-  }
+  final = {'ES-ENAS, evolution': chromatic, 'random at every direction': random}
   records = {
     arm: [
       {'returns': [0.0, v], 'level': v, 'final': v, 'parameters': 6, 'bits': 9}

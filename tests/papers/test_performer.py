@@ -124,10 +124,7 @@ def test_a_planted_bias_of_the_closed_form_is_seen(bias, verdict):
 
 @pytest.mark.parametrize(
   ('power', 'verdicts'),
-  [
-    (1.0, ['holds', 'holds', 'holds']),
-    (2.5, ['fails', 'fails', 'holds']),
-  ],
+  [(1.0, ['holds', 'holds', 'holds']), (2.5, ['fails', 'fails', 'holds'])],
 )
 def test_growth_and_crossover_are_judged(power, verdicts):
   """Exact attention meets the linear form at 512; it does not fit at 8192."""

@@ -91,8 +91,7 @@ def test_memory_is_that_of_a_gradient():
 
 
 @pytest.mark.parametrize(
-  ('changed', 'verdict'),
-  [({}, 'holds'), ({redraw.REDRAWN: 2.9}, 'fails')],
+  ('changed', 'verdict'), [({}, 'holds'), ({redraw.REDRAWN: 2.9}, 'fails')]
 )
 def test_redrawing_is_judged(changed, verdict):
   row = SYSTEM.rows['fig5-redraw']

@@ -292,5 +292,5 @@ def test_records_are_json(options):
   running.run(STUDY, (0,), options)
   for path in options.folder.iterdir():
     assert set(json.loads(path.read_text())) == {
-      *('configuration', 'record', 'commit', 'time', 'minutes'),
+      *('configuration', 'record', 'commit', 'time', 'minutes')
     }

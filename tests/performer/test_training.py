@@ -230,8 +230,7 @@ def test_training_beats_the_frequencies_and_reports_it(
 
 
 @pytest.mark.parametrize(
-  'mechanism',
-  [FAVOR, pytest.param(attention.Exact(), marks=pytest.mark.slow)],
+  'mechanism', [FAVOR, pytest.param(attention.Exact(), marks=pytest.mark.slow)]
 )
 def test_attention_maps_are_causal_averages(files, mechanism):
   model = make_model(mechanism)

@@ -50,9 +50,7 @@ AGENTS = {
     spaces.Box((2,), 0, 9, 'int32'),
   ),
   'rainbow': Agent(
-    rainbow.Rainbow(**_REPLAY, num_atoms=5, samples_per_insert=1.0),
-    _POLE,
-    _BOX,
+    rainbow.Rainbow(**_REPLAY, num_atoms=5, samples_per_insert=1.0), _POLE, _BOX
   ),
   'sac': Agent(
     sac.SAC(**_REPLAY, random_steps=64, updates_per_step=0.0625),

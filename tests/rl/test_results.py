@@ -9,14 +9,7 @@ import pytest
 from PIL import Image
 
 from rl import evaluation, film, results, train_lib
-from rl.envs import (
-  cartpole,
-  lane_following,
-  lanes,
-  pendulum,
-  pixels,
-  rendering,
-)
+from rl.envs import cartpole, lane_following, lanes, pendulum, pixels, rendering
 from rl.es import policies, strategy, training
 from runtime import loop
 from runtime.loop import durations

@@ -233,7 +233,7 @@ def test_runs_that_diverge_are_infeasible(tmp_path):
   finished(command(tmp_path / 'x', *words))
   saved = json.loads((tmp_path / 'x' / 'sweep.json').read_text())['trials']
   assert [trial['runs'][0]['status'] for trial in saved] == [
-    *('finished', 'infeasible'),
+    *('finished', 'infeasible')
   ]
   assert saved[1]['runs'][0]['failures'] == 0
 

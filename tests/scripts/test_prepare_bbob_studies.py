@@ -5,10 +5,7 @@ import concurrent.futures
 from hpo.optformer import bbob_problems, bbob_studies, behaviours, datasets
 
 SOURCE = bbob_studies.Source(
-  dimensions=(2,),
-  trials=12,
-  algorithms=behaviours.BEHAVIOURS[2:3],
-  block=16,
+  dimensions=(2,), trials=12, algorithms=behaviours.BEHAVIOURS[2:3], block=16
 )
 
 

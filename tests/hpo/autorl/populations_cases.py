@@ -39,10 +39,7 @@ class Climb:
 
   def init(self, key: Any) -> dict[str, Any]:
     """A sum, and an optimiser's state that must be copied with it."""
-    return {
-      'total': jnp.float32(0),
-      'moments': jax.random.normal(key, (3,)),
-    }
+    return {'total': jnp.float32(0), 'moments': jax.random.normal(key, (3,))}
 
   def update(self, state: Any, zeta: Any, key: Any) -> inner.Update:
     """See `inner.Inner`."""

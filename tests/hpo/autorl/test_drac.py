@@ -114,10 +114,7 @@ def test_no_gradient_flows_into_what_is_matched():
 
 LANES = 4
 AGENT = ppo.PPO(
-  encoder=networks.MLP((8,)),
-  unroll_length=8,
-  num_minibatches=2,
-  num_epochs=2,
+  encoder=networks.MLP((8,)), unroll_length=8, num_minibatches=2, num_epochs=2
 )
 ENV = lanes.Lanes(mazes.Maze(cells=4, colors=True, max_steps=6), LANES)
 

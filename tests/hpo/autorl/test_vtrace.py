@@ -24,11 +24,7 @@ def steps():
     'final_value': rng.normal(size=(T, N)) * truncated,
   }
   arrays = {k: jnp.float32(x) for k, x in arrays.items()}
-  flags = {
-    'terminated': terminated,
-    'truncated': truncated,
-    'valid': ~ends[2],
-  }
+  flags = {'terminated': terminated, 'truncated': truncated, 'valid': ~ends[2]}
   return arrays | {k: jnp.asarray(x) for k, x in flags.items()}
 
 

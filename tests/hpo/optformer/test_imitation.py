@@ -51,12 +51,7 @@ def test_losses_are_those_of_decoding(model, variables):
   )
   made = trained.Trained(model, maker, variables)
   rng = seeds.rng(1)
-  wide = spaces.Space(
-    (
-      *SPACE.parameters,
-      spaces.Discrete('c', (1, 2, 3)),
-    )
-  )
+  wide = spaces.Space((*SPACE.parameters, spaces.Discrete('c', (1, 2, 3))))
   found = [cases.study(rng, space, 5) for space in (wide, SPACE, wide)]
   costs = imitation.losses(made, found, batch_size=2)
   for study, cost in zip(found, costs, strict=True):

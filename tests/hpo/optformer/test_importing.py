@@ -39,9 +39,7 @@ def test_table_of_two_studies(table):
   assert first.trials == [
     studies.Trial({'rate': 0.1, 'layers': 2, 'width': 8.0, 'kind': 'a'}, 1.5),
     studies.Trial(
-      {'rate': 1.0, 'layers': 1, 'width': 16.0, 'kind': '3'},
-      None,
-      'INFEASIBLE',
+      {'rate': 1.0, 'layers': 1, 'width': 16.0, 'kind': '3'}, None, 'INFEASIBLE'
     ),
   ]
   assert second.trials[0].status == 'INFEASIBLE'

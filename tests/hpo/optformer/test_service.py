@@ -6,16 +6,8 @@ import threading
 import pytest
 
 from hpo import spaces, studies
-from hpo.optformer import (
-  service,
-  suggesting,
-  tokens,
-  trained,
-  vocabulary,
-)
-from hpo.optformer import (
-  vizier as adapter,
-)
+from hpo.optformer import service, suggesting, tokens, trained, vocabulary
+from hpo.optformer import vizier as adapter
 
 pytest.importorskip('vizier', reason='extra [vizier]')
 pytest.importorskip('vizier.service.servers', reason='extra [vizier]')

@@ -58,13 +58,7 @@ def test_enumeration(one):
     assert cases.apart(run(KEYS[0], 0.0).grad, exact.first_order) < 1e-14
 
 
-@pytest.mark.parametrize(
-  'mode',
-  [
-    'recompute',
-    *marks.slow(*ufom.MODES[:3]),
-  ],
-)
+@pytest.mark.parametrize('mode', ['recompute', *marks.slow(*ufom.MODES[:3])])
 def test_nothing_of_second_order_runs_without_xi(mode):
   theta, task = cases.data(12, np.float32)
   inner = ufom.Inner(r=3, alpha=0.05, mode=mode)

@@ -25,9 +25,7 @@ def _noise(j):
 STEPPED = dataclasses.replace(
   cases.PROBLEM,
   inner_loss=lambda theta, phi, task, j: cases.PROBLEM.inner_loss(
-    theta,
-    phi,
-    task | {'y': task['y'] * _noise(j)},
+    theta, phi, task | {'y': task['y'] * _noise(j)}
   ),
   stepped=True,
 )

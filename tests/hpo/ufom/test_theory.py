@@ -135,8 +135,7 @@ def test_bias_stays_within_its_bound():
       jax.vmap(
         lambda theta, alpha: estimator.squared_norm(
           jax.tree.map(
-            jnp.subtract,
-            *ufom.exact_grad(problem, theta, task, 4, alpha)[1:3],
+            jnp.subtract, *ufom.exact_grad(problem, theta, task, 4, alpha)[1:3]
           )
         ),
         (0, None),

@@ -25,9 +25,7 @@ ACTIONS = spaces.Box((2,), -1.0, 1.0)
 PICTURES = spaces.Box((12, 12, 3), 0.0, 1.0)
 OUTSIDE = ('input', 'readout')
 FLOW = functools.partial(
-  heads.Policy,
-  body=bodies.ODEtoODE(4, n_steps=2),
-  constrain_io=False,
+  heads.Policy, body=bodies.ODEtoODE(4, n_steps=2), constrain_io=False
 )
 LOOK = functools.partial(
   pixel_policies.PixelPolicy,
@@ -119,11 +117,7 @@ def test_what_is_not_shared_stays_on_its_manifold():
 def test_a_memory_is_that_of_the_policy():
   kernels = ('params/controller/input', 'params/head/kernel')
   policy = policies.shared(
-    PICTURES,
-    ACTIONS,
-    policy=LOOK,
-    sharing=sharing_lib.Dense(),
-    kernels=kernels,
+    PICTURES, ACTIONS, policy=LOOK, sharing=sharing_lib.Dense(), kernels=kernels
   )
   plain = LOOK(PICTURES, ACTIONS)
   assert policy.geometry == geometry.EUCLIDEAN

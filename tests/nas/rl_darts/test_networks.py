@@ -28,10 +28,7 @@ def count(network):
     (rl_networks.ImpalaCNN(depths=(64,) * 5), 953_856),
     (networks.Micro(), 974_162),
     (networks.Classic(space=spaces.MICRO), 1_178_484),
-    (
-      networks.Micro(depths=(16, 16, 16), space=spaces.CLASSIC),
-      1_322_300,
-    ),
+    (networks.Micro(depths=(16, 16, 16), space=spaces.CLASSIC), 1_322_300),
   ],
 )
 def test_parameters_are_those_of_the_reference_code(network, published):

@@ -334,8 +334,5 @@ def test_settings_that_contradict_each_other_are_told():
   box = GRID.observation_space, GRID.action_space
   with pytest.raises(ValueError, match='left for the weights'):
     search.Search(
-      agent,
-      mode='first_order',
-      alpha_lanes=4,
-      alpha_optimizer=optax.sgd(1.0),
+      agent, mode='first_order', alpha_lanes=4, alpha_optimizer=optax.sgd(1.0)
     ).learner(*box, 4)

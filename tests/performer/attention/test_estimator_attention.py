@@ -71,14 +71,7 @@ def test_unnormalised_values_have_every_factor(name):
   w = projection(favor)
   out = cases.attend(favor, q, k, v, w, causal=False)
   truth = twin.value(
-    q,
-    k,
-    v,
-    w,
-    kernel=favor.kernel,
-    causal=False,
-    renormalize=False,
-    **options,
+    q, k, v, w, kernel=favor.kernel, causal=False, renormalize=False, **options
   )
   np.testing.assert_allclose(out, truth, rtol=1e-4, atol=1e-4)
 

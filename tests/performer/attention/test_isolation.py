@@ -96,10 +96,7 @@ def test_batch_mates_and_heads_change_no_bit(mechanism, causal):
     (np.s_[:, :, 1:], np.s_[:, :, :1]),
   ):
     after = cases.attend(
-      mechanism,
-      *(change(x, part, 30.0) for x in (q, k, v)),
-      w,
-      causal=causal,
+      mechanism, *(change(x, part, 30.0) for x in (q, k, v)), w, causal=causal
     )
     np.testing.assert_array_equal(before[kept], after[kept])
     assert np.abs(before - after).max() > 1e-3

@@ -162,10 +162,7 @@ def test_gradients_of_keys_that_every_device_has(mesh):
   whole = one_device(favor, causal=False)
   split = P(None, 'sequence')
   attend = jax.shard_map(
-    whole,
-    mesh=mesh,
-    in_specs=(split, P(), P(), P(), P(), P()),
-    out_specs=split,
+    whole, mesh=mesh, in_specs=(split, P(), P(), P(), P(), P()), out_specs=split
   )
   runs = value_and_grad(attend), value_and_grad(whole)
   compare(*runs, favor, (1.0,), np.ones((2, LENGTH), bool), None)

@@ -124,8 +124,7 @@ def test_one_file_cut_into_splits(tmp_path):
   found = rows(data.eval_batches('valid', batch_size=5), 'tokens')
   assert found == [raw[i : i + 9] for i in range(900, 950, 10)]
   np.testing.assert_array_equal(
-    data.token_counts('valid'),
-    np.bincount(list(raw[900:950]), minlength=256),
+    data.token_counts('valid'), np.bincount(list(raw[900:950]), minlength=256)
   )
 
 

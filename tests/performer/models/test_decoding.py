@@ -69,11 +69,7 @@ def random_tokens(seed, *shape):
 
 
 @pytest.mark.parametrize(
-  'kernel',
-  [
-    'softmax_hyp',
-    *marks.slow('relu', 'softmax_pos', 'softmax_trig'),
-  ],
+  'kernel', ['softmax_hyp', *marks.slow('relu', 'softmax_pos', 'softmax_trig')]
 )
 def test_equals_teacher_forcing_with_prompts_of_different_lengths(kernel):
   model = make(kernel)
@@ -288,12 +284,7 @@ def test_what_cannot_be_written_is_refused(model, change, message):
     'max_new_tokens': 2,
   } | change
   with pytest.raises(ValueError, match=message):
-    decoding.generate(
-      model,
-      params,
-      projections=w,
-      **arguments,
-    )
+    decoding.generate(model, params, projections=w, **arguments)
 
 
 def test_positions_that_do_not_exist_are_loud():

@@ -15,10 +15,7 @@ from tests.performer.attention import attention_twin as twin
 
 @pytest.mark.parametrize(
   ('per_head', 'auto'),
-  [
-    (False, True),
-    *marks.slow((True, False), (False, False), (True, True)),
-  ],
+  [(False, True), *marks.slow((True, False), (False, False), (True, True))],
 )
 def test_heads_keep_their_own_matrices(auto, per_head):
   favor = cases.favor(per_head=per_head)

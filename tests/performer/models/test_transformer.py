@@ -18,13 +18,7 @@ FAVOR = attention.Favor(features=8, redraw_every=10, chunk=4)
 def make(mechanism, *, causal, **kwargs):
   settings = {'dropout': 0.0, 'd_ff': 16, 'num_layers': LAYERS} | kwargs
   return transformer.Transformer(
-    VOCAB,
-    LENGTH,
-    mechanism,
-    causal,
-    num_heads=HEADS,
-    d_model=WIDTH,
-    **settings,
+    VOCAB, LENGTH, mechanism, causal, num_heads=HEADS, d_model=WIDTH, **settings
   )
 
 

@@ -7,14 +7,7 @@ import pytest
 from flax import linen as nn
 
 from performer import attention
-from performer.slim import (
-  drift,
-  gradients,
-  language,
-  model,
-  options,
-  planner,
-)
+from performer.slim import drift, gradients, language, model, options, planner
 from tests import marks, seeds
 
 LENGTH = 4096
@@ -110,12 +103,7 @@ def test_what_is_given_stays():
 @pytest.mark.slow
 @pytest.mark.parametrize(
   'strategy',
-  [
-    'full',
-    'subtract',
-    'anchored',
-    *marks.slow('checkpoint', 'checkpoint2'),
-  ],
+  ['full', 'subtract', 'anchored', *marks.slow('checkpoint', 'checkpoint2')],
 )
 def test_predictions_against_the_compiler(strategy):
   """Within a factor of two, at a small size and for every strategy."""
@@ -124,12 +112,7 @@ def test_predictions_against_the_compiler(strategy):
   problem = language.problem(lm)
   chunk = None if strategy == 'full' else 128
   chosen = planner.plan(
-    problem,
-    params,
-    inputs,
-    strategy=strategy,
-    chunk=chunk,
-    constants=constants,
+    problem, params, inputs, strategy=strategy, chunk=chunk, constants=constants
   ).chosen
 
   def step(params, inputs, constants):

@@ -169,10 +169,7 @@ def test_computes_its_equations(kernel, norm, output_projection):
   """In float64, whole and in pieces; other recipes do not pass."""
   with jax.enable_x64(True):
     model = make(
-      kernel,
-      norm=norm,
-      output_projection=output_projection,
-      dtype=jnp.float64,
+      kernel, norm=norm, output_projection=output_projection, dtype=jnp.float64
     )
     params, w = jax.tree.map(lambda x: x.astype(jnp.float64), init(model))
     tokens, positions, mask = inputs()
@@ -194,11 +191,7 @@ def test_computes_its_equations(kernel, norm, output_projection):
 
 
 @pytest.mark.parametrize(
-  'kernel',
-  [
-    'elu1',
-    *marks.slow('abs', 'relu', 'square'),
-  ],
+  'kernel', ['elu1', *marks.slow('abs', 'relu', 'square')]
 )
 def test_maps_of_the_published_runs(kernel):
   model = make(kernel, num_layers=LAYERS)

@@ -116,8 +116,7 @@ def test_static_ones_stay():
   )
   path = _begin(env, range(3), 5)
   jax.tree.map(
-    lambda x: np.testing.assert_array_equal(x, np.repeat(x[:, :1], 6, 1)),
-    path,
+    lambda x: np.testing.assert_array_equal(x, np.repeat(x[:, :1], 6, 1)), path
   )
   assert (path.color[0] != path.color[1]).any()
 

@@ -128,9 +128,7 @@ def test_lanes_are_independent_and_reproducible():
   changed = actions.at[:, 0].multiply(-1)
   other = _roll(lanes.Lanes(env, 4), changed, key)[2]
   jax.tree.map(
-    lambda a, b: np.testing.assert_array_equal(a[:, 1:], b[:, 1:]),
-    moves,
-    other,
+    lambda a, b: np.testing.assert_array_equal(a[:, 1:], b[:, 1:]), moves, other
   )
   assert (moves.reward[:, 0] != other.reward[:, 0]).all()
   # One lane alone does as it does among four.

@@ -120,11 +120,7 @@ def test_small_size_shrinks_the_block():
 
 @pytest.mark.parametrize(
   'name',
-  [
-    'gaussian',
-    'orthogonal chi',
-    *marks.slow('orthogonal sqrt_d', 'hadamard'),
-  ],
+  ['gaussian', 'orthogonal chi', *marks.slow('orthogonal sqrt_d', 'hadamard')],
 )
 def test_weighted_sum_is_the_product_with_all_rows(name):
   spec = SPECS[name]

@@ -96,8 +96,7 @@ def test_fixed_norms_estimate_other_smoothings_of_a_cubic():
 
 
 @pytest.mark.parametrize(
-  ('spec', 'expected'),
-  [(GAUSSIAN, 5 / 4), (SPHERE, 0.0), (HADAMARD, 0.0)],
+  ('spec', 'expected'), [(GAUSSIAN, 5 / 4), (SPHERE, 0.0), (HADAMARD, 0.0)]
 )
 def test_variance_for_a_linear_function(spec, expected):
   """(d + 1) / n independent, (d - b) / b orthogonal, times |grad|^2."""

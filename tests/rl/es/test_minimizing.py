@@ -20,11 +20,7 @@ def bowl(x):
     es.Strategy(es.ESConfig(8, 0.05, normalize=False), optax.adam(0.1)),
     es.Strategy(
       es.ESConfig(
-        16,
-        0.05,
-        estimators.Forward(),
-        normalize=False,
-        center_evaluations=1,
+        16, 0.05, estimators.Forward(), normalize=False, center_evaluations=1
       ),
       optax.adam(0.1),
     ),

@@ -176,8 +176,7 @@ def test_tasks_are_seeds():
 
 
 @pytest.mark.parametrize(
-  'options',
-  [{'num_workers': 0}, {'directions_per_task': 0}, {'timeout': 0.0}],
+  'options', [{'num_workers': 0}, {'directions_per_task': 0}, {'timeout': 0.0}]
 )
 def test_rejects(options):
   with pytest.raises(ValueError, match='positive'):

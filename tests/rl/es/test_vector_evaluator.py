@@ -11,12 +11,7 @@ import pytest
 
 from rl import normalizer
 from rl.envs import envpool_env, gymnasium_env, host_vector, lanes, spaces
-from rl.es import (
-  directions,
-  jax_evaluator,
-  policies,
-  vector_evaluator,
-)
+from rl.es import directions, jax_evaluator, policies, vector_evaluator
 from rl.es import population as population_lib
 from tests import marks
 from tests.rl.es import es_cases

@@ -15,13 +15,7 @@ from rl import film
 from rl.envs import dodge, lanes, pendulum, pixels, spaces
 from rl.es import jax_evaluator, population, strategy, training
 from rl.es import policies as es_policies
-from rl.implicit_attention import (
-  controllers,
-  fronts,
-  patches,
-  policies,
-  votes,
-)
+from rl.implicit_attention import controllers, fronts, patches, policies, votes
 from tests import seeds
 
 CAR = spaces.Box((3,), (-1.0, 0.0, 0.0), 1.0)
@@ -108,10 +102,7 @@ def test_the_attention_agent_is_that_of_the_paper():
 def test_trans_has_the_outputs_of_dense_attention(pool):
   favor = attention.Favor(kernel='softmax_hyp', features=64)
   front = fronts.Trans(
-    votes.Implicit(favor),
-    patches.Patches(4, 4),
-    value_width=3,
-    pool=pool,
+    votes.Implicit(favor), patches.Patches(4, 4), value_width=3, pool=pool
   )
   picture = seeds.rng(0).integers(0, 256, (16, 16, 3)).astype(np.uint8)
   projection = front.draw(jax.random.key(1))

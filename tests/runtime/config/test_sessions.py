@@ -199,11 +199,7 @@ def test_built_module_initialises(toy, build):
       [],
       "a.gin:3: no module 'performer.modles'; did you mean models?",
     ),
-    (
-      'import nowhere_at_all.x',
-      [],
-      "a.gin:3: no module 'nowhere_at_all'",
-    ),
+    ('import nowhere_at_all.x', [], "a.gin:3: no module 'nowhere_at_all'"),
     ('include "a.gin"', [], 'a.gin:3: a.gin includes itself'),
     (
       'from __gin__ import static_registration',
@@ -250,10 +246,7 @@ def test_unquoted_text_is_explained(build):
       'N = "x"\ntoy_experiment.train.steps = %N',
       "steps must be int, got 'x' (str)",
     ),
-    (
-      'toy_experiment.train.rate = True',
-      'rate must be float, got True (bool)',
-    ),
+    ('toy_experiment.train.rate = True', 'rate must be float, got True (bool)'),
     (
       f'toy_experiment.train.sizes = ({"1, " * 20}"x")',
       'sizes must be tuple[int, ...], got (1',

@@ -354,11 +354,7 @@ def test_dry_run_describes_and_trains_nothing(regression, tmp_path, capsys):
     operative_config=lambda: 'a.rate = 1', dry_run=True
   )
   result = loop.run(
-    regression(),
-    config(5),
-    workdir=tmp_path / 'none',
-    seed=0,
-    context=launched,
+    regression(), config(5), workdir=tmp_path / 'none', seed=0, context=launched
   )
   text = capsys.readouterr().out
   assert 'a.rate = 1' in text

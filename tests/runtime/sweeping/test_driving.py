@@ -155,7 +155,7 @@ def test_failures_are_tried_again_and_then_given_up(tmp_path):
   pool = Player(2, 0, broken)
   sweep = drive(listed(tmp_path), pool)
   assert [run.status for run in sweep.runs] == [
-    *('finished', 'finished', 'failed', 'infeasible'),
+    *('finished', 'finished', 'failed', 'infeasible')
   ]
   assert [run.failures for run in sweep.runs] == [0, 1, 2, 0]
   assert sweep.runs[1].value == 0.125**2

@@ -11,9 +11,7 @@ from tests.performer.attention import attention_cases as cases
 from tests.performer.attention import attention_twin as twin
 
 recover = jax.jit(
-  recovery.recover_attention,
-  static_argnums=0,
-  static_argnames='causal',
+  recovery.recover_attention, static_argnums=0, static_argnames='causal'
 )
 bad_fraction = jax.jit(
   denominators.bad_denominator_fraction,
@@ -36,13 +34,7 @@ def test_recovered_rows_are_distributions(causal, exact):
   if causal:
     assert not np.any(np.triu(matrix, 1))
   truth = twin.value(
-    q,
-    k,
-    v,
-    w,
-    mask,
-    kernel='exact' if exact else 'softmax_hyp',
-    causal=causal,
+    q, k, v, w, mask, kernel='exact' if exact else 'softmax_hyp', causal=causal
   )
   out = np.einsum('bhij,bjhv->bihv', matrix, v)
   np.testing.assert_allclose(out, truth, atol=2e-5)

@@ -129,9 +129,7 @@ def test_a_draw_is_the_same_in_any_program(ortho, norm):
     jax.jit(jax.vmap(draw))(keys),
     jax.vmap(draw)(keys),
     jax.tree.map(
-      lambda x: x[0],
-      jax.vmap(within)(keys),
-      is_leaf=lambda x: type(x) is tuple,
+      lambda x: x[0], jax.vmap(within)(keys), is_leaf=lambda x: type(x) is tuple
     ),
   ]
   for other in found:

@@ -33,17 +33,9 @@ TRANSFORM = np.diag([1.5, 0.8, 1.0, 0.6]) + 0.2 * np.eye(D, k=1)
 CASES = {
   'pos_reg': {'kernel': 'softmax_pos_reg', 'features': D},
   'hyp_reg': {'kernel': 'softmax_hyp_reg', 'features': 2 * D},
-  'oprf': {
-    'kernel': 'softmax_oprf',
-    'features': D,
-    'oprf_mean_square': 1.5,
-  },
+  'oprf': {'kernel': 'softmax_oprf', 'features': D, 'oprf_mean_square': 1.5},
   'general': {'kernel': 'softmax_general', 'features': D},
-  'angular': {
-    'kernel': 'softmax_angular',
-    'features': 16 * D,
-    'mix_rows': 2,
-  },
+  'angular': {'kernel': 'softmax_angular', 'features': 16 * D, 'mix_rows': 2},
   'angular_apart': {
     'kernel': 'softmax_angular',
     'features': 16 * D,

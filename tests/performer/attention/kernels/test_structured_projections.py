@@ -229,9 +229,7 @@ def test_norms_are_those_of_the_padded_width():
   ('kernel', 'options'),
   [
     pytest.param(
-      'softmax_hyp',
-      {'ortho': 'horf', 'per_head': True},
-      marks=pytest.mark.slow,
+      'softmax_hyp', {'ortho': 'horf', 'per_head': True}, marks=pytest.mark.slow
     ),
     ('softmax_angular', {'mix_shared': False, 'ortho': 'horf'}),
   ],

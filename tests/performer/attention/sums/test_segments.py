@@ -36,11 +36,7 @@ def same_segment():
 
 @pytest.mark.parametrize('causal', [False, True])
 @pytest.mark.parametrize(
-  'kernel',
-  [
-    *('exact', 'relu'),
-    *marks.slow('softmax_trig', 'exp'),
-  ],
+  'kernel', [*('exact', 'relu'), *marks.slow('softmax_trig', 'exp')]
 )
 def test_segments_are_as_if_alone(kernel, causal):
   """Against the float64 matrix, cut where segments meet."""
@@ -139,12 +135,7 @@ def test_refused():
 
   def call(segment_ids, favor=favor, length=21):
     return favor(
-      q[:, :length],
-      k,
-      v,
-      projection=w,
-      causal=False,
-      segment_ids=segment_ids,
+      q[:, :length], k, v, projection=w, causal=False, segment_ids=segment_ids
     )
 
   check = functools.partial(

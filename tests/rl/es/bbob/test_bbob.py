@@ -13,11 +13,7 @@ from tests.rl.es.bbob import bbob_cases
 
 NAMES = tuple(bbob.FUNCTIONS)
 # Float32 loses digits where steep slopes meet the highest waves.
-ROUGH = {
-  'GriewankRosenbrock': 2e-3,
-  'Katsuura': 5e-4,
-  'Weierstrass': 1e-3,
-}
+ROUGH = {'GriewankRosenbrock': 2e-3, 'Katsuura': 5e-4, 'Weierstrass': 1e-3}
 
 
 @functools.partial(jax.jit, static_argnums=0)
