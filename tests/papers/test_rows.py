@@ -1,7 +1,6 @@
 """Rows: what is written, what is stale, what the command line says."""
 
 import dataclasses
-import json
 import pathlib
 import shlex
 import types
@@ -286,11 +285,3 @@ def test_ids_are_unique(monkeypatch):
   )
   with pytest.raises(ValueError, match="two rows of ufom are called 'toy'"):
     rows._system(package)
-
-
-def test_records_are_json(options):
-  running.run(STUDY, (0,), options)
-  for path in options.folder.iterdir():
-    assert set(json.loads(path.read_text())) == {
-      *('configuration', 'record', 'commit', 'time', 'minutes')
-    }

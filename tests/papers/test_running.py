@@ -54,6 +54,9 @@ def test_finished_runs_are_kept_and_shared(options):
   running.run(STUDY, range(2), dataclasses.replace(options, fresh=True))
   assert len(toy.CALLS) == 10
   saved = json.loads(next(options.folder.glob('*.json')).read_text())
+  assert set(saved) == {
+    *('configuration', 'record', 'commit', 'time', 'minutes')
+  }
   assert saved['configuration']['run'].endswith('toy_study.run')
   assert saved['commit'] in again.commits
 

@@ -1,6 +1,7 @@
 """The rules of the house: who may import what, and how gin files begin."""
 
 import ast
+import functools
 import pathlib
 import subprocess
 import sys
@@ -48,7 +49,7 @@ def _is_in(name, prefixes):
   return any(name == p or name.startswith(f'{p}.') for p in prefixes)
 
 
-def _violations(module, tree):
+def _violations(module, names):
   """Lists the imports of a module that the arrows do not allow."""
   owners = [p for p in ALLOWED if _is_in(module, [p])]
   if not owners:
@@ -57,21 +58,23 @@ def _violations(module, tree):
   ours = ('runtime', 'papers', 'benchmarks', *SYSTEMS)
   return [
     name
-    for name in _imports(tree)
+    for name in names
     if (_is_in(name, ours) and not _is_in(name, ALLOWED[owner]))
     or _is_in(name, FORBIDDEN.get(owner, ()))
   ]
 
 
-def _parsed(path):
-  return ast.parse(path.read_text(encoding='utf-8'), str(path))
+@functools.cache
+def _imported(path):
+  tree = ast.parse(path.read_text(encoding='utf-8'), str(path))
+  return tuple(_imports(tree))
 
 
 def test_arrows():
   found = {
     str(path): bad
     for path in _sources('runtime', 'papers', 'benchmarks', *SYSTEMS)
-    if (bad := _violations(_module(path), _parsed(path)))
+    if (bad := _violations(_module(path), _imported(path)))
   }
   assert found == {}
 
@@ -98,42 +101,35 @@ def test_arrows():
   ],
 )
 def test_arrows_catch_a_planted_import(module, line, caught):
-  assert bool(_violations(module, ast.parse(line))) is caught
+  assert bool(_violations(module, _imports(ast.parse(line)))) is caught
 
 
-def test_only_the_configuration_imports_gin():
-  importing = {
-    _module(path)
-    for path in _sources('runtime', 'scripts', 'papers', 'benchmarks', *SYSTEMS)
-    if any(_is_in(name, ['gin']) for name in _imports(_parsed(path)))
-  }
+@pytest.mark.parametrize(
+  ('libraries', 'packages', 'importing'),
+  [
+    (
+      ['gin'],
+      ['runtime', 'scripts', 'papers', 'benchmarks', *SYSTEMS],
+      {
+        f'runtime.config.{name}'
+        for name in ('sessions', 'bindings', 'gin_state', 'reader')
+      },
+    ),
+    (
+      ['absl.flags', 'absl.app'],
+      ['runtime', 'papers', *SYSTEMS],
+      {'runtime.launch'},
+    ),
+    (['matplotlib'], ['papers'], {'papers.figures'}),
+  ],
+)
+def test_libraries_are_imported_in_one_place(libraries, packages, importing):
+  """Gin by the configuration, flags by the launcher, pictures by one module."""
   assert importing == {
-    'runtime.config.sessions',
-    'runtime.config.bindings',
-    'runtime.config.gin_state',
-    'runtime.config.reader',
-  }
-
-
-def test_only_the_launcher_reads_flags():
-  importing = {
     _module(path)
-    for path in _sources('runtime', 'papers', *SYSTEMS)
-    if any(
-      _is_in(name, ['absl.flags', 'absl.app'])
-      for name in _imports(_parsed(path))
-    )
+    for path in _sources(*packages)
+    if any(_is_in(name, libraries) for name in _imported(path))
   }
-  assert importing == {'runtime.launch'}
-
-
-def test_rows_do_not_draw_themselves():
-  importing = {
-    _module(path)
-    for path in _sources('papers')
-    if any(_is_in(name, ['matplotlib']) for name in _imports(_parsed(path)))
-  }
-  assert importing == {'papers.figures'}
 
 
 def test_nothing_skips_unknown_names():

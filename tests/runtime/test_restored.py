@@ -1,6 +1,8 @@
 """A run from its workdir alone: restored, evaluated, reported, compared."""
 
 import csv
+import json
+import pathlib
 import shutil
 
 import jax
@@ -12,6 +14,7 @@ from runtime import compare, evaluate, report, trainer
 from runtime.config import sessions
 from runtime.context import RunContext
 from runtime.loop import checkpoints
+from runtime.record import writers
 
 FILES = ['configs/hpo/ufom_toy_tiny.gin']
 PARAMS = [
@@ -130,10 +133,25 @@ def test_a_report_is_written_again(trained, tmp_path):
 
 
 def test_runs_are_compared_by_configuration_and_seed(trained, tmp_path, capsys):
+  """Against copies of a run with another seed or setting, and other scores."""
   folders = [str(trained[0])]
-  for name, seed, params in (('b', 1, []), ('c', 0, ['Q = 0.5'])):
-    _train(tmp_path / name, seed, params)
-    folders.append(str(tmp_path / name))
+  for name, old, new in (
+    ('b', '# seed = 0', '# seed = 1'),
+    ('c', 'Q = 0.1', 'Q = 0.5'),
+  ):
+    folder = pathlib.Path(shutil.copytree(trained[0], tmp_path / name))
+    text = (folder / 'config.gin').read_text()
+    assert old in text
+    (folder / 'config.gin').write_text(text.replace(old, new))
+    rows = writers.read_metrics(folder)
+    lines = [
+      json.dumps(
+        {k: 1.5 * v if k[:5] == 'eval/' else v for k, v in row.items()}
+      )
+      for row in rows
+    ]
+    (folder / 'metrics.jsonl').write_text('\n'.join(lines) + '\n')
+    folders.append(str(folder))
   compare.main([*folders, '--out', str(tmp_path / 'out')])
   out = capsys.readouterr().out
   assert '-Q = 0.1' in out
@@ -142,7 +160,7 @@ def test_runs_are_compared_by_configuration_and_seed(trained, tmp_path, capsys):
     rows = [r for r in csv.DictReader(file) if r['metric'] == 'true/slope']
   assert [row['seeds'] for row in rows] == ['2', '1']
   first = [
-    runtime.restored.writers.read_metrics(folder)[-1]['eval/true/slope']
+    writers.read_metrics(folder)[-1]['eval/true/slope']
     for folder in folders[:2]
   ]
   assert float(rows[0]['mean']) == pytest.approx(np.mean(first))

@@ -63,7 +63,7 @@ def play(bandit, score, times):
     arm = bandit.select(state)
     return bandit.update(state, arm, score(arm, time)), arm
 
-  return np.asarray(jax.lax.scan(step, bandit.init(), jnp.arange(times))[1])
+  return jax.lax.scan(step, bandit.init(), jnp.arange(times))[1]
 
 
 @pytest.mark.parametrize('bandit', KINDS)
@@ -71,7 +71,7 @@ def test_every_arm_is_tried_first_and_ties_go_to_the_first(bandit):
   arms = play(bandit, lambda arm, time: jnp.float32(0), 12)
   np.testing.assert_array_equal(arms[:3], [0, 1, 2])
   assert arms[3] == 0
-  assert set(arms[3:]) == {0, 1, 2}
+  assert set(arms[3:].tolist()) == {0, 1, 2}
 
 
 @pytest.mark.parametrize('bandit', KINDS)
@@ -107,22 +107,12 @@ def test_a_failed_run_counts_as_the_worst(bandit):
 def test_a_map_over_seeds_is_a_loop(bandit):
   def run(key):
     noise = jax.random.normal(key, (20,))
-    return jnp.float32(
-      play_traced(bandit, lambda arm, time: arm + noise[time], 20)
-    )
+    return play(bandit, lambda arm, time: arm + noise[time], 20)
 
   keys = jax.random.split(seeds.key(2), 3)
   np.testing.assert_array_equal(
     jax.vmap(run)(keys), jnp.stack([run(key) for key in keys])
   )
-
-
-def play_traced(bandit, score, times):
-  def step(state, time):
-    arm = bandit.select(state)
-    return bandit.update(state, arm, score(arm, time)), arm
-
-  return jax.lax.scan(step, bandit.init(), jnp.arange(times))[1]
 
 
 def test_settings_are_checked():

@@ -27,13 +27,6 @@ def some():
   )
 
 
-def test_the_acting_policy_has_its_plain_mean():
-  _, returns, mask = some()
-  mean, share = hoof.weighted_returns(jnp.zeros((1, N)), returns, mask)
-  np.testing.assert_allclose(mean[0], returns[mask].mean(), rtol=1e-5)
-  np.testing.assert_allclose(share[0], 1, rtol=1e-6)
-
-
 def test_weights_are_those_of_the_formula_and_their_scale_does_not_matter():
   log_weight, returns, mask = some()
   mean, share = hoof.weighted_returns(log_weight, returns, mask)

@@ -230,13 +230,15 @@ def test_budgets_are_whole_updates():
 
 
 @pytest.mark.parametrize(
-  ('tuning', 'test'), [((0, 1), (1, 2)), ((), (1,)), ((0,), ()), ((0, 0), (1,))]
+  ('tuning', 'test', 'message'),
+  [
+    ((0, 1), (1, 2), 'seeds'),
+    ((), (1,), 'seeds'),
+    ((0,), (), 'seeds'),
+    ((0, 0), (1,), 'seeds'),
+    ((0,), (5, -1), 'test must not be negative'),
+  ],
 )
-def test_seeds_of_tuning_and_test_are_disjoint(tuning, test):
-  with pytest.raises(ValueError, match='seeds'):
+def test_seeds_of_tuning_and_test_are_disjoint(tuning, test, message):
+  with pytest.raises(ValueError, match=message):
     accounts.Seeds(tuning, test)
-
-
-def test_seeds_are_not_negative():
-  with pytest.raises(ValueError, match='test must not be negative'):
-    accounts.Seeds((0,), (5, -1))

@@ -13,33 +13,33 @@ from runtime import context
 from runtime.config import errors, sessions
 from runtime.config import files as files_lib
 
-HEADER = 'from __gin__ import dynamic_registration\nimport toy_experiment\n'
+HEADER = 'from __gin__ import dynamic_registration\nimport toys\n'
 FAVOR = """
 FEATURES = 4
-toy_experiment.train.attention = @toy_experiment.Favor()
-toy_experiment.Favor.features = %FEATURES
+toys.train.attention = @toys.Favor()
+toys.Favor.features = %FEATURES
 """
 FULL = """
 FEATURES = 16
 RATE = 0.25
-toy_experiment.train.attention = @toy_experiment.Favor()
-toy_experiment.Favor.features = %FEATURES
-toy_experiment.Favor.rates = (%RATE, 1)
-toy_experiment.train.model = @toy_experiment.Encoder()
-toy_experiment.Encoder:
+toys.train.attention = @toys.Favor()
+toys.Favor.features = %FEATURES
+toys.Favor.rates = (%RATE, 1)
+toys.train.model = @toys.Encoder()
+toys.Encoder:
   layers = 2
-  attention = @toy_experiment.Favor()
-toy_experiment.train.data = @train/toy_experiment.Dataset()
-toy_experiment.train.valid = @eval/toy_experiment.Dataset()
-train/toy_experiment.Dataset.split = 'train'
-eval/toy_experiment.Dataset.split = 'valid'
-toy_experiment.Dataset.length = 7
-toy_experiment.train.hook = @toy_experiment.scaled()
-toy_experiment.scaled.scale = 2
-toy_experiment.scaled.function = @toy_experiment.relu
-toy_experiment.train.other = @toy_experiment.Slotted()
-toy_experiment.Slotted.width = 3
-toy_experiment.train.sizes = (1, 2)
+  attention = @toys.Favor()
+toys.train.data = @train/toys.Dataset()
+toys.train.valid = @eval/toys.Dataset()
+train/toys.Dataset.split = 'train'
+eval/toys.Dataset.split = 'valid'
+toys.Dataset.length = 7
+toys.train.hook = @toys.scaled()
+toys.scaled.scale = 2
+toys.scaled.function = @toys.relu
+toys.train.other = @toys.Slotted()
+toys.Slotted.width = 3
+toys.train.sizes = (1, 2)
 """
 
 
@@ -47,7 +47,7 @@ toy_experiment.train.sizes = (1, 2)
 def toy(monkeypatch, tmp_path):
   monkeypatch.syspath_prepend(str(pathlib.Path(__file__).parents[1]))
   monkeypatch.chdir(tmp_path)
-  return importlib.import_module('toy_experiment')
+  return importlib.import_module('toys')
 
 
 @pytest.fixture
@@ -72,7 +72,7 @@ def _context(parsed):
 
 
 def test_builds_every_kind_of_object(toy, build):
-  got = build(FULL, 'FEATURES = 32', 'toy_experiment.train.steps = 5')
+  got = build(FULL, 'FEATURES = 32', 'toys.train.steps = 5')
   favor = toy.Favor(32, rates=(0.25, 1))
   assert got['attention'] == favor
   assert type(got['attention']) is toy.Favor
@@ -110,89 +110,87 @@ def test_built_module_initialises(toy, build):
   ('text', 'params', 'message'),
   [
     (
-      'toy_experiment.train.step = 3',
+      'toys.train.step = 3',
       [],
-      "a.gin:3: toy_experiment.train has no parameter 'step'; "
-      'did you mean steps?',
+      "a.gin:3: toys.train has no parameter 'step'; did you mean steps?",
     ),
     (
-      'toy_experiment.trane.steps = 3',
+      'toys.trane.steps = 3',
       [],
-      "a.gin:3: toy_experiment has no 'trane'; did you mean train?",
+      "a.gin:3: toys has no 'trane'; did you mean train?",
     ),
     (
-      'toy_experimnt.train.steps = 3',
+      'toyz.train.steps = 3',
       [],
-      "a.gin:3: toy_experimnt.train: 'toy_experimnt' is not imported here; "
-      'did you mean toy_experiment?',
+      "a.gin:3: toyz.train: 'toyz' is not imported here; "
+      'did you mean toys?',
     ),
     (
-      'toy_experiment.train.hook = @toy_experiment.Favr',
+      'toys.train.hook = @toys.Favr',
       [],
-      "a.gin:3: toy_experiment has no 'Favr'; did you mean Favor?",
+      "a.gin:3: toys has no 'Favr'; did you mean Favor?",
     ),
     (
-      'toy_experiment.train.hook = @toy_experiment',
+      'toys.train.hook = @toys',
       [],
-      'a.gin:3: toy_experiment is not a function or a class',
+      'a.gin:3: toys is not a function or a class',
     ),
     (
-      'toy_experiment.trane:\n  steps = 3',
+      'toys.trane:\n  steps = 3',
       [],
-      "a.gin:3: toy_experiment has no 'trane'; did you mean train?",
+      "a.gin:3: toys has no 'trane'; did you mean train?",
     ),
     (
-      'FEATURES = 3\ntoy_experiment.train.steps = %FEATURS',
+      'FEATURES = 3\ntoys.train.steps = %FEATURS',
       [],
-      'a.gin:4: toy_experiment.train.steps refers to %FEATURS, which is not '
+      'a.gin:4: toys.train.steps refers to %FEATURS, which is not '
       'defined; did you mean FEATURES?',
     ),
     (
-      'STEPS = 3\ntoy_experiment.train.steps = %STEPS',
+      'STEPS = 3\ntoys.train.steps = %STEPS',
       ['STEP = 4'],
       "--gin_param 'STEP = 4': macro STEP is defined, but nothing refers to it; "
       'did you mean STEPS?',
     ),
     (
-      'A = %B\nB = %A\ntoy_experiment.train.steps = %A',
+      'A = %B\nB = %A\ntoys.train.steps = %A',
       [],
       'a.gin:4: macro B is defined by itself',
     ),
     (
-      'STEPS = %gin.REQUIRED\ntoy_experiment.train.steps = %STEPS',
+      'STEPS = %gin.REQUIRED\ntoys.train.steps = %STEPS',
       [],
       'STEPS must be given a value (a.gin:3)\n'
       '  set it in a gin file or with --gin_param "STEPS = ..."',
     ),
     (
-      'toy_experiment.train.model = @toy_experiment.Encoder()',
+      'toys.train.model = @toys.Encoder()',
       [],
       "Encoder.__init__() missing 1 required positional argument: 'layers'; "
       'bind a value in a gin file',
     ),
     (
-      'toy_experiment.train.hook = @toy_experiment.scaled()',
+      'toys.train.hook = @toys.scaled()',
       [],
       "scaled() missing 1 required positional argument: 'scale'; "
       'bind a value in a gin file',
     ),
     (
-      'toy_experiment.train.seed = 3',
+      'toys.train.seed = 3',
       [],
-      'a.gin:3: toy_experiment.train.seed cannot be bound: the caller of '
-      'toy_experiment.train passes it (the flag --seed on the command line)',
+      'a.gin:3: toys.train.seed cannot be bound: the caller of '
+      'toys.train passes it (the flag --seed on the command line)',
     ),
     (
       '',
-      ['toy_experiment.train.stps = 3'],
-      "--gin_param 'toy_experiment.train.stps = 3': toy_experiment.train has "
+      ['toys.train.stps = 3'],
+      "--gin_param 'toys.train.stps = 3': toys.train has "
       "no parameter 'stps'; did you mean steps?",
     ),
     (
-      'from toy_experiment import train',
+      'from toys import train',
       [],
-      'a.gin:3: toy_experiment is a module; import it and write '
-      'toy_experiment.train',
+      'a.gin:3: toys is a module; import it and write toys.train',
     ),
     (
       'from performer import modles',
@@ -218,12 +216,12 @@ def test_names_mistake_and_nearest_names(build, text, params, message):
 @pytest.mark.parametrize(
   ('text', 'line'),
   [
-    ('toy_experiment.train.steps = relu', 3),
-    ('\n\ntoy_experiment.train.steps 3', 5),
-    ('toy_experiment.train.steps = (1,', 3),
-    ('toy_experiment.train.steps =', 3),
+    ('toys.train.steps = relu', 3),
+    ('\n\ntoys.train.steps 3', 5),
+    ('toys.train.steps = (1,', 3),
+    ('toys.train.steps =', 3),
     ('FEATURES = 3\n  = 4', 4),
-    ('toy_experiment..train.steps = 3', 3),
+    ('toys..train.steps = 3', 3),
   ],
 )
 def test_syntax_error_names_file_and_line(build, text, line):
@@ -234,31 +232,28 @@ def test_syntax_error_names_file_and_line(build, text, line):
 
 def test_unquoted_text_is_explained(build):
   with pytest.raises(errors.ConfigError, match='text needs quotes'):
-    build('', 'toy_experiment.train.other = relu')
+    build('', 'toys.train.other = relu')
 
 
 @pytest.mark.parametrize(
   ('text', 'message'),
   [
-    ('toy_experiment.train.steps = "x"', "steps must be int, got 'x' (str)"),
-    ('toy_experiment.train.steps = 1.5', 'steps must be int, got 1.5 (float)'),
+    ('toys.train.steps = "x"', "steps must be int, got 'x' (str)"),
+    ('toys.train.steps = 1.5', 'steps must be int, got 1.5 (float)'),
+    ('N = "x"\ntoys.train.steps = %N', "steps must be int, got 'x' (str)"),
+    ('toys.train.rate = True', 'rate must be float, got True (bool)'),
     (
-      'N = "x"\ntoy_experiment.train.steps = %N',
-      "steps must be int, got 'x' (str)",
-    ),
-    ('toy_experiment.train.rate = True', 'rate must be float, got True (bool)'),
-    (
-      f'toy_experiment.train.sizes = ({"1, " * 20}"x")',
+      f'toys.train.sizes = ({"1, " * 20}"x")',
       'sizes must be tuple[int, ...], got (1',
     ),
     (
-      'toy_experiment.train.sizes = [1, 2]',
+      'toys.train.sizes = [1, 2]',
       'sizes must be tuple[int, ...], got [1, 2] (list)',
     ),
-    ('toy_experiment.train.hook = 3', 'hook must be Callable | None, got 3'),
+    ('toys.train.hook = 3', 'hook must be Callable | None, got 3'),
     (
-      'toy_experiment.train.attention = @toy_experiment.Favor',
-      "| None, got <class 'toy_experiment.Favor'> (type); are its parentheses",
+      'toys.train.attention = @toys.Favor',
+      "| None, got <class 'toys.Favor'> (type); are its parentheses",
     ),
   ],
 )
@@ -277,28 +272,27 @@ def test_wrong_literal_is_found_without_building(toy, tmp_path, text, message):
   ('text', 'message'),
   [
     (
-      'SIZES = (1, "x")\ntoy_experiment.train.sizes = %SIZES',
+      'SIZES = (1, "x")\ntoys.train.sizes = %SIZES',
       '(tuple) (SIZES sets sizes)',
     ),
     (
-      'A = 2.5\ntoy_experiment.train.sizes = (1, %A)',
+      'A = 2.5\ntoys.train.sizes = (1, %A)',
       'got (1, 2.5) (tuple) (A sets sizes)',
     ),
-    ('RATE = 1e999\ntoy_experiment.train.rate = %RATE', 'RATE must be finite'),
-    ('toy_experiment.train.rate = -1e999', 'rate must be finite, got -inf'),
+    ('RATE = 1e999\ntoys.train.rate = %RATE', 'RATE must be finite'),
+    ('toys.train.rate = -1e999', 'rate must be finite, got -inf'),
     (
       'import optax\nPACE = -0.1\noptax.sgd.learning_rate = %PACE\n'
-      'toy_experiment.train.other = @optax.sgd()',
+      'toys.train.other = @optax.sgd()',
       'not be negative, got -0.1 (PACE sets learning_rate)',
     ),
     (
       'import optax\nPACE = "x"\noptax.sgd.learning_rate = %PACE\n'
-      'toy_experiment.train.other = @optax.sgd()',
+      'toys.train.other = @optax.sgd()',
       'learning_rate must be float | Array | Callable, got',
     ),
     (
-      'ATTENTION = @toy_experiment.Slotted()\n'
-      'toy_experiment.train.attention = %ATTENTION',
+      'ATTENTION = @toys.Slotted()\ntoys.train.attention = %ATTENTION',
       '(Slotted) (ATTENTION sets attention)',
     ),
   ],
@@ -313,13 +307,13 @@ def test_wrong_value_names_the_macro_behind_it(build, text, message):
 def test_of_several_bindings_the_one_that_was_built_is_named(build):
   text = (
     'FIRST = 2\nSECOND = 3\nTHIRD = 4\n'
-    'toy_experiment.Dataset.length = %FIRST\n'
-    'toy_experiment.train.data = @toy_experiment.Dataset()\n'
-    'toy_experiment.Dataset.split = "x"\n'
-    'toy_experiment.train.attention = @a/toy_experiment.fails()\n'
-    'a/toy_experiment.fails.length = %SECOND\n'
-    'toy_experiment.train.other = @b/toy_experiment.fails()\n'
-    'b/toy_experiment.fails.length = %THIRD'
+    'toys.Dataset.length = %FIRST\n'
+    'toys.train.data = @toys.Dataset()\n'
+    'toys.Dataset.split = "x"\n'
+    'toys.train.attention = @a/toys.fails()\n'
+    'a/toys.fails.length = %SECOND\n'
+    'toys.train.other = @b/toys.fails()\n'
+    'b/toys.fails.length = %THIRD'
   )
   with pytest.raises(ValueError, match='even') as caught:
     build(text)
@@ -328,9 +322,9 @@ def test_of_several_bindings_the_one_that_was_built_is_named(build):
 
 
 def test_too_large_numbers_are_named(build):
-  text = f'HUGE = {2**31 - 1}\ntoy_experiment.train.hook = @toy_experiment.filled()\n'
+  text = f'HUGE = {2**31 - 1}\ntoys.train.hook = @toys.filled()\n'
   with pytest.raises(MemoryError) as caught:
-    build(text + 'toy_experiment.filled.size = %HUGE')
+    build(text + 'toys.filled.size = %HUGE')
   caught.value.add_note('-----\nfor readers of tracebacks')
   told = sessions.tell(caught.value)
   assert told.startswith('Unable to allocate')
@@ -350,8 +344,8 @@ def test_too_large_numbers_are_named(build):
 )
 def test_counts_beyond_32_bits_name_their_macro(build, value, parameter):
   target = {'data': 'Dataset.length'}.get(parameter, f'train.{parameter}')
-  data = '\ntoy_experiment.train.data = @toy_experiment.Dataset()'
-  text = f'COUNT = 3\ntoy_experiment.{target} = %COUNT{data}'
+  data = '\ntoys.train.data = @toys.Dataset()'
+  text = f'COUNT = 3\ntoys.{target} = %COUNT{data}'
   with pytest.raises(errors.ConfigError, match=r'between -2\^31 and') as caught:
     build(text, f'COUNT = {value}')
   assert f'(COUNT sets {target.split(".")[1]})' in caught.value.message
@@ -359,7 +353,7 @@ def test_counts_beyond_32_bits_name_their_macro(build, value, parameter):
 
 
 def test_quantities_may_exceed_32_bits(build):
-  assert build('toy_experiment.train.rate = 5000000000')['rate'] == 5e9
+  assert build('toys.train.rate = 5000000000')['rate'] == 5e9
 
 
 def test_a_statement_of_the_command_line_is_named_beside_the_one_that_fails(
@@ -367,12 +361,12 @@ def test_a_statement_of_the_command_line_is_named_beside_the_one_that_fails(
 ):
   """The failing parameter is not always the one that was changed."""
   text = (
-    'LENGTH = 3\nRATE = 0.1\ntoy_experiment.train.rate = %RATE\n'
-    'toy_experiment.train.attention = @toy_experiment.fails()\n'
-    'toy_experiment.fails.length = %LENGTH'
+    'LENGTH = 3\nRATE = 0.1\ntoys.train.rate = %RATE\n'
+    'toys.train.attention = @toys.fails()\n'
+    'toys.fails.length = %LENGTH'
   )
   told = []
-  for param in ('RATE = 0.5', 'LENGTH = 5', 'toy_experiment.fails.length = 7'):
+  for param in ('RATE = 0.5', 'LENGTH = 5', 'toys.fails.length = 7'):
     with pytest.raises(ValueError, match='even') as caught:
       build(text, param)
     told.append(sessions.tell(caught.value))
@@ -383,18 +377,15 @@ def test_a_statement_of_the_command_line_is_named_beside_the_one_that_fails(
 
 
 def test_wrong_object_is_found_when_it_is_built(build):
-  text = (
-    'toy_experiment.train.attention = @toy_experiment.Dataset()\n'
-    'toy_experiment.Dataset.split = "x"'
-  )
+  text = 'toys.train.attention = @toys.Dataset()\ntoys.Dataset.split = "x"'
   with pytest.raises(errors.ConfigError, match=r'a\.gin:3: .*got Dataset\('):
     build(text)
 
 
 def test_unused_binding_is_an_error(build):
   with pytest.raises(errors.ConfigError, match='never used') as caught:
-    build('toy_experiment.Favor.features = 3')
-  assert 'toy_experiment.Favor.features = 3 (a.gin:3)' in str(caught.value)
+    build('toys.Favor.features = 3')
+  assert 'toys.Favor.features = 3 (a.gin:3)' in str(caught.value)
 
 
 def test_gin_alone_accepts_what_is_unused(toy):
@@ -402,32 +393,30 @@ def test_gin_alone_accepts_what_is_unused(toy):
   with sessions.session(toy.train):
     with gin_config.unlock_config():
       gin_config.parse_config(HEADER + 'TYPO = 3\n')
-      gin_config.parse_config(HEADER + 'toy_experiment.Favor.features = "x"\n')
+      gin_config.parse_config(HEADER + 'toys.Favor.features = "x"\n')
     gin_config.get_configurable(toy.train)(
       workdir='w', seed=0, context=context.RunContext()
     )
 
 
 def test_replacing_a_reference_excuses_what_came_before(toy, build):
-  exact = FAVOR + 'toy_experiment.train.attention = @toy_experiment.Exact()\n'
+  exact = FAVOR + 'toys.train.attention = @toys.Exact()\n'
   assert build(exact)['attention'] == toy.Exact()
 
 
 def test_replacing_a_macro_excuses_the_chain_behind_it(toy, build):
-  chain = FAVOR.replace('@toy_experiment.Favor()', '%ATTENTION')
-  chain += 'ATTENTION = @toy_experiment.Favor()\n'
+  chain = FAVOR.replace('@toys.Favor()', '%ATTENTION')
+  chain += 'ATTENTION = @toys.Favor()\n'
   assert build(chain)['attention'] == toy.Favor(4)
-  swap = 'ATTENTION = @toy_experiment.Exact()'
+  swap = 'ATTENTION = @toys.Exact()'
   assert build(chain, swap)['attention'] == toy.Exact()
   with pytest.raises(errors.ConfigError, match='FEATURES = 5'):
     build(chain, swap, 'FEATURES = 5')
 
 
-@pytest.mark.parametrize(
-  'param', ['FEATURES = 3', 'toy_experiment.Favor.features = 3']
-)
+@pytest.mark.parametrize('param', ['FEATURES = 3', 'toys.Favor.features = 3'])
 def test_setting_after_its_target_was_replaced_is_an_error(build, param):
-  exact = FAVOR + 'toy_experiment.train.attention = @toy_experiment.Exact()\n'
+  exact = FAVOR + 'toys.train.attention = @toys.Exact()\n'
   with pytest.raises(errors.ConfigError, match='never used') as caught:
     build(exact, param)
   assert str(caught.value).count('\n') == 1
@@ -436,21 +425,21 @@ def test_setting_after_its_target_was_replaced_is_an_error(build, param):
 
 def test_scoped_binding_may_replace_an_earlier_general_one(build):
   scoped = (
-    'toy_experiment.train.data = @train/toy_experiment.Dataset()\n'
-    "toy_experiment.Dataset.split = 'all'\n"
-    "train/toy_experiment.Dataset.split = 'train'\n"
+    'toys.train.data = @train/toys.Dataset()\n'
+    "toys.Dataset.split = 'all'\n"
+    "train/toys.Dataset.split = 'train'\n"
   )
   assert build(scoped)['data'].split == 'train'
   with pytest.raises(errors.ConfigError, match='never used'):
-    build(scoped, "toy_experiment.Dataset.split = 'late'")
+    build(scoped, "toys.Dataset.split = 'late'")
 
 
 def test_parameters_override_files_and_use_their_imports(toy, build):
   got = build(
     FAVOR,
     'FEATURES = 9',
-    'toy_experiment.train.valid = @eval/toy_experiment.Dataset()',
-    "eval/toy_experiment.Dataset.split = 'valid'",
+    'toys.train.valid = @eval/toys.Dataset()',
+    "eval/toys.Dataset.split = 'valid'",
   )
   assert got['attention'] == toy.Favor(9)
   assert got['valid'] == toy.Dataset('valid')
@@ -463,11 +452,9 @@ def test_parameters_mean_the_import_of_the_including_file(
   (tmp_path / 'base.gin').write_text(
     'from __gin__ import dynamic_registration\nimport math as things\n'
   )
-  own, include = 'import toy_experiment as things\n', "include 'base.gin'\n"
+  own, include = 'import toys as things\n', "include 'base.gin'\n"
   text = own + include if after else include + own
-  got = build(
-    text, 'toy_experiment.train.attention = @things.Exact()', header=HEADER
-  )
+  got = build(text, 'toys.train.attention = @things.Exact()', header=HEADER)
   assert got['attention'] == toy.Exact()
 
 
@@ -531,7 +518,7 @@ def test_unreadable_file_is_a_config_error(toy, tmp_path):
 
 def test_file_without_dynamic_registration_is_refused(build):
   with pytest.raises(errors.ConfigError, match='dynamic_registration'):
-    build('toy_experiment.train.steps = 3', header='')
+    build('toys.train.steps = 3', header='')
 
 
 @pytest.mark.parametrize('attribute', ['text', 'operative'])
@@ -556,7 +543,7 @@ def test_printed_configuration_keeps_the_order_of_dictionaries(toy, tmp_path):
   names = [f'{letter}_a_name_that_fills_its_line' for letter in 'cab']
   value = {name: {'z': 1, 'y': 2} for name in names}
   (tmp_path / 'a.gin').write_text(
-    f'{HEADER}D = {value}\ntoy_experiment.train.other = %D\n'
+    f'{HEADER}D = {value}\ntoys.train.other = %D\n'
   )
   for name in ('a.gin', 'b.gin', 'c.gin'):
     with sessions.session(toy.train, [name]) as parsed:
@@ -572,8 +559,8 @@ def test_operative_configuration_records_defaults(toy, build, tmp_path):
   with sessions.session(toy.train, ['a.gin']) as parsed:
     parsed.build(workdir='w', seed=0, context=_context(parsed))
     lines = parsed.operative().splitlines()
-  assert "toy_experiment.Favor.kernel = 'relu'" in lines
-  assert 'toy_experiment.train.steps = 10' in lines
+  assert "toys.Favor.kernel = 'relu'" in lines
+  assert 'toys.train.steps = 10' in lines
   assert not any('seed' in line or 'workdir' in line for line in lines)
 
 
@@ -585,7 +572,7 @@ def test_sessions_are_independent_and_nest(toy, build, tmp_path):
     assert build('')['attention'] is None
     got = parsed.build(workdir='w', seed=0, context=_context(parsed))
     assert got['attention'] == toy.Favor(4)
-  assert build('toy_experiment.train.steps = 4')['steps'] == 4
+  assert build('toys.train.steps = 4')['steps'] == 4
   assert before == gin_config._CONFIG
   assert registered == list(gin_config._REGISTRY._selector_map)
 
@@ -593,25 +580,19 @@ def test_sessions_are_independent_and_nest(toy, build, tmp_path):
 def test_one_alias_may_name_two_modules_in_two_sessions(toy, build):
   header = 'from __gin__ import dynamic_registration\n'
   for module, name in (('math', 'sqrt'), ('cmath', 'sqrt')):
-    text = (
-      f'import {module} as m\nimport toy_experiment\n'
-      f'toy_experiment.train.other = @m.{name}'
-    )
+    text = f'import {module} as m\nimport toys\ntoys.train.other = @m.{name}'
     got = build(text, header=header)['other'](4)
     assert type(got) is (complex if module == 'cmath' else float)
 
 
 def test_session_leaves_no_trace_after_an_error(toy, build):
   with pytest.raises(errors.ConfigError):
-    build('toy_experiment.train.steps = 3\ntoy_experiment.train.x = 4')
+    build('toys.train.steps = 3\ntoys.train.x = 4')
   assert build('')['steps'] == 10
 
 
 def test_tell_keeps_the_message_and_the_innermost_name(build):
-  text = (
-    'toy_experiment.train.attention = @toy_experiment.fails()\n'
-    'toy_experiment.fails.length = 3'
-  )
+  text = 'toys.train.attention = @toys.fails()\ntoys.fails.length = 3'
   with pytest.raises(ValueError, match='even') as caught:
     build(text)
   assert 'In call to configurable' in str(caught.value)
@@ -619,7 +600,7 @@ def test_tell_keeps_the_message_and_the_innermost_name(build):
     'length must be even, got length=3 (while building fails)'
   )
   with pytest.raises(ValueError, match='negative') as caught:
-    build('toy_experiment.train.steps = -1')
+    build('toys.train.steps = -1')
   assert sessions.tell(caught.value, root='train') == (
     'steps must not be negative, got steps=-1'
   )
@@ -627,12 +608,12 @@ def test_tell_keeps_the_message_and_the_innermost_name(build):
 
 def test_functions_keep_their_values_after_the_session(toy, tmp_path):
   (tmp_path / 'a.gin').write_text(
-    HEADER + 'SCALED = @toy_experiment.scaled\n'
-    'toy_experiment.train.hook = %SCALED\n'
-    'toy_experiment.train.other = (@x/toy_experiment.scaled, @toy_experiment.relu)\n'
-    'toy_experiment.scaled.scale = 2.0\n'
-    'x/toy_experiment.scaled.scale = 5.0\n'
-    'toy_experiment.scaled.function = @toy_experiment.relu\n'
+    HEADER + 'SCALED = @toys.scaled\n'
+    'toys.train.hook = %SCALED\n'
+    'toys.train.other = (@x/toys.scaled, @toys.relu)\n'
+    'toys.scaled.scale = 2.0\n'
+    'x/toys.scaled.scale = 5.0\n'
+    'toys.scaled.function = @toys.relu\n'
   )
   with sessions.session(toy.train, ['a.gin']) as parsed:
     found = parsed.arguments()
@@ -650,5 +631,5 @@ def test_errors_of_the_code_are_not_errors(toy, build, monkeypatch):
   broken.__module__ = toy.__name__
   monkeypatch.setattr(toy, 'broken', broken, raising=False)
   with pytest.raises(TypeError, match='missing 1 required') as caught:
-    build('toy_experiment.train.other = @toy_experiment.broken()')
+    build('toys.train.other = @toys.broken()')
   assert not isinstance(caught.value, errors.ConfigError)

@@ -14,7 +14,7 @@ from runtime.config import types as types_lib
 @pytest.fixture
 def toy(monkeypatch):
   monkeypatch.syspath_prepend(str(pathlib.Path(__file__).parent))
-  return importlib.import_module('toy_experiment')
+  return importlib.import_module('toys')
 
 
 @pytest.mark.parametrize(
