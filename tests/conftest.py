@@ -121,6 +121,21 @@ def _forget_programs():
     jax.clear_caches()
 
 
+@pytest.fixture(scope='module')
+def cluster():
+  """Two cores of Ray."""
+  ray = pytest.importorskip('ray')
+  # Otherwise Ray writes a token into the home folder.
+  os.environ.setdefault('RAY_AUTH_MODE', 'disabled')
+  os.environ.setdefault('RAY_USAGE_STATS_ENABLED', '0')
+  os.environ['PYTHONPATH'] = str(ROOT)
+  ray.init(
+    address='local', num_cpus=2, include_dashboard=False, log_to_driver=False
+  )
+  yield
+  ray.shutdown()
+
+
 @pytest.fixture
 def one_device(monkeypatch):
   """Trains on one device, whatever the mesh of a configuration takes."""

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from rl import learner as learner_lib
-from rl import networks, ppo, rainbow, sac
+from rl import networks, ppo, rainbow, rollout, sac
 from rl.envs import cartpole, checks, lanes, pendulum, protocol, spaces
 
 KEY = jax.random.key(12)
@@ -189,3 +189,26 @@ class Host:
 
   def close(self):
     self.closed = True
+
+
+def made(settings, env, num_lanes):
+  """Lanes of an environment, and the learner of them."""
+  vector = lanes.Lanes(env, num_lanes)
+  spaces_of = vector.observation_space, vector.action_space
+  return vector, settings.learner(*spaces_of, num_lanes)
+
+
+def begin(vector, learner, key):
+  """A state of the learner, and a stage of the lanes."""
+  return learner.init(key), rollout.start(vector, learner, key)
+
+
+def iterate(vector, learner, carry, key):
+  """Acts and learns once: the next state and stage, and metrics."""
+  state, stage = carry
+  act_key, learn_key = jax.random.split(key)
+  stage, trajectory = rollout.collect(
+    vector, learner, learner.acting(state), stage, act_key
+  )
+  state, metrics = learner.learn(state, trajectory, learn_key)
+  return (state, stage), metrics

@@ -13,7 +13,6 @@ import pytest
 import rl
 from rl import learner as learner_lib
 from rl import rollout
-from rl.envs import lanes
 from tests.rl import agent_cases
 
 KEY = agent_cases.KEY
@@ -33,11 +32,7 @@ class Run(NamedTuple):
 
 
 def made(agent):
-  vector = lanes.Lanes(agent.env, LANES)
-  learner = agent.algorithm.learner(
-    vector.observation_space, vector.action_space, LANES
-  )
-  return vector, learner
+  return agent_cases.made(agent.algorithm, agent.env, LANES)
 
 
 @functools.cache
@@ -55,9 +50,8 @@ def run(name):
 
   collect = jax.jit(collect)
   learn = jax.jit(learn, donate_argnums=0)
-  state, stage = jax.jit(
-    lambda key: (learner.init(key), rollout.start(vector, learner, key))
-  )(KEY)
+  begin = functools.partial(agent_cases.begin, vector, learner)
+  state, stage = jax.jit(begin)(KEY)
   found = Run(learner, collect, learn, traces, [], [], [])
   for i in range(ITERATIONS):
     found.carries.append(jax.device_get((state, stage)))

@@ -22,6 +22,7 @@ def test_an_agent_in_your_own_code(capsys):
   assert float(printed(BLOCKS[0], capsys)[0]) > 5
 
 
+@pytest.mark.slow
 def test_a_function_is_minimised(capsys):
   pytest.importorskip('cmaes')
   strategy, x, best, cma = printed(BLOCKS[1], capsys)
@@ -30,6 +31,7 @@ def test_a_function_is_minimised(capsys):
   assert (x, best) == ('(10,)', '(200,)')
 
 
+@pytest.mark.slow
 def test_a_search_is_asked_and_told(capsys):
   assert len(BLOCKS) == 3
   (mean,) = printed(BLOCKS[2], capsys)

@@ -46,6 +46,12 @@ def _run(trainer, workdir, steps, *, devices=1, seed=0):
     return loop.run(experiment, config, workdir=workdir, seed=seed).state
 
 
+def _driven(trainer, steps, *, devices=1):
+  """The state after some steps in memory."""
+  experiment = experiments.of(trainer, devices=jax.devices()[:devices])
+  return loop.drive(experiment, steps).state
+
+
 def _rows(workdir):
   text = (pathlib.Path(workdir) / 'metrics.jsonl').read_text()
   rows = [json.loads(line) for line in text.splitlines()]
@@ -92,16 +98,18 @@ def test_agents_differ_and_are_counted_apart(tmp_path):
   assert 'train/episode_return_agent02' not in train
 
 
-def test_iterations_in_one_program_are_the_same(tmp_path):
-  one = _run(_trainer(), tmp_path / 'one', 6)
-  three = _run(_trainer(iterations_per_step=3), tmp_path / 'three', 2)
+def test_iterations_in_one_program_are_the_same():
+  one, three = (
+    _driven(_trainer(), 6),
+    _driven(_trainer(iterations_per_step=3), 2),
+  )
   _same(one, three)
 
 
 @pytest.mark.parametrize('num_agents', [*marks.slow(1), 8])
-def test_devices_share_the_work(tmp_path, num_agents):
-  alone = _run(_trainer(num_agents), tmp_path / 'one', 4)
-  shared = _run(_trainer(num_agents), tmp_path / 'all', 4, devices=8)
+def test_devices_share_the_work(num_agents):
+  alone = _driven(_trainer(num_agents), 4)
+  shared = _driven(_trainer(num_agents), 4, devices=8)
   close = lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5)
   jax.tree.map(close, alone.learner, shared.learner)
   split = shared.stage.observation.sharding

@@ -1,8 +1,6 @@
 """Members with architectures on Ray: the bits of one process."""
 
 import functools
-import os
-import pathlib
 
 import jax
 import numpy as np
@@ -14,22 +12,7 @@ from nas.es_enas import search as search_lib
 from rl.es import ray_evaluator, strategy
 from tests.nas.es_enas import workers
 
-ray = pytest.importorskip('ray')
-
-ROOT = pathlib.Path(__file__).parents[3]
-
-
-@pytest.fixture(scope='module', autouse=True)
-def cluster():
-  # Otherwise Ray writes a token into the home folder.
-  os.environ.setdefault('RAY_AUTH_MODE', 'disabled')
-  os.environ.setdefault('RAY_USAGE_STATS_ENABLED', '0')
-  os.environ['PYTHONPATH'] = str(ROOT)
-  ray.init(
-    address='local', num_cpus=2, include_dashboard=False, log_to_driver=False
-  )
-  yield
-  ray.shutdown()
+pytestmark = pytest.mark.usefixtures('cluster')
 
 
 def _trained(evaluator, *, paired=True, normalize=True, generations=3):

@@ -60,8 +60,7 @@ def reference(params, x, source, mask, *, kernel='softmax_hyp', causal=False):
   )
 
 
-@pytest.mark.parametrize('use_bias', [False, True])
-@pytest.mark.parametrize('causal', [False, True])
+@pytest.mark.parametrize(('causal', 'use_bias'), [(False, False), (True, True)])
 def test_self_attention(causal, use_bias):
   params, x = parameters(use_bias=use_bias), twin.normal(1, B, L, E)
   mask = twin.mask(2, B, L)
@@ -121,11 +120,12 @@ def test_pieces_make_the_whole():
 
 def test_fresh_parameters_have_the_tree_of_flax():
   x = twin.normal(1, B, L, E)
-  mine = make().init(seeds.key(0), x, projection=W)['params']
+  init = lambda key: make().init(key, x, projection=W)
+  mine = jax.eval_shape(init, seeds.key(0))['params']
   assert mine['query']['kernel'].names == ('embed', 'heads', 'kv')
   mine = nn.unbox(mine)
   flax = nn.MultiHeadDotProductAttention(H, qkv_features=H * D)
-  theirs = jax.jit(flax.init)(seeds.key(0), x)['params']
+  theirs = jax.eval_shape(flax.init, seeds.key(0), x)['params']
   assert jax.tree.map(jnp.shape, mine) == jax.tree.map(jnp.shape, theirs)
 
 

@@ -6,12 +6,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from flax import linen as nn
 
 from performer import attention
 from performer.models import parallel, transformer
 from tests import marks, seeds
 from tests.performer.attention import attention_cases as cases
+from tests.performer.models import model_cases
 
 VOCAB, LENGTH, B, LAYERS = 7, 13, 2, 2
 CUTS = (5,)
@@ -30,22 +30,6 @@ def make(mechanism=SQUARE, **kwargs):
     d_ff=16,
     **settings,
   )
-
-
-@functools.cache
-def init(model):
-  """Parameters of which every entry is random: no jitted init to compile."""
-  token = jnp.zeros((1, 1), jnp.int32)
-  w = model.draw_projections(seeds.key(9), 0)
-  variables = jax.eval_shape(
-    lambda: model.init(seeds.key(0), token, mask=token == 0, projections=w)
-  )
-  rng = seeds.rng(1)
-  params = jax.tree.map(
-    lambda x: 0.4 * rng.normal(size=x.shape).astype('float32'),
-    nn.unbox(variables)['params'],
-  )
-  return params, w
 
 
 @functools.partial(jax.jit, static_argnames=('model', 'train'))
@@ -82,7 +66,7 @@ def read(model, params, w, *, cuts, train=False, state=None):
 @pytest.mark.slow
 def test_pieces_are_the_whole_in_training():
   model = make()
-  params, w = init(model)
+  params, w = model_cases.init(model)
   whole, end = read(model, params, w, cuts=(), train=True)
   found, state = read(model, params, w, cuts=CUTS, train=True)
   np.testing.assert_allclose(found, whole, atol=3e-5)
@@ -92,7 +76,7 @@ def test_pieces_are_the_whole_in_training():
 
 def test_the_empty_state_is_none():
   model = make()
-  params, w = init(model)
+  params, w = model_cases.init(model)
   none, _ = read(model, params, w, cuts=CUTS, train=True)
   empty = model.empty_state(B)
   found, _ = read(model, params, w, cuts=CUTS, train=True, state=empty)
@@ -102,7 +86,7 @@ def test_the_empty_state_is_none():
 @pytest.mark.parametrize('kernel', ['softmax_hyp', 'square'])
 def test_the_empty_state_looks_like_others(kernel):
   model = make(cases.favor(kernel))
-  params, w = init(model)
+  params, w = model_cases.init(model)
   _, end = jax.eval_shape(lambda: read(model, params, w, cuts=()))
   for a, b in zip(model.empty_state(B), end, strict=True):
     assert isinstance(a, jax.Array)
@@ -130,7 +114,7 @@ def test_attention_on_a_mesh_has_no_state():
 
 
 def program(model, dtype=jnp.float32, *, train=True):
-  params, w = jax.tree.map(lambda x: x.astype(dtype), init(model))
+  params, w = jax.tree.map(lambda x: x.astype(dtype), model_cases.init(model))
   traced = jax.make_jaxpr(
     lambda params, w, key: extend(
       model, params, w, *inputs(), model.empty_state(B), key, train

@@ -5,11 +5,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from flax import linen as nn
 
 from performer import attention
 from performer.models import transformer
 from tests import seeds
+from tests.performer.models import model_cases
 
 VOCAB, LENGTH, LAYERS, HEADS, WIDTH = 11, 12, 3, 2, 8
 FAVOR = attention.Favor(features=8, redraw_every=10, chunk=4)
@@ -26,23 +26,6 @@ def inputs(seed=0, length=LENGTH):
   rng = seeds.rng(seed)
   tokens = jnp.asarray(rng.integers(0, VOCAB, (2, length)))
   return tokens, jnp.ones((2, length), bool)
-
-
-@functools.partial(jax.jit, static_argnums=0)
-def init(model):
-  """Parameters with every entry random, so that none hides behind a zero."""
-  tokens, mask = inputs()
-  projections = model.draw_projections(seeds.key(9), 0)
-  variables = model.init(
-    seeds.key(0), tokens, mask=mask, projections=projections
-  )
-  leaves, treedef = jax.tree.flatten(nn.unbox(variables)['params'])
-  rng = seeds.rng(1)
-  noisy = [
-    leaf + 0.2 * rng.normal(size=leaf.shape).astype(np.float32)
-    for leaf in leaves
-  ]
-  return jax.tree.unflatten(treedef, noisy), projections
 
 
 @functools.partial(jax.jit, static_argnums=0, static_argnames='train')
@@ -87,40 +70,40 @@ def numpy_transformer(params, tokens, *, causal):
   return x @ params['logits']['kernel'] + params['logits']['bias']
 
 
-@pytest.mark.parametrize('causal', [False, True])
-def test_agrees_with_a_plain_transformer(causal):
-  model = make(attention.Exact(), causal=causal)
-  params, projections = init(model)
+@pytest.mark.parametrize(
+  ('causal', 'dtype', 'atol'),
+  [(False, 'float32', 2e-5), (True, 'float64', 1e-12)],
+)
+def test_agrees_with_a_plain_transformer(causal, dtype, atol):
   tokens, mask = inputs(3)
-  found = run(model, params, tokens, mask, projections)
+  with jax.enable_x64(dtype == 'float64'):
+    model = make(attention.Exact(), causal=causal, dtype=jnp.dtype(dtype))
+    params = jax.tree.map(lambda x: x.astype(dtype), model_cases.init(model)[0])
+    found = np.asarray(run(model, params, tokens, mask, None))
   expected = numpy_transformer(params, np.asarray(tokens), causal=causal)
-  np.testing.assert_allclose(found, expected, atol=2e-5)
-
-
-def test_float64_agrees_with_a_plain_transformer_to_rounding():
-  params, _ = init(make(attention.Exact(), causal=True))
-  tokens, mask = inputs(3)
-  with jax.enable_x64(True):
-    model = make(attention.Exact(), causal=True, dtype=jnp.float64)
-    wide = jax.tree.map(lambda x: jnp.asarray(x, jnp.float64), params)
-    found = np.asarray(run(model, wide, tokens, mask, None))
-  expected = numpy_transformer(params, np.asarray(tokens), causal=True)
-  np.testing.assert_allclose(found, expected, atol=1e-12)
+  np.testing.assert_allclose(found, expected, atol=atol)
 
 
 def test_exact_and_fast_attention_share_one_parameter_tree():
-  exact, _ = init(make(attention.Exact(), causal=True))
-  fast, projections = init(make(FAVOR, causal=True))
+  tokens, mask = inputs()
+
+  def fresh(mechanism):
+    model = make(mechanism, causal=True, num_layers=1)
+    w = model.draw_projections(seeds.key(9), 0)
+    init = jax.jit(model.init)
+    return init(seeds.key(0), tokens, mask=mask, projections=w), w
+
+  (exact, _), (fast, projections) = fresh(attention.Exact()), fresh(FAVOR)
   assert jax.tree.structure(exact) == jax.tree.structure(fast)
   for a, b in zip(jax.tree.leaves(exact), jax.tree.leaves(fast), strict=True):
     np.testing.assert_array_equal(a, b)
-  assert projections.shape == (LAYERS, 4, WIDTH // HEADS)
+  assert projections.shape == (1, 4, WIDTH // HEADS)
 
 
 @pytest.mark.parametrize('mechanism', [attention.Exact(), FAVOR])
 def test_decoder_cannot_see_the_future(mechanism):
   model = make(mechanism, causal=True)
-  params, projections = init(model)
+  params, projections = model_cases.init(model)
   tokens, mask = inputs(1)
   changed = tokens.at[:, 7:].set((tokens[:, 7:] + 3) % VOCAB)
   before = run(model, params, tokens, mask, projections)
@@ -132,7 +115,7 @@ def test_decoder_cannot_see_the_future(mechanism):
 @pytest.mark.parametrize('mechanism', [attention.Exact(), FAVOR])
 def test_encoder_sees_both_sides_but_no_padding(mechanism):
   model = make(mechanism, causal=False)
-  params, projections = init(model)
+  params, projections = model_cases.init(model)
   tokens, mask = inputs(2)
   mask = mask.at[:, 9:].set(False)
   base = run(model, params, tokens, mask, projections)
@@ -156,7 +139,7 @@ def test_projections_differ_by_layer_and_change_on_schedule():
 def test_depth_does_not_grow_the_program():
   def size(layers):
     model = make(FAVOR, causal=True, num_layers=layers)
-    params, projections = jax.eval_shape(lambda: init(model))
+    params, projections = jax.eval_shape(lambda: model_cases.init(model))
     traced = jax.make_jaxpr(lambda *args: run(model, *args))(
       params, *inputs(), projections
     )
@@ -171,7 +154,7 @@ def test_remat_changes_no_gradient():
 
   def grads(remat):
     model = make(FAVOR, causal=False, remat=remat)
-    params, projections = init(model)
+    params, projections = model_cases.init(model)
 
     @jax.jit
     def gradient(params):
@@ -189,7 +172,7 @@ def test_remat_changes_no_gradient():
 
 def test_low_precision_keeps_parameters_and_logits_float32():
   model = make(FAVOR, causal=False, dtype=jnp.bfloat16)
-  params, projections = init(model)
+  params, projections = model_cases.init(model)
   tokens, mask = inputs()
   logits = run(model, params, tokens, mask, projections)
   assert logits.dtype == jnp.float32
@@ -201,7 +184,7 @@ def test_low_precision_keeps_parameters_and_logits_float32():
 
 def test_dropout_acts_in_training_only():
   model = make(FAVOR, causal=False, dropout=0.5)
-  params, projections = init(model)
+  params, projections = model_cases.init(model)
   tokens, mask = inputs()
   args = (model, params, tokens, mask, projections)
   np.testing.assert_array_equal(run(*args), run(*args))
@@ -244,7 +227,7 @@ def test_heads_must_divide_the_width():
 
 def test_sequence_must_fit_the_positions():
   model = make(FAVOR, causal=True)
-  params, projections = init(model)
+  params, projections = model_cases.init(model)
   tokens, mask = inputs(length=LENGTH + 1)
   with pytest.raises(ValueError, match='length=13 max_length=12'):
     run(model, params, tokens, mask, projections)

@@ -14,6 +14,7 @@ from performer.models import decoding
 from performer.slim import model as model_lib
 from tests import marks, seeds
 from tests.performer.attention import attention_cases as cases
+from tests.performer.models import model_cases
 
 VOCAB, LENGTH, B, LAYERS, HEADS, WIDTH, FF = 11, 13, 2, 2, 2, 16, 24
 CUTS = (6, 12)
@@ -48,17 +49,7 @@ def make(kernel='square', **kwargs):
 
 @functools.cache
 def init(model):
-  """Parameters of which every entry is random: no jitted init to compile."""
-  token = jnp.zeros((1, 1), jnp.int32)
-  w = model.draw_projections(seeds.key(9), 0)
-  variables = jax.eval_shape(
-    lambda: model.init(seeds.key(0), token, mask=token == 0, projections=w)
-  )
-  rng = seeds.rng(1)
-  params = jax.tree.map(
-    lambda x: 0.3 * rng.normal(size=x.shape).astype('float32'),
-    nn.unbox(variables)['params'],
-  )
+  params, w = model_cases.init(model, 0.3)
   params['tokens']['embedding'] *= 3
   return params, w
 

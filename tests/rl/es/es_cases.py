@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import flax
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from rl.envs import lanes, protocol, spaces
 from rl.es import (
@@ -217,3 +218,12 @@ def evaluate(run, thetas):
   keys = jax.random.split(jax.random.key(0), len(thetas))
   listed = population.Listed(jnp.array(thetas)[:, None])
   return run.evaluate(listed, keys, None)
+
+
+def check_statistics(found, visited):
+  """They are those of all observations, those at resets and ends included."""
+  x = np.concatenate(visited)
+  assert float(found.count) == len(x)
+  np.testing.assert_allclose(found.mean, x.mean(0), rtol=1e-4, atol=1e-5)
+  m2 = ((x - x.mean(0)) ** 2).sum(0)
+  np.testing.assert_allclose(found.m2, m2, rtol=1e-3)

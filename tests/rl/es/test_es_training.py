@@ -94,14 +94,3 @@ def test_players_normalise_as_rollouts_do(on_host):
   act = functools.partial(trainer.fitted_policy.act, params, ())
   _, expected = jax.jit(jax.vmap(act))(scaled)
   np.testing.assert_allclose(action, expected, rtol=1e-4)
-
-
-def test_negative_episodes_are_refused():
-  with pytest.raises(ValueError, match='eval_episodes must not be negative'):
-    training.ESTrainer(
-      pendulum.Pendulum(),
-      POLICY,
-      strategy.ESConfig(num_pairs=2),
-      optax.sgd(1.0),
-      eval_episodes=-1,
-    )

@@ -1,8 +1,6 @@
 """What every evaluator does: one program, lanes, simulators and Ray."""
 
 import functools
-import os
-import pathlib
 
 import jax
 import jax.numpy as jnp
@@ -16,26 +14,11 @@ from rl.es import population as population_lib
 from tests import marks
 from tests.rl.es import es_cases
 
-ROOT = pathlib.Path(__file__).parents[3]
 ENV = es_cases.Drift()
 POLICY = policies.MLP(ENV.observation_space, ENV.action_space, hidden=(4,))
 THETA = POLICY.init(jax.random.key(0))
 KEYS = jax.random.split(jax.random.key(2), 5)
 EPISODES = 2
-
-
-@pytest.fixture(scope='module')
-def cluster():
-  ray = pytest.importorskip('ray')
-  # Otherwise Ray writes a token into the home folder.
-  os.environ.setdefault('RAY_AUTH_MODE', 'disabled')
-  os.environ.setdefault('RAY_USAGE_STATS_ENABLED', '0')
-  os.environ['PYTHONPATH'] = str(ROOT)
-  ray.init(
-    address='local', num_cpus=1, include_dashboard=False, log_to_driver=False
-  )
-  yield
-  ray.shutdown()
 
 
 @pytest.fixture(

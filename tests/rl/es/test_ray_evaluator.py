@@ -1,8 +1,6 @@
 """Ray's workers: the bits of one process, and what the death of one costs."""
 
 import functools
-import os
-import pathlib
 
 import jax
 import jax.numpy as jnp
@@ -22,25 +20,10 @@ from rl.es import population as population_lib
 from tests.rl.es import ray_cases
 
 ray = pytest.importorskip('ray')
-
-ROOT = pathlib.Path(__file__).parents[3]
 PAIRS = 8
 KEYS = jax.random.split(jax.random.key(2), PAIRS)
 LOCAL = ray_cases.runner()
 NORMAL = normalizer.Statistics(*map(jnp.asarray, ray_cases.normal()))
-
-
-@pytest.fixture(scope='module', autouse=True)
-def cluster():
-  # Otherwise Ray writes a token into the home folder.
-  os.environ.setdefault('RAY_AUTH_MODE', 'disabled')
-  os.environ.setdefault('RAY_USAGE_STATS_ENABLED', '0')
-  os.environ['PYTHONPATH'] = str(ROOT)
-  ray.init(
-    address='local', num_cpus=2, include_dashboard=False, log_to_driver=False
-  )
-  yield
-  ray.shutdown()
 
 
 def population(kind='gaussian'):
@@ -58,6 +41,7 @@ def same(a, b):
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures('cluster')
 def test_training_is_that_of_one_process():
   """Parameters and statistics after two generations, to the last bit."""
   config = strategy.ESConfig(num_pairs=PAIRS, sigma=0.3)
@@ -89,6 +73,7 @@ def test_training_is_that_of_one_process():
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures('cluster')
 @pytest.mark.parametrize('how', ['die', 'hang'])
 def test_a_lost_worker_costs_its_pairs(how, tmp_path):
   mark = tmp_path / 'mark'
@@ -146,6 +131,7 @@ def only_the_kept_count(found, whole, kept):
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures('cluster')
 def test_bugs_are_errors_and_not_losses(tmp_path):
   mark = tmp_path / 'mark'
   mark.touch()

@@ -293,9 +293,6 @@ def test_guided_by_the_gradient_needs_few_directions():
 @pytest.mark.parametrize(
   'build',
   [
-    lambda: strategy.ESConfig(0),
-    lambda: strategy.ESConfig(4, -0.1),
-    lambda: strategy.ESConfig(4, center_evaluations=-1),
     lambda: strategy.ESConfig(4, estimator=estimators.Forward()),
     lambda: strategy.Strategy(strategy.ESConfig(4), optax.sgd(1.0)).init(
       THETA, KEY

@@ -1,7 +1,6 @@
 """Rollouts in simulators: against a loop, and the same for any lanes."""
 
 import dataclasses
-import functools
 import types
 
 import jax
@@ -10,8 +9,8 @@ import numpy as np
 import pytest
 
 from rl import normalizer
-from rl.envs import envpool_env, gymnasium_env, host_vector, lanes, spaces
-from rl.es import directions, jax_evaluator, policies, vector_evaluator
+from rl.envs import envpool_env, gymnasium_env, host_vector, spaces
+from rl.es import directions, policies, vector_evaluator
 from rl.es import population as population_lib
 from tests import marks
 from tests.rl.es import es_cases
@@ -71,9 +70,8 @@ def episode(theta, key, normal, limit):
   x = np.asarray(pool.reset()[0][0], np.float64)
   seen, total = [x], 0.0
   while len(seen) <= limit:
-    if normal is not None:
-      x = (x - np.asarray(normal.mean)) / np.sqrt(normal.m2 / normal.count)
-      x = np.clip(x, -2.0, 2.0)
+    x = (x - np.asarray(normal.mean)) / np.sqrt(normal.m2 / normal.count)
+    x = np.clip(x, -2.0, 2.0)
     x, reward, ended, late, _ = pool.step(np.array([act(theta, x)], np.int32))
     x = np.asarray(x[0], np.float64)
     seen.append(x)
@@ -83,9 +81,9 @@ def episode(theta, key, normal, limit):
   return total, np.stack(seen)
 
 
-@pytest.mark.parametrize('normal', [None, stats(4)], ids=['raw', 'normalised'])
-def test_against_a_loop(normal):
-  env = cart(3)
+def test_against_a_loop():
+  """Of normalised observations; `test_evaluators` has it without."""
+  env, normal = cart(3), stats(4)
   run = runner(env, episodes=2, max_steps=40, clip=2.0)
   pop = population(run.policy)
   found = run.evaluate(pop, KEYS, normal)
@@ -105,17 +103,7 @@ def test_against_a_loop(normal):
   assert len(set(lengths)) > 2, 'episodes must end at different times'
   assert bool(jnp.all(found.valid))
   env.close()
-  if normal is None:
-    assert found.statistics is None
-    return
-  x = np.concatenate(visited)
-  # All observations of the members, those at resets and ends included.
-  assert float(found.statistics.count) == len(x) == sum(lengths) + 20
-  np.testing.assert_allclose(
-    found.statistics.mean, x.mean(0), rtol=1e-4, atol=1e-5
-  )
-  m2 = ((x - x.mean(0)) ** 2).sum(0)
-  np.testing.assert_allclose(found.statistics.m2, m2, rtol=1e-3)
+  es_cases.check_statistics(found.statistics, visited)
 
 
 def same(a, b):
@@ -201,28 +189,6 @@ def test_a_broken_policy_is_left_out():
   np.testing.assert_array_equal(found.lengths, [4, 0, 4])
   np.testing.assert_array_equal(found.valid, [True, False, True])
   assert float(found.statistics.count) == 5 + 5
-
-
-@pytest.mark.parametrize('kind', [*marks.slow('gaussian'), 'orthogonal'])
-def test_lanes_and_one_program_agree(kind):
-  """Noise of resets and steps included: the same seeds, the same update."""
-  env, episodes = es_cases.Drift(), 2
-  run = runner(lanes.Lanes(env, 3), episodes=episodes)
-  # Ray sends evaluators like this one to its workers.
-  cloudpickle = pytest.importorskip('cloudpickle')
-  run = cloudpickle.loads(cloudpickle.dumps(run))
-  whole = jax_evaluator.JaxEvaluator(env, run.policy, episodes)
-  pop = population(run.policy, kind)
-  found = run.evaluate(pop, KEYS, stats(2))
-  expected = whole.evaluate(pop, KEYS, stats(2))
-  np.testing.assert_array_equal(found.lengths, expected.lengths)
-  assert len(np.unique(found.lengths)) > 1
-  np.testing.assert_allclose(found.returns, expected.returns, rtol=1e-5)
-  jax.tree.map(
-    functools.partial(np.testing.assert_allclose, rtol=1e-5),
-    found.statistics,
-    expected.statistics,
-  )
 
 
 def test_an_environment_without_lanes_is_refused():

@@ -86,9 +86,13 @@ def test_constant_generators_give_the_exponential(rng, n_steps):
   flow = flows.matrix_flow(
     w0, lambda t, w: b, n_steps=n_steps, time=1.5, retraction=EXACT[0]
   )
-  np.testing.assert_allclose(
-    flow.last, w0 @ scipy.linalg.expm(1.5 * np.asarray(b)), atol=1e-12
-  )
+  exact = w0 @ scipy.linalg.expm(1.5 * np.asarray(b))
+  np.testing.assert_allclose(flow.last, exact, atol=1e-12)
+  for other in (EULER, EXACT[1]):
+    flow = flows.matrix_flow(
+      w0, lambda t, w: b, n_steps=n_steps, time=1.5, retraction=other
+    )
+    assert np.abs(flow.last - exact).max() > 1e-4
 
 
 @pytest.mark.parametrize('retraction', EXACT[:2])
@@ -111,8 +115,10 @@ def test_orders_in_the_plane(retraction, order):
     assert errors[0] == pytest.approx(known[retraction], rel=2e-3)
 
 
-@pytest.mark.parametrize('retraction', EXACT[:2])
-@pytest.mark.parametrize('order', [1, 2, 4])
+@pytest.mark.parametrize(
+  ('retraction', 'order'),
+  [*((EXACT[0], order) for order in (1, 2, 4)), (EXACT[1], 4)],
+)
 def test_orders_where_nothing_commutes(rng, retraction, order):
   q, n, w0 = problem(rng, 5)
   b = generators.skew_iso(q, n)
@@ -158,6 +164,38 @@ def test_iso_is_the_double_bracket_flow(rng):
   assert gains.min() > -1e-9
 
 
+def off_diagonal(h):
+  return jnp.abs(h - jnp.diag(jnp.diag(h))).max()
+
+
+def test_a_product_on_the_left_is_no_double_bracket_flow(rng):
+  """W' = B W is W' = W (W^T B W): H stays undone where it must be diagonal."""
+  n = jnp.diag(jnp.arange(1.0, 5))
+  options = {'n_steps': 2000, 'time': 20.0}
+  options |= {'retraction': retractions.Taylor(10)}
+
+  @jax.jit
+  def shares(w0, q):
+    """What is left off the diagonal by the flow and by the wrong one."""
+    right = generators.skew_iso(q, n)
+    left = lambda t, w: w.T @ right(t, w) @ w
+    run = lambda b: flows.matrix_flow(w0, b, **options).last
+    ends = [w0, run(right), run(left)]
+    off = jnp.array([off_diagonal(w.T @ q @ w) for w in ends])
+    return off[1:] / off[0]
+
+  # Eigenvalues one apart: how fast the flow ends is known. The wrong one comes
+  # near a diagonal matrix from a quarter of the starts, but not from all.
+  found = []
+  for _ in range(8):
+    axes = orthogonal(rng, 4)
+    q = axes @ jnp.diag(jnp.arange(1.0, 5)) @ axes.T
+    found.append(shares(orthogonal(rng, 4), q))
+  right, left = np.transpose(found)
+  assert right.max() < 1e-3
+  assert left.max() > 0.1
+
+
 def test_slope_of_the_trace_is_the_squared_bracket(rng):
   q, n, w0 = problem(rng, 5)
   flow = flows.matrix_flow(
@@ -178,6 +216,7 @@ def test_equivariance_and_fixed_point(rng):
   )
   last = run(w0, q, n)
   np.testing.assert_allclose(run(w0 @ p, q, p.T @ n @ p), last @ p, atol=1e-10)
+  assert np.abs(run(w0 @ p, q, n) - last @ p).max() > 1e-3
   np.testing.assert_allclose(run(p @ w0, p @ q @ p.T, n), p @ last, atol=1e-10)
   np.testing.assert_allclose(run(jnp.eye(5), q, q), np.eye(5), atol=1e-12)
   assert np.abs(last - w0).max() > 1e-2
@@ -253,15 +292,19 @@ def test_states_of_the_modulus(rng):
   x0 = jnp.asarray(rng.normal(size=(4, 6)))
   x = flows.states(x0, matrices)
   assert np.diff(x, axis=0).min() >= 0
-  longest = np.linalg.norm(x0, axis=-1) * 1.1**10
-  assert (np.linalg.norm(x[-1], axis=-1) <= longest).all()
-  np.testing.assert_allclose(
-    flows.main_flow(3 * x0, matrices), 3 * x[-1], rtol=1e-12
-  )
+  norm = lambda x: np.linalg.norm(x, axis=-1)
+  assert (norm(x[-1]) <= norm(x0) * 1.1**10).all()
+  flow = jax.jit(flows.main_flow)
+  np.testing.assert_allclose(flow(3 * x0, matrices), 3 * x[-1], rtol=1e-12)
   naive = np.asarray(x0)
   for w in np.asarray(matrices):
     naive = naive + 0.1 * np.abs(naive @ w.T)
   np.testing.assert_allclose(x[-1], naive, rtol=1e-12)
+  # Each fact needs the modulus, no bias, and matrices that keep lengths.
+  assert np.diff(flows.states(x0, matrices, f=jnp.sin), axis=0).min() < 0
+  biased = lambda x: flow(x, matrices, bias=jnp.ones(6))
+  assert np.abs(biased(3 * x0) - 3 * biased(x0)).max() > 1e-3
+  assert (norm(flow(x0, 3 * matrices)) > norm(x0) * 1.1**10).any()
 
 
 def test_backpropagation_is_that_of_finite_differences(rng):

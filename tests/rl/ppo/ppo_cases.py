@@ -1,12 +1,14 @@
 """Tasks that are learnt in seconds, and a whole training of them."""
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
 
-from rl import evaluation, rollout
-from rl.envs import lanes, protocol, spaces
+from rl import evaluation
+from rl.envs import protocol, spaces
+from tests.rl import agent_cases
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,26 +53,14 @@ class Recall:
 
 def train(algorithm, env, *, lanes_count, iterations, seeds, episodes):
   """Mean returns of evaluation, [seeds], and metrics, [seeds, iterations]."""
-  vector = lanes.Lanes(env, lanes_count)
-  learner = algorithm.learner(
-    vector.observation_space, vector.action_space, lanes_count
-  )
+  vector, learner = agent_cases.made(algorithm, env, lanes_count)
 
   def one(key):
-    init, begin, run, test = jax.random.split(key, 4)
-
-    def iterate(carry, key):
-      state, stage = carry
-      act, learn = jax.random.split(key)
-      stage, trajectory = rollout.collect(
-        vector, learner, learner.acting(state), stage, act
-      )
-      state, metrics = learner.learn(state, trajectory, learn)
-      return (state, stage), metrics
-
-    carry = (learner.init(init), rollout.start(vector, learner, begin))
+    begin, run, test = jax.random.split(key, 3)
     (state, _), metrics = jax.lax.scan(
-      iterate, carry, jax.random.split(run, iterations)
+      functools.partial(agent_cases.iterate, vector, learner),
+      agent_cases.begin(vector, learner, begin),
+      jax.random.split(run, iterations),
     )
     found = evaluation.evaluate(
       vector, learner, learner.acting(state), test, episodes=episodes

@@ -7,14 +7,6 @@ import pytest
 from rl.ppo import losses
 
 advantages = jax.jit(losses.advantages, static_argnames=('discount', 'trace'))
-NO = np.zeros((4, 1), bool)
-YES = np.ones((4, 1), bool)
-
-
-def _at(*times):
-  where = NO.copy()
-  where[list(times)] = True
-  return where
 
 
 def _estimate(case):
@@ -96,27 +88,6 @@ def test_against_all_n_step_returns(trace):
   np.testing.assert_allclose(got.advantages, want, rtol=1e-4, atol=1e-5)
   targets = want + case['arrays']['value']
   np.testing.assert_allclose(got.targets, targets, rtol=1e-4, atol=1e-5)
-
-
-def test_by_hand():
-  """discount 1/2, trace 1/2: two steps to a terminal one, then two more."""
-  column = lambda *x: np.float32(x)[:, None]
-  case = {
-    'arrays': {
-      'reward': column(1, 4, 2, 8),
-      'value': column(2, 6, 4, 2),
-      'last_value': np.float32([16]),
-      'final_value': column(0, 0, 0, 0),
-    },
-    'masks': {'terminated': _at(1), 'truncated': NO, 'valid': YES},
-    'discount': 0.5,
-    'trace': 0.5,
-  }
-  # The surprises are 2, -2, -1 and 14.
-  want = column(2 - 0.25 * 2, -2, -1 + 0.25 * 14, 14)
-  got = _estimate(case)
-  np.testing.assert_allclose(got.advantages, want)
-  np.testing.assert_allclose(got.targets, want + case['arrays']['value'])
 
 
 def _changed(case, **masks):

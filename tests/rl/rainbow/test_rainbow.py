@@ -9,8 +9,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from rl import evaluation, rainbow, rollout
-from rl.envs import cartpole, lanes, protocol, spaces
+from rl import evaluation, rainbow
+from rl.envs import cartpole, protocol, spaces
+from tests.rl import agent_cases
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,26 +62,8 @@ LANES = 4
 KEY = jax.random.key(0)
 
 
-def made(settings, env=Chain(), num_lanes=LANES):
-  vector = lanes.Lanes(env, num_lanes)
-  learner = settings.learner(
-    vector.observation_space, vector.action_space, num_lanes
-  )
-  return vector, learner
-
-
-def begin(vector, learner, key):
-  return learner.init(key), rollout.start(vector, learner, key)
-
-
-def iterate(vector, learner, carry, key):
-  state, stage = carry
-  act_key, learn_key = jax.random.split(key)
-  stage, trajectory = rollout.collect(
-    vector, learner, learner.acting(state), stage, act_key
-  )
-  state, metrics = learner.learn(state, trajectory, learn_key)
-  return (state, stage), metrics
+def made(settings, env=Chain()):
+  return agent_cases.made(settings, env, LANES)
 
 
 @functools.lru_cache(maxsize=1)
@@ -91,13 +74,13 @@ def program():
 
   def run(carry, key):
     traces.append(None)
-    return iterate(vector, learner, carry, key)
+    return agent_cases.iterate(vector, learner, carry, key)
 
   return vector, learner, jax.jit(run, donate_argnums=0), traces
 
 
 def start(vector, learner, key=KEY):
-  return jax.jit(functools.partial(begin, vector, learner))(key)
+  return jax.jit(functools.partial(agent_cases.begin, vector, learner))(key)
 
 
 @functools.lru_cache(maxsize=1)
@@ -155,9 +138,9 @@ def trained(vector, learner, iterations, num_seeds):
   """States and metrics of agents that were trained together."""
 
   def train(key):
-    carry = begin(vector, learner, key)
+    carry = agent_cases.begin(vector, learner, key)
     keys = jax.random.split(key, iterations)
-    step = functools.partial(iterate, vector, learner)
+    step = functools.partial(agent_cases.iterate, vector, learner)
     (state, _), metrics = jax.lax.scan(step, carry, keys)
     return state, metrics
 

@@ -8,8 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from rl import evaluation, rollout, sac
-from rl.envs import lanes, pendulum, protocol, spaces
+from rl import evaluation, sac
+from rl.envs import pendulum, protocol, spaces
+from tests.rl import agent_cases
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,25 +54,7 @@ KEY = jax.random.key(0)
 
 
 def made(settings, env=Aim()):
-  vector = lanes.Lanes(env, LANES)
-  learner = settings.learner(
-    vector.observation_space, vector.action_space, LANES
-  )
-  return vector, learner
-
-
-def begin(vector, learner, key):
-  return learner.init(key), rollout.start(vector, learner, key)
-
-
-def iterate(vector, learner, carry, key):
-  state, stage = carry
-  act_key, learn_key = jax.random.split(key)
-  stage, trajectory = rollout.collect(
-    vector, learner, learner.acting(state), stage, act_key
-  )
-  state, metrics = learner.learn(state, trajectory, learn_key)
-  return (state, stage), metrics
+  return agent_cases.made(settings, env, LANES)
 
 
 @functools.lru_cache(maxsize=1)
@@ -82,10 +65,10 @@ def history():
 
   def run(carry, key):
     traces.append(None)
-    return iterate(vector, learner, carry, key)
+    return agent_cases.iterate(vector, learner, carry, key)
 
   run = jax.jit(run, donate_argnums=0)
-  carry = jax.jit(functools.partial(begin, vector, learner))(KEY)
+  carry = jax.jit(functools.partial(agent_cases.begin, vector, learner))(KEY)
   states, rows = [jax.device_get(carry[0])], []
   for i in range(130):
     carry, metrics = run(carry, jax.random.fold_in(KEY, i))
@@ -160,8 +143,8 @@ def test_swings_up():
   vector, learner = made(settings, pendulum.Pendulum())
 
   def train(key):
-    carry = begin(vector, learner, key)
-    step = functools.partial(iterate, vector, learner)
+    carry = agent_cases.begin(vector, learner, key)
+    step = functools.partial(agent_cases.iterate, vector, learner)
     (state, _), _ = jax.lax.scan(step, carry, jax.random.split(key, 4000))
     return evaluation.evaluate(
       vector, learner, learner.acting(state), key, episodes=5

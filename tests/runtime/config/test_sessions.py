@@ -122,8 +122,7 @@ def test_built_module_initialises(toy, build):
     (
       'toyz.train.steps = 3',
       [],
-      "a.gin:3: toyz.train: 'toyz' is not imported here; "
-      'did you mean toys?',
+      "a.gin:3: toyz.train: 'toyz' is not imported here; did you mean toys?",
     ),
     (
       'toys.train.hook = @toys.Favr',

@@ -1,0 +1,25 @@
+"""Parameters of models without a program that makes them."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+from tests import seeds
+
+
+@functools.cache
+def init(model, scale=0.4):
+  """Parameters of which every entry is random, and projections."""
+  token = jnp.zeros((1, 1), jnp.int32)
+  w = model.draw_projections(seeds.key(9), 0)
+  variables = jax.eval_shape(
+    lambda: model.init(seeds.key(0), token, mask=token == 0, projections=w)
+  )
+  rng = seeds.rng(1)
+  params = jax.tree.map(
+    lambda x: jnp.float32(scale * rng.normal(size=x.shape)),
+    nn.unbox(variables)['params'],
+  )
+  return params, w
