@@ -1,11 +1,10 @@
 """Experiments of trainers, for tests that look inside."""
 
-import json
-
 import jax
 import numpy as np
 
 from runtime.devices import mesh as mesh_lib
+from runtime.record import writers
 
 
 def of(trainer, *, seed=0, mesh=mesh_lib.MeshConfig(), devices=None):
@@ -23,19 +22,28 @@ def check_scores(trainer, row):
     assert metric in declared[evaluator]
 
 
-def _bits(leaf):
-  if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):
-    leaf = jax.random.key_data(leaf)
-  return np.asarray(leaf)
-
-
-def _rows(workdir, after):
-  lines = (workdir / 'metrics.jsonl').read_text().splitlines()
-  rows = [
-    {k: v for k, v in json.loads(line).items() if not k.startswith('time/')}
-    for line in lines
+def bits(tree):
+  """Leaves in NumPy; keys as their data."""
+  key = lambda x: jax.dtypes.issubdtype(x.dtype, jax.dtypes.prng_key)
+  return [
+    np.asarray(jax.random.key_data(x) if key(x) else x)
+    for x in jax.tree.leaves(tree)
   ]
-  return [row for row in rows if row['step'] > after]
+
+
+def check_same(one, two):
+  """Two trees are equal bit for bit."""
+  for a, b in zip(bits(one), bits(two), strict=True):
+    np.testing.assert_array_equal(a, b)
+
+
+def rows(workdir, after=-1):
+  """Rows of metrics after a step, without what no two runs share."""
+  return [
+    {k: v for k, v in row.items() if not k.startswith(('time/', 'memory/'))}
+    for row in writers.read_metrics(workdir)
+    if row['step'] > after
+  ]
 
 
 def check_resumes(train, workdir):
@@ -51,10 +59,8 @@ def check_resumes(train, workdir):
   whole = train(4, workdir / 'whole')
   train(2, workdir / 'parts')
   parts = train(4, workdir / 'parts')
-  leaves, others = jax.tree.leaves(whole), jax.tree.leaves(parts)
-  assert len(leaves) == len(others) > 2
-  for one, two in zip(leaves, others, strict=True):
-    np.testing.assert_array_equal(_bits(one), _bits(two))
-  expected = _rows(workdir / 'whole', 2)
-  assert _rows(workdir / 'parts', 2) == expected
+  assert len(jax.tree.leaves(whole)) > 2
+  check_same(whole, parts)
+  expected = rows(workdir / 'whole', 2)
+  assert rows(workdir / 'parts', 2) == expected
   return expected

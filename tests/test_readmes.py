@@ -29,17 +29,14 @@ PAGES = sorted(
 RUN_BY = {
   'README.md': 'tests/performer/attention',
   'WORKSPACE.md': 'tests/test_readmes.py',
-  'performer/README.md': 'tests/performer/test_performer_readme.py',
   'performer/attention/README.md': 'tests/performer/attention',
-  'performer/slim/README.md': 'tests/performer/test_performer_readme.py',
-  'nas/es_enas/README.md': 'tests/nas/es_enas/test_es_enas_readme.py',
-  'hpo/optformer/README.md': 'tests/hpo/optformer/test_optformer_readme.py',
-  'hpo/autorl/README.md': 'tests/hpo/autorl/test_autorl_readme.py',
-  'hpo/ufom/README.md': 'tests/hpo/ufom/test_ufom_readme.py',
-  'nas/rl_darts/README.md': 'tests/nas/rl_darts/test_rl_darts_readme.py',
-  'rl/README.md': 'tests/rl/test_rl_readme.py',
-  'rl/implicit_attention/README.md': 'tests/rl/implicit_attention',
-  'rl/odetoode/README.md': 'tests/rl/odetoode',
+} | {
+  f'{package}/README.md': 'tests/test_readme_code.py'
+  for package in (
+    *('performer', 'performer/slim', 'nas/es_enas', 'nas/rl_darts', 'rl'),
+    *('hpo/optformer', 'hpo/autorl', 'hpo/ufom', 'rl/implicit_attention'),
+    'rl/odetoode',
+  )
 }
 LAUNCHED = (
   *(

@@ -14,7 +14,6 @@ from performer.models import transformer
 from runtime import loop
 from runtime.devices import mesh as mesh_lib
 from runtime.loop import durations
-from runtime.record import writers
 from tests import experiments, seeds
 
 LENGTH = 16
@@ -127,14 +126,6 @@ def eight_devices(files, tmp_path_factory):
   return run
 
 
-def rows(workdir):
-  """Names and values of all metrics but the times, [rows] x [names]."""
-  return [
-    {k: v for k, v in row.items() if not k.startswith('time/')}
-    for row in writers.read_metrics(workdir)
-  ]
-
-
 def check_same_rows(found, expected):
   assert [row.keys() for row in found] == [row.keys() for row in expected]
   for mine, other in zip(found, expected, strict=True):
@@ -144,14 +135,16 @@ def check_same_rows(found, expected):
 @pytest.mark.slow
 @pytest.mark.parametrize('name', NAMES)
 def test_eight_devices_give_the_losses_of_one(name, one_device, eight_devices):
-  expected = rows(one_device(*CASES[name]))
+  expected = experiments.rows(one_device(*CASES[name]))
   assert len(expected) == STEPS
-  check_same_rows(rows(eight_devices(name)[0]), expected)
+  check_same_rows(experiments.rows(eight_devices(name)[0]), expected)
 
 
 @pytest.mark.slow
 def test_tolerance_tells_one_step_from_the_next(one_device):
-  first, second = rows(one_device(*CASES['data2_fsdp2_tensor2']))[:2]
+  first, second = experiments.rows(one_device(*CASES['data2_fsdp2_tensor2']))[
+    :2
+  ]
   with pytest.raises(AssertionError, match='Not equal to tolerance'):
     check_same_rows([first | {'step': 2}], [second])
 
@@ -166,8 +159,8 @@ def test_checkpoint_continues_on_another_mesh(
   moved = eight_devices('data2_fsdp2_tensor2')[0]
   moved = shutil.copytree(moved, tmp_path / 'moved')
   state = train(build(files, *case, MESHES['data4_tensor2']), moved, STEPS + 2)
-  check_same_rows(rows(moved), rows(stayed))
-  assert rows(moved)[-1]['step'] == STEPS + 2
+  check_same_rows(experiments.rows(moved), experiments.rows(stayed))
+  assert experiments.rows(moved)[-1]['step'] == STEPS + 2
   kernel = leaf(state.params, ('blocks', 'mlp_in', 'kernel'))
   assert kernel.addressable_shards[0].data.shape == (2, 16, 16)
 

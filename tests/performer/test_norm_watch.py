@@ -12,9 +12,7 @@ from absl import logging
 from performer import attention, norm_watch, training
 from performer.data import proteins
 from performer.models import transformer
-from runtime import loop
 from runtime.devices import mesh as mesh_lib
-from runtime.loop import durations
 from tests import experiments, seeds
 
 LENGTH = 16
@@ -136,26 +134,6 @@ def test_prediction_is_the_closed_form(data):
   mse = (np.exp(z2) - 1) * (1 - np.exp(-z2)) / 2 / 4
   expected = np.sqrt(np.quantile(mse, 0.5, method='lower'))
   np.testing.assert_allclose(found[0], expected, rtol=1e-3)
-
-
-@pytest.mark.slow
-def test_run_says_it_in_training(data, tmp_path, warnings_seen):
-  _, experiment = build(data)
-  evaluations = []
-  inner = experiment.evaluators['valid']
-  experiment.evaluators['valid'] = lambda state: (
-    evaluations.append(1) or inner(scaled(state, 0.3, 4.0))
-  )
-  loop.run(
-    experiment,
-    loop.LoopConfig(
-      durations.Duration(steps=3), eval_every=durations.Duration(steps=1)
-    ),
-    workdir=tmp_path,
-    seed=0,
-  )
-  assert len(evaluations) >= 3
-  assert len(set(warnings_seen())) == 1
 
 
 @pytest.mark.parametrize(

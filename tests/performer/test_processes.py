@@ -22,8 +22,7 @@ from performer import train_lib
 from runtime import context
 from runtime.config import files as files_lib
 from runtime.config import sessions
-from runtime.record import writers
-from tests import seeds
+from tests import experiments, seeds
 
 STEPS = 120
 STEPS_OF_TWO = 48  # They meet in every step and save, which takes time.
@@ -169,14 +168,6 @@ def steps(workdir):
   return sorted(int(name) for name in names if name.isdigit())
 
 
-def rows(workdir):
-  """Rows of metrics without what no two runs share."""
-  return [
-    {k: v for k, v in row.items() if not k.startswith(('time/', 'memory/'))}
-    for row in writers.read_metrics(workdir)
-  ]
-
-
 def state(workdir, step=STEPS):
   """Name -> array of everything that a checkpoint holds of the state."""
   path = workdir / 'checkpoints' / str(step) / 'state'
@@ -198,7 +189,7 @@ def differing(a, b):
 
 def check_same_end(workdir, reference):
   assert not differing(state(workdir), state(reference))
-  assert rows(workdir) == rows(reference)
+  assert experiments.rows(workdir) == experiments.rows(reference)
   positions = [
     json.loads((w / f'checkpoints/{STEPS}/loop/metadata').read_text())[
       'batches'
@@ -235,35 +226,6 @@ def test_sigkill_at_random_moments_is_bit_exact(site, reference):
 
 
 @pytest.mark.slow
-def test_a_kill_before_the_first_checkpoint_binds_nobody(site, reference):
-  """Provenance is there, a checkpoint is not: any configuration may start."""
-  workdir = site.folder / 'early'
-  process = site.start(workdir, '--gin_param=D_MODEL = 24')
-  wait_for(process, (workdir / 'manifest.json').exists)
-  process.kill()
-  site.finish(process)
-  assert not steps(workdir)
-  assert (workdir / 'config.gin').exists()
-  site.complete(workdir)
-  check_same_end(workdir, reference)
-
-
-@pytest.mark.slow
-def test_a_second_process_is_refused_and_disturbs_nothing(site, reference):
-  workdir = site.folder / 'shared'
-  first = site.start(workdir)
-  wait_for(first, lambda: steps(workdir))
-  began = time.monotonic()
-  code, out, err = site.finish(site.start(workdir))
-  assert code == 2, (out, err)
-  assert f'in use by process {first.pid} on ' in err
-  assert time.monotonic() - began < 60
-  code, _, err = site.finish(first)
-  assert code == 0, err
-  check_same_end(workdir, reference)
-
-
-@pytest.mark.slow
 def test_sigterm_saves_and_the_same_command_is_bit_exact(
   site, stopped, reference, tmp_path
 ):
@@ -275,24 +237,6 @@ def test_sigterm_saves_and_the_same_command_is_bit_exact(
   again = shutil.copytree(workdir, tmp_path / 'again')
   assert f'continuing after step {last} ' in site.complete(again)
   check_same_end(again, reference)
-
-
-@pytest.mark.slow
-def test_truncated_newest_checkpoint_is_survived(
-  site, stopped, reference, tmp_path
-):
-  workdir = shutil.copytree(stopped[0], tmp_path / 'damaged')
-  before, newest = steps(workdir)[-2:]
-  # All files, as not every one of them is needed to read a small state.
-  for path in (workdir / 'checkpoints' / str(newest)).rglob('*'):
-    if path.is_file():
-      os.truncate(path, path.stat().st_size // 2)
-  err = site.complete(workdir)
-  assert f'checkpoint {newest} in' in err
-  assert 'cannot be read' in err
-  assert f'continuing after step {before} ' in err
-  assert (workdir / 'checkpoints_damaged' / str(newest)).is_dir()
-  check_same_end(workdir, reference)
 
 
 def free_port():
@@ -330,9 +274,11 @@ def test_two_processes_train_stop_and_resume_as_one(site, reference):
   # One writer: no row twice, one file of events, written anew, and one table.
   assert len(list(workdir.glob('events.*'))) == 1
   assert ['perpl.' in out for _, out, _ in ends] == [True, False]
-  *ours, final = rows(workdir)
+  *ours, final = experiments.rows(workdir)
   assert final.keys() > {'eval/valid/loss'}
-  theirs = [row for row in rows(reference) if row['step'] <= STEPS_OF_TWO]
+  theirs = [
+    row for row in experiments.rows(reference) if row['step'] <= STEPS_OF_TWO
+  ]
   assert [row.keys() for row in ours] == [row.keys() for row in theirs]
   for mine, other in zip(ours, theirs, strict=True):
     np.testing.assert_allclose([*mine.values()], [*other.values()], rtol=1e-4)
@@ -356,7 +302,7 @@ def test_two_processes_train_by_chunks_as_one(site):
   ends += [site.finish(p) for p in start_two(site, two, *extra)]
   assert [code for code, _, _ in ends] == [0, 0, 0], ends
   assert 'gradients by chunks' in ends[1][2]
-  ours, theirs = rows(two), rows(one)
+  ours, theirs = experiments.rows(two), experiments.rows(one)
   assert [row.keys() for row in ours] == [row.keys() for row in theirs]
   assert len(ours) > 4
   for mine, other in zip(ours, theirs, strict=True):
@@ -374,7 +320,11 @@ def test_two_processes_start_from_the_parameters_of_another_run(
   assert [code for code, _, _ in ends] == [0, 0, 0], ends
   for _, _, err in ends[:2]:  # The second process is silent.
     assert f'starts from the parameters of step {STEPS} of {reference}' in err
-  ours, theirs, fresh = rows(two), rows(one), rows(reference)
+  ours, theirs, fresh = (
+    experiments.rows(two),
+    experiments.rows(one),
+    experiments.rows(reference),
+  )
   assert [row.keys() for row in ours] == [row.keys() for row in theirs]
   for mine, other in zip(ours, theirs, strict=True):
     np.testing.assert_allclose([*mine.values()], [*other.values()], rtol=1e-4)

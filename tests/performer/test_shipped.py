@@ -1,5 +1,7 @@
 """A protein model as one file: what is written is read, and writes."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -17,6 +19,7 @@ from tests import seeds
 FAVOR = attention.Favor(kernel='softmax_pos', features=8, redraw_every=None)
 
 
+@functools.cache
 def make(mechanism=FAVOR, **options):
   model = transformer.Transformer(
     vocab_size=29,

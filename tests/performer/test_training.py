@@ -12,7 +12,6 @@ from performer.models import transformer
 from runtime import loop, optimizers
 from runtime.devices import mesh as mesh_lib
 from runtime.loop import durations
-from runtime.record import writers
 from tests import experiments, marks, seeds
 
 LENGTH = 16
@@ -129,26 +128,13 @@ def test_matrices_follow_the_schedule(files, tmp_path):
 def test_a_resumed_run_is_the_uninterrupted_one(files, tmp_path):
   """Bit for bit; test_processes does the same to killed processes."""
 
-  def run(folder, steps):
+  def train(steps, workdir):
     model = make_model(dropout=0.2)
     _, experiment = build(files, model=model, eval_splits=())
     config = loop.LoopConfig(durations.Duration(steps=steps), log_every=1)
-    return loop.run(experiment, config, workdir=tmp_path / folder, seed=0).state
+    return loop.run(experiment, config, workdir=workdir, seed=0).state
 
-  def rows(folder):
-    return [
-      {k: v for k, v in row.items() if not k.startswith(('time/', 'memory/'))}
-      for row in writers.read_metrics(tmp_path / folder)
-    ]
-
-  whole = run('whole', 7)
-  run('parts', 4)
-  parts = run('parts', 7)
-  for name in ('params', 'opt_state', 'projections'):
-    one, two = getattr(whole, name), getattr(parts, name)
-    jax.tree.map(np.testing.assert_array_equal, one, two)
-  assert rows('whole')[-1]['step'] == 7
-  assert rows('whole') == rows('parts')
+  assert experiments.check_resumes(train, tmp_path)[-1]['step'] == 4
 
 
 def test_step_descends_its_own_gradient(files):

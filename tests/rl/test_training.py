@@ -1,8 +1,5 @@
 """Agents in the training loop: resuming, several agents, devices, actors."""
 
-import json
-import pathlib
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -52,35 +49,15 @@ def _driven(trainer, steps, *, devices=1):
   return loop.drive(experiment, steps).state
 
 
-def _rows(workdir):
-  text = (pathlib.Path(workdir) / 'metrics.jsonl').read_text()
-  rows = [json.loads(line) for line in text.splitlines()]
-  return [
-    {k: v for k, v in row.items() if not k.startswith('time/')} for row in rows
-  ]
-
-
-def _same(a, b):
-  def numbers(tree):
-    bits = lambda x: (
-      jax.random.key_data(x)
-      if jnp.issubdtype(x.dtype, jax.dtypes.prng_key)
-      else x
-    )
-    return jax.device_get(jax.tree.map(bits, tree))
-
-  jax.tree.map(np.testing.assert_array_equal, numbers(a), numbers(b))
-
-
 @pytest.mark.parametrize('num_agents', [*marks.slow(1), 2])
 def test_a_resumed_run_is_the_uninterrupted_one(tmp_path, num_agents):
   whole = _run(_trainer(num_agents), tmp_path / 'whole', 7)
   _run(_trainer(num_agents), tmp_path / 'parts', 3)
   parts = _run(_trainer(num_agents), tmp_path / 'parts', 7)
-  _same(whole, parts)
+  experiments.check_same(whole, parts)
   # The shorter run wrote a row and an evaluation at its own end.
-  rows = _rows(tmp_path / 'parts')
-  assert [r for r in _rows(tmp_path / 'whole') if r['step'] > 4] == [
+  rows = experiments.rows(tmp_path / 'parts')
+  assert [r for r in experiments.rows(tmp_path / 'whole') if r['step'] > 4] == [
     r for r in rows if r['step'] > 4
   ]
 
@@ -89,11 +66,13 @@ def test_agents_differ_and_are_counted_apart(tmp_path):
   state = _run(_trainer(2), tmp_path, 4)
   assert state.learner.bias.shape == (2,)
   assert state.learner.bias[0] != state.learner.bias[1]
-  last = _rows(tmp_path)[-1]
+  last = experiments.rows(tmp_path)[-1]
   experiments.check_scores(_trainer(2), last)
   apart = [last[f'eval/test/episode_return_agent0{i}'] for i in range(2)]
   np.testing.assert_allclose(last['eval/test/episode_return'], np.mean(apart))
-  train = next(r for r in _rows(tmp_path) if 'train/episode_return' in r)
+  train = next(
+    r for r in experiments.rows(tmp_path) if 'train/episode_return' in r
+  )
   assert 'train/episode_return_agent01' in train
   assert 'train/episode_return_agent02' not in train
 
@@ -103,7 +82,7 @@ def test_iterations_in_one_program_are_the_same():
     _driven(_trainer(), 6),
     _driven(_trainer(iterations_per_step=3), 2),
   )
-  _same(one, three)
+  experiments.check_same(one, three)
 
 
 @pytest.mark.parametrize('num_agents', [*marks.slow(1), 8])
@@ -151,7 +130,7 @@ def test_simulators_train_like_jax_environments(tmp_path):
   pure = _run(_trainer(), tmp_path / 'pure', 4)
   host = _run(_trainer(host=True, pipelined=False), tmp_path / 'host', 4)
   assert host.learner.seen == pure.learner.seen == 4 * 5 * 8
-  names = [sorted(_rows(tmp_path / n)[-1]) for n in ('pure', 'host')]
+  names = [sorted(experiments.rows(tmp_path / n)[-1]) for n in ('pure', 'host')]
   assert names[0] == names[1]
   resumed = _run(_trainer(host=True), tmp_path / 'host', 6)
   assert resumed.learner.seen == 6 * 5 * 8

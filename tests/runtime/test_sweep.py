@@ -11,9 +11,9 @@ import time
 import pytest
 
 from runtime import commands, sweep
-from runtime.record import writers
 from runtime.sweeping import members as members_lib
 from runtime.sweeping import plans
+from tests import experiments
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 TOY = 'configs/hpo/ufom_toy_tiny.gin'
@@ -176,11 +176,7 @@ def results(folder):
     for trial in trials
   ]
   rows = {
-    path.name: [
-      {k: v for k, v in row.items() if not k.startswith('time/')}
-      for row in writers.read_metrics(path)
-    ]
-    for path in (folder / 'members').iterdir()
+    path.name: experiments.rows(path) for path in (folder / 'members').iterdir()
   }
   return values, rows
 

@@ -21,8 +21,7 @@ from runtime import loop
 from runtime.data import records
 from runtime.devices import mesh
 from runtime.loop import durations
-from runtime.record import writers
-from tests import seeds
+from tests import experiments, seeds
 
 VOCABULARY = vocabulary.Compact()
 MAKER = tokens.Tokenizer(VOCABULARY, encoder_length=32, decoder_length=60)
@@ -180,24 +179,12 @@ def run(workdir, steps):
   )
 
 
-def rows(workdir):
-  return [
-    {k: v for k, v in row.items() if not k.startswith(('time/', 'memory/'))}
-    for row in writers.read_metrics(workdir)
-  ]
-
-
-def leaves(state):
-  plain = state.replace(key=jax.random.key_data(state.key))
-  return jax.tree.leaves(jax.device_get(plain))
-
-
 @pytest.mark.slow
 def test_a_run_on_a_mesh_leaves_a_model_and_a_report(tmp_path, capsys):
   result = run(tmp_path, 2)
   assert (tmp_path / 'report' / 'scores.md').exists()
   assert 'uniform over bins' in capsys.readouterr().out
-  last = rows(tmp_path)[-1]
+  last = experiments.rows(tmp_path)[-1]
   assert last['eval/hill_climb/param_loss'] > 6.5
   made = trainer().trained(result.state)
   assert made.minimal
@@ -206,12 +193,9 @@ def test_a_run_on_a_mesh_leaves_a_model_and_a_report(tmp_path, capsys):
 
 @pytest.mark.slow
 def test_resumed_runs_are_the_same(tmp_path):
-  whole = run(tmp_path / 'whole', 4)
-  run(tmp_path / 'parts', 2)
-  parts = run(tmp_path / 'parts', 4)
-  for a, b in zip(leaves(whole.state), leaves(parts.state), strict=True):
-    np.testing.assert_array_equal(a, b)
-  assert rows(tmp_path / 'whole') == rows(tmp_path / 'parts')
+  experiments.check_resumes(
+    lambda steps, workdir: run(workdir, steps).state, tmp_path
+  )
 
 
 @pytest.mark.slow

@@ -1,7 +1,5 @@
 """Bi-level runs: telemetry, budgets, bit-exact resumption, reports."""
 
-import pathlib
-
 import jax
 import numpy as np
 import optax
@@ -13,7 +11,6 @@ from hpo.ufom.tasks import toy
 from runtime import loop
 from runtime.devices import mesh
 from runtime.loop import durations
-from runtime.record import writers
 from tests import experiments
 
 INNER = ufom.Inner(10, 0.1, mode='store')
@@ -28,51 +25,38 @@ def trainer(**options):
   return training.Trainer(toy.Toy(), INNER, **{**defaults, **options})
 
 
-def run(workdir, steps, made, *, devices=1):
+def config(steps):
   every = durations.Duration(steps=2)
-  return train_lib.train(
-    workdir=str(workdir),
-    trainer=made,
-    loop=loop.LoopConfig(
-      durations.Duration(steps=steps),
-      log_every=2,
-      eval_every=every,
-      checkpoint_every=every,
-    ),
-    seed=3,
-    mesh=mesh.MeshConfig(data=devices),
+  return loop.LoopConfig(
+    durations.Duration(steps=steps),
+    log_every=2,
+    eval_every=every,
+    checkpoint_every=every,
   )
 
 
-def rows(workdir):
-  return [
-    {k: v for k, v in row.items() if not k.startswith(('time/', 'memory/'))}
-    for row in writers.read_metrics(workdir)
-  ]
-
-
-def leaves(state):
-  plain = state.replace(key=jax.random.key_data(state.key))
-  return jax.tree.leaves(jax.device_get(plain))
-
-
 def test_resumed_runs_are_the_same(tmp_path, capsys):
-  made = trainer(tasks_per_step=8)
-  whole = run(tmp_path / 'whole', 8, made, devices=8)
-  run(tmp_path / 'parts', 4, made, devices=8)
-  parts = run(tmp_path / 'parts', 8, made, devices=8)
-  for a, b in zip(leaves(whole.state), leaves(parts.state), strict=True):
-    np.testing.assert_array_equal(a, b)
-  assert rows(tmp_path / 'whole') == rows(tmp_path / 'parts')
-  last = rows(tmp_path / 'whole')[-2]
-  experiments.check_scores(made, rows(tmp_path / 'whole')[-1])
+  made, eight = trainer(tasks_per_step=8), mesh.MeshConfig(data=8)
+  workdir = tmp_path / 'whole'
+  whole = train_lib.train(
+    workdir=str(workdir), trainer=made, loop=config(8), seed=3, mesh=eight
+  )
+  for steps in (4, 8):  # Without a report.
+    with made.experiment(seed=3, mesh=eight.make()) as experiment:
+      parts = loop.run(
+        experiment, config(steps), workdir=tmp_path / 'parts', seed=3
+      )
+  experiments.check_same(whole.state, parts.state)
+  rows = experiments.rows(workdir)
+  assert rows == experiments.rows(tmp_path / 'parts')
+  experiments.check_scores(made, rows[-1])
+  last = rows[-2]
   assert last['train/first_order_tasks'] == 64
   price = made.price
   spent = 64 * price.det + last['train/exact_tasks'] * price.rnd
   assert last['train/gradients'] == spent
   assert last['train/V_hat'] > 0
-  report = pathlib.Path(tmp_path / 'whole/report')
-  names = {path.name for path in report.iterdir()}
+  names = {path.name for path in (workdir / 'report').iterdir()}
   assert names >= {'scores.md', 'cost.md', 'curves.png', 'cost.png'}
   assert 'share of exact' in capsys.readouterr().out
 

@@ -100,16 +100,6 @@ def _run(workdir, trainer, steps):
   )
 
 
-def _bits(state):
-  leaves = jax.tree.leaves(state)
-  data = lambda x: (
-    jax.random.key_data(x)
-    if jax.dtypes.issubdtype(x.dtype, jax.dtypes.prng_key)
-    else x
-  )
-  return [np.asarray(data(leaf)) for leaf in leaves]
-
-
 def test_a_state_that_was_saved_goes_on_as_it_would_have():
   trainer = _masked()
   mesh = mesh_lib.MeshConfig().make(jax.devices()[:1])
@@ -117,8 +107,7 @@ def test_a_state_that_was_saved_goes_on_as_it_would_have():
     whole = loop.drive(experiment, 4, 2).state
     half = loop.drive(experiment, 2, 1).state
     parts = loop.drive(experiment, 2, 1, state=half).state
-  for one, two in zip(_bits(whole), _bits(parts), strict=True):
-    np.testing.assert_array_equal(one, two)
+  experiments.check_same(whole, parts)
 
 
 @pytest.mark.slow
@@ -130,8 +119,7 @@ def test_a_run_that_was_stopped_is_the_whole_run(way, tmp_path, one_device):
   whole = _run(tmp_path / 'whole', trainer, 4).state
   _run(tmp_path / 'parts', WAYS[way](), 2)
   parts = _run(tmp_path / 'parts', WAYS[way](), 4).state
-  for one, two in zip(_bits(whole), _bits(parts), strict=True):
-    np.testing.assert_array_equal(one, two)
+  experiments.check_same(whole, parts)
   rows = [
     json.loads(line)
     for line in (tmp_path / 'whole/metrics.jsonl').read_text().splitlines()

@@ -1,6 +1,5 @@
 """Classifiers in the training loop, and what they leave behind."""
 
-import json
 import os
 import pathlib
 import signal
@@ -79,20 +78,6 @@ def config(steps):
   )
 
 
-def rows(workdir):
-  lines = (workdir / 'metrics.jsonl').read_text().splitlines()
-  return [
-    {k: v for k, v in json.loads(line).items() if not k.startswith('time/')}
-    for line in lines
-  ]
-
-
-def bits(leaf):
-  if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):
-    leaf = jax.random.key_data(leaf)
-  return np.asarray(leaf)
-
-
 @pytest.fixture(scope='module')
 def finished(pictures, tmp_path_factory):
   """Two models, trained at once without a stop: trainer, state, workdir."""
@@ -111,11 +96,11 @@ def test_models_learn_and_stay_on_the_group(finished, pictures):
   w0 = state.params['body']['w0']
   assert manifolds.orthogonality_defect(w0).max() < 1e-5
   assert jnp.abs(w0[0] - w0[1]).max() > 0.1
-  last = rows(workdir)[-2]
+  last = experiments.rows(workdir)[-2]
   certified = ('orthogonality_defect', 'generator_norm', 'step_norm')
   for name in (*certified, 'lyapunov', 'lyapunov_gain', 'grad_norm', 'loss'):
     assert np.isfinite(last[f'train/{name}'])
-  judged = rows(workdir)[-1]
+  judged = experiments.rows(workdir)[-1]
   experiments.check_scores(trainer, judged)
   for name in ('corrupted/brightness', 'corrupted/accuracy', 'test/loss'):
     assert f'eval/{name}' in judged
@@ -153,12 +138,8 @@ def test_a_run_that_was_stopped_is_the_whole_run(finished, pictures, tmp_path):
 
   run(20)
   parts = run(60)
-  leaves, others = jax.tree.leaves(whole), jax.tree.leaves(parts)
-  assert len(leaves) == len(others) > 10
-  for one, two in zip(leaves, others, strict=True):
-    np.testing.assert_array_equal(bits(one), bits(two))
-  late = lambda found: [row for row in found if row['step'] > 20]
-  assert late(rows(tmp_path)) == late(rows(workdir))
+  experiments.check_same(whole, parts)
+  assert experiments.rows(tmp_path, 20) == experiments.rows(workdir, 20)
 
 
 @pytest.mark.slow
@@ -262,7 +243,7 @@ def test_a_killed_process_goes_on_bit_by_bit(tmp_path):
   process.send_signal(signal.SIGKILL)
   process.wait()
   subprocess.run(command(parts, *params), check=True, **options)
-  assert rows(parts) == rows(whole)
+  assert experiments.rows(parts) == experiments.rows(whole)
   same = lambda folder: (folder / 'report' / 'accuracy.csv').read_text()
   assert same(parts) == same(whole)
 

@@ -8,14 +8,8 @@ import pytest
 
 from runtime import loop
 from runtime.loop import durations
-from runtime.record import metrics, writers
-
-
-def _rows(rows):
-  return [
-    {k: v for k, v in row.items() if not k.startswith(('time/', 'memory/'))}
-    for row in rows
-  ]
+from runtime.record import metrics
+from tests import experiments
 
 
 def test_rows_and_state_are_those_of_a_workdir(regression, tmp_path):
@@ -31,7 +25,7 @@ def test_rows_and_state_are_those_of_a_workdir(regression, tmp_path):
     jax.device_get(made.state.params),
   )
   joined = {}
-  for row in _rows(writers.read_metrics(tmp_path)):
+  for row in experiments.rows(tmp_path):
     joined.setdefault(row['step'], {}).update(row)
   assert driven.rows == [joined[step] for step in (2, 4, 6)]
 

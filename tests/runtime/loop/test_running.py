@@ -16,6 +16,7 @@ from runtime.config import errors
 from runtime.devices import memory
 from runtime.loop import checkpoints, durations
 from runtime.record import metrics, workdirs, writers
+from tests import experiments
 
 
 def config(steps, **kwargs):
@@ -28,25 +29,9 @@ def config(steps, **kwargs):
   return loop.LoopConfig(durations.Duration(steps=steps), **kwargs)
 
 
-def rows(workdir):
-  """Rows without the wall-clock times, which no two runs share."""
-  return [
-    {k: v for k, v in row.items() if not k.startswith('time/')}
-    for row in writers.read_metrics(workdir)
-  ]
-
-
-def leaves(state):
-  return [
-    np.asarray(jax.random.key_data(x) if x.dtype == state.key.dtype else x)
-    for x in jax.tree.leaves(state)
-  ]
-
-
-def same(a, b):
-  return all(
-    np.array_equal(x, y) for x, y in zip(leaves(a), leaves(b), strict=True)
-  )
+def differ(a, b):
+  pairs = zip(experiments.bits(a), experiments.bits(b), strict=True)
+  return any((x != y).any() for x, y in pairs)
 
 
 @pytest.fixture(scope='module')
@@ -80,9 +65,11 @@ def test_trains_and_leaves_what_it_promises(unbroken):
   assert result.finished
   assert result.step == 23
   assert result.seconds > 0
-  losses = [r['train/loss'] for r in rows(workdir) if 'train/loss' in r]
+  losses = [
+    r['train/loss'] for r in experiments.rows(workdir) if 'train/loss' in r
+  ]
   assert losses[-1] < 0.5 * losses[0]
-  assert [r['step'] for r in rows(workdir)] == [
+  assert [r['step'] for r in experiments.rows(workdir)] == [
     4, 8, 10, 12, 16, 20, 20, 23, 23,
   ]  # fmt: skip
   assert {'config.gin', 'manifest.json', 'checkpoints'} <= {
@@ -98,7 +85,7 @@ def test_rows_average_over_the_steps_since_the_last(unbroken, regression):
   for _ in range(8):
     state, collection = step(state, next(experiment.batches))
     losses.append(float(collection.compute()['loss']))
-  first, second = rows(unbroken[0])[:2]
+  first, second = experiments.rows(unbroken[0])[:2]
   np.testing.assert_allclose(first['train/loss'], np.mean(losses[:4]), 1e-6)
   np.testing.assert_allclose(second['train/loss'], np.mean(losses[4:]), 1e-6)
 
@@ -113,8 +100,8 @@ def test_sigterm_then_same_command_is_bit_exact(
   assert stopped.step == step + 1
   result = loop.run(regression(), config(23), workdir=tmp_path, seed=0)
   assert result.finished
-  assert same(result.state, unbroken[1].state)
-  assert rows(tmp_path) == rows(unbroken[0])
+  experiments.check_same(result.state, unbroken[1].state)
+  assert experiments.rows(tmp_path) == experiments.rows(unbroken[0])
 
 
 @pytest.mark.parametrize('at', [10, 23])
@@ -141,8 +128,8 @@ def test_sigterm_breaks_off_an_evaluation_that_is_made_up_for(
   assert f'SIGTERM: saved step {at} of 23' in capsys.readouterr().err
   result = loop.run(regression(), config(23), workdir=tmp_path, seed=0)
   assert result.finished
-  assert same(result.state, unbroken[1].state)
-  assert rows(tmp_path) == rows(unbroken[0])
+  experiments.check_same(result.state, unbroken[1].state)
+  assert experiments.rows(tmp_path) == experiments.rows(unbroken[0])
 
 
 def test_crash_between_checkpoints_is_bit_exact(unbroken, regression, tmp_path):
@@ -156,10 +143,12 @@ def test_crash_between_checkpoints_is_bit_exact(unbroken, regression, tmp_path):
   experiment = before_batches(regression(), crash)
   with pytest.raises(CrashError):
     loop.run(experiment, config(23), workdir=tmp_path, seed=0)
-  assert rows(tmp_path)[-1]['step'] == 16  # Past the checkpoint of step 15.
+  assert (
+    experiments.rows(tmp_path)[-1]['step'] == 16
+  )  # Past the checkpoint of step 15.
   result = loop.run(regression(), config(23), workdir=tmp_path, seed=0)
-  assert same(result.state, unbroken[1].state)
-  assert rows(tmp_path) == rows(unbroken[0])
+  experiments.check_same(result.state, unbroken[1].state)
+  assert experiments.rows(tmp_path) == experiments.rows(unbroken[0])
 
 
 @pytest.mark.parametrize(
@@ -179,9 +168,9 @@ def test_refresh_keeps_its_schedule_over_a_stop(step, regression, tmp_path):
   whole = loop.run(refreshed(), config(13), workdir=tmp_path / 'a', seed=0)
   loop.run(stop_at(refreshed(), step), config(13), workdir=tmp_path, seed=0)
   resumed = loop.run(refreshed(), config(13), workdir=tmp_path, seed=0)
-  assert same(whole.state, resumed.state)
+  experiments.check_same(whole.state, resumed.state)
   never = loop.run(regression(), config(13), workdir=tmp_path / 'b', seed=0)
-  assert not same(whole.state, never.state)
+  assert differ(whole.state, never.state)
 
 
 def test_iterator_that_forgets_its_position_is_caught(
@@ -193,7 +182,7 @@ def test_iterator_that_forgets_its_position_is_caught(
   again = regression()
   again.batches.set_state = lambda state: None
   result = loop.run(again, config(23), workdir=tmp_path, seed=0)
-  assert not same(result.state, unbroken[1].state)
+  assert differ(result.state, unbroken[1].state)
 
 
 @pytest.mark.parametrize(
@@ -211,8 +200,8 @@ def test_damaged_newest_checkpoint_falls_back(
     result = loop.run(regression(), ranked, workdir=tmp_path, seed=0)
   assert 'checkpoint 17' in caplog.text
   assert (tmp_path / 'checkpoints_damaged' / '17').is_dir()
-  assert same(result.state, unbroken[1].state)
-  assert rows(tmp_path) == rows(unbroken[0])
+  experiments.check_same(result.state, unbroken[1].state)
+  assert experiments.rows(tmp_path) == experiments.rows(unbroken[0])
 
 
 def test_no_readable_checkpoint_is_an_error(regression, tmp_path):
@@ -460,8 +449,8 @@ def test_a_failing_evaluation_costs_no_steps(regression, tmp_path, unbroken):
     )
   assert (tmp_path / 'checkpoints' / '10').is_dir()
   result = loop.run(regression(), config(23), workdir=tmp_path, seed=0)
-  assert same(result.state, unbroken[1].state)
-  assert rows(tmp_path) == rows(unbroken[0])
+  experiments.check_same(result.state, unbroken[1].state)
+  assert experiments.rows(tmp_path) == experiments.rows(unbroken[0])
 
 
 def test_a_repeated_evaluation_ranks_its_checkpoint(regression, tmp_path):
@@ -557,7 +546,7 @@ def test_a_new_run_may_start_from_parameters_of_another(
   # What is there already goes before.
   first = loop.run(regression(), config(3), **options).state
   again = loop.run(regression(), config(3), **options).state
-  assert same(first, again)
+  experiments.check_same(first, again)
 
 
 def test_parameters_that_do_not_fit_the_new_run_are_listed(
