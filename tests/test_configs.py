@@ -75,7 +75,12 @@ TWINS = {
     *('performer/pg19', 'performer/lra_pathfinder', 'performer/slim_enwik8'),
     *('performer/protein_causal_tiny', 'performer/slim_text_tiny'),
     *('rl/iap_pixels', 'rl/attention_agent_carracing', 'rl/es_halfcheetah'),
-    *('rl/procgen_rainbow', 'rl/sac_swingup'),
+    *('rl/procgen_rainbow', 'rl/procgen_starpilot_tiny', 'rl/sac_swingup'),
+    *('rl/iap_control', 'rl/iap_lane_tiny', 'rl/es_swimmer'),
+    *('rl/odetoode_mnist', 'rl/odetoode_swimmer'),
+    *(f'hpo/autorl_{method}_tiny' for method in ('random', 'pb2', 'stacx')),
+    *('hpo/ufom_glyphs', 'nas/es_enas_swimmer', 'nas/rl_darts_sac'),
+    'nas/rl_darts_procgen_ppo',
   )
 }
 # (layers, d_ff, d_model, max_length): arXiv:2009.14794, Sections 4.4 and 4.5.

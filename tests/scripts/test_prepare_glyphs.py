@@ -3,7 +3,6 @@
 import io
 import json
 import pathlib
-import sys
 import tarfile
 
 import matplotlib
@@ -15,20 +14,13 @@ from scipy import ndimage
 from hpo.ufom.tasks import class_sets
 from tests import seeds
 
-SCRIPTS = pathlib.Path(__file__).parents[2] / 'scripts'
 # A font that comes with the pictures' library, under the names of others.
 FONT = pathlib.Path(matplotlib.get_data_path()) / 'fonts/ttf/DejaVuSans.ttf'
 
 
-@pytest.fixture(scope='module')
-def script():
-  sys.path.insert(0, str(SCRIPTS))
-  try:
-    import prepare_glyphs
-
-    yield prepare_glyphs
-  finally:
-    sys.path.remove(str(SCRIPTS))
+@pytest.fixture
+def script(load):
+  return load('prepare_glyphs')
 
 
 def test_glyphs_of_two_scripts(script, tmp_path, monkeypatch):

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from hpo.autorl import curricula, levels, programs
+from hpo.autorl import curricula, levels
 from rl import networks, ppo
 from rl.envs import lanes, mazes
 from tests import seeds
@@ -208,16 +208,6 @@ def test_lanes_stay_in_their_level():
     np.testing.assert_array_equal(
       seen.observation[time, lane], observation[lane]
     )
-
-
-@pytest.mark.slow
-def test_a_map_over_seeds_is_a_loop():
-  chosen = program(levels.Replay(N), score=levels.value_l1)
-  both = programs.run(chosen, (3, 4), 4, records=2)
-  for row, seed in enumerate((3, 4)):
-    one = programs.run(chosen, (seed,), 4, records=2)
-    for name, x in one.items():
-      np.testing.assert_allclose(x[0], both[name][row], rtol=1e-4, atol=1e-5)
 
 
 def test_settings_are_checked():

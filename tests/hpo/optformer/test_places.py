@@ -76,11 +76,12 @@ def test_signs_tell_parameters_apart():
   assert len(np.unique(signs, axis=0)) > 16
 
 
-@pytest.mark.parametrize('cut', range(1, 20, 3))
+@pytest.mark.parametrize('cut', [1, 7, 19])
 def test_a_sequence_may_be_cut_anywhere(cut):
   module, variables, x, (whole, _) = placed(2)
-  apply = lambda part, *opened: module.apply(
-    variables, x[:, part], jnp.arange(20)[None, part], LEGAL, *opened
+  run = jax.jit(functools.partial(module.apply, variables))
+  apply = lambda part, *opened: run(
+    x[:, part], jnp.arange(20)[None, part], LEGAL, *opened
   )
   first, sums = apply(slice(cut))
   second, _ = apply(slice(cut, None), sums[:, -1])

@@ -73,10 +73,9 @@ def test_batches(data):
     assert batch['mask'].any(axis=1).all()
 
 
-@pytest.mark.parametrize('at', [0, 7])
-def test_resume_is_bit_exact(data, at):
+def test_resume_is_bit_exact(data):
   unbroken = data.train_iterator(batch_size=4, seed=5)
-  batch_cases.take(unbroken, at)
+  batch_cases.take(unbroken, 7)
   state = json.loads(json.dumps(unbroken.get_state()))
   expected = batch_cases.take(unbroken, 8)
   resumed = data.train_iterator(batch_size=4, seed=5)

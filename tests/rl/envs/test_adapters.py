@@ -161,15 +161,6 @@ def test_same_step_keeps_the_final_observation():
   np.testing.assert_array_equal(stats.running_return[-1], [1, 0, 1])
 
 
-def test_seeds_come_from_the_keys():
-  vector = gymnasium_env.GymnasiumVector(FakeVector(Mode.NEXT_STEP))
-  keys = jax.random.split(KEY, 3)
-  _, one = vector.reset(keys)
-  _, two = vector.reset(keys[::-1])
-  np.testing.assert_array_equal(one[:, 0], two[::-1, 0])
-  assert len(set(one[:, 0].tolist())) == 3
-
-
 def test_wrong_uses_of_simulators():
   fake = FakeVector(Mode.NEXT_STEP)
   vector = gymnasium_env.GymnasiumVector(fake)
@@ -338,28 +329,6 @@ def test_missing_library_names_the_extra(monkeypatch, make, module, extra):
 
 def _is_builtin(finder):
   return getattr(finder, '__name__', '') == 'BuiltinImporter'
-
-
-@pytest.mark.parametrize('mode', ['NextStep', 'SameStep'])
-def test_real_gymnasium(mode):
-  gymnasium = pytest.importorskip('gymnasium')
-  env = gymnasium.make_vec(
-    'CartPole-v1',
-    num_envs=2,
-    vectorization_mode='sync',
-    vector_kwargs={'autoreset_mode': mode},
-  )
-  vector = gymnasium_env.GymnasiumVector(env)
-  state, _ = vector.reset(jax.random.split(KEY, 2))
-  for _ in range(40):
-    state, move = vector.step(state, np.zeros(2, np.int64))
-    ended = move.terminated | move.truncated
-    assert (np.abs(move.final_observation[ended][:, 2]) > 0.2).all()
-    if mode == 'SameStep':
-      assert (np.abs(move.observation[ended][:, 2]) < 0.06).all()
-  assert (state.stats.episodes > 2).all()
-  assert (state.stats.last_return == state.stats.last_length).all()
-  vector.close()
 
 
 def test_real_gymnax_cart_pole_is_ours():
