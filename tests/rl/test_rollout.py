@@ -96,15 +96,6 @@ def test_rows_follow_each_other(run, length, limit):
   np.testing.assert_array_equal(two[0].last_memory, two[1].memory)
 
 
-def test_a_simulator_gives_what_jax_gives():
-  learner = agent_cases.CountingLearner(STEPS)
-  vector = _vector(3, 5)
-  pure = _pure(vector, learner)
-  host = _on_host(agent_cases.Host(vector), learner)
-  for a, b in zip(jax.tree.leaves(pure), jax.tree.leaves(host), strict=True):
-    np.testing.assert_allclose(a, b, rtol=1e-6)
-
-
 def test_steps_that_reset_belong_to_no_episode():
   learner = agent_cases.CountingLearner(3 * STEPS)
   vector = agent_cases.Host(_vector(0, 4), resets_at_once=False)

@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 
 from hpo.autorl import vtrace
-from rl.ppo import losses
 from tests import seeds
 
 T, N = 7, 5
@@ -64,14 +63,3 @@ def test_sums_of_products(leak):
   np.testing.assert_allclose(
     got.targets, want + s['value'], rtol=2e-4, atol=1e-5
   )
-
-
-def test_on_its_own_steps_it_is_what_ppo_uses():
-  s, settings = steps(), {'discount': 0.9, 'trace': 0.7}
-  for leak in (0.0, 0.5):
-    got = vtrace.leaky_vtrace(
-      log_ratio=jnp.zeros((T, N)), leak=leak, **s, **settings
-    )
-    want = losses.advantages(**s, **settings)
-    for one, other in zip(got, want, strict=True):
-      np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-6)

@@ -64,17 +64,6 @@ def test_fourth_moment_says_which_smoothing(name):
     assert worst_score(fourth[:, None], 3.0) > 10
 
 
-def test_raw_qr_prefers_a_direction():
-  """Without the correction of signs the same check fails."""
-
-  def raw(key):
-    q = jnp.linalg.qr(jax.random.normal(key, (D, 4)))[0]
-    return q.T * D**0.5
-
-  rows = jax.vmap(raw)(jax.random.split(KEY, DRAWS))[:, 2]
-  assert worst_score(np.asarray(rows, np.float64), 0) > 20
-
-
 @pytest.mark.parametrize('name', list(SPECS)[1:])
 def test_rows_of_a_block_are_orthogonal(name):
   for rows in drawn(name)[:8]:

@@ -53,13 +53,6 @@ def test_equal_returns_give_exactly_zero(shape, value):
   np.testing.assert_array_equal(shape(np.full(9, value, np.float32), ALL), 0)
 
 
-def test_a_plain_z_score_fails_on_equal_returns():
-  values = np.full(9, 0.1, np.float32)
-  with np.errstate(invalid='ignore', divide='ignore'):
-    plain = (values - values.mean()) / values.std()
-  assert not np.all(plain == 0)
-
-
 def test_invariances():
   z = z_score(RETURNS, ALL)
   moved = z_score(7 * RETURNS - 300, ALL)

@@ -1,4 +1,4 @@
-"""Advantages against hand-worked episodes and a sum over all later steps."""
+"""Advantages against a sum over all later steps."""
 
 import jax
 import numpy as np
@@ -27,6 +27,8 @@ def _case(rng, length=23, lanes=5, discount=0.9, trace=0.8):
       if ended[t - 1, lane] and valid[t - 1, lane]:
         valid[t, lane] = ended[t, lane] = terminated[t, lane] = False
   assert (~valid).any()
+  assert terminated.any()
+  assert (ended & ~terminated).any()
   assert valid[:, ~spends].all()
   arrays = {
     'reward': np.where(valid, numbers(*shape), 0),
@@ -88,64 +90,6 @@ def test_against_all_n_step_returns(trace):
   np.testing.assert_allclose(got.advantages, want, rtol=1e-4, atol=1e-5)
   targets = want + case['arrays']['value']
   np.testing.assert_allclose(got.targets, targets, rtol=1e-4, atol=1e-5)
-
-
-def _changed(case, **masks):
-  return {**case, 'masks': {**case['masks'], **masks}}
-
-
-def _as_terminated(case):
-  masks = case['masks']
-  ended = masks['terminated'] | masks['truncated']
-  return _changed(case, terminated=ended, truncated=np.zeros_like(ended))
-
-
-def _from_next_episode(case):
-  """A truncated step judged by the first value of the episode after it."""
-  arrays = case['arrays']
-  after = np.concatenate([arrays['value'][1:], arrays['last_value'][None]])
-  return {**case, 'arrays': {**arrays, 'final_value': after}}
-
-
-def _resets_counted(case):
-  return _changed(case, valid=np.ones_like(case['masks']['valid']))
-
-
-def _not_cut(case):
-  none = np.zeros_like(case['masks']['terminated'])
-  return _changed(case, terminated=none)
-
-
-def _next_reward_dropped(case):
-  """The step after an end becomes a first step, and its reward is lost."""
-  arrays, masks = case['arrays'], case['masks']
-  ended = masks['terminated'] | masks['truncated']
-  reward = arrays['reward'].copy()
-  reward[1:][ended[:-1]] = 0
-  return {**case, 'arrays': {**arrays, 'reward': reward}}
-
-
-def _terminal_reward_dropped(case):
-  arrays, masks = case['arrays'], case['masks']
-  reward = np.where(masks['terminated'], 0, arrays['reward'])
-  return {**case, 'arrays': {**arrays, 'reward': reward}}
-
-
-@pytest.mark.parametrize(
-  'wrong',
-  [
-    _as_terminated,
-    _from_next_episode,
-    _resets_counted,
-    _not_cut,
-    _next_reward_dropped,
-    _terminal_reward_dropped,
-  ],
-)
-def test_known_errors_would_be_noticed(wrong):
-  case = _case(np.random.default_rng(3))
-  got = _estimate(wrong(case)).advantages
-  assert np.abs(got - _reference(case)).max() > 0.1
 
 
 def test_what_is_not_read_may_be_anything():

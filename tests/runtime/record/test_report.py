@@ -169,14 +169,6 @@ def test_curves_use_the_steps_that_all_runs_have(tmp_path, figures):
     )
 
 
-@drawing
-def test_pictures_have_the_same_bytes_every_time(tmp_path):
-  names = [tmp_path / 'a.png', tmp_path / 'b.png']
-  for name in names:
-    pictures_lib.curves({'run': [ROWS]}, ['loss'], name)
-  assert names[0].read_bytes() == names[1].read_bytes()
-
-
 def test_curves_name_known_metrics(tmp_path):
   with pytest.raises(ValueError, match=r"unknown=\['los'\].*known=\['loss'"):
     pictures_lib.curves({'run': [ROWS]}, ['los'], tmp_path / 'c.png')
