@@ -1,10 +1,10 @@
 """Experiments of trainers, for tests that look inside."""
 
 import jax
-import numpy as np
 
 from runtime.devices import mesh as mesh_lib
 from runtime.record import writers
+from tests import trees
 
 
 def of(trainer, *, seed=0, mesh=mesh_lib.MeshConfig(), devices=None):
@@ -20,21 +20,6 @@ def check_scores(trainer, row):
   assert names
   for evaluator, _, metric in (name.rpartition('/') for name in names):
     assert metric in declared[evaluator]
-
-
-def bits(tree):
-  """Leaves in NumPy; keys as their data."""
-  key = lambda x: jax.dtypes.issubdtype(x.dtype, jax.dtypes.prng_key)
-  return [
-    np.asarray(jax.random.key_data(x) if key(x) else x)
-    for x in jax.tree.leaves(tree)
-  ]
-
-
-def check_same(one, two):
-  """Two trees are equal bit for bit."""
-  for a, b in zip(bits(one), bits(two), strict=True):
-    np.testing.assert_array_equal(a, b)
 
 
 def rows(workdir, after=-1):
@@ -60,7 +45,7 @@ def check_resumes(train, workdir):
   train(2, workdir / 'parts')
   parts = train(4, workdir / 'parts')
   assert len(jax.tree.leaves(whole)) > 2
-  check_same(whole, parts)
+  trees.check_same(whole, parts)
   expected = rows(workdir / 'whole', 2)
   assert rows(workdir / 'parts', 2) == expected
   return expected

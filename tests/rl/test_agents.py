@@ -13,7 +13,7 @@ import pytest
 import rl
 from rl import learner as learner_lib
 from rl import rollout
-from tests import experiments
+from tests import trees
 from tests.rl import agent_cases
 
 KEY = agent_cases.KEY
@@ -117,7 +117,7 @@ def test_trajectories_are_within_their_spaces(name):
 def test_it_learns_from_what_it_is_shown(name):
   found = run(name)
   before, after = (
-    experiments.bits(found.learner.params(found.carries[i][0])) for i in (0, -1)
+    trees.bits(found.learner.params(found.carries[i][0])) for i in (0, -1)
   )
   assert any(
     np.abs(a - b).max() > 0 for a, b in zip(after, before, strict=True)
@@ -147,8 +147,8 @@ def test_resumes_bit_for_bit(name):
     act_key, learn_key = jax.random.split(jax.random.fold_in(KEY, i))
     stage, trajectory = found.collect(state, stage, act_key)
     state, metrics = found.learn(state, trajectory, learn_key)
-  experiments.check_same((state, stage), found.carries[-1])
-  experiments.check_same(metrics, found.metrics[-1])
+  trees.check_same((state, stage), found.carries[-1])
+  trees.check_same(metrics, found.metrics[-1])
   assert len(found.traces) == 1
 
 
@@ -185,7 +185,7 @@ def test_steps_that_reset_change_nothing(name):
     for i, trajectory in enumerate(found.trajectories):
       shown = with_resets(trajectory, counted, fill)
       state, _ = found.learn(state, shown, jax.random.fold_in(KEY, i))
-    return experiments.bits(found.learner.params(state))
+    return trees.bits(found.learner.params(state))
 
   want = learnt(counted=False, fill=0)
   for a, b in zip(learnt(counted=False, fill=1), want, strict=True):

@@ -11,7 +11,7 @@ from flax import linen as nn
 from rl import networks
 from rl.rainbow import networks as rainbow_networks
 from rl.sac import networks as sac_networks
-from tests import marks
+from tests import marks, trees
 
 KEY = jax.random.key(3)
 
@@ -79,12 +79,12 @@ def test_pixels_are_divided_by_255(module, shape, width):
 def test_pixels_without_an_encoder_are_too(module):
   x = jax.random.randint(KEY, (5, 4, 3), 0, 256).astype(jnp.uint8)
   params = _init(module, x)
-  for mine, other in zip(
-    jax.tree.leaves(_apply(module, params, x)),
-    jax.tree.leaves(_apply(module, params, x / 255)),
-    strict=True,
-  ):
-    np.testing.assert_allclose(mine, other, rtol=1e-5, atol=1e-6)
+  trees.check_close(
+    _apply(module, params, x),
+    _apply(module, params, x / 255),
+    rtol=1e-5,
+    atol=1e-6,
+  )
 
 
 def test_mlp_is_dense_layers_from_orthogonal_kernels():

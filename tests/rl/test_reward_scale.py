@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from rl import reward_scale
-from tests import seeds
+from tests import seeds, trees
 
 SCALE = jax.jit(reward_scale.scale, static_argnames=('discount', 'clip'))
 
@@ -55,12 +55,7 @@ def test_sums_begin_anew_where_simulators_were_restarted():
     running=jnp.array([100.0, 50.0, -20.0])
   )
   begun = before._replace(running=jnp.array([0.0, 50.0, 0.0]))
-  for got, want in zip(
-    jax.tree.leaves(_scaled(before, steps, first=first)),
-    jax.tree.leaves(_scaled(begun, steps)),
-    strict=True,
-  ):
-    np.testing.assert_array_equal(got, want)
+  trees.check_same(_scaled(before, steps, first=first), _scaled(begun, steps))
 
 
 def test_two_trajectories_continue_each_other():

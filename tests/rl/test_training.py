@@ -10,7 +10,7 @@ from rl.envs import lanes, pendulum
 from runtime import loop
 from runtime.devices import mesh as mesh_lib
 from runtime.loop import durations
-from tests import experiments, marks
+from tests import experiments, marks, trees
 from tests.rl import agent_cases
 from tests.rl.envs import env_cases
 
@@ -54,7 +54,7 @@ def test_a_resumed_run_is_the_uninterrupted_one(tmp_path, num_agents):
   whole = _run(_trainer(num_agents), tmp_path / 'whole', 7)
   _run(_trainer(num_agents), tmp_path / 'parts', 3)
   parts = _run(_trainer(num_agents), tmp_path / 'parts', 7)
-  experiments.check_same(whole, parts)
+  trees.check_same(whole, parts)
   # The shorter run wrote a row and an evaluation at its own end.
   rows = experiments.rows(tmp_path / 'parts')
   assert [r for r in experiments.rows(tmp_path / 'whole') if r['step'] > 4] == [
@@ -82,7 +82,7 @@ def test_iterations_in_one_program_are_the_same():
     _driven(_trainer(), 6),
     _driven(_trainer(iterations_per_step=3), 2),
   )
-  experiments.check_same(one, three)
+  trees.check_same(one, three)
 
 
 @pytest.mark.parametrize('num_agents', [*marks.slow(1), 8])

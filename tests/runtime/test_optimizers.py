@@ -7,6 +7,7 @@ import optax
 import pytest
 
 from runtime import optimizers
+from tests import trees
 
 PARAMS = {'kernel': jnp.ones((2, 2)), 'bias': jnp.ones(2)}
 
@@ -50,11 +51,7 @@ def test_accumulated_steps_are_one_step_of_their_mean():
     (2, whole[0]),
     (5, whole[1]),
   ):
-    jax.tree.map(
-      lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6),
-      found[index],
-      expected,
-    )
+    trees.check_close(found[index], expected, rtol=1e-6)
 
 
 def test_averages_follow_the_parameters_and_change_nothing():

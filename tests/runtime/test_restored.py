@@ -15,6 +15,7 @@ from runtime.config import sessions
 from runtime.context import RunContext
 from runtime.loop import checkpoints
 from runtime.record import writers
+from tests import trees
 
 FILES = ['configs/hpo/ufom_toy_tiny.gin']
 PARAMS = [
@@ -45,9 +46,7 @@ def test_state_trainer_and_scores_are_those_of_the_run(trained):
   workdir, result = trained
   with runtime.restore(str(workdir)) as run:
     assert (run.step, run.seed) == (4, 0)
-    jax.tree.map(
-      np.testing.assert_array_equal, run.state.theta, result.state.theta
-    )
+    trees.check_same(run.state.theta, result.state.theta)
     assert run.trainer.tasks_per_step == run.experiment.batch_size
     last = run.finished().rows[-1]
     assert run.experiment.evaluate(run.state).items() <= last.items()

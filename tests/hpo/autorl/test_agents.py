@@ -11,6 +11,7 @@ import pytest
 from hpo.autorl import agents
 from rl import networks, ppo, rollout
 from rl.envs import cartpole, lanes
+from tests import trees
 
 KEY = jax.random.key(0)
 
@@ -60,10 +61,8 @@ def test_traced_settings_are_those_of_the_algorithm():
     _, seen = rollout.collect(env, learner, acting, state.stage, first)
     return learner.learn(state.learner, seen, second)[0].params
 
-  jax.tree.map(
-    functools.partial(np.testing.assert_allclose, rtol=2e-4, atol=2e-6),
-    found.state.learner.params,
-    expected(state),
+  trees.check_close(
+    found.state.learner.params, expected(state), rtol=2e-4, atol=2e-6
   )
 
 

@@ -10,7 +10,7 @@ import pytest
 from hpo.autorl import augmentations, bandits, drac
 from rl import distributions, networks, ppo, rollout
 from rl.envs import lanes, mazes, spaces
-from tests import seeds
+from tests import seeds, trees
 
 ALL = (
   augmentations.identity,
@@ -139,10 +139,7 @@ def test_without_the_term_it_is_ppo_to_the_bit():
   off, metrics = learnt(
     drac.DrAC(AGENT, (augmentations.color_jitter,), coefficient=0.0)
   )
-  for a, b in zip(
-    jax.tree.leaves(plain.params), jax.tree.leaves(off.params), strict=True
-  ):
-    np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-7)
+  trees.check_close(plain.params, off.params, rtol=1e-5, atol=1e-7)
   assert metrics['policy_penalty'] > 0
 
 

@@ -9,7 +9,7 @@ from hpo.autorl import drifts
 from rl import networks, ppo, rollout
 from rl.envs import cartpole, lanes
 from rl.ppo import losses
-from tests import seeds
+from tests import seeds, trees
 
 
 def test_the_drift_is_zero_and_flat_at_the_acting_policy():
@@ -66,8 +66,7 @@ def test_with_ppo_s_drift_it_is_ppo():
     return one.params, two.params
 
   one, two = both(seeds.key(2))
-  for a, b in zip(*map(jax.tree.leaves, (one, two)), strict=True):
-    np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-5)
+  trees.check_close(one, two, rtol=1e-3, atol=1e-5)
 
 
 @pytest.mark.slow

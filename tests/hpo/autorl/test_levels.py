@@ -10,7 +10,7 @@ import pytest
 from hpo.autorl import curricula, levels
 from rl import networks, ppo
 from rl.envs import lanes, mazes
-from tests import seeds
+from tests import seeds, trees
 
 N = 12
 REPLAY = levels.Replay(N, temperature=0.5, stale=0.3, stale_temperature=2.0)
@@ -148,12 +148,7 @@ def test_robust_replay_learns_nothing_from_new_levels():
   state = chosen.init(seeds.key(5))
   step = jax.jit(chosen.step)
   first, _ = step(state, seeds.key(6))
-  for a, b in zip(
-    jax.tree.leaves(first.learner.params),
-    jax.tree.leaves(state.learner.params),
-    strict=True,
-  ):
-    np.testing.assert_array_equal(a, b)
+  trees.check_same(first.learner.params, state.learner.params)
   assert first.curriculum.seen.sum() == 4
   # With momentum from earlier steps, too.
   rolling = jax.tree.map(
@@ -162,8 +157,7 @@ def test_robust_replay_learns_nothing_from_new_levels():
   learner = first.learner.replace(opt_state=rolling)
   unseen = state.replace(learner=learner)
   after, _ = step(unseen, seeds.key(9))
-  for a, b in zip(*map(jax.tree.leaves, (after.learner, learner)), strict=True):
-    np.testing.assert_array_equal(a, b)
+  trees.check_same(after.learner, learner)
 
   @jax.jit
   def learnt(bribe):

@@ -12,7 +12,7 @@ import pytest
 from hpo.autorl import actor_critic, chain, knobs, meta, mgrl, programs
 from rl import rollout
 from rl.envs import lanes, spaces
-from tests import seeds
+from tests import seeds, trees
 
 ALL = (
   knobs.Knob('discount', 0.8),
@@ -188,10 +188,7 @@ def test_kept_batches_lead_to_the_present_agent_and_knobs_move_when_due():
   for state in (states[2], states[4]):
     assert state.count == 2
     again = meta.unrolled(learner.update, state.start, state.free, state.kept)
-    for x, y in zip(
-      jax.tree.leaves(again), jax.tree.leaves(state.agent), strict=True
-    ):
-      np.testing.assert_allclose(x, y, rtol=1e-4, atol=1e-6)
+    trees.check_close(again, state.agent, rtol=1e-4, atol=1e-6)
   moves = [
     float(b.free['discount'][0] - a.free['discount'][0])
     for a, b in itertools.pairwise(states)
@@ -206,10 +203,7 @@ def test_knobs_that_stay_change_nothing():
     inner=actor_critic.Loss(discount=0.8, trace=0.7), unroll_length=6
   )
   (_, one), (_, two) = played(still, 3), played(plain, 3)
-  for x, y in zip(
-    jax.tree.leaves(one[-1].agent), jax.tree.leaves(two[-1].agent), strict=True
-  ):
-    np.testing.assert_allclose(x, y, rtol=1e-4, atol=1e-6)
+  trees.check_close(one[-1].agent, two[-1].agent, rtol=1e-4, atol=1e-6)
   assert one[-1].free['discount'] == one[0].free['discount']
 
 

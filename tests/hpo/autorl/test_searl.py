@@ -13,7 +13,7 @@ from hpo.autorl import agents, programs
 from hpo.autorl.population import exploit, growing, searl
 from rl import networks, rainbow, rollout
 from rl.envs import cartpole, lanes
-from tests import seeds
+from tests import seeds, trees
 
 NET = growing.Growing(layers=3, width=6, start=3)
 SPACE = spaces.Space(
@@ -207,10 +207,7 @@ def test_members_learn_from_all_steps_as_one_agent_would():
   zeta = {name: state.codes[:, i] for i, name in enumerate(SPACE.names)}
   for number in range(3):
     want = alone(number, {name: x[number] for name, x in zeta.items()})
-    for a, b in zip(
-      *map(jax.tree.leaves, (of(members, number), want)), strict=True
-    ):
-      np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
+    trees.check_close(of(members, number), want, rtol=1e-4, atol=1e-5)
   moved = jax.tree.map(lambda x, y: (x != y).any(), members, state.members)
   assert moved.params['params']['encoder']['Dense_0']['kernel']
   assert not moved.params['architecture']['encoder']['units']

@@ -9,7 +9,7 @@ from scipy import special, stats
 
 from hpo.optformer.behaviours import gaussian_process as gp
 from hpo.optformer.behaviours import gp_ucb
-from tests import seeds
+from tests import seeds, trees
 
 KNOWN = np.arange(12) < 9
 LENGTHS, SCALE, NOISE = np.array([0.4, 0.9, 1.5]), 1.3, 0.2
@@ -72,11 +72,7 @@ def test_gradient_is_that_of_the_loss(case):
     for step in 0.02 * np.eye(flat.size, dtype=np.float32)
   ]
   expected = restored(jnp.stack(slopes))
-  jax.tree.map(
-    lambda x, y: np.testing.assert_allclose(x, y, rtol=5e-3, atol=5e-3),
-    found,
-    expected,
-  )
+  trees.check_close(found, expected, rtol=5e-3, atol=5e-3)
 
 
 def test_warping():

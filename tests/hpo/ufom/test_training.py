@@ -11,7 +11,7 @@ from hpo.ufom.tasks import toy
 from runtime import loop
 from runtime.devices import mesh
 from runtime.loop import durations
-from tests import experiments
+from tests import experiments, trees
 
 INNER = ufom.Inner(10, 0.1, mode='store')
 
@@ -46,7 +46,7 @@ def test_resumed_runs_are_the_same(tmp_path, capsys):
       parts = loop.run(
         experiment, config(steps), workdir=tmp_path / 'parts', seed=3
       )
-  experiments.check_same(whole.state, parts.state)
+  trees.check_same(whole.state, parts.state)
   rows = experiments.rows(workdir)
   assert rows == experiments.rows(tmp_path / 'parts')
   experiments.check_scores(made, rows[-1])

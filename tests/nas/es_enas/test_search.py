@@ -14,6 +14,7 @@ from nas.es_enas import search as enas
 from nas.es_enas import space as space_lib
 from rl.es import estimators, evaluator, strategy
 from rl.es import search as search_lib
+from tests import trees
 from tests.rl.es import es_cases
 
 SPACE = space_lib.Space((space_lib.Choices('c', 3, 4),))
@@ -223,8 +224,8 @@ def test_asking_and_telling_by_hand_is_a_step():
   found = search_lib.run(request, None, es_cases.Function(_sum))
   told, _ = search.tell(state, request, *found)
   stepped, _ = search.step(state, es_cases.Function(_sum))
-  jax.tree.map(
-    lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5),
+  trees.check_close(
     (told.theta, told.controller),
     (stepped.theta, stepped.controller),
+    rtol=1e-5,
   )

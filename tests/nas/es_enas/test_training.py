@@ -26,7 +26,7 @@ from runtime import trainer as trainer_lib
 from runtime.config import sessions
 from runtime.devices import mesh as mesh_lib
 from runtime.loop import durations
-from tests import experiments
+from tests import experiments, trees
 from tests.rl.es import es_cases
 
 
@@ -107,7 +107,7 @@ def test_a_state_that_was_saved_goes_on_as_it_would_have():
     whole = loop.drive(experiment, 4, 2).state
     half = loop.drive(experiment, 2, 1).state
     parts = loop.drive(experiment, 2, 1, state=half).state
-  experiments.check_same(whole, parts)
+  trees.check_same(whole, parts)
 
 
 @pytest.mark.slow
@@ -119,7 +119,7 @@ def test_a_run_that_was_stopped_is_the_whole_run(way, tmp_path, one_device):
   whole = _run(tmp_path / 'whole', trainer, 4).state
   _run(tmp_path / 'parts', WAYS[way](), 2)
   parts = _run(tmp_path / 'parts', WAYS[way](), 4).state
-  experiments.check_same(whole, parts)
+  trees.check_same(whole, parts)
   rows = [
     json.loads(line)
     for line in (tmp_path / 'whole/metrics.jsonl').read_text().splitlines()

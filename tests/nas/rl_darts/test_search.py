@@ -19,7 +19,7 @@ from nas.rl_darts import probabilities as probabilities_lib
 from rl import networks as rl_networks
 from rl import ppo, rainbow, rollout, sac
 from rl.envs import grid_levels, lanes, pendulum, pixels
-from tests import seeds
+from tests import seeds, trees
 
 SPACE = spaces.CellSpace(('Conv3x3', 'Tanh', 'Zero'), nodes=2)
 ENCODER = networks.Micro(depths=(2,), dense=4, space=SPACE)
@@ -84,8 +84,7 @@ def test_the_agent_is_unchanged():
   steps = collected(env, learner, state)
   after, metrics = jax.jit(learner.learn)(state, steps, seeds.key(3))
   expected, _ = jax.jit(agent.learn)(alone, steps, seeds.key(3))
-  for a, b in zip(*map(jax.tree.leaves, (after.agent, expected)), strict=True):
-    np.testing.assert_allclose(a, b, rtol=1e-6, atol=1e-7)
+  trees.check_close(after.agent, expected, rtol=1e-6, atol=1e-7)
   assert min(moved(learner.params(state), learner.params(after))) > 0
   assert float(metrics['alpha_entropy']) == pytest.approx(np.log(3), rel=1e-3)
   masses = [float(metrics[f'mass_{op}']) for op in SPACE.ops]

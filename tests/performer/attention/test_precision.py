@@ -7,7 +7,7 @@ import pytest
 
 from performer import attention
 from performer.attention.sums import state as state_lib
-from tests import marks
+from tests import marks, trees
 from tests.performer.attention import attention_cases as cases
 from tests.performer.attention import attention_twin as twin
 
@@ -120,10 +120,7 @@ def test_an_empty_state_is_none(kernel):
   state = favor.empty_state(batch=2, num_heads=2, head_dim=8)
   first = favor.extend(q, k, v, projection=w)
   again = favor.extend(q, k, v, projection=w, state=state)
-  for one, two in zip(
-    jax.tree.leaves(first), jax.tree.leaves(again), strict=True
-  ):
-    np.testing.assert_array_equal(one, two)
+  trees.check_same(first, again)
   with pytest.raises(ValueError, match='no state'):
     attention.Favor(stabilizer='reference').empty_state(
       batch=1, num_heads=1, head_dim=4

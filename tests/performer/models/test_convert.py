@@ -13,7 +13,7 @@ from flax import nnx
 from performer import attention
 from performer.models import attention as attention_lib
 from performer.models import compare, convert, transformer
-from tests import seeds
+from tests import seeds, trees
 from tests.performer.attention import attention_cases as cases
 from tests.performer.attention import attention_twin as twin
 
@@ -140,8 +140,7 @@ def make(mechanism):
 
 def assert_same_bits(a, b):
   assert jax.tree.structure(a) == jax.tree.structure(b)
-  for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True):
-    np.testing.assert_array_equal(x, y)
+  trees.check_same(a, b)
 
 
 def test_pretrained_model_keeps_its_logits_and_its_bits(pretrained):

@@ -10,7 +10,7 @@ from flax import linen as nn
 
 from performer import attention
 from performer.models import decoding, transformer
-from tests import marks, seeds
+from tests import marks, seeds, trees
 from tests.performer.attention import attention_cases as cases
 
 VOCAB, MAX_LENGTH, PROMPT, NEW = 7, 24, 9, 8
@@ -249,12 +249,7 @@ def test_gradients_pass_through_the_cache():
       lambda p: jnp.sin(teacher(model, p, w, tokens)[:, -1]).sum()
     )(params)
 
-  for a, b in zip(
-    jax.tree.leaves(piecewise(params)),
-    jax.tree.leaves(whole(params)),
-    strict=True,
-  ):
-    np.testing.assert_allclose(a, b, rtol=2e-3, atol=2e-4)
+  trees.check_close(piecewise(params), whole(params), rtol=2e-3, atol=2e-4)
 
 
 @pytest.mark.parametrize(

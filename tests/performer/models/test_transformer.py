@@ -8,7 +8,7 @@ import pytest
 
 from performer import attention
 from performer.models import transformer
-from tests import seeds
+from tests import seeds, trees
 from tests.performer.models import model_cases
 
 VOCAB, LENGTH, LAYERS, HEADS, WIDTH = 11, 12, 3, 2, 8
@@ -95,8 +95,7 @@ def test_exact_and_fast_attention_share_one_parameter_tree():
 
   (exact, _), (fast, projections) = fresh(attention.Exact()), fresh(FAVOR)
   assert jax.tree.structure(exact) == jax.tree.structure(fast)
-  for a, b in zip(jax.tree.leaves(exact), jax.tree.leaves(fast), strict=True):
-    np.testing.assert_array_equal(a, b)
+  trees.check_same(exact, fast)
   assert projections.shape == (1, 4, WIDTH // HEADS)
 
 
@@ -164,10 +163,7 @@ def test_remat_changes_no_gradient():
 
     return gradient(params)
 
-  for a, b in zip(
-    jax.tree.leaves(grads(False)), jax.tree.leaves(grads(True)), strict=True
-  ):
-    np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4)
+  trees.check_close(grads(False), grads(True), rtol=1e-4, atol=1e-4)
 
 
 def test_low_precision_keeps_parameters_and_logits_float32():

@@ -11,7 +11,7 @@ import pytest
 from rl import normalizer
 from rl.es import estimators, evaluator, policies, shaping, strategy
 from rl.es import population as population_lib
-from tests import marks
+from tests import marks, trees
 from tests.rl.es import es_cases
 
 ENV = es_cases.Drift()
@@ -136,11 +136,7 @@ def test_a_broken_member_is_left_out(make):
   others = run.evaluate(population_lib.Repeated(THETA), keys, none)
   np.testing.assert_array_equal(found.returns[::2], others.returns)
   assert float(found.statistics.count) == float(others.statistics.count)
-  jax.tree.map(
-    functools.partial(np.testing.assert_allclose, rtol=1e-5),
-    found.statistics,
-    others.statistics,
-  )
+  trees.check_close(found.statistics, others.statistics, rtol=1e-5)
 
 
 class Explodes(es_cases.Drift):

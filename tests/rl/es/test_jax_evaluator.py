@@ -10,6 +10,7 @@ import pytest
 from rl import normalizer
 from rl.es import directions, jax_evaluator, policies
 from rl.es import population as population_lib
+from tests import trees
 from tests.rl.es import es_cases
 
 ENV = es_cases.Drift()
@@ -73,11 +74,6 @@ def test_against_a_loop():
   es_cases.check_statistics(found.statistics, visited)
 
 
-def same(a, b):
-  for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True):
-    np.testing.assert_array_equal(x, y)
-
-
 @pytest.mark.parametrize(
   ('kind', 'blocks', 'meshes'),
   [
@@ -91,11 +87,11 @@ def test_blocks_and_devices_change_no_bit(kind, blocks, meshes):
   one = run.evaluate(pop, KEYS, STATS)
   for block in blocks:
     other = dataclasses.replace(run, block=block)
-    same(other.evaluate(pop, KEYS, STATS), one)
+    trees.check_same(other.evaluate(pop, KEYS, STATS), one)
   for devices in meshes:
     mesh = jax.make_mesh((devices,), ('data',), devices=jax.devices()[:devices])
     other = dataclasses.replace(run, mesh=mesh)
-    same(other.evaluate(pop, KEYS, STATS), one)
+    trees.check_same(other.evaluate(pop, KEYS, STATS), one)
 
 
 def test_thetas_are_evaluated_as_members_are():
@@ -110,7 +106,9 @@ def test_thetas_are_evaluated_as_members_are():
   )
   mesh = jax.make_mesh((2, 2), ('a', 'b'), devices=jax.devices()[:4])
   spread = dataclasses.replace(run, mesh=mesh)
-  same(spread.evaluate(thetas, KEYS, STATS), run.evaluate(thetas, KEYS, STATS))
+  trees.check_same(
+    spread.evaluate(thetas, KEYS, STATS), run.evaluate(thetas, KEYS, STATS)
+  )
 
 
 def test_memory_does_not_hold_the_population():

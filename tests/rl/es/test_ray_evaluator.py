@@ -17,6 +17,7 @@ from rl.es import (
   vector_evaluator,
 )
 from rl.es import population as population_lib
+from tests import trees
 from tests.rl.es import ray_cases
 
 ray = pytest.importorskip('ray')
@@ -33,11 +34,6 @@ def population(kind='gaussian'):
     key=jax.random.key(1),
     directions=directions.Directions(kind, block=4),
   )
-
-
-def same(a, b):
-  for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True):
-    np.testing.assert_array_equal(x, y)
 
 
 @pytest.mark.slow
@@ -63,10 +59,12 @@ def test_training_is_that_of_one_process():
     states.append(
       jax.device_get((state.theta, state.opt_state, state.normalizer, metrics))
     )
-  same(*states)
+  trees.check_same(*states)
   assert np.abs(states[0][0] - LOCAL.policy.init(jax.random.key(0))).max() > 0
   pop = population('orthogonal')
-  same(workers.evaluate(pop, KEYS, NORMAL), LOCAL.evaluate(pop, KEYS, NORMAL))
+  trees.check_same(
+    workers.evaluate(pop, KEYS, NORMAL), LOCAL.evaluate(pop, KEYS, NORMAL)
+  )
   with pytest.raises(ValueError, match='parameters'):
     workers.evaluate(population_lib.Repeated(jnp.zeros(3)), KEYS, None)
   workers.close()
@@ -85,7 +83,7 @@ def test_a_lost_worker_costs_its_pairs(how, tmp_path):
   pop = population()
   whole = LOCAL.evaluate(pop, KEYS, NORMAL)
   # All workers are up and have compiled before one is lost.
-  same(workers.evaluate(pop, KEYS, NORMAL), whole)
+  trees.check_same(workers.evaluate(pop, KEYS, NORMAL), whole)
   mark.touch()
   found = workers.evaluate(pop, KEYS, NORMAL)
   kept = ~np.isin(np.arange(PAIRS), [4, 5])
@@ -96,7 +94,7 @@ def test_a_lost_worker_costs_its_pairs(how, tmp_path):
   only_the_kept_count(found, whole, kept)
   # The worker was replaced.
   assert not mark.exists()
-  same(workers.evaluate(pop, KEYS, NORMAL), whole)
+  trees.check_same(workers.evaluate(pop, KEYS, NORMAL), whole)
   workers.close()
 
 
@@ -158,7 +156,7 @@ def test_tasks_are_seeds():
   # Theta once, and nothing else that grows with it.
   assert abs(sizes[0] - sizes[1]) < 100
   back = ray_evaluator._unpacked(sent)
-  same(jax.random.key_data(back.key), jax.random.key_data(pop.key))
+  trees.check_same(jax.random.key_data(back.key), jax.random.key_data(pop.key))
 
 
 @pytest.mark.parametrize(

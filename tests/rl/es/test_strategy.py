@@ -20,7 +20,7 @@ from rl.es import (
   shaping,
   strategy,
 )
-from tests import marks
+from tests import marks, trees
 from tests.rl.es import es_cases
 
 THETA = jnp.array([1.0, -2.0, 0.5])
@@ -105,10 +105,8 @@ def test_a_generation_without_a_pair_leaves_the_state_as_it_is(settings, lost):
     return es.tell(state, es.ask(state), found, center)
 
   after, metrics = told(state)
-  jax.tree.map(
-    np.testing.assert_array_equal,
-    (after.theta, after.opt_state),
-    (state.theta, state.opt_state),
+  trees.check_same(
+    (after.theta, after.opt_state), (state.theta, state.opt_state)
   )
   assert int(after.generation) == int(state.generation) + 1
   assert float(metrics['update_norm']) == 0

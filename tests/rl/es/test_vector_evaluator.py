@@ -12,7 +12,7 @@ from rl import normalizer
 from rl.envs import envpool_env, gymnasium_env, host_vector, spaces
 from rl.es import directions, policies, vector_evaluator
 from rl.es import population as population_lib
-from tests import marks
+from tests import marks, trees
 from tests.rl.es import es_cases
 
 PAIRS = 5
@@ -106,11 +106,6 @@ def test_against_a_loop():
   es_cases.check_statistics(found.statistics, visited)
 
 
-def same(a, b):
-  for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True):
-    np.testing.assert_array_equal(x, y)
-
-
 @pytest.mark.parametrize(
   ('kind', 'sizes'),
   [*marks.slow(('gaussian', (1, 3, 20))), ('orthogonal', (3, 20))],
@@ -123,7 +118,7 @@ def test_lanes_change_no_bit(kind, sizes):
     found.append(run.evaluate(population(run.policy, kind), KEYS, stats(8)))
     env.close()
   for other in found[1:]:
-    same(other, found[0])
+    trees.check_same(other, found[0])
   assert len(np.unique(found[0].returns)) == 2 * PAIRS
 
 
@@ -134,10 +129,10 @@ def test_parts_of_a_population():
   pop = population(run.policy)
   whole = run.rollouts(pop, KEYS, stats(8))
   part = run.rollouts(pop, KEYS[3:], stats(8), start=3)
-  same(part, jax.tree.map(lambda x: x[:, :, 3:], whole))
+  trees.check_same(part, jax.tree.map(lambda x: x[:, :, 3:], whole))
   thetas = members(pop, 0, count=8)[0, :PAIRS]
   found = run.evaluate(population_lib.Listed(thetas), KEYS, None)
-  same(found.returns, run.evaluate(pop, KEYS, None).returns[:PAIRS])
+  trees.check_same(found.returns, run.evaluate(pop, KEYS, None).returns[:PAIRS])
   env.close()
 
 
@@ -155,7 +150,7 @@ def test_both_ways_of_resetting_agree():
     run = runner(env, max_steps=60)
     found.append(run.evaluate(population(run.policy), KEYS, stats(4)))
     env.close()
-  same(*found)
+  trees.check_same(*found)
   assert found[0].lengths.min() < 60
 
 

@@ -31,7 +31,7 @@ from runtime.config import sessions
 from runtime.data import images as images_lib
 from runtime.devices import mesh as mesh_lib
 from runtime.loop import durations
-from tests import experiments, seeds
+from tests import experiments, seeds, trees
 
 ROOT = pathlib.Path(__file__).parents[3]
 # Few instructions, so that little is compiled.
@@ -138,7 +138,7 @@ def test_a_run_that_was_stopped_is_the_whole_run(finished, pictures, tmp_path):
 
   run(20)
   parts = run(60)
-  experiments.check_same(whole, parts)
+  trees.check_same(whole, parts)
   assert experiments.rows(tmp_path, 20) == experiments.rows(workdir, 20)
 
 

@@ -8,6 +8,7 @@ import pytest
 from rl import networks, ppo, rollout
 from rl.envs import lanes, spaces
 from rl.ppo import losses
+from tests import trees
 from tests.rl.ppo import ppo_cases
 
 KEY = jax.random.key(4)
@@ -149,10 +150,7 @@ def test_one_update_is_the_gradient_of_the_written_out_loss():
     jax.device_get(state.params),
     grads,
   )
-  for a, b in zip(
-    jax.tree.leaves(got.params), jax.tree.leaves(want), strict=True
-  ):
-    np.testing.assert_allclose(a, b, rtol=1e-4, atol=2e-6)
+  trees.check_close(got.params, want, rtol=1e-4, atol=2e-6)
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ import pytest
 
 from rl import evaluation, sac
 from rl.envs import pendulum, protocol, spaces
+from tests import trees
 from tests.rl import agent_cases
 
 
@@ -88,9 +89,7 @@ def test_updates_begin_with_enough_to_sample():
   np.testing.assert_array_equal([row['updates'] for row in rows], due)
   same = waiting.index(False)
   assert same > 0
-  jax.tree.map(
-    np.testing.assert_array_equal, states[0].params, states[same].params
-  )
+  trees.check_same(states[0].params, states[same].params)
 
 
 def test_uniform_actions_at_first_then_the_policy():

@@ -9,7 +9,7 @@ import pytest
 from runtime import loop
 from runtime.loop import durations
 from runtime.record import metrics
-from tests import experiments
+from tests import experiments, trees
 
 
 def test_rows_and_state_are_those_of_a_workdir(regression, tmp_path):
@@ -19,10 +19,8 @@ def test_rows_and_state_are_those_of_a_workdir(regression, tmp_path):
   )
   made = loop.run(regression(), config, workdir=tmp_path, seed=0)
   driven = loop.drive(regression(), 6, records=3)
-  jax.tree.map(
-    np.testing.assert_array_equal,
-    jax.device_get(driven.state.params),
-    jax.device_get(made.state.params),
+  trees.check_same(
+    jax.device_get(driven.state.params), jax.device_get(made.state.params)
   )
   joined = {}
   for row in experiments.rows(tmp_path):
@@ -35,11 +33,7 @@ def test_going_on_from_a_state_needs_its_position(regression):
   first = regression()
   half = loop.drive(first, 2).state
   both = loop.drive(first, 3, state=half).state
-  jax.tree.map(
-    np.testing.assert_array_equal,
-    jax.device_get(whole.params),
-    jax.device_get(both.params),
-  )
+  trees.check_same(jax.device_get(whole.params), jax.device_get(both.params))
 
 
 def test_records_may_be_chosen_and_end_a_run(regression):

@@ -16,7 +16,7 @@ from runtime.config import errors
 from runtime.devices import memory
 from runtime.loop import checkpoints, durations
 from runtime.record import metrics, workdirs, writers
-from tests import experiments
+from tests import experiments, trees
 
 
 def config(steps, **kwargs):
@@ -30,7 +30,7 @@ def config(steps, **kwargs):
 
 
 def differ(a, b):
-  pairs = zip(experiments.bits(a), experiments.bits(b), strict=True)
+  pairs = zip(trees.bits(a), trees.bits(b), strict=True)
   return any((x != y).any() for x, y in pairs)
 
 
@@ -100,7 +100,7 @@ def test_sigterm_then_same_command_is_bit_exact(
   assert stopped.step == step + 1
   result = loop.run(regression(), config(23), workdir=tmp_path, seed=0)
   assert result.finished
-  experiments.check_same(result.state, unbroken[1].state)
+  trees.check_same(result.state, unbroken[1].state)
   assert experiments.rows(tmp_path) == experiments.rows(unbroken[0])
 
 
@@ -128,7 +128,7 @@ def test_sigterm_breaks_off_an_evaluation_that_is_made_up_for(
   assert f'SIGTERM: saved step {at} of 23' in capsys.readouterr().err
   result = loop.run(regression(), config(23), workdir=tmp_path, seed=0)
   assert result.finished
-  experiments.check_same(result.state, unbroken[1].state)
+  trees.check_same(result.state, unbroken[1].state)
   assert experiments.rows(tmp_path) == experiments.rows(unbroken[0])
 
 
@@ -147,7 +147,7 @@ def test_crash_between_checkpoints_is_bit_exact(unbroken, regression, tmp_path):
     experiments.rows(tmp_path)[-1]['step'] == 16
   )  # Past the checkpoint of step 15.
   result = loop.run(regression(), config(23), workdir=tmp_path, seed=0)
-  experiments.check_same(result.state, unbroken[1].state)
+  trees.check_same(result.state, unbroken[1].state)
   assert experiments.rows(tmp_path) == experiments.rows(unbroken[0])
 
 
@@ -168,7 +168,7 @@ def test_refresh_keeps_its_schedule_over_a_stop(step, regression, tmp_path):
   whole = loop.run(refreshed(), config(13), workdir=tmp_path / 'a', seed=0)
   loop.run(stop_at(refreshed(), step), config(13), workdir=tmp_path, seed=0)
   resumed = loop.run(refreshed(), config(13), workdir=tmp_path, seed=0)
-  experiments.check_same(whole.state, resumed.state)
+  trees.check_same(whole.state, resumed.state)
   never = loop.run(regression(), config(13), workdir=tmp_path / 'b', seed=0)
   assert differ(whole.state, never.state)
 
@@ -200,7 +200,7 @@ def test_damaged_newest_checkpoint_falls_back(
     result = loop.run(regression(), ranked, workdir=tmp_path, seed=0)
   assert 'checkpoint 17' in caplog.text
   assert (tmp_path / 'checkpoints_damaged' / '17').is_dir()
-  experiments.check_same(result.state, unbroken[1].state)
+  trees.check_same(result.state, unbroken[1].state)
   assert experiments.rows(tmp_path) == experiments.rows(unbroken[0])
 
 
@@ -449,7 +449,7 @@ def test_a_failing_evaluation_costs_no_steps(regression, tmp_path, unbroken):
     )
   assert (tmp_path / 'checkpoints' / '10').is_dir()
   result = loop.run(regression(), config(23), workdir=tmp_path, seed=0)
-  experiments.check_same(result.state, unbroken[1].state)
+  trees.check_same(result.state, unbroken[1].state)
   assert experiments.rows(tmp_path) == experiments.rows(unbroken[0])
 
 
@@ -546,7 +546,7 @@ def test_a_new_run_may_start_from_parameters_of_another(
   # What is there already goes before.
   first = loop.run(regression(), config(3), **options).state
   again = loop.run(regression(), config(3), **options).state
-  experiments.check_same(first, again)
+  trees.check_same(first, again)
 
 
 def test_parameters_that_do_not_fit_the_new_run_are_listed(

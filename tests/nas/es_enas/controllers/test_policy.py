@@ -11,7 +11,7 @@ import pytest
 from nas.es_enas import controllers
 from nas.es_enas import space as space_lib
 from nas.es_enas.controllers import plackett_luce, policy
-from tests import marks, seeds
+from tests import marks, seeds, trees
 
 SPACE = space_lib.Space(
   (space_lib.Choices('a', 2, 3), space_lib.Subset('b', 2, 3))
@@ -275,9 +275,7 @@ def test_one_clipped_update_is_the_plain_one():
   state = policy.State(params, SGD.init(params))
   arguments = seeds.key(0), ROWS[:9], jnp.arange(9.0), jnp.ones(9, bool)
   a, b = (jax.jit(c.feedback)(state, *arguments)[0] for c in (plain, clipped))
-  jax.tree.map(
-    lambda x, y: np.testing.assert_allclose(x, y, atol=1e-5), a.params, b.params
-  )
+  trees.check_close(a.params, b.params, atol=1e-5)
 
 
 @BOTH
