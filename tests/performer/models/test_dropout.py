@@ -15,13 +15,9 @@ B, L, D = 3, 13, 7
 CUTS = (5, 6, 11, 12)  # Pieces of two lengths.
 
 
-@functools.partial(jax.jit, static_argnames=('rate', 'whole'))
-def drop(x, positions, key, *, rate=0.3, whole=False):
-  """One site; `whole` is Flax's own dropout, whose mask knows its array."""
-  if whole:
-    return nn.Dropout(rate, deterministic=False).apply(
-      {}, x, rngs={'dropout': key}
-    )
+@functools.partial(jax.jit, static_argnames='rate')
+def drop(x, positions, key, *, rate=0.3):
+  """One site."""
   module = dropout.PositionalDropout(rate)
   return module.apply({}, x, positions, rngs={'dropout': key})
 
@@ -31,11 +27,11 @@ def rows(length=L, start=0):
   return start + jnp.arange(length) + 100 * jnp.arange(B)[:, None]
 
 
-def in_pieces(x, positions, key, **options):
+def in_pieces(x, positions, key):
   pieces = zip(
     jnp.split(x, CUTS, axis=1), jnp.split(positions, CUTS, axis=1), strict=True
   )
-  return jnp.concatenate([drop(*p, key, **options) for p in pieces], axis=1)
+  return jnp.concatenate([drop(*p, key) for p in pieces], axis=1)
 
 
 def inputs():
@@ -50,12 +46,6 @@ def test_masks_do_not_depend_on_the_cut(impl):
   kept = whole != 0
   assert 0 < kept.sum() < x.size
   np.testing.assert_allclose(whole[kept], x[kept] / 0.7, rtol=1e-4)
-
-
-def test_masks_of_whole_arrays_do():
-  key, x = seeds.key(1), inputs()
-  whole = drop(x, rows(), key, whole=True)
-  assert not np.array_equal(whole, in_pieces(x, rows(), key, whole=True))
 
 
 def test_masks_belong_to_row_and_position():

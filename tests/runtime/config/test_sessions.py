@@ -387,17 +387,6 @@ def test_unused_binding_is_an_error(build):
   assert 'toys.Favor.features = 3 (a.gin:3)' in str(caught.value)
 
 
-def test_gin_alone_accepts_what_is_unused(toy):
-  """The old recipe: gin's own parser passes all three silently."""
-  with sessions.session(toy.train):
-    with gin_config.unlock_config():
-      gin_config.parse_config(HEADER + 'TYPO = 3\n')
-      gin_config.parse_config(HEADER + 'toys.Favor.features = "x"\n')
-    gin_config.get_configurable(toy.train)(
-      workdir='w', seed=0, context=context.RunContext()
-    )
-
-
 def test_replacing_a_reference_excuses_what_came_before(toy, build):
   exact = FAVOR + 'toys.train.attention = @toys.Exact()\n'
   assert build(exact)['attention'] == toy.Exact()
