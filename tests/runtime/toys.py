@@ -8,7 +8,6 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import struct
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,11 +26,6 @@ class Exact:
 class Dataset:
   split: str
   length: int = 4
-
-
-@struct.dataclass
-class Decay:
-  rate: float = 0.5
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

@@ -2,7 +2,6 @@ import gzip
 import hashlib
 import io
 import os
-import pathlib
 import pickle
 import struct
 import zipfile
@@ -11,8 +10,6 @@ import numpy as np
 import pytest
 
 from runtime.data import images as images_lib
-
-SCRIPT = pathlib.Path(__file__).parents[2] / 'scripts/prepare_mnist.py'
 
 
 class Harmful:

