@@ -28,7 +28,6 @@ __all__ = [
   'advance',
   'bucket',
   'extend',
-  'first',
   'propose',
   'read',
 ]
@@ -196,14 +195,6 @@ def _anew(
 def _filled(ids: Int[np.ndarray, 'b l'], length: int) -> Int[Array, 'b n']:
   """Rows, filled up to a length."""
   return jnp.asarray(np.pad(ids, ((0, 0), (0, length - ids.shape[1]))))
-
-
-def first(prefix: models.Prefix) -> models.Prefix:
-  """The first of several histories alone."""
-  layers = lambda leaves: jax.tree.map(lambda x: x[:, :1], leaves)
-  state, cross = layers(prefix.state), layers(prefix.cross)
-  rows = jax.tree.map(lambda x: x[:1], prefix._replace(state=None, cross=None))
-  return rows._replace(state=state, cross=cross)
 
 
 @functools.partial(jax.jit, static_argnames=('model', 'star', 'count'))

@@ -23,12 +23,10 @@ from hpo.optformer import (
   acquisitions,
   decoding,
   histories,
-  models,
   novelty,
   quantizing,
 )
 from hpo.optformer import trained as trained_lib
-from hpo.optformer import views as views_lib
 from rl import ranges
 
 __all__ = ['Policy', 'Suggestions', 'suggest']
@@ -57,8 +55,6 @@ class Policy:
       `trained.Trained`.
     max_tokens: of the decoder; None: as in training. Longer studies are cut by
       the rule of `histories`.
-    views: of the study, whose forecasts of a candidate are averaged; 1 as
-      published. See `views`.
   """
 
   acquisition: acquisitions.Acquisition = acquisitions.EI()
@@ -69,13 +65,10 @@ class Policy:
   noisy: bool = False
   algorithm: str | None = None
   max_tokens: int | None = None
-  views: int = 1
 
   def __post_init__(self) -> None:
     ranges.check_counts(
-      num_candidates=self.num_candidates,
-      max_tokens=self.max_tokens,
-      views=self.views,
+      num_candidates=self.num_candidates, max_tokens=self.max_tokens
     )
     ranges.check_positive(temperature=self.temperature)
     if self.pending not in histories.FILLINGS:
@@ -150,10 +143,7 @@ def suggest(
     max_tokens=policy.max_tokens,
   )
   seen = novelty.Seen(problem.space, order, trained.tokenizer.ids.bins)
-  # What was read of a history serves again if the views are the same.
-  shown = rng if policy.permute else np.random.default_rng(0)
-  views = views_lib.drawn(trained, problem, read, policy.views, shown)
-  call = _Call(trained, problem, policy, rng, key, history, seen, views)
+  call = _Call(trained, problem, policy, rng, key, history, seen)
   read = call.with_pending(read, study)
   if not policy.noisy:
     seen.add(study.codes)
@@ -196,7 +186,6 @@ class _Call:
   key: Array
   history: decoding.History | None
   seen: novelty.Seen
-  views: tuple[views_lib.View, ...]
   repeated: int = 0
   hot: int = 0
   random: int = 0
@@ -208,36 +197,37 @@ class _Call:
     return jax.random.fold_in(self.key, self.draws)
 
   def propose(
-    self, read: histories.Reading, temperature: float
+    self,
+    read: histories.Reading,
+    *,
+    count: int,
+    temperature: float = 1.0,
+    given: Int[np.ndarray, 'n d'] | None = None,
   ) -> decoding.Candidates:
-    """Candidates after a history, drawn from the first view."""
+    """Candidates after a history, which is read as far as it is not known."""
     trained = self.trained
+    self.history = decoding.advance(
+      trained.model,
+      trained.variables,
+      read.metadata[None],
+      read.ids(trained)[None],
+      read.legal[None],
+      projections=trained.projections,
+      history=self.history,
+    )
+    if given is not None:
+      given = jnp.asarray(read.padded(given, count))
     return decoding.propose(
       trained.model,
       trained.variables,
-      decoding.first(self._prefix(read)),
+      self.history.prefix,
       jnp.asarray(read.legal[None]),
-      None,
+      given,
       self.next_key()[None],
       star=trained.tokenizer.ids.star,
-      count=self.policy.num_candidates,
+      count=count,
       projections=trained.projections,
       temperature=jnp.float32(temperature),
-    )
-
-  def _prefix(self, read: histories.Reading) -> models.Prefix:
-    """All views of a history, which are read as far as they are not known."""
-    self.history = views_lib.advance(
-      self.trained, read, self.views, self.history
-    )
-    return self.history.prefix
-
-  def forecast(
-    self, read: histories.Reading, parameters: Int[np.ndarray, 'n d']
-  ) -> Float[np.ndarray, 'n q']:
-    """Log-probabilities of the objectives of points."""
-    return views_lib.log_probabilities(
-      self.trained, self._prefix(read), read, self.views, parameters
     )
 
   def with_pending(
@@ -268,7 +258,9 @@ class _Call:
     if self.policy.pending == 'token':
       return [ids.pending] * count
     if self.policy.pending == 'sample':
-      logits = jnp.asarray(self.forecast(read, parameters), jnp.float32)
+      size = decoding.bucket(count)
+      found = self.propose(read, count=size, given=parameters)
+      logits = found.objective[0, :count] / self.trained.temperature
       drawn = jax.random.categorical(self.next_key(), logits)
       return (np.asarray(drawn) + ids.first_bin).tolist()
     return [ids.first_bin + read.mean] * count
@@ -278,9 +270,13 @@ class _Call:
   ) -> tuple[Float[np.ndarray, ' d'], float]:
     """The codes of the best new candidate, and its score."""
     for temperature in (1.0, _HOT):
-      found = self.propose(read, temperature * self.policy.temperature)
+      found = self.propose(
+        read,
+        count=self.policy.num_candidates,
+        temperature=temperature * self.policy.temperature,
+      )
+      scores = self._scores(found, read)
       drawn = np.asarray(found.tokens[0, :, : len(read.order)])
-      scores = self._scores(found, drawn, read)
       codes = self._codes(drawn, read.order)
       is_new = self.seen.is_new(codes)
       self.repeated += int((~is_new).sum())
@@ -292,18 +288,13 @@ class _Call:
     return self.seen.draw(self.rng), math.nan
 
   def _scores(
-    self,
-    found: decoding.Candidates,
-    drawn: Int[np.ndarray, 'n d'],
-    read: histories.Reading,
+    self, found: decoding.Candidates, read: histories.Reading
   ) -> Float[np.ndarray, ' n']:
     # Without objectives there is nothing to improve on: the policy alone
     # counts.
     improves = read.best is not None
     score = self.policy.acquisition if improves else acquisitions.Prior()
     logits = found.objective[0] / self.trained.temperature
-    if len(self.views) > 1 and not isinstance(score, acquisitions.Prior):
-      logits = jnp.asarray(self.forecast(read, drawn), jnp.float32)
     best = jnp.int32(read.best or 0)
     found = _score(score, logits, best, self.next_key())
     return np.asarray(found, np.float64)

@@ -93,12 +93,11 @@ def test_without_objectives_the_policy_alone_counts(made):
     assert one.points == two.points
 
 
-@pytest.mark.parametrize('views', [1, 3])
-def test_a_known_history_only_saves_time(made, views, monkeypatch):
-  policy, before = dataclasses.replace(FIXED, views=views), trials(MIXED, 6)
+def test_a_known_history_only_saves_time(made, monkeypatch):
+  before = trials(MIXED, 6)
   # Within the range of the others, whose bins stay.
   before[5] = before[5]._replace(value=before[0].value)
-  suggest = functools.partial(suggesting.suggest, made, MIXED, policy=policy)
+  suggest = functools.partial(suggesting.suggest, made, MIXED, policy=FIXED)
   first = suggest(before[:5], jax.random.key(0))
   fresh = suggest(before, jax.random.key(1))
   monkeypatch.setattr(decoding, 'read', None)
@@ -260,21 +259,17 @@ def test_text_that_is_too_long_loses_names(made):
     )
 
 
-@pytest.mark.parametrize('views', [1, 3])
-def test_scores_are_those_of_forecasts(made, views):
+def test_scores_are_those_of_forecasts(made):
   """EI of the forecast at the suggested point, by hand."""
   # Without whole numbers, whose draws are rounded after they are scored.
   problem = dataclasses.replace(
     MIXED, space=spaces.Space(cases.MIXED.parameters[:3])
   )
   before = trials(problem, 5)
-  policy = dataclasses.replace(FIXED, views=views)
   found = suggesting.suggest(
-    made, problem, before, jax.random.key(0), policy=policy
+    made, problem, before, jax.random.key(0), policy=FIXED
   )
-  forecast = predicting.predict(
-    made, problem, before, found.points, views=views
-  )
+  forecast = predicting.predict(made, problem, before, found.points)
   gains = np.maximum(np.arange(1000) - 800, 0)
   expected = forecast.probabilities[0] @ gains
   np.testing.assert_allclose(found.scores, expected, rtol=1e-4)

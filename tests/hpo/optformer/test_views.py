@@ -7,7 +7,6 @@ import pytest
 
 from hpo import spaces, studies
 from hpo.optformer import (
-  decoding,
   histories,
   predicting,
   tokens,
@@ -134,19 +133,6 @@ def test_forecasts_are_means_over_studies_that_are_rewritten_by_hand(
   np.testing.assert_allclose(
     found.probabilities, np.mean(expected, axis=0), rtol=1e-4, atol=1e-9
   )
-
-
-def test_the_first_of_several_histories(made, read):
-  seen = views.drawn(made, PROBLEM, read, 3, seeds.rng(1))
-  several = views.advance(made, read, seen)
-  alone = views.advance(made, read, seen[:1])
-  first = decoding.first(several.prefix)
-  given = read.parameters[:2]
-  one, two = (
-    views.log_probabilities(made, prefix, read, seen[:1], given)
-    for prefix in (first, alone.prefix)
-  )
-  np.testing.assert_allclose(one, two, rtol=1e-4)
 
 
 def test_there_is_a_view(made):
