@@ -226,6 +226,35 @@ def test_sigkill_at_random_moments_is_bit_exact(site, reference):
 
 
 @pytest.mark.slow
+def test_a_kill_before_the_first_checkpoint_binds_nobody(site, reference):
+  """Provenance is there, a checkpoint is not: any configuration may start."""
+  workdir = site.folder / 'early'
+  process = site.start(workdir, '--gin_param=D_MODEL = 24')
+  wait_for(process, (workdir / 'manifest.json').exists)
+  process.kill()
+  site.finish(process)
+  assert not steps(workdir)
+  assert (workdir / 'config.gin').exists()
+  site.complete(workdir)
+  check_same_end(workdir, reference)
+
+
+@pytest.mark.slow
+def test_a_second_process_is_refused_and_disturbs_nothing(site, reference):
+  workdir = site.folder / 'shared'
+  first = site.start(workdir)
+  wait_for(first, lambda: steps(workdir))
+  began = time.monotonic()
+  code, out, err = site.finish(site.start(workdir))
+  assert code == 2, (out, err)
+  assert f'in use by process {first.pid} on ' in err
+  assert time.monotonic() - began < 60
+  code, _, err = site.finish(first)
+  assert code == 0, err
+  check_same_end(workdir, reference)
+
+
+@pytest.mark.slow
 def test_sigterm_saves_and_the_same_command_is_bit_exact(
   site, stopped, reference, tmp_path
 ):
@@ -237,6 +266,24 @@ def test_sigterm_saves_and_the_same_command_is_bit_exact(
   again = shutil.copytree(workdir, tmp_path / 'again')
   assert f'continuing after step {last} ' in site.complete(again)
   check_same_end(again, reference)
+
+
+@pytest.mark.slow
+def test_truncated_newest_checkpoint_is_survived(
+  site, stopped, reference, tmp_path
+):
+  workdir = shutil.copytree(stopped[0], tmp_path / 'damaged')
+  before, newest = steps(workdir)[-2:]
+  # All files, as not every one of them is needed to read a small state.
+  for path in (workdir / 'checkpoints' / str(newest)).rglob('*'):
+    if path.is_file():
+      os.truncate(path, path.stat().st_size // 2)
+  err = site.complete(workdir)
+  assert f'checkpoint {newest} in' in err
+  assert 'cannot be read' in err
+  assert f'continuing after step {before} ' in err
+  assert (workdir / 'checkpoints_damaged' / str(newest)).is_dir()
+  check_same_end(workdir, reference)
 
 
 def free_port():
