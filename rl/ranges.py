@@ -39,13 +39,13 @@ def _check_finite(name: str, value: Any) -> None:
 
 
 def check_counts(
-  *, least: int = 1, most: int | None = None, **settings: Any
+  *, least: int = 1, up_to: int | None = None, **settings: Any
 ) -> None:
-  """Rejects all but whole numbers from `least` to `most`.
+  """Rejects all but whole numbers from `least` to `up_to`.
 
   Args:
     least: 0 or more.
-    most: None: without an end.
+    up_to: None: without an end.
     **settings: values by name; of a tuple, each is checked.
 
   Raises:
@@ -60,8 +60,10 @@ def check_counts(
         raise ValueError(f'{name} must be a whole number, got {name}={value!r}')
       if one < least:
         raise ValueError(f'{name} {rule}, got {name}={value!r}')
-      if most is not None and one > most:
-        raise ValueError(f'{name} must be at most {most}, got {name}={value!r}')
+      if up_to is not None and one > up_to:
+        raise ValueError(
+          f'{name} must be at most {up_to}, got {name}={value!r}'
+        )
 
 
 def check_positive(**settings: Any) -> None:

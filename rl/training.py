@@ -98,7 +98,7 @@ class AgentTrainer:
       iterations_per_step=self.iterations_per_step,
     )
     # Every agent has metrics of its own.
-    ranges.check_counts(most=_MOST_AGENTS, num_agents=self.num_agents)
+    ranges.check_counts(up_to=_MOST_AGENTS, num_agents=self.num_agents)
     for env in self._all_envs().values():
       checks.check_resets(env)
     batched = self.num_agents > 1 or self.iterations_per_step > 1

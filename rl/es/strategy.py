@@ -74,7 +74,7 @@ class ESConfig:
   guides: int = 0
 
   def __post_init__(self) -> None:
-    ranges.check_counts(most=2**24, num_pairs=self.num_pairs)
+    ranges.check_counts(up_to=2**24, num_pairs=self.num_pairs)
     ranges.check_counts(
       least=0, center_evaluations=self.center_evaluations, guides=self.guides
     )

@@ -30,7 +30,7 @@ def test_rules():
     (ranges.check_counts, (3, -1), 'must be positive'),
     (functools.partial(ranges.check_counts, least=0), -1, 'not be negative'),
     (functools.partial(ranges.check_counts, least=2), 1, 'at least 2'),
-    (functools.partial(ranges.check_counts, most=4), (4, 5), 'at most 4'),
+    (functools.partial(ranges.check_counts, up_to=4), (4, 5), 'at most 4'),
     (ranges.check_positive, 0, 'positive'),
     (ranges.check_positive, math.inf, 'finite'),
     (ranges.check_positive, math.nan, 'finite'),

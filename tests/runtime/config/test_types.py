@@ -13,7 +13,7 @@ from runtime.config import types as types_lib
 
 @pytest.fixture
 def toy(monkeypatch):
-  monkeypatch.syspath_prepend(str(pathlib.Path(__file__).parent))
+  monkeypatch.syspath_prepend(str(pathlib.Path(__file__).parents[1]))
   return importlib.import_module('toys')
 
 
