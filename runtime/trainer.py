@@ -78,6 +78,11 @@ def train(
     ValueError: if parts do not fit each other; names the values and the rule.
   """
   with trainer.experiment(seed=seed, mesh=mesh.make()) as experiment:
+    if context.init_from and not experiment.inheritable:
+      raise ValueError(
+        f'{type(trainer).__name__} cannot start from the parameters of another '
+        f'run: leave out --init_from={context.init_from}'
+      )
     result = loop_lib.run(
       experiment, loop, workdir=workdir, seed=seed, context=context
     )

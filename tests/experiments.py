@@ -1,8 +1,10 @@
 """Experiments of trainers, for tests that look inside."""
 
 import jax
+import pytest
 
 from runtime.devices import mesh as mesh_lib
+from runtime.loop import warm_start
 from runtime.record import writers
 from tests import trees
 
@@ -13,13 +15,18 @@ def of(trainer, *, seed=0, mesh=mesh_lib.MeshConfig(), devices=None):
     return experiment
 
 
-def check_scores(trainer, row):
-  """Every metric of a row of evaluations was declared before it ran."""
-  declared = of(trainer).scores
+def check_declared(trainer, row):
+  """Metrics of a row of evaluations, and the parameters that others inherit."""
+  experiment = of(trainer)
+  declared = experiment.scores
   names = [name.removeprefix('eval/') for name in row if name[:5] == 'eval/']
   assert names
   for evaluator, _, metric in (name.rpartition('/') for name in names):
     assert metric in declared[evaluator]
+  if experiment.inheritable:
+    state = jax.eval_shape(experiment.init)
+    with pytest.raises(ValueError, match='no parameter fits'):
+      warm_start.replace_params(state, experiment.params, {})
 
 
 def rows(workdir, after=-1):

@@ -256,6 +256,7 @@ class ProgramTrainer:
       evaluators={'test': lambda state: jax.device_get(judge(state))},
       scores={'test': [*jax.eval_shape(self._scores, shape)]},
       params=lambda state: _floats(state.program),
+      inheritable=False,
       tables=lambda run: {'scores': results.score_rows(run.rows)},
       pictures=lambda run: {
         'scores.png': functools.partial(_draw_scores, run.rows)

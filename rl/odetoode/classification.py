@@ -131,7 +131,7 @@ class ClassifierTrainer:
         'corrupted': ('accuracy', *(set(self.test_sets) - {'test'})),
         'depth': _DEPTH_SCORES,
       },
-      params=lambda state: _first_model(state.params),
+      params=lambda state: state.params,
       tables=lambda run: {'accuracy': self._accuracies(run.state)},
       pictures=lambda run: class_results.pictures(
         run.tables['accuracy'],
@@ -302,7 +302,3 @@ class ClassifierTrainer:
 def _keys(key: Key[Array, '']) -> tuple[Key[Array, ''], Key[Array, '']]:
   """Keys of parameters and of dropout."""
   return jax.random.fold_in(key, 0), jax.random.fold_in(key, 1)
-
-
-def _first_model(tree: PyTree) -> PyTree:
-  return jax.eval_shape(lambda tree: jax.tree.map(lambda x: x[0], tree), tree)

@@ -72,6 +72,8 @@ class Experiment(Generic[State]):
     population_bytes: of the parameters of all members that one step evaluates,
       over all devices; 0: there is no population beside the state.
     params: picks the parameters out of a state, for the overview.
+    inheritable: whether another run may start from the parameters; `--init_from`
+      is refused elsewhere, as in tuners, whose trials have their own.
     refresh: (state) -> state, compiled apart and run before every
       `refresh_every`-th step but the first. It serves changes that are rare and
       would slow down the program of the step. Traced, so pure.
@@ -101,6 +103,7 @@ class Experiment(Generic[State]):
   activation_bytes: Callable[[], int] | None = None
   population_bytes: int = 0
   params: Callable[[State], Any] = lambda state: state
+  inheritable: bool = True
   refresh: Callable[[State], State] | None = None
   refresh_every: int | None = None
   on_metrics: Callable[[Mapping[str, float]], None] | None = None

@@ -67,7 +67,7 @@ def test_agents_differ_and_are_counted_apart(tmp_path):
   assert state.learner.bias.shape == (2,)
   assert state.learner.bias[0] != state.learner.bias[1]
   last = experiments.rows(tmp_path)[-1]
-  experiments.check_scores(_trainer(2), last)
+  experiments.check_declared(_trainer(2), last)
   apart = [last[f'eval/test/episode_return_agent0{i}'] for i in range(2)]
   np.testing.assert_allclose(last['eval/test/episode_return'], np.mean(apart))
   train = next(

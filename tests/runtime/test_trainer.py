@@ -94,3 +94,13 @@ def test_a_failure_closes_the_experiment(regression, tmp_path, one_device):
   with pytest.raises(FloatingPointError):
     _train(toy, tmp_path)
   assert toy.closed == 1
+
+
+def test_what_has_no_parameters_of_its_own_refuses_those_of_others(
+  regression, tmp_path, one_device
+):
+  toy, workdir = Toy(regression, inheritable=False), tmp_path / 'new'
+  start = context.RunContext(init_from='elsewhere')
+  with pytest.raises(ValueError, match='leave out --init_from=elsewhere'):
+    _train(toy, workdir, context=start)
+  assert not workdir.exists()

@@ -101,6 +101,7 @@ class PopulationTrainer:
       evaluators={'test': self._evaluator()},
       scores={'test': ('score', 'score_error')},
       params=lambda state: {'settings': state.populations.method.codes},
+      inheritable=False,
       tables=self._tables,
       files=lambda run: {
         'study.jsonl': functools.partial(self._write, run.state)

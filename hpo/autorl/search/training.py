@@ -199,6 +199,7 @@ class SearchTrainer:
       evaluators={'test': self._evaluator(jobs)},
       scores={'test': ('score', 'score_error')},
       params=lambda state: {'scores': state.scores},
+      inheritable=False,
       tables=functools.partial(self._tables, jobs),
       files=lambda run: {
         'study.jsonl': functools.partial(self._write, jobs, run.state)

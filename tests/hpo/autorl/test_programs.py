@@ -76,7 +76,7 @@ def test_a_stopped_run_continues(tmp_path):
 
   rows = experiments.check_resumes(train, tmp_path)
   judged = next(row for row in rows if 'eval/test/score' in row)
-  experiments.check_scores(trainer, judged)
+  experiments.check_declared(trainer, judged)
   assert (tmp_path / 'whole' / 'report' / 'scores.csv').is_file()
 
 

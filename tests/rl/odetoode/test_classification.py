@@ -101,7 +101,7 @@ def test_models_learn_and_stay_on_the_group(finished, pictures):
   for name in (*certified, 'lyapunov', 'lyapunov_gain', 'grad_norm', 'loss'):
     assert np.isfinite(last[f'train/{name}'])
   judged = experiments.rows(workdir)[-1]
-  experiments.check_scores(trainer, judged)
+  experiments.check_declared(trainer, judged)
   for name in ('corrupted/brightness', 'corrupted/accuracy', 'test/loss'):
     assert f'eval/{name}' in judged
   low, high = flows.gradient_band(4)
