@@ -333,6 +333,11 @@ class Checkpoints:
     """Steps that have a checkpoint, oldest first."""
     return sorted(self._manager.all_steps())
 
+  def written(self) -> list[int]:
+    """The same without one that is being written."""
+    saving = self._manager.is_saving_in_progress()
+    return self.steps()[:-1] if saving else self.steps()
+
   def best_step(self) -> int | None:
     """The kept step with the best metric, if one was ranked."""
     name = self._config.best_metric

@@ -379,7 +379,7 @@ class _Loop(Generic[State]):
 
   def write_status(self, state: str, **fields: Any) -> None:
     """Writes `status.json`; see `workdirs.write_status`."""
-    saved = self._checkpoints.steps()
+    saved = self._checkpoints.written()
     workdirs.write_status(
       self._workdir,
       state=state,

@@ -483,6 +483,18 @@ def test_status_tells_how_a_run_is_doing(unbroken):
   assert status['pid'] == os.getpid()
 
 
+def test_a_checkpoint_counts_when_it_is_written(unbroken, tmp_path):
+  """Orbax renames a folder when all of it is there."""
+  saved = checkpoints.Checkpoints(tmp_path, checkpoints.CheckpointConfig())
+  saved.save(7, unbroken[1].state, {'step': 7}, None)
+  assert saved.steps() == [7]
+  while not (found := saved.written()):
+    pass
+  assert found == [7]
+  assert (tmp_path / 'checkpoints' / '7').is_dir()
+  saved.close()
+
+
 def test_a_checkpoint_that_cannot_be_written_is_one_message(
   regression, tmp_path, monkeypatch
 ):
