@@ -48,7 +48,6 @@ SYSTEM = rows.System('toys', '1', {'toy': ROW})
 NOT_RUN = {
   'swimmer-pruning',
   'hybrid-100',
-  'patch-sizes',
   'held-out-peers',
   'held-out-vizier',
   'tables-vizier',
