@@ -44,6 +44,7 @@ _TAIL = re.compile(
 )
 # `{batch_size=}` of a message, or its first word: 'batch_size must be ...'.
 _PARAMETER = re.compile(r'(?:^|\b)(\w+)(?==| must )')
+_FLAG = re.compile(r'--\w')
 _MISSING = re.compile(r'([\w.<>]+)\(\) missing \d+ required')
 
 
@@ -144,7 +145,8 @@ def _build(
     knobs = bindings.knobs(parameters, name=name, scope=scope)
     if knobs:
       error.add_note(', '.join(knobs))
-    if parameters or name:  # Not about the workdir.
+    # Not about the workdir, nor about a flag, which the message names.
+    if (parameters or name) and not _FLAG.search(text):
       _note_given(error, bindings, [*parameters, *knobs])
     raise
   except (OverflowError, MemoryError) as error:

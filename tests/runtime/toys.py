@@ -56,6 +56,10 @@ def fails(length: int) -> Favor:
   raise ValueError(f'length must be even, got {length=}')
 
 
+def refuses() -> Callable:
+  raise ValueError('this cannot start from another run: leave out --start=x')
+
+
 def filled(size: int) -> Callable:
   return np.zeros((size, size), np.int8).__add__
 

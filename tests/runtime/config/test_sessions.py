@@ -375,6 +375,15 @@ def test_a_statement_of_the_command_line_is_named_beside_the_one_that_fails(
   assert not any('command line' in text for text in told[1:])
 
 
+def test_a_message_about_a_flag_names_no_statement(build):
+  text = (
+    'toys.train.hook = @toys.refuses()\nRATE = 0.1\ntoys.train.rate = %RATE'
+  )
+  with pytest.raises(ValueError, match='leave out --start') as caught:
+    build(text, 'RATE = 0.5')
+  assert 'RATE' not in sessions.tell(caught.value)
+
+
 def test_wrong_object_is_found_when_it_is_built(build):
   text = 'toys.train.attention = @toys.Dataset()\ntoys.Dataset.split = "x"'
   with pytest.raises(errors.ConfigError, match=r'a\.gin:3: .*got Dataset\('):
