@@ -19,6 +19,7 @@ import numpy as np
 
 from papers import describing
 from papers import study as study_lib
+from runtime.devices import memory
 from runtime.record import provenance
 from runtime.sweeping import pool as pool_lib
 
@@ -212,6 +213,7 @@ def _call(
     records = list(first.run(first.settings, seeds=seeds, **options))
   else:
     records = [first.run(first.settings, seed=first.seed, **options)]
+  memory.forget_programs()
   return records, time.monotonic() - start
 
 

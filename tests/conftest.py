@@ -37,9 +37,6 @@ os.environ['XLA_FLAGS'] = ' '.join(
 )
 
 
-# A compiled program takes some ten memory maps and two megabytes: what may stay
-# has three gigabytes, far from the 65,530 maps that Linux allows.
-_MAX_MAPS = 12_000
 _CONTEXT_USES = 500
 
 
@@ -112,13 +109,10 @@ def pytest_runtest_makereport(item):
 
 @pytest.fixture(scope='module', autouse=True)
 def _forget_programs():
-  """Drops compiled programs before their memory maps run out."""
   yield
-  import jax  # Here: the settings above come before JAX.
+  from runtime.devices import memory  # Here: settings come before JAX.
 
-  maps = pathlib.Path('/proc/self/maps')
-  if not maps.exists() or maps.read_bytes().count(b'\n') > _MAX_MAPS:
-    jax.clear_caches()
+  memory.forget_programs()
 
 
 @pytest.fixture(scope='module')

@@ -1,15 +1,24 @@
-"""Devices that run out of memory."""
+"""Devices that run out of memory, and hosts that run out of memory maps."""
 
 import contextlib
+import pathlib
 from collections.abc import Iterator
 
 import jax
 
 from runtime import errors
 
-__all__ = ['OutOfMemoryError', 'check_fits', 'shortage_told']
+__all__ = [
+  'OutOfMemoryError',
+  'check_fits',
+  'forget_programs',
+  'shortage_told',
+]
 
 _MOST = 2**46  # Bytes; the largest hosts have less, and devices far less.
+# A compiled program takes some ten memory maps and two megabytes: what may stay
+# has three gigabytes, far from the 65,530 maps that Linux allows a process.
+_MOST_MAPS = 12_000
 
 
 class OutOfMemoryError(errors.RunError):
@@ -30,6 +39,17 @@ def check_fits(num_bytes: int) -> None:
       f'the state and population of a step need {num_bytes / 2**40:,.0f} TiB '
       f'on each device, and no device has {_MOST / 2**40:.0f} TiB'
     )
+
+
+def forget_programs() -> None:
+  """Drops JAX's compiled programs before their memory maps run out.
+
+  A process that compiles for hours calls it between its jobs. Otherwise the
+  compiler cannot allocate memory in the end, though there is some.
+  """
+  maps = pathlib.Path('/proc/self/maps')
+  if maps.exists() and maps.read_bytes().count(b'\n') > _MOST_MAPS:
+    jax.clear_caches()
 
 
 @contextlib.contextmanager
