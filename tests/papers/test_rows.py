@@ -46,7 +46,6 @@ SYSTEM = rows.System('toys', '1', {'toy': ROW})
 
 # Rows that wait for their first run.
 NOT_RUN = {
-  'hybrid-100',
   'held-out-peers',
   'held-out-vizier',
   'tables-vizier',
