@@ -64,12 +64,9 @@ def predict(
   seen = views_lib.drawn(
     trained, problem, read, views, np.random.default_rng(0)
   )
-  history = views_lib.advance(trained, read, seen)
   asked = studies.Study.of(
     problem, [studies.Trial(point, None, 'PENDING') for point in points]
   )
   given = trained.tokenizer.parameters(asked, order)
-  found = views_lib.log_probabilities(
-    trained, history.prefix, read, seen, given
-  )
+  found = views_lib.log_probabilities(trained, read, seen, given)
   return forecasts.Forecasts(np.exp(found), read.scale, problem.sign)

@@ -16,10 +16,10 @@ from jaxtyping import Float, Int
 from scipy import special
 
 from hpo import spaces, studies
-from hpo.optformer import decoding, histories, models
+from hpo.optformer import decoding, histories
 from hpo.optformer import trained as trained_lib
 
-__all__ = ['View', 'advance', 'drawn', 'log_probabilities']
+__all__ = ['View', 'drawn', 'log_probabilities']
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -96,37 +96,8 @@ def _turned(
   return dataclasses.replace(parameter, values=values), table
 
 
-def advance(
-  trained: trained_lib.Trained,
-  read: histories.Reading,
-  views: Sequence[View],
-  history: decoding.History | None = None,
-) -> decoding.History:
-  """Reads all views of a history; see `decoding.advance`."""
-  shown = [
-    dataclasses.replace(read, parameters=view.tokens(read.parameters))
-    for view in views
-  ]
-  return decoding.advance(
-    trained.model,
-    trained.variables,
-    np.stack([view.metadata for view in views]),
-    np.stack([one.ids(trained) for one in shown]),
-    np.stack([_legal(read, view) for view in views]),
-    projections=trained.projections,
-    history=history,
-  )
-
-
-def _legal(read: histories.Reading, view: View) -> Int[np.ndarray, ' e']:
-  legal = read.legal.copy()
-  legal[: len(view.columns)] = read.legal[list(view.columns)]
-  return legal
-
-
 def log_probabilities(
   trained: trained_lib.Trained,
-  prefix: models.Prefix,
   read: histories.Reading,
   views: Sequence[View],
   given: Int[np.ndarray, 'n d'],
@@ -135,18 +106,26 @@ def log_probabilities(
 
   Args:
     trained: the model.
-    prefix: of a history of these views; see `advance`.
     read: the reading.
     views: of it.
     given: tokens of the points in the reading.
   """
+  legal = np.stack([_legal(read, view) for view in views])
+  history = decoding.advance(
+    trained.model,
+    trained.variables,
+    np.stack([view.metadata for view in views]),
+    np.stack([_ids(trained, read, view) for view in views]),
+    legal,
+    projections=trained.projections,
+  )
   count = decoding.bucket(len(given))
   rows = [read.padded(view.tokens(given), count) for view in views]
   found = decoding.propose(
     trained.model,
     trained.variables,
-    prefix,
-    jnp.asarray(np.stack([_legal(read, view) for view in views])),
+    history.prefix,
+    jnp.asarray(legal),
     jnp.asarray(np.concatenate(rows)),
     jax.random.split(jax.random.key(0), len(views)),
     star=trained.tokenizer.ids.star,
@@ -157,3 +136,16 @@ def log_probabilities(
   logits = np.float64(found.objective[:, : len(given)]) / trained.temperature
   each = special.log_softmax(logits, axis=-1)
   return special.logsumexp(each, axis=0) - np.log(len(views))
+
+
+def _legal(read: histories.Reading, view: View) -> Int[np.ndarray, ' e']:
+  legal = read.legal.copy()
+  legal[: len(view.columns)] = read.legal[list(view.columns)]
+  return legal
+
+
+def _ids(
+  trained: trained_lib.Trained, read: histories.Reading, view: View
+) -> Int[np.ndarray, ' l']:
+  shown = view.tokens(read.parameters)
+  return dataclasses.replace(read, parameters=shown).ids(trained)
