@@ -61,7 +61,6 @@ NOT_RUN = {
   'fig15-pixels-kernels',
   'fig16-kernels',
   'fig18-linear-transformer',
-  'fig7-long-cost',
   'fig7-long-accuracy',
 }
 
