@@ -13,7 +13,7 @@ from jaxtyping import Array, Key, PyTree, UInt8
 
 from rl import ranges, rollout
 from rl.envs import lanes as lanes_lib
-from rl.envs import pixels, protocol, scenes, spaces
+from rl.envs import pixels, protocol, scenes
 
 __all__ = ['Film', 'Player', 'write_gif', 'write_strip']
 
@@ -76,9 +76,7 @@ class Film:
       num_frames=self.num_frames, size=self.size, every=self.every
     )
     ranges.check_positive(frame_s=self.frame_s)
-    seen = hasattr(self.env, 'render') or _is_picture(
-      self.env.observation_space
-    )
+    seen = hasattr(self.env, 'render') or _shows_pictures(self.env)
     if self.draw is None and not seen:
       raise ValueError(
         'an environment without pictures needs draw if it is in JAX, and '
@@ -87,9 +85,7 @@ class Film:
       )
     if self.draw is not None and not isinstance(self.env, lanes_lib.Lanes):
       raise ValueError(f'draw needs Lanes of a JAX environment, got {self.env}')
-    if self.highlight and not (
-      self.draw is None and _is_picture(self.env.observation_space)
-    ):
+    if self.highlight and not (self.draw is None and _shows_pictures(self.env)):
       raise ValueError(
         'highlight needs an environment that observes pictures, and no draw, '
         f'got {self.env.observation_space} {self.draw=}'
@@ -130,14 +126,14 @@ class Film:
   def _frame(
     self, state: Any, seen: Any, lights: Callable[[Any], Array] | None
   ) -> UInt8[np.ndarray, 'h w 3']:
-    pictures = seen
     if self.draw is not None:
       pictures = _drawn(self, state.env)
     elif lights is None and hasattr(self.env, 'render'):
       pictures = self.env.render(state)
+    else:
+      # Of a stack the newest is last; of a picture the colours are first.
+      pictures = seen[..., -_channels(self.env) :][..., :3]
     pictures = np.asarray(pictures)
-    # Stacked frames: the newest is last.
-    pictures = pictures[..., -3:]
     if lights is not None:
       share = _LIGHT * np.asarray(lights(seen))[..., None]
       pictures = np.uint8((1 - share) * pictures + share * 255)
@@ -147,10 +143,18 @@ class Film:
     return np.concatenate(list(pictures), axis=1)
 
 
-def _is_picture(space: spaces.Space) -> bool:
-  """Channels last, RGB, perhaps several in a stack."""
+def _channels(env: protocol.VectorEnvironment) -> int:
+  """Of one picture, of which the first three are RGB."""
+  return getattr(env, 'picture_channels', 3)
+
+
+def _shows_pictures(env: protocol.VectorEnvironment) -> bool:
+  """Channels last, perhaps several pictures in a stack."""
+  space = env.observation_space
   return (
-    space.dtype == 'uint8' and len(space.shape) == 3 and space.shape[2] % 3 == 0
+    space.dtype == 'uint8'
+    and len(space.shape) == 3
+    and space.shape[2] % _channels(env) == 0
   )
 
 

@@ -25,7 +25,9 @@ __all__ = ['DmControlPixels', 'draw_fast']
 
 
 class DmControlPixels(host_vector.HostVector):
-  """Lanes of one task, each a simulator; pictures are uint8 [size, size, 3].
+  """Lanes of one task, each a simulator; pictures are uint8.
+
+  They are RGB, [size, size, 3], or with `depth` RGB-D, [size, size, 4].
 
   The step after an end shows the new episode and is not `valid`. Suite tasks
   end by their time limit, which truncates; where a task itself ends an episode
@@ -46,6 +48,9 @@ class DmControlPixels(host_vector.HostVector):
     size: pixels along each side.
     camera: its number.
     action_repeat: simulator steps per step, whose rewards are summed.
+    depth: the distance from the camera that is 255 in the fourth channel, in
+      the model's units, metres in the suite; what is farther is 255 too. Each
+      picture is then drawn twice. None: no such channel.
     fast: see above.
     distractions: changes of colours, background and camera, which advance with
       every simulator step; None: none.
@@ -66,6 +71,7 @@ class DmControlPixels(host_vector.HostVector):
     size: int = 64,
     camera: int = 0,
     action_repeat: int = 1,
+    depth: float | None = None,
     fast: bool = True,
     distractions: mujoco_distractions.Distractions | None = None,
     num_threads: int | None = None,
@@ -77,6 +83,9 @@ class DmControlPixels(host_vector.HostVector):
       action_repeat=action_repeat,
       num_threads=threads,
     )
+    if depth is not None:
+      ranges.check_positive(depth=depth)
+    self.picture_channels = 3 if depth is None else 4
     rendering.choose_renderer()
     suite = optional.load('dm_control.suite', extra='rl')
     self._repeat = action_repeat
@@ -86,7 +95,9 @@ class DmControlPixels(host_vector.HostVector):
         draw_fast(env.physics.model, size)
     distractions = distractions or mujoco_distractions.Distractions()
     self._painters = [
-      mujoco_distractions.Painter(env, distractions, size=size, camera=camera)
+      mujoco_distractions.Painter(
+        env, distractions, size=size, camera=camera, depth=depth
+      )
       for env in self._envs
     ]
     # A GL context belongs to the thread that made it.
@@ -96,7 +107,7 @@ class DmControlPixels(host_vector.HostVector):
     spec = self._envs[0].action_spec()
     super().__init__(
       num_lanes=num_lanes,
-      observation_space=spaces.pixels(size),
+      observation_space=spaces.pixels(size, self.picture_channels),
       action_space=foreign_spaces.convert(_ActionSpace(spec)),
       resets_at_once=False,
     )

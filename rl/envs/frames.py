@@ -23,6 +23,8 @@ class _Wrapper:
     self.action_space = env.action_space
     self.pure = env.pure
     self.resets_at_once = env.resets_at_once
+    # Of one picture; see `film.Film`.
+    self.picture_channels = getattr(env, 'picture_channels', 3)
     self._numpy = jnp if env.pure else np
 
   def close(self) -> None:

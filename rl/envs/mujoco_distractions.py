@@ -8,6 +8,7 @@ that the physics cannot depend on it.
 
 import contextlib
 import dataclasses
+import functools
 from collections.abc import Iterator
 from typing import Any
 
@@ -199,16 +200,24 @@ class Painter:
     distractions: which ones.
     size: pixels along each side.
     camera: its number.
+    depth: the distance that is 255 in a fourth channel, in units of the model;
+      None: no such channel.
 
   Raises:
     ValueError: if there is no sky or floor to change.
   """
 
   def __init__(
-    self, env: Any, distractions: Distractions, *, size: int, camera: int
+    self,
+    env: Any,
+    distractions: Distractions,
+    *,
+    size: int,
+    camera: int,
+    depth: float | None = None,
   ) -> None:
     self._env, self._settings = env, distractions
-    self._size, self._camera_id = size, camera
+    self._size, self._camera_id, self._depth = size, camera, depth
     self._original = env.physics.model.mat_rgba.copy()
     self._sky = None
     if distractions.background:
@@ -250,14 +259,22 @@ class Painter:
       self._colors.advance()
       self._camera.advance()
 
-  def picture(self) -> UInt8[np.ndarray, 's s 3']:
-    """The present picture."""
+  def picture(self) -> UInt8[np.ndarray, 's s c']:
+    """The present picture: red, green, blue, and depth if there is one."""
     physics, settings = self._env.physics, self._settings
     if self._sky is not None and self._shown != self._time:
       self._sky.show(physics, self._clip(self._time), settings.background)
       self._shown = self._time
     with self._changed(physics):
-      return physics.render(self._size, self._size, camera_id=self._camera_id)
+      draw = functools.partial(
+        physics.render, self._size, self._size, camera_id=self._camera_id
+      )
+      color = draw()
+      if self._depth is None:
+        return color
+      share = np.minimum(draw(depth=True) / self._depth, 1)
+    far = np.rint(255 * share).astype(np.uint8)
+    return np.concatenate([color, far[..., None]], axis=-1)
 
   @contextlib.contextmanager
   def _changed(self, physics: Any) -> Iterator[None]:

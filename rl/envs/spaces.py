@@ -134,6 +134,6 @@ class Discrete:
 Space = Box | Discrete
 
 
-def pixels(size: int) -> Box:
-  """The space of square RGB pictures, uint8 [size, size, 3]."""
-  return Box((size, size, 3), 0, 255, 'uint8')
+def pixels(size: int, channels: int = 3) -> Box:
+  """The space of square pictures, uint8 [size, size, channels]."""
+  return Box((size, size, channels), 0, 255, 'uint8')
