@@ -118,7 +118,7 @@ ROWS = (
       run,
       {kernel: Setting(kernel) for kernel in _KERNELS}
       | {_HALF: Setting('pos', norm=0.6)},
-      seeds=5,
+      seeds=12,
       at=SIZES,
     ),
     ours=lambda results: rows.table(results, 'overlap', form='{arm}, m={at}'),
