@@ -51,7 +51,6 @@ NOT_RUN = {
   'held-out-peers',
   'held-out-vizier',
   'tables-vizier',
-  'cost-of-suggestions',
   'rainbow',
   'sac',
   'search-cost',
