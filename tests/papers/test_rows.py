@@ -48,7 +48,6 @@ SYSTEM = rows.System('toys', '1', {'toy': ROW})
 NOT_RUN = {
   'parity-swing-up',
   'generalisation-swing-up',
-  'held-out-peers',
   'held-out-vizier',
   'tables-vizier',
   'rainbow',
