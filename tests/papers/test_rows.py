@@ -57,7 +57,6 @@ NOT_RUN = {
   'bilevel',
   'games',
   'lra-listops-features',
-  'fig7-pixels-depth',
   'fig15-pixels-kernels',
   'fig16-kernels',
   'fig18-linear-transformer',
