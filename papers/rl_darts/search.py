@@ -313,9 +313,7 @@ ROWS = (
     id='games',
     claim='A supernet learns in PPO nearly as IMPALA does, and so does the cell '
     'derived from it (return, three small games).',
-    study={
-      'tiny': study.Study(runs.run, _arms(), seeds=_SEEDS, together=True)
-    },
+    study={'tiny': study.Study(runs.run, _arms(), seeds=_SEEDS, together=True)},
     ours=lambda results: _levels(results) | _entropy_share(results),
     trend='on 2 of 3 games, which is the median by seed, the supernet above 0.7 of '
     'IMPALA, and the derived cell above 0.9; entropies fall by 5 % on the grid levels',

@@ -57,7 +57,6 @@ NOT_RUN = {
   'bilevel',
   'games',
   'lra-listops-features',
-  'fig15-pixels-kernels',
   'fig16-kernels',
   'fig18-linear-transformer',
   'fig7-long-accuracy',
