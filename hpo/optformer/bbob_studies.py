@@ -6,7 +6,7 @@ CPU of the host. A study depends on the seed and on its number alone, so that
 any process makes any study, and a resumed run sees the same ones.
 
 Studies that nothing can be learnt from (see `tokens.is_usable`), such as grids
-on a plateau, are replaced by others of their block.
+on a plateau, are drawn anew, so that no study stands twice in the data.
 
 Reference: arXiv:2205.13320, Appendices B.1 and C.1.
 """
@@ -30,6 +30,7 @@ from rl.es import bbob
 __all__ = ['BbobStudies', 'Source']
 
 _BLOCKS_IN_MEMORY = 64
+_MOST_DRAWS = 20  # Of a block, until enough of its studies can be used.
 # Beside these, streams are those of training; see `Source.study`.
 _VALIDATION, _HELD_OUT = 'validation', 'held out'
 
@@ -84,8 +85,8 @@ class Source:
       family: the one of them to take; None: any.
 
     Raises:
-      ValueError: the family is not among the families, or no study of the block
-        can be used.
+      ValueError: the family is not among the families, or too few studies of
+        the block can be used.
     """
     *place, row = self.origin(number, families)
     first, end = 0, len(families)
@@ -101,7 +102,7 @@ class Source:
       (seed, zlib.crc32(stream.encode())),
       tuple(place),
     )
-    return found[row % len(found)]
+    return found[row]
 
   def origin(
     self, number: int, families: tuple[str, ...] = bbob_problems.TRAINED
@@ -146,9 +147,30 @@ def _made(
   seeds: tuple[int, int],
   place: tuple[int, int, int],
 ) -> list[studies.Study]:
-  index, dimension, _ = place
-  behaviour = source.algorithms[index]
   rng = np.random.default_rng((*seeds, *bounds, *place))
+  usable: list[studies.Study] = []
+  for _ in range(_MOST_DRAWS):
+    drawn = _drawn(source, families, bounds, rng, place)
+    usable += filter(tokens.is_usable, drawn)
+    if len(usable) >= source.block:
+      return usable[: source.block]
+  index, dimension, _ = place
+  raise ValueError(
+    f'{source.block} studies of {source.algorithms[index].name} must be fit to '
+    f'learn from, got {len(usable)} of {_MOST_DRAWS * source.block} with '
+    f'{dimension=} trials={source.trials}'
+  )
+
+
+def _drawn(
+  source: Source,
+  families: tuple[str, ...],
+  bounds: tuple[int, int],
+  rng: np.random.Generator,
+  place: tuple[int, int, int],
+) -> list[studies.Study]:
+  """As many studies as a block has, fit to learn from or not."""
+  index, dimension, _ = place
   with jax.default_device(jax.local_devices(backend='cpu')[0]):
     found = _batch(
       jax.random.key(int(rng.integers(2**32))),
@@ -160,8 +182,9 @@ def _made(
       (dimension, source.trials, source.block),
     )
     problems, histories = jax.device_get(found)
-  rows = [
-    _study(source.disguise, behaviour.name, rng, *row)
+  name = source.algorithms[index].name
+  return [
+    _study(source.disguise, name, rng, *row)
     for row in zip(
       problems.kinds,
       problems.cube.counts,
@@ -170,13 +193,6 @@ def _made(
       strict=True,
     )
   ]
-  usable = [row for row in rows if tokens.is_usable(row)]
-  if not usable:
-    raise ValueError(
-      f'no study of {behaviour.name} can be used, of {source.block} with '
-      f'{dimension=} trials={source.trials}: a larger block is needed'
-    )
-  return usable
 
 
 @functools.partial(jax.jit, static_argnums=(3, 4, 5, 6))

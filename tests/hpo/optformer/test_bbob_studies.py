@@ -59,6 +59,18 @@ def test_studies_are_functions_of_seed_and_number():
     assert tokens.is_usable(study)
 
 
+def test_unfit_studies_are_drawn_anew(monkeypatch):
+  fit = lambda study: study.values[0] < study.values[1]
+  monkeypatch.setattr(tokens, 'is_usable', fit)
+  numbers = range(0, 3 * SOURCE.block, 3)
+  found = [SOURCE.study(3, number) for number in numbers]
+  assert all(map(fit, found))
+  assert len({study.values.tobytes() for study in found}) == SOURCE.block
+  monkeypatch.setattr(tokens, 'is_usable', lambda study: False)
+  with pytest.raises(ValueError, match='must be fit to learn from, got 0 of'):
+    SOURCE.study(4, 0)
+
+
 def test_later_blocks_are_other_studies():
   one = SOURCE.study(1, 0)
   later = SOURCE.study(1, 3 * SOURCE.block)
