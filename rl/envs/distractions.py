@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key, PyTree, UInt8
 
-from rl.envs import levels, protocol, scenes, spaces
+from rl.envs import levels, protocol, scenes
 
 __all__ = ['BACKGROUNDS', 'Distracted', 'DistractedState', 'Distraction']
 
@@ -49,7 +49,7 @@ class DistractedState(NamedTuple):
 
 
 @dataclasses.dataclass(frozen=True)
-class Distracted:
+class Distracted(scenes.Wrapper):
   """A pixel environment under distractions; dynamics and rewards stay.
 
   Each scale s lies in [0, 1]; the published easy, medium and hard settings are
@@ -107,26 +107,6 @@ class Distracted:
         f'got {self.background_kind!r}'
       )
     levels.check_levels(self.num_seeds, self.start_seed)
-
-  @property
-  def size(self) -> int:
-    """Pixels along each side."""
-    return self.env.size
-
-  @property
-  def max_steps(self) -> int:
-    """See the environment."""
-    return self.env.max_steps
-
-  @property
-  def observation_space(self) -> spaces.Space:
-    """Pictures."""
-    return self.env.observation_space
-
-  @property
-  def action_space(self) -> spaces.Space:
-    """See the environment."""
-    return self.env.action_space
 
   def reset(
     self, key: Key[Array, '']

@@ -17,6 +17,7 @@ from rl.envs import protocol, spaces
 __all__ = [
   'PixelEnvironment',
   'Scene',
+  'Wrapper',
   'check_size',
   'compose',
   'cover',
@@ -83,6 +84,36 @@ class PixelEnvironment(Protocol):
   def scene(self, state: PyTree, points: Float[Array, 'h w 2']) -> Scene:
     """The scene of a state at points of the image plane."""
     ...
+
+
+class Wrapper:
+  """A pixel environment that shows another one's scene in its own way.
+
+  Attributes:
+    env: the other one.
+  """
+
+  env: PixelEnvironment
+
+  @property
+  def size(self) -> int:
+    """Pixels along each side."""
+    return self.env.size
+
+  @property
+  def max_steps(self) -> int:
+    """See the environment."""
+    return self.env.max_steps
+
+  @property
+  def observation_space(self) -> spaces.Space:
+    """Pictures."""
+    return self.env.observation_space
+
+  @property
+  def action_space(self) -> spaces.Space:
+    """See the environment."""
+    return self.env.action_space
 
 
 def check_size(size: int) -> None:
