@@ -52,6 +52,7 @@ FRAGMENTS = (
     f'configs/nas/rl_darts_{name}.gin'
     for name in (
       *('search', 'evaluate', 'bilevel', 'annealed', 'grid', 'procgen'),
+      'procgen_bilevel',
     )
   }
 )
@@ -70,6 +71,7 @@ TWINS = {
     *(f'hpo/ufom_{source}' for source in ('cifar100', 'mini_imagenet')),
     *('hpo/ufom_omniglot', 'hpo/autorl_rl_darts_tiny'),
     *('hpo/optformer_shipped_first', 'hpo/optformer_performer_tiny'),
+    'hpo/optformer_hpob',
     *('nas/rl_darts_procgen_rainbow', 'nas/rl_darts_rainbow_tiny'),
     *('nas/es_enas_halfcheetah', 'nas/es_enas_mask_tiny'),
     *('performer/pg19', 'performer/lra_pathfinder', 'performer/slim_enwik8'),
@@ -159,7 +161,7 @@ def data_params(tmp_path_factory):
     # The published sets take half a minute to draw.
     'lra_listops': ['listops.ListOps.num_eval = 4'],
     'odetoode_mnist': [f"MNIST_DIR = '{_mnist(folder)}'"],
-    'optformer_bbob': _studies(folder),
+    **dict.fromkeys(('optformer_bbob', 'optformer_hpob'), _studies(folder)),
     'evaluate_genotype': [f"GENOTYPE = '{_genotype(folder)}'"],
     'rl_darts_procgen_evaluate': [f"GENOTYPE = '{_genotype(folder)}'"],
     **_pictures(folder),
@@ -340,6 +342,7 @@ OVERLAY = 'configs/performer/slim.gin'
 RAY = 'configs/rl/ray.gin'
 ADAPTIVE = 'configs/hpo/ufom_adaptive.gin'
 BILEVEL = 'configs/nas/rl_darts_bilevel.gin'
+OTHER_LEVELS = 'configs/nas/rl_darts_procgen_bilevel.gin'
 ANNEALED = 'configs/nas/rl_darts_annealed.gin'
 BASELINES = [
   f'configs/rl/odetoode_{name}.gin'
@@ -371,10 +374,11 @@ BASELINES = [
       for overlay in BASELINES
     ),
     *marks.slow(
+      ('nas/rl_darts_procgen_tiny', OTHER_LEVELS, [], 'batch: 3072 examples'),
       *(
         ('rl/odetoode_pendulum_tiny', overlay, ['WIDTH = 8'], 'baselines')
         for overlay in BASELINES[1:]
-      )
+      ),
     ),
   ],
 )
@@ -388,7 +392,10 @@ def test_any_experiment_with_an_overlay(
 
 @pytest.mark.parametrize(
   'name',
-  sorted(FRAGMENTS - {OVERLAY, RAY, ADAPTIVE, BILEVEL, ANNEALED, *BASELINES}),
+  sorted(
+    FRAGMENTS
+    - {OVERLAY, RAY, ADAPTIVE, BILEVEL, OTHER_LEVELS, ANNEALED, *BASELINES}
+  ),
 )
 def test_fragments_say_what_they_lack(name):
   lacks = r'D_FF|TASK|D_MODEL|model|STEPS|TRAINER|DATA|trainer|refers to it'
