@@ -248,7 +248,9 @@ def _table(space: spaces.CellSpace) -> Int[np.ndarray, 'n s']:
 
 
 def edge_labels(
-  probabilities: Float[Array | np.ndarray, 'e o'], space: spaces.CellSpace
+  probabilities: Float[Array | np.ndarray, 'e o'],
+  space: spaces.CellSpace,
+  max_skips: int | None = None,
 ) -> Int[Array, ' e']:
   """Which edges a discrete cell keeps, and their operations; may be traced.
 
@@ -260,13 +262,22 @@ def edge_labels(
   Args:
     probabilities: of the edges.
     space: of the cell.
+    max_skips: most skip connections; beyond, the weakest edges with one take
+      their next best operation. None: any number. (A search that goes on for
+      long tends to skip connections.)
 
   Returns:
     Numbers of the operations; -1 where the edge is not kept.
 
   Raises:
-    ValueError: if the shape is not [E, |O|].
+    ValueError: if the shape is not [E, |O|], or `max_skips` is negative, or given
+      where there is no other operation.
   """
+  ranges.check_counts(least=0, max_skips=max_skips)
+  if max_skips is not None and space.candidates == (_SKIP,):
+    raise ValueError(
+      f'max_skips needs another operation, got {max_skips=} {space.ops=}'
+    )
   expected = space.logit_shapes['edges']
   if probabilities.shape != expected:
     raise ValueError(
@@ -275,6 +286,26 @@ def edge_labels(
   # Below any probability, so that Zero loses against what underflowed.
   is_zero = jnp.array([name == operations.ZERO for name in space.ops])
   others = jnp.where(is_zero, -1.0, probabilities)
+  if max_skips is None or _SKIP not in space.ops:
+    return _kept(others, space)
+  skip = space.ops.index(_SKIP)
+
+  def demote(
+    _: Int[Array, ''], others: Float[Array, 'e o']
+  ) -> Float[Array, 'e o']:
+    skips = _kept(others, space) == skip
+    weakest = jnp.argmin(jnp.where(skips, others[:, skip], jnp.inf))
+    # Below all others but Zero.
+    changed = others.at[weakest, skip].set(-0.5)
+    return jnp.where(skips.sum() > max_skips, changed, others)
+
+  return _kept(jax.lax.fori_loop(0, space.num_edges, demote, others), space)
+
+
+def _kept(
+  others: Float[Array, 'e o'], space: spaces.CellSpace
+) -> Int[Array, ' e']:
+  """Labels by the largest numbers, where that of Zero is -1."""
   strength = jnp.append(others.max(axis=-1), -1.0)[_table(space)]
   order = jnp.argsort(-strength, axis=-1, stable=True)
   rank = jnp.argsort(order, axis=-1, stable=True)
@@ -358,31 +389,18 @@ def discretise(
     space: of the cell.
     temperature: T.
     stride: of the cells of this type.
-    max_skips: most skip connections; beyond, the weakest edges with one take
-      their next best operation. None: any number. (A search that goes on for
-      long tends to skip connections.)
+    max_skips: see `edge_labels`.
 
   Raises:
     ValueError: if a number is out of range, logits do not fit the space or are
       not finite, or `max_skips` is given and there is no other operation.
   """
   ranges.check_positive(temperature=temperature)
-  ranges.check_counts(least=0, max_skips=max_skips)
   found = probabilities_lib.probabilities(logits, temperature)
   edges = np.array(found['edges'])
   if np.isnan(edges).any():
     raise ValueError(f'logits must be finite, got {logits["edges"]}')
-  labels = np.asarray(edge_labels(edges, space))
-  skip = space.ops.index(_SKIP) if _SKIP in space.ops else None
-  if max_skips is not None and space.candidates == (_SKIP,):
-    raise ValueError(
-      f'max_skips needs another operation, got {max_skips=} {space.ops=}'
-    )
-  while max_skips is not None and np.sum(labels == skip) > max_skips:
-    (skips,) = np.nonzero(labels == skip)
-    # Below all others but Zero.
-    edges[skips[np.argmin(edges[skips, skip])], skip] = -0.5
-    labels = np.asarray(edge_labels(edges, space))
+  labels = np.asarray(edge_labels(edges, space, max_skips))
   strength = edges[np.arange(len(labels)), np.maximum(labels, 0)]
   return from_labels(
     labels,

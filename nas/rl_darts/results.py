@@ -46,7 +46,7 @@ def _derived(
   settings: search.Search, alphas: Mapping[str, Any]
 ) -> dict[str, genotype_lib.Genotype]:
   return {
-    path: settings.supernet(path).derive(logits)
+    path: settings.supernet(path).derive(logits, max_skips=settings.max_skips)
     for path, logits in alphas.items()
   }
 

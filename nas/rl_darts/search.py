@@ -69,6 +69,7 @@ class Search:
     rate: of the step ahead of second order; None: the agent's learning rate.
     iterations: length of the search, which spaces the snapshots.
     snapshots: of the logits, kept in the state; see `snapshot_times`.
+    max_skips: of the cells that are derived; see `genotype.edge_labels`.
 
   Raises:
     ValueError: if there is no supernet, or settings contradict the mode.
@@ -81,10 +82,13 @@ class Search:
   rate: float | None = None
   iterations: int = 1000
   snapshots: int = 8
+  max_skips: int | None = None
 
   def __post_init__(self) -> None:
     ranges.check_counts(iterations=self.iterations, snapshots=self.snapshots)
-    ranges.check_counts(least=0, alpha_lanes=self.alpha_lanes)
+    ranges.check_counts(
+      least=0, alpha_lanes=self.alpha_lanes, max_skips=self.max_skips
+    )
     if self.snapshots > _MAX_SNAPSHOTS:
       raise ValueError(
         f'snapshots must be at most {_MAX_SNAPSHOTS}, as the state keeps them, '
@@ -189,13 +193,6 @@ class SearchState:
   snapshots: Any
 
 
-def _labels(cells: Mapping[str, diagnostics.Edges]) -> dict[str, Array]:
-  return {
-    name: genotype.edge_labels(edges.p, edges.space)
-    for name, edges in cells.items()
-  }
-
-
 def _theirs(name: str) -> property:
   """What the agent outside has under this name."""
   return property(lambda self: getattr(self.outside, name))
@@ -230,7 +227,7 @@ class SearchLearner:
       lambda x: jnp.zeros((count, *x.shape), x.dtype), alphas
     )
     zero = jnp.zeros((), jnp.int32)
-    labels = _labels(self._cells(alphas))
+    labels = self._labels(self._cells(alphas))
     return SearchState(agent, zero, labels, snapshots)
 
   def _cells(self, alphas: PyTree) -> dict[str, diagnostics.Edges]:
@@ -242,6 +239,14 @@ class SearchLearner:
         p = probabilities.probabilities(logits, part.architecture.temperature)
         found[f'{path}/{kind}'] = diagnostics.Edges(p['edges'], part.space)
     return found
+
+  def _labels(self, cells: Mapping[str, diagnostics.Edges]) -> dict[str, Array]:
+    """The cells that are derived from these edges."""
+    most = self.settings.max_skips
+    return {
+      name: genotype.edge_labels(edges.p, edges.space, most)
+      for name, edges in cells.items()
+    }
 
   def params(self, state: SearchState) -> PyTree:
     """See `learner.Learner`."""
@@ -265,7 +270,7 @@ class SearchLearner:
     agent, metrics = self.core.learn(state.agent, trajectory, key)
     alphas = probabilities.alphas(self.core.params(agent))
     cells = self._cells(alphas)
-    labels = _labels(cells)
+    labels = self._labels(cells)
     changed = [
       genotype.hamming(labels[name], state.labels[name]) for name in labels
     ]
@@ -311,5 +316,5 @@ class Discrete(SearchLearner):
     p = probabilities.probabilities({at.part: leaf}, temperature)[at.part]
     if at.part == 'out':
       return p
-    labels = genotype.edge_labels(p, part.space)
+    labels = genotype.edge_labels(p, part.space, self.settings.max_skips)
     return genotype.mixing(labels, len(part.space.ops))

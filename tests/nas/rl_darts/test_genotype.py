@@ -101,6 +101,15 @@ def test_few_skips():
   free = genotype.discretise({'edges': alpha}, space)
   assert skips(free) == 7
   assert skips(genotype.discretise({'edges': alpha}, space, max_skips=2)) == 2
+  p = probabilities_lib.probabilities({'edges': alpha}, 1.0)['edges']
+  labels = lambda p: np.asarray(genotype.edge_labels(p, space))
+  # One after the other, the weakest first.
+  expected = np.array(p)
+  while (labels(expected) == 0).sum() > 2:
+    strength = np.where(labels(expected) == 0, expected[:, 0], np.inf)
+    expected[strength.argmin(), 0] = 0
+  find = jax.jit(lambda p: genotype.edge_labels(p, space, 2))
+  np.testing.assert_array_equal(find(p), labels(expected))
   with pytest.raises(ValueError, match='max_skips must not be negative'):
     genotype.discretise({'edges': alpha}, space, max_skips=-1)
   only = spaces.CellSpace(('SkipConnection', 'Zero'))

@@ -230,14 +230,19 @@ def test_recurrent_cells_are_derived_in_their_own_space(encoder):
   assert not probabilities_lib.alphas(made)
 
 
-@pytest.mark.parametrize('output', ['concat', 'weighted'])
-def test_derived_cells_act_with_the_weights_of_the_supernet(output):
+@pytest.mark.parametrize(
+  ('output', 'max_skips'), [('concat', None), ('weighted', 0)]
+)
+def test_derived_cells_act_with_the_weights_of_the_supernet(output, max_skips):
   """As the discrete network does with those weights, cut out by hand."""
-  space = dataclasses.replace(SPACE, output=output)
+  ops = ('SkipConnection', *SPACE.ops)
+  space = dataclasses.replace(SPACE, ops=ops, output=output)
   relaxed = networks.Relaxed(temperature=2.0)
   encoder = ENCODER.clone(space=space, architecture=relaxed)
   settings = search.Search(
-    dataclasses.replace(AGENTS['ppo'], encoder=encoder), iterations=8
+    dataclasses.replace(AGENTS['ppo'], encoder=encoder),
+    iterations=8,
+    max_skips=max_skips,
   )
   task = GRID.observation_space, GRID.action_space, N
   judged = settings.discrete(*task)
@@ -251,8 +256,14 @@ def test_derived_cells_act_with_the_weights_of_the_supernet(output):
     ),
     shapes,
   )
+  # Most weight is on skip connections.
+  params = probabilities_lib.mapped(
+    state.agent.params, lambda x: x.at[..., 0].add(9.0)
+  )
+  state = state.replace(agent=state.agent.replace(params=params))
   whole = settings.learner(*task).acting(state)
   (cell,) = results.genotypes(settings, state.agent.params).values()
+  assert ('Skip' in str(cell['normal'].nodes)) == (max_skips is None)
   alone = encoder.clone(architecture=cell)
   pick = lambda params: params['params']['trunk']['encoder']
   kept = {
