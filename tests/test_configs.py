@@ -52,7 +52,7 @@ FRAGMENTS = (
     f'configs/nas/rl_darts_{name}.gin'
     for name in (
       *('search', 'evaluate', 'bilevel', 'annealed', 'grid', 'procgen'),
-      'procgen_bilevel',
+      *('procgen_bilevel', 'settled'),
     )
   }
 )
@@ -79,6 +79,7 @@ TWINS = {
     *('rl/iap_pixels', 'rl/attention_agent_carracing', 'rl/es_halfcheetah'),
     *('rl/procgen_rainbow', 'rl/procgen_starpilot_tiny', 'rl/sac_swingup'),
     *('rl/iap_control', 'rl/iap_lane_tiny', 'rl/es_swimmer'),
+    'rl/iap_cma_tiny',
     *('rl/odetoode_mnist', 'rl/odetoode_swimmer'),
     *(f'hpo/autorl_{method}_tiny' for method in ('random', 'pb2', 'stacx')),
     *('hpo/ufom_glyphs', 'nas/es_enas_swimmer', 'nas/rl_darts_sac'),
@@ -344,6 +345,7 @@ ADAPTIVE = 'configs/hpo/ufom_adaptive.gin'
 BILEVEL = 'configs/nas/rl_darts_bilevel.gin'
 OTHER_LEVELS = 'configs/nas/rl_darts_procgen_bilevel.gin'
 ANNEALED = 'configs/nas/rl_darts_annealed.gin'
+SETTLED = 'configs/nas/rl_darts_settled.gin'
 BASELINES = [
   f'configs/rl/odetoode_{name}.gin'
   for name in ('dense', 'node', 'nanode', 'hyperode')
@@ -375,6 +377,7 @@ BASELINES = [
     ),
     *marks.slow(
       ('nas/rl_darts_procgen_tiny', OTHER_LEVELS, [], 'batch: 3072 examples'),
+      ('nas/rl_darts_grid_tiny', SETTLED, [], 'patience = %PATIENCE'),
       *(
         ('rl/odetoode_pendulum_tiny', overlay, ['WIDTH = 8'], 'baselines')
         for overlay in BASELINES[1:]
@@ -394,7 +397,8 @@ def test_any_experiment_with_an_overlay(
   'name',
   sorted(
     FRAGMENTS
-    - {OVERLAY, RAY, ADAPTIVE, BILEVEL, OTHER_LEVELS, ANNEALED, *BASELINES}
+    - {OVERLAY, RAY, ADAPTIVE, *BASELINES}
+    - {BILEVEL, OTHER_LEVELS, ANNEALED, SETTLED}
   ),
 )
 def test_fragments_say_what_they_lack(name):

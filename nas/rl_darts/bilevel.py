@@ -11,10 +11,16 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, PyTree
 
-from nas.rl_darts import probabilities
+from nas.rl_darts import genotype, probabilities, spaces
 from rl import ranges
 
-__all__ = ['alpha_gradient', 'alpha_optimizer', 'annealed', 'partitioned']
+__all__ = [
+  'alpha_gradient',
+  'alpha_optimizer',
+  'annealed',
+  'partitioned',
+  'settled',
+]
 
 Loss = Callable[[PyTree], tuple[Float[Array, ''], Any]]
 
@@ -166,5 +172,71 @@ def annealed(
       lambda a, c, b: (a + c) / later - b, alpha, change, params
     )
     return change, AnnealedState(state.count + 1, inner)
+
+  return optax.GradientTransformation(init, update)
+
+
+class SettledState(NamedTuple):
+  """Genotypes so far, and the state of the optimiser inside.
+
+  Attributes:
+    labels: of edges, by encoder and cell type, at the last update.
+    unchanged: updates in a row that found the same labels.
+    inner: of the optimiser.
+  """
+
+  labels: Any
+  unchanged: Any
+  inner: Any
+
+
+def settled(
+  optimizer: optax.GradientTransformation,
+  space: spaces.CellSpace,
+  patience: int,
+) -> optax.GradientTransformation:
+  """An optimiser of logits that stops when the derived cells stay the same.
+
+  A search that goes on for long tends to skip connections. The weights learn on.
+
+  Args:
+    optimizer: of the logits.
+    space: of all cells, at the temperature 1.
+    patience: updates in a row without a change of any edge, after which the
+      logits never move again.
+
+  Raises:
+    ValueError: if the patience is not positive.
+  """
+  ranges.check_counts(patience=patience)
+
+  def derived(params: PyTree) -> PyTree:
+    return {
+      network: {
+        kind: genotype.edge_labels(
+          probabilities.probabilities(logits)['edges'], space
+        )
+        for kind, logits in kinds.items()
+      }
+      for network, kinds in probabilities.alphas(params).items()
+    }
+
+  def init(params: PyTree) -> SettledState:
+    zero = jnp.zeros((), jnp.int32)
+    return SettledState(derived(params), zero, optimizer.init(params))
+
+  def update(
+    grads: PyTree, state: SettledState, params: PyTree
+  ) -> tuple[PyTree, SettledState]:
+    labels = derived(params)
+    same = jax.tree.map(jnp.array_equal, labels, state.labels)
+    same = jnp.stack(jax.tree.leaves(same)).all()
+    unchanged = jnp.where(same, state.unchanged + 1, 0)
+    change, inner = optimizer.update(grads, state.inner, params)
+    # Logits that do not move do not change their cells: this lasts.
+    change = jax.tree.map(
+      lambda x: jnp.where(unchanged >= patience, 0, x), change
+    )
+    return change, SettledState(labels, unchanged, inner)
 
   return optax.GradientTransformation(init, update)

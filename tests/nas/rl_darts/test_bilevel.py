@@ -107,6 +107,23 @@ def test_annealing_is_a_temperature_of_the_softmax():
   assert np.abs(b['edges']).max() > 3 * np.abs(alpha['edges']).max()
 
 
+def test_logits_stop_once_their_cells_stay():
+  space = spaces.CellSpace(('Relu', 'Tanh'), nodes=1)
+  edges = lambda tree: np.asarray(tree['encoder']['alpha']['normal']['edges'])
+  wrap = lambda x: {'encoder': {'alpha': {'normal': {'edges': jnp.array([x])}}}}
+  optimizer = bilevel.settled(optax.sgd(1.0), space, patience=3)
+  params = wrap([0.5, 0.0])
+  state, path = optimizer.init(params), []
+  # Tanh overtakes in the second update; four more see it ahead.
+  for pull in (0.3, 0.3, 0.3, 0.3, 0.3, 0.3, -9.0):
+    change, state = optimizer.update(wrap([0.0, -pull]), state, params)
+    params = optax.apply_updates(params, change)
+    path.append(edges(params)[0, 1])
+  np.testing.assert_allclose(path, [0.3, 0.6, 0.9, 1.2, 1.5, 1.5, 1.5])
+  with pytest.raises(ValueError, match='patience must be positive'):
+    bilevel.settled(optax.sgd(1.0), space, patience=0)
+
+
 def test_labels_reach_into_any_tree():
   leaf = jnp.ones(2)
   tree = ({'a': {'alpha': {'normal': leaf}, 'kernel': leaf}}, [leaf])
