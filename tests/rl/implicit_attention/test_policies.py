@@ -13,7 +13,7 @@ import pytest
 from performer import attention
 from rl import film
 from rl.envs import dodge, lanes, pendulum, pixels, spaces
-from rl.es import jax_evaluator, population, strategy, training
+from rl.es import cma, jax_evaluator, population, strategy, training
 from rl.es import policies as es_policies
 from rl.implicit_attention import controllers, fronts, patches, policies, votes
 from tests import seeds
@@ -178,6 +178,25 @@ def test_a_population_plays_without_a_warning():
   assert found.returns.shape[-1] == 6
   assert np.isfinite(found.returns).all()
   assert (np.asarray(found.lengths) >= 1).all()
+
+
+@pytest.mark.slow
+def test_cma_es_moves_a_small_policy():
+  pytest.importorskip('cmaes')
+  env = dodge.Dodge(size=16, max_steps=8)
+  front = fronts.Rank(IMPLICIT, patches.Patches(2, 2), count=3)
+  agent = policies.PixelPolicy(
+    *(env.observation_space, env.action_space, front),
+    controllers.MLP(()),
+    ordered=(0, 1, 2),
+  )
+  assert agent.size == 2 * (12 * 4 + 4) + 7
+  evaluator = jax_evaluator.JaxEvaluator(env=env, policy=agent)
+  search = cma.CMAES(0.3, population_size=4)
+  state = search.init(agent.init(seeds.key(0)), seeds.key(1))
+  after, metrics = search.step(state, evaluator)
+  assert float(metrics['update_norm']) > 0
+  assert np.isfinite(after.theta).all()
 
 
 @pytest.mark.parametrize(
