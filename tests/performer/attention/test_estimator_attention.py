@@ -12,6 +12,7 @@ import pytest
 from performer import attention
 from performer.attention.kernels import oprf, structures
 from performer.attention.sums import linear
+from tests import seeds
 from tests.performer.attention import attention_cases as cases
 from tests.performer.attention import attention_twin as twin
 
@@ -130,6 +131,34 @@ def test_nothing_overflows(name, causal):
   # The features themselves, without the factor that is kept apart, would.
   x = np.asarray(q) / 8**0.25
   assert (x**2).sum(-1).max() / 2 > np.log(np.finfo(np.float32).max)
+
+
+def test_normalised_outputs_are_biased_and_less_so_with_more_features():
+  # A ratio of two unbiased sums (arXiv:2204.04667).
+  rng = seeds.rng(11)
+  q, k, v = rng.normal(size=(3, 1, 6, 1, 4))
+  q, k = (
+    2**0.5 * x / np.linalg.norm(x, axis=-1, keepdims=True) for x in (q, k)
+  )
+  scores = np.exp(q[0, :, 0] @ k[0, :, 0].T / 2)
+  exact = scores / scores.sum(axis=1, keepdims=True) @ v[0, :, 0]
+  args = [jnp.float32(x) for x in (q, k, v)]
+  found = []
+  for features in (4, 64):
+    favor = cases.favor('softmax_pos', features=features, ortho='iid')
+
+    def output(key, favor=favor):
+      w = favor.draw(key, layer=0, step=0, num_heads=1, head_dim=4)
+      return favor(*args, projection=w, causal=False)[0, :, 0]
+
+    drawn = jax.jit(jax.vmap(output))(jax.random.split(seeds.key(12), 20_000))
+    drawn = np.float64(drawn)
+    error = drawn.std(axis=0) / len(drawn) ** 0.5
+    found.append((drawn.mean(axis=0) - exact, error))
+  (few, few_error), (many, _) = found
+  assert (np.abs(few) > 10 * few_error).mean() > 0.5
+  assert np.linalg.norm(many) < 0.3 * np.linalg.norm(few)
+  assert np.linalg.norm(many) > 0.5 * np.linalg.norm(few) * 4 / 64
 
 
 @pytest.mark.slow

@@ -142,6 +142,20 @@ def test_permuted_patches_have_permuted_votes(inputs):
   np.testing.assert_allclose(drawn, straight[order], rtol=1e-4)
 
 
+def test_votes_do_not_depend_on_the_scale_of_a_query_s_features(inputs):
+  # The features of ReLU without an epsilon grow in proportion to the query.
+  found = favor('relu', features=16, kernel_epsilon=0.0)
+  q, k = inputs
+  scale = jnp.linspace(0.1, 10.0, LENGTH)[:, None]
+  for normalized in (True, False):
+    call = votes.Implicit(found, normalized=normalized)
+    plain, scaled = (
+      call(x, k, projection=draw(found)).values for x in (q, scale * q)
+    )
+    same = np.allclose(scaled, plain, rtol=1e-4)
+    assert same == normalized
+
+
 def test_variance_of_unnormalised_votes_is_the_closed_form():
   # Section 2.7 of the specification of HRF: phi = 'softmax_pos', iid rows.
   rng = seeds.rng(2)
