@@ -123,7 +123,7 @@ def _entropy(cost: float) -> optax.GradientTransformation:
   """Adds the gradient of the entropies of all edges."""
 
   def total(alpha: PyTree) -> Float[Array, '']:
-    # Of logits as they are: the temperature only scales the cost.
+    # Of logits as they are, whatever the temperature at which cells are mixed.
     logs = jax.tree.map(lambda x: jax.nn.log_softmax(x, axis=-1), alpha)
     parts = jax.tree.map(lambda x: -(jnp.exp(x) * x).sum(), logs)
     return sum(jax.tree.leaves(parts))
