@@ -76,17 +76,6 @@ def _chain(start: float, outer: float | None) -> Setting:
   return Setting(programs.Agent(agent, make(16), make(100)), 600, 20)
 
 
-def _chain_numbers(results: study.Results) -> dict[str, np.ndarray]:
-  return {
-    f'{name} {arm}': results.last(arm, metric)
-    for name, metric, arms in (
-      ('discount', 'discount', (UP, DOWN)),
-      ('return', 'test', (UP, FIXED)),
-    )
-    for arm in arms
-  }
-
-
 def _chain_figure(results: study.Results) -> list[figures.Panel]:
   options = {'x': _iterations(results), 'xlabel': 'iteration'}
   learnt = figures.by_arm(
@@ -110,7 +99,14 @@ _MGRL = rows.Row(
     seeds=5,
     together=True,
   ),
-  ours=_chain_numbers,
+  ours=lambda results: {
+    f'{name} {arm}': results.last(arm, metric)
+    for name, metric, arms in (
+      ('discount', 'discount', (UP, DOWN)),
+      ('return', 'test', (UP, FIXED)),
+    )
+    for arm in arms
+  },
   trend=f'from 0.8 it ends above {_CHAIN.threshold:.3f}, from 0.98 below; returns '
   'with the learnt discount are higher than with the constant one',
   claims=(

@@ -152,9 +152,7 @@ _MULTIPLICATIONS = rows.Row(
       for target in _TARGETS
     },
   ),
-  ours=lambda results: rows.table(
-    results, 'multiplications', 'final', names={'final': 'return'}
-  ),
+  ours=rows.numbers('multiplications', 'final', names={'final': 'return'}),
   trend='multiplications at most the target, for every target',
   claims=[
     claims.below(f'T={target}: multiplications', target, margin=-0.5)
@@ -192,7 +190,7 @@ _FREE = rows.Row(
       ),
     },
   ),
-  ours=lambda results: rows.table(results, 'steps', form='{arm}, {metric}'),
+  ours=rows.numbers('steps', form='{arm}, {metric}'),
   trend='the same number',
   claims=(
     claims.Check(

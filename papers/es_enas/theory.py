@@ -91,9 +91,7 @@ ROWS = (
     study=study.Study(
       pairing, {_SHARED: Pairing(True), _APART: Pairing(False)}, seeds=5
     ),
-    ours=lambda results: rows.table(
-      results, 'variance', 'ratio', form='{arm}, {metric}'
-    ),
+    ours=rows.numbers('variance', 'ratio', form='{arm}, {metric}'),
     trend='both within 5 % of their closed form',
     claims=(
       claims.close(f'{_SHARED}, ratio', 1.0, within=0.05),
@@ -112,7 +110,7 @@ ROWS = (
     claim='A step of ES gains in proportion to its evaluations, the best of as '
     'many mutations only with their logarithm (improvement of a quadratic).',
     study=study.Study(improvement, _POINTS, seeds=5),
-    ours=lambda results: rows.table(results, *_NAMES, names=_NAMES),
+    ours=rows.numbers(*_NAMES, names=_NAMES),
     trend='ES within 15 % of its form and mutation below its bound everywhere; at '
     'B=128 ES gains at least 4 times as much',
     claims=(

@@ -240,22 +240,6 @@ def _ordered(case: _Case) -> list[claims.Claim]:
   return order + slopes
 
 
-def _figure(results: study.Results) -> list[figures.Panel]:
-  return [
-    figures.lines(
-      {name: results(case.arm(name), 'error') for name in ARMS},
-      _SIZES,
-      spread='range',
-      style='o-',
-      xlabel='projections m',
-      ylabel=f'mean squared error, {case}',
-      xscale='log2',
-      yscale='log',
-    )
-    for case in _CASES
-  ]
-
-
 def _explain(results: study.Results) -> str:
   s = ', '.join(
     f'{results(case.arm(HYBRID), "s").mean():.2g} ({case})' for case in _CASES
@@ -303,7 +287,19 @@ ROWS = (
     trend='hybrid-cluster < trig < FAVOR+ at m = 20 and 200 for every kind of '
     'data; all fall as 1 / m (exponent -1 +- 0.25)',
     claims=[claim for case in _CASES for claim in _ordered(case)],
-    figure=_figure,
+    figure=lambda results: [
+      figures.lines(
+        {name: results(case.arm(name), 'error') for name in ARMS},
+        _SIZES,
+        spread='range',
+        style='o-',
+        xlabel='projections m',
+        ylabel=f'mean squared error, {case}',
+        xscale='log2',
+        yscale='log',
+      )
+      for case in _CASES
+    ],
     explain=_explain,
     headline=_label(_CASES[0].arm(HYBRID), 200),
   ),

@@ -262,17 +262,9 @@ def worst(setting: Worst, *, at: float) -> study.Record:
   return {'projections': ratio, 'features': ratio * more**0.5}
 
 
-def _worst_ratios(results: study.Results) -> dict[str, np.ndarray]:
-  form = '{arm}, length {at:g}, equal {metric}'
-  return rows.table(results, 'projections', 'features', form=form)
-
-
-def _worst_claims(table: claims.Table) -> list[claims.Claim]:
-  return [
-    claims.below(label, 1.0)
-    for label in table
-    if label.endswith('projections') or label.startswith('n=1,')
-  ]
+_worst_ratios = rows.numbers(
+  'projections', 'features', form='{arm}, length {at:g}, equal {metric}'
+)
 
 
 def _not_below(results: study.Results) -> str:
@@ -379,7 +371,11 @@ ROWS = (
     ours=_worst_ratios,
     trend='below 1 for every length and n at an equal number of projections, and '
     'with n = 1 at an equal number of features',
-    claims=_worst_claims,
+    claims=lambda table: [
+      claims.below(label, 1.0)
+      for label in table
+      if label.endswith('projections') or label.startswith('n=1,')
+    ],
     figure=_worst_figure,
     explain=_not_below,
     headline='n=8, length 1, equal projections',

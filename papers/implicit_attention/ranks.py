@@ -121,7 +121,7 @@ ROWS = (
       seeds=12,
       at=SIZES,
     ),
-    ours=lambda results: rows.table(results, 'overlap', form='{arm}, m={at}'),
+    ours=rows.numbers('overlap', form='{arm}, m={at}'),
     trend=f'every kernel finds more at m = {SIZES[-1]} than at m = {SIZES[0]}; at '
     f'm = {SIZES[-1]} trig and angular above pos and hyp; pos finds more at half '
     'the norm',

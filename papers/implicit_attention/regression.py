@@ -125,7 +125,7 @@ ROWS = (
     study=study.Study(
       run, {name: Setting(front) for name, front in _FRONTS.items()}
     ),
-    ours=lambda results: rows.table(results, 'error', 'parameters'),
+    ours=rows.numbers('error', 'parameters'),
     trend=f'IAP-trans below IAP-rank, and below half of the {_CENTRE:g} m of who '
     'always says the centre',
     claims=(

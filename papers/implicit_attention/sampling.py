@@ -263,20 +263,6 @@ def _values(results: study.Results) -> dict[str, np.ndarray]:
   return found | {'loss of word frequencies (nats)': results(arm, 'chance')}
 
 
-def _figure(results: study.Results) -> list[figures.Panel]:
-  return [
-    figures.lines(
-      {name: results(case.arm(name), 'distance') for name in _KERNELS},
-      _SIZES,
-      style='o-',
-      xlabel='projections m',
-      ylabel=f'Kolmogorov-Smirnov distance, {case}',
-      xscale='log2',
-    )
-    for case in _CASES
-  ]
-
-
 def _explain(results: study.Results) -> str:
   shares = '; '.join(
     f'{arm} {results(arm, "negative")[:, 0].mean():.2g}'
@@ -318,7 +304,17 @@ ROWS = (
       for m in _SIZES
       for part in (POSITIVE, TRIG)
     ],
-    figure=_figure,
+    figure=lambda results: [
+      figures.lines(
+        {name: results(case.arm(name), 'distance') for name in _KERNELS},
+        _SIZES,
+        style='o-',
+        xlabel='projections m',
+        ylabel=f'Kolmogorov-Smirnov distance, {case}',
+        xscale='log2',
+      )
+      for case in _CASES
+    ],
     explain=_explain,
     headline=_label(_CASES[0].arm(HYBRID), _SIZES[-1]),
   ),

@@ -67,7 +67,7 @@ ROWS = (
     claim='A suggestion of OptFormer costs far less than one of Gaussian processes, '
     'and hardly more after many trials.',
     study=STUDY,
-    ours=lambda results: rows.table(results, 'next', form='{arm} after {at}'),
+    ours=rows.numbers('next', form='{arm} after {at}'),
     trend='the cost grows by a power of at most 0.7 of the number of trials; a tenth '
     'of that of the GP bandit at any number',
     claims=(

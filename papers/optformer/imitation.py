@@ -6,6 +6,7 @@ far above.
 """
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -199,49 +200,39 @@ def _matrix(results: study.Results) -> figures.Panel:
 
 
 _CLAIM = 'OptFormer imitates each algorithm that its text names'
+_row = functools.partial(
+  rows.Row, study=STUDY, ours=_own, figure=_bars, explain=_explain
+)
 
 ROWS = (
-  rows.Row(
+  _row(
     id='imitation-uniform',
     claim=f'{_CLAIM}: random search and shuffled grids reach their floors.',
-    study=STUDY,
-    ours=_own,
     trend='losses within 1 % of the entropy of the algorithms',
     claims=tuple(_near(name, 0.01) for name in _KNOWN[:2]),
-    figure=_bars,
-    explain=_explain,
     headline='random_search: loss',
   ),
-  rows.Row(
+  _row(
     id='imitation-structured',
     claim=f'{_CLAIM}: hill climbing and evolution, which copy parents.',
-    study=STUDY,
-    ours=_own,
     trend='60 % of the gap to the floor is closed for hill climbing, 35 % for '
     'evolution',
     claims=(_closes('hill_climb', 0.6), _closes('reg_evo', 0.35)),
-    figure=_bars,
-    explain=_explain,
     headline='hill_climb: loss',
   ),
-  rows.Row(
+  _row(
     id='imitation-floors',
     claim=f'{_CLAIM}, to 15 % of what is possible.',
-    study=STUDY,
-    ours=_own,
     trend='losses of the stochastic algorithms without a grid within 15 % of their '
     'floors',
     claims=tuple(
       _near(name, 0.15) for name in ('random_search', 'hill_climb', 'reg_evo')
     ),
-    figure=_bars,
-    explain=_explain,
     headline='reg_evo: loss',
   ),
-  rows.Row(
+  _row(
     id='imitation-names',
     claim='Proposals depend on the name: with a wrong one they are unlikely.',
-    study=STUDY,
     ours=_others,
     trend='a wrong name costs a nat a trial or more of every algorithm whose '
     'proposals depend on what was seen',

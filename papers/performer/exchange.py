@@ -150,8 +150,7 @@ def _errors(results: study.Results) -> dict[str, np.ndarray]:
   return {f'layer {i}': errors[:, i] for i in range(errors.shape[1])}
 
 
-def _accuracies(results: study.Results) -> dict[str, np.ndarray]:
-  return rows.table(results, 'exact', 'chance', *_WHEN, form='{metric}')
+_accuracies = rows.numbers('exact', 'chance', *_WHEN, form='{metric}')
 
 
 def _bars(results: study.Results) -> figures.Panel:

@@ -76,10 +76,6 @@ STUDY = {
 }
 
 
-def _accuracies(results: study.Results) -> dict[str, np.ndarray]:
-  return rows.table(results, 'accuracy', form='{arm}', factor=100)
-
-
 def _explain(results: study.Results) -> str:
   lost = [f'{arm} {count}' for arm, count in learning.lost(results).items()]
   seeds = len(results.seeds)
@@ -109,8 +105,8 @@ ROWS = (
     claim='Of the generalised kernels, ReLU is among the best (percent of hidden '
     'residues, validation).',
     study=STUDY,
-    ours=_accuracies,
-    unlisted=lambda found: rows.table(found, 'finite', form='{arm}, {metric}'),
+    ours=rows.numbers('accuracy', factor=100),
+    unlisted=rows.numbers('finite', form='{arm}, {metric}'),
     published=ledger.Published(
       'curves: ReLU is best with large batches; several kernels stop with NaN',
       'arXiv:2009.14794, Fig. 16 and 17',
@@ -133,11 +129,7 @@ ROWS = (
     claim='The Linear Transformer (elu + 1) is less stable than ReLU at a high '
     'rate (percent of hidden residues, validation).',
     study=STUDY,
-    ours=lambda results: {
-      arm: values
-      for arm, values in _accuracies(results).items()
-      if arm in ('relu', 'elu1', *FASTER)
-    },
+    ours=rows.numbers('accuracy', factor=100, arms=('relu', 'elu1', *FASTER)),
     published=ledger.Published(
       'curves: elu + 1 explodes, ReLU does not',
       'arXiv:2009.14794, Fig. 18',

@@ -111,9 +111,7 @@ ROWS = (
       'tiny': _costs(2, 4, 128, 256),
       'paper': _costs(*proteins.REGULAR),
     },
-    ours=lambda results: rows.table(
-      results, 'us', 'MiB', form='{arm}, L={at}, {metric}'
-    ),
+    ours=rows.numbers('us', 'MiB', form='{arm}, L={at}, {metric}'),
     published=ledger.Published(
       'exact attention does not fit at the regular size, batch 1',
       'arXiv:2009.14794, Section 4.5',

@@ -118,8 +118,7 @@ def _memory() -> study.Study:
   return study.Study(planned, arms, seeds=None)
 
 
-def _bits(results: study.Results) -> dict[str, np.ndarray]:
-  return rows.table(results, 'loss', form='{arm}', factor=1 / np.log(2))
+_bits = rows.numbers('loss', factor=1 / np.log(2))
 
 
 def _figure(results: study.Results) -> figures.Panel:
@@ -164,7 +163,7 @@ ROWS = (
     claim='A gradient of all 12,288 pixels of a picture fits into the memory of '
     'one device (GiB, planned by the compiler, 6 layers, float32).',
     study=_memory(),
-    ours=lambda results: rows.table(results, 'gib', form='{arm}'),
+    ours=rows.numbers('gib'),
     trend=f'ReLU Performer below {LIMIT:g} GiB, the memory of a core of the '
     "paper's devices; exact attention above",
     claims=[

@@ -102,8 +102,7 @@ STUDY = {
 }
 
 
-def _losses(results: study.Results) -> dict[str, np.ndarray]:
-  return rows.table(results, 'loss', form='{arm}')
+_losses = rows.numbers('loss')
 
 
 def apart(label: str) -> claims.Derived:

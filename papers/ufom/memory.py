@@ -83,9 +83,7 @@ ROWS = (
     study=study.Study(
       measure, {mode: mode for mode in (FOM, *ufom.MODES)}, seeds=None, at=STEPS
     ),
-    ours=lambda results: rows.table(
-      results, 'MB', form=_label('{arm}', '{at}')
-    ),
+    ours=rows.numbers('MB', form=_label('{arm}', '{at}')),
     trend='FOM and recompute flat within 10 %; store and store_phi on a line '
     'within 5 %, of at least one copy of phi per step',
     claims=(

@@ -130,7 +130,7 @@ _DIVERGENCE = rows.Row(
   claim='First-order descent does not converge, UFOM does: squared true gradient '
   'after 10,000 steps on the counter-example.',
   study={'tiny': _divergence(1334), 'paper': _divergence(4000)},
-  ours=lambda results: rows.table(results, 'square', form='{arm}'),
+  ours=rows.numbers('square'),
   unlisted=_every_run,
   published=ledger.Published(
     'FOM ends at a gradient of about 0.33 to 0.37',
@@ -204,7 +204,7 @@ _CONSTANTS = rows.Row(
   claim='With the inner rate the bias D2 grows, the gradient V2 shrinks, and '
   'exact gradients are worth computing more often.',
   study=study.Study(predict, {f'alpha={a:g}': a for a in ALPHAS}, seeds=None),
-  ours=lambda results: rows.table(results, *_KNOWN, form='{metric}, {arm}'),
+  ours=rows.numbers(*_KNOWN, form='{metric}, {arm}'),
   trend='D2 and both q* rise and V2 falls with alpha',
   claims=[
     claims.grows(
@@ -324,7 +324,7 @@ _AGAINST_ALPHA = rows.Row(
       for label, alpha in zip(_BEST, _SCANNED, strict=True)
     },
   ),
-  ours=lambda results: rows.table(results, 'q', form='{arm}'),
+  ours=rows.numbers('q'),
   trend='the third of greatest alphas has a greater best q than the third of '
   'least',
   claims=(
