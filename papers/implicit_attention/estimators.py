@@ -80,10 +80,6 @@ def _own(values: Float[Array, 'i j']) -> Float[Array, 'i a']:
 def run(setting: Setting, *, seed: int) -> study.Record:
   """Mean squared relative errors times m, and their closed form.
 
-  Args:
-    setting: of the mean.
-    seed: of the draws.
-
   Returns:
     `error` and `closed`, by length and angle.
   """
@@ -244,9 +240,7 @@ class Worst:
 def worst(setting: Worst, *, at: float) -> study.Record:
   """The hybrid's greatest root mean squared error over that of its parts.
 
-  Args:
-    setting: of the hybrid.
-    at: length of x and y.
+  Both x and y have the length `at`.
 
   Returns:
     The ratio at an equal number of projections, and at an equal number of

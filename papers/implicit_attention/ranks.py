@@ -42,12 +42,9 @@ class Setting:
 
 
 def run(setting: Setting, *, seed: int, at: int) -> study.Record:
-  """Mean overlap of the patches with most votes, implicit and exact.
+  """Mean overlap of the patches with most votes, implicit and exact, at an m.
 
-  Args:
-    setting: of the votes.
-    seed: of pictures, projections of patches, and random features.
-    at: m.
+  The seed is of pictures, projections of patches, and random features.
 
   Returns:
     `overlap`, the share of the exact ones that is found; `error`, the norm of

@@ -62,9 +62,7 @@ def _scenes(
 def run(setting: Setting, *, seed: int) -> study.Record:
   """Trains, and judges on pictures that training does not have.
 
-  Args:
-    setting: of the regression.
-    seed: of parameters, random features and pictures.
+  The seed is of parameters, random features and pictures.
 
   Returns:
     `steps` and `error`, the mean distance in metres from the target after them;

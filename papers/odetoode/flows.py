@@ -42,9 +42,7 @@ def converge(
 ) -> study.Record:
   """Error of W(1) on a closed form (d = 2, Delta = 1), and its defect.
 
-  Args:
-    method: the retraction and the order.
-    at: steps N.
+  The method is a retraction and an order; `at` is the number N of steps.
   """
   angle = math.atan(math.tanh(1.0))
   c, s = math.cos(angle), math.sin(angle)

@@ -22,12 +22,7 @@ class Setting:
 
 
 def run(setting: Setting, *, seed: int, at: int) -> study.Record:
-  """Times two suggestions, one after the other, in CPU seconds.
-
-  Args:
-    setting: of the method.
-    seed: of the trials.
-    at: number of trials before the first of the two.
+  """Times two suggestions in CPU seconds, the first after `at` random trials.
 
   Returns:
     The first, in which most of what is compiled is compiled; and the next.

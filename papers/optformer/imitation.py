@@ -50,12 +50,7 @@ class Setting:
 def run(
   setting: Setting, *, seeds: tuple[int, ...], at: str
 ) -> list[study.Record]:
-  """Judges studies under a name.
-
-  Args:
-    setting: of the studies.
-    seeds: their numbers.
-    at: the name of the algorithm that the model is told.
+  """Judges studies, whose numbers are seeds; the model is told the name `at`.
 
   Returns:
     For each, means over trials in nats: the loss, that of uniform legal tokens,

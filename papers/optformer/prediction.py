@@ -105,12 +105,7 @@ class Setting:
 
 
 def run(setting: Setting, *, seed: int, at: int) -> study.Record:
-  """Judges forecasts of one function.
-
-  Args:
-    setting: the way to forecast.
-    seed: number of the function.
-    at: trials of the history.
+  """Judges forecasts of the function of a seed, after `at` trials.
 
   Returns:
     Of each forecast: log density and CRPS in units of the range, PIT, the

@@ -19,11 +19,8 @@ def run(setting: proteins.Setting, *, seed: int) -> study.Record:
   """Trains, and judges the model at every record.
 
   A run whose loss is not finite ends there. Accuracy 0 and the loss of a
-  uniform guess stand for it, so that it counts as worse than others.
-
-  Args:
-    setting: model, data and lengths.
-    seed: of parameters, data and random matrices.
+  uniform guess stand for it, so that it counts as worse than others. The seed is
+  of parameters, data and random matrices.
 
   Returns:
     Curves on the validation split, `accuracy` and `loss` in nats; the training
