@@ -7,7 +7,8 @@ import dataclasses
 import math
 import os
 import pathlib
-from collections.abc import Mapping, Sequence
+import types
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -29,6 +30,7 @@ __all__ = [
   'contact_sheet',
   'draw',
   'lines',
+  'of_arms',
   'write_curves',
 ]
 
@@ -313,26 +315,53 @@ def by_place(
   return Lines(lines=found, **axes)
 
 
-def bars(
-  results: study.Results,
+def of_arms(
   metrics: Mapping[str, str],
+  x: str | Sequence[float] | Callable[[study.Results], Any] | None = None,
   *,
-  factor: float = 1.0,
-  **axes: Any,
-) -> Bars:
-  """A panel with a bar for every arm: means over seeds.
+  levels: Mapping[str, float]
+  | Callable[[study.Results], Mapping[str, float]] = types.MappingProxyType({}),
+  **options: Any,
+) -> Callable[[study.Results], list[Lines]]:
+  """The figure of a row: a panel for each metric, as `by_arm` makes it.
 
   Args:
-    results: of a study with one position.
-    metrics: in the records, by label of the group; '': no legend.
+    metrics: texts of the vertical axes, by metric.
+    x: as for `by_arm`, or what makes it of the results; as the next.
+    levels: as for `Lines`.
+    **options: others of `by_arm`.
+  """
+
+  def figure(results: study.Results) -> list[Lines]:
+    at, heights = (v(results) if callable(v) else v for v in (x, levels))
+    return [
+      by_arm(results, metric, at, ylabel=text, levels=heights, **options)
+      for metric, text in metrics.items()
+    ]
+
+  return figure
+
+
+def bars(
+  metrics: Mapping[str, str], *, factor: float = 1.0, **axes: Any
+) -> Callable[[study.Results], Bars]:
+  """The figure of a row: a bar for every arm, the mean over seeds.
+
+  Args:
+    metrics: in the records, which have one position, by label of the group; '':
+      no legend.
     factor: of the numbers, such as 1000 for milliseconds.
     **axes: of `Bars`.
   """
-  groups = {
-    label: [factor * results(arm, metric).mean() for arm in results.arms]
-    for label, metric in metrics.items()
-  }
-  return Bars(names=results.arms, groups=groups, **axes)
+
+  def figure(results: study.Results) -> Bars:
+    groups = {
+      label: [factor * results(arm, metric).mean() for arm in results.arms]
+      for label, metric in metrics.items()
+    }
+    return Bars(names=results.arms, groups=groups, **axes)
+
+  return figure
 
 
 def draw(

@@ -154,16 +154,16 @@ ROWS = (
     ours=_ours,
     trend='both ways of meta-training above REINFORCE with its best rate',
     claims=(claims.above(EVOLVED, REINFORCE), claims.above(META, REINFORCE)),
-    figure=lambda results: figures.by_arm(
-      results,
-      'score',
+    figure=figures.of_arms(
+      {'score': 'score on new tasks'},
       programs.STEPS,
       arms=(EVOLVED, META),
       spread='mean',
-      levels={REINFORCE: float(np.mean(_ours(results)[REINFORCE]))},
+      levels=lambda results: {
+        REINFORCE: float(np.mean(_ours(results)[REINFORCE]))
+      },
       xscale='log',
       xlabel='environment steps of meta-training',
-      ylabel='score on new tasks',
     ),
     explain=_explain,
     headline=EVOLVED,

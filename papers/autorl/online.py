@@ -156,24 +156,6 @@ def _mazes(replay: levels.Replay, uniform: bool = False) -> Setting:
   return Setting(program, 300, 10)
 
 
-def _mazes_figure(results: study.Results) -> list[figures.Panel]:
-  steps = results.curves(UNIFORM, 'environment_steps')[0]
-  return [
-    figures.by_arm(
-      results,
-      metric,
-      steps,
-      spread='mean',
-      xlabel='environment steps',
-      ylabel=label,
-    )
-    for metric, label in (
-      ('test', 'solved test levels'),
-      ('seen', 'share of levels seen'),
-    )
-  ]
-
-
 def _mazes_told(results: study.Results) -> str:
   played = '; '.join(
     f'{arm} {results(arm, "episode_return")[:, -3:].mean():.2f}'
@@ -215,7 +197,12 @@ _PLR = rows.Row(
   ours=_last_tests,
   trend='PLR above uniform, robust PLR above uniform',
   claims=(claims.above(PLR, UNIFORM), claims.above(ROBUST, UNIFORM)),
-  figure=_mazes_figure,
+  figure=figures.of_arms(
+    {'test': 'solved test levels', 'seen': 'share of levels seen'},
+    lambda results: results.curves(UNIFORM, 'environment_steps')[0],
+    spread='mean',
+    xlabel='environment steps',
+  ),
   explain=_mazes_told,
   headline=PLR,
 )

@@ -200,9 +200,7 @@ _FREE = rows.Row(
       ),
     ),
   ),
-  figure=lambda results: figures.bars(
-    results, {'': 'steps'}, xlabel='environment steps'
-  ),
+  figure=figures.bars({'': 'steps'}, xlabel='environment steps'),
   explain='The time of the controller is a subject of the benchmarks: '
   '`python -m benchmarks es_enas`.',
   headline=f'{_SOME}, steps',

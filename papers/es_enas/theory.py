@@ -97,8 +97,7 @@ ROWS = (
       claims.close(f'{_SHARED}, ratio', 1.0, within=0.05),
       claims.close(f'{_APART}, ratio', 1.0, within=0.05),
     ),
-    figure=lambda results: figures.bars(
-      results,
+    figure=figures.bars(
       {'': 'variance'},
       xlabel='variance of a coordinate of the estimate',
     ),
@@ -125,8 +124,7 @@ ROWS = (
         claims.above(f'd={d}, B=128: ES over mutation', 4.0) for d in (100, 500)
       ),
     ),
-    figure=lambda results: figures.bars(
-      results,
+    figure=figures.bars(
       {_NAMES[metric]: metric for metric in ('es', 'mutation')},
       xlabel='measured over closed form',
     ),

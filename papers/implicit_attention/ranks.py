@@ -134,13 +134,11 @@ ROWS = (
       ),
       claims.above(_MANY[_HALF], _MANY['pos'], paired=True),
     ),
-    figure=lambda results: figures.by_arm(
-      results,
-      'overlap',
+    figure=figures.of_arms(
+      {'overlap': 'share of the exact top ten'},
       spread='range',
       style='o-',
       xlabel='projections m',
-      ylabel='share of the exact top ten',
       xscale='log2',
       options={'ylim': (0, 1)},
     ),

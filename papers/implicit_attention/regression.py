@@ -130,14 +130,12 @@ ROWS = (
       claims.below(f'{TRANS}: error', f'{RANK}: error', paired=True),
       claims.below(f'{TRANS}: error', _CENTRE / 2),
     ),
-    figure=lambda results: figures.by_arm(
-      results,
-      'error',
+    figure=figures.of_arms(
+      {'error': 'mean distance from the target (m)'},
       x='steps',
       spread='mean',
       levels={'always the centre': _CENTRE},
       xlabel='steps',
-      ylabel='mean distance from the target (m)',
     ),
     explain='Pictures of 32 x 32 pixels, 225 patches of 4 x 4, 32 features; 32 '
     'pictures in a step of Adam. Judged on 256 pictures of other seeds. The '

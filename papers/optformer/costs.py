@@ -74,15 +74,13 @@ ROWS = (
         for at, label in _OURS.items()
       ),
     ),
-    figure=lambda results: figures.by_arm(
-      results,
-      'next',
+    figure=figures.of_arms(
+      {'next': 'CPU seconds of a suggestion'},
       spread='range',
       style='o-',
       xscale='log2',
       yscale='log',
       xlabel='trials',
-      ylabel='CPU seconds of a suggestion',
     ),
     explain='CPU seconds of a second suggestion, four real parameters, 100 '
     'candidates. Trials beyond the decoder are left out by the rule of the README. '

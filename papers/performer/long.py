@@ -153,9 +153,7 @@ ROWS = (
         paired=True,
       )
     ],
-    figure=lambda results: learning.curves(
-      results, 'accuracy', 'accuracy, validation'
-    ),
+    figure=learning.curves('accuracy', 'accuracy, validation'),
     headline=f'{LONG_WINDOWS}, at the end',
   ),
 )

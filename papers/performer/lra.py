@@ -97,9 +97,7 @@ ROWS = (
       claims.below(FEW, than=label, margin=MARGIN, paired=True)
       for label in (MANY, 'softmax, r=256')
     ],
-    figure=lambda results: learning.curves(
-      results, 'accuracy', 'accuracy, validation'
-    ),
+    figure=learning.curves('accuracy', 'accuracy, validation'),
     explain=_explain,
     headline=FEW,
   ),

@@ -121,10 +121,7 @@ def _memory() -> study.Study:
 _bits = rows.numbers('loss', factor=1 / np.log(2))
 
 
-def _figure(results: study.Results) -> figures.Panel:
-  return learning.curves(results, 'loss', 'nats per dimension, validation')
-
-
+_figure = learning.curves('loss', 'nats per dimension, validation')
 _SOURCE = 'arXiv:2009.14794, Appendix D.2 (ImageNet64, 6 layers)'
 ROWS = (
   rows.Row(
@@ -170,8 +167,8 @@ ROWS = (
       claims.below('relu, 12288 pixels', than=LIMIT),
       claims.above('exact, 12288 pixels', than=LIMIT),
     ],
-    figure=lambda results: figures.bars(
-      results, {'': 'gib'}, xlabel='GiB of one gradient, besides parameters'
+    figure=figures.bars(
+      {'': 'gib'}, xlabel='GiB of one gradient, besides parameters'
     ),
   ),
 )

@@ -209,19 +209,21 @@ def _published_ratios(task: str) -> ledger.Published:
   )
 
 
-def _figure(results: study.Results) -> list[figures.Panel]:
-  setting = results.settings[SOFTMAX]
-  steps = np.arange(1, setting.steps // setting.every + 1) * setting.every
-  return [
-    figures.by_arm(
-      results, metric, steps, xlabel='step', ylabel=f'{metric}, training'
-    )
-    for metric in ('loss', 'accuracy')
-  ]
+def steps_of(results: study.Results) -> np.ndarray:
+  """Steps of training at the records of any arm."""
+  setting = results.settings[results.arms[0]]
+  return np.arange(1, setting.steps // setting.every + 1) * setting.every
 
 
 def _rows(task: str) -> tuple[rows.Row, ...]:
-  common: dict[str, Any] = {'study': studies(task), 'figure': _figure}
+  common: dict[str, Any] = {
+    'study': studies(task),
+    'figure': figures.of_arms(
+      {name: f'{name}, training' for name in ('loss', 'accuracy')},
+      steps_of,
+      xlabel='step',
+    ),
+  }
   return (
     rows.Row(
       id=f'table2-{task}-perplexity',

@@ -140,13 +140,14 @@ def _table(
   }
 
 
-def _shares(found: study.Results) -> figures.Panel:
-  metrics = {
+_shares = figures.bars(
+  {
     f'{metric}, {when}': prefix + metric
     for metric in ('near', 'vertical')
     for prefix, when in _NAMES.items()
-  }
-  return figures.bars(found, metrics, xlabel='share of attention')
+  },
+  xlabel='share of attention',
+)
 
 
 def _ratios(found: study.Results) -> figures.Panel:

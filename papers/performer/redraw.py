@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from papers import claims, figures, rows, study
+from papers import claims, rows, study
 from papers import mechanisms as mechanisms_lib
 from papers.performer import learning, proteins
 from performer import attention
@@ -139,10 +139,7 @@ def _costs(results: study.Results) -> str:
   return f'{_finite(results)} Time of a step over that of {STAYS}: {text}.'
 
 
-def _figure(results: study.Results) -> figures.Panel:
-  return learning.curves(results, 'loss', 'nats per hidden token, validation')
-
-
+_figure = learning.curves('loss', 'nats per hidden token, validation')
 ROWS = (
   rows.Row(
     id='fig5-redraw',

@@ -91,17 +91,12 @@ def _modes() -> dict[str, runs.Setting]:
   }
 
 
-def _returns(results: study.Results) -> figures.Panel:
-  return figures.by_arm(
-    results,
-    'returns',
-    runs.steps_of(results, results.arms[0]),
-    spread='mean',
-    xlabel='steps',
-    ylabel='return while training',
-  )
-
-
+_returns = figures.of_arms(
+  {'returns': 'return while training'},
+  lambda results: runs.steps_of(results, results.arms[0]),
+  spread='mean',
+  xlabel='steps',
+)
 ROWS = (
   rows.Row(
     id='levels',

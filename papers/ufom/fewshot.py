@@ -144,12 +144,10 @@ def _row(name: str, studies: Mapping[str, study.Study]) -> rows.Row:
       claims.above(UFOM, than=FOM),
       claims.above(EXACT, than=UFOM, margin=-0.02),
     ),
-    figure=lambda results: figures.by_arm(
-      results,
-      'accuracy',
+    figure=figures.of_arms(
+      {'accuracy': 'accuracy on new classes'},
       'gradients',
       xlabel='gradient evaluations',
-      ylabel='accuracy on new classes',
     ),
     explain=_explain,
     headline=UFOM,

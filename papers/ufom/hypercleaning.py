@@ -116,23 +116,12 @@ def _as_cheap(table: claims.Table) -> tuple[claims.Claim, ...]:
   return (claims.below(ratio, than=1.1),)
 
 
-def _figure(results: study.Results) -> list[figures.Panel]:
-  return [
-    figures.by_arm(
-      results,
-      score,
-      'gradients',
-      xscale='log',
-      xlabel='gradient evaluations',
-      ylabel=label,
-    )
-    for score, label in (
-      ('valid_loss', 'validation loss'),
-      ('accuracy', 'test accuracy'),
-    )
-  ]
-
-
+_figure = figures.of_arms(
+  {'valid_loss': 'validation loss', 'accuracy': 'test accuracy'},
+  'gradients',
+  xscale='log',
+  xlabel='gradient evaluations',
+)
 ROWS = (
   rows.Row(
     id='hypercleaning',

@@ -92,14 +92,12 @@ ROWS = (
       *_is_linear('store_phi'),
     ),
     headline=_label('store', STEPS[-1]),
-    figure=lambda results: figures.by_arm(
-      results,
-      'MB',
+    figure=figures.of_arms(
+      {'MB': 'temporary MB'},
       style='o-',
       xscale='log',
       yscale='log',
       xlabel='inner steps r',
-      ylabel='temporary MB',
     ),
     explain=f'The network has two layers and {2 * WIDTH**2} parameters, and reads '
     f'{EXAMPLES} examples. Memory is what the compiler plans for temporaries. '

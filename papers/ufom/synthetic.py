@@ -144,16 +144,14 @@ _DIVERGENCE = rows.Row(
     claims.below('|dM/dtheta|, q=0.1', than=0.06),
     *_near_limits(),
   ),
-  figure=lambda results: figures.by_arm(
-    results,
-    'rms',
+  figure=figures.of_arms(
+    {'rms': 'RMS of dM/dtheta'},
     'step',
     spread='pooled',
     levels={'sqrt(2 D)': _LIMIT},
     xscale='log',
     yscale='log',
     xlabel='outer step',
-    ylabel='RMS of dM/dtheta',
   ),
 )
 
@@ -249,15 +247,13 @@ _CURVES = rows.Row(
     claims.below(f'q={PREDICTED_Q:g}', than=other, log=True, paired=True)
     for other in ('q=0', 'q=1')
   ],
-  figure=lambda results: figures.by_arm(
-    results,
-    'square',
+  figure=figures.of_arms(
+    {'square': 'mean of (dM/dtheta)^2'},
     'cost',
     spread='pooled',
     xscale='log',
     yscale='log',
     xlabel='gradient evaluations',
-    ylabel='mean of (dM/dtheta)^2',
   ),
   explain='Each seed has 1000 starts. Steps are 10 / (k + 1). An exact gradient '
   'costs 21, a first-order one 11. Intervals are of differences of logarithms, '
