@@ -7,13 +7,11 @@ Linear Transformer; it and ReLU are also tried at a rate ten times higher.
 """
 
 import dataclasses
-import functools
 
 import numpy as np
 
 from papers import claims, figures, mechanisms, rows, study
 from papers.performer import learning, proteins
-from performer.data import proteins as protein_data
 from runtime.record import ledger
 
 POSITIVE = ('relu', 'exp', 'sigmoid', 'abs', 'elu1')
@@ -47,30 +45,13 @@ def _study(setting: proteins.Setting) -> study.Study:
   return study.Study(learning.run, found)
 
 
-_DATA = functools.partial(
-  protein_data.Proteins, task='mlm', masking='bert', max_length=128
-)
 STUDY = {
   'tiny': _study(
-    proteins.Setting(
-      proteins.model(max_length=128, causal=False, sizes=proteins.TINY),
-      _DATA(),
-      batch=16,
-      steps=300,
-      every=30,
-      rate=3e-3,
-      warmup=30,
-    )
+    proteins.setting_of(128, proteins.TINY, steps=300, every=30, warmup=30)
   ),
   'paper': _study(
-    proteins.Setting(
-      proteins.model(
-        max_length=512, causal=False, sizes=proteins.REGULAR, dropout=0.1
-      ),
-      _DATA(max_length=512, files=proteins.TREMBL),
-      batch=2048,
-      steps=200_000,
-      every=20_000,
+    proteins.setting_of(
+      512, proteins.REGULAR, large=True, steps=200_000, every=20_000
     )
   ),
 }

@@ -9,7 +9,6 @@ import numpy as np
 from papers import claims, figures, rows, study
 from papers.performer import learning, proteins
 from performer import attention, cost
-from performer.data import proteins as protein_data
 from performer.models import transformer
 from runtime.record import ledger
 
@@ -59,26 +58,19 @@ def _cost_figure(results: study.Results) -> list[figures.Panel]:
 
 
 def _setting(length: int, *, tiny: bool) -> proteins.Setting:
-  return proteins.Setting(
-    proteins.model(
-      causal=True,
-      max_length=length,
-      attention=proteins.RELU_KERNEL,
-      sizes=proteins.TINY if tiny else proteins.REGULAR,
-      dropout=0.0 if tiny else 0.1,
-    ),
-    protein_data.Proteins(
-      task='causal',
-      max_length=length,
-      concatenate=True,
-      files=None if tiny else proteins.TREMBL,
-    ),
+  run = {'steps': 100_000, 'every': 5000}
+  if tiny:
+    run = {'steps': 300, 'every': 50, 'warmup': 30}
+  return proteins.setting_of(
+    length,
+    proteins.TINY if tiny else proteins.REGULAR,
+    task='causal',
+    concatenate=True,
+    large=not tiny,
+    options={'attention': proteins.RELU_KERNEL},
     # As many positions a step at every length.
     batch=(8192 if tiny else 2048 * 8192) // length,
-    steps=300 if tiny else 100_000,
-    every=50 if tiny else 5000,
-    rate=3e-3 if tiny else 1e-3,
-    warmup=30 if tiny else None,
+    **run,
   )
 
 

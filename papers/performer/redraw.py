@@ -17,7 +17,6 @@ from papers.performer import learning, proteins
 from performer import attention
 from performer.baselines import linformer
 from performer.data import documents, subwords
-from performer.data import proteins as protein_data
 from runtime.record import ledger
 
 EXACT, TRIG, LINFORMER = 'exact', 'trig, redrawn', 'Linformer, redrawn'
@@ -57,15 +56,7 @@ def mechanisms(
   }
 
 
-_TINY = proteins.Setting(
-  proteins.model(causal=False, max_length=128, sizes=proteins.TINY),
-  protein_data.Proteins(task='mlm', max_length=128, masking='bert'),
-  batch=16,
-  steps=400,
-  every=50,
-  rate=3e-3,
-  warmup=50,
-)
+_TINY = proteins.setting_of(128, proteins.TINY, steps=400, every=50)
 _LARGE = proteins.Setting(
   proteins.model(
     vocab_size=32770,
