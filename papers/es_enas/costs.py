@@ -113,24 +113,19 @@ _ACCOUNTS = rows.Row(
 )
 
 
-def _pendulum(**settings: Any) -> runs.Setting:
-  return runs.Setting(
-    **{
-      'env': pendulum.Pendulum,
-      'sharing': sharing.Dense(),
-      'generations': 400,
-      'pairs': 128,
-      'sigma': 1.0,
-      'rate': 0.2,
-      'optimizer': optax.adam,
-      'estimator': estimators.Antithetic(),
-      'hidden': (32,),
-      'init_scale': 1.0,
-    }
-    | settings
-  )
-
-
+_pendulum = functools.partial(
+  runs.Setting,
+  env=pendulum.Pendulum,
+  sharing=sharing.Dense(),
+  generations=400,
+  pairs=128,
+  sigma=1.0,
+  rate=0.2,
+  optimizer=optax.adam,
+  estimator=estimators.Antithetic(),
+  hidden=(32,),
+  init_scale=1.0,
+)
 _TARGETS = (16, 32, 64, 128)
 
 

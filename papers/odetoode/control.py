@@ -169,8 +169,7 @@ def studies(
   )
 
 
-def _label(name: str) -> str:
-  return f'{name}, final return'
+_label = '{}, final return'.format
 
 
 def _ours(results: study.Results) -> dict[str, np.ndarray]:

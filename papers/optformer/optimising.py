@@ -98,9 +98,7 @@ row = functools.partial(rows.Row, ours=scores, figure=curves)
 
 
 def _times(results: study.Results) -> str:
-  found = ', '.join(
-    f'{arm} {results(arm, "seconds").mean():.2g}' for arm in results.arms
-  )
+  found = results.told('.2g', 'seconds')
   return f'{_EXPLAIN} CPU seconds of a suggestion: {found}.'
 
 

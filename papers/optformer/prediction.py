@@ -249,8 +249,7 @@ def _gaps(results: study.Results) -> dict[str, np.ndarray]:
   }
 
 
-def _gap(name: str) -> str:
-  return f'{MODEL} minus {GP}: {name}'
+_gap = f'{MODEL} minus {GP}: {{}}'.format
 
 
 @dataclasses.dataclass(frozen=True)

@@ -218,8 +218,7 @@ def study_of(setting: Setting) -> study.Study:
 _FIRST, _LAST = 0, Setting(attention.Exact()).steps
 
 
-def _label(arm: str, step: int) -> str:
-  return f'{arm}, step {step}'
+_label = '{}, step {}'.format
 
 
 def _ours(results: study.Results) -> dict[str, np.ndarray]:
