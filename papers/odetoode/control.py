@@ -107,12 +107,10 @@ def random_return(setting: Setting) -> study.Record:
   return evolution.random_return(_trainer(setting))
 
 
-def constant_return(setting: Setting, *, repeats: int = 3) -> study.Record:
+def constant_return(setting: Setting) -> study.Record:
   """The best mean return of an action that never changes.
 
-  Args:
-    setting: of the task.
-    repeats: episodes of each corner, centre of an edge and so on of the box.
+  Three episodes judge each corner, centre of an edge and so on of the box.
   """
   env = setting.env()
   policy = policies.MLP(env.observation_space, env.action_space, hidden=())
@@ -122,10 +120,10 @@ def constant_return(setting: Setting, *, repeats: int = 3) -> study.Record:
   thetas = np.zeros((len(corners), policy.size), np.float32)
   thetas[:, -count:] = corners
   evaluator = setting.evaluator(env=env, policy=policy, mesh=None, clip=None)
-  keys = jax.random.split(jax.random.key(0), repeats * len(thetas))
-  listed = population.Listed(jax.numpy.tile(thetas, (repeats, 1)))
+  keys = jax.random.split(jax.random.key(0), 3 * len(thetas))
+  listed = population.Listed(jax.numpy.tile(thetas, (3, 1)))
   found = evaluator.evaluate(listed, keys, None)
-  returns = np.asarray(found.returns).reshape(repeats, -1)
+  returns = np.asarray(found.returns).reshape(3, -1)
   if isinstance(env, envpool_env.EnvPoolVector):
     env.close()
   return {'final': returns.mean(0).max()}
