@@ -243,8 +243,8 @@ def by_arm(
 
   Args:
     results: of a study.
-    y: metric in the records: a number at every position of the study, or a
-      curve if there is one position.
+    y: metric in the records: a number at the positions of the study that have
+      it, or a curve if there is one position.
     x: of a curve, a metric or places; None: 1, 2, ...
     arms: which; None: all.
     spread: as for `Line`, like `style`.
@@ -253,12 +253,12 @@ def by_arm(
   """
   found = []
   for arm in results.arms if arms is None else arms:
-    xs = results.study.at if x is None else x
     if results.study.at:
-      ys = np.stack([results(arm, y, at=place) for place in xs], axis=1)
+      points = results.by_place(arm, y)
+      xs, ys = [*points], np.stack([*points.values()], axis=1)
     else:
       ys = results.curves(arm, y)
-      xs = results.curves(arm, x) if isinstance(x, str) else xs
+      xs = results.curves(arm, x) if isinstance(x, str) else x
       xs = [np.arange(1, len(curve) + 1) for curve in ys] if x is None else xs
     found.append(Line(arm, xs, ys, spread, style))
   return Lines(lines=found, **axes)

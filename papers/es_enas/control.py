@@ -109,7 +109,7 @@ def _study(arms: Mapping[str, runs.Setting]) -> dict[str, study.Study]:
 
 
 _row = functools.partial(
-  rows.Row, ours=runs.levels, figure=evolution.curves, curves=True
+  rows.Row, ours=runs.levels, figure=evolution.curves(), curves=True
 )
 
 

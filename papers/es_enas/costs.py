@@ -229,7 +229,7 @@ _OPERATIONS = rows.Row(
     ),
     claims.above('chosen, final', -1000.0),
   ),
-  figure=evolution.curves,
+  figure=evolution.curves(),
   explain='A dense network of 32 hidden nodes; random actions have -1200.',
   headline='chosen, final',
 )

@@ -88,11 +88,9 @@ def _tolerance(table: claims.Table, label: str) -> float:
   return _WITHIN * abs(float(np.mean(table[label])))
 
 
-def _curves(results: study.Results) -> figures.Lines:
-  levels = {_RANDOM: results(_RANDOM, 'final')[0]}
-  return evolution.curves(results, levels=levels)
-
-
+_curves = evolution.curves(
+  levels=lambda results: {_RANDOM: results(_RANDOM, 'final')[0]}
+)
 _row = functools.partial(rows.Row, curves=True, figure=_curves)
 
 
@@ -164,7 +162,7 @@ def _bars(
       for test in tests
     }
     bars = figures.Bars(names=results.arms, groups=groups, xlabel=label)
-    return [_curves(results), bars]
+    return [*_curves(results), bars]
 
   return figure
 

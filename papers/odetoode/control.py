@@ -216,8 +216,8 @@ def _row(name: str, task: str, studies: Mapping[str, study.Study]) -> rows.Row:
     f'below BaseODE and NANODE with at least {_FEWER:g} times fewer parameters of '
     'the flow (95 % interval)',
     claims=_claims,
-    figure=lambda results: evolution.curves(
-      results, levels={_CONSTANT: results(_CONSTANT, 'final')[0]}
+    figure=evolution.curves(
+      levels=lambda results: {_CONSTANT: results(_CONSTANT, 'final')[0]}
     ),
     explain='All policies have the same heads and normalised observations. Half '
     'width is 8. Parameters are those of the flow alone.',

@@ -41,21 +41,6 @@ def _steady(table: claims.Table) -> bool:
   return max(times) <= 1.25 * min(times)
 
 
-def _cost_figure(results: study.Results) -> list[figures.Panel]:
-  titles = {'us': 'microseconds per position', 'MiB': 'MiB of a gradient'}
-  return [
-    figures.by_place(
-      {arm: results.by_place(arm, unit) for arm in results.arms},
-      style='-',
-      xlabel='length of a window',
-      ylabel=title,
-      xscale='log2',
-      yscale='log',
-    )
-    for unit, title in titles.items()
-  ]
-
-
 def _setting(length: int, *, tiny: bool) -> proteins.Setting:
   run = {'steps': 100_000, 'every': 5000}
   if tiny:
@@ -119,7 +104,12 @@ ROWS = (
         ),
       ),
     ],
-    figure=_cost_figure,
+    figure=figures.of_arms(
+      {'us': 'microseconds per position', 'MiB': 'MiB of a gradient'},
+      xlabel='length of a window',
+      xscale='log2',
+      yscale='log',
+    ),
     headline=_label(FAVOR, 8192, 'us'),
   ),
   rows.Row(
