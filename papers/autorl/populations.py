@@ -117,10 +117,8 @@ def _curves(results: study.Results) -> list[figures.Panel]:
 
 
 def _gap(size: int) -> claims.Derived:
-  return claims.Derived(
-    f'PB2 minus PBT, {size}',
-    lambda table: np.subtract(table[f'PB2, {size}'], table[f'PBT, {size}']),
-  )
+  pair = f'PB2, {size}', f'PBT, {size}'
+  return claims.computed(f'PB2 minus PBT, {size}', np.subtract, *pair)
 
 
 ROWS = (

@@ -10,7 +10,6 @@ import functools
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import numpy as np
 import optax
 
 from nas.es_enas import controllers, edges, partitions, scores, sharing
@@ -115,10 +114,13 @@ _row = functools.partial(
 
 def _keeps_up(name: str, arm: str) -> claims.Difference:
   """The return of an arm is 0.8 of that of dense policies, or more."""
-  share = lambda table: np.divide(
-    table[_final(arm)], np.mean(table[_final(_DENSE)])
+  share = claims.computed(
+    f'{name} over dense',
+    lambda x, dense: x / dense.mean(),
+    _final(arm),
+    _final(_DENSE),
   )
-  return claims.above(claims.Derived(f'{name} over dense', share), 0.8)
+  return claims.above(share, 0.8)
 
 
 _final = '{}, final'.format

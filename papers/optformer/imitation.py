@@ -120,24 +120,23 @@ def _others(results: study.Results) -> dict[str, np.ndarray]:
   return found
 
 
+def _labels(name: str) -> list[str]:
+  """Of an algorithm's loss, that of uniform tokens, and the floor."""
+  return [f'{name}: {part}' for part in ('loss', 'uniform', 'floor')]
+
+
 def _share(table: claims.Table, name: str) -> float:
   """Of the gap between uniform tokens and the floor, how much is closed."""
-  loss, uniform, floor = map(np.mean, _nats(table, name))
+  loss, uniform, floor = (np.mean(table[label]) for label in _labels(name))
   return (uniform - loss) / (uniform - floor)
-
-
-def _nats(table: claims.Table, name: str) -> list[np.ndarray]:
-  """The losses of an algorithm, those of uniform tokens, and the floors."""
-  parts = ('loss', 'uniform', 'floor')
-  return [np.array(table[f'{name}: {part}']) for part in parts]
 
 
 def _beyond(
   name: str, text: str, excess: Callable[..., np.ndarray]
 ) -> claims.Claim:
   """The mean of an excess over losses is not above 0, over resampled studies."""
-  values = lambda table: excess(*_nats(table, name))
-  derived = claims.Derived(f'loss of {name} minus {text}', values)
+  text = f'loss of {name} minus {text}'
+  derived = claims.computed(text, excess, *_labels(name))
   return claims.below(derived, than=0.0, resampled=True)
 
 

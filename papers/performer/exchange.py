@@ -191,9 +191,8 @@ ROWS = (
       claims.below(f'{HYP} start', than='exact', paired=True),
       claims.above(
         f'{HYP} end',
-        than=claims.Derived(
-          f'{RECOVERED:.0%} of the original',
-          lambda table: RECOVERED * np.array(table['exact']),
+        than=claims.computed(
+          f'{RECOVERED:.0%} of the original', lambda x: RECOVERED * x, 'exact'
         ),
         paired=True,
       ),

@@ -7,6 +7,7 @@ same parameters, data and seeds, as `performer.train` does with
 
 import dataclasses
 import functools
+import types
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -93,7 +94,7 @@ def setting_of(
   task: str = 'mlm',
   concatenate: bool = False,
   large: bool = False,
-  options: Mapping[str, Any] | None = None,
+  options: Mapping[str, Any] = types.MappingProxyType({}),
   **run: Any,
 ) -> Setting:
   """A model of proteins and its training: of minutes, or as published.
@@ -115,7 +116,8 @@ def setting_of(
       causal=task == 'causal',
       max_length=length,
       sizes=sizes,
-      **{'dropout': 0.1 if large else 0.0} | dict(options or {}),
+      dropout=0.1 if large else 0.0,
+      **options,
     ),
     proteins.Proteins(
       task=task,

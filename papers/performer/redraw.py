@@ -98,20 +98,14 @@ _losses = rows.numbers('loss')
 
 def apart(label: str) -> claims.Derived:
   """Distance of each seed from the median of its arm."""
-
-  def values(table: claims.Table) -> np.ndarray:
-    found = np.array(table[label])
-    return np.abs(found - np.median(found))
-
-  return claims.Derived(f'spread of {label}', values)
+  distance = lambda x: np.abs(x - np.median(x))
+  return claims.computed(f'spread of {label}', distance, label)
 
 
 def _gap(label: str) -> claims.Derived:
   """Distance of each seed from exact attention with that seed."""
-  return claims.Derived(
-    f'{label} less exact',
-    lambda table: np.abs(np.array(table[label]) - np.array(table[EXACT])),
-  )
+  distance = lambda x, exact: np.abs(x - exact)
+  return claims.computed(f'{label} less exact', distance, label, EXACT)
 
 
 def _finite(results: study.Results) -> str:

@@ -273,9 +273,8 @@ ROWS = (
       claims.above(EXACT, than=_label(TUNED, _FIRST), paired=True),
       claims.above(
         _label(TUNED, _LAST),
-        than=claims.Derived(
-          f'{RECOVERED:.0%} of the original',
-          lambda table: RECOVERED * np.array(table[EXACT]),
+        than=claims.computed(
+          f'{RECOVERED:.0%} of the original', lambda x: RECOVERED * x, EXACT
         ),
         paired=True,
       ),

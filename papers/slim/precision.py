@@ -118,7 +118,7 @@ _errors = rows.numbers('error')
 
 def _below(label: str, limit: float) -> claims.Claim:
   """Of logarithms; an error of 0 has none."""
-  error = claims.Derived(label, lambda table: np.maximum(table[label], 1e-30))
+  error = claims.computed(label, lambda x: np.maximum(x, 1e-30), label)
   return claims.below(error, than=limit, log=True)
 
 

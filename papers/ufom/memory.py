@@ -2,7 +2,6 @@
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from benchmarks import programs
 from hpo import ufom
@@ -47,13 +46,11 @@ _label = '{}, r={}: MB'.format
 
 def _copies(arm: str, start: int, end: int) -> claims.Derived:
   """Copies of phi per step, between two numbers of steps."""
-
-  def slope(table: claims.Table) -> np.ndarray:
-    low, high = (np.asarray(table[_label(arm, r)]) for r in (start, end))
-    return (high - low) / (end - start) / _COPY
-
-  return claims.Derived(
-    f'copies of phi per step, {arm}, r={start} to {end}', slope
+  return claims.computed(
+    f'copies of phi per step, {arm}, r={start} to {end}',
+    lambda low, high: (high - low) / (end - start) / _COPY,
+    _label(arm, start),
+    _label(arm, end),
   )
 
 

@@ -295,10 +295,9 @@ _BEST = [f'best q, alpha={alpha:.3g}' for alpha in _SCANNED]
 
 
 def _third(text: str, labels: list[str]) -> claims.Derived:
-  return claims.Derived(
-    f'mean best q over the third of {text} alphas',
-    lambda table: np.mean([table[label] for label in labels], axis=0),
-  )
+  mean = lambda *found: np.mean(found, axis=0)
+  whole = f'mean best q over the third of {text} alphas'
+  return claims.computed(whole, mean, *labels)
 
 
 def _scan_figure(results: study.Results) -> figures.Panel:
