@@ -207,10 +207,8 @@ def summary(sizes: Sizes, results: harness.Results) -> Iterator[record.Row]:
         at_most=most,
       )
   (evolution, *_) = CONTROLLERS
-  program, host = (results.get(c, evolution) for c in (PROGRAM, LANES))
-  value = None
-  if program and host and program.samples and host.samples:
-    value = host.median('cpu') / program.median('cpu')
+  times = [results.median(c, evolution, 'cpu') for c in (LANES, PROGRAM)]
+  value = times[0] / times[1] if all(times) else None
   yield record.value_row(
     'pendulum: steps per second of a program over lanes', value, at_least=3
   )

@@ -76,6 +76,13 @@ class Results:
     """The measurement, or None."""
     return self._by_key.get((case, form))
 
+  def median(
+    self, case: Hashable, form: Hashable, clock: programs.Clock
+  ) -> float | None:
+    """Median seconds of a unit of work; None if it was not timed."""
+    found = self.get(case, form)
+    return found.median(clock) if found and found.samples else None
+
   def of(self, form: Hashable) -> dict[Any, Measured]:
     """The measurements of a form, by case."""
     return {m.case: m for m in self if m.form == form}

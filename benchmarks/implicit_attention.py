@@ -138,51 +138,39 @@ def _summary(sizes: Sizes, results: harness.Results) -> Iterator[record.Row]:
   }
   timed = frames[IMPLICIT].get(sizes.timed)
   if timed is not None:
-    yield record.Row(
-      f'l = {sizes.timed}: ms per frame',
-      ours=1e3 * timed.median('wall'),
-      bar=record.Bar(at_most=2.0),
-    )
+    text, found = f'l = {sizes.timed}: ms per frame', 1e3 * timed.median('wall')
+    yield record.value_row(text, found, at_most=2.0)
   ratios = {}
   for length in frames[EXACT]:
     case = Frame(round(length**0.5))
     ratios[length] = results.ratio(case, EXACT, IMPLICIT).cpu
-    bar = record.Bar(at_least=30.0) if length == sizes.compared else None
-    yield record.Row(
-      f'{case}: times faster than exact', ours=ratios[length], bar=bar
-    )
+    bar = {'at_least': 30.0} if length == sizes.compared else {}
+    text = f'{case}: times faster than exact'
+    yield record.value_row(text, ratios[length], **bar)
   if len(ratios) > 1:
-    yield record.Row(
-      'l from which on implicit is faster',
-      ours=growth.crossover(ratios),
-      bar=record.Bar(at_most=600.0),
-    )
-  yield from _growth(IMPLICIT, frames[IMPLICIT], record.Bar(at_most=1.2))
-  yield from _growth(EXACT, frames[EXACT], None)
+    text, found = 'l from which on implicit is faster', growth.crossover(ratios)
+    yield record.value_row(text, found, at_most=600.0)
+  yield from _growth(IMPLICIT, frames[IMPLICIT], at_most=1.2)
+  yield from _growth(EXACT, frames[EXACT])
   game = _game(sizes)
   faster = results.ratio(game, EXACT, IMPLICIT).cpu
   if faster is not None:
-    yield record.Row(f'{game}: times faster than exact', ours=faster)
+    yield record.value_row(f'{game}: times faster than exact', faster)
 
 
 def _growth(
-  name: str,
-  measured: dict[int, harness.Measured],
-  bar: record.Bar | None,
+  name: str, measured: dict[int, harness.Measured], **bar: float
 ) -> Iterator[record.Row]:
   """Exponents of time and memory from 1024 patches on."""
   long = {n: m for n, m in measured.items() if n >= 1024}
-  if len(long) < 2:
-    return
-  times = {n: m.median('cpu') for n, m in long.items()}
-  yield record.Row(
-    f'{name}: exponent of time in l', ours=growth.slope(times), bar=bar
-  )
-  sizes = {n: m.bytes for n, m in long.items() if m.bytes}
-  if len(sizes) > 1:
-    yield record.Row(
-      f'{name}: exponent of memory in l', ours=growth.slope(sizes), bar=bar
-    )
+  values = {
+    'time': {n: m.median('cpu') for n, m in long.items()},
+    'memory': {n: m.bytes for n, m in long.items() if m.bytes},
+  }
+  for what, points in values.items():
+    if len(points) > 1:
+      text = f'{name}: exponent of {what} in l'
+      yield record.value_row(text, growth.slope(points), **bar)
 
 
 SUBJECT = harness.Subject(

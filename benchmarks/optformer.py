@@ -230,32 +230,19 @@ def _cases(sizes: Sizes) -> list[Any]:
 def summary(sizes: Sizes, results: harness.Results) -> Iterator[record.Row]:
   """The bars: a second for a suggestion, a tenth of the GP bandit, the teacher."""
   del sizes
-  main = Case(4, 50)
-  found = results.get(main, UNCACHED)
-  yield record.value_row(
-    f'{UNCACHED}, {main}: seconds of wall time',
-    found and found.median('wall'),
-    at_most=1.0,
-  )
+  main, row = Case(4, 50), record.value_row
+  seconds = results.median(main, UNCACHED, 'wall')
+  text = f'{UNCACHED}, {main}: seconds of wall time'
+  yield row(text, seconds, at_most=1.0)
   ratio = results.ratio(main, GP, UNCACHED).cpu
-  yield record.value_row(
-    f'{GP} over {UNCACHED}, {main}: CPU time', ratio, at_least=10
-  )
-  found = results.get(BATCH, GP_UCB)
-  yield record.value_row(
-    f'{GP_UCB}: CPU seconds of a suggestion',
-    found and found.median('cpu'),
-    at_most=0.3,
-  )
+  yield row(f'{GP} over {UNCACHED}, {main}: CPU time', ratio, at_least=10)
+  seconds = results.median(BATCH, GP_UCB, 'cpu')
+  yield row(f'{GP_UCB}: CPU seconds of a suggestion', seconds, at_most=0.3)
   for case in [m.case for m in results if m.form == CACHED]:
-    yield record.value_row(
-      f'{CACHED} over {UNCACHED}, {case}: CPU time',
-      results.ratio(case, CACHED, UNCACHED).cpu,
-    )
-    found = results.get(case, UNCACHED)
-    yield record.value_row(
-      f'{UNCACHED}, {case}: suggestions per second', 1 / found.median('wall')
-    )
+    ratio = results.ratio(case, CACHED, UNCACHED).cpu
+    yield row(f'{CACHED} over {UNCACHED}, {case}: CPU time', ratio)
+    speed = 1 / results.median(case, UNCACHED, 'wall')
+    yield row(f'{UNCACHED}, {case}: suggestions per second', speed)
 
 
 SUBJECT = harness.Subject(

@@ -15,7 +15,6 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from benchmarks import harness, programs, record
 from nas.rl_darts import networks
@@ -101,15 +100,9 @@ def _program(name: str, case: Case, batch: int) -> programs.Program:
 def _check(case: Case, built: programs.Program, batch: int) -> str | None:
   """Says by how much the fused form differs from the naive one."""
   reference = _program(NAIVE, case, batch)
-  found, expected = (
-    jax.tree.leaves(p.call(*p.inputs(1))) for p in (built, reference)
-  )
-  for one, two in zip(found, expected, strict=True):
-    size = np.abs(two).max() + 1e-6
-    difference = float(np.abs(np.asarray(one) - two).max() / size)
-    if not difference < _TOLERANCE:
-      return f'results differ by {difference:.2g} of their size'
-  return None
+  found, expected = (p.call(*p.inputs(1)) for p in (built, reference))
+  gaps = {'result': programs.disagreement(found, expected)}
+  return programs.judged(gaps, _TOLERANCE)
 
 
 def _forms(sizes: Sizes, case: Case) -> list[harness.Form]:
@@ -128,25 +121,18 @@ def _summary(sizes: Sizes, results: harness.Results) -> Iterator[record.Row]:
     for name in (NAIVE, *([XLA] if case.loop else [])):
       times = results.ratio(case, name, FUSED).cpu
       if times is not None:
-        yield record.Row(
-          f'{case}: times faster than {name}',
-          ours=times,
-          bar=record.Bar(at_least=2.0),
-        )
+        text = f'{case}: times faster than {name}'
+        yield record.value_row(text, times, at_least=2.0)
     cost = results.ratio(case, FUSED, IMPALA).cpu
     if cost is not None:
-      bar = sizes.gradient_bars[sizes.sides.index(case.side)]
-      yield record.Row(
-        f'{case}: cost in units of IMPALA',
-        ours=cost,
-        bar=record.Bar(at_most=bar) if case.gradient else None,
-      )
+      most = sizes.gradient_bars[sizes.sides.index(case.side)]
+      bar = {'at_most': most} if case.gradient else {}
+      yield record.value_row(f'{case}: cost in units of IMPALA', cost, **bar)
     for name in (FUSED, DISCRETE, NAIVE, IMPALA, XLA):
-      one = results.get(case, name)
-      if one is not None and one.samples:
-        yield record.Row(
-          f'{case}, {name}: pictures per second', ours=1 / one.median('wall')
-        )
+      seconds = results.median(case, name, 'wall')
+      if seconds is not None:
+        text = f'{case}, {name}: pictures per second'
+        yield record.value_row(text, 1 / seconds)
 
 
 SUBJECT = harness.Subject(

@@ -137,9 +137,9 @@ def inputs(
   }
 
 
-def state_bytes(model: model_lib.SlimTransformer, batch: int = 1) -> int:
+def state_bytes(model: model_lib.SlimTransformer) -> int:
   """Bytes of S and z of all layers, sigma."""
-  state = jax.eval_shape(lambda: model.empty_state(batch))
+  state = jax.eval_shape(lambda: model.empty_state(1))
   return state.S.size * 4 + state.z.size * 4
 
 

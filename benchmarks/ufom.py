@@ -125,11 +125,11 @@ def _times(results: harness.Results, case: forms.Case) -> Iterator[record.Row]:
     results.ratio(case, 'store_phi', 'fom').cpu,
     at_most=3.3,
   )
-  mixed = [results.get(case, name) for name in (*_DRAWS, 'recompute')]
   for clock in programs.CLOCKS:
+    mixed = [results.median(case, n, clock) for n in (*_DRAWS, 'recompute')]
     value = None
     if all(mixed):
-      zero, one, recompute = (m.median(clock) for m in mixed)
+      zero, one, recompute = mixed
       value = ((1 - _Q) * zero + _Q * one) / recompute
     yield record.value_row(
       f'UFOM q=0.1 over recompute, {clock}, {case}', value, at_most=0.35

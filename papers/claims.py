@@ -32,6 +32,7 @@ __all__ = [
   'above',
   'below',
   'close',
+  'computed',
   'conjunction',
   'grows',
   'slope',
@@ -76,6 +77,16 @@ class Derived:
 
   text: str
   values: Callable[[Table], npt.ArrayLike]
+
+
+def computed(
+  text: str, function: Callable[..., npt.ArrayLike], *labels: str
+) -> Derived:
+  """A quantity that a function computes from the values of labels, [seeds]."""
+  return Derived(
+    text,
+    lambda table: function(*(np.asarray(table[x], np.float64) for x in labels)),
+  )
 
 
 Operand = str | float | Derived  # A label, a constant, or derived.

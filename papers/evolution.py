@@ -1,6 +1,6 @@
 """Policies by evolution strategies, as rows of several systems show them."""
 
-from typing import Any
+import functools
 
 from papers import figures, study, training
 from rl.es import policy_training
@@ -8,16 +8,13 @@ from rl.es import policy_training
 __all__ = ['curves', 'random_return']
 
 
-def curves(results: study.Results, **axes: Any) -> figures.Lines:
-  """The metric `returns` of all arms; options as those of `figures.Lines`."""
-  return figures.by_arm(
-    results,
-    'returns',
-    spread='mean',
-    xlabel='generation',
-    ylabel='mean return of the population',
-    **axes,
-  )
+# The figure of a row, of the metric `returns` of all arms.
+curves = functools.partial(
+  figures.of_arms,
+  {'returns': 'mean return of the population'},
+  spread='mean',
+  xlabel='generation',
+)
 
 
 def random_return(trainer: policy_training.PolicyTrainer) -> study.Record:

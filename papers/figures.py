@@ -7,7 +7,8 @@ import dataclasses
 import math
 import os
 import pathlib
-from collections.abc import Mapping, Sequence
+import types
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -29,6 +30,7 @@ __all__ = [
   'contact_sheet',
   'draw',
   'lines',
+  'of_arms',
   'write_curves',
 ]
 
@@ -241,8 +243,8 @@ def by_arm(
 
   Args:
     results: of a study.
-    y: metric in the records: a number at every position of the study, or a
-      curve if there is one position.
+    y: metric in the records: a number at the positions of the study that have
+      it, or a curve if there is one position.
     x: of a curve, a metric or places; None: 1, 2, ...
     arms: which; None: all.
     spread: as for `Line`, like `style`.
@@ -251,12 +253,12 @@ def by_arm(
   """
   found = []
   for arm in results.arms if arms is None else arms:
-    xs = results.study.at if x is None else x
     if results.study.at:
-      ys = np.stack([results(arm, y, at=place) for place in xs], axis=1)
+      points = results.by_place(arm, y)
+      xs, ys = [*points], np.stack([*points.values()], axis=1)
     else:
       ys = results.curves(arm, y)
-      xs = results.curves(arm, x) if isinstance(x, str) else xs
+      xs = results.curves(arm, x) if isinstance(x, str) else x
       xs = [np.arange(1, len(curve) + 1) for curve in ys] if x is None else xs
     found.append(Line(arm, xs, ys, spread, style))
   return Lines(lines=found, **axes)
@@ -313,26 +315,53 @@ def by_place(
   return Lines(lines=found, **axes)
 
 
-def bars(
-  results: study.Results,
+def of_arms(
   metrics: Mapping[str, str],
+  x: str | Sequence[float] | Callable[[study.Results], Any] | None = None,
   *,
-  factor: float = 1.0,
-  **axes: Any,
-) -> Bars:
-  """A panel with a bar for every arm: means over seeds.
+  levels: Mapping[str, float]
+  | Callable[[study.Results], Mapping[str, float]] = types.MappingProxyType({}),
+  **options: Any,
+) -> Callable[[study.Results], list[Lines]]:
+  """The figure of a row: a panel for each metric, as `by_arm` makes it.
 
   Args:
-    results: of a study with one position.
-    metrics: in the records, by label of the group; '': no legend.
+    metrics: texts of the vertical axes, by metric.
+    x: as for `by_arm`, or what makes it of the results; as the next.
+    levels: as for `Lines`.
+    **options: others of `by_arm`.
+  """
+
+  def figure(results: study.Results) -> list[Lines]:
+    at, heights = (v(results) if callable(v) else v for v in (x, levels))
+    return [
+      by_arm(results, metric, at, ylabel=text, levels=heights, **options)
+      for metric, text in metrics.items()
+    ]
+
+  return figure
+
+
+def bars(
+  metrics: Mapping[str, str], *, factor: float = 1.0, **axes: Any
+) -> Callable[[study.Results], Bars]:
+  """The figure of a row: a bar for every arm, the mean over seeds.
+
+  Args:
+    metrics: in the records, which have one position, by label of the group; '':
+      no legend.
     factor: of the numbers, such as 1000 for milliseconds.
     **axes: of `Bars`.
   """
-  groups = {
-    label: [factor * results(arm, metric).mean() for arm in results.arms]
-    for label, metric in metrics.items()
-  }
-  return Bars(names=results.arms, groups=groups, **axes)
+
+  def figure(results: study.Results) -> Bars:
+    groups = {
+      label: [factor * results(arm, metric).mean() for arm in results.arms]
+      for label, metric in metrics.items()
+    }
+    return Bars(names=results.arms, groups=groups, **axes)
+
+  return figure
 
 
 def draw(

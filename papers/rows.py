@@ -25,6 +25,7 @@ __all__ = [
   'System',
   'find',
   'judge',
+  'numbers',
   'power',
   'publish',
   'results_table',
@@ -176,7 +177,7 @@ def _system(package: Any) -> System:
 def table(
   results: study_lib.Results,
   *metrics: str,
-  form: str = '{arm}: {metric}',
+  form: str | None = None,
   arms: Sequence[str] | None = None,
   names: Mapping[str, str] | None = None,
   factor: float = 1.0,
@@ -187,12 +188,15 @@ def table(
     results: of a study.
     *metrics: metrics in its records.
     form: of the labels; with `{at}` if the study has positions, of which those
-      that have no such metric are left out.
+      that have no such metric are left out. None: '{arm}' for one metric,
+      '{arm}: {metric}' for several.
     arms: which; None: all.
     names: of metrics in the labels, where other than in the records.
     factor: of the numbers, such as 100 for percent.
   """
   names = names or {}
+  if form is None:
+    form = '{arm}: {metric}' if len(metrics) > 1 else '{arm}'
   return {
     form.format(arm=arm, metric=names.get(metric, metric), at=at): factor
     * np.array([np.ravel(x)[-1] for x in results.curves(arm, metric, at)])
@@ -202,7 +206,14 @@ def table(
   }
 
 
-def _numbers(values: Table) -> dict[str, tuple[float, ...]]:
+def numbers(
+  *metrics: str, **options: Any
+) -> Callable[[study_lib.Results], dict[str, np.ndarray]]:
+  """The numbers of a row that are a `table`; arguments as there."""
+  return lambda results: table(results, *metrics, **options)
+
+
+def _as_tuples(values: Table) -> dict[str, tuple[float, ...]]:
   return {k: tuple(map(float, np.atleast_1d(v))) for k, v in values.items()}
 
 
@@ -210,8 +221,8 @@ def judge(
   row: Row, results: study_lib.Results
 ) -> tuple[dict[str, tuple[float, ...]], list[claims_lib.Judged]]:
   """The numbers of a row, and their verdict on each of its claims."""
-  ours = _numbers(row.ours(results))
-  more = _numbers(row.unlisted(results)) if row.unlisted else {}
+  ours = _as_tuples(row.ours(results))
+  more = _as_tuples(row.unlisted(results)) if row.unlisted else {}
   exact = results.seeds is None
   parts = row.stated(ours | more).parts
   return ours, [part.judge(ours | more, exact=exact) for part in parts]

@@ -27,6 +27,7 @@ from papers import claims, figures, rows, study
 _RATES = (0.1, 0.3, 1.0, 3.0, 10.0)
 _COSTS = (0.001, 0.03, 0.3, 1.0)
 _RECORDS = 40
+_UPDATES = 40  # Between changes of a bandit or population, and of a life.
 Exact = Float[Array, ' t']  # Exact returns of the policy before each update.
 
 
@@ -68,9 +69,7 @@ def _returns(
   return jax.lax.scan(update, start, keys)[1]
 
 
-def bandit(
-  task: drift_mdp.DriftMDP, key: Key[Array, ''], *, updates: int = 40
-) -> Exact:
+def bandit(task: drift_mdp.DriftMDP, key: Key[Array, '']) -> Exact:
   """Sliding-window UCB over four corners of the space."""
   arms = tuple(
     (('learning_rate', rate), ('entropy_cost', cost))
@@ -78,20 +77,14 @@ def bandit(
     for cost in (0.001, 1.0)
   )
   chosen = bandits.SlidingWindow(len(arms), window=30, bonus=0.5)
-  program = tuned.BanditTuned(task, arms, chosen, updates)
-  keys = jax.random.split(key, task.length // updates)
+  program = tuned.BanditTuned(task, arms, chosen, _UPDATES)
+  keys = jax.random.split(key, task.length // _UPDATES)
   _, found = jax.lax.scan(program.step, program.init(key), keys)
-  return jnp.repeat(found['exact'], updates)
+  return jnp.repeat(found['exact'], _UPDATES)
 
 
-def meta_gradient(
-  task: drift_mdp.DriftMDP,
-  key: Key[Array, ''],
-  *,
-  horizon: int = 1,
-  rate: float = 0.1,
-) -> Exact:
-  """Learning rate and entropy cost by meta-gradients through some updates.
+def meta_gradient(task: drift_mdp.DriftMDP, key: Key[Array, '']) -> Exact:
+  """Learning rate and entropy cost by meta-gradients through an update.
 
   The batch of the outer loss is the first one that is learnt from afterwards.
   """
@@ -99,7 +92,7 @@ def meta_gradient(
     knobs.Knob('learning_rate', 1.0, 0.01, 20.0, 'LOG'),
     knobs.Knob('entropy_cost', 0.03, 0.0005, 2.0, 'LOG'),
   )
-  optimizer = optax.adam(rate)
+  optimizer = optax.adam(0.1)
 
   def update(logits: Array, free: Any, batch: Any) -> Array:
     zeta = knobs.values(chosen, free)
@@ -126,30 +119,24 @@ def meta_gradient(
   logits, free = task.init(key).logits, knobs.initial(chosen)
   first = task.play(logits, jnp.int32(0), jax.random.fold_in(key, 1))
   inputs = jnp.arange(task.length), jax.random.split(key, task.length)
-  windows = jax.tree.map(lambda x: x.reshape(-1, horizon, *x.shape[1:]), inputs)
+  windows = jax.tree.map(lambda x: x[:, None], inputs)  # Of one update each.
   carry = logits, first, free, optimizer.init(free)
   return jax.lax.scan(window, carry, windows)[1].reshape(-1)
 
 
-def importance(
-  task: drift_mdp.DriftMDP,
-  key: Key[Array, ''],
-  *,
-  candidates: int = 32,
-  max_kl: float = 0.3,
-) -> Exact:
-  """HOOF: candidates of one batch, by importance sampling."""
+def importance(task: drift_mdp.DriftMDP, key: Key[Array, '']) -> Exact:
+  """HOOF: 32 candidates of one batch, by importance sampling."""
 
   def step(logits: Array, inputs: tuple) -> tuple[Array, Array]:
     time, key = inputs
     play_key, draw_key = jax.random.split(key)
     batch = task.play(logits, time, play_key)
-    codes = traced.sample(drift_mdp.SPACE, draw_key, (candidates,))
+    codes = traced.sample(drift_mdp.SPACE, draw_key, (32,))
     zeta = traced.zeta(drift_mdp.SPACE, codes)
     slope = lambda cost: jax.grad(task.loss)(logits, batch, cost)
     move = lambda rate, cost: task.moved(logits, slope(cost), rate)
     after = jax.vmap(move)(zeta['learning_rate'], zeta['entropy_cost'])
-    found = _compared(logits, after, batch, hoof.Limits(max_kl=max_kl))
+    found = _compared(logits, after, batch, hoof.Limits(max_kl=0.3))
     exact = task.exact(logits, task.side(time))
     return jnp.where(found.found, after[found.index], logits), exact
 
@@ -180,7 +167,6 @@ def population(
   *,
   method: Callable[..., Any],
   size: int,
-  updates: int = 40,
 ) -> Exact:
   """Mean over the members of a population, [t]."""
   _, rounds = running.run(
@@ -188,25 +174,23 @@ def population(
     method(drift_mdp.SPACE),
     key,
     size=size,
-    rounds=task.length // updates,
-    updates=updates,
+    rounds=task.length // _UPDATES,
+    updates=_UPDATES,
   )
-  return jnp.repeat(jnp.mean(rounds.metrics['exact'], 1), updates)
+  return jnp.repeat(jnp.mean(rounds.metrics['exact'], 1), _UPDATES)
 
 
-def restarts(
-  task: drift_mdp.DriftMDP, key: Key[Array, ''], *, updates: int = 40
-) -> Exact:
+def restarts(task: drift_mdp.DriftMDP, key: Key[Array, '']) -> Exact:
   """A newborn agent with random settings, every few updates."""
 
   def life(inputs: tuple) -> Array:
     number, key = inputs
     codes = traced.sample(drift_mdp.SPACE, key)
     zeta = traced.zeta(drift_mdp.SPACE, codes)
-    fresh = task.init(key).replace(updates=number * updates)
-    return _returns(task, fresh, zeta, jax.random.split(key, updates))
+    fresh = task.init(key).replace(updates=number * _UPDATES)
+    return _returns(task, fresh, zeta, jax.random.split(key, _UPDATES))
 
-  count = task.length // updates
+  count = task.length // _UPDATES
   inputs = jnp.arange(count), jax.random.split(key, count)
   return jax.lax.map(life, inputs).reshape(-1)
 

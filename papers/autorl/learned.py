@@ -120,20 +120,6 @@ def _ours(results: study.Results) -> dict[str, Any]:
   }
 
 
-def _figure(results: study.Results) -> figures.Panel:
-  return figures.by_arm(
-    results,
-    'score',
-    programs.STEPS,
-    arms=(EVOLVED, META),
-    spread='mean',
-    levels={REINFORCE: float(np.mean(_ours(results)[REINFORCE]))},
-    xscale='log',
-    xlabel='environment steps of meta-training',
-    ylabel='score on new tasks',
-  )
-
-
 def _explain(results: study.Results) -> str:
   spent = {arm: results.last(arm, programs.STEPS)[0] for arm in (EVOLVED, META)}
   rates = '; '.join(
@@ -168,7 +154,17 @@ ROWS = (
     ours=_ours,
     trend='both ways of meta-training above REINFORCE with its best rate',
     claims=(claims.above(EVOLVED, REINFORCE), claims.above(META, REINFORCE)),
-    figure=_figure,
+    figure=figures.of_arms(
+      {'score': 'score on new tasks'},
+      programs.STEPS,
+      arms=(EVOLVED, META),
+      spread='mean',
+      levels=lambda results: {
+        REINFORCE: float(np.mean(_ours(results)[REINFORCE]))
+      },
+      xscale='log',
+      xlabel='environment steps of meta-training',
+    ),
     explain=_explain,
     headline=EVOLVED,
   ),

@@ -76,17 +76,6 @@ def _chain(start: float, outer: float | None) -> Setting:
   return Setting(programs.Agent(agent, make(16), make(100)), 600, 20)
 
 
-def _chain_numbers(results: study.Results) -> dict[str, np.ndarray]:
-  return {
-    f'{name} {arm}': results.last(arm, metric)
-    for name, metric, arms in (
-      ('discount', 'discount', (UP, DOWN)),
-      ('return', 'test', (UP, FIXED)),
-    )
-    for arm in arms
-  }
-
-
 def _chain_figure(results: study.Results) -> list[figures.Panel]:
   options = {'x': _iterations(results), 'xlabel': 'iteration'}
   learnt = figures.by_arm(
@@ -110,7 +99,14 @@ _MGRL = rows.Row(
     seeds=5,
     together=True,
   ),
-  ours=_chain_numbers,
+  ours=lambda results: {
+    f'{name} {arm}': results.last(arm, metric)
+    for name, metric, arms in (
+      ('discount', 'discount', (UP, DOWN)),
+      ('return', 'test', (UP, FIXED)),
+    )
+    for arm in arms
+  },
   trend=f'from 0.8 it ends above {_CHAIN.threshold:.3f}, from 0.98 below; returns '
   'with the learnt discount are higher than with the constant one',
   claims=(
@@ -160,24 +156,6 @@ def _mazes(replay: levels.Replay, uniform: bool = False) -> Setting:
   return Setting(program, 300, 10)
 
 
-def _mazes_figure(results: study.Results) -> list[figures.Panel]:
-  steps = results.curves(UNIFORM, 'environment_steps')[0]
-  return [
-    figures.by_arm(
-      results,
-      metric,
-      steps,
-      spread='mean',
-      xlabel='environment steps',
-      ylabel=label,
-    )
-    for metric, label in (
-      ('test', 'solved test levels'),
-      ('seen', 'share of levels seen'),
-    )
-  ]
-
-
 def _mazes_told(results: study.Results) -> str:
   played = '; '.join(
     f'{arm} {results(arm, "episode_return")[:, -3:].mean():.2f}'
@@ -219,7 +197,12 @@ _PLR = rows.Row(
   ours=_last_tests,
   trend='PLR above uniform, robust PLR above uniform',
   claims=(claims.above(PLR, UNIFORM), claims.above(ROBUST, UNIFORM)),
-  figure=_mazes_figure,
+  figure=figures.of_arms(
+    {'test': 'solved test levels', 'seen': 'share of levels seen'},
+    lambda results: results.curves(UNIFORM, 'environment_steps')[0],
+    spread='mean',
+    xlabel='environment steps',
+  ),
   explain=_mazes_told,
   headline=PLR,
 )

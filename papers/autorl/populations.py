@@ -83,10 +83,6 @@ _PB2 = {f'PB2, {n}': Setting(pb2.PB2, n) for n in (4, 8)}
 _ARMS = _RANDOM | _PBT | _PB2
 
 
-def _ours(results: study.Results) -> dict[str, np.ndarray]:
-  return rows.table(results, 'test', form='{arm}')
-
-
 def _explain(results: study.Results) -> str:
   copying = [arm for arm in results.arms if arm not in _RANDOM]
   copies = results.told('.2f', 'copies', arms=copying)
@@ -121,10 +117,8 @@ def _curves(results: study.Results) -> list[figures.Panel]:
 
 
 def _gap(size: int) -> claims.Derived:
-  return claims.Derived(
-    f'PB2 minus PBT, {size}',
-    lambda table: np.subtract(table[f'PB2, {size}'], table[f'PBT, {size}']),
-  )
+  pair = f'PB2, {size}', f'PBT, {size}'
+  return claims.computed(f'PB2 minus PBT, {size}', np.subtract, *pair)
 
 
 ROWS = (
@@ -138,7 +132,7 @@ ROWS = (
       seeds=_SEEDS,
       together=True,
     ),
-    ours=_ours,
+    ours=rows.numbers('test'),
     trend='PBT above the best of 8 random runs',
     claims=(claims.above('PBT, 8', 'random, 8', paired=True),),
     figure=_curves,
@@ -155,7 +149,7 @@ ROWS = (
       seeds=_SEEDS,
       together=True,
     ),
-    ours=_ours,
+    ours=rows.numbers('test'),
     trend='PB2 above PBT with 4 members, by more than with 8',
     claims=(
       claims.above('PB2, 4', 'PBT, 4', paired=True),

@@ -114,15 +114,13 @@ ROWS = (
     id='tuning-ppo',
     claim='OptFormer tunes PPO at least as well as random search.',
     study=study.Study(run, _ARMS, seeds=10),
-    ours=lambda results: rows.table(results, 'test', form='{arm}'),
+    ours=rows.numbers('test'),
     trend='OptFormer not below random search by more than 10 (of 500)',
     claims=(claims.above('OptFormer', 'random', margin=-10.0),),
-    figure=lambda results: figures.by_arm(
-      results,
-      'best',
+    figure=figures.of_arms(
+      {'best': 'best score so far'},
       spread='quartiles',
       xlabel='trial',
-      ylabel='best score so far',
     ),
     explain=_explain,
     headline='OptFormer',

@@ -115,13 +115,11 @@ ROWS = (
     },
     trend='SEARL above random settings, with equal and with fewer updates of each',
     claims=(claims.above(SHARED, ALONE), claims.above(SHARED, LONGER)),
-    figure=lambda results: figures.by_arm(
-      results,
-      'test',
-      results.curves(SHARED, 'environment_steps')[0],
+    figure=figures.of_arms(
+      {'test': 'return of the best'},
+      lambda results: results.curves(SHARED, 'environment_steps')[0],
       spread='quartiles',
       xlabel='environment steps of all members',
-      ylabel='return of the best',
     ),
     published=ledger.Published(
       'up to ten times fewer environment steps than random search or PBT, for TD3',

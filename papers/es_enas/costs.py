@@ -113,24 +113,19 @@ _ACCOUNTS = rows.Row(
 )
 
 
-def _pendulum(**settings: Any) -> runs.Setting:
-  return runs.Setting(
-    **{
-      'env': pendulum.Pendulum,
-      'sharing': sharing.Dense(),
-      'generations': 400,
-      'pairs': 128,
-      'sigma': 1.0,
-      'rate': 0.2,
-      'optimizer': optax.adam,
-      'estimator': estimators.Antithetic(),
-      'hidden': (32,),
-      'init_scale': 1.0,
-    }
-    | settings
-  )
-
-
+_pendulum = functools.partial(
+  runs.Setting,
+  env=pendulum.Pendulum,
+  sharing=sharing.Dense(),
+  generations=400,
+  pairs=128,
+  sigma=1.0,
+  rate=0.2,
+  optimizer=optax.adam,
+  estimator=estimators.Antithetic(),
+  hidden=(32,),
+  init_scale=1.0,
+)
 _TARGETS = (16, 32, 64, 128)
 
 
@@ -152,9 +147,7 @@ _MULTIPLICATIONS = rows.Row(
       for target in _TARGETS
     },
   ),
-  ours=lambda results: rows.table(
-    results, 'multiplications', 'final', names={'final': 'return'}
-  ),
+  ours=rows.numbers('multiplications', 'final', names={'final': 'return'}),
   trend='multiplications at most the target, for every target',
   claims=[
     claims.below(f'T={target}: multiplications', target, margin=-0.5)
@@ -192,7 +185,7 @@ _FREE = rows.Row(
       ),
     },
   ),
-  ours=lambda results: rows.table(results, 'steps', form='{arm}, {metric}'),
+  ours=rows.numbers('steps', form='{arm}, {metric}'),
   trend='the same number',
   claims=(
     claims.Check(
@@ -202,9 +195,7 @@ _FREE = rows.Row(
       ),
     ),
   ),
-  figure=lambda results: figures.bars(
-    results, {'': 'steps'}, xlabel='environment steps'
-  ),
+  figure=figures.bars({'': 'steps'}, xlabel='environment steps'),
   explain='The time of the controller is a subject of the benchmarks: '
   '`python -m benchmarks es_enas`.',
   headline=f'{_SOME}, steps',
@@ -238,7 +229,7 @@ _OPERATIONS = rows.Row(
     ),
     claims.above('chosen, final', -1000.0),
   ),
-  figure=evolution.curves,
+  figure=evolution.curves(),
   explain='A dense network of 32 hidden nodes; random actions have -1200.',
   headline='chosen, final',
 )

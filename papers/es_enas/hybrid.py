@@ -248,27 +248,6 @@ def _explain(results: study.Results) -> str:
   )
 
 
-def _figure(results: study.Results) -> list[figures.Panel]:
-  return [
-    figures.Lines(
-      lines=[
-        figures.Line(
-          name if i == 0 else '',
-          np.arange(1, 121) * 100,
-          results.curves(_label(function, name), 'best'),
-          spread='quartiles',
-        )
-        for name in METHODS
-      ],
-      options={'title': function},
-      xlabel='evaluations',
-      ylabel='least value so far',
-      yscale='log',
-    )
-    for i, function in enumerate(FUNCTIONS)
-  ]
-
-
 def _row(numbers: int, trend: str, stated: Sequence[claims.Claim]) -> rows.Row:
   return rows.Row(
     id=f'hybrid-{numbers}',
@@ -278,7 +257,24 @@ def _row(numbers: int, trend: str, stated: Sequence[claims.Claim]) -> rows.Row:
     ours=_ours,
     trend=trend,
     claims=stated,
-    figure=_figure,
+    figure=lambda results: [
+      figures.Lines(
+        lines=[
+          figures.Line(
+            name if i == 0 else '',
+            np.arange(1, 121) * 100,
+            results.curves(_label(function, name), 'best'),
+            spread='quartiles',
+          )
+          for name in METHODS
+        ],
+        options={'title': function},
+        xlabel='evaluations',
+        ylabel='least value so far',
+        yscale='log',
+      )
+      for i, function in enumerate(FUNCTIONS)
+    ],
     explain=_explain,
     headline=_label('Sphere', _OURS),
   )

@@ -152,7 +152,7 @@ def _returns(
   return np.asarray(returns[0], np.float64)
 
 
-def levels(results: study.Results) -> dict[str, np.ndarray]:
-  """The levels of the populations, and the final policies' returns."""
-  names, form = {'level': 'population'}, '{arm}, {metric}'
-  return rows.table(results, 'level', 'final', names=names, form=form)
+# The levels of the populations, and the final policies' returns.
+levels = rows.numbers(
+  'level', 'final', names={'level': 'population'}, form='{arm}, {metric}'
+)

@@ -91,16 +91,13 @@ ROWS = (
     study=study.Study(
       pairing, {_SHARED: Pairing(True), _APART: Pairing(False)}, seeds=5
     ),
-    ours=lambda results: rows.table(
-      results, 'variance', 'ratio', form='{arm}, {metric}'
-    ),
+    ours=rows.numbers('variance', 'ratio', form='{arm}, {metric}'),
     trend='both within 5 % of their closed form',
     claims=(
       claims.close(f'{_SHARED}, ratio', 1.0, within=0.05),
       claims.close(f'{_APART}, ratio', 1.0, within=0.05),
     ),
-    figure=lambda results: figures.bars(
-      results,
+    figure=figures.bars(
       {'': 'variance'},
       xlabel='variance of a coordinate of the estimate',
     ),
@@ -112,7 +109,7 @@ ROWS = (
     claim='A step of ES gains in proportion to its evaluations, the best of as '
     'many mutations only with their logarithm (improvement of a quadratic).',
     study=study.Study(improvement, _POINTS, seeds=5),
-    ours=lambda results: rows.table(results, *_NAMES, names=_NAMES),
+    ours=rows.numbers(*_NAMES, names=_NAMES),
     trend='ES within 15 % of its form and mutation below its bound everywhere; at '
     'B=128 ES gains at least 4 times as much',
     claims=(
@@ -127,8 +124,7 @@ ROWS = (
         claims.above(f'd={d}, B=128: ES over mutation', 4.0) for d in (100, 500)
       ),
     ),
-    figure=lambda results: figures.bars(
-      results,
+    figure=figures.bars(
       {_NAMES[metric]: metric for metric in ('es', 'mutation')},
       xlabel='measured over closed form',
     ),

@@ -22,7 +22,6 @@ import dataclasses
 import functools
 import itertools
 import math
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -102,11 +101,7 @@ class Setting:
 
 
 def run(setting: Setting, *, seed: int) -> study.Record:
-  """Mean squared errors of all pairs, by m.
-
-  Args:
-    setting: estimator and data.
-    seed: of data and projections.
+  """Mean squared errors of all pairs, by m; the seed is of data and projections.
 
   Returns:
     `error`, the mean of (estimate - exp(x . y))^2; and `s`, the mean over pairs
@@ -163,58 +158,44 @@ def _error(
   ).mean()
 
 
-class _Case(NamedTuple):
-  """A kind of data, in a short name."""
-
-  variance: float
-  unaligned: int
-
-  def __str__(self) -> str:
-    return f'variance {self.variance:g}, k={self.unaligned}'
-
-  def arm(self, name: str) -> str:
-    """The arm of an estimator."""
-    return f'{name}, {self}'
-
-
-_CASES = tuple(_Case(v, k) for v in (1.0, 10.0) for k in (12, 25))
-# Least and greatest error of 20 repeats, at m = 20 and m = 200.
-_PUBLISHED = {
-  _CASES[0]: (
+_CASES = {
+  f'variance {v:g}, k={k}': Data(v, k) for v in (1.0, 10.0) for k in (12, 25)
+}
+_FIRST = next(iter(_CASES))
+# Of each case, least and greatest error of 20 repeats, at m = 20 and m = 200.
+_PUBLISHED = (
+  (
     ((0.0016, 0.0183), (0.0002, 0.0010)),
     ((0.0071, 0.1455), (0.0013, 0.0205)),
     ((0.0039, 0.0808), (0.0004, 0.0087)),
   ),
-  _CASES[1]: (
+  (
     ((0.0032, 0.0265), (0.0003, 0.0018)),
     ((0.0095, 0.2071), (0.0018, 0.0236)),
     ((0.0036, 0.0989), (0.0004, 0.0134)),
   ),
-  _CASES[2]: (
+  (
     ((0.0083, 0.0300), (0.0011, 0.0031)),
     ((0.0362, 0.1218), (0.0037, 0.0150)),
     ((0.0174, 0.0490), (0.0018, 0.0050)),
   ),
-  _CASES[3]: (
+  (
     ((0.0097, 0.0294), (0.0012, 0.0031)),
     ((0.0332, 0.1553), (0.0046, 0.0166)),
     ((0.0179, 0.0485), (0.0015, 0.0067)),
   ),
-}
+)
+_arm, _label = '{}, {}'.format, '{}, m={}'.format
 
 
 def _published() -> dict[str, float]:
   return {
-    f'{case.arm(name)}, m={m}, {end}': value
-    for case, table in _PUBLISHED.items()
+    f'{_arm(name, case)}, m={m}, {end}': value
+    for case, table in zip(_CASES, _PUBLISHED, strict=True)
     for name, ranges in zip(PAPER, table, strict=True)
     for m, both in zip(_SIZES, ranges, strict=True)
     for end, value in zip(('least', 'greatest'), both, strict=True)
   }
-
-
-def _label(arm: str, m: int) -> str:
-  return f'{arm}, m={m}'
 
 
 def _errors(results: study.Results) -> dict[str, np.ndarray]:
@@ -225,9 +206,9 @@ def _errors(results: study.Results) -> dict[str, np.ndarray]:
   }
 
 
-def _ordered(case: _Case) -> list[claims.Claim]:
+def _ordered(case: str) -> list[claims.Claim]:
   """The order of the estimators at each m, and errors that fall as 1 / m."""
-  names = [case.arm(name) for name in (HYBRID, TRIG, FAVOR)]
+  names = [_arm(name, case) for name in (HYBRID, TRIG, FAVOR)]
   order = [
     claims.below(_label(better, m), _label(worse, m), paired=True, log=True)
     for m in _SIZES
@@ -240,33 +221,17 @@ def _ordered(case: _Case) -> list[claims.Claim]:
   return order + slopes
 
 
-def _figure(results: study.Results) -> list[figures.Panel]:
-  return [
-    figures.lines(
-      {name: results(case.arm(name), 'error') for name in ARMS},
-      _SIZES,
-      spread='range',
-      style='o-',
-      xlabel='projections m',
-      ylabel=f'mean squared error, {case}',
-      xscale='log2',
-      yscale='log',
-    )
-    for case in _CASES
-  ]
-
-
 def _explain(results: study.Results) -> str:
   s = ', '.join(
-    f'{results(case.arm(HYBRID), "s").mean():.2g} ({case})' for case in _CASES
+    f'{results(_arm(HYBRID, case), "s").mean():.2g} ({case})' for case in _CASES
   )
   errors = _errors(results)
   ratios = ', '.join(
     f'{np.exp(np.log(ratio).mean()):.2g} ({case})'
     for case in _CASES
     for ratio in [
-      errors[_label(case.arm(BALANCED), _SIZES[-1])]
-      / errors[_label(case.arm(TRIG), _SIZES[-1])]
+      errors[_label(_arm(BALANCED, case), _SIZES[-1])]
+      / errors[_label(_arm(TRIG, case), _SIZES[-1])]
     ]
   )
   return (
@@ -288,8 +253,8 @@ ROWS = (
     study=study.Study(
       run,
       {
-        case.arm(name): Setting(name, Data(case.variance, case.unaligned))
-        for case in _CASES
+        _arm(name, case): Setting(name, data)
+        for case, data in _CASES.items()
         for name in ARMS
       },
       seeds=60,
@@ -303,8 +268,20 @@ ROWS = (
     trend='hybrid-cluster < trig < FAVOR+ at m = 20 and 200 for every kind of '
     'data; all fall as 1 / m (exponent -1 +- 0.25)',
     claims=[claim for case in _CASES for claim in _ordered(case)],
-    figure=_figure,
+    figure=lambda results: [
+      figures.lines(
+        {name: results(_arm(name, case), 'error') for name in ARMS},
+        _SIZES,
+        spread='range',
+        style='o-',
+        xlabel='projections m',
+        ylabel=f'mean squared error, {case}',
+        xscale='log2',
+        yscale='log',
+      )
+      for case in _CASES
+    ],
     explain=_explain,
-    headline=_label(_CASES[0].arm(HYBRID), 200),
+    headline=_label(_arm(HYBRID, _FIRST), 200),
   ),
 )

@@ -88,11 +88,9 @@ def _tolerance(table: claims.Table, label: str) -> float:
   return _WITHIN * abs(float(np.mean(table[label])))
 
 
-def _curves(results: study.Results) -> figures.Lines:
-  levels = {_RANDOM: results(_RANDOM, 'final')[0]}
-  return evolution.curves(results, levels=levels)
-
-
+_curves = evolution.curves(
+  levels=lambda results: {_RANDOM: results(_RANDOM, 'final')[0]}
+)
 _row = functools.partial(rows.Row, curves=True, figure=_curves)
 
 
@@ -150,17 +148,6 @@ def _parity(name: str, *, generations: int = 200, seeds: int = 3) -> rows.Row:
 _STRIDES = {7: 4, 5: 3, 3: 2, 1: 1}
 
 
-def _size_claims(table: claims.Table) -> list[claims.Claim]:
-  return [
-    claims.above(
-      f'p=1, {test}',
-      f'p=7, {test}',
-      margin=-_tolerance(table, f'p=7, {test}'),
-    )
-    for test in ('final', 'color')
-  ]
-
-
 def _bars(
   numbers: Callable[[study.Results], Mapping[str, np.ndarray]],
   tests: Sequence[str],
@@ -175,7 +162,7 @@ def _bars(
       for test in tests
     }
     bars = figures.Bars(names=results.arms, groups=groups, xlabel=label)
-    return [_curves(results), bars]
+    return [*_curves(results), bars]
 
   return figure
 
@@ -183,10 +170,7 @@ def _bars(
 _SIZE_TESTS = ('final', *DISTRACTIONS)
 
 
-def _sizes(results: study.Results) -> dict[str, np.ndarray]:
-  return rows.table(results, *_SIZE_TESTS, form='{arm}, {metric}')
-
-
+_sizes = rows.numbers(*_SIZE_TESTS, form='{arm}, {metric}')
 _PATCHES = _row(
   id='patch-sizes',
   claim='Patches may be as small as single pixels: the policy is smaller, and '
@@ -199,7 +183,14 @@ _PATCHES = _row(
   ),
   ours=_sizes,
   trend=f'p=1 no more than {_WITHIN:.0%} below p=7, clean and in changed colours',
-  claims=_size_claims,
+  claims=lambda table: [
+    claims.above(
+      f'p=1, {test}',
+      f'p=7, {test}',
+      margin=-_tolerance(table, f'p=7, {test}'),
+    )
+    for test in ('final', 'color')
+  ],
   figure=_bars(_sizes, _SIZE_TESTS, 'return of the final policy'),
   explain='Trained without distractions on following a lane. '
   f'Strides by size: {_STRIDES}. Exact attention over the 2304 pixels would have '
@@ -235,7 +226,7 @@ def _generalisation(name: str, task: Task) -> rows.Row:
     f'not trained with ({task.name}; share of the return that is lost).',
     study=_study({k: task.setting(front) for k, front in chosen.items()}),
     ours=_drops,
-    unlisted=lambda results: rows.table(results, 'final', form='{arm}, clean'),
+    unlisted=rows.numbers('final', form='{arm}, clean'),
     trend='implicit loses less than convolutions and than means of pixels, under '
     'each distraction',
     claims=[

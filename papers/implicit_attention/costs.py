@@ -46,12 +46,7 @@ def _built(setting: Setting, side: int) -> dict[harness.Form, programs.Program]:
 
 
 def run(setting: Setting, *, seed: int, at: int) -> study.Record:
-  """Times the forms in turns.
-
-  Args:
-    setting: of the timing.
-    seed: of the pictures.
-    at: pixels along each side.
+  """Times the forms in turns on pictures of a seed, `at` pixels along each side.
 
   Returns:
     By form, CPU seconds of a frame and bytes besides inputs and outputs.

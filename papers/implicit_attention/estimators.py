@@ -15,7 +15,6 @@ import dataclasses
 import functools
 import math
 from collections.abc import Iterator
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -80,10 +79,6 @@ def _own(values: Float[Array, 'i j']) -> Float[Array, 'i a']:
 def run(setting: Setting, *, seed: int) -> study.Record:
   """Mean squared relative errors times m, and their closed form.
 
-  Args:
-    setting: of the mean.
-    seed: of the draws.
-
   Returns:
     `error` and `closed`, by length and angle.
   """
@@ -117,40 +112,28 @@ def _sample(
   return total * (setting.rows / blocks), closed * setting.rows
 
 
-class _Point(NamedTuple):
-  """Where an error of a hybrid is tested."""
+def _points(
+  results: study.Results, *, zero: bool
+) -> Iterator[tuple[str, str, tuple[int, int]]]:
+  """Points with light tails, whose closed form is or is not zero.
 
-  arm: str
-  length: int
-  angle: int
-
-  def __str__(self) -> str:
-    return (
-      f'{self.arm}, length {LENGTHS[self.length]:g}, '
-      f'{ANGLES[self.angle]} degrees'
-    )
-
-
-def _points(results: study.Results, *, zero: bool) -> Iterator[_Point]:
-  """Points with light tails, whose closed form is or is not zero."""
+  Yields:
+    Label, arm, and place among lengths and angles.
+  """
   for arm in results.arms:
     closed = results(arm, 'closed')[0]
     for (i, j), value in np.ndenumerate(closed):
       plus = 2 * LENGTHS[i] ** 2 * (1 + math.cos(math.radians(ANGLES[j])))
       if plus <= _LARGEST + 1e-6 and (value < _ZERO) == zero:
-        yield _Point(arm, i, j)
-
-
-def _error(results: study.Results, point: _Point) -> np.ndarray:
-  return results(point.arm, 'error')[:, point.length, point.angle]
+        label = f'{arm}, length {LENGTHS[i]:g}, {ANGLES[j]} degrees'
+        yield label, arm, (i, j)
 
 
 def _ratios(results: study.Results) -> dict[str, np.ndarray]:
   """Measured over closed form."""
   return {
-    str(point): _error(results, point)
-    / results(point.arm, 'closed')[:, point.length, point.angle]
-    for point in _points(results, zero=False)
+    label: results(arm, 'error')[:, i, j] / results(arm, 'closed')[:, i, j]
+    for label, arm, (i, j) in _points(results, zero=False)
   }
 
 
@@ -169,8 +152,8 @@ def _by_arm(results: study.Results) -> dict[str, np.ndarray]:
 def _zeros(results: study.Results) -> dict[str, np.ndarray]:
   """Measured errors where the closed form is zero."""
   return {
-    f'{point}, zero': _error(results, point)
-    for point in _points(results, zero=True)
+    f'{label}, zero': results(arm, 'error')[:, i, j]
+    for label, arm, (i, j) in _points(results, zero=True)
   }
 
 
@@ -244,9 +227,7 @@ class Worst:
 def worst(setting: Worst, *, at: float) -> study.Record:
   """The hybrid's greatest root mean squared error over that of its parts.
 
-  Args:
-    setting: of the hybrid.
-    at: length of x and y.
+  Both x and y have the length `at`.
 
   Returns:
     The ratio at an equal number of projections, and at an equal number of
@@ -262,17 +243,9 @@ def worst(setting: Worst, *, at: float) -> study.Record:
   return {'projections': ratio, 'features': ratio * more**0.5}
 
 
-def _worst_ratios(results: study.Results) -> dict[str, np.ndarray]:
-  form = '{arm}, length {at:g}, equal {metric}'
-  return rows.table(results, 'projections', 'features', form=form)
-
-
-def _worst_claims(table: claims.Table) -> list[claims.Claim]:
-  return [
-    claims.below(label, 1.0)
-    for label in table
-    if label.endswith('projections') or label.startswith('n=1,')
-  ]
+_worst_ratios = rows.numbers(
+  'projections', 'features', form='{arm}, length {at:g}, equal {metric}'
+)
 
 
 def _not_below(results: study.Results) -> str:
@@ -379,7 +352,11 @@ ROWS = (
     ours=_worst_ratios,
     trend='below 1 for every length and n at an equal number of projections, and '
     'with n = 1 at an equal number of features',
-    claims=_worst_claims,
+    claims=lambda table: [
+      claims.below(label, 1.0)
+      for label in table
+      if label.endswith('projections') or label.startswith('n=1,')
+    ],
     figure=_worst_figure,
     explain=_not_below,
     headline='n=8, length 1, equal projections',

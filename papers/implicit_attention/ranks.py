@@ -42,12 +42,9 @@ class Setting:
 
 
 def run(setting: Setting, *, seed: int, at: int) -> study.Record:
-  """Mean overlap of the patches with most votes, implicit and exact.
+  """Mean overlap of the patches with most votes, implicit and exact, at an m.
 
-  Args:
-    setting: of the votes.
-    seed: of pictures, projections of patches, and random features.
-    at: m.
+  The seed is of pictures, projections of patches, and random features.
 
   Returns:
     `overlap`, the share of the exact ones that is found; `error`, the norm of
@@ -121,7 +118,7 @@ ROWS = (
       seeds=12,
       at=SIZES,
     ),
-    ours=lambda results: rows.table(results, 'overlap', form='{arm}, m={at}'),
+    ours=rows.numbers('overlap', form='{arm}, m={at}'),
     trend=f'every kernel finds more at m = {SIZES[-1]} than at m = {SIZES[0]}; at '
     f'm = {SIZES[-1]} trig and angular above pos and hyp; pos finds more at half '
     'the norm',
@@ -137,13 +134,11 @@ ROWS = (
       ),
       claims.above(_MANY[_HALF], _MANY['pos'], paired=True),
     ),
-    figure=lambda results: figures.by_arm(
-      results,
-      'overlap',
+    figure=figures.of_arms(
+      {'overlap': 'share of the exact top ten'},
       spread='range',
       style='o-',
       xlabel='projections m',
-      ylabel='share of the exact top ten',
       xscale='log2',
       options={'ylim': (0, 1)},
     ),

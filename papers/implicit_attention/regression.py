@@ -62,9 +62,7 @@ def _scenes(
 def run(setting: Setting, *, seed: int) -> study.Record:
   """Trains, and judges on pictures that training does not have.
 
-  Args:
-    setting: of the regression.
-    seed: of parameters, random features and pictures.
+  The seed is of parameters, random features and pictures.
 
   Returns:
     `steps` and `error`, the mean distance in metres from the target after them;
@@ -125,21 +123,19 @@ ROWS = (
     study=study.Study(
       run, {name: Setting(front) for name, front in _FRONTS.items()}
     ),
-    ours=lambda results: rows.table(results, 'error', 'parameters'),
+    ours=rows.numbers('error', 'parameters'),
     trend=f'IAP-trans below IAP-rank, and below half of the {_CENTRE:g} m of who '
     'always says the centre',
     claims=(
       claims.below(f'{TRANS}: error', f'{RANK}: error', paired=True),
       claims.below(f'{TRANS}: error', _CENTRE / 2),
     ),
-    figure=lambda results: figures.by_arm(
-      results,
-      'error',
+    figure=figures.of_arms(
+      {'error': 'mean distance from the target (m)'},
       x='steps',
       spread='mean',
       levels={'always the centre': _CENTRE},
       xlabel='steps',
-      ylabel='mean distance from the target (m)',
     ),
     explain='Pictures of 32 x 32 pixels, 225 patches of 4 x 4, 32 features; 32 '
     'pictures in a step of Adam. Judged on 256 pictures of other seeds. The '

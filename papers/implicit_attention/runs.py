@@ -54,11 +54,7 @@ def _trainer(setting: Setting) -> es_training.ESTrainer:
 
 
 def run(setting: Setting, *, seed: int) -> study.Record:
-  """Trains a policy.
-
-  Args:
-    setting: of the search.
-    seed: of parameters, perturbations and episodes.
+  """Trains a policy; the seed is of parameters, perturbations and episodes.
 
   Returns:
     `returns`, the mean return of every population; `final`, that of the final

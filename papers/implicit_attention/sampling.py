@@ -172,9 +172,7 @@ def _train(
 def run(setting: Setting, *, seed: int) -> study.Record:
   """Distances of estimated distributions from the true one, by m.
 
-  Args:
-    setting: estimator and model.
-    seed: of the model and of the projections.
+  The seed is of the model and of the projections.
 
   Returns:
     `distance`, the Kolmogorov-Smirnov distance, and `negative`, the share of
@@ -230,24 +228,9 @@ def _distances(
   return distance.mean(), negative.mean()
 
 
-class _Case(NamedTuple):
-  """A kind of model, in a short name."""
-
-  tau: float | None
-
-  def __str__(self) -> str:
-    return 'free' if self.tau is None else f'tau={self.tau:g}'
-
-  def arm(self, name: str) -> str:
-    """The arm of an estimator."""
-    return f'{name}, {self}'
-
-
-_CASES = (_Case(1.0), _Case(4.0), _Case(None))
-
-
-def _label(arm: str, m: int) -> str:
-  return f'{arm}, m={m}'
+_CASES = {'tau=1': Model(tau=1.0), 'tau=4': Model(tau=4.0), 'free': Model()}
+_FIRST = next(iter(_CASES))
+_arm, _label = '{}, {}'.format, '{}, m={}'.format
 
 
 def _values(results: study.Results) -> dict[str, np.ndarray]:
@@ -257,24 +240,10 @@ def _values(results: study.Results) -> dict[str, np.ndarray]:
     for i, m in enumerate(_SIZES)
   }
   for case in _CASES:
-    arm = case.arm(HYBRID)
+    arm = _arm(HYBRID, case)
     found[f'{case}: loss of the model (nats)'] = results(arm, 'loss')
     found[f'{case}: median |x + y|^2'] = results(arm, 'square')
   return found | {'loss of word frequencies (nats)': results(arm, 'chance')}
-
-
-def _figure(results: study.Results) -> list[figures.Panel]:
-  return [
-    figures.lines(
-      {name: results(case.arm(name), 'distance') for name in _KERNELS},
-      _SIZES,
-      style='o-',
-      xlabel='projections m',
-      ylabel=f'Kolmogorov-Smirnov distance, {case}',
-      xscale='log2',
-    )
-    for case in _CASES
-  ]
 
 
 def _explain(results: study.Results) -> str:
@@ -300,8 +269,8 @@ ROWS = (
     study=study.Study(
       run,
       {
-        case.arm(name): Setting(name, Model(tau=case.tau))
-        for case in _CASES
+        _arm(name, case): Setting(name, model)
+        for case, model in _CASES.items()
         for name in _KERNELS
       },
       seeds=5,
@@ -310,16 +279,26 @@ ROWS = (
     trend='hybrid below hyperbolic and below trig at every m, tau = 1',
     claims=[
       claims.below(
-        _label(_CASES[0].arm(HYBRID), m),
-        _label(_CASES[0].arm(part), m),
+        _label(_arm(HYBRID, _FIRST), m),
+        _label(_arm(part, _FIRST), m),
         paired=True,
         log=True,
       )
       for m in _SIZES
       for part in (POSITIVE, TRIG)
     ],
-    figure=_figure,
+    figure=lambda results: [
+      figures.lines(
+        {name: results(_arm(name, case), 'distance') for name in _KERNELS},
+        _SIZES,
+        style='o-',
+        xlabel='projections m',
+        ylabel=f'Kolmogorov-Smirnov distance, {case}',
+        xscale='log2',
+      )
+      for case in _CASES
+    ],
     explain=_explain,
-    headline=_label(_CASES[0].arm(HYBRID), _SIZES[-1]),
+    headline=_label(_arm(HYBRID, _FIRST), _SIZES[-1]),
   ),
 )

@@ -107,12 +107,10 @@ def random_return(setting: Setting) -> study.Record:
   return evolution.random_return(_trainer(setting))
 
 
-def constant_return(setting: Setting, *, repeats: int = 3) -> study.Record:
+def constant_return(setting: Setting) -> study.Record:
   """The best mean return of an action that never changes.
 
-  Args:
-    setting: of the task.
-    repeats: episodes of each corner, centre of an edge and so on of the box.
+  Three episodes judge each corner, centre of an edge and so on of the box.
   """
   env = setting.env()
   policy = policies.MLP(env.observation_space, env.action_space, hidden=())
@@ -122,10 +120,10 @@ def constant_return(setting: Setting, *, repeats: int = 3) -> study.Record:
   thetas = np.zeros((len(corners), policy.size), np.float32)
   thetas[:, -count:] = corners
   evaluator = setting.evaluator(env=env, policy=policy, mesh=None, clip=None)
-  keys = jax.random.split(jax.random.key(0), repeats * len(thetas))
-  listed = population.Listed(jax.numpy.tile(thetas, (repeats, 1)))
+  keys = jax.random.split(jax.random.key(0), 3 * len(thetas))
+  listed = population.Listed(jax.numpy.tile(thetas, (3, 1)))
   found = evaluator.evaluate(listed, keys, None)
-  returns = np.asarray(found.returns).reshape(repeats, -1)
+  returns = np.asarray(found.returns).reshape(3, -1)
   if isinstance(env, envpool_env.EnvPoolVector):
     env.close()
   return {'final': returns.mean(0).max()}
@@ -169,8 +167,7 @@ def studies(
   )
 
 
-def _label(name: str) -> str:
-  return f'{name}, final return'
+_label = '{}, final return'.format
 
 
 def _ours(results: study.Results) -> dict[str, np.ndarray]:
@@ -219,8 +216,8 @@ def _row(name: str, task: str, studies: Mapping[str, study.Study]) -> rows.Row:
     f'below BaseODE and NANODE with at least {_FEWER:g} times fewer parameters of '
     'the flow (95 % interval)',
     claims=_claims,
-    figure=lambda results: evolution.curves(
-      results, levels={_CONSTANT: results(_CONSTANT, 'final')[0]}
+    figure=evolution.curves(
+      levels=lambda results: {_CONSTANT: results(_CONSTANT, 'final')[0]}
     ),
     explain='All policies have the same heads and normalised observations. Half '
     'width is 8. Parameters are those of the flow alone.',

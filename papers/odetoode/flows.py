@@ -42,9 +42,7 @@ def converge(
 ) -> study.Record:
   """Error of W(1) on a closed form (d = 2, Delta = 1), and its defect.
 
-  Args:
-    method: the retraction and the order.
-    at: steps N.
+  The method is a retraction and an order; `at` is the number N of steps.
   """
   angle = math.atan(math.tanh(1.0))
   c, s = math.cos(angle), math.sin(angle)
@@ -91,15 +89,13 @@ _ORDERS_ROW = rows.Row(
   'per halving of the step; defects below 1e-12; Euler, the control, leaves the '
   'group',
   claims=_orders_claims(),
-  figure=lambda results: figures.by_arm(
-    results,
-    'error',
-    arms=[arm for arm in results.arms if 'Taylor' not in arm],
+  figure=figures.of_arms(
+    {'error': 'error of W(1)'},
+    arms=[arm for arm in _METHODS if 'Taylor' not in arm],
     style='o-',
     xscale='log2',
     yscale='log',
     xlabel='steps N',
-    ylabel='error of W(1)',
   ),
   explain='Computed in float64. The error of a series of order 8 is far below that '
   'of the steps.',

@@ -1,12 +1,10 @@
 """What OptFormer's parts contribute: acquisitions, text, temperatures, proposals."""
 
 from hpo.optformer import acquisitions, bbob_problems
-from papers import rows, study
-from papers.optformer import methods, optimising, searches, tasks
+from papers import study
+from papers.optformer import methods, optimising, tasks
 from papers.optformer.optimising import EI, RANDOM, better
 from runtime.record import ledger
-
-__all__ = ['ROWS']
 
 _SEEDS = 60
 _OTHERS = {
@@ -29,48 +27,12 @@ _CHOSEN = 'reg_evo'
 _PLAIN, _COLD, _HOT = 'EI, forecasts as trained', 'EI, cold', 'EI, hot'
 
 
-def _study(found: dict[str, methods.Method]) -> study.Study:
-  arms = optimising.settings({EI: optimising.optformer()} | found)
-  return study.Study(searches.run, arms, seeds=_SEEDS)
-
-
 _PRIOR = optimising.optformer(acquisitions.Prior(), 1)
-ACQUISITIONS = _study(
-  {name: optimising.optformer(a) for name, a in _OTHERS.items()}
-)
-METADATA = _study(
-  {
-    _MINIMAL: methods.OptFormer(minimal=True),
-    _FULL_PRIOR: _PRIOR,
-    _MINIMAL_PRIOR: methods.OptFormer(_PRIOR.policy, minimal=True),
-  }
-)
-TEMPERATURES = _study(
-  {
-    _PLAIN: methods.OptFormer(temperature=1.0),
-    _COLD: optimising.optformer(temperature=0.5),
-    _HOT: optimising.optformer(temperature=1.5),
-  }
-)
-PROPOSALS = _study(
-  {
-    RANDOM: methods.Random(),
-    _UNIFORM: optimising.optformer(algorithm='designer_random_search'),
-    _GP: optimising.optformer(algorithm='designer_recursive_gp'),
-  }
-)
-CHOICE = study.Study(
-  searches.run,
-  optimising.settings(
-    {RANDOM: methods.Random()}
-    | {
-      name: optimising.optformer(algorithm=algorithm)
-      for name, algorithm in _CHOICES.items()
-    },
-    source=tasks.Bbob(families=bbob_problems.TRAINED),
-  ),
-  seeds=96,
-)
+
+
+def _beside_ei(found: dict[str, methods.Method]) -> study.Study:
+  return optimising.compared({EI: optimising.optformer()} | found, _SEEDS)
+
 
 _COMMON = (
   'Seeds are tasks, as in the row held-out: 40 trials, five common starts.'
@@ -80,14 +42,14 @@ _ON_HPOB = (
 )
 
 ROWS = (
-  rows.Row(
+  optimising.row(
     id='ablation-acquisitions',
     claim='Expected improvement is the best acquisition.',
-    study=ACQUISITIONS,
-    ours=optimising.scores,
+    study=_beside_ei(
+      {name: optimising.optformer(a) for name, a in _OTHERS.items()}
+    ),
     trend='regret at most an eighth above that of any other',
     claims=tuple(better(EI, name, margin=-0.05) for name in _OTHERS),
-    figure=optimising.curves,
     published=ledger.Published(
       {'EI': 0.9801, 'PI': 0.9767, 'Thompson': 0.976, 'UCB(0.9)': 0.9739},
       _ON_HPOB,
@@ -95,14 +57,18 @@ ROWS = (
     explain=_COMMON,
     headline=EI,
   ),
-  rows.Row(
+  optimising.row(
     id='ablation-metadata',
     claim='Without names and ranges both policies are worse.',
-    study=METADATA,
-    ours=optimising.scores,
+    study=_beside_ei(
+      {
+        _MINIMAL: methods.OptFormer(minimal=True),
+        _FULL_PRIOR: _PRIOR,
+        _MINIMAL_PRIOR: methods.OptFormer(_PRIOR.policy, minimal=True),
+      }
+    ),
     trend='regret is smaller with names and ranges, for EI and for the prior',
     claims=(better(_FULL, _MINIMAL), better(_FULL_PRIOR, _MINIMAL_PRIOR)),
-    figure=optimising.curves,
     published=ledger.Published(
       {
         'EI': 0.9801,
@@ -116,31 +82,39 @@ ROWS = (
     'ranges are a disguise of [-5, 5]: nothing can be gained from them here.',
     headline=_MINIMAL,
   ),
-  rows.Row(
+  optimising.row(
     id='ablation-temperature',
     claim='Temperatures matter little to expected improvement.',
-    study=TEMPERATURES,
-    ours=optimising.scores,
+    study=_beside_ei(
+      {
+        _PLAIN: methods.OptFormer(temperature=1.0),
+        _COLD: optimising.optformer(temperature=0.5),
+        _HOT: optimising.optformer(temperature=1.5),
+      }
+    ),
     trend='no other temperature of proposals or forecasts has a regret smaller by a '
     'quarter',
     claims=tuple(
       better(EI, name, margin=-0.1) for name in (_PLAIN, _COLD, _HOT)
     ),
-    figure=optimising.curves,
     explain=f'{_COMMON} Cold and hot: candidates drawn at 0.5 and 1.5. As trained: '
     'forecasts at temperature 1, not at the one fitted to validation studies.',
     headline=EI,
   ),
-  rows.Row(
+  optimising.row(
     id='ablation-proposals',
     claim='The forecasts alone improve uniform proposals, and those of an '
     'imitated optimiser improve on them further.',
-    study=PROPOSALS,
-    ours=optimising.scores,
+    study=_beside_ei(
+      {
+        RANDOM: methods.Random(),
+        _UNIFORM: optimising.optformer(algorithm='designer_random_search'),
+        _GP: optimising.optformer(algorithm='designer_recursive_gp'),
+      }
+    ),
     trend='regret falls from random to EI of imitated random search, to EI of the '
     'algorithm that the model prefers',
     claims=(better(_UNIFORM, RANDOM), better(EI, _UNIFORM)),
-    figure=optimising.curves,
     published=ledger.Published(
       {'random': 0.9446, 'uniform proposals, EI': 0.9698, 'EI': 0.9801},
       _ON_HPOB,
@@ -148,12 +122,19 @@ ROWS = (
     explain=_COMMON,
     headline=_UNIFORM,
   ),
-  rows.Row(
+  optimising.row(
     id='choice-of-proposals',
     claim='Of the imitated algorithms, regularised evolution makes the best '
     'candidates for expected improvement, on families of training.',
-    study=CHOICE,
-    ours=optimising.scores,
+    study=optimising.compared(
+      {RANDOM: methods.Random()}
+      | {
+        name: optimising.optformer(algorithm=algorithm)
+        for name, algorithm in _CHOICES.items()
+      },
+      96,
+      source=tasks.Bbob(families=bbob_problems.TRAINED),
+    ),
     trend='regret at most a quarter above that of any other, and below that of '
     'random search',
     claims=(
@@ -164,7 +145,6 @@ ROWS = (
         if name != _CHOSEN
       ),
     ),
-    figure=optimising.curves,
     explain='Tasks as in the row held-out, but of the 16 families of training, and '
     'problems that training never drew. The algorithm that the shipped model prefers '
     'was chosen by these numbers; the rows on unseen families test the choice.',

@@ -22,12 +22,7 @@ class Setting:
 
 
 def run(setting: Setting, *, seed: int, at: int) -> study.Record:
-  """Times two suggestions, one after the other, in CPU seconds.
-
-  Args:
-    setting: of the method.
-    seed: of the trials.
-    at: number of trials before the first of the two.
+  """Times two suggestions in CPU seconds, the first after `at` random trials.
 
   Returns:
     The first, in which most of what is compiled is compiled; and the next.
@@ -67,7 +62,7 @@ ROWS = (
     claim='A suggestion of OptFormer costs far less than one of Gaussian processes, '
     'and hardly more after many trials.',
     study=STUDY,
-    ours=lambda results: rows.table(results, 'next', form='{arm} after {at}'),
+    ours=rows.numbers('next', form='{arm} after {at}'),
     trend='the cost grows by a power of at most 0.7 of the number of trials; a tenth '
     'of that of the GP bandit at any number',
     claims=(
@@ -79,15 +74,13 @@ ROWS = (
         for at, label in _OURS.items()
       ),
     ),
-    figure=lambda results: figures.by_arm(
-      results,
-      'next',
+    figure=figures.of_arms(
+      {'next': 'CPU seconds of a suggestion'},
       spread='range',
       style='o-',
       xscale='log2',
       yscale='log',
       xlabel='trials',
-      ylabel='CPU seconds of a suggestion',
     ),
     explain='CPU seconds of a second suggestion, four real parameters, 100 '
     'candidates. Trials beyond the decoder are left out by the rule of the README. '

@@ -1,7 +1,5 @@
 """Imitated algorithms as optimisers: their curves beside those of the originals."""
 
-import numpy as np
-
 from hpo.optformer import acquisitions, behaviours, suggesting
 from papers import claims, figures, rows, study
 from papers.optformer import methods, optimising, searches
@@ -35,10 +33,6 @@ STUDY = study.Study(
   },
   seeds=60,
 )
-
-
-def _scores(results: study.Results) -> dict[str, np.ndarray]:
-  return rows.table(results, 'final', form='{arm}')
 
 
 def _diagonal(results: study.Results) -> list[figures.Panel]:
@@ -80,7 +74,7 @@ ROWS = (
     claim='On functions of families it never saw, OptFormer optimises as well as '
     'the algorithm that it imitates.',
     study=STUDY,
-    ours=_scores,
+    ours=rows.numbers('final'),
     trend='the best score of 40 trials within 0.05 of that of the original, for all '
     'seven algorithms',
     claims=tuple(

@@ -6,6 +6,7 @@ far above.
 """
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -49,12 +50,7 @@ class Setting:
 def run(
   setting: Setting, *, seeds: tuple[int, ...], at: str
 ) -> list[study.Record]:
-  """Judges studies under a name.
-
-  Args:
-    setting: of the studies.
-    seeds: their numbers.
-    at: the name of the algorithm that the model is told.
+  """Judges studies, whose numbers are seeds; the model is told the name `at`.
 
   Returns:
     For each, means over trials in nats: the loss, that of uniform legal tokens,
@@ -124,24 +120,23 @@ def _others(results: study.Results) -> dict[str, np.ndarray]:
   return found
 
 
+def _labels(name: str) -> list[str]:
+  """Of an algorithm's loss, that of uniform tokens, and the floor."""
+  return [f'{name}: {part}' for part in ('loss', 'uniform', 'floor')]
+
+
 def _share(table: claims.Table, name: str) -> float:
   """Of the gap between uniform tokens and the floor, how much is closed."""
-  loss, uniform, floor = map(np.mean, _nats(table, name))
+  loss, uniform, floor = (np.mean(table[label]) for label in _labels(name))
   return (uniform - loss) / (uniform - floor)
-
-
-def _nats(table: claims.Table, name: str) -> list[np.ndarray]:
-  """The losses of an algorithm, those of uniform tokens, and the floors."""
-  parts = ('loss', 'uniform', 'floor')
-  return [np.array(table[f'{name}: {part}']) for part in parts]
 
 
 def _beyond(
   name: str, text: str, excess: Callable[..., np.ndarray]
 ) -> claims.Claim:
   """The mean of an excess over losses is not above 0, over resampled studies."""
-  values = lambda table: excess(*_nats(table, name))
-  derived = claims.Derived(f'loss of {name} minus {text}', values)
+  text = f'loss of {name} minus {text}'
+  derived = claims.computed(text, excess, *_labels(name))
   return claims.below(derived, than=0.0, resampled=True)
 
 
@@ -199,49 +194,39 @@ def _matrix(results: study.Results) -> figures.Panel:
 
 
 _CLAIM = 'OptFormer imitates each algorithm that its text names'
+_row = functools.partial(
+  rows.Row, study=STUDY, ours=_own, figure=_bars, explain=_explain
+)
 
 ROWS = (
-  rows.Row(
+  _row(
     id='imitation-uniform',
     claim=f'{_CLAIM}: random search and shuffled grids reach their floors.',
-    study=STUDY,
-    ours=_own,
     trend='losses within 1 % of the entropy of the algorithms',
     claims=tuple(_near(name, 0.01) for name in _KNOWN[:2]),
-    figure=_bars,
-    explain=_explain,
     headline='random_search: loss',
   ),
-  rows.Row(
+  _row(
     id='imitation-structured',
     claim=f'{_CLAIM}: hill climbing and evolution, which copy parents.',
-    study=STUDY,
-    ours=_own,
     trend='60 % of the gap to the floor is closed for hill climbing, 35 % for '
     'evolution',
     claims=(_closes('hill_climb', 0.6), _closes('reg_evo', 0.35)),
-    figure=_bars,
-    explain=_explain,
     headline='hill_climb: loss',
   ),
-  rows.Row(
+  _row(
     id='imitation-floors',
     claim=f'{_CLAIM}, to 15 % of what is possible.',
-    study=STUDY,
-    ours=_own,
     trend='losses of the stochastic algorithms without a grid within 15 % of their '
     'floors',
     claims=tuple(
       _near(name, 0.15) for name in ('random_search', 'hill_climb', 'reg_evo')
     ),
-    figure=_bars,
-    explain=_explain,
     headline='reg_evo: loss',
   ),
-  rows.Row(
+  _row(
     id='imitation-names',
     claim='Proposals depend on the name: with a wrong one they are unlikely.',
-    study=STUDY,
     ours=_others,
     trend='a wrong name costs a nat a trial or more of every algorithm whose '
     'proposals depend on what was seen',

@@ -4,25 +4,14 @@ All methods begin with the same five trials. Seeds are tasks, and intervals come
 resampled tasks.
 """
 
+import functools
+
 import numpy as np
 
 from hpo.optformer import acquisitions, behaviours, suggesting
 from papers import claims, figures, rows, study
 from papers.optformer import methods, peers, searches
 from runtime.record import ledger
-
-__all__ = [
-  'EI',
-  'PRIOR',
-  'RANDOM',
-  'ROWS',
-  'better',
-  'curves',
-  'optformer',
-  'regret_line',
-  'scores',
-  'settings',
-]
 
 RANDOM, PRIOR, EI = 'random', 'OptFormer, prior', 'OptFormer, EI'
 GP_UCB = 'GP-UCB, imitated'
@@ -46,13 +35,23 @@ def optformer(
   )
 
 
-def settings(
-  found: dict[str, methods.Method], **options: object
-) -> dict[str, searches.Setting]:
-  """Arms of methods; options as those of `searches.Setting`."""
-  return {
-    name: searches.Setting(method, **options) for name, method in found.items()
-  }
+def compared(
+  found: dict[str, methods.Method],
+  seeds: int,
+  *,
+  at: tuple[str, ...] = (),
+  **options: object,
+) -> study.Study:
+  """Methods on the same tasks.
+
+  Args:
+    found: methods by label.
+    seeds: number of tasks.
+    at: as for `searches.run`.
+    **options: as those of `searches.Setting`.
+  """
+  arms = {name: searches.Setting(m, **options) for name, m in found.items()}
+  return study.Study(searches.run, arms, seeds=seeds, at=at)
 
 
 def scores(results: study.Results) -> dict[str, np.ndarray]:
@@ -95,10 +94,11 @@ def regret_line(label: str, best: np.ndarray) -> figures.Line:
   return figures.Line(label, np.arange(1, len(regrets) + 1), regrets)
 
 
+row = functools.partial(rows.Row, ours=scores, figure=curves)
+
+
 def _times(results: study.Results) -> str:
-  found = ', '.join(
-    f'{arm} {results(arm, "seconds").mean():.2g}' for arm in results.arms
-  )
+  found = results.told('.2g', 'seconds')
   return f'{_EXPLAIN} CPU seconds of a suggestion: {found}.'
 
 
@@ -115,24 +115,6 @@ _PEERS = {
 _VIZIER = 'GP bandit (Vizier)'
 _CANDIDATES = {f'M = {count}': count for count in (1, 10, 100)}
 
-HELD_OUT = study.Study(
-  searches.run,
-  settings(_OURS | {GP_UCB: methods.Behaviour(behaviours.GpUcb())}),
-  seeds=120,
-)
-AGAINST_PEERS = study.Study(searches.run, settings(_OURS | _PEERS), seeds=120)
-AGAINST_VIZIER = study.Study(
-  searches.run,
-  settings({EI: optformer(), _VIZIER: peers.Vizier('gp')}),
-  seeds=15,
-)
-CANDIDATES = study.Study(
-  searches.run,
-  settings(
-    {name: optformer(num_candidates=m) for name, m in _CANDIDATES.items()}
-  ),
-  seeds=120,
-)
 _COMPARABLE = ledger.Published(
   'EI and Thompson sampling comparable to Vizier or better on the held-out '
   'families, but Thompson sampling on Linear Slope',
@@ -140,39 +122,35 @@ _COMPARABLE = ledger.Published(
 )
 
 ROWS = (
-  rows.Row(
+  row(
     id='held-out',
     claim='Expected improvement with OptFormer beats random search and its own '
     'prior on families of functions that it never saw.',
-    study=HELD_OUT,
-    ours=scores,
+    study=compared(
+      _OURS | {GP_UCB: methods.Behaviour(behaviours.GpUcb())}, 120
+    ),
     trend='regret falls from random to the prior and to expected improvement',
     claims=(better(PRIOR, RANDOM), better(EI, RANDOM), better(EI, PRIOR)),
-    figure=curves,
     published=_COMPARABLE,
     explain=_times,
     headline=EI,
   ),
-  rows.Row(
+  row(
     id='held-out-peers',
     claim='OptFormer is as good as optimisers that are in wide use.',
-    study=AGAINST_PEERS,
-    ours=scores,
+    study=compared(_OURS | _PEERS, 120),
     trend='regret at most a quarter above those of TPE, CMA-ES and Eagle',
     claims=tuple(better(EI, name, margin=-0.1) for name in _PEERS),
-    figure=curves,
     published=_COMPARABLE,
     explain=_times,
     headline=EI,
   ),
-  rows.Row(
+  row(
     id='held-out-vizier',
     claim='OptFormer is as good as the Gaussian processes of Vizier.',
-    study=AGAINST_VIZIER,
-    ours=scores,
+    study=compared({EI: optformer(), _VIZIER: peers.Vizier('gp')}, 15),
     trend='regret at most a quarter above that of the GP bandit',
     claims=(better(EI, _VIZIER, margin=-0.1),),
-    figure=curves,
     published=_COMPARABLE,
     explain=lambda results: (
       f'{_times(results)} The GP bandit needs seconds a suggestion, so there are '
@@ -180,17 +158,18 @@ ROWS = (
     ),
     headline=EI,
   ),
-  rows.Row(
+  row(
     id='candidates',
     claim='The more candidates are ranked, the better the best of them is.',
-    study=CANDIDATES,
-    ours=scores,
+    study=compared(
+      {name: optformer(num_candidates=m) for name, m in _CANDIDATES.items()},
+      120,
+    ),
     trend='regret falls from 1 to 10 and to 100 candidates',
     claims=(
       better('M = 10', 'M = 1'),
       better('M = 100', 'M = 10'),
     ),
-    figure=curves,
     explain=_EXPLAIN,
     headline='M = 100',
   ),

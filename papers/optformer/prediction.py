@@ -105,12 +105,7 @@ class Setting:
 
 
 def run(setting: Setting, *, seed: int, at: int) -> study.Record:
-  """Judges forecasts of one function.
-
-  Args:
-    setting: the way to forecast.
-    seed: number of the function.
-    at: trials of the history.
+  """Judges forecasts of the function of a seed, after `at` trials.
 
   Returns:
     Of each forecast: log density and CRPS in units of the range, PIT, the
@@ -254,8 +249,7 @@ def _gaps(results: study.Results) -> dict[str, np.ndarray]:
   }
 
 
-def _gap(name: str) -> str:
-  return f'{MODEL} minus {GP}: {name}'
+_gap = f'{MODEL} minus {GP}: {{}}'.format
 
 
 @dataclasses.dataclass(frozen=True)
@@ -322,13 +316,12 @@ _PUBLISHED = ledger.Published(
 )
 
 _above = functools.partial(claims.above, paired=True, resampled=True)
+_row = functools.partial(rows.Row, study=STUDY, ours=_densities, figure=_panel)
 ROWS = (
-  rows.Row(
+  _row(
     id='prediction',
     claim='OptFormer forecasts values of functions that it never saw, the better the '
     'more trials it has read.',
-    study=STUDY,
-    ours=_densities,
     trend='denser than the histogram of past values; denser after 35 trials than '
     'after 5; after 5 and 10 trials at least as dense as a Gaussian process',
     claims=(
@@ -342,37 +335,31 @@ ROWS = (
         for at in (5, 10)
       ),
     ),
-    figure=_panel,
     published=_PUBLISHED,
     explain=_EXPLAIN,
     headline=f'{MODEL} after 35',
   ),
-  rows.Row(
+  _row(
     id='prediction-views',
     claim='The mean of the forecasts of eight views of a study, with parameters in '
     'other orders and directions, is better than the forecast of one.',
-    study=STUDY,
-    ours=_densities,
     trend='denser than one view after 5, 10, 20 and 35 trials',
     claims=[
       _above(f'{VIEWS} after {at}', f'{MODEL} after {at}') for at in _LENGTHS
     ],
-    figure=_panel,
     explain=f'{_EXPLAIN} Not in the paper. The number of views was chosen on '
     'functions of the families of training.',
     headline=f'{VIEWS} after 35',
   ),
-  rows.Row(
+  _row(
     id='calibration',
     claim='The forecasts of OptFormer are calibrated, better than those of a '
     'Gaussian process.',
-    study=STUDY,
     ours=_pooled,
     trend='smaller calibration error and smaller distance of PITs from uniform, over '
     'resampled functions',
     claims=(Smaller('ECE %'), Smaller('PIT distance')),
     unlisted=_gaps,
-    figure=_panel,
     published=_PUBLISHED,
     explain=lambda results: (
       f'{_EXPLAIN} 95 % intervals over resampled functions: '

@@ -6,12 +6,10 @@ problems have five to nine.
 
 import functools
 
-import numpy as np
-
 from hpo import tabular
 from hpo.optformer import acquisitions
-from papers import claims, figures, rows, study
-from papers.optformer import methods, optimising, peers, searches, tasks
+from papers import claims, figures, study
+from papers.optformer import methods, optimising, peers, tasks
 from papers.optformer.optimising import EI, PRIOR, RANDOM
 from runtime.record import ledger
 
@@ -32,72 +30,11 @@ _NASBENCH = tuple(
   name for name in tabular.NAMES if name.startswith('nasbench201')
 )
 
-TABLES = study.Study(
-  searches.run,
-  optimising.settings(_METHODS, source=tasks.Tables(), trials=50, repeats=5),
-  seeds=len(tabular.NAMES),
-)
-VIZIER = study.Study(
-  searches.run,
-  optimising.settings(_PEERS, source=tasks.Tables(), trials=50),
-  seeds=len(tabular.NAMES),
-)
-NASBENCH = study.Study(
-  searches.run,
-  optimising.settings(
-    _METHODS | {_THOMPSON: optimising.optformer(acquisitions.Thompson())},
-    source=tasks.Tables(),
-    trials=200,
-  ),
-  seeds=20,
-  at=_NASBENCH,
-)
-
 # 18 parameters and 105 trials: twice as many tokens as the paper trained with.
 _TOKENS = 2205
-HPOB = study.Study(
-  searches.run,
-  optimising.settings(
-    {
-      RANDOM: methods.Random(),
-      PRIOR: optimising.optformer(acquisitions.Prior(), 1, max_tokens=_TOKENS),
-      EI: optimising.optformer(max_tokens=_TOKENS),
-      _TPE: peers.Optuna('tpe'),
-    },
-    source=tasks.Hpob(),
-    trials=105,
-    repeats=5,
-  ),
-  seeds=86,
-)
-
-
+_compared = functools.partial(optimising.compared, source=tasks.Tables())
 # Over resampled tables.
 _better = functools.partial(claims.above, paired=True, resampled=True)
-
-
-def _by_table(results: study.Results) -> dict[str, np.ndarray]:
-  return {
-    f'{name}: {arm}': results(arm, 'final', at=name)
-    for name in _NASBENCH
-    for arm in results.arms
-  }
-
-
-def _nas_panels(results: study.Results) -> list[figures.Panel]:
-  return [
-    figures.Lines(
-      lines=[
-        optimising.regret_line(arm, results(arm, 'best', at=name))
-        for arm in results.arms
-      ],
-      xlabel='trial',
-      ylabel='regret',
-      yscale='log',
-      options={'title': name},
-    )
-    for name in _NASBENCH
-  ]
 
 
 def _bars(results: study.Results) -> list[figures.Panel]:
@@ -116,22 +53,20 @@ _EXPLAIN = (
 )
 
 ROWS = (
-  rows.Row(
+  optimising.row(
     id='tables',
     claim='On real tuning problems OptFormer beats random search.',
-    study=TABLES,
-    ours=optimising.scores,
+    study=_compared(_METHODS, len(tabular.NAMES), trials=50, repeats=5),
     trend='expected improvement above random search, over resampled tables',
     claims=(_better(EI, RANDOM),),
     figure=_bars,
     explain=f'{_EXPLAIN} Means of five runs of each table.',
     headline=EI,
   ),
-  rows.Row(
+  optimising.row(
     id='tables-vizier',
     claim="On real tuning problems OptFormer is as good as Vizier's optimisers.",
-    study=VIZIER,
-    ours=optimising.scores,
+    study=_compared(_PEERS, len(tabular.NAMES), trials=50),
     trend='not below Eagle and the GP bandit by 0.02 or more',
     claims=(
       _better(EI, 'Eagle (Vizier)', margin=-0.02),
@@ -142,18 +77,39 @@ ROWS = (
     'suggestion.',
     headline=EI,
   ),
-  rows.Row(
+  optimising.row(
     id='nasbench201',
     claim='On NAS-Bench-201 OptFormer finds better cells in 200 trials than random '
     'search.',
-    study=NASBENCH,
-    ours=_by_table,
+    study=_compared(
+      _METHODS | {_THOMPSON: optimising.optformer(acquisitions.Thompson())},
+      20,
+      at=_NASBENCH,
+      trials=200,
+    ),
+    ours=lambda results: {
+      f'{name}: {arm}': results(arm, 'final', at=name)
+      for name in _NASBENCH
+      for arm in results.arms
+    },
     trend='expected improvement above random search on all three data sets',
     claims=tuple(
       claims.above(f'{name}: {EI}', than=f'{name}: {RANDOM}', paired=True)
       for name in _NASBENCH
     ),
-    figure=_nas_panels,
+    figure=lambda results: [
+      figures.Lines(
+        lines=[
+          optimising.regret_line(arm, results(arm, 'best', at=name))
+          for arm in results.arms
+        ],
+        xlabel='trial',
+        ylabel='regret',
+        yscale='log',
+        options={'title': name},
+      )
+      for name in _NASBENCH
+    ],
     published=ledger.Published(
       'expected improvement and Thompson sampling as good as Vizier or better',
       'arXiv:2205.13320, Figure 20',
@@ -163,14 +119,26 @@ ROWS = (
     'decoder.',
     headline=f'{_NASBENCH[0]}: {EI}',
   ),
-  rows.Row(
+  optimising.row(
     id='hpob',
     claim='On HPO-B OptFormer beats random search and its own prior.',
-    study={'paper': HPOB},
-    ours=optimising.scores,
+    study={
+      'paper': optimising.compared(
+        _METHODS
+        | {
+          PRIOR: optimising.optformer(
+            acquisitions.Prior(), 1, max_tokens=_TOKENS
+          ),
+          EI: optimising.optformer(max_tokens=_TOKENS),
+        },
+        86,
+        source=tasks.Hpob(),
+        trials=105,
+        repeats=5,
+      )
+    },
     trend='random below the prior, the prior below expected improvement',
     claims=(_better(PRIOR, RANDOM), _better(EI, RANDOM), _better(EI, PRIOR)),
-    figure=optimising.curves,
     published=ledger.Published(
       {'random': 0.9446, 'OptFormer, prior': 0.9552, 'OptFormer, EI': 0.9801},
       'arXiv:2205.13320, curves of its result files after 100 trials, continuous '

@@ -150,8 +150,7 @@ def _errors(results: study.Results) -> dict[str, np.ndarray]:
   return {f'layer {i}': errors[:, i] for i in range(errors.shape[1])}
 
 
-def _accuracies(results: study.Results) -> dict[str, np.ndarray]:
-  return rows.table(results, 'exact', 'chance', *_WHEN, form='{metric}')
+_accuracies = rows.numbers('exact', 'chance', *_WHEN, form='{metric}')
 
 
 def _bars(results: study.Results) -> figures.Panel:
@@ -192,9 +191,8 @@ ROWS = (
       claims.below(f'{HYP} start', than='exact', paired=True),
       claims.above(
         f'{HYP} end',
-        than=claims.Derived(
-          f'{RECOVERED:.0%} of the original',
-          lambda table: RECOVERED * np.array(table['exact']),
+        than=claims.computed(
+          f'{RECOVERED:.0%} of the original', lambda x: RECOVERED * x, 'exact'
         ),
         paired=True,
       ),

@@ -7,13 +7,11 @@ Linear Transformer; it and ReLU are also tried at a rate ten times higher.
 """
 
 import dataclasses
-import functools
 
 import numpy as np
 
 from papers import claims, figures, mechanisms, rows, study
 from papers.performer import learning, proteins
-from performer.data import proteins as protein_data
 from runtime.record import ledger
 
 POSITIVE = ('relu', 'exp', 'sigmoid', 'abs', 'elu1')
@@ -47,37 +45,16 @@ def _study(setting: proteins.Setting) -> study.Study:
   return study.Study(learning.run, found)
 
 
-_DATA = functools.partial(
-  protein_data.Proteins, task='mlm', masking='bert', max_length=128
-)
 STUDY = {
   'tiny': _study(
-    proteins.Setting(
-      proteins.model(max_length=128, causal=False, sizes=proteins.TINY),
-      _DATA(),
-      batch=16,
-      steps=300,
-      every=30,
-      rate=3e-3,
-      warmup=30,
-    )
+    proteins.setting_of(128, proteins.TINY, steps=300, every=30, warmup=30)
   ),
   'paper': _study(
-    proteins.Setting(
-      proteins.model(
-        max_length=512, causal=False, sizes=proteins.REGULAR, dropout=0.1
-      ),
-      _DATA(max_length=512, files=proteins.TREMBL),
-      batch=2048,
-      steps=200_000,
-      every=20_000,
+    proteins.setting_of(
+      512, proteins.REGULAR, large=True, steps=200_000, every=20_000
     )
   ),
 }
-
-
-def _accuracies(results: study.Results) -> dict[str, np.ndarray]:
-  return rows.table(results, 'accuracy', form='{arm}', factor=100)
 
 
 def _explain(results: study.Results) -> str:
@@ -109,8 +86,8 @@ ROWS = (
     claim='Of the generalised kernels, ReLU is among the best (percent of hidden '
     'residues, validation).',
     study=STUDY,
-    ours=_accuracies,
-    unlisted=lambda found: rows.table(found, 'finite', form='{arm}, {metric}'),
+    ours=rows.numbers('accuracy', factor=100),
+    unlisted=rows.numbers('finite', form='{arm}, {metric}'),
     published=ledger.Published(
       'curves: ReLU is best with large batches; several kernels stop with NaN',
       'arXiv:2009.14794, Fig. 16 and 17',
@@ -133,11 +110,7 @@ ROWS = (
     claim='The Linear Transformer (elu + 1) is less stable than ReLU at a high '
     'rate (percent of hidden residues, validation).',
     study=STUDY,
-    ours=lambda results: {
-      arm: values
-      for arm, values in _accuracies(results).items()
-      if arm in ('relu', 'elu1', *FASTER)
-    },
+    ours=rows.numbers('accuracy', factor=100, arms=('relu', 'elu1', *FASTER)),
     published=ledger.Published(
       'curves: elu + 1 explodes, ReLU does not',
       'arXiv:2009.14794, Fig. 18',

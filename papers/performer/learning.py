@@ -1,6 +1,7 @@
 """Runs of models that learn, as several tables compare them."""
 
 import time
+from collections.abc import Callable
 
 import numpy as np
 
@@ -19,11 +20,8 @@ def run(setting: proteins.Setting, *, seed: int) -> study.Record:
   """Trains, and judges the model at every record.
 
   A run whose loss is not finite ends there. Accuracy 0 and the loss of a
-  uniform guess stand for it, so that it counts as worse than others.
-
-  Args:
-    setting: model, data and lengths.
-    seed: of parameters, data and random matrices.
+  uniform guess stand for it, so that it counts as worse than others. The seed is
+  of parameters, data and random matrices.
 
   Returns:
     Curves on the validation split, `accuracy` and `loss` in nats; the training
@@ -59,12 +57,12 @@ def _choices(model: transformer.Transformer) -> int:
   return model.vocab_size
 
 
-def curves(results: study.Results, metric: str, ylabel: str) -> figures.Panel:
-  """A metric of all arms over the steps of the records."""
-  setting = results.settings[results.arms[0]]
-  steps = np.arange(1, setting.steps // setting.every + 1) * setting.every
-  return figures.by_arm(
-    results, metric, steps, spread='mean', xlabel='step', ylabel=ylabel
+def curves(
+  metric: str, ylabel: str
+) -> Callable[[study.Results], list[figures.Lines]]:
+  """The figure of a metric of all arms over the steps of the records."""
+  return figures.of_arms(
+    {metric: ylabel}, proteins.steps_of, spread='mean', xlabel='step'
   )
 
 

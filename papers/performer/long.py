@@ -9,7 +9,6 @@ import numpy as np
 from papers import claims, figures, rows, study
 from papers.performer import learning, proteins
 from performer import attention, cost
-from performer.data import proteins as protein_data
 from performer.models import transformer
 from runtime.record import ledger
 
@@ -34,8 +33,7 @@ def _costs(*sizes: int) -> study.Study:
   return study.Study(costs, arms, seeds=None, at=LENGTHS)
 
 
-def _label(arm: str, length: int, unit: str) -> str:
-  return f'{arm}, L={length}, {unit}'
+_label = '{}, L={}, {}'.format
 
 
 def _steady(table: claims.Table) -> bool:
@@ -43,42 +41,20 @@ def _steady(table: claims.Table) -> bool:
   return max(times) <= 1.25 * min(times)
 
 
-def _cost_figure(results: study.Results) -> list[figures.Panel]:
-  titles = {'us': 'microseconds per position', 'MiB': 'MiB of a gradient'}
-  return [
-    figures.by_place(
-      {arm: results.by_place(arm, unit) for arm in results.arms},
-      style='-',
-      xlabel='length of a window',
-      ylabel=title,
-      xscale='log2',
-      yscale='log',
-    )
-    for unit, title in titles.items()
-  ]
-
-
 def _setting(length: int, *, tiny: bool) -> proteins.Setting:
-  return proteins.Setting(
-    proteins.model(
-      causal=True,
-      max_length=length,
-      attention=proteins.RELU_KERNEL,
-      sizes=proteins.TINY if tiny else proteins.REGULAR,
-      dropout=0.0 if tiny else 0.1,
-    ),
-    protein_data.Proteins(
-      task='causal',
-      max_length=length,
-      concatenate=True,
-      files=None if tiny else proteins.TREMBL,
-    ),
+  run = {'steps': 100_000, 'every': 5000}
+  if tiny:
+    run = {'steps': 300, 'every': 50, 'warmup': 30}
+  return proteins.setting_of(
+    length,
+    proteins.TINY if tiny else proteins.REGULAR,
+    task='causal',
+    concatenate=True,
+    large=not tiny,
+    options={'attention': proteins.RELU_KERNEL},
     # As many positions a step at every length.
     batch=(8192 if tiny else 2048 * 8192) // length,
-    steps=300 if tiny else 100_000,
-    every=50 if tiny else 5000,
-    rate=3e-3 if tiny else 1e-3,
-    warmup=30 if tiny else None,
+    **run,
   )
 
 
@@ -111,9 +87,7 @@ ROWS = (
       'tiny': _costs(2, 4, 128, 256),
       'paper': _costs(*proteins.REGULAR),
     },
-    ours=lambda results: rows.table(
-      results, 'us', 'MiB', form='{arm}, L={at}, {metric}'
-    ),
+    ours=rows.numbers('us', 'MiB', form='{arm}, L={at}, {metric}'),
     published=ledger.Published(
       'exact attention does not fit at the regular size, batch 1',
       'arXiv:2009.14794, Section 4.5',
@@ -130,7 +104,12 @@ ROWS = (
         ),
       ),
     ],
-    figure=_cost_figure,
+    figure=figures.of_arms(
+      {'us': 'microseconds per position', 'MiB': 'MiB of a gradient'},
+      xlabel='length of a window',
+      xscale='log2',
+      yscale='log',
+    ),
     headline=_label(FAVOR, 8192, 'us'),
   ),
   rows.Row(
@@ -155,9 +134,7 @@ ROWS = (
         paired=True,
       )
     ],
-    figure=lambda results: learning.curves(
-      results, 'accuracy', 'accuracy, validation'
-    ),
+    figure=learning.curves('accuracy', 'accuracy, validation'),
     headline=f'{LONG_WINDOWS}, at the end',
   ),
 )

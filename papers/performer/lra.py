@@ -90,18 +90,14 @@ ROWS = (
     claim='Two softmax features, as in the released configuration of ListOps, '
     'are too few (percent of expressions, validation).',
     study=studies(),
-    ours=lambda results: rows.table(
-      results, 'accuracy', form='{arm}', factor=100
-    ),
+    ours=rows.numbers('accuracy', factor=100),
     published=ledger.Published(PUBLISHED, 'arXiv:2011.04006, Table 1'),
     trend=f'r = 2 at least {MARGIN:g} points below r = 64 and r = 256',
     claims=[
       claims.below(FEW, than=label, margin=MARGIN, paired=True)
       for label in (MANY, 'softmax, r=256')
     ],
-    figure=lambda results: learning.curves(
-      results, 'accuracy', 'accuracy, validation'
-    ),
+    figure=learning.curves('accuracy', 'accuracy, validation'),
     explain=_explain,
     headline=FEW,
   ),

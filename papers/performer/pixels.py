@@ -118,14 +118,10 @@ def _memory() -> study.Study:
   return study.Study(planned, arms, seeds=None)
 
 
-def _bits(results: study.Results) -> dict[str, np.ndarray]:
-  return rows.table(results, 'loss', form='{arm}', factor=1 / np.log(2))
+_bits = rows.numbers('loss', factor=1 / np.log(2))
 
 
-def _figure(results: study.Results) -> figures.Panel:
-  return learning.curves(results, 'loss', 'nats per dimension, validation')
-
-
+_figure = learning.curves('loss', 'nats per dimension, validation')
 _SOURCE = 'arXiv:2009.14794, Appendix D.2 (ImageNet64, 6 layers)'
 ROWS = (
   rows.Row(
@@ -164,15 +160,15 @@ ROWS = (
     claim='A gradient of all 12,288 pixels of a picture fits into the memory of '
     'one device (GiB, planned by the compiler, 6 layers, float32).',
     study=_memory(),
-    ours=lambda results: rows.table(results, 'gib', form='{arm}'),
+    ours=rows.numbers('gib'),
     trend=f'ReLU Performer below {LIMIT:g} GiB, the memory of a core of the '
     "paper's devices; exact attention above",
     claims=[
       claims.below('relu, 12288 pixels', than=LIMIT),
       claims.above('exact, 12288 pixels', than=LIMIT),
     ],
-    figure=lambda results: figures.bars(
-      results, {'': 'gib'}, xlabel='GiB of one gradient, besides parameters'
+    figure=figures.bars(
+      {'': 'gib'}, xlabel='GiB of one gradient, besides parameters'
     ),
   ),
 )

@@ -7,7 +7,8 @@ same parameters, data and seeds, as `performer.train` does with
 
 import dataclasses
 import functools
-from collections.abc import Callable
+import types
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -86,6 +87,49 @@ def model(
   return make(**common | dict(zip(names, sizes, strict=True)) | options)
 
 
+def setting_of(
+  length: int,
+  sizes: tuple[int, int, int, int],
+  *,
+  task: str = 'mlm',
+  concatenate: bool = False,
+  large: bool = False,
+  options: Mapping[str, Any] = types.MappingProxyType({}),
+  **run: Any,
+) -> Setting:
+  """A model of proteins and its training: of minutes, or as published.
+
+  Args:
+    length: of the windows.
+    sizes: as for `model`.
+    task: of `data.proteins.Proteins`, like `concatenate`.
+    concatenate: whether proteins fill windows.
+    large: on TrEMBL with dropout; else on the small sample.
+    options: more of the model.
+    **run: more of the setting, in the place of usual values.
+  """
+  usual: dict[str, Any] = {'batch': 16, 'rate': 3e-3, 'warmup': 50}
+  if large:
+    usual = {'batch': 2048}
+  return Setting(
+    model(
+      causal=task == 'causal',
+      max_length=length,
+      sizes=sizes,
+      dropout=0.1 if large else 0.0,
+      **options,
+    ),
+    proteins.Proteins(
+      task=task,
+      max_length=length,
+      masking='bert' if task == 'mlm' else None,
+      concatenate=concatenate,
+      files=TREMBL if large else None,
+    ),
+    **usual | run,
+  )
+
+
 def trainer(setting: Setting) -> training.LanguageModelTrainer:
   """The trainer of a setting, with the optimiser of the paper."""
   schedule = {}
@@ -128,24 +172,15 @@ def run(setting: Setting, *, seed: int) -> study.Record:
 
 def studies(task: str) -> dict[str, study.Study]:
   """The mechanisms at both scales."""
-  masks = 'bert' if task == 'mlm' else None
-  data = functools.partial(proteins.Proteins, task=task, masking=masks)
-  common: dict[str, Any] = {'causal': task == 'causal'}
-  tiny = Setting(
-    model(max_length=256, sizes=(2, 2, 128, 256), **common),
-    data(max_length=256),
-    batch=16,
-    # In the causal task every token is a target, not one in seven.
-    steps=400 if task == 'mlm' else 300,
-    every=20,
-    rate=3e-3,
-    warmup=50,
-  )
-  common |= {'dropout': 0.1, 'dtype': 'bfloat16', 'remat': True}
-  large = Setting(
-    model(max_length=1024, sizes=(36, 8, 512, 1024), **common),
-    data(max_length=1024, files=TREMBL),
-    batch=2048,
+  # In the causal task every token is a target, not one in seven.
+  steps = 400 if task == 'mlm' else 300
+  tiny = setting_of(256, (2, 2, 128, 256), task=task, steps=steps, every=20)
+  large = setting_of(
+    1024,
+    (36, 8, 512, 1024),
+    task=task,
+    large=True,
+    options={'dtype': 'bfloat16', 'remat': True},
     steps=1_000_000,
     every=1000,
   )
@@ -209,19 +244,21 @@ def _published_ratios(task: str) -> ledger.Published:
   )
 
 
-def _figure(results: study.Results) -> list[figures.Panel]:
-  setting = results.settings[SOFTMAX]
-  steps = np.arange(1, setting.steps // setting.every + 1) * setting.every
-  return [
-    figures.by_arm(
-      results, metric, steps, xlabel='step', ylabel=f'{metric}, training'
-    )
-    for metric in ('loss', 'accuracy')
-  ]
+def steps_of(results: study.Results) -> np.ndarray:
+  """Steps of training at the records of any arm."""
+  setting = results.settings[results.arms[0]]
+  return np.arange(1, setting.steps // setting.every + 1) * setting.every
 
 
 def _rows(task: str) -> tuple[rows.Row, ...]:
-  common: dict[str, Any] = {'study': studies(task), 'figure': _figure}
+  common: dict[str, Any] = {
+    'study': studies(task),
+    'figure': figures.of_arms(
+      {name: f'{name}, training' for name in ('loss', 'accuracy')},
+      steps_of,
+      xlabel='step',
+    ),
+  }
   return (
     rows.Row(
       id=f'table2-{task}-perplexity',

@@ -17,7 +17,6 @@ from papers import claims, figures, rows, study
 from papers import training as papers_training
 from papers.performer import learning, proteins
 from performer import attention, residues, results
-from performer.data import proteins as protein_data
 from performer.data import vocabulary
 from performer.models import transformer
 from runtime import loop
@@ -97,35 +96,23 @@ def run(setting: Setting, *, seed: int) -> study.Record:
   return {f'new {k}': v for k, v in before.items()} | dict(after)
 
 
-def _study(scale: str) -> study.Study:
-  tiny = scale == 'tiny'
-  length = 128 if tiny else 1024
-  setting = proteins.Setting(
-    proteins.model(
-      causal=False,
-      max_length=length,
-      sizes=(2, 2, 128, 256) if tiny else (36, 8, 512, 1024),
-      dropout=0.0 if tiny else 0.1,
-    ),
-    protein_data.Proteins(
-      task='mlm',
-      max_length=length,
-      masking='bert',
-      files=None if tiny else proteins.TREMBL,
-    ),
-    batch=16 if tiny else 2048,
-    steps=600 if tiny else 1_000_000,
-    every=50 if tiny else 1000,
-    rate=3e-3 if tiny else 1e-3,
-    warmup=50 if tiny else None,
-  )
+def _study(training: proteins.Setting, sequences: int) -> study.Study:
   mechanisms = {'exact': attention.Exact(), 'relu': proteins.RELU_KERNEL}
-  arms = proteins.arms(setting, mechanisms)
-  sequences = 64 if tiny else 800
+  arms = proteins.arms(training, mechanisms)
   return study.Study(run, {k: Setting(v, sequences) for k, v in arms.items()})
 
 
-STUDY = {scale: _study(scale) for scale in ('tiny', 'paper')}
+STUDY = {
+  'tiny': _study(
+    proteins.setting_of(128, (2, 2, 128, 256), steps=600, every=50), 64
+  ),
+  'paper': _study(
+    proteins.setting_of(
+      1024, (36, 8, 512, 1024), large=True, steps=1_000_000, every=1000
+    ),
+    800,
+  ),
+}
 _NAMES = {'': 'trained', 'new ': 'new'}
 
 
@@ -140,13 +127,14 @@ def _table(
   }
 
 
-def _shares(found: study.Results) -> figures.Panel:
-  metrics = {
+_shares = figures.bars(
+  {
     f'{metric}, {when}': prefix + metric
     for metric in ('near', 'vertical')
     for prefix, when in _NAMES.items()
-  }
-  return figures.bars(found, metrics, xlabel='share of attention')
+  },
+  xlabel='share of attention',
+)
 
 
 def _ratios(found: study.Results) -> figures.Panel:

@@ -11,13 +11,12 @@ from typing import Any
 
 import numpy as np
 
-from papers import claims, figures, rows, study
+from papers import claims, rows, study
 from papers import mechanisms as mechanisms_lib
 from papers.performer import learning, proteins
 from performer import attention
 from performer.baselines import linformer
 from performer.data import documents, subwords
-from performer.data import proteins as protein_data
 from runtime.record import ledger
 
 EXACT, TRIG, LINFORMER = 'exact', 'trig, redrawn', 'Linformer, redrawn'
@@ -57,15 +56,7 @@ def mechanisms(
   }
 
 
-_TINY = proteins.Setting(
-  proteins.model(causal=False, max_length=128, sizes=proteins.TINY),
-  protein_data.Proteins(task='mlm', max_length=128, masking='bert'),
-  batch=16,
-  steps=400,
-  every=50,
-  rate=3e-3,
-  warmup=50,
-)
+_TINY = proteins.setting_of(128, proteins.TINY, steps=400, every=50)
 _LARGE = proteins.Setting(
   proteins.model(
     vocab_size=32770,
@@ -102,26 +93,19 @@ STUDY = {
 }
 
 
-def _losses(results: study.Results) -> dict[str, np.ndarray]:
-  return rows.table(results, 'loss', form='{arm}')
+_losses = rows.numbers('loss')
 
 
 def apart(label: str) -> claims.Derived:
   """Distance of each seed from the median of its arm."""
-
-  def values(table: claims.Table) -> np.ndarray:
-    found = np.array(table[label])
-    return np.abs(found - np.median(found))
-
-  return claims.Derived(f'spread of {label}', values)
+  distance = lambda x: np.abs(x - np.median(x))
+  return claims.computed(f'spread of {label}', distance, label)
 
 
 def _gap(label: str) -> claims.Derived:
   """Distance of each seed from exact attention with that seed."""
-  return claims.Derived(
-    f'{label} less exact',
-    lambda table: np.abs(np.array(table[label]) - np.array(table[EXACT])),
-  )
+  distance = lambda x, exact: np.abs(x - exact)
+  return claims.computed(f'{label} less exact', distance, label, EXACT)
 
 
 def _finite(results: study.Results) -> str:
@@ -140,10 +124,7 @@ def _costs(results: study.Results) -> str:
   return f'{_finite(results)} Time of a step over that of {STAYS}: {text}.'
 
 
-def _figure(results: study.Results) -> figures.Panel:
-  return learning.curves(results, 'loss', 'nats per hidden token, validation')
-
-
+_figure = learning.curves('loss', 'nats per hidden token, validation')
 ROWS = (
   rows.Row(
     id='fig5-redraw',

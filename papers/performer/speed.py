@@ -124,8 +124,10 @@ def _causal_ratios(results: study.Results) -> dict[str, np.ndarray]:
   return found
 
 
-def _figure(results: study.Results) -> list[figures.Panel]:
-  return [
+_row = functools.partial(
+  rows.Row,
+  study=_STUDIES,
+  figure=lambda results: [
     figures.by_place(
       {form: results.by_place(kind, form) for form in NAMES},
       unit=1e-3,
@@ -135,13 +137,7 @@ def _figure(results: study.Results) -> list[figures.Panel]:
       yscale='log',
     )
     for kind in forms.KINDS
-  ]
-
-
-_row = functools.partial(
-  rows.Row,
-  study=_STUDIES,
-  figure=_figure,
+  ],
   title='B = 1, H = 8, d = 64, r = 256, float32',
   explain=lambda results: (
     'Times are CPU times of all threads.'

@@ -128,15 +128,14 @@ def _is_zero(closed: float) -> bool:
 def _ratios(results: study.Results) -> dict[str, np.ndarray]:
   """Measured over closed form, at every point that is tested."""
   return {
-    _point(kernel, i): results(kernel, 'error')[:, i] / closed
+    '{}, length {:g}, {} degrees'.format(kernel, *GRID[i]): results(
+      kernel, 'error'
+    )[:, i]
+    / closed
     for kernel in KERNELS
     for i, _, closed in _tested(kernel)
     if not _is_zero(closed)
   }
-
-
-def _point(kernel: str, i: int) -> str:
-  return f'{kernel}, length {GRID[i][0]:g}, {GRID[i][1]} degrees'
 
 
 def _by_length(results: study.Results) -> dict[str, np.ndarray]:

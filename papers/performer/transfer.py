@@ -11,7 +11,7 @@ import dataclasses
 import functools
 import pathlib
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -218,8 +218,7 @@ def study_of(setting: Setting) -> study.Study:
 _FIRST, _LAST = 0, Setting(attention.Exact()).steps
 
 
-def _label(arm: str, step: int) -> str:
-  return f'{arm}, step {step}'
+_label = '{}, step {}'.format
 
 
 def _ours(results: study.Results) -> dict[str, np.ndarray]:
@@ -244,24 +243,20 @@ def _explain(results: study.Results) -> str:
   )
 
 
-def _figure(results: study.Results) -> figures.Panel:
-  setting: Any = results.settings[TUNED]
-  return figures.by_arm(
-    results,
-    'accuracy',
-    range(0, setting.steps + 1, setting.every),
-    arms=(TUNED, SCRATCH),
-    spread='mean',
-    levels={
-      EXACT: results.last(EXACT, 'accuracy').mean(),
-      COMMONEST: results(EXACT, 'commonest').mean(),
-    },
-    xlabel='step',
-    ylabel='accuracy of masked residues',
-    options={'ylim': (0, 1)},
-  )
-
-
+_figure = figures.of_arms(
+  {'accuracy': 'accuracy of masked residues'},
+  lambda results: range(
+    0, results.settings[TUNED].steps + 1, results.settings[TUNED].every
+  ),
+  arms=(TUNED, SCRATCH),
+  spread='mean',
+  levels=lambda results: {
+    EXACT: results.last(EXACT, 'accuracy').mean(),
+    COMMONEST: results(EXACT, 'commonest').mean(),
+  },
+  xlabel='step',
+  options={'ylim': (0, 1)},
+)
 ROWS = (
   rows.Row(
     id='fig5-transfer',
@@ -278,9 +273,8 @@ ROWS = (
       claims.above(EXACT, than=_label(TUNED, _FIRST), paired=True),
       claims.above(
         _label(TUNED, _LAST),
-        than=claims.Derived(
-          f'{RECOVERED:.0%} of the original',
-          lambda table: RECOVERED * np.array(table[EXACT]),
+        than=claims.computed(
+          f'{RECOVERED:.0%} of the original', lambda x: RECOVERED * x, EXACT
         ),
         paired=True,
       ),

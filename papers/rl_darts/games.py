@@ -4,26 +4,24 @@ from rl.envs import grid_levels, gymnax_env, lanes
 
 __all__ = ['fresh_grid', 'grid', 'minatar']
 
+_CELLS = 5  # Along each side of a grid.
 _FRESH = 1_000_000  # No training has this level.
 
 
-def grid(
-  num_lanes: int, *, levels: int = 0, start: int = 0, cells: int = 5
-) -> lanes.Lanes:
+def grid(num_lanes: int, *, levels: int = 0, start: int = 0) -> lanes.Lanes:
   """Grid levels as pictures, two pixels for each cell.
 
   Args:
     num_lanes: n.
     levels: number of levels; 0: no limit.
     start: number of the first one.
-    cells: along each side.
   """
   env = grid_levels.GridLevels(
-    cells=cells,
-    size=2 * cells,
+    cells=_CELLS,
+    size=2 * _CELLS,
     num_levels=levels,
     start_level=start,
-    max_steps=cells**2,
+    max_steps=_CELLS**2,
   )
   return lanes.Lanes(env, num_lanes)
 

@@ -65,6 +65,10 @@ def _gap_figure(results: study.Results) -> figures.Panel:
   )
 
 
+def _study(arms: dict[str, runs.Setting]) -> dict[str, study.Study]:
+  return {'tiny': study.Study(runs.run, arms, together=True)}
+
+
 _WITHOUT = {
   'Micro': (),
   'without Tanh': ('Tanh',),
@@ -87,34 +91,18 @@ def _modes() -> dict[str, runs.Setting]:
   }
 
 
-def _returns(results: study.Results) -> figures.Panel:
-  return figures.by_arm(
-    results,
-    'returns',
-    runs.steps_of(results, results.arms[0]),
-    spread='mean',
-    xlabel='steps',
-    ylabel='return while training',
-  )
-
-
-def _mode_numbers(results: study.Results) -> dict[str, np.ndarray]:
-  return {
-    **rows.table(results, 'level', form='{arm}: return'),
-    **{
-      f'{arm}: return at first': results(arm, 'returns')[:, 0]
-      for arm in results.arms
-    },
-    **rows.table(results, 'entropy', form='{arm}: entropy of an edge (nats)'),
-  }
-
-
+_returns = figures.of_arms(
+  {'returns': 'return while training'},
+  lambda results: runs.steps_of(results, results.arms[0]),
+  spread='mean',
+  xlabel='steps',
+)
 ROWS = (
   rows.Row(
     id='levels',
     claim='With more training levels the gap to fresh levels shrinks, for supernets '
     'as for IMPALA (return on grid levels).',
-    study={'tiny': study.Study(runs.run, _by_levels(), together=True)},
+    study=_study(_by_levels()),
     ours=_gaps,
     trend='the gap at 50 levels below that at 10, for both networks',
     claims=[
@@ -132,12 +120,8 @@ ROWS = (
   rows.Row(
     id='operations',
     claim='Without non-linear operations the supernet loses (return on grid levels).',
-    study={
-      'tiny': study.Study(
-        runs.run, study.vary(GRID, 'shut', _WITHOUT), together=True
-      )
-    },
-    ours=lambda results: rows.table(results, 'level', form='{arm}'),
+    study=_study(study.vary(GRID, 'shut', _WITHOUT)),
+    ours=rows.numbers('level'),
     trend='without both below Micro',
     claims=(claims.below('without both', than='Micro'),),
     figure=_returns,
@@ -150,8 +134,15 @@ ROWS = (
     id='bilevel',
     claim='Joint training of weights and logits, as published, against bi-level '
     'search of first and second order (return on grid levels).',
-    study={'tiny': study.Study(runs.run, _modes(), together=True)},
-    ours=_mode_numbers,
+    study=_study(_modes()),
+    ours=lambda results: {
+      **rows.table(results, 'level', form='{arm}: return'),
+      **{
+        f'{arm}: return at first': results(arm, 'returns')[:, 0]
+        for arm in results.arms
+      },
+      **rows.table(results, 'entropy', form='{arm}: entropy of an edge (nats)'),
+    },
     trend='all three end above their first returns; no claim about the best',
     claims=[
       claims.above(f'{arm}: return', than=f'{arm}: return at first')

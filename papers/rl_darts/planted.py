@@ -96,17 +96,10 @@ def _masses(results: study.Results) -> dict[str, np.ndarray]:
   return found | {_RIGHT: right, _MEDIAN: np.median(list(found.values()))}
 
 
-def _figure(results: study.Results) -> figures.Panel:
+def _steps(results: study.Results) -> np.ndarray:
   count = len(results.curves(SPACE.ops[0], 'mass')[0])
-  x = (np.arange(count) + 1) * (results.study.arms[SPACE.ops[0]].steps // count)
-  return figures.by_arm(
-    results,
-    'mass',
-    x,
-    spread='range',
-    xlabel='step',
-    ylabel="probability of the teacher's operation",
-  )
+  each = results.study.arms[SPACE.ops[0]].steps // count
+  return (np.arange(count) + 1) * each
 
 
 _RIGHT, _MEDIAN = 'right operations, of 25', 'median probability'
@@ -129,7 +122,12 @@ ROWS = (
       ),
       claims.Check('median above 0.9', lambda t: min(t[_MEDIAN]) > 0.9),
     ),
-    figure=_figure,
+    figure=figures.of_arms(
+      {'mass': "probability of the teacher's operation"},
+      _steps,
+      spread='range',
+      xlabel='step',
+    ),
     explain='A cell of one edge regresses on the output of one operation, with '
     'weights of its own. Joint Adam, 3e-3 for weights and 3e-2 for logits, 1500 '
     'steps of 16 normal pictures.',

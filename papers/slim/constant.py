@@ -25,8 +25,7 @@ def apart(setting: memory.Turns, *, seed: int) -> study.Record:
   return {'distance': programs.distance(*found)}
 
 
-def _label(kind: str, length: int) -> str:
-  return f'{kind} L={length} MiB'
+_label = '{} L={} MiB'.format
 
 
 def study_of(

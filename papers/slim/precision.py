@@ -113,13 +113,12 @@ STRESSED, HALF = _stressed(), _stressed('bfloat16')
 _STATED = 'The paper shows the effect of precision in a figure without numbers.'
 
 
-def _errors(results: study.Results) -> dict[str, np.ndarray]:
-  return rows.table(results, 'error', form='{arm}')
+_errors = rows.numbers('error')
 
 
 def _below(label: str, limit: float) -> claims.Claim:
   """Of logarithms; an error of 0 has none."""
-  error = claims.Derived(label, lambda table: np.maximum(table[label], 1e-30))
+  error = claims.computed(label, lambda x: np.maximum(x, 1e-30), label)
   return claims.below(error, than=limit, log=True)
 
 
@@ -276,21 +275,6 @@ def _explain_audit(results: study.Results) -> str:
   )
 
 
-def _audit_figure(results: study.Results) -> figures.Panel:
-  return figures.Lines(
-    lines=[
-      figures.Line(state, *np.maximum(np.transpose(points), 1e-17), style='o')
-      for state, points in _audited(results).items()
-      if points
-    ],
-    levels={'threshold': drift.THRESHOLD},
-    xlabel='relative error of the gradient',
-    ylabel='drift',
-    xscale='log',
-    yscale='log',
-  )
-
-
 _WIDE = _stressed(wide=True)
 ROWS = (
   rows.Row(
@@ -359,7 +343,18 @@ ROWS = (
         'no alarm is false', lambda table: table['sound, flagged'][0] == 0
       ),
     ),
-    figure=_audit_figure,
+    figure=lambda results: figures.Lines(
+      lines=[
+        figures.Line(state, *np.maximum(np.transpose(points), 1e-17), style='o')
+        for state, points in _audited(results).items()
+        if points
+      ],
+      levels={'threshold': drift.THRESHOLD},
+      xlabel='relative error of the gradient',
+      ylabel='drift',
+      xscale='log',
+      yscale='log',
+    ),
     explain=_explain_audit,
   ),
 )

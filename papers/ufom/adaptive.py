@@ -16,12 +16,7 @@ ADAPTIVE = 'adaptive'
 def run(
   setting: synthetic.Descent | ufom.AdaptiveRule, *, seed: int
 ) -> study.Record:
-  """Cost, mean square of the true gradient, and q, at every record.
-
-  Args:
-    setting: runs at a fixed q, or the rule that adapts it.
-    seed: of starts, tasks and xi.
-  """
+  """Cost, mean square of the true gradient, and q, at every record."""
   if isinstance(setting, synthetic.Descent):
     record = synthetic.descend(setting, seed=seed)
     cost = ufom.cost(setting.tasks.r, setting.q).expected * setting.at

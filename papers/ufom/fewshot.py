@@ -137,19 +137,17 @@ def _row(name: str, studies: Mapping[str, study.Study]) -> rows.Row:
     claim='At equal cost first-order gradients learn least, UFOM nearly what '
     'exact ones learn (accuracy on new classes).',
     study=studies,
-    ours=lambda results: rows.table(results, 'accuracy', form='{arm}'),
+    ours=rows.numbers('accuracy'),
     trend='FOM below UFOM at q = 0.2, which is not above exact by more than '
     '0.02',
     claims=(
       claims.above(UFOM, than=FOM),
       claims.above(EXACT, than=UFOM, margin=-0.02),
     ),
-    figure=lambda results: figures.by_arm(
-      results,
-      'accuracy',
+    figure=figures.of_arms(
+      {'accuracy': 'accuracy on new classes'},
       'gradients',
       xlabel='gradient evaluations',
-      ylabel='accuracy on new classes',
     ),
     explain=_explain,
     headline=UFOM,

@@ -2,7 +2,6 @@
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from benchmarks import programs
 from hpo import ufom
@@ -47,13 +46,11 @@ _label = '{}, r={}: MB'.format
 
 def _copies(arm: str, start: int, end: int) -> claims.Derived:
   """Copies of phi per step, between two numbers of steps."""
-
-  def slope(table: claims.Table) -> np.ndarray:
-    low, high = (np.asarray(table[_label(arm, r)]) for r in (start, end))
-    return (high - low) / (end - start) / _COPY
-
-  return claims.Derived(
-    f'copies of phi per step, {arm}, r={start} to {end}', slope
+  return claims.computed(
+    f'copies of phi per step, {arm}, r={start} to {end}',
+    lambda low, high: (high - low) / (end - start) / _COPY,
+    _label(arm, start),
+    _label(arm, end),
   )
 
 
@@ -83,9 +80,7 @@ ROWS = (
     study=study.Study(
       measure, {mode: mode for mode in (FOM, *ufom.MODES)}, seeds=None, at=STEPS
     ),
-    ours=lambda results: rows.table(
-      results, 'MB', form=_label('{arm}', '{at}')
-    ),
+    ours=rows.numbers('MB', form=_label('{arm}', '{at}')),
     trend='FOM and recompute flat within 10 %; store and store_phi on a line '
     'within 5 %, of at least one copy of phi per step',
     claims=(
@@ -94,14 +89,12 @@ ROWS = (
       *_is_linear('store_phi'),
     ),
     headline=_label('store', STEPS[-1]),
-    figure=lambda results: figures.by_arm(
-      results,
-      'MB',
+    figure=figures.of_arms(
+      {'MB': 'temporary MB'},
       style='o-',
       xscale='log',
       yscale='log',
       xlabel='inner steps r',
-      ylabel='temporary MB',
     ),
     explain=f'The network has two layers and {2 * WIDTH**2} parameters, and reads '
     f'{EXAMPLES} examples. Memory is what the compiler plans for temporaries. '

@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
@@ -91,17 +90,6 @@ def _singles(results: study.Results) -> dict[str, float]:
   return {name: value for name, value in bits.items() if np.isfinite(value)}
 
 
-def _ours(results: study.Results) -> dict[str, Any]:
-  return {
-    FIRST: results(FIRST, 'bits'),
-    LEARNT: results.last(LEARNT, 'bits'),
-    SINGLE: min(_singles(results).values()),
-  } | {
-    f'rate of {group}': results.last(LEARNT, f'rate_{group}')
-    for group in performer_rates.GROUPS
-  }
-
-
 def _explain(results: study.Results) -> str:
   singles = _singles(results)
   return (
@@ -140,7 +128,17 @@ ROWS = (
     'Performer (bits per byte of held-out text after a training run; lower is '
     'better).',
     study=studies(Setting(_family()), grid=(0.1, 0.2, 0.4, 0.8)),
-    ours=_ours,
+    ours=lambda results: (
+      {
+        FIRST: results(FIRST, 'bits'),
+        LEARNT: results.last(LEARNT, 'bits'),
+        SINGLE: min(_singles(results).values()),
+      }
+      | {
+        f'rate of {group}': results.last(LEARNT, f'rate_{group}')
+        for group in performer_rates.GROUPS
+      }
+    ),
     trend='learnt rates end lower than the initial ones',
     claims=(claims.below(LEARNT, than=FIRST),),
     figure=_figure,

@@ -130,7 +130,7 @@ _DIVERGENCE = rows.Row(
   claim='First-order descent does not converge, UFOM does: squared true gradient '
   'after 10,000 steps on the counter-example.',
   study={'tiny': _divergence(1334), 'paper': _divergence(4000)},
-  ours=lambda results: rows.table(results, 'square', form='{arm}'),
+  ours=rows.numbers('square'),
   unlisted=_every_run,
   published=ledger.Published(
     'FOM ends at a gradient of about 0.33 to 0.37',
@@ -144,16 +144,14 @@ _DIVERGENCE = rows.Row(
     claims.below('|dM/dtheta|, q=0.1', than=0.06),
     *_near_limits(),
   ),
-  figure=lambda results: figures.by_arm(
-    results,
-    'rms',
+  figure=figures.of_arms(
+    {'rms': 'RMS of dM/dtheta'},
     'step',
     spread='pooled',
     levels={'sqrt(2 D)': _LIMIT},
     xscale='log',
     yscale='log',
     xlabel='outer step',
-    ylabel='RMS of dM/dtheta',
   ),
 )
 
@@ -204,7 +202,7 @@ _CONSTANTS = rows.Row(
   claim='With the inner rate the bias D2 grows, the gradient V2 shrinks, and '
   'exact gradients are worth computing more often.',
   study=study.Study(predict, {f'alpha={a:g}': a for a in ALPHAS}, seeds=None),
-  ours=lambda results: rows.table(results, *_KNOWN, form='{metric}, {arm}'),
+  ours=rows.numbers(*_KNOWN, form='{metric}, {arm}'),
   trend='D2 and both q* rise and V2 falls with alpha',
   claims=[
     claims.grows(
@@ -249,15 +247,13 @@ _CURVES = rows.Row(
     claims.below(f'q={PREDICTED_Q:g}', than=other, log=True, paired=True)
     for other in ('q=0', 'q=1')
   ],
-  figure=lambda results: figures.by_arm(
-    results,
-    'square',
+  figure=figures.of_arms(
+    {'square': 'mean of (dM/dtheta)^2'},
     'cost',
     spread='pooled',
     xscale='log',
     yscale='log',
     xlabel='gradient evaluations',
-    ylabel='mean of (dM/dtheta)^2',
   ),
   explain='Each seed has 1000 starts. Steps are 10 / (k + 1). An exact gradient '
   'costs 21, a first-order one 11. Intervals are of differences of logarithms, '
@@ -299,10 +295,9 @@ _BEST = [f'best q, alpha={alpha:.3g}' for alpha in _SCANNED]
 
 
 def _third(text: str, labels: list[str]) -> claims.Derived:
-  return claims.Derived(
-    f'mean best q over the third of {text} alphas',
-    lambda table: np.mean([table[label] for label in labels], axis=0),
-  )
+  mean = lambda *found: np.mean(found, axis=0)
+  whole = f'mean best q over the third of {text} alphas'
+  return claims.computed(whole, mean, *labels)
 
 
 def _scan_figure(results: study.Results) -> figures.Panel:
@@ -324,7 +319,7 @@ _AGAINST_ALPHA = rows.Row(
       for label, alpha in zip(_BEST, _SCANNED, strict=True)
     },
   ),
-  ours=lambda results: rows.table(results, 'q', form='{arm}'),
+  ours=rows.numbers('q'),
   trend='the third of greatest alphas has a greater best q than the third of '
   'least',
   claims=(

@@ -36,7 +36,7 @@ def test_a_wrong_form_is_refused(monkeypatch):
   right = rl_darts._program('naive', case, 2)
   assert rl_darts._check(case, right, 2) is None
   wrong = programs.Program(lambda *args: 1.01 * right.call(*args), right.inputs)
-  assert 'differ by 0.01' in rl_darts._check(case, wrong, 2)
+  assert 'off by 0.01' in rl_darts._check(case, wrong, 2)
 
 
 @pytest.mark.slow

@@ -169,7 +169,7 @@ def test_a_claim_holds_if_all_its_parts_do():
 
 
 def test_derived_quantities():
-  ratio = claims.Derived('a / b', lambda t: np.divide(t['a'], t['b']))
+  ratio = claims.computed('a / b', np.divide, 'a', 'b')
   found = claims.below(ratio, than=0.2).judge({'a': [1, 2], 'b': [10, 20.2]})
   assert found.verdict == 'holds'
   assert found.sentence.startswith('a / b: 0.0995 [')
@@ -191,7 +191,9 @@ def test_bad_numbers_are_refused():
   with pytest.raises(claims.MissingLabelError, match="no 'b' for: text"):
     claims.Check('text', lambda table: table['b'][0] > 0).judge({})
   with pytest.raises(claims.MissingLabelError, match="no 'b' for: twice b"):
-    claims.above(claims.Derived('twice b', lambda t: t['b']), 1.0).judge({})
+    claims.above(claims.computed('twice b', lambda b: 2 * b, 'b'), 1.0).judge(
+      {}
+    )
 
 
 @pytest.mark.parametrize('paired', [False, True])

@@ -104,6 +104,22 @@ def test_lines_of_arms_over_positions_or_along_curves():
   assert [list(x) for x, _ in line.runs()] == [[1, 2], [1]]
 
 
+def test_figures_of_rows_read_the_results():
+  records = [{'y': [1, 2], 'z': [3, 4]}, {'y': [5, 6], 'z': [7, 8]}]
+  found = planted_results((), {('a', None): records})
+  panels = figures.of_arms(
+    {'y': 'why', 'z': 'zed'},
+    lambda results: [10 * seed for seed in results.seeds],
+    levels=lambda results: {'floor': results.last('a', 'y').min()},
+  )(found)
+  assert [panel.ylabel for panel in panels] == ['why', 'zed']
+  assert [dict(panel.levels) for panel in panels] == 2 * [{'floor': 2}]
+  assert [list(x) for x, _ in panels[1].lines[0].runs()] == 2 * [[0, 10]]
+  means = {('a', None): [{'y': 1.0}, {'y': 3.0}]}
+  bars = figures.bars({'mean': 'y'}, factor=10)(planted_results((), means))
+  assert bars.groups == {'mean': [20]}
+
+
 def test_names_stand_at_bars_and_shades():
   bars = figures.Bars(names=['a', 'b'], groups={'p': [1, 2]}, xscale='log')
   shades = figures.Shades(rows=['r'], columns=['c', 'd'], values=[[1.0, 2.0]])
