@@ -79,19 +79,32 @@ def better(one: str, than: str, *, margin: float = 0.0) -> claims.Difference:
 
 
 def curves(results: study.Results) -> list[figures.Panel]:
-  """Scores over trials and their regrets, means over tasks."""
-  options = {'spread': 'pooled', 'xlabel': 'trial'}
-  regrets = [regret_line(arm, results(arm, 'best')) for arm in results.arms]
+  """Scores and regrets after the trials that all methods share; means over tasks."""
+  shared = results.settings[results.arms[0]].starts
+  best = {arm: results(arm, 'best')[:, shared:] for arm in results.arms}
+  at = np.arange(results(results.arms[0], 'best').shape[1])[shared:] + 1
+  regrets = [regret_line(arm, values, at) for arm, values in best.items()]
   return [
-    figures.by_arm(results, 'best', ylabel='best score so far', **options),
+    figures.lines(
+      best, at, spread='pooled', xlabel='trial', ylabel='best score so far'
+    ),
     figures.Lines(lines=regrets, xlabel='trial', ylabel='regret', yscale='log'),
   ]
 
 
-def regret_line(label: str, best: np.ndarray) -> figures.Line:
-  """The geometric mean of the regrets over tasks; `best` is [tasks, trials]."""
+def regret_line(
+  label: str, best: np.ndarray, at: np.ndarray | None = None
+) -> figures.Line:
+  """The geometric mean of regrets over tasks.
+
+  Args:
+    label: of the line.
+    best: scores, [tasks, trials].
+    at: numbers of the trials; None: 1, 2, ...
+  """
   regrets = 10 ** searches.log_regrets(best).mean(axis=0)
-  return figures.Line(label, np.arange(1, len(regrets) + 1), regrets)
+  at = np.arange(1, len(regrets) + 1) if at is None else at
+  return figures.Line(label, at, regrets)
 
 
 row = functools.partial(rows.Row, ours=scores, figure=curves)
