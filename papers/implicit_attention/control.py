@@ -51,6 +51,11 @@ class Task(NamedTuple):
     return distractions.Distracted(self.env, **scales)
 
   @property
+  def colored(self) -> distractions.Distracted:
+    """The task in colours that change within an episode."""
+    return self._distracted(color=_SCALE)
+
+  @property
   def noise(self) -> distractions.Distracted:
     """The task before a background that has nothing of its own."""
     return self._distracted(background=1.0)
@@ -113,21 +118,27 @@ def _parity_claims(table: claims.Table) -> list[claims.Claim]:
   ]
 
 
-def _parity(name: str, *, generations: int = 200, seeds: int = 3) -> rows.Row:
+def _parity(
+  name: str, *, colored: bool = False, generations: int = 200, seeds: int = 3
+) -> rows.Row:
   """At the end of learning, later than that of the other rows."""
   task = TASKS[name]
+  env = task.colored if colored else task.env
   chosen = {
     IMPLICIT: _rank(),
     EXACT: _rank(exact=True),
     BLIND: fronts.Blind(),
   }
   return _row(
-    id=f'parity-{name}',
+    id=f'parity-{name}{"-colors" if colored else ""}',
     claim='A policy that chooses patches by implicit attention reaches the return '
-    f'of one with exact attention ({task.name}).',
+    'of one with exact attention '
+    f'({task.name}{" in changing colours" if colored else ""}).',
     study=_study(
       {
-        arm: dataclasses.replace(task.setting(front), generations=generations)
+        arm: dataclasses.replace(
+          task.setting(front, env), generations=generations
+        )
         for arm, front in chosen.items()
       },
       seeds,
@@ -293,6 +304,7 @@ ROWS = (
   _parity('dodge', generations=100),
   # One search in three finds the lane late.
   _parity('lane', seeds=5),
+  _parity('lane', colored=True),
   _parity('swing-up'),
   _PATCHES,
   *map(_generalisation, ('dodge', 'lane')),
