@@ -55,7 +55,6 @@ NOT_RUN = {
   'search-cost',
   'levels',
   'bilevel',
-  'games',
   'lra-listops-features',
   'fig16-kernels',
   'fig18-linear-transformer',
