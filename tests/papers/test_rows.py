@@ -47,7 +47,6 @@ SYSTEM = rows.System('toys', '1', {'toy': ROW})
 # Rows that wait for their first run.
 NOT_RUN = {
   'parity-lane-colors',
-  'parity-swing-up',
   'held-out-vizier',
   'tables-vizier',
   'rainbow',
