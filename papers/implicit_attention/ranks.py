@@ -64,7 +64,7 @@ def _compare(
   pictures = jax.random.uniform(paint, shape)
   kernel = jax.random.normal(project, (_CUT.size, _CUT.size, 3, 2 * _WIDTH))
   pairs = jax.vmap(_CUT.project, (0, None))(pictures, kernel)
-  both = jnp.stack(jnp.split(pairs, 2, axis=-1))
+  both = jnp.stack(jnp.split(jnp.swapaxes(pairs, 1, 2), 2, axis=-1))
   # The kernel divides both by d^(1/4).
   both *= setting.norm / jnp.linalg.norm(both, axis=-1).mean()
   q, k = both * _WIDTH**0.25
