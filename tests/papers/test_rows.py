@@ -53,7 +53,6 @@ NOT_RUN = {
   'sac',
   'search-cost',
   'levels',
-  'lra-listops-features',
   'fig16-kernels',
   'fig18-linear-transformer',
   'fig7-long-accuracy',
