@@ -55,7 +55,6 @@ NOT_RUN = {
   'levels',
   'fig16-kernels',
   'fig18-linear-transformer',
-  'fig7-long-accuracy',
 }
 
 
