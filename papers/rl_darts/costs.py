@@ -39,7 +39,8 @@ def _gradient(network: Any, setting: Setting) -> programs.Program:
 
 def run(setting: Setting, *, seeds: Sequence[int]) -> list[study.Record]:
   """CPU seconds and FLOPs per picture; each seed is one more measurement."""
-  micro = networks.Micro(depths=setting.depths)
+  # XLA's convolutions, as in IMPALA's network; products are for loops on a CPU.
+  micro = networks.Micro(depths=setting.depths, products=False)
   forms = {
     FUSED: micro,
     NAIVE: micro.clone(form='naive'),
