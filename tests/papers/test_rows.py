@@ -49,7 +49,6 @@ NOT_RUN = {
   'parity-lane-colors',
   'held-out-vizier',
   'tables-vizier',
-  'rainbow',
   'sac',
   'fig16-kernels',
   'fig18-linear-transformer',
