@@ -12,6 +12,7 @@ import numpy as np
 from jaxtyping import Array, Key, PyTree, UInt8
 
 from rl import ranges, rollout
+from rl.envs import frames as frames_lib
 from rl.envs import lanes as lanes_lib
 from rl.envs import pixels, protocol, scenes
 
@@ -132,7 +133,7 @@ class Film:
       pictures = self.env.render(state)
     else:
       # Of a stack the newest is last; of a picture the colours are first.
-      pictures = seen[..., -_channels(self.env) :][..., :3]
+      pictures = seen[..., -frames_lib.picture_channels(self.env) :][..., :3]
     pictures = np.asarray(pictures)
     if lights is not None:
       share = _LIGHT * np.asarray(lights(seen))[..., None]
@@ -143,18 +144,13 @@ class Film:
     return np.concatenate(list(pictures), axis=1)
 
 
-def _channels(env: protocol.VectorEnvironment) -> int:
-  """Of one picture, of which the first three are RGB."""
-  return getattr(env, 'picture_channels', 3)
-
-
 def _shows_pictures(env: protocol.VectorEnvironment) -> bool:
   """Channels last, perhaps several pictures in a stack."""
   space = env.observation_space
   return (
     space.dtype == 'uint8'
     and len(space.shape) == 3
-    and space.shape[2] % _channels(env) == 0
+    and space.shape[2] % frames_lib.picture_channels(env) == 0
   )
 
 

@@ -194,6 +194,7 @@ def settled(
   optimizer: optax.GradientTransformation,
   space: spaces.CellSpace,
   patience: int,
+  max_skips: int | None = None,
 ) -> optax.GradientTransformation:
   """An optimiser of logits that stops when the derived cells stay the same.
 
@@ -204,17 +205,19 @@ def settled(
     space: of all cells, at the temperature 1.
     patience: updates in a row without a change of any edge, after which the
       logits never move again.
+    max_skips: of the derived cells; see `genotype.edge_labels`.
 
   Raises:
-    ValueError: if the patience is not positive.
+    ValueError: if the patience is not positive, or `max_skips` is negative.
   """
   ranges.check_counts(patience=patience)
+  ranges.check_counts(least=0, max_skips=max_skips)
 
   def derived(params: PyTree) -> PyTree:
     return {
       network: {
         kind: genotype.edge_labels(
-          probabilities.probabilities(logits)['edges'], space
+          probabilities.probabilities(logits)['edges'], space, max_skips
         )
         for kind, logits in kinds.items()
       }

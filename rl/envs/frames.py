@@ -9,9 +9,14 @@ from jaxtyping import Array, Key, PyTree, Shaped
 from rl import ranges
 from rl.envs import checks, lanes, protocol, spaces
 
-__all__ = ['Downscaled', 'Stacked', 'StackedState']
+__all__ = ['Downscaled', 'Stacked', 'StackedState', 'picture_channels']
 
 Arrays = Shaped[Array | np.ndarray, 'n ...']
+
+
+def picture_channels(env: protocol.VectorEnvironment) -> int:
+  """Channels of one picture of a stack: RGB, unless lanes say otherwise."""
+  return getattr(env, 'picture_channels', 3)
 
 
 class _Wrapper:
@@ -23,8 +28,7 @@ class _Wrapper:
     self.action_space = env.action_space
     self.pure = env.pure
     self.resets_at_once = env.resets_at_once
-    # Of one picture; see `film.Film`.
-    self.picture_channels = getattr(env, 'picture_channels', 3)
+    self.picture_channels = picture_channels(env)
     self._numpy = jnp if env.pure else np
 
   def close(self) -> None:

@@ -124,6 +124,22 @@ def test_logits_stop_once_their_cells_stay():
     bilevel.settled(optax.sgd(1.0), space, patience=0)
 
 
+def test_logits_settle_by_the_cells_that_are_capped():
+  # Uncapped, the cell skips throughout; capped, its other operation changes.
+  space = spaces.CellSpace(('SkipConnection', 'Relu', 'Tanh'), nodes=1)
+  wrap = lambda x: {'encoder': {'alpha': {'normal': {'edges': jnp.array([x])}}}}
+  moved = []
+  for max_skips in (None, 0):
+    optimizer = bilevel.settled(optax.sgd(1.0), space, 2, max_skips)
+    params = wrap([5.0, 0.5, 0.0])
+    state = optimizer.init(params)
+    for _ in range(3):
+      change, state = optimizer.update(wrap([0.0, 0.0, -0.6]), state, params)
+      params = optax.apply_updates(params, change)
+    moved.append(float(params['encoder']['alpha']['normal']['edges'][0, 2]))
+  np.testing.assert_allclose(moved, [0.6, 1.8], rtol=1e-6)
+
+
 def test_labels_reach_into_any_tree():
   leaf = jnp.ones(2)
   tree = ({'a': {'alpha': {'normal': leaf}, 'kernel': leaf}}, [leaf])
