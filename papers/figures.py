@@ -424,7 +424,7 @@ def contact_sheet(
   from matplotlib import image
 
   lines = math.ceil(len(pictures) / columns)
-  figure = pictures_lib.new_figure(lines, columns, (1.9, 1.6))
+  figure = pictures_lib.new_figure(lines, columns, (1.6, 1.4))
   for index, (title, file) in enumerate(pictures.items(), 1):
     axes = figure.add_subplot(lines, columns, index)
     axes.imshow(_thumbnail(image.imread(file)), aspect='equal')
