@@ -36,6 +36,7 @@ __all__ = [
   'conjunction',
   'grows',
   'slope',
+  'told',
 ]
 
 Table = Mapping[str, Sequence[float]]
@@ -93,8 +94,12 @@ Operand = str | float | Derived  # A label, a constant, or derived.
 
 
 @contextlib.contextmanager
-def _told(text: str) -> Iterator[None]:
-  """Names the claim that needs a label that a table lacks."""
+def told(text: str) -> Iterator[None]:
+  """Names the claim that needs a label that a table lacks.
+
+  Raises:
+    MissingLabelError: for a KeyError within.
+  """
   try:
     yield
   except KeyError as error:
@@ -107,7 +112,7 @@ def _values(operand: Operand, table: Table) -> np.ndarray:
       f'no {operand!r} in the table, only {sorted(table)}'
     )
   if isinstance(operand, Derived):
-    with _told(operand.text):
+    with told(operand.text):
       values = operand.values(table)
   else:
     values = table[operand] if isinstance(operand, str) else operand
@@ -311,7 +316,7 @@ class Check:
   def judge(self, table: Table, *, exact: bool = False) -> Judged:
     """See `Claim`."""
     del exact
-    with _told(self.text):
+    with told(self.text):
       verdict: Verdict = 'holds' if self.holds(table) else 'fails'
     return Judged(verdict, f'{self.text}: {verdict}')
 

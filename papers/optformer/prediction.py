@@ -261,7 +261,8 @@ class Smaller:
   def judge(self, table: claims.Table, *, exact: bool = False) -> claims.Judged:
     """See `claims.Claim`."""
     del exact
-    low, high = table[_gap(self.name)]
+    with claims.told(_gap(self.name)):
+      low, high = table[_gap(self.name)]
     verdict = 'holds' if high < 0 else 'inconclusive'
     verdict = 'fails' if low > 0 else verdict
     return claims.Judged(

@@ -226,6 +226,12 @@ def test_the_command_runs_lists_and_continues(monkeypatch, tmp_path, capsys):
   )
 
 
+def test_power_reads_every_recorded_row(capsys):
+  """Some rows were recorded without labels that their claims name."""
+  run('power', f'--root={ROOT / "docs" / "results"}')
+  assert 'decided by' in capsys.readouterr().out
+
+
 def test_all_runs_what_is_missing_or_stale(monkeypatch, tmp_path):
   done = []
   monkeypatch.setattr(rows, 'find', lambda: {'toys': SYSTEM})
