@@ -4,9 +4,11 @@ A layer of a stack is a Flax module whose call has the form that `nn.scan` asks
 for, (x, piece, projection, state) -> (x, state).
 """
 
+import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Bool, Float, Int, PyTree
@@ -47,7 +49,8 @@ def wide(dtype: Any) -> jnp.dtype:
 
 def gelu(x: Float[Array, '*n']) -> Float[Array, '*n']:
   """The Gaussian error linear unit in its exact form."""
-  return nn.gelu(x, approximate=False)
+  # By erf: the erfc of `nn.gelu` costs a block a quarter of its time on a CPU.
+  return 0.5 * x * (1 + jax.lax.erf(x * math.sqrt(0.5)))
 
 
 def dense(
