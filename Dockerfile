@@ -18,5 +18,7 @@ COPY . .
 RUN pip install --no-cache-dir -c requirements.txt -e ".[${EXTRAS}]"
 # Compiled programs stay between containers if a volume lies here.
 ENV JAX_COMPILATION_CACHE_DIR=/attune/runs/.jax_cache
+# Memory of training steps in large pages.
+ENV GLIBC_TUNABLES=glibc.malloc.hugetlb=1
 ENTRYPOINT ["python", "-m"]
 CMD ["performer.train", "--help"]

@@ -12,6 +12,9 @@ WORKDIR ?= runs/$(basename $(notdir $(CONFIG)))
 # in its queue would then wait for ever.
 WORKERS := -n 2 --dist worksteal --max-worker-restart=0
 
+# Steps free their memory and ask for it again; large pages make that cheap.
+LARGE_PAGES := glibc.malloc.hugetlb=1
+
 # Debian packages that some tests use: proteins, Qt 5 for Procgen in EnvPool,
 # OSMesa for pictures of MuJoCo without a display.
 SYSTEM_PACKAGES := mmseqs2 libqt5core5a libqt5gui5 libosmesa6
@@ -27,7 +30,7 @@ help:
 
 train: $(VENV)/.core
 	@echo '== training: $(CONFIG) -> $(WORKDIR)'
-	$(RUN) -m performer.train --gin_file=$(CONFIG) --workdir=$(WORKDIR)
+	GLIBC_TUNABLES=$(LARGE_PAGES) $(RUN) -m performer.train --gin_file=$(CONFIG) --workdir=$(WORKDIR)
 
 test: lint
 	@echo '== tests'

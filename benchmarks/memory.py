@@ -21,6 +21,7 @@ from benchmarks import programs
 
 # Freed memory goes back to the system, and so is seen when it is used again.
 _RETURN_MEMORY = {
+  'GLIBC_TUNABLES': '',
   'MALLOC_MMAP_THRESHOLD_': '65536',
   'MALLOC_TRIM_THRESHOLD_': '0',
 }

@@ -299,7 +299,7 @@ class _Loop(Generic[State]):
       if self._unevaluated:
         self._repeat_evaluation()
       else:
-        self._profiler.before_step(self._step - first)
+        self._profiler.before_step(self._step - first, self._state)
         self._one_step(timed=self._step > first)
         if self._step == first + 1:
           # The launcher's view of the configuration is complete only now.

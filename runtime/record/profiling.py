@@ -5,6 +5,7 @@ import pathlib
 
 import jax
 from absl import logging
+from jaxtyping import PyTree
 
 __all__ = ['Profiler', 'memory_metrics']
 
@@ -20,14 +21,21 @@ class Profiler:
     self._num_steps = num_steps
     self._running = False
 
-  def before_step(self, steps_done: int) -> None:
-    """Starts or stops the trace; `steps_done` counts from this start."""
-    if not self._num_steps:
+  def before_step(self, steps_done: int, state: PyTree) -> None:
+    """Starts or stops the trace.
+
+    Args:
+      steps_done: since this start.
+      state: result of the last of them.
+    """
+    edges = _SKIPPED_STEPS, _SKIPPED_STEPS + self._num_steps
+    if not self._num_steps or steps_done not in edges:
       return
+    jax.block_until_ready(state)  # Steps are only dispatched so far.
     if steps_done == _SKIPPED_STEPS:
       jax.profiler.start_trace(self._folder)
       self._running = True
-    elif steps_done == _SKIPPED_STEPS + self._num_steps:
+    else:
       self.close()
 
   def close(self) -> None:
