@@ -15,6 +15,7 @@ from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from hpo.optformer import relative
 from performer.models import attention as attention_lib
+from performer.models import products
 
 __all__ = [
   'Context',
@@ -80,6 +81,7 @@ def _dense(
     use_bias=False,
     dtype=dtype,
     kernel_init=attention_lib.partitioned(init, *axes),
+    dot_general=products.dot_general,
     name=name,
   )
 

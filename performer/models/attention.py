@@ -15,6 +15,8 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
+from performer.models import products
+
 __all__ = ['AttentionFn', 'MultiHeadAttention', 'linear_method', 'partitioned']
 
 
@@ -106,6 +108,7 @@ class MultiHeadAttention(nn.Module):
         (self.num_heads, size),
         use_bias=self.use_bias,
         dtype=self.dtype,
+        dot_general=products.dot_general,
         kernel_init=partitioned(init, 'embed', 'heads', 'kv'),
         bias_init=partitioned(self.bias_init, 'heads', 'kv'),
       )
@@ -118,6 +121,7 @@ class MultiHeadAttention(nn.Module):
         axis=(-2, -1),
         use_bias=self.use_bias,
         dtype=self.dtype,
+        dot_general=products.dot_general,
         kernel_init=partitioned(self.kernel_init, 'heads', 'kv', 'embed'),
         bias_init=partitioned(self.bias_init, 'embed'),
       )

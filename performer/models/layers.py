@@ -14,6 +14,7 @@ from flax import linen as nn
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from performer.models import attention as attention_lib
+from performer.models import products
 
 __all__ = [
   'Piece',
@@ -68,6 +69,7 @@ def dense(
     dtype=dtype,
     kernel_init=attention_lib.partitioned(kernel_init, *axes),
     bias_init=attention_lib.partitioned(bias_init, axes[1]),
+    dot_general=products.dot_general,
     name=name,
   )
 
