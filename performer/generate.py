@@ -31,6 +31,7 @@ from runtime import commands, restored
 __all__ = ['blocks', 'main']
 
 _BLOCK = 16  # Tokens written between two looks at the clock.
+_UNREADABLE = '\ufffd'  # Stands for bytes that are no character.
 
 
 def blocks(
@@ -180,10 +181,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     argv: arguments of the command; None: those of the process.
   """
   options = _arguments(argv)
-  if options.temperature < 0:
-    raise ValueError(
-      f'temperature must not be negative, got {options.temperature}'
-    )
+  for name in ('temperature', 'max_new_tokens'):
+    value = getattr(options, name)
+    if value is not None and not value >= 0:  # Nor NaN.
+      raise ValueError(f'{name} must not be negative, got {value}')
   with _opened(options) as writer:
     codec = writer.codec
     prompt = codec.encode(options.prompt)
@@ -200,25 +201,38 @@ def main(argv: Sequence[str] | None = None) -> None:
       key=jax.random.key(options.seed),
     )
     print(options.prompt, end='', flush=True)
-    seconds = _stream(written, codec)
+    seconds = _stream(written, codec, prompt)
   _tell(seconds, sys.stderr)
 
 
 def _stream(
-  written: Iterator[Int[np.ndarray, 'm']], codec: dataset.Codec
+  written: Iterator[Int[np.ndarray, 'm']],
+  codec: dataset.Codec,
+  prompt: Int[np.ndarray, 'n'],
 ) -> list[float]:
-  """Prints tokens as they come; returns seconds per token of every block."""
+  """Prints tokens as they come; returns seconds per token of every block.
+
+  What a token reads as may depend on its neighbours: a character may have several
+  bytes, and a piece of a word loses the space before it where a text begins. So
+  the whole text is decoded, and what is new of it printed.
+  """
+  text = codec.decode(prompt)
+  shown, ids = len(text), prompt
   seconds, start = [], time.perf_counter()
   for tokens in written:
     now = time.perf_counter()
     seconds.append((now - start) / len(tokens))
     ended = np.flatnonzero(tokens == codec.stop_token)
-    print(codec.decode(tokens[: ended[0]] if ended.size else tokens), end='')
-    sys.stdout.flush()
+    ids = np.append(ids, tokens[: ended[0]] if ended.size else tokens)
+    text = codec.decode(ids)
+    # The last character may be whole after the next block.
+    whole = text.rstrip(_UNREADABLE)
+    print(whole[shown:], end='', flush=True)
+    shown = max(shown, len(whole))
     if ended.size:
       break
     start = time.perf_counter()
-  print()
+  print(text[shown:])
   return seconds
 
 

@@ -14,6 +14,7 @@ from absl import logging
 
 from performer import attention, cost, norm_watch, results
 from performer import learner as learner_lib
+from performer.attention import checks
 from performer.data import dataset
 from performer.models import language_model
 from performer.slim import drift as drift_lib
@@ -43,8 +44,9 @@ class LanguageModelTrainer:
       exact attention; none: it does not.
 
   Raises:
-    ValueError: if model and data do not fit each other, or a classifier is
-      trained by chunks, or lengths are given for a model of one length.
+    ValueError: if model and data do not fit each other, a number is out of
+      range, a classifier is trained by chunks, or lengths are given for a model
+      of one length.
   """
 
   model: language_model.LanguageModel
@@ -58,6 +60,7 @@ class LanguageModelTrainer:
 
   def __post_init__(self) -> None:
     _check(self.model, self.data, self.eval_splits)
+    checks.check_least(1, eval_batch_size=self.eval_batch_size)
     if self.slim is not None and self.data.task == 'classify':
       raise ValueError('chunks need a target for each token: set slim=None')
     shaped = self.data.task == 'classify' or hasattr(self.model, 'grid')
@@ -95,6 +98,9 @@ class LanguageModelTrainer:
     """See `runtime.trainer.Trainer`; an example is a sequence."""
     learner = self.learner(seed=seed, mesh=mesh)
     index, count = mesh_lib.process_slice(mesh, self.batch_size)
+    # A file that cannot be read fails here, and not at the first evaluation.
+    for split in self.data.splits:
+      self.data.num_examples(split)
     yield loop_lib.Experiment(
       init=learner.init,
       step=learner.step,

@@ -114,14 +114,15 @@ class Implicit:
   does, so norms of any size neither overflow nor lose the ranks.
 
   Attributes:
-    attention: the kernel and its features.
+    attention: the kernel and its features, which are float32 here.
     normalized: whether rows of attention sum to 1. Otherwise the votes are
       sums of kernel values, and all queries do not count alike.
     chunk: positions at once; None: all.
 
   Raises:
     ValueError: softmax_oprf has no `oprf_mean_square`, which would have to be
-      taken from all positions first.
+      taken from all positions first; or an option of the attention has another
+      meaning than votes: the reference stabiliser, or no normalisation.
   """
 
   attention: attention_lib.Favor = dataclasses.field(
@@ -137,6 +138,12 @@ class Implicit:
       raise ValueError(
         'votes of softmax_oprf need a number as oprf_mean_square, got '
         f'{favor.oprf_mean_square=}'
+      )
+    if favor.stabilizer == 'reference' or not favor.renormalize:
+      raise ValueError(
+        "votes have no stabilizer='reference', and `normalized` says whether "
+        'they are normalised, not renormalize, got '
+        f'{favor.stabilizer=} {favor.renormalize=}'
       )
 
   def __call__(

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from performer import attention, generate
-from performer.data import copying, proteins, text, vocabulary
+from performer.data import copying, dataset, proteins, text, vocabulary
 from performer.models import decoding, transformer
 from runtime import trainer
 from runtime.config import sessions
@@ -78,6 +78,15 @@ def test_tokens_that_do_not_fit_are_refused(params):
     write(params, 46)
 
 
+@pytest.mark.parametrize(
+  ('option', 'value'),
+  [('temperature', '-1.0'), ('temperature', 'nan'), ('max_new_tokens', '-3')],
+)
+def test_numbers_below_zero_are_refused(option, value):
+  with pytest.raises(ValueError, match=f'{option} must not .* got {value}'):
+    generate.main(['nowhere', f'--{option}={value}'])
+
+
 def test_text_becomes_tokens_and_back():
   codec = proteins.Proteins(task='causal', max_length=8).codec
   assert codec.encode('').tolist() == [vocabulary.BOS]
@@ -90,6 +99,31 @@ def test_text_becomes_tokens_and_back():
   assert codec.decode(codec.encode('Größe')) == 'Größe'
   assert len(codec.encode('')) == 1
   assert copying.Copying(max_length=7, vocab_size=8).codec is None
+
+
+@pytest.mark.parametrize('size', [1, 3])
+def test_text_does_not_depend_on_the_blocks(size, capsys):
+  """A character may be cut in two by them, and a word may begin there."""
+  codec = text.Text(max_length=8).codec
+  ids = codec.encode('Straße: 5 €\nEnde')
+  # The last byte begins a character that never ends.
+  ids = np.append(ids, 0xE2)
+  blocks = [ids[i : i + size] for i in range(0, ids.size, size)]
+  generate._stream(iter(blocks), codec, codec.encode(''))
+  assert capsys.readouterr().out == 'Straße: 5 €\nEnde\ufffd\n'
+
+
+def test_a_word_after_the_prompt_keeps_its_space(capsys):
+  """As pieces of SentencePiece, whose first one of a text loses it."""
+  words = ['to', ' be', ' or', ' not']
+  codec = dataset.Codec(
+    lambda _: np.array([0]),
+    lambda ids: ''.join(words[i] for i in ids).removeprefix(' '),
+    stop_token=3,
+  )
+  blocks = [np.array([1, 2]), np.array([1, 3])]
+  generate._stream(iter(blocks), codec, codec.encode('to'))
+  assert capsys.readouterr().out == ' be or be\n'
 
 
 @pytest.mark.slow

@@ -246,11 +246,22 @@ def test_attention_maps_are_causal_averages(files, mechanism):
       'got 2 devices for Exact',
     ),
     ({'batch_size': 6, 'devices': 4}, 'batch_size=6'),
+    ({'eval_batch_size': 0}, 'eval_batch_size=0'),
   ],
 )
 def test_parts_that_do_not_fit_are_named(files, change, message):
   with pytest.raises(ValueError, match=message):
     build(files, **change)
+
+
+@pytest.mark.parametrize('split', ['valid', 'test'])
+def test_files_to_judge_by_are_read_before_training(files, split, tmp_path):
+  bad = tmp_path / 'bad.fasta'
+  bad.write_text('>a\nAC-D\n')
+  with pytest.raises(ValueError, match=r'bad\.fasta:2'):
+    build(files | {split: str(bad)})
+  with pytest.raises(FileNotFoundError, match='gone'):
+    build(files | {split: str(tmp_path / 'gone.fasta')})
 
 
 @pytest.mark.parametrize('fsdp', [1, *marks.slow(2)])

@@ -183,6 +183,19 @@ def test_variance_of_unnormalised_votes_is_the_closed_form():
   np.testing.assert_allclose(samples.var(axis=0), expected, rtol=0.1)
 
 
+@pytest.mark.parametrize(
+  ('option', 'message'),
+  [
+    ({'stabilizer': 'reference'}, "favor.stabilizer='reference'"),
+    ({'renormalize': False}, 'renormalize=False'),
+  ],
+)
+def test_options_without_effect_on_votes_are_refused(option, message):
+  found = favor('softmax_pos', features=16, **option)
+  with pytest.raises(ValueError, match=message):
+    votes.Implicit(found)
+
+
 def test_top_is_descending_with_ties_to_the_lower_number():
   found = votes.top(jnp.array([1.0, 3.0, 2.0, 3.0, 2.0]), 4)
   np.testing.assert_array_equal(found, [1, 3, 2, 4])
