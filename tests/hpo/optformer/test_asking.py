@@ -76,7 +76,7 @@ def test_what_is_told_becomes_plain(made):
   assert optimizer.trials[1] == pending._replace(value=0.5, status='COMPLETED')
   assert type(optimizer.best.value) is float
   assert type(optimizer.best.parameters['rate']) is float
-  for seed in (-1, 2**32):
+  for seed in (-1, 2**32, 1.5):
     with pytest.raises(ValueError, match='seed'):
       asking.Optimizer(made, PROBLEM, seed=seed)
 
@@ -203,6 +203,26 @@ def test_the_model_of_the_package(made, tmp_path, monkeypatch):
     trained.shipped()
   trained.save(path, made)
   assert trained.shipped().tokenizer == made.tokenizer
+
+
+@pytest.mark.slow
+def test_the_model_of_the_package_leaves_what_is_infeasible():
+  """Two values of five are; with a token that was never trained it stays there."""
+  space = spaces.Space(
+    (
+      spaces.Float('x', 1e-8, 1e3, 'LOG'),
+      spaces.Discrete('n', (1, 3, 5, 7, 9)),
+      spaces.Categorical('c', tuple('abcde')),
+    )
+  )
+  problem = studies.Problem(space, 'MINIMIZE')
+  optimizer = asking.Optimizer(trained.shipped(), problem)
+  for _ in range(30):
+    [point] = optimizer.ask()
+    value = (math.log10(point['x']) + 3) ** 2 + point['n']
+    optimizer.tell(point, None if point['n'] >= 7 else value)
+  failed = [trial for trial in optimizer.trials if trial.value is None]
+  assert len(failed) < 15
 
 
 def test_a_forest_on_digits():
