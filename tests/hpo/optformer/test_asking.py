@@ -76,7 +76,7 @@ def test_what_is_told_becomes_plain(made):
   assert optimizer.trials[1] == pending._replace(value=0.5, status='COMPLETED')
   assert type(optimizer.best.value) is float
   assert type(optimizer.best.parameters['rate']) is float
-  for seed in (-1, 2**32, 1.5):
+  for seed in (-1, 2**32):
     with pytest.raises(ValueError, match='seed'):
       asking.Optimizer(made, PROBLEM, seed=seed)
 
