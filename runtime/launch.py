@@ -27,7 +27,7 @@ from typing import Any, NoReturn
 
 from absl import app, flags, logging
 
-from runtime import commands, context, paths
+from runtime import commands, context, paths, seeds
 from runtime import errors as run_errors
 from runtime.config import errors
 from runtime.config import files as files_lib
@@ -36,7 +36,6 @@ __all__ = ['define_flags', 'run']
 
 _FAILURE = 1
 _MISTAKE = 2  # Exit code for what the user can put right.
-_LARGEST_SEED = 2**32 - 1  # JAX takes 32 bits: larger ones would repeat.
 
 _RUN_FLAGS = (
   'gin_file',
@@ -80,7 +79,7 @@ def define_flags(values: flags.FlagValues) -> None:
     **add,
   )
   flags.DEFINE_integer(
-    'seed', 0, 'Seed of all randomness.', 0, _LARGEST_SEED, **add
+    'seed', 0, 'Seed of all randomness.', 0, seeds.LARGEST, **add
   )
   flags.DEFINE_multi_string(
     'allow_module', [], 'Module that gin files may name; repeat it.', **add

@@ -89,7 +89,11 @@ def train(
     if result.finished:
       write_report(experiment, result, workdir)
       if context.argv and jax.process_index() == 0:
-        print(report_lib.how_to_continue(context.program, context.argv))
+        print(
+          report_lib.how_to_continue(
+            context.program, context.argv, inheritable=experiment.inheritable
+          )
+        )
     return result
 
 

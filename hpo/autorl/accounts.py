@@ -17,6 +17,7 @@ from jaxtyping import Array, Key
 
 from hpo import studies
 from rl import ranges
+from runtime import seeds as seeds_lib
 
 __all__ = ['Seeds', 'budget', 'keys', 'write_study']
 
@@ -39,7 +40,9 @@ class Seeds:
   def __post_init__(self) -> None:
     object.__setattr__(self, 'tuning', tuple(self.tuning))
     object.__setattr__(self, 'test', tuple(self.test))
-    ranges.check_counts(least=0, tuning=self.tuning, test=self.test)
+    ranges.check_counts(
+      least=0, up_to=seeds_lib.LARGEST, tuning=self.tuning, test=self.test
+    )
     both = self.tuning + self.test
     if not self.tuning or not self.test or len(set(both)) < len(both):
       raise ValueError(
@@ -50,7 +53,9 @@ class Seeds:
 
 def keys(key: Key[Array, ''], seeds: Sequence[int]) -> Key[Array, ' s']:
   """A key for each seed."""
-  return jax.vmap(lambda seed: jax.random.fold_in(key, seed))(jnp.array(seeds))
+  return jax.vmap(lambda seed: jax.random.fold_in(key, seed))(
+    jnp.array(seeds, jnp.uint32)
+  )
 
 
 def budget(

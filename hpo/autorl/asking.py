@@ -24,6 +24,7 @@ import numpy as np
 
 from hpo import plain, spaces, studies
 from rl import ranges
+from runtime import seeds
 
 __all__ = ['History', 'Job', 'Method', 'Proposal', 'Record', 'Tuner']
 
@@ -184,8 +185,7 @@ class Tuner:
     self, method: Method, space: spaces.Space, *, seed: int = 0
   ) -> None:
     ranges.check_counts(least=0, seed=seed)
-    if seed >= 2**32:
-      raise ValueError(f'seed must be in 0..2**32-1, got {seed=}')
+    seeds.check(seed)
     self.method, self.space, self.seed = method, space, seed
     self.records: list[Record] = []
     self._memory: dict[str, Any] = {}

@@ -17,6 +17,7 @@ import jax
 from hpo import spaces, studies
 from hpo.optformer import decoding, suggesting
 from hpo.optformer import trained as trained_lib
+from runtime import seeds
 
 __all__ = ['Optimizer']
 
@@ -52,8 +53,7 @@ class Optimizer:
     seed: int = 0,
     trials: Iterable[studies.Trial] = (),
   ) -> None:
-    if not 0 <= seed < 2**32:
-      raise ValueError(f'seed must be in 0..2**32-1, got {seed=}')
+    seeds.check(seed)
     self.problem = problem
     known = studies.Study.of(problem, trials).trials
     self.trials = [trial for trial in known if trial.status != 'PENDING']

@@ -88,8 +88,8 @@ class Tokenizer:
     dialect: of the text; its name is in `dialects.DIALECTS`.
     encoder_length: s; longer metadata is refused.
     decoder_length: l; of longer studies the first trials are kept.
-    infeasible_token: whether infeasible trials have a token of their own;
-      otherwise they count as the worst completed one.
+    infeasible_token: whether infeasible trials have a token of their own, for
+      data that has such trials; otherwise they count as the worst completed one.
 
   Raises:
     ValueError: a length is not positive, or there is no such dialect.

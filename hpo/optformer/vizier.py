@@ -18,7 +18,7 @@ import numpy as np
 from hpo import spaces, studies
 from hpo.optformer import predicting, suggesting
 from hpo.optformer import trained as trained_lib
-from runtime import optional
+from runtime import optional, seeds
 
 __all__ = [
   'OptFormerDesigner',
@@ -59,6 +59,7 @@ class OptFormerDesigner:
     self._problem = to_problem(problem)
     self._trained = trained
     self._policy = policy
+    seeds.check(seed)
     self._key = jax.random.key(seed)
     self._completed: list[studies.Trial] = []
     self._active: list[studies.Trial] = []

@@ -178,7 +178,7 @@ def _check_json(found: Any) -> None:
   for name, example in _EXAMPLE.items():
     if not _is_like(found[name], example):
       raise ValueError(
-        f'{name} must be like {example!r}, got {found[name]!s:.80}'
+        f'{name} must be like {example!r}, got {found[name]!r:.80}'
       )
 
 
@@ -424,7 +424,14 @@ def derive(
     space: of all cells.
     strides: by cell type.
     **options: of `discretise`.
+
+  Raises:
+    ValueError: if the cell types are others; as `discretise`.
   """
+  if logits.keys() != strides.keys():
+    raise ValueError(
+      f'logits must have the cell types {sorted(strides)}, got {sorted(logits)}'
+    )
   return Genotype.of(
     {
       kind: discretise(found, space, stride=strides[kind], **options)

@@ -100,6 +100,14 @@ def _wide(x: Float[Array, '...']) -> Float[Array, '...']:
   return x.astype(jnp.promote_types(x.dtype, jnp.float32))
 
 
+def _pictures(observation: Shaped[Array, '...']) -> Float[Array, 'n h w c']:
+  if observation.ndim != 4:
+    raise ValueError(
+      f'cells need pictures [n, h, w, c], got the shape {observation.shape}'
+    )
+  return networks.to_float(observation)
+
+
 class Derivable:
   """Has an architecture and a space: genotypes can be derived for it."""
 
@@ -170,6 +178,11 @@ class CellNetwork(Derivable, nn.Module):
   def _check_genotype(self) -> None:
     """Raises a ValueError if the genotype is that of another network."""
     chosen = self.architecture
+    if not isinstance(chosen, Architecture):
+      raise ValueError(
+        'architecture must be Relaxed, Masked or a Genotype, got '
+        f'{chosen!r:.80}'
+      )
     masked = isinstance(chosen, Masked)
     found = chosen.genotype if masked else chosen
     if not isinstance(found, genotype_lib.Genotype):
@@ -265,17 +278,17 @@ class _Stages(CellNetwork):
   @nn.compact
   def __call__(
     self,
-    observation: Shaped[Array, 'n h w c'],
+    observation: Shaped[Array, '...'],
     alpha: Mapping[str, probabilities.Logits] | None = None,
   ) -> Float[Array, 'n ...']:
     """Features.
 
     Args:
-      observation: pictures; uint8 is divided by 255.
+      observation: pictures, [n, h, w, c]; uint8 is divided by 255.
       alpha: logits (or masks) by cell type; None: they are parameters.
     """
     mixing = self.mixing(alpha)
-    x = self._stem(networks.to_float(observation))
+    x = self._stem(_pictures(observation))
     for stage, depth in enumerate(self.depths):
       x = self._stage(stage, depth, x, mixing)
     if self.dense is None:
@@ -382,12 +395,12 @@ class PISACEncoder(CellNetwork):
   @nn.compact
   def __call__(
     self,
-    observation: Shaped[Array, 'n h w c'],
+    observation: Shaped[Array, '...'],
     alpha: Mapping[str, probabilities.Logits] | None = None,
   ) -> Float[Array, 'n f']:
     """Features; arguments as of `Micro`."""
     mixing = self.mixing(alpha)
-    x = networks.to_float(observation)
+    x = _pictures(observation)
     x = self._convolution('conv', self.channels, x, 2, 'VALID')
     for index in range(self.num_cells):
       x = self.cell('normal', f'cell_{index}', self.channels, x, mixing)

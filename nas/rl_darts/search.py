@@ -28,6 +28,7 @@ from rl import ranges
 from rl.envs import spaces
 
 __all__ = [
+  'PARTS',
   'Discrete',
   'Mode',
   'Search',
@@ -39,7 +40,7 @@ __all__ = [
 Mode = Literal['joint', 'first_order', 'second_order']
 _MODES: tuple[Mode, ...] = ('joint', 'first_order', 'second_order')
 _MAX_SNAPSHOTS = 1000
-_PARTS = ('encoder', 'core')  # Of agents, that may be supernets.
+PARTS = ('encoder', 'core')  # Of agents, that may be supernets.
 
 
 def snapshot_times(count: int, iterations: int) -> tuple[int, ...]:
@@ -97,7 +98,7 @@ class Search:
     ranges.check_positive(rate=self.rate)
     if self.mode not in _MODES:
       raise ValueError(f'mode must be one of {_MODES}, got {self.mode!r}')
-    parts = {name: getattr(self.agent, name, None) for name in _PARTS}
+    parts = {name: getattr(self.agent, name, None) for name in PARTS}
     cells = [getattr(part, 'architecture', None) for part in parts.values()]
     relaxed = any(isinstance(one, networks.Relaxed) for one in cells)
     if not relaxed or any(isinstance(one, networks.Masked) for one in cells):
@@ -126,7 +127,7 @@ class Search:
     Args:
       path: of `probabilities.alphas`, such as 'trunk/encoder'.
     """
-    (part,) = set(_PARTS) & set(path.split('/'))
+    (part,) = set(PARTS) & set(path.split('/'))
     return getattr(self.agent, part)
 
   @property
@@ -164,7 +165,7 @@ class Search:
     Args:
       *task: as of `learner`.
     """
-    parts = {name: getattr(self.agent, name, None) for name in _PARTS}
+    parts = {name: getattr(self.agent, name, None) for name in PARTS}
     masked = {
       name: part.clone(architecture=networks.Masked())
       for name, part in parts.items()

@@ -4,7 +4,7 @@ r"""The whole study of a search in one command, which may be interrupted.
 
 searches, trains the distinct cells along every search from scratch, trains the
 baselines, and writes two tables: all returns (study), and medians and quartiles
-over seeds (summary). Every part is a run in a folder of its own. The same command
+over seeds (summary). Both tell what networks cost; see `costs.Cost`. Every part is a run in a folder of its own. The same command
 continues where it was interrupted: finished parts are read, and the part that was
 running goes on from its last checkpoint.
 """
@@ -16,12 +16,14 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from nas.rl_darts import data, train_lib
+import runtime
+from nas.rl_darts import costs, data, train_lib
+from rl import training
 from runtime import commands, context, paths
 from runtime.config import sessions
 from runtime.record import tables, writers
 
-__all__ = ['Part', 'cells', 'main', 'score', 'summary']
+__all__ = ['COSTS', 'Part', 'cells', 'main', 'score', 'summary']
 
 _SEARCH = 'configs/nas/rl_darts_grid_tiny.gin'
 _CELL = 'configs/nas/evaluate_genotype.gin'
@@ -29,6 +31,8 @@ _BASELINES = (
   'configs/nas/rl_darts_random_tiny.gin',
   'configs/nas/rl_darts_impala_tiny.gin',
 )
+
+COSTS = ('parameters', 'multiply-adds')  # Columns of `costs.Cost`.
 
 
 class Part(NamedTuple):
@@ -99,14 +103,23 @@ def score(part: Part, workdir: pathlib.Path) -> dict[str, Any]:
   return found
 
 
+def _cost(folder: pathlib.Path, modules: Sequence[str]) -> dict[str, float]:
+  """Columns of the networks of a finished run; none of runs without agents."""
+  with runtime.restore(str(folder), allow_module=modules) as run:
+    if not isinstance(run.trainer, training.AgentTrainer):
+      return {}
+    cost = costs.trained_cost(run.trainer, run.state)
+  return dict(zip(COSTS, cost, strict=True))
+
+
 def summary(
   parts: Sequence[Part], rows: Sequence[Mapping[str, Any]]
 ) -> list[dict[str, Any]]:
-  """Medians and quartiles of returns, of all parts of a kind.
+  """Medians and quartiles of returns, of all parts of a kind; medians of costs.
 
   Args:
     parts: of the study.
-    rows: of `score`, one for each part.
+    rows: of `score` and of the networks' costs, one for each part.
   """
   kinds: dict[str, list[Mapping[str, Any]]] = {}
   for part, row in zip(parts, rows, strict=True):
@@ -118,10 +131,9 @@ def summary(
       if column not in ('part', 'seed', 'steps', 'minutes'):
         values = [row[column] for row in some]
         low, middle, high = np.percentile(values, (25, 50, 75))
-        line |= {
-          column: middle,
-          f'{column}, quartiles': f'{low:.4g}, {high:.4g}',
-        }
+        line[column] = middle
+        if column not in COSTS:
+          line[f'{column}, quartiles'] = f'{low:.4g}, {high:.4g}'
     found.append(line)
   return found
 
@@ -174,12 +186,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     raise ValueError(f'seeds must be positive, got {args.seeds}')
   workdir = paths.local(args.workdir)
   done: list[Part] = []
+  table: list[dict[str, Any]] = []
   for part in _parts(args, workdir):
     if not _train(part, workdir, args.allow_module):
       print('interrupted; the same command continues')
       return
     done.append(part)
-    table = [score(one, workdir) for one in done]
+    cost = _cost(part.folder(workdir), args.allow_module)
+    table.append(score(part, workdir) | cost)
     tables.write_table(table, workdir / 'study')
     short = summary(done, table)
     tables.write_table(short, workdir / 'summary')

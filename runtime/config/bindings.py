@@ -11,11 +11,13 @@ import copy
 import functools
 import inspect
 import math
+import re
 from collections.abc import Iterable, Iterator
 from typing import Any, NoReturn
 
 from gin import config as gin_config
 
+from runtime import seeds
 from runtime.config import errors
 from runtime.config import types as types_lib
 
@@ -23,6 +25,7 @@ __all__ = ['MACRO', 'Bindings', 'Bound', 'detached']
 
 MACRO = 'gin.macro'
 _RATE = 'learning_rate'
+_SEED = re.compile(r'\b(\w+_)?seed$|\bSeeds\.')  # Not counts: num_seeds.
 _LARGEST = 2**31 - 1  # Counters and shapes of a run hold 32 bits.
 
 
@@ -167,7 +170,10 @@ class Bound:
       )
     if isinstance(value, float) and not math.isfinite(value):
       self._refuse(f'be finite, got {value}')
-    if _exceeds(value, self.hint):
+    if _SEED.search(self.name):
+      if not all(0 <= seed <= seeds.LARGEST for seed in _whole_numbers(value)):
+        self._refuse(f'be between 0 and 2^32 - 1, got {value}')
+    elif _exceeds(value, self.hint):
       self._refuse(f'be between -2^31 and 2^31, got {value}')
     # optax accepts a negative rate, and climbs.
     rate = self._argument == _RATE and isinstance(value, float | int)

@@ -16,12 +16,13 @@ import grain
 import numpy as np
 from jaxtyping import Int
 
+from runtime import seeds
+
 __all__ = [
   'Arrays',
   'Examples',
   'Indexed',
   'Lazy',
-  'check_seed',
   'eval_batches',
   'iterator',
   'rows_per_process',
@@ -116,7 +117,7 @@ class Indexed(abc.ABC):
       ValueError: an argument is out of range, or a file is malformed.
     """
     # Before the first use of a file, which may take long to convert.
-    check_seed(seed)
+    seeds.check(seed)
     rows_per_process(batch_size, process_index, process_count)
     return iterator(
       self.training_examples(seed),
@@ -159,12 +160,6 @@ class Indexed(abc.ABC):
       process_index=process_index,
       process_count=process_count,
     )
-
-
-def check_seed(seed: int) -> None:
-  """Raises ValueError unless a seed is one that every random stream takes."""
-  if not 0 <= seed < 2**32:
-    raise ValueError(f'seed must lie in 0..2**32-1, got {seed=}')
 
 
 def _check_count(count: int) -> None:

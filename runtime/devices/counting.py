@@ -1,4 +1,4 @@
-"""The memory of a backward pass, and the cost of matrix products.
+"""The memory of a backward pass, and the cost of products and convolutions.
 
 Both are read off the trace of the function: nothing is compiled or run.
 """
@@ -48,7 +48,7 @@ def residual_bytes(
 def matmul_flops(function: Callable[..., Any], *args: PyTree) -> int:
   """Multiplications and additions of all matrix products, loops included.
 
-  A conditional counts its most expensive branch, and a while loop one turn.
+  A convolution is one product, with what it reads beyond the border. A conditional counts its most expensive branch, and a while loop one turn.
 
   Args:
     function: to be counted.
@@ -66,6 +66,11 @@ def _count_equation(eqn: Any) -> int:
     contracted = eqn.params['dimension_numbers'][0][0]
     lhs = eqn.invars[0].aval.shape
     inner = math.prod(lhs[axis] for axis in contracted)
+    return 2 * inner * math.prod(eqn.outvars[0].aval.shape)
+  if eqn.primitive.name == 'conv_general_dilated':
+    kernel = eqn.invars[1].aval.shape
+    outputs = kernel[eqn.params['dimension_numbers'].rhs_spec[0]]
+    inner = math.prod(kernel) // outputs
     return 2 * inner * math.prod(eqn.outvars[0].aval.shape)
   inner = [_count(jaxpr) for jaxpr in _jaxprs(eqn.params)]
   if eqn.primitive.name == 'cond':

@@ -12,21 +12,27 @@ from runtime.record import tables
 __all__ = ['how_to_continue', 'run_report']
 
 
-def how_to_continue(program: str, argv: Sequence[str]) -> str:
+def how_to_continue(
+  program: str, argv: Sequence[str], *, inheritable: bool = True
+) -> str:
   """Tells how to train a finished run for longer.
 
   Args:
     program: command that starts the binary, such as 'python -m
       performer.train'.
     argv: its command line, program first.
+    inheritable: whether another run may start from the parameters.
 
   Returns:
     Lines for the terminal.
   """
   again = ' '.join([program, shlex.join(argv[1:])])
+  schedule = (
+    '. A learning rate whose schedule has its own length stays where it ended; '
+    '--init_from starts a new schedule'
+  )
   return (
-    'To train longer, give it more STEPS. A learning rate whose schedule has '
-    'its own length stays where it ended; --init_from starts a new schedule:\n'
+    f'To train longer, give it more STEPS{schedule if inheritable else ""}:\n'
     f"  {again} --gin_param='STEPS = ...' --allow_config_change"
   )
 

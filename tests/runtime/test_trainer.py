@@ -7,6 +7,7 @@ import pytest
 
 from runtime import context, loop, trainer
 from runtime.loop import durations
+from runtime.record import writers
 
 CONFIG = loop.LoopConfig(durations.Duration(steps=2), log_every=1)
 
@@ -104,3 +105,25 @@ def test_what_has_no_parameters_of_its_own_refuses_those_of_others(
   with pytest.raises(ValueError, match='leave out --init_from=elsewhere'):
     _train(toy, workdir, context=start)
   assert not workdir.exists()
+
+
+def test_a_refused_restart_loses_nothing(
+  regression, tmp_path, capsys, one_device
+):
+  """And what cannot start from another run is not told to."""
+  toy = Toy(regression, inheritable=False)
+  _train(toy, tmp_path)
+  files = lambda: {
+    path: path.stat().st_mtime_ns for path in tmp_path.rglob('*')
+  }
+  before = files()
+  start = context.RunContext(init_from='elsewhere')
+  with pytest.raises(ValueError, match='leave out --init_from=elsewhere'):
+    _train(toy, tmp_path, context=start)
+  assert files() == before
+  longer = dataclasses.replace(CONFIG, duration=durations.Duration(steps=3))
+  told = context.RunContext(program='python -m toy', argv=('toy',))
+  assert _train(toy, tmp_path, config=longer, context=told).step == 3
+  steps = [row['step'] for row in writers.read_metrics(tmp_path)]
+  assert sorted(set(steps)) == [1, 2, 3]
+  assert 'give it more STEPS:\n  python -m toy' in capsys.readouterr().out

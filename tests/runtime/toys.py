@@ -33,6 +33,12 @@ class Slotted:
   width: int = 1
 
 
+@dataclasses.dataclass(frozen=True)
+class Seeds:
+  tuning: tuple[int, ...] = (0,)
+  data_seed: int = 0
+
+
 class Encoder(nn.Module):
   layers: int
   attention: Favor | Exact = Favor()

@@ -229,6 +229,11 @@ def test_budgets_are_whole_updates():
     next(experiment.batches)
 
 
+def test_the_largest_seed_has_a_key():
+  found = accounts.keys(jax.random.key(0), (1, 2**32 - 1))
+  assert len(set(map(tuple, jax.random.key_data(found).tolist()))) == 2
+
+
 @pytest.mark.parametrize(
   ('tuning', 'test', 'message'),
   [
@@ -237,6 +242,7 @@ def test_budgets_are_whole_updates():
     ((0,), (), 'seeds'),
     ((0, 0), (1,), 'seeds'),
     ((0,), (5, -1), 'test must not be negative'),
+    ((2**32,), (1,), 'tuning must be at most 4294967295'),
   ],
 )
 def test_seeds_of_tuning_and_test_are_disjoint(tuning, test, message):

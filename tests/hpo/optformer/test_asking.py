@@ -205,6 +205,26 @@ def test_the_model_of_the_package(made, tmp_path, monkeypatch):
   assert trained.shipped().tokenizer == made.tokenizer
 
 
+@pytest.mark.slow
+def test_the_model_of_the_package_leaves_what_is_infeasible():
+  """Two values of five are; with a token that was never trained it stays there."""
+  space = spaces.Space(
+    (
+      spaces.Float('x', 1e-8, 1e3, 'LOG'),
+      spaces.Discrete('n', (1, 3, 5, 7, 9)),
+      spaces.Categorical('c', tuple('abcde')),
+    )
+  )
+  problem = studies.Problem(space, 'MINIMIZE')
+  optimizer = asking.Optimizer(trained.shipped(), problem)
+  for _ in range(30):
+    [point] = optimizer.ask()
+    value = (math.log10(point['x']) + 3) ** 2 + point['n']
+    optimizer.tell(point, None if point['n'] >= 7 else value)
+  failed = [trial for trial in optimizer.trials if trial.value is None]
+  assert len(failed) < 15
+
+
 def test_a_forest_on_digits():
   pytest.importorskip('sklearn', reason='extra [hpo]')
   point = {'max_depth': 2, 'min_samples_leaf': 4, 'max_features': 0.1}

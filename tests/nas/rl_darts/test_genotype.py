@@ -176,7 +176,7 @@ def test_damaged_files_are_told(tmp_path):
       genotype_file(path)
   for old, new, told in (
     ('"out_mode"', '"out"', r"missing=\['out_mode'\] unknown=\['out'\]"),
-    ('"num_pred": 2', '"num_pred": "2"', r'num_pred must be like 2, got 2'),
+    ('"num_pred": 2', '"num_pred": "2"', r"num_pred must be like 2, got '2'"),
     ('"Tanh"', '"Than"', "no operation 'Than'"),
   ):
     path.write_text(text.replace(old, new))

@@ -132,6 +132,15 @@ def test_genotypes_of_other_networks_are_refused(pictures):
       network.init(seeds.key(1), pictures)
   with pytest.raises(ValueError, match=r"types \['normal'\], got \['red'\]"):
     networks.Micro(**TINY).init(seeds.key(1), pictures, {'red': {}})
+  with pytest.raises(ValueError, match=r"types \['normal'\], got \['red'\]"):
+    networks.Micro(**TINY).derive({'red': {}})
+
+
+@pytest.mark.parametrize('kind', [networks.Micro, networks.PISACEncoder])
+def test_what_is_no_batch_of_pictures_is_refused(kind, pictures):
+  for wrong in (pictures[0], pictures[:, 0, 0]):
+    with pytest.raises(ValueError, match=r'pictures \[n, h, w, c\], got'):
+      kind().init(seeds.key(1), wrong)
 
 
 def test_first_masks_differ_with_the_key(pictures):

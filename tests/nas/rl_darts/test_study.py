@@ -75,6 +75,7 @@ def test_the_summary_is_over_seeds():
   returns = [1.0, 6.0, 3.0, 99.0, 2.0]
   rows = [
     {'part': part.name, 'seed': part.seed, 'minutes': 9.0, 'test': value}
+    | {'parameters': 100 * value}
     for part, value in zip(parts, returns, strict=True)
   ]
   found = study.summary(parts, rows)
@@ -83,6 +84,8 @@ def test_the_summary_is_over_seeds():
   ]
   assert found[1]['test, quartiles'] == '3, 5'
   assert 'minutes' not in found[0]
+  assert found[1]['parameters'] == 400
+  assert 'parameters, quartiles' not in found[1]
 
 
 def test_a_study_needs_a_seed(tmp_path):
@@ -108,6 +111,8 @@ def test_the_same_command_continues(tmp_path, capsys):
   parts = ['search', 'cell_000001', 'rl_darts_impala_tiny']
   assert [row['part'] for row in table] == parts
   assert 'last cell' in short
+  supernet, cell, _ = ([float(row[c]) for c in study.COSTS] for row in table)
+  assert all(x > y > 0 for x, y in zip(supernet, cell, strict=True))
   folders = sorted(p.parent for p in tmp_path.glob('*/metrics.jsonl'))
   before = [experiments.rows(folder) for folder in folders]
   assert len(before) == 3

@@ -355,6 +355,20 @@ def test_quantities_may_exceed_32_bits(build):
   assert build('toys.train.rate = 5000000000')['rate'] == 5e9
 
 
+@pytest.mark.parametrize('parameter', ['data_seed', 'tuning'])
+def test_seeds_have_the_range_of_the_flag(build, parameter):
+  """Of 32 bits without a sign, where counts have one."""
+  text = 'FIRST = 3\ntoys.train.other = @toys.Seeds()\ntoys.Seeds.'
+  text += f'{parameter} = {"(%FIRST,)" if parameter == "tuning" else "%FIRST"}'
+  largest = 2**32 - 1
+  found = build(text, f'FIRST = {largest}')['other']
+  assert getattr(found, parameter) in (largest, (largest,))
+  for value in (-1, largest + 1):
+    with pytest.raises(errors.ConfigError, match=r'0 and 2\^32 - 1') as caught:
+      build(text, f'FIRST = {value}')
+    assert f'(FIRST sets {parameter})' in caught.value.message
+
+
 def test_a_statement_of_the_command_line_is_named_beside_the_one_that_fails(
   build,
 ):

@@ -128,7 +128,7 @@ def test_processes_split_evaluation_batches(split):
     ({'process_index': 1}, r'must lie in 0\.\.process_count-1'),
     ({'process_count': 0}, r'must lie in 0\.\.process_count-1'),
     ({'seed': -1}, 'seed must lie in'),
-    ({'seed': 2**32}, 'seed must lie in'),
+    ({'seed': 2**32}, 'seed must be'),
   ],
 )
 def test_bad_arguments(arguments, message):

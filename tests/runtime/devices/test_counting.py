@@ -20,6 +20,19 @@ def test_flops_are_those_of_the_products():
   assert counting.matmul_flops(function, a, b, x) == (5 + 1 + 2) * one
 
 
+def test_flops_of_a_convolution_are_those_of_its_product():
+  x, kernel = jnp.ones((2, 6, 5, 4)), jnp.ones((3, 3, 2, 8))
+
+  def convolved(x, kernel):
+    return jax.lax.conv_general_dilated(
+      x, kernel, (2, 1), 'SAME', feature_group_count=2,
+      dimension_numbers=('NHWC', 'HWIO', 'NHWC'),
+    )  # fmt: skip
+
+  flops = counting.matmul_flops(convolved, x, kernel)
+  assert flops == 2 * (3 * 3 * 2) * (2 * 3 * 5 * 8)
+
+
 def test_residuals_and_bytes():
   x = jnp.ones((8, 8), jnp.float32)
   assert counting.tree_bytes({'x': x, 'k': jax.random.key(0)}) == 256
