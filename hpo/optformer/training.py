@@ -15,6 +15,7 @@ from jaxtyping import PyTree
 from hpo.optformer import datasets, models, trained
 from hpo.optformer import learner as learner_lib
 from performer import learner as states
+from performer.attention import checks
 from runtime import loop as loop_lib
 from runtime.devices import mesh as mesh_lib
 from runtime.record import summary
@@ -38,7 +39,8 @@ class OptFormerTrainer:
     eval_batch_size: studies per evaluation step; None: as in training.
 
   Raises:
-    ValueError: a split is not in the data, or the model has other tables.
+    ValueError: a split is not in the data, the model has other tables, or a
+      number is out of range.
   """
 
   model: models.OptFormer
@@ -50,6 +52,7 @@ class OptFormerTrainer:
   eval_batch_size: int | None = None
 
   def __post_init__(self) -> None:
+    checks.check_least(1, eval_batch_size=self.eval_batch_size)
     unknown = sorted(set(self.eval_splits) - set(self.data.splits))
     if unknown:
       raise ValueError(

@@ -4,9 +4,10 @@ r"""The whole study of a search in one command, which may be interrupted.
 
 searches, trains the distinct cells along every search from scratch, trains the
 baselines, and writes two tables: all returns (study), and medians and quartiles
-over seeds (summary). Both tell what networks cost; see `costs.Cost`. Every part is a run in a folder of its own. The same command
-continues where it was interrupted: finished parts are read, and the part that was
-running goes on from its last checkpoint.
+over seeds (summary). Both tell what networks cost; see `costs.Cost`. Every part is
+a run in a folder of its own. The same command continues where it was interrupted:
+finished parts are read, and the part that was running goes on from its last
+checkpoint.
 """
 
 import argparse

@@ -48,7 +48,8 @@ def residual_bytes(
 def matmul_flops(function: Callable[..., Any], *args: PyTree) -> int:
   """Multiplications and additions of all matrix products, loops included.
 
-  A convolution is one product, with what it reads beyond the border. A conditional counts its most expensive branch, and a while loop one turn.
+  A convolution is one product, with what it reads beyond the border. A conditional
+  counts its most expensive branch, and a while loop one turn.
 
   Args:
     function: to be counted.

@@ -217,6 +217,8 @@ def test_the_loss_falls():
 def test_what_does_not_fit_is_refused():
   with pytest.raises(ValueError, match='eval_splits'):
     trainer(eval_splits=('valid',))
+  with pytest.raises(ValueError, match='eval_batch_size=0'):
+    trainer(eval_batch_size=0)
   with pytest.raises(ValueError, match='first_bin'):
     trainer(model=presets.make(vocabulary.Compact(bins=500), 'tiny'))
   with pytest.raises(ValueError, match='z_loss'):
