@@ -1,9 +1,11 @@
 r"""Writes with a trained language model, from its workdir or its file alone.
 
+  python -m performer.generate --prompt MKT
   python -m performer.generate runs/protein_causal_tiny
   python -m performer.generate runs/slim_text_tiny --prompt 'To be' --temperature 0.7
-  python -m performer.generate protein.msgpack --prompt MKT
+  python -m performer.generate protein.msgpack --temperature 0
 
+The first writes a protein with the model that comes with the package.
 The text appears as it is written. A token costs the same at every position: the
 model keeps sums over all tokens so far, not the tokens (arXiv:2009.14794, B.1).
 """
@@ -104,7 +106,10 @@ def blocks(
 
 def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
   parser = commands.of_run(
-    __doc__, workdir='folder of the run, or a file of performer.pack'
+    __doc__,
+    workdir='folder of the run, or a file of performer.pack; unless given, '
+    'the protein model of the package',
+    default=str(shipped.SHIPPED),
   )
   parser.add_argument('--prompt', default='', help='text to continue')
   parser.add_argument(

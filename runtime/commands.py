@@ -73,6 +73,7 @@ def of_run(
   *,
   step: str = 'latest',
   workdir: str = 'folder of the run',
+  default: str | None = None,
 ) -> argparse.ArgumentParser:
   """`parser`, with the workdir of a run and the step to restore.
 
@@ -80,9 +81,12 @@ def of_run(
     description: see `plain`.
     step: that is restored unless the command line tells another.
     workdir: help of this argument.
+    default: what it is unless given; None: it must be.
   """
   found = parser(description)
-  found.add_argument('workdir', help=workdir)
+  found.add_argument(
+    'workdir', help=workdir, default=default, nargs='?' if default else None
+  )
   found.add_argument(
     '--step', default=step, type=read_step, help="number, 'latest' or 'best'"
   )

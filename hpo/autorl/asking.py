@@ -184,7 +184,6 @@ class Tuner:
   def __init__(
     self, method: Method, space: spaces.Space, *, seed: int = 0
   ) -> None:
-    ranges.check_counts(least=0, seed=seed)
     seeds.check(seed)
     self.method, self.space, self.seed = method, space, seed
     self.records: list[Record] = []

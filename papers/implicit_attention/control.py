@@ -304,7 +304,7 @@ ROWS = (
   _parity('dodge', generations=100),
   # One search in three finds the lane late.
   _parity('lane', seeds=5),
-  _parity('lane', colored=True),
+  _parity('lane', colored=True, seeds=5),
   _parity('swing-up'),
   _PATCHES,
   *map(_generalisation, ('dodge', 'lane')),

@@ -28,6 +28,7 @@ from performer.attention.sums import state as state_lib
 __all__ = [
   'check_inputs',
   'compiled',
+  'explicit_mesh',
   'extended_spec',
   'rows_spec',
   'state_spec',
@@ -39,7 +40,7 @@ def _spec(x: Float[Array, '...']) -> PartitionSpec:
   return jax.typeof(x).sharding.spec
 
 
-def _explicit_mesh(arrays: PyTree[Array]) -> AbstractMesh | None:
+def explicit_mesh(arrays: PyTree[Array]) -> AbstractMesh | None:
   """The mesh with explicit axes that some array lives on."""
   for x in jax.tree.leaves(arrays):
     mesh = jax.typeof(x).sharding.mesh
@@ -65,7 +66,7 @@ def compiled(
     @functools.wraps(function)
     def call(options: Hashable, *arrays: PyTree[Array]) -> Any:
       run = functools.partial(function, options)
-      mesh = _explicit_mesh(arrays)
+      mesh = explicit_mesh(arrays)
       if mesh is None:
         return run(*arrays)
       axes = zip(mesh.axis_names, mesh.axis_types, strict=True)

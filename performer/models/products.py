@@ -6,6 +6,8 @@ from typing import Any
 import jax
 from jaxtyping import Array, Float
 
+from performer.attention import calls
+
 __all__ = ['dot_general']
 
 
@@ -19,8 +21,8 @@ def dot_general(
   """`jax.lax.dot_general` of a dense layer; on a CPU, of one matrix of rows.
 
   For the gradient of weights XLA's CPU compiler transposes the cotangent, if the
-  rows have several axes. That takes as long as the layer's products. Elsewhere
-  the axes stay, since a mesh may split more than one of them.
+  rows have several axes. That takes as long as the layer's products. Elsewhere,
+  and on meshes with explicit axes, the axes stay: a mesh may split any of them.
 
   Args:
     x: activations; their last axes are summed over.
@@ -29,7 +31,7 @@ def dot_general(
     precision: see `jax.lax.dot_general`.
     **options: see `jax.lax.dot_general`.
   """
-  if jax.default_backend() != 'cpu':
+  if jax.default_backend() != 'cpu' or calls.explicit_mesh(x) is not None:
     return jax.lax.dot_general(
       x, weights, dimension_numbers, precision, **options
     )

@@ -78,6 +78,37 @@ def test_other_models_and_files_are_refused(tmp_path):
     shipped.load(path)
 
 
+def test_the_model_of_the_package_writes(capsys):
+  generate.main(['--prompt', 'MKV', '--max_new_tokens', '4', '--seed', '1'])
+  assert capsys.readouterr().out.startswith('MKV')
+  assert shipped.SHIPPED.stat().st_size < 20e6
+
+
+@pytest.mark.slow
+def test_the_model_of_the_package_predicts_residues():
+  """Better than their frequencies, on proteins of the sample."""
+  found = shipped.shipped()
+  data = proteins.Proteins(task='causal', max_length=512)
+  batch = next(
+    data.eval_batches('test', batch_size=64, process_index=0, process_count=1)
+  )
+  batch = jax.tree.map(jnp.asarray, batch)
+  logits = found.model.apply(
+    {'params': found.params},
+    batch['tokens'],
+    mask=batch['mask'],
+    projections=found.projections,
+  )
+  targets, weights = batch['targets'], batch['weights'] > 0
+  likely = jnp.take_along_axis(
+    jax.nn.log_softmax(logits), targets[..., None], -1
+  )[..., 0]
+  counts = np.bincount(targets[weights])
+  share = counts[counts > 0] / counts.sum()
+  entropy = -(share * np.log(share)).sum()
+  assert -likely[weights].mean() < entropy - 0.03
+
+
 def test_a_checkout_without_weights_says_how_to_make_them(
   monkeypatch, tmp_path
 ):

@@ -5,19 +5,21 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import linen as nn
+from jax.sharding import AxisType
 
 from performer.models import products
 
 KEY = jax.random.key(0)
+DOT = products.dot_general
 LAYERS = {
-  'dense': (nn.Dense(5, dot_general=products.dot_general), (2, 3, 4)),
-  'dense, vector': (nn.Dense(5, dot_general=products.dot_general), (4,)),
+  'dense': (nn.Dense(5, dot_general=DOT), (2, 3, 4)),
+  'dense, vector': (nn.Dense(5, dot_general=DOT), (4,)),
   'dense to heads': (
-    nn.DenseGeneral((3, 2), dot_general=products.dot_general),
+    nn.DenseGeneral((3, 2), dot_general=DOT),
     (2, 3, 4),
   ),
   'dense from heads': (
-    nn.DenseGeneral(5, axis=(-2, -1), dot_general=products.dot_general),
+    nn.DenseGeneral(5, axis=(-2, -1), dot_general=DOT),
     (2, 4, 3, 2),
   ),
 }
@@ -58,3 +60,13 @@ def test_products_of_a_cpu_have_one_axis_of_rows(monkeypatch, backend, most):
   ]
   assert len(ranks) == 3
   assert max(ranks) == most
+
+
+def test_positions_on_an_explicit_mesh_stay_split():
+  mesh = jax.make_mesh((2,), ('sequence',), (AxisType.Explicit,))
+  split = jax.NamedSharding(mesh, jax.P(None, 'sequence'))
+  run, (params, x) = gradient(nn.Dense(5, dot_general=DOT), (2, 4, 4))
+  with jax.set_mesh(mesh):
+    found = jax.jit(run)(params, jax.device_put(x, split))[1]
+  assert found.sharding.spec[1] == 'sequence'
+  np.testing.assert_allclose(found, run(params, x)[1], rtol=1e-5, atol=1e-6)
