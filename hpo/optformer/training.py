@@ -15,7 +15,7 @@ from jaxtyping import PyTree
 from hpo.optformer import datasets, models, trained
 from hpo.optformer import learner as learner_lib
 from performer import learner as states
-from performer.attention import checks
+from rl import ranges
 from runtime import loop as loop_lib
 from runtime.devices import mesh as mesh_lib
 from runtime.record import summary
@@ -52,7 +52,7 @@ class OptFormerTrainer:
   eval_batch_size: int | None = None
 
   def __post_init__(self) -> None:
-    checks.check_least(1, eval_batch_size=self.eval_batch_size)
+    ranges.check_counts(eval_batch_size=self.eval_batch_size)
     unknown = sorted(set(self.eval_splits) - set(self.data.splits))
     if unknown:
       raise ValueError(
