@@ -24,7 +24,7 @@ import numpy as np
 from hpo import spaces, studies
 from hpo.optformer import quantizing, suggesting
 from hpo.optformer import trained as trained_lib
-from runtime import optional
+from runtime import optional, seeds
 
 __all__ = [
   'Column',
@@ -46,6 +46,9 @@ class OptFormerSampler:
     trained: the model.
     policy: how points are chosen.
     seed: of all draws; None: of the operating system.
+
+  Raises:
+    ValueError: the seed is out of range.
   """
 
   def __init__(
@@ -55,6 +58,8 @@ class OptFormerSampler:
     policy: suggesting.Policy = suggesting.Policy(),
     seed: int | None = None,
   ) -> None:
+    if seed is not None:
+      seeds.check(seed)
     optuna = _optuna()
     # Not derived from it: this module can be imported without Optuna.
     optuna.samplers.BaseSampler.register(type(self))

@@ -11,6 +11,7 @@ from jaxtyping import Array, Int
 from nas.es_enas import sharing as sharing_lib
 from nas.es_enas import space as space_lib
 from rl import ranges
+from runtime import seeds
 
 __all__ = ['Partition', 'RandomPartition']
 
@@ -79,7 +80,7 @@ class RandomPartition(sharing_lib.Sharing):
 
   def __post_init__(self) -> None:
     ranges.check_counts(colors=self.colors)
-    ranges.check_counts(least=0, seed=self.seed)
+    seeds.check(self.seed)
 
   def entries(self, shapes: sharing_lib.Shapes) -> int:
     """K."""

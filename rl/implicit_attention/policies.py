@@ -15,6 +15,7 @@ from jaxtyping import Array, Float, Int, Key, PyTree, Shaped
 from rl.envs import spaces
 from rl.es import policies
 from rl.implicit_attention import controllers
+from runtime import seeds
 
 __all__ = ['PixelPolicy']
 
@@ -56,7 +57,8 @@ class PixelPolicy(policies.FlaxParameters):
     seed: of the random matrices.
 
   Raises:
-    ValueError: the observations are no pictures, or `ordered` is not all actions.
+    ValueError: the observations are no pictures, `ordered` is not all actions, or
+      the seed is out of range.
   """
 
   observation_space: spaces.Space
@@ -73,6 +75,7 @@ class PixelPolicy(policies.FlaxParameters):
         f'a policy from pictures observes [height, width, channels], got {space}'
       )
     policies.num_outputs(self.action_space)
+    seeds.check(self.seed)
     if self.ordered is not None:
       count = getattr(self.action_space, 'n', None)
       if count is None or sorted(self.ordered) != list(range(count)):

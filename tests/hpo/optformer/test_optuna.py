@@ -55,6 +55,8 @@ def test_optimizes_and_is_reproducible(sampler):
   assert points(fresh) != first
   assert len({str(point) for point in first}) == 5
   assert isinstance(fresh, optuna.samplers.BaseSampler)
+  with pytest.raises(ValueError, match='seed=-1'):
+    sampler(-1)
 
 
 @pytest.mark.parametrize(
