@@ -46,7 +46,6 @@ SYSTEM = rows.System('toys', '1', {'toy': ROW})
 
 # Rows that wait for their first run.
 NOT_RUN = {
-  'parity-lane-colors',
   'held-out-vizier',
   'tables-vizier',
   'sac',
