@@ -155,7 +155,7 @@ def data_params(tmp_path_factory):
     'trembl': [*files, f"CACHE_DIR = '{folder / 'cache'}'"],
     'protein_shipped': [
       f"CACHE_DIR = '{folder / 'cache'}'",
-      f"proteins.Proteins.files = '{path}'",
+      f"proteins.Proteins.files = {{'train': '{path}', 'valid': '{copy}'}}",
     ],
     'slim_ptb': [files[0], f"VALID_FILE = '{copy}'"],
     'slim_enwik8': [f"TRAIN_FILE = '{large}'"],

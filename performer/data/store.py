@@ -294,10 +294,11 @@ def _check_residues(name: str, ids: UInt8[np.ndarray, 'n']) -> None:
 
 
 def _too_small(path: str, window: int | None) -> ValueError:
-  """Returns the error for a file that gives no example."""
-  return ValueError(
-    f'{path}: the file must hold at least one window of {window} tokens'
-  )
+  """Returns the error for a file that gives no example to a split."""
+  needed = 'sequence of each split'
+  if window is not None:
+    needed = f'window of {window} tokens'
+  return ValueError(f'{path}: the file must hold at least one {needed}')
 
 
 def _cache_name(path: str, reading: Reading) -> str:

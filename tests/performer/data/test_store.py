@@ -171,6 +171,9 @@ def test_file_errors(tmp_path):
     store.open_records(write_fasta(tmp_path), 99, cache)
   with pytest.raises(ValueError, match='at least one window of 99 tokens'):
     store.load(write_fasta(tmp_path), 99)
+  few = store.Reading(share=(0.0, 1e-9))
+  with pytest.raises(ValueError, match='at least one sequence of each split'):
+    store.open_records(write_fasta(tmp_path), None, cache, few)
   junk = tmp_path / 'junk.array_record'
   junk.write_bytes(b'not an array record' * 9)
   with pytest.raises(ValueError, match='must be a complete ArrayRecord file'):
