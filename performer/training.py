@@ -99,7 +99,7 @@ class LanguageModelTrainer:
     learner = self.learner(seed=seed, mesh=mesh)
     index, count = mesh_lib.process_slice(mesh, self.batch_size)
     # A file that cannot be read fails here, and not at the first evaluation.
-    for split in self.data.splits:
+    for split in ('train', *self.data.splits):
       self.data.num_examples(split)
     yield loop_lib.Experiment(
       init=learner.init,

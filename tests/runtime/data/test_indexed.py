@@ -127,7 +127,7 @@ def test_processes_split_evaluation_batches(split):
     ({'batch_size': 5, 'process_count': 2}, 'positive multiple'),
     ({'process_index': 1}, r'must lie in 0\.\.process_count-1'),
     ({'process_count': 0}, r'must lie in 0\.\.process_count-1'),
-    ({'seed': -1}, 'seed must lie in'),
+    ({'seed': -1}, 'seed must be'),
     ({'seed': 2**32}, 'seed must be'),
   ],
 )
