@@ -163,6 +163,11 @@ def _writer(
 def _opened(options: argparse.Namespace) -> Iterator[_Writer]:
   """Opens a file of `performer.pack`, or a run."""
   if pathlib.Path(options.workdir).is_file():
+    if options.step != 'latest' or options.gin_param or options.allow_module:
+      raise ValueError(
+        f'{options.workdir} is a file, which has one model: --step, --gin_param '
+        'and --allow_module are for the folder of a run'
+      )
     found = shipped.load(options.workdir)
     state = found.params, found.projections
     yield _writer(options.workdir, found.model, state, found.data)

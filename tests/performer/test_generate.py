@@ -101,6 +101,12 @@ def test_text_becomes_tokens_and_back():
   assert copying.Copying(max_length=7, vocab_size=8).codec is None
 
 
+@pytest.mark.parametrize('option', ['--step=best', '--gin_param=STEPS = 2'])
+def test_a_file_has_no_steps_and_no_configuration(option):
+  with pytest.raises(ValueError, match='are for the folder of a run'):
+    generate.main([option])
+
+
 @pytest.mark.parametrize('size', [1, 3])
 def test_text_does_not_depend_on_the_blocks(size, capsys):
   """A character may be cut in two by them, and a word may begin there."""
