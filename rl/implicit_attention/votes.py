@@ -23,7 +23,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, PyTree
+from jaxtyping import Array, Bool, Float, PyTree
 
 from performer import attention as attention_lib
 from performer.attention.kernels import projections
@@ -165,14 +165,17 @@ class Implicit:
     """
     self.attention.check_projection(projection, q[None, :, None])
     form = self.attention.form(projection, head_dim=q.shape[-1])
-    queries = _terms(form, form.featurize_queries)
+    # A factor of a query cancels in its row.
+    weighted = not self.normalized
+    queries = _terms(form, form.featurize_queries, weighted=weighted)
     keys = _terms(form, form.featurize_keys)
     over_chunks = functools.partial(_over_chunks, chunk=self.chunk)
     empty = _Sums.empty(form)
     sums, _ = over_chunks(functools.partial(_add, keys), empty, k)
     log_factor = moved = jnp.zeros(())
     if self.normalized:
-      add = functools.partial(_add_normalized, queries, sums)
+      inverse = _positive_inverse if form.log else _signed_inverse
+      add = functools.partial(_add_normalized, queries, inverse, sums)
       start = (jnp.zeros(form.features), moved)
       (weights, moved), _ = over_chunks(add, start, q)
     else:
@@ -249,12 +252,13 @@ class _Sums(NamedTuple):
 
 
 def _terms(
-  form: form_lib.Form, featurize: form_lib.Featurize
+  form: form_lib.Form, featurize: form_lib.Featurize, *, weighted: bool = True
 ) -> Callable[[Array], _Terms]:
   def terms(x: Float[Array, 'l d']) -> _Terms:
     values, weight = featurize(x[None, None])
     values = values[0, 0].T
-    exponents = jnp.zeros((1, 1)) if weight is None else weight[0]
+    known = weighted and weight is not None
+    exponents = weight[0] if known else jnp.zeros((1, 1))
     if form.log:
       return _Terms(1.0, values + exponents)
     return _Terms(values, exponents)
@@ -268,13 +272,14 @@ def _add(
   """Adds the features of some positions."""
   values, exponents = terms(x)
   exponents = jnp.where(real > 0, exponents, _LOWEST)
-  top = jnp.maximum(sums.top, exponents.max(axis=1))
+  top = jnp.maximum(sums.top, _largest(exponents, axis=1))
   added = (values * jnp.exp(exponents - top[:, None])) @ real
   return _Sums(sums.values * jnp.exp(sums.top - top) + added, top), None
 
 
 def _add_normalized(
   terms: Callable[[Array], _Terms],
+  inverse: Callable[[Array, Array], tuple[Array, Array]],
   sums: _Sums,
   carry: tuple[Array, Array],
   x: Array,
@@ -284,14 +289,42 @@ def _add_normalized(
   total, moved = carry
   values, exponents = terms(x)
   exponents = exponents + sums.top[:, None]
-  # A factor of a query cancels in its row.
-  features = values * jnp.exp(exponents - exponents.max(axis=0))
-  denominators = sums.values @ features
-  least = _LEAST * (jnp.abs(sums.values) @ jnp.abs(features))
+  features = values * jnp.exp(exponents - _largest(exponents, axis=0))
+  inverses, near = inverse(sums.values, features)
+  total = total + features @ (real * inverses)
+  return (total, moved + (near * real).sum()), None
+
+
+def _signed_inverse(
+  sums: Float[Array, ' m'], features: Float[Array, 'm l']
+) -> tuple[Float[Array, ' l'], Bool[Array, ' l']]:
+  """1 / D, and which denominators D were moved away from 0.
+
+  Where nothing has any weight, a query has no votes to give: 0.
+  """
+  denominators = sums @ features
+  least = _LEAST * (jnp.abs(sums) @ jnp.abs(features))
   near = jnp.abs(denominators) < least
   safe = jnp.where(denominators < 0, -least, least)
   denominators = jnp.where(near, safe, denominators)
-  # Where nothing has any weight, a query has no votes to give.
-  given = jnp.where(least > 0, real / denominators, 0.0)
-  total = total + features @ given
-  return (total, moved + (near * real).sum()), None
+  return jnp.where(least > 0, 1 / denominators, 0.0), near
+
+
+def _positive_inverse(
+  sums: Float[Array, ' m'], features: Float[Array, 'm l']
+) -> tuple[Float[Array, ' l'], Bool[Array, ' l']]:
+  """The same of positive features, whose D is 0 only where it has no weight."""
+  denominators = sums @ features
+  given = jnp.where(denominators > 0, 1 / denominators, 0.0)
+  return given, jnp.zeros_like(denominators, bool)
+
+
+def _largest(x: Float[Array, '_ _'], axis: int) -> Array:
+  """The maximum, a constant to gradients: it is a shift, which cancels.
+
+  XLA's CPU compiler gives a plain maximum to several threads. Waking them takes
+  longer than all else that votes do. It does not know this form of a maximum.
+  """
+  larger = lambda a, b: jnp.where(a > b, a, b)
+  lowest = jnp.array(-jnp.inf, x.dtype)
+  return jax.lax.reduce(jax.lax.stop_gradient(x), lowest, larger, (axis,))

@@ -93,6 +93,36 @@ def test_implicit_votes_are_those_of_the_dense_matrix(kernel, inputs):
     )
 
 
+@pytest.mark.parametrize('kernel', ['softmax_hyp', 'softmax_trig', 'relu'])
+def test_gradients_are_those_of_the_dense_matrix(kernel, inputs):
+  found = favor(kernel)
+  projection = draw(found)
+  weights = jnp.asarray(seeds.rng(1).normal(size=LENGTH), jnp.float32)
+
+  def by_features(q, k):
+    values = votes.Implicit(found)(q, k, projection=projection).values
+    return values @ weights
+
+  def by_pairs(q, k):
+    form = found.form(projection, head_dim=WIDTH)
+
+    def features(featurize, x):
+      values, weight = featurize(x[None, None])
+      weight = 0 if weight is None else weight[0, 0][:, None]
+      values = values[0, 0]
+      return jnp.exp(values + weight) if form.log else values * jnp.exp(weight)
+
+    rows = features(form.featurize_queries, q)
+    pairs = rows @ features(form.featurize_keys, k).T
+    return (pairs / pairs.sum(axis=1, keepdims=True)).sum(axis=0) @ weights
+
+  drawn = jax.grad(by_features, argnums=(0, 1))(*inputs)
+  expected = jax.grad(by_pairs, argnums=(0, 1))(*inputs)
+  for ours, theirs in zip(drawn, expected, strict=True):
+    scale = np.abs(theirs).max()
+    np.testing.assert_allclose(ours / scale, theirs / scale, atol=1e-4)
+
+
 def test_many_features_give_the_exact_votes(inputs):
   small = [x / 2 for x in inputs]
   expected = votes.Exact()(*small).values
