@@ -49,8 +49,6 @@ NOT_RUN = {
   'held-out-vizier',
   'tables-vizier',
   'sac',
-  'fig16-kernels',
-  'fig18-linear-transformer',
 }
 
 
