@@ -15,6 +15,10 @@ WORKERS := -n 2 --dist worksteal --max-worker-restart=0
 # Steps free their memory and ask for it again; large pages make that cheap.
 LARGE_PAGES := glibc.malloc.hugetlb=1
 
+# Tests start many processes that import JAX; with its bytecode, each does so in a
+# third of the time.
+PYTEST := PYTHONDONTWRITEBYTECODE= $(RUN) -m pytest -rs $(WORKERS)
+
 # Debian packages that some tests use: proteins, Qt 5 for Procgen in EnvPool,
 # OSMesa for pictures of MuJoCo without a display.
 SYSTEM_PACKAGES := mmseqs2 libqt5core5a libqt5gui5 libosmesa6
@@ -34,11 +38,11 @@ train: $(VENV)/.core
 
 test: lint
 	@echo '== tests'
-	$(RUN) -m pytest -rs $(WORKERS)
+	$(PYTEST)
 
 test-all: lint
 	@echo '== tests, the slow ones too'
-	$(RUN) -m pytest -rs $(WORKERS) -m 'not gpu'
+	$(PYTEST) -m 'not gpu'
 
 docs: $(VENV)/.docs
 	@echo '== site: .cache/site'
