@@ -9,8 +9,8 @@ A filter chooses the cases whose names contain it. A run that is quick, of some
 cases or sizes only, or without the peers that the subject has is printed, but
 replaces no record unless `--out` names a file. `--set` replaces a size of the
 subject (`--set lengths=256,512`), the number of turns (`--set rounds=5`) or their
-time (`--set seconds=2`). `--check` exits with
-code 1 if a recorded result misses its bar, else with 0.
+time (`--set seconds=2`). `--check` measures nothing; it exits with code 1 if a
+recorded result, with a subject one of its own, misses its bar, else with 0.
 """
 
 import argparse
@@ -19,7 +19,7 @@ import importlib
 import os
 import pathlib
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from benchmarks import harness, programs, record
@@ -47,8 +47,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
   """Lists, checks or measures; returns the exit code."""
   parser = _parser()
   args = parser.parse_intermixed_args(arguments)
-  if args.subject is None:
-    return _check(args.results) if args.check else _list(args.results)
+  if args.check or args.subject is None:
+    _refuse_measuring(parser, args)
+    found = _read(args.results, args.subject)
+    return _check(found) if args.check else _list(found)
   subject = importlib.import_module(f'benchmarks.{args.subject}').SUBJECT
   sizes = subject.quick if args.quick else subject.sizes
   settings = subject.settings
@@ -88,9 +90,30 @@ def _parser() -> argparse.ArgumentParser:
   return parser
 
 
-def _list(folder: pathlib.Path) -> int:
+def _refuse_measuring(
+  parser: argparse.ArgumentParser, args: argparse.Namespace
+) -> None:
+  """Refuses options that would do nothing where nothing is measured."""
+  given = ('filters', 'peers', 'quick', 'set', 'note', 'out')
+  if any(getattr(args, name) for name in given):
+    parser.error(
+      'filters, --peers, --quick, --set, --note and --out are for measuring: '
+      'name a subject, and leave --check out'
+    )
+
+
+def _read(
+  folder: pathlib.Path, subject: str | None
+) -> dict[str, record.Document]:
+  """The records of a folder, or of one subject, by name; ValueError for none."""
+  paths = sorted(folder.glob(f'{subject or "*"}.json'))
+  if not paths:
+    raise ValueError(f'no record of {subject or "a benchmark"} in {folder}')
+  return {path.stem: record.read(path) for path in paths}
+
+
+def _list(found: Mapping[str, record.Document]) -> int:
   """Prints a line for each record."""
-  found = {p.stem: record.read(p) for p in sorted(folder.glob('*.json'))}
   counts = {'bars met': True, 'missed': False, 'not measured': None}
   rows = [
     {'record': name, 'date': one.details.get('date'), 'commit': one.commit}
@@ -105,12 +128,10 @@ def _list(folder: pathlib.Path) -> int:
   return 0
 
 
-def _check(folder: pathlib.Path) -> int:
+def _check(found: Mapping[str, record.Document]) -> int:
   """Prints the values that miss their bars; 1 if there are any."""
   rows = [
-    row
-    for path in sorted(folder.glob('*.json'))
-    for row in record.missed(record.read(path), path.stem)
+    row for name, one in found.items() for row in record.missed(one, name)
   ]
   print(tables.table(rows) if rows else 'all measured bars are met')
   return 1 if rows else 0

@@ -62,6 +62,13 @@ class Settings:
   seconds: float = 6.0  # After so much time a form takes no turn but three.
   pause: float = 0.02  # Before each turn, so that idle threads come to rest.
 
+  def __post_init__(self) -> None:
+    if self.rounds < 1 or not (self.seconds >= 0 and self.pause >= 0):
+      raise ValueError(
+        'rounds must be positive, seconds and pause not negative, got '
+        f'{self.rounds=} {self.seconds=} {self.pause=}'
+      )
+
 
 @dataclasses.dataclass(frozen=True)
 class Program:

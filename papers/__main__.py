@@ -71,7 +71,9 @@ def _parser() -> argparse.ArgumentParser:
   )
   parser.add_argument('system', nargs='?', help='a system, `page` or `power`')
   parser.add_argument('row', nargs='?', help='a row of the system')
-  parser.add_argument('--scale', choices=('tiny', 'paper'), default='tiny')
+  parser.add_argument(
+    '--scale', choices=('tiny', 'paper'), help='of the runs (tiny)'
+  )
   parser.add_argument(
     '--seeds', type=commands.positive, help="the default is the row's"
   )
@@ -98,11 +100,15 @@ def _check_options(
   runs = args.row is not None or args.all
   if args.system in ('page', 'power') and runs:
     parser.error(f'{args.system} takes no row')
+  if not runs and not args.root.is_dir():
+    parser.error(f'--root: there is no folder {args.root}')
   spread = args.workers > 1 or args.ray_address is not None
-  if not runs and (args.seeds or args.fresh or spread):
+  scaled = args.scale is not None
+  if not runs and (args.seeds or args.fresh or spread or scaled):
     parser.error(
-      '--seeds, --fresh, --workers and --ray_address need a row or --all'
+      '--scale, --seeds, --fresh, --workers and --ray_address need a row or --all'
     )
+  args.scale = args.scale or 'tiny'
   if args.all and args.seeds:
     parser.error('--seeds is for one row; --all takes those of each row')
 

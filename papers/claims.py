@@ -139,6 +139,9 @@ class Difference:
     confidence: of the interval.
     resampled: the interval is that of the bootstrap (percentiles of the means
       of resampled values), for values far from normal; else Student's.
+
+  Raises:
+    ValueError: the lower bound is not below the upper one, or a bound is NaN.
   """
 
   value: Operand
@@ -149,6 +152,12 @@ class Difference:
   log: bool = False
   confidence: float = 0.95
   resampled: bool = False
+
+  def __post_init__(self) -> None:
+    if not self.least < self.most:  # Nor NaN.
+      raise ValueError(
+        f'least must be below most, got {self.least=} {self.most=}'
+      )
 
   def _pair(self, table: Table) -> list[np.ndarray]:
     pair = [_values(x, table) for x in (self.value, self.than)]
@@ -209,8 +218,10 @@ class Difference:
     if self.judge(table).verdict != 'inconclusive':
       return None
     spread = self._spread(table)
-    gap = min(abs(spread.mean - bound) for bound in (self.least, self.most))
-    return spread.seeds(gap, self.confidence, power)
+    gaps = (spread.mean - self.least, self.most - spread.mean)
+    if min(gaps) < 0:  # It fails, whatever the other bound says.
+      gaps = (-min(gaps),)
+    return spread.seeds(gaps, self.confidence, power)
 
 
 def above(
@@ -285,8 +296,13 @@ def slope(
   Args:
     labels: by position, such as a length; at least two.
     within: the two numbers; the exponent is fitted for every seed.
+
+  Raises:
+    ValueError: fewer than two positions, or bounds in a wrong order.
   """
   low, high = within
+  if len(labels) < 2:
+    raise ValueError(f'a slope needs two positions, got {labels=}')
 
   def exponents(table: Table) -> np.ndarray:
     values = [_values(label, table) for label in labels.values()]

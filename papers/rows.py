@@ -112,15 +112,28 @@ class Row:
     return claims_lib.All(tuple(found))
 
   def is_stale(self, recorded: ledger.Row) -> bool:
-    """Whether the settings have changed since the row was recorded.
+    """Whether settings or claims have changed since the row was recorded.
 
-    Rows that were recorded without settings are not stale.
+    What a row was recorded without, settings or judged claims, has not changed.
     """
     study = self.at_scale(recorded.scale)
-    return bool(recorded.settings) and any(
+    changed = bool(recorded.settings) and any(
       recorded.settings.get(arm) not in options
       for arm, options in _options(study).items()
     )
+    return changed or (
+      bool(recorded.findings) and self._judges_otherwise(recorded)
+    )
+
+  def _judges_otherwise(self, recorded: ledger.Row) -> bool:
+    """Whether the claims say something else about the recorded numbers."""
+    exact = self.at_scale(recorded.scale).seeds is None
+    try:
+      parts = self.stated(recorded.ours).parts
+      found = [part.judge(recorded.ours, exact=exact) for part in parts]
+    except claims_lib.MissingLabelError:
+      return False  # Recorded without labels that the row does not list.
+    return tuple(part.sentence for part in found) != recorded.findings
 
 
 def _options(study: study_lib.Study) -> dict[str, list[Any]]:
@@ -334,9 +347,10 @@ def _choices(results: study_lib.Results) -> str:
 def write_page(root: str | os.PathLike[str]) -> pathlib.Path:
   """Writes the contact sheet and the page of all rows; returns its path.
 
-  A README.md above the page's folder gets the table of papers anew.
+  The README.md above `docs/results` gets the table of papers anew; the ledger of
+  another folder is not that of the workspace.
   """
-  folder = pathlib.Path(root)
+  folder = pathlib.Path(root).resolve()
   pictures = {
     row.id: path
     for row in ledger.read_all(folder)
@@ -345,7 +359,7 @@ def write_page(root: str | os.PathLike[str]) -> pathlib.Path:
   if pictures:
     figures.contact_sheet(pictures, folder / ledger.CONTACT_SHEET)
   readme = folder.parent.parent / 'README.md'
-  if readme.is_file():
+  if folder.parts[-2:] == ('docs', 'results') and readme.is_file():
     text = readme.read_text(encoding='utf-8')
     readme.write_text(with_results(text, folder), encoding='utf-8')
   return ledger.write_page(folder)

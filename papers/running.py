@@ -7,14 +7,19 @@ share it.
 
 import dataclasses
 import datetime
+import io
 import itertools
 import json
 import os
 import pathlib
+import pickle
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
+import cloudpickle
+import jax
+import jax.numpy as jnp
 import numpy as np
 
 from papers import describing
@@ -156,15 +161,25 @@ def _finish(
     each = (time.monotonic() - start) / number
     options.log(
       f'[{number}/{len(batches)}] '
-      f'{_label(batch)}: {seconds:.1f} s, '
+      f'{_label(batch.values())}: {seconds:.1f} s, '
       f'about {each * (len(batches) - number) / 60:.1f} minutes left'
     )
-  return [json.loads(path.read_text(encoding='utf-8')) for path in paths]
+  return [_read(path) for path in paths]
 
 
-def _label(batch: Batch) -> str:
+def _read(path: pathlib.Path) -> dict[str, Any]:
+  """A finished run."""
+  try:
+    return json.loads(path.read_text(encoding='utf-8'))
+  except ValueError as error:
+    raise ValueError(
+      f'{path} is damaged ({error}): remove it, and the run is repeated'
+    ) from None
+
+
+def _label(cells: Iterable[study_lib.Cell]) -> str:
   """The cells of one call, of which there may be dozens."""
-  first, *others = (cell.label for cell in batch.values())
+  first, *others = (cell.label for cell in cells)
   return f'{first} to {others[-1]}' if others else first
 
 
@@ -191,7 +206,7 @@ def _execute(
       yield batch, *_call(study.together, list(batch.values()))
     return
   calls = {
-    number: (_call, study.together, list(batch.values()))
+    number: (_call_sent, _sent(study.together, list(batch.values())))
     for number, batch in enumerate(batches)
   }
   # A process that is killed, such as for memory, costs one more try.
@@ -200,19 +215,45 @@ def _execute(
       yield batches[number], *found
 
 
+class _Pickler(cloudpickle.Pickler):
+  """Sends what settings hold: closures, such as those of optax and Flax, too."""
+
+  def reducer_override(self, obj: Any) -> Any:
+    """Sends functions of JAX by name: pickle looks for them in a wrong module."""
+    for module in (jnp, jax.nn):
+      name = getattr(obj, '__name__', '')
+      if callable(obj) and getattr(module, str(name), None) is obj:
+        return getattr, (module, name)
+    return super().reducer_override(obj)
+
+
+def _sent(*values: Any) -> bytes:
+  """Values as another process reads them."""
+  file = io.BytesIO()
+  _Pickler(file).dump(values)
+  return file.getvalue()
+
+
+def _call_sent(values: bytes) -> tuple[list[study_lib.Record], float]:
+  return _call(*pickle.loads(values))
+
+
 def _call(
   together: bool, cells: list[study_lib.Cell]
 ) -> tuple[list[study_lib.Record], float]:
   """Records of cells that differ in their seeds, and seconds."""
   first, start = cells[0], time.monotonic()
   options = {} if first.at is None else {'at': first.at}
-  if first.seed is None:
-    records = [first.run(first.settings, **options)]
-  elif together:
-    seeds = tuple(cell.seed for cell in cells)
-    records = list(first.run(first.settings, seeds=seeds, **options))
-  else:
-    records = [first.run(first.settings, seed=first.seed, **options)]
+  if together and first.seed is not None:
+    options['seeds'] = tuple(cell.seed for cell in cells)
+  elif first.seed is not None:
+    options['seed'] = first.seed
+  try:
+    found = first.run(first.settings, **options)
+  except Exception as error:
+    error.add_note(f'in the run {_label(cells)}')
+    raise
+  records = list(found) if 'seeds' in options else [found]
   memory.forget_programs()
   return records, time.monotonic() - start
 

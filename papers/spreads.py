@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -9,6 +10,7 @@ __all__ = ['Spread', 'resampled']
 
 _MANY = 100_000  # Seeds that nobody runs.
 _RESAMPLES = 10_000
+_FEW = 10  # With fewer values, the bootstrap is far too sure.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,7 +45,7 @@ class Spread:
     if not (np.isfinite(first).all() and np.isfinite(second).all()):
       raise ValueError(f'values must be finite, got {first=} {second=}')
     if paired:
-      if first.size != second.size:
+      if first.size != second.size and 1 not in (first.size, second.size):
         raise ValueError(
           f'pairs need equal numbers, got {first.size=} {second.size=}'
         )
@@ -76,16 +78,25 @@ class Spread:
     freedom = variance**2 / sum(v**2 / n for v, n in parts)
     return freedom, math.sqrt(variance)
 
-  def seeds(self, gap: float, confidence: float, power: float) -> int | None:
-    """Least number of seeds whose interval leaves a bound at this distance."""
-    if gap <= 0 or not any(variance for variance, _ in self.parts):
+  def seeds(
+    self, gaps: Sequence[float], confidence: float, power: float
+  ) -> int | None:
+    """Least number of seeds whose interval leaves all bounds at these distances.
+
+    Args:
+      gaps: distances of the mean from the bounds, at least one.
+      confidence: of the interval.
+      power: least probability that no bound lies in the interval.
+    """
+    if min(gaps) <= 0 or not any(variance for variance, _ in self.parts):
       return None
     from scipy import stats
 
     def enough(seeds: int) -> bool:
       freedom, error = self._freedom(seeds)
       limit = stats.t.ppf(0.5 + confidence / 2, freedom)
-      return stats.t.cdf(gap / error - limit, freedom) >= power
+      missed = stats.t.sf([gap / error - limit for gap in gaps], freedom)
+      return 1 - missed.sum() >= power
 
     few, many = 1, 2
     while not enough(many):
@@ -103,12 +114,17 @@ def resampled(
 ) -> tuple[float, float]:
   """Bootstrap interval of a difference of means, always of the same draws.
 
+  It is too narrow for few values: of 5 normal ones, an interval of 95 % covers the
+  mean in 84 % of cases, of 15 in 91 %. For fewer than 10 it is infinite.
+
   Args:
     first: values, one per seed.
     second: subtracted sample.
     paired: the values belong together in order.
     confidence: probability that the interval covers the true difference.
   """
+  if min(x.size for x in (first, second) if x.size > 1) < _FEW:
+    return -math.inf, math.inf
   rng = np.random.default_rng(0)
 
   def means(values: np.ndarray) -> np.ndarray:

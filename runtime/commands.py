@@ -146,5 +146,6 @@ def run(main: Callable[[], None]) -> None:
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     sys.exit(1)
   except (*errors.MISTAKES, errors.RunError) as error:
-    print(f'error: {error}', file=sys.stderr)
+    notes = getattr(error, '__notes__', ())
+    print('\n'.join([f'error: {error}', *notes]), file=sys.stderr)
     sys.exit(2)

@@ -93,6 +93,12 @@ def test_check_names_the_bars_that_are_missed(tmp_path, capsys):
   record.write(document(ROWS[:1]), tmp_path / 'fast.json')
   assert program.main(['--check', folder]) == 0
   assert 'all measured bars are met' in capsys.readouterr().out
+  record.write(document(), tmp_path / 'loop.json')
+  assert program.main(['loop', '--check', folder]) == 1
+  with pytest.raises(ValueError, match='no record of rl in'):
+    program.main(['rl', '--check', folder])
+  with pytest.raises(ValueError, match='no record of a benchmark in nowhere'):
+    program.main(['--check', '--results=nowhere'])
 
 
 def test_records_are_listed(tmp_path, capsys):
@@ -188,6 +194,9 @@ def test_a_setting_is_read_as_the_type_of_its_field():
     (['loop', '--set', 'speed=1'], "'speed=1' names none of"),
     (['loop', '--set', 'rounds=many'], 'rounds must be like'),
     (['loop', '--set', 'rounds=1.5'], 'rounds must be like'),
+    (['loop', '--set', 'rounds=0'], 'rounds must be positive'),
+    (['loop', '--check', '--quick'], 'leave --check out'),
+    (['--peers'], 'name a subject'),
   ],
 )
 def test_a_mistake_on_the_command_line_is_told(subject, words, message, capsys):

@@ -88,9 +88,13 @@ def test_bootstrap_against_scipy(paired):
   np.testing.assert_allclose((low, high), expected, atol=0.03)
   assert 'by bootstrap' in found.sentence
   assert found == claim.judge(table)
-  # A single value, or two of them, are treated as without the bootstrap.
-  for one in ({'a': [2.0], 'b': [1.0]}, {'a': [2.0, 2.1], 'b': [1.0]}):
-    expected = 'inconclusive' if len(one['a']) == 1 else 'holds'
+  # Of few values it would be far too sure.
+  for few, expected in (
+    (1, 'inconclusive'),
+    (9, 'inconclusive'),
+    (10, 'holds'),
+  ):
+    one = {'a': 2.0 + 0.1 * np.arange(few), 'b': [1.0]}
     unpaired = claims.above('a', 'b', resampled=True)
     assert verdict(unpaired, **one) == expected
 
@@ -184,8 +188,12 @@ def test_bad_numbers_are_refused():
   ):
     with pytest.raises(ValueError, match=message):
       claim.judge(table)
-  with pytest.raises(ValueError, match=r'first.size=2 second.size=1'):
-    claims.above('a', 1.0, paired=True).judge({'a': [1.0, 2.0]})
+  with pytest.raises(ValueError, match=r'first.size=3 second.size=2'):
+    claims.above('a', 'b', paired=True).judge({'a': [1, 2, 3], 'b': [1, 2]})
+  with pytest.raises(ValueError, match='least must be below most'):
+    claims.above('a', 'b', margin=float('nan'))
+  with pytest.raises(ValueError, match='a slope needs two positions'):
+    claims.slope({1: 'a'}, within=(0, 1))
   with pytest.raises(ValueError, match='within=0'):
     claims.close('a', 'b', within=0)
   with pytest.raises(claims.MissingLabelError, match="no 'b' for: text"):
@@ -194,6 +202,29 @@ def test_bad_numbers_are_refused():
     claims.above(claims.computed('twice b', lambda b: 2 * b, 'b'), 1.0).judge(
       {}
     )
+
+
+def test_a_number_without_error_pairs_with_every_seed():
+  table = {'a': [1.0, 2.0, 3.5], 'b': [0.5]}
+  alone, pairs = (
+    claims.above('a', 'b', paired=paired).judge(table)
+    for paired in (False, True)
+  )
+  assert pairs.sentence.replace(' paired', '') == alone.sentence
+
+
+@pytest.mark.parametrize('mean', [0.0, 0.5])
+def test_the_power_of_agreement_is_that_of_both_tests(mean):
+  rng = np.random.default_rng(4)
+  values = rng.normal(size=12)
+  values = mean + 2.5 * (values - values.mean()) / values.std(ddof=1)
+  claim = claims.close('a', 0.0, within=1.0)
+  needed = claim.seeds_needed({'a': values})
+  draws = rng.normal(mean, 2.5, size=(4000, needed))
+  half = stats.t.ppf(0.95, needed - 1) * draws.std(axis=1, ddof=1)
+  found, half = draws.mean(axis=1), half / needed**0.5
+  decided = (found - half > -1) & (found + half < 1)
+  assert decided.mean() == pytest.approx(0.8, abs=0.04)
 
 
 @pytest.mark.parametrize('paired', [False, True])

@@ -2,11 +2,17 @@
 
 import dataclasses
 import pathlib
+import pickle
 import shlex
+import subprocess
+import sys
 import types
 
+import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
+from flax import linen as nn
 
 from papers import __main__ as command
 from papers import claims, describing, figures, rows, running
@@ -48,7 +54,6 @@ SYSTEM = rows.System('toys', '1', {'toy': ROW})
 NOT_RUN = {
   'held-out-vizier',
   'tables-vizier',
-  'sac',
 }
 
 
@@ -187,6 +192,54 @@ def test_every_row_stands(system, row):
   assert row.headline in {'', *recorded.ours}
 
 
+def test_functions_of_settings_can_be_sent_to_a_process():
+  sent = jnp.abs, jnp.tanh, nn.relu, optax.adam(0.1), nn.initializers.normal()
+  found = pickle.loads(running._sent(*sent))
+  # By name, so that a function which is compared by identity stays itself.
+  assert all(a is b for a, b in zip(sent[:3], found[:3], strict=True))
+  assert describing.describe(found[3]) == describing.describe(sent[3])
+
+
+@pytest.mark.slow
+def test_a_process_can_be_sent_every_run():
+  # In a process of its own: tests wrap functions, which cannot be sent then.
+  text = """
+import pickle
+from papers import describing, rows, running
+for system in rows.find().values():
+  for row in system.rows.values():
+    for scale in ('tiny', 'paper'):
+      for value in row.at_scale(scale).arms.values() if row.has_scale(scale) else ():
+        [found] = pickle.loads(running._sent(value))
+        assert describing.describe(found) == describing.describe(value), row.id
+print('all')
+"""
+  done = subprocess.run(
+    [sys.executable, '-c', text], cwd=ROOT, capture_output=True, text=True
+  )
+  assert done.stdout == 'all\n', done.stderr
+
+
+def test_other_claims_make_a_row_stale(options, tmp_path):
+  written = publish(ROW, options, tmp_path)
+  assert not ROW.is_stale(written)
+  other = claims.above('fast', 'slow', margin=-0.1)
+  assert dataclasses.replace(ROW, claims=[other]).is_stale(written)
+  before = dataclasses.replace(written, findings=())  # As rows once were.
+  assert not dataclasses.replace(ROW, claims=[other]).is_stale(before)
+
+
+def test_only_the_ledger_of_the_workspace_changes_its_readme(options, tmp_path):
+  text = f'{rows._BEGIN}\n{rows._END}\n'
+  for folder in ('docs/results', 'other/results'):
+    readme = tmp_path / folder.partition('/')[0] / '..' / 'README.md'
+    readme.parent.mkdir(parents=True, exist_ok=True)
+    readme.write_text(text)
+    (tmp_path / folder).mkdir(parents=True)
+    rows.write_page(tmp_path / folder)
+    assert (readme.read_text() == text) == folder.startswith('other')
+
+
 def run(*words):
   command.main(words)
 
@@ -198,6 +251,7 @@ def test_the_command_runs_lists_and_continues(monkeypatch, tmp_path, capsys):
     running.provenance, 'short_commit', lambda: '0123456789ab'
   )
   root = f'--root={tmp_path / "results"}'
+  (tmp_path / 'results').mkdir()
   run(root)
   assert 'missing' in capsys.readouterr().out
   toy.CALLS.clear()
@@ -250,6 +304,8 @@ def test_all_runs_what_is_missing_or_stale(monkeypatch, tmp_path):
     (['page', 'toy'], 'page takes no row'),
     (['power', '--all'], 'power takes no row'),
     (['toys', '--fresh'], '--workers and --ray_address need a row'),
+    (['page', '--scale=tiny'], '--scale, --seeds, --fresh'),
+    (['page', '--root=resluts'], '--root: there is no folder resluts'),
     (['--all', '--seeds=2'], '--seeds is for one row'),
     (['toys', 'toy', '--seeds=0'], 'must be positive, got 0'),
     (['toys', 'toy', '--workers=few'], 'invalid positive value'),

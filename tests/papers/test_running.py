@@ -72,13 +72,22 @@ def test_any_change_of_settings_runs_anew(options):
 
 def test_an_interrupted_study_goes_on(options):
   broken = study_lib.Study(toy.run, {'a': toy.Setting(broken_from=2)})
-  with pytest.raises(RuntimeError, match='seed 2 is killed'):
+  with pytest.raises(RuntimeError, match='seed 2 is killed') as caught:
     running.run(broken, range(4), options)
+  assert caught.value.__notes__ == ['in the run a, seed 2']
   assert len(list(options.folder.iterdir())) == 2
   toy.CALLS.clear()
   with pytest.raises(RuntimeError, match='seed 2'):
     running.run(broken, range(4), options)
   assert [seed for _, seed, _ in toy.CALLS] == [2]
+
+
+def test_a_damaged_run_is_named(options):
+  running.run(STUDY, (0,), options)
+  path = next(options.folder.iterdir())
+  path.write_text(path.read_text()[:9])
+  with pytest.raises(ValueError, match=f'{path.name} is damaged'):
+    running.run(STUDY, (0,), options)
 
 
 CHILD = """
