@@ -350,7 +350,7 @@ def write_page(root: str | os.PathLike[str]) -> pathlib.Path:
   The README.md above `docs/results` gets the table of papers anew; the ledger of
   another folder is not that of the workspace.
   """
-  folder = pathlib.Path(root).resolve()
+  folder = pathlib.Path(root)
   pictures = {
     row.id: path
     for row in ledger.read_all(folder)
@@ -358,8 +358,9 @@ def write_page(root: str | os.PathLike[str]) -> pathlib.Path:
   }
   if pictures:
     figures.contact_sheet(pictures, folder / ledger.CONTACT_SHEET)
-  readme = folder.parent.parent / 'README.md'
-  if folder.parts[-2:] == ('docs', 'results') and readme.is_file():
+  whole = folder.resolve()
+  readme = whole.parent.parent / 'README.md'
+  if whole.parts[-2:] == ('docs', 'results') and readme.is_file():
     text = readme.read_text(encoding='utf-8')
     readme.write_text(with_results(text, folder), encoding='utf-8')
   return ledger.write_page(folder)
