@@ -204,6 +204,13 @@ def test_damaged_newest_checkpoint_falls_back(
   assert experiments.rows(tmp_path) == experiments.rows(unbroken[0])
 
 
+@pytest.mark.parametrize('name', ['a*?', '#{}:|', "';%20 ü"])
+def test_odd_paths_keep_their_checkpoints(name, regression, tmp_path):
+  loop.run(regression(), config(5), workdir=tmp_path / name, seed=0)
+  result = loop.run(regression(), config(5), workdir=tmp_path / name, seed=0)
+  assert result.step == 5
+
+
 def test_no_readable_checkpoint_is_an_error(regression, tmp_path):
   loop.run(regression(), config(5), workdir=tmp_path, seed=0)
   for file in (tmp_path / 'checkpoints').glob('*/loop/metadata'):
