@@ -111,6 +111,20 @@ def test_parameters_that_do_not_fit_are_named(trained, tmp_path):
     runtime.restore(str(workdir))
 
 
+def test_a_damaged_checkpoint_is_named_with_one_that_is_there(
+  trained, tmp_path
+):
+  workdir = tmp_path / 'copy'
+  shutil.copytree(trained[0], workdir)
+  (workdir / 'checkpoints' / '4' / 'loop' / 'metadata').write_text('')
+  with pytest.raises(
+    checkpoints.CheckpointError, match=r'checkpoint 4 in .*copy.*try step=2$'
+  ):
+    runtime.restore(str(workdir))
+  with runtime.restore(str(workdir), step=2) as run:
+    assert run.step == 2
+
+
 def test_evaluate_prints_scores_and_writes_a_report(trained, tmp_path, capsys):
   workdir = str(trained[0])
   evaluate.main([workdir, '--step', 'best', '--report', str(tmp_path / 'r')])
