@@ -181,5 +181,20 @@ def test_runs_are_compared_by_configuration_and_seed(trained, tmp_path, capsys):
   half = 12.7062 * abs(first[0] - first[1]) / 2
   assert float(rows[0]['high']) - float(rows[0]['mean']) == pytest.approx(half)
   assert (tmp_path / 'out' / 'curves.png').exists()
-  with pytest.raises(ValueError, match='named twice'):
+  with pytest.raises(ValueError, match='same configuration and seed 0'):
     compare.main([folders[0], folders[0]])
+
+
+@pytest.mark.parametrize('first', [1.0, None])
+def test_a_run_that_ends_in_nan_shows(first, tmp_path):
+  """Also if the metric was never finite."""
+  for name, values in {'a': (first, None), 'b': (2.0, 3.0)}.items():
+    (tmp_path / name).mkdir()
+    lines = [
+      json.dumps({'step': step, 'eval/x': value})
+      for step, value in enumerate(values)
+    ]
+    (tmp_path / name / 'metrics.jsonl').write_text('\n'.join(lines) + '\n')
+  (row,) = compare.score_rows({'both': [tmp_path / 'a', tmp_path / 'b']})
+  assert row['seeds'] == 2
+  assert np.isnan([row['mean'], row['low'], row['high']]).all()
