@@ -159,8 +159,9 @@ def _check_difference(
     return
   if not context.allow_config_change:
     raise ValueError(
-      f'{workdir} holds a run of another configuration. Choose another '
-      f'--workdir, or continue it with --allow_config_change.\n{difference}'
+      f'{workdir} holds a run of another configuration, or an unknown one. '
+      'Choose another --workdir, or continue it with --allow_config_change.\n'
+      f'{difference}'
     )
   logging.warning('the configuration changes:\n%s', difference)
 

@@ -247,6 +247,9 @@ def test_changed_config_is_refused_with_the_difference(regression, tmp_path):
   assert 'a.rate = 2' in (tmp_path / 'config.gin').read_text()
   with pytest.raises(ValueError, match='seed = 1'):
     loop.run(regression(), config(5), workdir=tmp_path, seed=1)
+  (tmp_path / 'config.gin').unlink()
+  with pytest.raises(ValueError, match=r'config\.gin is missing'):
+    run('a.rate = 2\n')
 
 
 @pytest.mark.parametrize(('mode', 'best'), [('min', 8), ('max', 12)])
