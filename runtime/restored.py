@@ -189,7 +189,9 @@ def _step(
   steps = saved.steps()
   if not steps:
     raise ValueError(f'{folder} has no checkpoint')
-  found = {'latest': steps[-1], 'best': saved.best_step()}.get(step, step)
+  found = steps[-1] if step == 'latest' else step
+  if step == 'best':
+    found = saved.best_step()
   if found is None:
     raise ValueError(
       f'no checkpoint of {folder} is ranked: its configuration sets no '

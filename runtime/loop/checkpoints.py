@@ -130,6 +130,8 @@ class Checkpoints:
       read_only=self._read_only,
       save_interval_steps=0 if self._read_only else 1,
       create=not self._read_only,
+      # A damaged ranking hides no state from readers.
+      lightweight_initialize=self._read_only,
     )
     # The manager reads the ranking of every checkpoint when it is made.
     first = jax.process_index() == 0 and not self._read_only
@@ -318,14 +320,17 @@ class Checkpoints:
     return self.steps()[:-1] if saving else self.steps()
 
   def best_step(self) -> int | None:
-    """The kept step with the best metric, if one was ranked."""
-    name = self._config.best_metric
-    found = {step: self._manager.metrics(step) for step in self.steps()}
-    ranked = {
-      step: metrics[name]
-      for step, metrics in found.items()
-      if metrics and metrics[name] is not None
-    }
+    """The kept step with the best metric, if one was ranked.
+
+    Raises:
+      CheckpointError: if a ranking is damaged.
+    """
+    name, ranked = self._config.best_metric, {}
+    for step in self.steps():
+      with _damage_told(step, self._path):
+        metrics = self._manager.metrics(step)
+      if metrics and metrics[name] is not None:
+        ranked[step] = metrics[name]
     if not ranked:
       return None
     choose = min if self._config.best_mode == 'min' else max

@@ -123,6 +123,11 @@ def test_a_damaged_checkpoint_is_named_with_one_that_is_there(
     runtime.restore(str(workdir))
   with runtime.restore(str(workdir), step=2) as run:
     assert run.step == 2
+  (workdir / 'checkpoints' / '4' / 'metrics' / 'metrics').write_text('')
+  with runtime.restore(str(workdir), step=2) as run:
+    assert run.step == 2
+  with pytest.raises(checkpoints.CheckpointError, match='checkpoint 4 in'):
+    runtime.restore(str(workdir), step='best')
 
 
 def test_evaluate_prints_scores_and_writes_a_report(trained, tmp_path, capsys):
