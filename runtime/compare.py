@@ -35,15 +35,19 @@ def groups(workdirs: Sequence[str]) -> dict[str, list[pathlib.Path]]:
     The folders of each group, by the name of its first folder.
 
   Raises:
-    ValueError: if a folder holds no run, or is named twice.
+    ValueError: if a folder holds no run, or two hold the same one.
   """
   found: dict[str, list[pathlib.Path]] = {}
-  folders = [paths.local(name) for name in workdirs]
-  if len(set(folders)) != len(folders):
-    raise ValueError(f'a run is named twice: {workdirs}')
-  for folder in folders:
-    text = restored.configuration(folder).text
-    found.setdefault(text, []).append(folder)
+  seen: dict[restored.Configuration, pathlib.Path] = {}
+  for folder in map(paths.local, workdirs):
+    config = restored.configuration(folder)
+    if config in seen:
+      raise ValueError(
+        f'{seen[config]} and {folder} have the same configuration and seed '
+        f'{config.seed}, which count once: leave one out'
+      )
+    seen[config] = folder
+    found.setdefault(config.text, []).append(folder)
   return {str(members[0]): members for members in found.values()}
 
 
@@ -64,7 +68,8 @@ def differences(found: Groups) -> str:
 def score_rows(found: Groups) -> list[dict[str, Any]]:
   """The last value of every evaluated metric: mean and interval of a group.
 
-  Intervals are Student's, with 95 % confidence; one run has none.
+  Intervals are Student's, with 95 % confidence; one run has none. A run that ends
+  in NaN makes the mean of its group NaN.
   """
   runs = {n: [writers.read_metrics(f) for f in m] for n, m in found.items()}
   names = dict.fromkeys(
@@ -79,17 +84,16 @@ def score_rows(found: Groups) -> list[dict[str, Any]]:
     {'metric': name.removeprefix('eval/'), 'runs': group} | _interval(last)
     for name in names
     for group, members in runs.items()
-    if (last := [_last(rows, name) for rows in members if _has(rows, name)])
+    if (last := _last(members, name))
   ]
 
 
-def _has(rows: Sequence[series_lib.Row], name: str) -> bool:
-  return any(row.get(name) is not None for row in rows)
-
-
-def _last(rows: Sequence[series_lib.Row], name: str) -> float:
-  values = series_lib.series(rows, name)[1]
-  return float(values[np.isfinite(values)][-1])
+def _last(
+  members: Sequence[Sequence[series_lib.Row]], name: str
+) -> list[float]:
+  """The last value of each run that has the metric."""
+  values = [series_lib.series(rows, name)[1] for rows in members]
+  return [float(of_run[-1]) for of_run in values if of_run.size]
 
 
 def _interval(values: Sequence[float]) -> dict[str, Any]:

@@ -20,6 +20,7 @@ import importlib
 import logging as std_logging
 import os
 import pathlib
+import re
 import sys
 import threading
 from collections.abc import Callable, Sequence
@@ -250,6 +251,12 @@ def _check_host_flags(values: flags.FlagValues) -> None:
     raise ValueError(
       '--distributed reads the hosts from the cluster; drop it, or drop '
       '--coordinator_address, --num_processes and --process_id'
+    )
+  # JAX gives no message for other texts; for some, it aborts the process.
+  if not re.fullmatch(r'.+:\d+', values.coordinator_address):
+    raise ValueError(
+      '--coordinator_address must be HOST:PORT, such as 10.0.0.1:8476, got '
+      f'{values.coordinator_address!r}'
     )
   if values.process_id >= values.num_processes:
     raise ValueError(

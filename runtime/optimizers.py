@@ -1,5 +1,6 @@
 """Optimisers as configurations name them, composed from optax."""
 
+import math
 from typing import Any, NamedTuple
 
 import jax
@@ -37,13 +38,13 @@ def adamw(
   Args:
     learning_rate: peak rate; or any schedule of optax, which then excludes the
       schedules below.
-    b1: decay of the first moment.
-    b2: decay of the second moment.
+    b1: decay of the first moment, in [0, 1).
+    b2: decay of the second moment, in [0, 1).
     eps: added to the root of the second moment.
     weight_decay: decoupled decay.
     decay_mask: the parameters that decay, as a tree of bools or a function of
       the parameters, such as `kernels`; None: all.
-    clip_norm: largest global norm of the gradient; None: no limit.
+    clip_norm: largest global norm of the gradient, above 0; None: no limit.
     warmup_steps: steps of linear growth from 0 to the peak.
     decay_steps: steps, warm-up included, after which a cosine schedule reaches
       the rate 0; None: the rate stays at the peak.
@@ -57,14 +58,11 @@ def adamw(
     ValueError: if a number is out of range, the decay would end before the
       warm-up, or schedules are combined.
   """
-  for name, value, least in (
-    ('weight_decay', weight_decay, 0),
-    ('warmup_steps', warmup_steps, 0),
-    ('accumulate_steps', accumulate_steps, 1),
-    ('clip_norm', clip_norm, 0),
-  ):
-    if value is not None and value < least:
-      raise ValueError(f'{name} must be at least {least}, got {name}={value}')
+  _check(below=1, b1=b1, b2=b2)
+  _check(eps=eps, weight_decay=weight_decay, clip_norm=clip_norm)
+  _check(1, accumulate_steps=accumulate_steps)
+  if clip_norm == 0:
+    raise ValueError(f'nothing moves with {clip_norm=}; None: no limit')
   rate = _schedule(
     learning_rate, warmup_steps, decay_steps, drop_step, drop_factor
   )
@@ -78,6 +76,16 @@ def adamw(
   return found
 
 
+def _check(least: int = 0, *, below: float = math.inf, **settings: Any) -> None:
+  """Raises ValueError for a number that is not in [least, below), as NaN."""
+  for name, value in settings.items():
+    unlimited = value is None or callable(value)
+    if not unlimited and not least <= value < below:
+      raise ValueError(
+        f'{name} must be in [{least}, {below}), got {name}={value}'
+      )
+
+
 def _schedule(
   learning_rate: float | optax.Schedule,
   warmup_steps: int,
@@ -85,6 +93,8 @@ def _schedule(
   drop_step: int | None,
   drop_factor: float,
 ) -> float | optax.Schedule:
+  _check(learning_rate=learning_rate, warmup_steps=warmup_steps)
+  _check(drop_step=drop_step, drop_factor=drop_factor)
   if drop_step is not None and (warmup_steps or decay_steps is not None):
     raise ValueError(
       'drop_step excludes warm-up and decay, '
@@ -97,8 +107,6 @@ def _schedule(
         f'got {drop_step=} {warmup_steps=} {decay_steps=}'
       )
     return learning_rate
-  if learning_rate < 0:
-    raise ValueError(f'learning_rate must be at least 0, got {learning_rate=}')
   if decay_steps is not None and decay_steps <= warmup_steps:
     raise ValueError(
       'decay_steps counts the warm-up and must exceed it, '
@@ -140,16 +148,16 @@ def inverse_root(
   """A rate that falls as the inverse root of the step (arXiv:1910.10683).
 
   Args:
-    scale: the rate is scale / sqrt(max(step, warmup_steps)).
+    scale: the rate is scale / sqrt(max(step, warmup_steps)); at least 0.
     warmup_steps: steps before the rate falls, at least 1.
     rise: in these steps the rate grows linearly from 0 (arXiv:2011.04006); else
       it is constant.
 
   Raises:
-    ValueError: if there is no step before the rate falls.
+    ValueError: if a number is out of range.
   """
-  if warmup_steps < 1:
-    raise ValueError(f'warmup_steps must be at least 1, got {warmup_steps=}')
+  _check(scale=scale)
+  _check(1, warmup_steps=warmup_steps)
 
   def rate(step: int | jax.Array) -> jax.Array:
     found = scale * jnp.maximum(step, warmup_steps) ** -0.5
@@ -185,8 +193,7 @@ def averaged(
   Raises:
     ValueError: if the decay is out of range.
   """
-  if not 0 <= decay < 1:
-    raise ValueError(f'decay must be in [0, 1), got {decay=}')
+  _check(below=1, decay=decay)
 
   def init(params: PyTree) -> AveragedState:
     return AveragedState(optimizer.init(params), params)

@@ -108,6 +108,7 @@ def restore(
     ValueError: if the folder holds no run or no such checkpoint, or the trainer
       has no such setting.
     MisfitError: if the checkpoint holds other parameters than the configuration.
+    CheckpointError: if it is damaged; names another one.
   """
   folder = paths.local(workdir)
   config = configuration(folder)
@@ -125,7 +126,7 @@ def restore(
     )
     stack.callback(saved.close)
     number = _step(saved, step, folder)
-    state, record = saved.read(number, program.abstract_state(experiment))
+    state, record = _read(saved, number, program.abstract_state(experiment))
     return Restored(
       folder, config.text, config.seed, trainer, experiment, state, number,
       record['seconds'], stack.pop_all(),
@@ -188,7 +189,9 @@ def _step(
   steps = saved.steps()
   if not steps:
     raise ValueError(f'{folder} has no checkpoint')
-  found = {'latest': steps[-1], 'best': saved.best_step()}.get(step, step)
+  found = steps[-1] if step == 'latest' else step
+  if step == 'best':
+    found = saved.best_step()
   if found is None:
     raise ValueError(
       f'no checkpoint of {folder} is ranked: its configuration sets no '
@@ -197,3 +200,15 @@ def _step(
   if found not in steps:
     raise ValueError(f'{folder} has no checkpoint {step!r}; it has {steps}')
   return found
+
+
+def _read(
+  saved: checkpoints_lib.Checkpoints, step: int, abstract_state: Any
+) -> tuple[Any, checkpoints_lib.Record]:
+  """Reads a checkpoint; says which other one there is if it is damaged."""
+  try:
+    return saved.read(step, abstract_state)
+  except checkpoints_lib.CheckpointError as error:
+    others = [other for other in saved.steps() if other != step]
+    hint = f'; try step={others[-1]}' if others else ''
+    raise checkpoints_lib.CheckpointError(f'{error}{hint}') from error

@@ -64,11 +64,13 @@ def minimize(
     The best point, its value and the history.
 
   Raises:
-    ValueError: if `steps` is not positive, f does not return one number per
-      point, or no value is finite.
+    ValueError: if `steps` is not positive, x0 has no numbers, f does not return
+      one number per point, or no value is finite.
   """
   ranges.check_counts(steps=steps)
   flat, unravel = flatten_util.ravel_pytree(x0)
+  if not flat.size:
+    raise ValueError(f'x0 must have numbers to vary, got {x0=}')
   flat = flat.astype(jnp.float32)
   values = _on_host(f, unravel) if batched else _vmapped(f, unravel, flat)
 

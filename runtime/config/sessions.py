@@ -102,6 +102,7 @@ def session(
   """
   with gin_state.isolated(), gin.config_scope(None):
     configured = gin.configurable(root)
+    trust.check_allowed(allow)
     allowed = (*trust.TRUSTED, root.__module__, *allow)
     reader = reader_lib.Reader({root: tuple(given)}, allowed)
     for name in files:

@@ -5,19 +5,29 @@ and downloads, so only the workspace and the libraries that its configurations
 need may be named; users add modules of their own by `--allow_module`.
 """
 
+import importlib.util
+import sys
 import types
 from collections.abc import Collection
 from typing import Any
 
 from runtime.config import errors
 
-__all__ = ['TRUSTED', 'check_module', 'check_object']
+__all__ = ['TRUSTED', 'check_allowed', 'check_module', 'check_object']
 
 TRUSTED = ('performer', 'rl', 'nas', 'hpo', 'runtime', 'flax', 'jax', 'optax')
 
 
 def _is_trusted(module: str, allowed: Collection[str]) -> bool:
   return any(module == a or module.startswith(f'{a}.') for a in allowed)
+
+
+def check_allowed(names: Collection[str]) -> None:
+  """Raises ConfigError for a name of no module; imports nothing."""
+  for name in names:
+    top = name.partition('.')[0]
+    if top not in sys.modules and importlib.util.find_spec(top) is None:
+      raise errors.ConfigError(f'--allow_module={name}: no module {top!r}')
 
 
 def check_module(name: str, allowed: Collection[str]) -> None:

@@ -71,8 +71,9 @@ def parameters(target: Callable[..., Any]) -> tuple[list[str], bool]:
 def accepts(value: Any, hint: Any) -> bool:
   """Tells whether a value fits a type, items of containers included.
 
-  An int fits `float`; a bool fits neither `int` nor `float`. A type that
-  beartype cannot judge accepts everything.
+  An int fits `float`; a bool fits neither `int` nor `float`; a class does not
+  fit a protocol, which its objects have. A type that beartype cannot judge
+  accepts everything else.
 
   Args:
     value: any object.
@@ -86,11 +87,14 @@ def accepts(value: Any, hint: Any) -> bool:
     return any(accepts(value, member) for member in args)
   if isinstance(value, bool) and hint in (int, float, complex):
     return False
+  # `typing.is_protocol` comes with Python 3.13.
+  if inspect.isclass(value) and getattr(origin or hint, '_is_protocol', False):
+    return False
   try:
     if not door.is_bearable(value, hint, conf=_CONF):
       return False
-  except roar.BeartypeException:
-    return True
+  except roar.BeartypeException:  # Its items may still be judged.
+    pass
   return _accepts_items(value, origin, args)
 
 
@@ -98,7 +102,8 @@ def _accepts_items(value: Any, origin: Any, args: tuple[Any, ...]) -> bool:
   """Checks every item of a builtin container against its item types."""
   if not (inspect.isclass(origin) and args):
     return True
-  if origin is tuple and args[-1] is not Ellipsis:
+  fixed = origin is tuple and args[-1] is not Ellipsis
+  if fixed and isinstance(value, tuple):
     return all(map(accepts, value, args))
   if isinstance(value, Mapping) and len(args) == 2:
     keys, values = args

@@ -11,7 +11,7 @@ import math
 import os
 import pathlib
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
 import jax
@@ -32,11 +32,12 @@ __all__ = [
 ]
 
 State = TypeVar('State')
+Found = TypeVar('Found')
 Record = dict[str, Any]
 
 
 class CheckpointError(errors.RunError):
-  """A checkpoint could not be written."""
+  """A checkpoint could not be written, or not be read."""
 
 
 class MisfitError(errors.RunError):
@@ -129,6 +130,8 @@ class Checkpoints:
       read_only=self._read_only,
       save_interval_steps=0 if self._read_only else 1,
       create=not self._read_only,
+      # A damaged ranking hides no state from readers.
+      lightweight_initialize=self._read_only,
     )
     # The manager reads the ranking of every checkpoint when it is made.
     first = jax.process_index() == 0 and not self._read_only
@@ -149,14 +152,9 @@ class Checkpoints:
       try:
         json.loads(path.read_text())
       except ValueError as error:
-        step = path.parts[-3]
-        logging.warning(
-          'checkpoint %s in %s cannot be read (%s); trying the one before',
-          step,
-          self._path,
-          _first_line(error),
-        )
-        found.append(int(step))
+        step = int(path.parts[-3])
+        _warn(_unreadable(step, self._path, error))
+        found.append(step)
     return found
 
   def save(
@@ -240,34 +238,16 @@ class Checkpoints:
 
     Raises:
       MisfitError: if the newest one holds arrays of other names or shapes.
-      RuntimeError: if there are checkpoints and none can be read.
+      CheckpointError: if there are checkpoints and none can be read.
     """
-    damaged: dict[int, Exception] = {}
-    for step in sorted(self._manager.all_steps(), reverse=True):
-      try:
-        state, record = self.read(step, abstract_state)
-      except MisfitError:
-        raise
-      # Orbax and TensorStore report damage by many types, Exception included.
-      except Exception as error:
-        damaged[step] = error
-        logging.warning(
-          'checkpoint %d in %s cannot be read (%s); trying the one before',
-          step,
-          self._path,
-          _first_line(error),
-        )
-        continue
-      if damaged:
-        self._set_aside(damaged)
-      return step, state, record
+    steps = self._manager.all_steps()
+    if not steps:
+      return None
+    read = lambda step: self.read(step, abstract_state)
+    step, (state, record), damaged = _newest(self._path, steps, read)
     if damaged:
-      newest = max(damaged)
-      raise RuntimeError(
-        f'no checkpoint in {self._path} can be read; the newest, {newest}, '
-        f'says: {_first_line(damaged[newest])}'
-      ) from damaged[newest]
-    return None
+      self._set_aside(damaged)
+    return step, state, record
 
   def _check_fits(self, step: int, abstract_state: Any) -> None:
     """Raises MisfitError if a checkpoint holds other arrays than a state."""
@@ -298,23 +278,24 @@ class Checkpoints:
       (state, record).
 
     Raises:
-      MisfitError: if it holds arrays of other names or shapes. Damage raises
-        errors of many other types.
+      MisfitError: if it holds arrays of other names or shapes.
+      CheckpointError: if it is damaged.
     """
-    self._check_fits(step, abstract_state)
-    restored = self._manager.restore(
-      step,
-      args=ocp.args.Composite(
-        state=ocp.args.StandardRestore(abstract_state),
-        loop=ocp.args.JsonRestore(),
-      ),
-    )
+    with _damage_told(step, self._path):
+      self._check_fits(step, abstract_state)
+      restored = self._manager.restore(
+        step,
+        args=ocp.args.Composite(
+          state=ocp.args.StandardRestore(abstract_state),
+          loop=ocp.args.JsonRestore(),
+        ),
+      )
     return restored.state, restored.loop
 
-  def _set_aside(self, steps: Mapping[int, Exception]) -> None:
+  def _set_aside(self, steps: Sequence[int]) -> None:
     """Frees the names of damaged checkpoints and keeps their files."""
     self._manager.close()
-    self._move_aside(list(steps))
+    self._move_aside(steps)
     self._manager = self._open()
 
   def _move_aside(self, steps: Sequence[int]) -> None:
@@ -339,14 +320,17 @@ class Checkpoints:
     return self.steps()[:-1] if saving else self.steps()
 
   def best_step(self) -> int | None:
-    """The kept step with the best metric, if one was ranked."""
-    name = self._config.best_metric
-    found = {step: self._manager.metrics(step) for step in self.steps()}
-    ranked = {
-      step: metrics[name]
-      for step, metrics in found.items()
-      if metrics and metrics[name] is not None
-    }
+    """The kept step with the best metric, if one was ranked.
+
+    Raises:
+      CheckpointError: if a ranking is damaged.
+    """
+    name, ranked = self._config.best_metric, {}
+    for step in self.steps():
+      with _damage_told(step, self._path):
+        metrics = self._manager.metrics(step)
+      if metrics and metrics[name] is not None:
+        ranked[step] = metrics[name]
     if not ranked:
       return None
     choose = min if self._config.best_mode == 'min' else max
@@ -376,6 +360,8 @@ def newest_arrays(
 ) -> tuple[int, dict[str, np.ndarray]]:
   """Reads the newest checkpoint of a run without its configuration.
 
+  One that is damaged is passed over, with a warning.
+
   Args:
     workdir: folder of the run.
 
@@ -384,26 +370,90 @@ def newest_arrays(
 
   Raises:
     ValueError: if there is no checkpoint.
+    CheckpointError: if none can be read.
   """
   folder = pathlib.Path(workdir).absolute() / 'checkpoints'
   steps = [int(p.name) for p in folder.glob('*') if p.name.isdigit()]
   if not steps:
     raise ValueError(f'{workdir} has no checkpoint')
-  path = folder / str(max(steps)) / 'state'
-  with ocp.StandardCheckpointer() as reader, _quiet():
+  step, state, _ = _newest(folder, steps, lambda step: _state(folder, step))
+  leaves = jax.tree_util.tree_leaves_with_path(state)
+  return step, {
+    dotted(path): np.asarray(leaf)
+    for path, leaf in leaves
+    if not jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+  }
+
+
+def _state(folder: pathlib.Path, step: int) -> Any:
+  """The state of a checkpoint, whatever its structure."""
+  path = folder / str(step) / 'state'
+  with (
+    _damage_told(step, folder),
+    ocp.StandardCheckpointer() as reader,
+    _quiet(),
+  ):
     # On devices of this host: the mesh may be another than that of the run.
     here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
     shapes = jax.tree.map(
       lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=here),
       reader.metadata(path).item_metadata.tree,
     )
-    state = reader.restore(path, shapes)
-  leaves = jax.tree_util.tree_leaves_with_path(state)
-  return max(steps), {
-    dotted(path): np.asarray(leaf)
-    for path, leaf in leaves
-    if not jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key)
-  }
+    return reader.restore(path, shapes)
+
+
+def _newest(
+  folder: pathlib.Path, steps: Collection[int], read: Callable[[int], Found]
+) -> tuple[int, Found, list[int]]:
+  """Reads the newest checkpoint that is not damaged.
+
+  Args:
+    folder: of the checkpoints.
+    steps: that have one; not empty.
+    read: reads a step.
+
+  Returns:
+    (step, what was read, newer steps, which are damaged).
+
+  Raises:
+    CheckpointError: if all are damaged.
+  """
+  damaged: dict[int, CheckpointError] = {}
+  for step in sorted(steps, reverse=True):
+    try:
+      return step, read(step), list(damaged)
+    except CheckpointError as error:
+      damaged[step] = error
+      _warn(error)
+  newest = max(damaged)
+  raise CheckpointError(
+    f'no checkpoint in {folder} can be read: train anew, in another workdir; '
+    f'the newest, {newest}, says: {_first_line(damaged[newest].__cause__)}'
+  )
+
+
+@contextlib.contextmanager
+def _damage_told(step: int, folder: pathlib.Path) -> Iterator[None]:
+  """Turns the errors of a damaged checkpoint into a CheckpointError."""
+  try:
+    yield
+  except MisfitError:
+    raise
+  # Orbax and TensorStore report damage by many types, Exception included.
+  except Exception as error:
+    raise _unreadable(step, folder, error) from error
+
+
+def _unreadable(
+  step: int, folder: pathlib.Path, error: Exception
+) -> CheckpointError:
+  return CheckpointError(
+    f'checkpoint {step} in {folder} cannot be read ({_first_line(error)})'
+  )
+
+
+def _warn(damage: CheckpointError) -> None:
+  logging.warning('%s; trying the one before', damage)
 
 
 def dotted(path: tuple[Any, ...]) -> str:

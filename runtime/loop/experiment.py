@@ -123,13 +123,18 @@ class Experiment(Generic[State]):
     }
 
   def check_metric(
-    self, name: str | None, found: Collection[str] | None = None
+    self,
+    name: str | None,
+    found: Collection[str] | None = None,
+    *,
+    setting: str = 'best_metric',
   ) -> None:
-    """Checks the name of the metric that ranks checkpoints.
+    """Checks the name of the metric that ranks checkpoints, or members.
 
     Args:
       name: such as 'eval/valid/loss'; None: nothing is ranked.
       found: names that an evaluation gave; None: there was none yet.
+      setting: what the user named it with.
 
     Raises:
       ConfigError: if no evaluator, or not this evaluation, gives the metric.
@@ -151,5 +156,5 @@ class Experiment(Generic[State]):
         for score in self.scores.get(one, ('...',))
       ]
     raise errors.ConfigError(
-      f'best_metric must be one of {sorted(known)}, got {name!r}'
+      f'{setting} must be one of {sorted(known)}, got {name!r}'
     )

@@ -115,11 +115,10 @@ def run(
       configuration.
     NonFiniteError: if a step gave a metric that is not finite.
     MisfitError: if the checkpoint holds other parameters.
-    CheckpointError: if a checkpoint cannot be written.
+    CheckpointError: if a checkpoint cannot be written, or none can be read.
     UnwritableError: if another file cannot be written.
     MemoryError: if the state cannot fit any device.
     OutOfMemoryError: if the devices have too little memory.
-    RuntimeError: if no checkpoint of the run can be read.
   """
   context.check_config()
   schedule = _Schedule.of(experiment, config)
@@ -160,8 +159,9 @@ def _check_difference(
     return
   if not context.allow_config_change:
     raise ValueError(
-      f'{workdir} holds a run of another configuration. Choose another '
-      f'--workdir, or continue it with --allow_config_change.\n{difference}'
+      f'{workdir} holds a run of another configuration, or an unknown one. '
+      'Choose another --workdir, or continue it with --allow_config_change.\n'
+      f'{difference}'
     )
   logging.warning('the configuration changes:\n%s', difference)
 

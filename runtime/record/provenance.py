@@ -40,12 +40,15 @@ def difference(
     context: gives the operative configuration.
 
   Returns:
-    Lines of a diff; empty if nothing changes.
+    Lines of a diff; empty if nothing changes. A sentence if the configuration
+    of the run is lost.
   """
   path = pathlib.Path(workdir) / 'config.gin'
   saved = [p for p in path.parent.glob('checkpoints/*') if p.name.isdigit()]
-  if not path.exists() or not saved:
+  if not saved:
     return ''
+  if not path.exists():
+    return f'{path} is missing'
   return '\n'.join(
     difflib.unified_diff(
       path.read_text().splitlines(),

@@ -36,6 +36,7 @@ __all__ = [
 _LOCK = '.lock'
 _STATUS = 'status.json'
 _NO_LOCKS = (errno.ENOLCK, errno.EOPNOTSUPP)
+_UNSAFE = '[]\\'  # Orbax looks for its files by a pattern that has the path.
 _UNWRITABLE = (
   errno.ENOSPC,
   errno.EDQUOT,
@@ -103,10 +104,17 @@ def claimed(workdir: str | os.PathLike[str]) -> Iterator[Claim]:
     The claim.
 
   Raises:
-    ValueError: if another process owns the folder; names its pid and host.
+    ValueError: if another process owns the folder, whose pid and host are named,
+      or its path has characters with which checkpoints are lost.
     OSError: if the folder cannot be written.
   """
   folder = paths.local(workdir).absolute()
+  unsafe = [mark for mark in _UNSAFE if mark in str(folder)]
+  if unsafe:
+    raise ValueError(
+      f'checkpoints would be lost in {folder}: choose another --workdir, whose '
+      f'path has no {" ".join(unsafe)}'
+    )
   missing = [p for p in (folder, *folder.parents) if not p.exists()]
   before = read_status(folder)
   claim = Claim(folder)

@@ -34,6 +34,9 @@ class MetricWriter:
       workdir: folder of the run.
       step: the last step whose rows stay; later ones are dropped.
       offset: length in bytes that `metrics.jsonl` had at that step.
+
+    Raises:
+      ValueError: naming a line that is not a row.
     """
     self._file = self._events = None
     if jax.process_index() != 0:
@@ -46,14 +49,15 @@ class MetricWriter:
       logging.warning(
         '%s is shorter than it was at step %d: rows were lost', path, step
       )
+    rows = _parsed(kept, path)
     self._file = open(path, 'ab')  # noqa: SIM115
     self._file.truncate(len(kept))
     for old in folder.glob('events.out.tfevents.*'):
       old.unlink()
     # Not a SummaryWriter: rows would wait in its queue when the process dies.
     self._events = EventsWriter(str(folder / 'events'))
-    for line in kept.splitlines():
-      self._add_events(json.loads(line))
+    for row in rows:
+      self._add_events(row)
     self._events.flush()
 
   def write(self, step: int, values: Mapping[str, float]) -> None:
@@ -111,14 +115,20 @@ def read_metrics(workdir: str | os.PathLike) -> list[dict[str, float]]:
     ValueError: naming the line that is not a row.
   """
   path = pathlib.Path(workdir) / METRICS_FILE
-  text, rows = path.read_bytes(), []
+  text = path.read_bytes()
   whole = _whole_rows(text)
   if whole != text:
     logging.warning('%s ends in the middle of a row; it is dropped', path)
-  for number, line in enumerate(whole.decode().splitlines(), 1):
+  return _parsed(whole, path)
+
+
+def _parsed(whole: bytes, path: pathlib.Path) -> list[dict[str, float]]:
+  """The rows of a text; ValueError names a line that is none."""
+  rows = []
+  for number, line in enumerate(whole.splitlines(), 1):
     try:
       rows.append(json.loads(line))
-    except json.JSONDecodeError as error:
+    except ValueError as error:
       raise ValueError(f'{path}:{number}: not a row of JSON: {error}') from None
   return rows
 

@@ -125,13 +125,19 @@ class Sweep:
       config: merged configuration of the first member.
 
     Raises:
-      ValueError: the folder holds another sweep; shows the difference.
+      ValueError: the folder holds another sweep, and the difference is shown, or
+        its file is damaged.
     """
     self._config = config
     path = self._folder / _FILE
     if not path.exists():
       return
-    saved = json.loads(path.read_text(encoding='utf-8'))
+    try:
+      saved = json.loads(path.read_text(encoding='utf-8'))
+    except ValueError as error:
+      raise ValueError(
+        f'{path} is damaged, start anew in another --workdir: {error}'
+      ) from None
     before, now = _lines(saved), _lines(self._identity())
     if before != now:
       difference = '\n'.join(

@@ -109,7 +109,7 @@ def _built(member: Member, metric: str) -> str:
       found = parsed.arguments()
       mesh = found.get('mesh', mesh_lib.MeshConfig()).make()
       with found['trainer'].experiment(seed=member.seed, mesh=mesh) as opened:
-        opened.check_metric(metric)
+        opened.check_metric(metric, setting='--metric')
     return parsed.text
 
 

@@ -109,6 +109,15 @@ def test_root_gets_flags_and_context(toy, main, monkeypatch):
     (
       [
         '--gin_file=toy.gin',
+        '--coordinator_address=host:port',
+        '--num_processes=1',
+        '--process_id=0',
+      ],
+      "--coordinator_address must be HOST:PORT, such as 10.0.0.1:8476, got 'ho",
+    ),
+    (
+      [
+        '--gin_file=toy.gin',
         '--coordinator_address=localhost:1',
         '--num_processes=2',
         '--process_id=1',

@@ -1,5 +1,7 @@
 """Optimisers of configurations: against optax's own parts and by hand."""
 
+import math
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -76,6 +78,14 @@ def test_averages_follow_the_parameters_and_change_nothing():
     ({'learning_rate': 0.1, 'weight_decay': -0.1}, 'weight_decay=-0.1'),
     ({'learning_rate': 0.1, 'accumulate_steps': 0}, 'accumulate_steps=0'),
     ({'learning_rate': 0.1, 'clip_norm': -1.0}, r'clip_norm=-1\.0'),
+    ({'learning_rate': 0.1, 'clip_norm': 0.0}, r'nothing moves with clip_norm'),
+    ({'learning_rate': 0.1, 'clip_norm': math.nan}, 'clip_norm=nan'),
+    ({'learning_rate': math.nan}, r'learning_rate must be in \[0, inf\), got'),
+    ({'learning_rate': math.inf}, 'learning_rate=inf'),
+    ({'learning_rate': 0.1, 'b1': 1.5}, r'b1 must be in \[0, 1\), got b1=1\.5'),
+    ({'learning_rate': 0.1, 'b2': 2}, 'b2=2'),
+    ({'learning_rate': 0.1, 'eps': -1}, 'eps=-1'),
+    ({'learning_rate': 0.1, 'drop_step': 3, 'drop_factor': -1}, 'factor=-1'),
   ],
 )
 def test_numbers_out_of_range_are_named(settings, message):
@@ -98,5 +108,7 @@ def test_inverse_roots(rise):
   np.testing.assert_allclose(
     [float(rate(s)) for s in steps], expected, rtol=1e-6
   )
-  with pytest.raises(ValueError, match='warmup_steps must be at least 1'):
+  with pytest.raises(ValueError, match='warmup_steps=0'):
     optimizers.inverse_root(0.05, warmup_steps=0)
+  with pytest.raises(ValueError, match='scale=nan'):
+    optimizers.inverse_root(math.nan, warmup_steps=1)

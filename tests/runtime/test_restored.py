@@ -111,6 +111,25 @@ def test_parameters_that_do_not_fit_are_named(trained, tmp_path):
     runtime.restore(str(workdir))
 
 
+def test_a_damaged_checkpoint_is_named_with_one_that_is_there(
+  trained, tmp_path
+):
+  workdir = tmp_path / 'copy'
+  shutil.copytree(trained[0], workdir)
+  (workdir / 'checkpoints' / '4' / 'loop' / 'metadata').write_text('')
+  with pytest.raises(
+    checkpoints.CheckpointError, match=r'checkpoint 4 in .*copy.*try step=2$'
+  ):
+    runtime.restore(str(workdir))
+  with runtime.restore(str(workdir), step=2) as run:
+    assert run.step == 2
+  (workdir / 'checkpoints' / '4' / 'metrics' / 'metrics').write_text('')
+  with runtime.restore(str(workdir), step=2) as run:
+    assert run.step == 2
+  with pytest.raises(checkpoints.CheckpointError, match='checkpoint 4 in'):
+    runtime.restore(str(workdir), step='best')
+
+
 def test_evaluate_prints_scores_and_writes_a_report(trained, tmp_path, capsys):
   workdir = str(trained[0])
   evaluate.main([workdir, '--step', 'best', '--report', str(tmp_path / 'r')])
@@ -167,5 +186,20 @@ def test_runs_are_compared_by_configuration_and_seed(trained, tmp_path, capsys):
   half = 12.7062 * abs(first[0] - first[1]) / 2
   assert float(rows[0]['high']) - float(rows[0]['mean']) == pytest.approx(half)
   assert (tmp_path / 'out' / 'curves.png').exists()
-  with pytest.raises(ValueError, match='named twice'):
+  with pytest.raises(ValueError, match='same configuration and seed 0'):
     compare.main([folders[0], folders[0]])
+
+
+@pytest.mark.parametrize('first', [1.0, None])
+def test_a_run_that_ends_in_nan_shows(first, tmp_path):
+  """Also if the metric was never finite."""
+  for name, values in {'a': (first, None), 'b': (2.0, 3.0)}.items():
+    (tmp_path / name).mkdir()
+    lines = [
+      json.dumps({'step': step, 'eval/x': value})
+      for step, value in enumerate(values)
+    ]
+    (tmp_path / name / 'metrics.jsonl').write_text('\n'.join(lines) + '\n')
+  (row,) = compare.score_rows({'both': [tmp_path / 'a', tmp_path / 'b']})
+  assert row['seeds'] == 2
+  assert np.isnan([row['mean'], row['low'], row['high']]).all()

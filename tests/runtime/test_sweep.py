@@ -56,6 +56,7 @@ def test_members_are_built_before_anything_runs():
   assert mistake.startswith('one: ')
   assert '7.0' in mistake
   _, mistake = members_lib.check([good], 'eval/tru/slope')
+  assert '--metric must be one of' in mistake
   assert 'eval/true/' in mistake
 
 

@@ -3,6 +3,7 @@
 import dataclasses
 import pathlib
 from collections.abc import Callable
+from typing import Protocol
 
 import flax.linen as nn
 import jax
@@ -37,6 +38,12 @@ class Slotted:
 class Seeds:
   tuning: tuple[int, ...] = (0,)
   data_seed: int = 0
+
+
+class Sized(Protocol):
+  length: int
+
+  def size(self) -> int: ...
 
 
 class Encoder(nn.Module):
@@ -83,6 +90,7 @@ def train(
   rate: float = 0.1,
   sizes: tuple[int, ...] = (),
   hook: Callable | None = None,
+  sized: Sized | None = None,
   other: object = None,
 ):
   """Records what it got; writes a file so that processes can be tested."""

@@ -76,5 +76,7 @@ def test_rejects():
     es.minimize(lambda x: x, jnp.ones(3), batched=True)
   with pytest.raises(ValueError, match='steps'):
     es.minimize(bowl, jnp.ones(3), steps=0)
+  with pytest.raises(ValueError, match='x0 must have numbers'):
+    es.minimize(bowl, jnp.zeros(0))
   with pytest.raises(ValueError, match='finite'):
     es.minimize(lambda x: jnp.nan * x[0], jnp.ones(3), steps=2)

@@ -254,6 +254,10 @@ def test_unquoted_text_is_explained(build):
       'toys.train.attention = @toys.Favor',
       "| None, got <class 'toys.Favor'> (type); are its parentheses",
     ),
+    (
+      'toys.train.sized = @toys.Dataset',
+      "be Sized | None, got <class 'toys.Dataset'> (type); are its parentheses",
+    ),
   ],
 )
 def test_wrong_literal_is_found_without_building(toy, tmp_path, text, message):

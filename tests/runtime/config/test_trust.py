@@ -44,6 +44,11 @@ def test_only_trusted_modules_may_be_named(tmp_path, text, message):
     read(tmp_path, text)
 
 
+def test_an_allowed_module_exists(tmp_path):
+  with pytest.raises(errors.ConfigError, match='--allow_module=no_such'):
+    read(tmp_path, '', allow=('no_such.a',))
+
+
 def test_an_untrusted_module_is_not_even_imported(tmp_path, monkeypatch):
   (tmp_path / 'mine_of_test.py').write_text('def f(): pass\n')
   monkeypatch.syspath_prepend(str(tmp_path))

@@ -3,12 +3,25 @@
 import dataclasses
 import importlib
 import pathlib
+from collections.abc import Callable
+from typing import Protocol, TypeVar
 
 import pytest
 
 from runtime import context
 from runtime.config import errors
 from runtime.config import types as types_lib
+
+T = TypeVar('T')
+
+
+class Source(Protocol[T]):
+  def read(self) -> T: ...
+
+
+class File:
+  def read(self) -> int:
+    return 3
 
 
 @pytest.fixture
@@ -33,6 +46,13 @@ def toy(monkeypatch):
     ({1: (1,)}, dict[str, tuple[int, ...]], False),
     ([[1], [2, 'x']], list[list[int]], False),
     (len, type, False),
+    (File(), Source[int], True),
+    (File, Source[int], False),
+    (File, Source | None, False),
+    ((File(), File), tuple[Source, ...], False),
+    (File, type[File], True),
+    (File, Callable, True),
+    (File, Callable[[], Source], True),
   ],
 )
 def test_accepts(value, hint, fits):

@@ -3,6 +3,7 @@ import json
 import os
 import pathlib
 import resource
+import shutil
 import signal
 import time
 
@@ -204,11 +205,20 @@ def test_damaged_newest_checkpoint_falls_back(
   assert experiments.rows(tmp_path) == experiments.rows(unbroken[0])
 
 
+@pytest.mark.parametrize('name', ['a*?', '#{}:|', "';%20 ü"])
+def test_odd_paths_keep_their_checkpoints(name, regression, tmp_path):
+  loop.run(regression(), config(5), workdir=tmp_path / name, seed=0)
+  result = loop.run(regression(), config(5), workdir=tmp_path / name, seed=0)
+  assert result.step == 5
+
+
 def test_no_readable_checkpoint_is_an_error(regression, tmp_path):
   loop.run(regression(), config(5), workdir=tmp_path, seed=0)
   for file in (tmp_path / 'checkpoints').glob('*/loop/metadata'):
     file.write_text('{')
-  with pytest.raises(RuntimeError, match=r'no checkpoint in .* can be read'):
+  with pytest.raises(
+    checkpoints.CheckpointError, match=r'no checkpoint in .* newest, 5, says: '
+  ):
     loop.run(regression(), config(9), workdir=tmp_path, seed=0)
 
 
@@ -237,6 +247,9 @@ def test_changed_config_is_refused_with_the_difference(regression, tmp_path):
   assert 'a.rate = 2' in (tmp_path / 'config.gin').read_text()
   with pytest.raises(ValueError, match='seed = 1'):
     loop.run(regression(), config(5), workdir=tmp_path, seed=1)
+  (tmp_path / 'config.gin').unlink()
+  with pytest.raises(ValueError, match=r'config\.gin is missing'):
+    run('a.rate = 2\n')
 
 
 @pytest.mark.parametrize(('mode', 'best'), [('min', 8), ('max', 12)])
@@ -559,6 +572,20 @@ def test_a_new_run_may_start_from_parameters_of_another(
   first = loop.run(regression(), config(3), **options).state
   again = loop.run(regression(), config(3), **options).state
   trees.check_same(first, again)
+
+
+def test_a_new_run_starts_from_a_checkpoint_that_can_be_read(
+  unbroken, tmp_path, caplog
+):
+  old = tmp_path / 'old'
+  shutil.copytree(unbroken[0], old)
+  (old / 'checkpoints' / '23' / 'state' / '_METADATA').write_text('')
+  with caplog.at_level('WARNING', logger='absl'):
+    assert checkpoints.newest_arrays(old)[0] == 20
+  assert 'checkpoint 23 in' in caplog.text
+  (old / 'checkpoints' / '20' / 'state' / '_METADATA').write_text('')
+  with pytest.raises(checkpoints.CheckpointError, match='no checkpoint in'):
+    checkpoints.newest_arrays(old)
 
 
 def test_parameters_that_do_not_fit_the_new_run_are_listed(

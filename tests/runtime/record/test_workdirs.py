@@ -93,6 +93,18 @@ def test_a_run_that_began_stays(tmp_path):
   assert (tmp_path / 'run').is_dir()
 
 
+@pytest.mark.parametrize(
+  ('name', 'marks'), [('a[x]', r'\[ \]$'), ('a]', r'\]$'), ('a\\b', r'\\$')]
+)
+def test_paths_that_lose_checkpoints_are_refused(tmp_path, name, marks):
+  with (
+    pytest.raises(ValueError, match=rf'path has no {marks}'),
+    workdirs.claimed(tmp_path / name / 'run'),
+  ):
+    pass
+  assert not any(tmp_path.iterdir())
+
+
 def test_file_systems_without_locks_are_named(tmp_path, monkeypatch, caplog):
   import errno
   import fcntl

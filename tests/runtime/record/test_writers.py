@@ -40,10 +40,16 @@ def test_values_that_are_not_finite_stay_json(tmp_path):
   assert json.loads(text) == {'step': 1, 'eval/loss': None, 'eval/x': None}
 
 
-def test_line_that_is_not_json_is_named(tmp_path):
-  (tmp_path / writers.METRICS_FILE).write_text('{"step": 1}\n{"step"\n')
+@pytest.mark.parametrize('line', [b'{"step"', b'\xff'])
+def test_line_that_is_not_json_is_named(tmp_path, line):
+  path = tmp_path / writers.METRICS_FILE
+  before = b'{"step": 1}\n' + line + b'\n'
+  path.write_bytes(before)
   with pytest.raises(ValueError, match=r'metrics\.jsonl:2'):
     writers.read_metrics(tmp_path)
+  with pytest.raises(ValueError, match=r'metrics\.jsonl:2'):
+    writers.MetricWriter(tmp_path, step=1, offset=len(before))
+  assert path.read_bytes() == before
 
 
 def test_tensorboard_holds_the_scalars(tmp_path):

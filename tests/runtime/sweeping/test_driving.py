@@ -312,3 +312,11 @@ def test_running_members_show_where_they_are(tmp_path):
       'minutes left': 0.5,
     }
   ]
+
+
+def test_a_damaged_file_is_named(tmp_path):
+  drive(listed(tmp_path), Player(2, order=0))
+  path = tmp_path / 'sweep.json'
+  path.write_text(path.read_text()[:-9])
+  with pytest.raises(ValueError, match=r'sweep\.json is damaged'):
+    listed(tmp_path).load('c')
