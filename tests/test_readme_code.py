@@ -36,12 +36,13 @@ def test_performer(run):
 
 @pytest.mark.slow
 def test_performer_s_other_sections(run):
-  """Pretrained weights, decoding, and norms; each section stands alone."""
-  sections = (1, 2), (2, 3), (3, None)
+  """Pretrained weights, the shipped model, decoding, norms: each stands alone."""
+  sections = (1, 2), (2, 3), (3, 4), (4, None)
   parts = [run('performer', *blocks) for blocks in sections]
-  errors, tokens, norms = (printed for _, printed in parts)
+  errors, scores, tokens, norms = (printed for _, printed in parts)
   assert 'attention' in errors
   assert 'logits' in errors
+  assert '(1, 100, 192)' in scores
   assert tokens.count('[') == 3  # Two rows of tokens.
   for word in ('|x+y|^2', 'softmax_hyp', 'softmax_pos', 'recommended'):
     assert word in norms
