@@ -344,13 +344,13 @@ def _imitated(right, wrong=40.0):
   for arm in imitation.NAMES:
     for at in imitation.NAMES:
       loss = right.get(arm, 9.0) if arm == at else wrong
-      values = planted.noisy(loss, 0.01)
+      values = planted.noisy(loss, 0.01, seeds=12)
       found[arm, at] = [
         {'loss': x, 'uniform': 20.0}
         | ({'floor': floors[arm]} if arm in floors else {})
         for x in values
       ]
-  return planted.results(imitation.STUDY, found)
+  return planted.results(imitation.STUDY, found, seeds=12)
 
 
 @pytest.mark.parametrize(
