@@ -152,7 +152,7 @@ def test_step_descends_its_own_gradient(files):
   direction = jax.tree.map(
     lambda x: rng.normal(size=x.shape).astype(np.float32), old
   )
-  h = 1e-2
+  h = 3e-3
   up, down = (
     jax.tree.map(lambda p, d: p + s * h * d, old, direction)  # noqa: B023
     for s in (1, -1)
@@ -160,7 +160,10 @@ def test_step_descends_its_own_gradient(files):
   slope = (loss(up) - loss(down)) / (2 * h)
   moved = jax.tree.map(lambda a, b, d: np.vdot(a - b, d), old, new, direction)
   found = sum(jax.tree.leaves(moved)) / rate
-  np.testing.assert_allclose(found, slope, rtol=2e-2)
+  # Slopes have the size of the gradient; one of them may be nearly level.
+  steps = jax.tree.map(lambda a, b: a - b, old, new)
+  size = float(optax.tree.norm(steps)) / rate
+  np.testing.assert_allclose(found, slope, rtol=1e-2, atol=5e-3 * size)
 
 
 @pytest.mark.parametrize('task', [*marks.slow('causal'), 'mlm'])
