@@ -105,11 +105,12 @@ def _refuse_measuring(
 def _read(
   folder: pathlib.Path, subject: str | None
 ) -> dict[str, record.Document]:
-  """The records of a folder, or of one subject, by name; ValueError for none."""
-  paths = sorted(folder.glob(f'{subject or "*"}.json'))
-  if not paths:
+  """The records of a folder, or of one subject, by file; ValueError for none."""
+  read = {p.stem: record.read(p) for p in sorted(folder.glob('*.json'))}
+  found = {k: v for k, v in read.items() if subject in (None, v.name)}
+  if not found:
     raise ValueError(f'no record of {subject or "a benchmark"} in {folder}')
-  return {path.stem: record.read(path) for path in paths}
+  return found
 
 
 def _list(found: Mapping[str, record.Document]) -> int:

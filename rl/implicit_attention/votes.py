@@ -322,8 +322,8 @@ def _positive_inverse(
 def _largest(x: Float[Array, '_ _'], axis: int) -> Array:
   """The maximum, a constant to gradients: it is a shift, which cancels.
 
-  XLA's CPU compiler gives a plain maximum to several threads. Waking them takes
-  longer than all else that votes do. It does not know this form of a maximum.
+  XLA's CPU compiler gives a plain maximum to several threads, and waking them takes
+  longer than the maximum. It does not know this form of one.
   """
   larger = lambda a, b: jnp.where(a > b, a, b)
   lowest = jnp.array(-jnp.inf, x.dtype)

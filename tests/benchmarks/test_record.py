@@ -93,8 +93,11 @@ def test_check_names_the_bars_that_are_missed(tmp_path, capsys):
   record.write(document(ROWS[:1]), tmp_path / 'fast.json')
   assert program.main(['--check', folder]) == 0
   assert 'all measured bars are met' in capsys.readouterr().out
-  record.write(document(), tmp_path / 'loop.json')
+  # A subject may have several records.
+  second = dataclasses.replace(document(), name='loop')
+  record.write(second, tmp_path / 'loop_times.json')
   assert program.main(['loop', '--check', folder]) == 1
+  assert '| loop_times | both clocks' in capsys.readouterr().out
   with pytest.raises(ValueError, match='no record of rl in'):
     program.main(['rl', '--check', folder])
   with pytest.raises(ValueError, match='no record of a benchmark in nowhere'):
