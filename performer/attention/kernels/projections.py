@@ -47,6 +47,11 @@ NORMS = ('chi', 'sqrt_d')
 # times on 2 CPU cores at d = 64 and 3 times at d = 512, m = 4 d.
 TRANSFORM_WIDTH = 1024
 
+# Up to this width sums over a head are products. XLA's CPU compiler gives plain
+# sums to several threads: on 2 cores, votes of 2,304 positions with 16 features
+# then take 1.1 times as long at d = 4 and 1.9 times at d = 16.
+_NARROW = 16
+
 
 def haar(key: Key[Array, ''], size: int) -> Float[Array, 'd d']:
   """Draws an orthogonal matrix from the Haar (uniform) distribution.
@@ -315,7 +320,15 @@ def exponents(
     Both, float32 or wider.
   """
   x = scaled(x)
-  return project(projection, x), 0.5 * jnp.sum(jnp.square(x), axis=-1)
+  return project(projection, x), 0.5 * _sums_of_squares(x)
+
+
+def _sums_of_squares(x: Float[Array, '... d']) -> Float[Array, '...']:
+  squares = jnp.square(x)
+  if x.shape[-1] > _NARROW:
+    return jnp.sum(squares, axis=-1)
+  ones = jnp.ones(x.shape[-1], x.dtype)
+  return jnp.matmul(squares, ones, precision=jax.lax.Precision.HIGHEST)
 
 
 def one_map(

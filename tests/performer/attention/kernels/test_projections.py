@@ -187,3 +187,18 @@ def test_per_head_matrices_differ():
   w = matrix(favor, 0, 0)
   assert w.shape == (2, D, D)
   assert np.abs(w[0] - w[1]).max() > 0.1
+
+
+@pytest.mark.parametrize('width', [1, 16, 17])
+def test_exponents_of_narrow_and_wide_heads_match_float64(width):
+  """Half norms of narrow heads are products, those of wide ones sums."""
+  rng = seeds.rng(3)
+  w, x = rng.normal(size=(6, width)), rng.normal(size=(1, 2, 5, width))
+  given = jnp.asarray(w, jnp.float32), jnp.asarray(x, jnp.float32)
+  z = x * width**-0.25
+  products, half_norms = projections.exponents(*given)
+  np.testing.assert_allclose(products, z @ w.T, rtol=1e-4, atol=1e-5)
+  np.testing.assert_allclose(half_norms, (z**2).sum(-1) / 2, rtol=1e-5)
+  slope = jax.grad(lambda x: projections.exponents(given[0], x)[1].sum())
+  found = slope(given[1])
+  np.testing.assert_allclose(found, x * width**-0.5, rtol=1e-5, atol=1e-7)
