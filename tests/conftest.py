@@ -1,7 +1,9 @@
 """Eight CPU devices for every test, and a compilation cache that persists."""
 
+import functools
 import gc
 import importlib.metadata
+import io
 import os
 import pathlib
 import secrets
@@ -113,6 +115,35 @@ def _forget_programs():
   from runtime.devices import memory  # Here: settings come before JAX.
 
   memory.forget_programs()
+
+
+@functools.cache
+def _blank():
+  from matplotlib import figure
+
+  found = io.BytesIO()
+  figure.Figure((1, 1)).savefig(found, dpi=1)
+  return found.getvalue()
+
+
+@pytest.fixture(autouse=True)
+def _blank_pictures(request, monkeypatch):
+  """Figures are built but not rendered, which is most of the time of short runs.
+
+  Those of tests marked `pictures` are.
+  """
+  if request.node.get_closest_marker('pictures'):
+    return
+  from runtime.record import pictures  # Here: settings come before JAX.
+
+  def save(figure, path):
+    del figure
+    path = pathlib.Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(_blank())
+    return path
+
+  monkeypatch.setattr(pictures, 'save', save)
 
 
 @pytest.fixture(scope='module')

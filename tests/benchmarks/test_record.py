@@ -135,6 +135,7 @@ def subject(monkeypatch):
   return one
 
 
+@pytest.mark.pictures
 def test_a_whole_run_is_recorded_with_its_picture(subject, tmp_path, capsys):
   assert program.main(['loop', f'--results={tmp_path}', '--note=as is']) == 0
   found = record.read(tmp_path / 'loop.json')

@@ -10,6 +10,8 @@ from papers import figures
 from papers import study as study_lib
 from runtime.record import pictures as pictures_lib
 
+pytestmark = pytest.mark.pictures
+
 X = [1, 2, 4]
 
 

@@ -74,6 +74,7 @@ def publish(row, options, tmp_path, seeds=None, system=SYSTEM):
   )
 
 
+@pytest.mark.pictures
 def test_a_row_is_written_with_all_that_tells_it(options, tmp_path):
   written = publish(ROW, options, tmp_path)
   folder = tmp_path / 'results' / '1'

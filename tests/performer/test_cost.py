@@ -20,6 +20,7 @@ MODEL = transformer.Transformer(
 )
 
 
+@pytest.mark.pictures
 def test_both_mechanisms_are_measured(tmp_path):
   rows = cost.step_costs(MODEL, (32,))
   found = [(row['length'], row['attention']) for row in rows]

@@ -194,6 +194,7 @@ def test_evaluation_is_one_mean_over_the_set(files, task):
 
 
 @pytest.mark.slow
+@pytest.mark.pictures
 def test_training_beats_the_frequencies_and_reports_it(
   files, tmp_path, capsys, monkeypatch
 ):

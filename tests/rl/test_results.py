@@ -84,6 +84,7 @@ def _train(workdir, shown, *, steps, **settings):
 
 
 @pytest.mark.slow
+@pytest.mark.pictures
 def test_a_run_leaves_a_table_curves_and_a_film(tmp_path, capsys):
   shown = film.Film(
     lanes.Lanes(TASK, 2), pixels.pendulum_scene, num_frames=7, size=16

@@ -107,6 +107,7 @@ def test_devices_share_the_members():
   np.testing.assert_allclose(*rows, rtol=1e-5)
 
 
+@pytest.mark.pictures
 def test_what_a_population_leaves(tmp_path, capsys, one_device):
   made = population(rounds_per_step=2)
   state = train(made, 3, tmp_path)  # Two rounds more than there are.

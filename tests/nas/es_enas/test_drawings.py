@@ -8,6 +8,8 @@ from nas.es_enas import drawings, edges, operations, partitions
 from runtime.record import pictures
 from tests.nas.es_enas import policy_cases as cases
 
+pytestmark = pytest.mark.pictures
+
 drawing = pytest.mark.skipif(
   not pictures.can_draw(), reason='needs the extra `report` (matplotlib)'
 )

@@ -144,6 +144,7 @@ def test_a_run_that_was_stopped_is_the_whole_run(way, tmp_path, one_device):
 
 
 @pytest.mark.slow
+@pytest.mark.pictures
 def test_the_report_shows_the_front_and_the_network(tmp_path, one_device):
   trainer = _masked()
   state = _run(tmp_path, trainer, 2).state

@@ -135,6 +135,7 @@ def test_a_classifier_resumes(tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.pictures
 def test_the_report_of_a_classifier(tmp_path):
   experiment = experiments.of(make_trainer(), devices=jax.devices()[:1])
   run = loop.Finished(experiment.init(), [], 0.0)

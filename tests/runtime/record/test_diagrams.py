@@ -7,6 +7,8 @@ import pytest
 
 from runtime.record import diagrams, pictures
 
+pytestmark = pytest.mark.pictures
+
 GRAPH = diagrams.Graph(
   title='three nodes',
   positions=[[0, 0], [0, 1], [1, 0]],

@@ -11,6 +11,8 @@ from runtime.record import pictures as pictures_lib
 from runtime.record import report, tables
 from runtime.record import series as series_lib
 
+pytestmark = pytest.mark.pictures
+
 ROWS = [
   {'step': 10, 'train/loss': 3.0, 'time/step_s': 0.01},
   {'step': 20, 'train/loss': 2.0, 'time/step_s': 0.02},
