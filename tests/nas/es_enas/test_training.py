@@ -26,6 +26,8 @@ from runtime import trainer as trainer_lib
 from runtime.config import sessions
 from runtime.devices import mesh as mesh_lib
 from runtime.loop import durations
+from runtime.loop import program as program_lib
+from runtime.record import metrics as metrics_lib
 from tests import experiments, trees
 from tests.rl.es import es_cases
 
@@ -105,21 +107,24 @@ def test_a_state_that_was_saved_goes_on_as_it_would_have():
   trainer = _masked()
   mesh = mesh_lib.MeshConfig().make(jax.devices()[:1])
   with trainer.experiment(seed=0, mesh=mesh) as experiment:
-    step = jax.jit(experiment.step)
+    # One program for all of them.
+    program = program_lib.Program(experiment)
+    counted = metrics_lib.StepMetrics(program.packing)
 
     def driven(state, steps):
-      for _ in range(steps):
-        state, metrics = step(state, next(experiment.batches))
-      return state, metrics.compute()
+      for step in range(steps):
+        state, batch = program.prepare(state, step)
+        state, metrics = program.step(state, batch)
+        counted.add(step, metrics)
+      return state
 
-    first = trees.strong(jax.jit(experiment.init)())
-    whole, _ = driven(first, 4)
-    half, metrics = driven(first, 2)
-    parts, _ = driven(trees.strong(half), 2)
+    whole = driven(program.init(), 4)
+    half = driven(program.init(), 2)
     scores = experiment.evaluate(half)
+    parts = driven(half, 2)
   trees.check_same(whole, parts)
   assert experiment.batch_size == 8
-  assert metrics['environment_steps'] <= 8 * 7
+  assert counted.pop()['environment_steps'] <= 8 * 7
   assert np.isfinite(scores['eval/center/episode_return'])
 
 
