@@ -1,5 +1,7 @@
 """Rules, small networks, and twins of policies in float64, node by node."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,6 +9,7 @@ from flax import linen as nn
 
 from nas.es_enas import edges, operations, partitions, policies
 from nas.es_enas import sharing as sharing_lib
+from nas.es_enas import space as space_lib
 from rl.envs import spaces
 from tests import seeds
 
@@ -48,10 +51,31 @@ def make_flax(rule, kernels=('params/*/kernel',)):
 
 
 def draw(policy, number, count):
-  """Random thetas [count, d] and architectures [count, D]."""
-  theta_key, key = jax.random.split(seeds.key(number))
-  thetas = jax.random.normal(theta_key, (count, policy.size))
-  return thetas, jax.vmap(policy.space.sample)(jax.random.split(key, count))
+  """Random thetas [count, d] and architectures [count, D], of NumPy."""
+  rng = seeds.rng(number)
+  thetas = np.float32(rng.normal(size=(count, policy.size)))
+  return thetas, architectures(policy.space, rng, count)
+
+
+def architectures(space, rng, count):
+  """Random ones [count, D], without a program that samples them."""
+  drawn = np.zeros((count, space.length), np.int32)
+  for row in drawn:
+    parts = [_decisions(group, rng) for group in space.groups]
+    row[:] = np.concatenate([*parts, []])
+  return drawn
+
+
+def _decisions(group, rng):
+  if isinstance(group, space_lib.Choices):
+    return rng.integers(group.options, size=group.count)
+  return rng.permutation(group.options)[: group.count]
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def weights(policy, member):
+  """One program for a policy."""
+  return policy.weights(member)
 
 
 def observations(number, count, shape=(4,)):

@@ -6,7 +6,7 @@ import pytest
 
 from nas.es_enas import edges, operations, partitions, policies, sharing
 from rl.envs import spaces
-from tests import marks, seeds
+from tests import marks
 from tests.nas.es_enas import policy_cases as cases
 
 COLORS = partitions.Partition(17)
@@ -26,7 +26,7 @@ TABLE = [
 def costs(states, actions, rule, hidden=(41,)):
   boxes = [spaces.Box((size,), -1.0, 1.0) for size in (states, actions)]
   policy = policies.feed_forward(*boxes, sharing=rule, hidden=hidden)
-  architecture = policy.space.sample(seeds.key(0))
+  _, (architecture,) = cases.draw(policy, 0, 1)
   found = jax.device_get(policy.costs(architecture))
   return {name: value.item() for name, value in found.items()}
 
@@ -101,7 +101,7 @@ def test_colours_in_use_are_counted():
 )
 def test_bits(rule, weights, index_bits):
   policy = cases.make(rule)
-  found = policy.costs(policy.space.sample(seeds.key(1)))
+  found = policy.costs(cases.draw(policy, 1, 1)[1][0])
   assert int(found['weights']) == weights
   assert int(found['bits']) == 32 * (weights + 3) + index_bits
 
@@ -110,7 +110,7 @@ def test_operations_cost_bits():
   """Four for each of three nodes that choose among eleven."""
   plain = cases.make('dense').costs()
   policy = cases.make('dense', operations=operations.ALL)
-  chosen = policy.costs(policy.space.sample(seeds.key(2)))
+  chosen = policy.costs(cases.draw(policy, 2, 1)[1][0])
   assert int(chosen['bits']) == int(plain['bits']) + 3 * 4
 
 

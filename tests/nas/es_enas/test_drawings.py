@@ -15,11 +15,16 @@ drawing = pytest.mark.skipif(
 )
 
 
+def drawn(policy, number):
+  """A random member."""
+  return tuple(jnp.asarray(one[0]) for one in cases.draw(policy, number, 1))
+
+
 @pytest.mark.parametrize('residual', [False, True])
 def test_graph_has_the_edges_of_the_network(residual):
   """Each edge between its nodes, as the walk over the nodes has them."""
   policy = cases.make(edges.Pruned(7), hidden=(3, 2), residual=residual)
-  (theta,), (architecture,) = cases.draw(policy, 0, 1)
+  theta, architecture = drawn(policy, 0)
   graph = drawings.graph(policy, (theta, architecture), 'pruned')
   first = {0: 0, 1: 4, 2: 7, 3: 9}
   pairs = [
@@ -28,9 +33,9 @@ def test_graph_has_the_edges_of_the_network(residual):
     for source in range(0 if residual else first[layer - 1], first[layer])
     for target in range(first[layer], {1: 7, 2: 9, 3: 11}[layer])
   ]
-  kept = sorted(int(i) for i in architecture)
+  kept = sorted(architecture.tolist())
   assert graph.edges.tolist() == [list(pairs[i]) for i in kept]
-  np.testing.assert_array_equal(graph.weights, theta[np.array(kept)])
+  np.testing.assert_array_equal(graph.weights, np.asarray(theta)[kept])
   columns = graph.positions[:, 0]
   assert columns.tolist() == [0] * 4 + [1] * 3 + [2] * 2 + [3] * 2
   assert len({tuple(place) for place in graph.positions}) == 11
@@ -47,7 +52,7 @@ def test_names_of_operations():
 
 def test_colour_matrices():
   policy = cases.make(partitions.Partition(5))
-  _, (colors,) = cases.draw(policy, 1, 1)
+  _, colors = drawn(policy, 1)
   first, second = drawings.color_matrices(policy, colors)
   np.testing.assert_array_equal(first, colors[:12].reshape(4, 3))
   np.testing.assert_array_equal(second, colors[12:].reshape(3, 2))
@@ -59,9 +64,9 @@ def test_colour_matrices():
 @drawing
 def test_pictures(tmp_path):
   policy = cases.make('aggregate', residual=True)
-  (theta,), (architecture,) = cases.draw(policy, 2, 1)
-  drawn = {'a': (policy, (theta, architecture))}
-  assert drawings.draw_networks(drawn, tmp_path / 'g.png').exists()
+  theta, architecture = drawn(policy, 2)
+  shown = {'a': (policy, (theta, architecture))}
+  assert drawings.draw_networks(shown, tmp_path / 'g.png').exists()
   toeplitz = cases.make('toeplitz')
   assert drawings.draw_colors(toeplitz, None, tmp_path / 'c.png').exists()
 

@@ -16,16 +16,21 @@ REST = 3 + 3 + 3 + 2
 SEEN = cases.observations(0, 3, cases.PICTURES.shape)
 
 
-def direct(conv, head, rest, seen):
-  """The module itself, with its parameters named."""
+@jax.jit
+def direct(conv, head, rest):
+  """What the module itself does with all it sees, its parameters named."""
   bias, out, norm_bias, norm_scale = jnp.split(rest, [3, 5, 8])
   params = {
     'conv': {'kernel': conv.reshape(3, 3, 2, 3), 'bias': bias},
     'head': {'kernel': head.reshape(27, 2), 'bias': out},
     'norm': {'bias': norm_bias, 'scale': norm_scale},
   }
-  outputs = cases.Net().apply({'params': params}, seen)
-  return es_policies.to_action(cases.ACTIONS, outputs)
+
+  def action(seen):
+    outputs = cases.Net().apply({'params': params}, seen)
+    return es_policies.to_action(cases.ACTIONS, outputs)
+
+  return jax.vmap(action)(SEEN)
 
 
 def test_shapes():
@@ -52,12 +57,10 @@ def test_colours_against_the_module():
   assert policy.size == 4 + REST
   thetas, drawn = cases.draw(policy, 1, 3)
   found = cases.act(policy, (thetas, drawn), SEEN)
-  for i in range(3):
-    weights = thetas[i, :4][drawn[i]]
-    expected = [
-      direct(weights[:CONV], weights[CONV:], thetas[i, 4:], x) for x in SEEN
-    ]
-    np.testing.assert_allclose(found[i], expected, rtol=1e-4, atol=1e-5)
+  for theta, colors, actions in zip(thetas, drawn, found, strict=True):
+    weights = theta[:4][colors]
+    expected = direct(weights[:CONV], weights[CONV:], theta[4:])
+    np.testing.assert_allclose(actions, expected, rtol=1e-4, atol=1e-5)
 
 
 def test_pruned_kernels_against_the_module():
@@ -66,19 +69,19 @@ def test_pruned_kernels_against_the_module():
   (theta,), (architecture,) = cases.draw(policy, 2, 1)
   assert policy.size == CONV + HEAD + REST
   kept = np.isin(np.arange(CONV), architecture)
-  conv, bias, head_bias, head, norm = jnp.split(
+  conv, bias, head_bias, head, norm = np.split(
     theta, [CONV, CONV + 3, CONV + 5, CONV + 5 + HEAD]
   )
-  rest = jnp.concatenate([bias, head_bias, norm])
+  rest = np.concatenate([bias, head_bias, norm])
   found = cases.act(policy, (theta[None], architecture[None]), SEEN)[0]
-  expected = [direct(conv * kept, head, rest, x) for x in SEEN]
+  expected = direct(conv * kept, head, rest)
   np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
 
 
 def test_dense_is_the_policy_of_rl_es():
   """With the module's own first biases and scales."""
   policy = cases.make_flax('dense')
-  theta = policy.init(seeds.key(3))
+  theta = jax.jit(policy.init)(seeds.key(3))
   params = policy.unravel(theta)['params']
   assert (params['norm']['scale'] == 1).all()
   assert 0.08 < theta[: CONV + HEAD].std() < 0.12

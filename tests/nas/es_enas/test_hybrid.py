@@ -1,5 +1,7 @@
 """Hybrid problems: their parts, optima and batches."""
 
+import functools
+
 import flax
 import jax
 import jax.numpy as jnp
@@ -11,21 +13,37 @@ from rl.es import bbob, evaluator
 from tests import seeds
 
 
-def drawn(name='Sphere', numbers=4, categories=3, seed=0, **settings):
-  return hybrid.draw(
-    seeds.key(seed), bbob.FUNCTIONS[name], numbers, categories, 5, **settings
-  )
+@functools.cache
+def drawn(name='Sphere', numbers=4, categories=3, **settings):
+  size = numbers, categories, 5
+  draw = lambda key: hybrid.draw(key, bbob.FUNCTIONS[name], *size, **settings)
+  return jax.jit(draw)(seeds.key(0))
+
+
+@jax.jit
+def evaluate(problem, *member):
+  """One program for all problems of a kind."""
+  return problem.evaluate(*member)
+
+
+def points(problem, architecture):
+  """Where categories are, by hand."""
+  order, shift = jax.device_get((problem.order, problem.category_shift))
+  return np.linspace(-5, 5, 5)[order[range(3), architecture]] - shift
+
+
+def ellipsoid(whole):
+  function, plain = bbob.FUNCTIONS['Ellipsoidal'], bbob.plain(len(whole))
+  return jax.jit(lambda x: function(x, plain))(np.float32(whole))
 
 
 def test_values_are_the_function_at_grid_points():
   """By hand: the coordinates in their places, the numbers rotated."""
   problem = drawn('EllipsoidalRotated')
-  theta = jnp.float32(seeds.rng(0).uniform(-5, 5, 4))
-  architecture = jnp.array([4, 0, 2])
-  grid = np.array([-5, -2.5, 0, 2.5, 5])
-  chosen = grid[[problem.order[i, a] for i, a in enumerate(architecture)]]
-  chosen = chosen - np.asarray(problem.category_shift)
-  moved = np.asarray(problem.rotation) @ np.asarray(theta - problem.shift)
+  theta = np.float32(seeds.rng(0).uniform(-5, 5, 4))
+  architecture = np.int32([4, 0, 2])
+  chosen = points(problem, architecture)
+  moved = np.asarray(problem.rotation) @ (theta - np.asarray(problem.shift))
   # Seven coordinates, of which the categories are the first, middle and last.
   whole = [
     chosen[0],
@@ -36,44 +54,43 @@ def test_values_are_the_function_at_grid_points():
     moved[3],
     chosen[2],
   ]
-  expected = bbob.FUNCTIONS['Ellipsoidal'](jnp.float32(whole), bbob.plain(7))
-  found = problem.evaluate(theta, architecture)
+  expected = ellipsoid(whole)
+  found = evaluate(problem, theta, architecture)
   np.testing.assert_allclose(found, expected, rtol=1e-4)
 
 
 def test_categories_alone():
   problem = drawn('Ellipsoidal', numbers=0)
-  architecture = jnp.array([0, 3, 1])
-  grid = np.array([-5, -2.5, 0, 2.5, 5])
-  chosen = [grid[problem.order[i, a]] for i, a in enumerate(architecture)]
-  whole = jnp.float32(chosen) - problem.category_shift
-  expected = bbob.FUNCTIONS['Ellipsoidal'](whole, bbob.plain(3))
-  found = problem.evaluate(jnp.zeros(0), architecture)
+  architecture = np.int32([0, 3, 1])
+  expected = ellipsoid(points(problem, architecture))
+  found = evaluate(problem, np.zeros(0, np.float32), architecture)
   np.testing.assert_allclose(found, expected, rtol=1e-5)
 
 
 def test_the_optimum_is_hidden():
   """The labels say nothing about the points, which all categories have."""
-  problem = hybrid.draw(seeds.key(1), bbob.FUNCTIONS['Sphere'], 2, 4000, 3)
+  problem = jax.jit(
+    lambda key: hybrid.draw(key, bbob.FUNCTIONS['Sphere'], 2, 4000, 3)
+  )(seeds.key(1))
   order = np.asarray(problem.order)
   assert (np.sort(order, 1) == np.arange(3)).all()
   counts = np.bincount(order[:, 0] * 3 + order[:, 1], minlength=9)
   # Each of the six orders is as frequent as the others: chi-square of 5.
   counts = counts[[1, 2, 3, 5, 6, 7]]
   assert np.sum((counts - 4000 / 6) ** 2 / (4000 / 6)) < 25.7
-  assert np.abs(problem.category_shift).max() <= 4
+  assert np.abs(np.asarray(problem.category_shift)).max() <= 4
   still = drawn(shift=0.0)
   np.testing.assert_array_equal(still.shift, 0)
   # Without shifts the optimum is 0: the middle of the grid.
-  middle = jnp.argmax(still.order == 2, 1)
-  assert still.evaluate(jnp.zeros(4), middle) == pytest.approx(0, abs=1e-9)
+  middle = np.argmax(np.asarray(still.order) == 2, 1).astype(np.int32)
+  found = evaluate(still, np.zeros(4, np.float32), middle)
+  assert found == pytest.approx(0, abs=1e-9)
 
 
 def test_starts_are_uniform():
   problem = drawn()
-  theta, architecture = jax.vmap(problem.start)(
-    jax.random.split(seeds.key(2), 2000)
-  )
+  keys = jax.random.split(seeds.key(2), 2000)
+  theta, architecture = map(np.asarray, jax.jit(jax.vmap(problem.start))(keys))
   assert theta.shape == (2000, 4)
   assert np.abs(theta).max() <= 5
   np.testing.assert_allclose(theta.std(0), 10 / 12**0.5, rtol=0.08)
@@ -95,10 +112,10 @@ def test_problems_stack():
     return start, problem.evaluate(*start)
 
   starts, values = run(stacked, keys)
-  evaluate = jax.jit(lambda problem, start: problem.evaluate(*start))
+  several = jax.device_get((stacked, starts))
   for i in range(3):
-    one = jax.tree.map(lambda x, i=i: x[i], (stacked, starts))
-    np.testing.assert_allclose(evaluate(*one), values[i], rtol=1e-4)
+    one, start = jax.tree.map(lambda x, i=i: x[i], several)
+    np.testing.assert_allclose(evaluate(one, *start), values[i], rtol=1e-4)
 
 
 def test_hamming():
@@ -130,8 +147,8 @@ class Members:
 def test_evaluator():
   """Returns are minus the values, all of one side first; only n rows count."""
   problem = drawn()
-  theta = jnp.float32(seeds.rng(5).uniform(-5, 5, (2, 4, 4)))
-  chosen = jnp.asarray(seeds.rng(6).integers(0, 5, (2, 4, 3)), jnp.int32)
+  theta = np.float32(seeds.rng(5).uniform(-5, 5, (2, 4, 4)))
+  chosen = np.int32(seeds.rng(6).integers(0, 5, (2, 4, 3)))
   runs = hybrid.Evaluator(problem)
   assert isinstance(runs, evaluator.Evaluator)
   found = jax.jit(
@@ -140,7 +157,7 @@ def test_evaluator():
     )
   )(runs)
   expected = [
-    -problem.evaluate(theta[side, row], chosen[side, row])
+    -evaluate(problem, theta[side, row], chosen[side, row])
     for side in range(2)
     for row in range(3)
   ]

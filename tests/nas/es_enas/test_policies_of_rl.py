@@ -27,6 +27,7 @@ OUTSIDE = ('input', 'readout')
 FLOW = functools.partial(
   heads.Policy, body=bodies.ODEtoODE(4, n_steps=2), constrain_io=False
 )
+PLAIN = FLOW(SEEN, ACTIONS)
 LOOK = functools.partial(
   pixel_policies.PixelPolicy,
   front=fronts.Rank(
@@ -38,29 +39,27 @@ LOOK = functools.partial(
 )
 
 
+@functools.cache
 def flow(sharing, kernels=OUTSIDE):
   return policies.shared(
     SEEN, ACTIONS, policy=FLOW, sharing=sharing, kernels=kernels
   )
 
 
+@functools.partial(jax.jit, static_argnums=0)
 def acts(policy, member, seen):
   """The action on one observation."""
-  run = lambda member: policy.act(policy.unravel(member), (), seen)[1]
-  return jax.jit(run)(member)
+  return policy.act(policy.unravel(member), (), seen)[1]
 
 
 def test_a_flow_whose_outside_has_a_weight_for_each_edge_is_the_policy():
-  policy, plain = flow(sharing_lib.Dense()), FLOW(SEEN, ACTIONS)
-  theta = plain.init(seeds.key(0))
-  named = plain.params(theta)
+  policy, plain = flow(sharing_lib.Dense()), PLAIN
+  theta = np.float32(seeds.rng(0).normal(size=plain.size))
+  named = jax.device_get(jax.jit(plain.params)(theta))
   # Edges first, in the order of names; then the body.
-  split = jnp.concatenate(
-    [
-      named['input'].reshape(-1),
-      named['readout'].reshape(-1),
-      *(x.reshape(-1) for x in jax.tree.leaves(named['body'])),
-    ]
+  outside = [named['input'], named['readout']]
+  split = np.concatenate(
+    [x.reshape(-1) for x in (*outside, *jax.tree.leaves(named['body']))]
   )
   assert policy.size == plain.size == split.size
   assert policy.network.shapes == ((4, 3), (2, 4))
@@ -71,45 +70,44 @@ def test_a_flow_whose_outside_has_a_weight_for_each_edge_is_the_policy():
 
 
 def test_pruned_edges_are_zeros_of_the_policy():
-  policy, plain = flow(edges.Pruned(5)), FLOW(SEEN, ACTIONS)
-  theta = policy.init(seeds.key(1))
-  architecture = jnp.array([0, 3, 7, 12, 19])
+  policy, plain = flow(edges.Pruned(5)), PLAIN
+  theta = np.float32(seeds.rng(1).normal(size=policy.size))
+  architecture = np.array([0, 3, 7, 12, 19])
   kept = np.isin(np.arange(20), architecture)
-  full = np.asarray(theta[:20]) * kept
   # The plain policy's theta: body, input, readout.
-  whole = jnp.concatenate([theta[20:], jnp.asarray(full)])
+  whole = np.concatenate([theta[20:], theta[:20] * kept])
   seen = jnp.array([0.3, -0.2, 0.9])
   found = acts(policy, (theta, architecture), seen)
   np.testing.assert_allclose(found, acts(plain, whole, seen), rtol=1e-6)
 
 
 def test_what_is_not_shared_stays_on_its_manifold():
-  policy, plain = flow(edges.Pruned(5)), FLOW(SEEN, ACTIONS)
+  policy = flow(edges.Pruned(5))
   moves = policy.geometry
-  theta = policy.init(seeds.key(2))
+  theta = np.asarray(jax.jit(policy.init)(seeds.key(2)))
   size = moves.size(theta.size)
   # W_0 [4, 4] has 6 coordinates.
   assert size == theta.size - 16 + 6
-  [moved] = jax.jit(moves.perturb)(
-    theta, 0.3 * jax.random.normal(seeds.key(3), (1, size))
-  )
-  at = {'body': theta[20:], 'moved': moved[20:]}
-  w0 = {
-    name: plain.params(jnp.concatenate([body, jnp.zeros(20)]))['body']['w0']
-    for name, body in at.items()
-  }
-  for matrix in w0.values():
-    np.testing.assert_allclose(matrix @ matrix.T, jnp.eye(4), atol=1e-5)
-  assert jnp.abs(w0['moved'] - w0['body']).max() > 0.05
+  perturb = jax.jit(moves.perturb)
+  step = seeds.rng(3).normal(size=(1, size)).astype(np.float32)
+  moved = np.asarray(perturb(theta, np.float32(0.3) * step)[0])
+  plain = jax.jit(lambda theta: PLAIN.params(theta)['body']['w0'])
+  at = [
+    np.asarray(plain(np.concatenate([one[20:], one[:20]])))
+    for one in (theta, moved)
+  ]
+  for matrix in at:
+    np.testing.assert_allclose(matrix @ matrix.T, np.eye(4), atol=1e-5)
+  assert np.abs(at[1] - at[0]).max() > 0.05
   # The whole policy's geometry moves the same blocks alike.
-  whole = plain.geometry
-  tangents = jax.random.normal(seeds.key(4), (1, whole.size(plain.size)))
-  [expected] = jax.jit(whole.perturb)(
-    jnp.concatenate([theta[20:], theta[:20]]), tangents
+  whole = PLAIN.geometry
+  inside = whole.size(PLAIN.size) - 20
+  tangents = np.concatenate([step[0, 20:], step[0, :20]])[None]
+  [expected] = np.asarray(
+    jax.jit(whole.perturb)(np.concatenate([theta[20:], theta[:20]]), tangents)
   )
-  inside = whole.size(plain.size) - 20
-  ours = jnp.concatenate([tangents[0, inside:], tangents[0, :inside]])
-  [found] = jax.jit(moves.perturb)(theta, ours[None])
+  assert inside == size - 20
+  [found] = np.asarray(perturb(theta, step))
   np.testing.assert_allclose(found[20:], expected[:-20], atol=1e-6)
   np.testing.assert_allclose(found[:20], expected[-20:], atol=1e-6)
 
@@ -121,16 +119,17 @@ def test_a_memory_is_that_of_the_policy():
   )
   plain = LOOK(PICTURES, ACTIONS)
   assert policy.geometry == geometry.EUCLIDEAN
-  theta = policy.init(seeds.key(5))
-  params, projection = policy.unravel(theta)
-  flat = jax.flatten_util.ravel_pytree(params)[0]
-  picture = jax.random.uniform(seeds.key(6), PICTURES.shape)
+  shared = jax.jit(lambda key: policy.unravel(policy.init(key)))(seeds.key(5))
+  flat = np.concatenate([x.reshape(-1) for x in jax.tree.leaves(shared[0])])
+  own = jax.jit(plain.unravel)(flat)
+  picture = np.float32(seeds.rng(6).random(PICTURES.shape))
   found, expected = policy.initial_memory(), plain.initial_memory()
+  acts, plainly = jax.jit(policy.act), jax.jit(plain.act)
   for _ in range(2):
-    found, action = policy.act((params, projection), found, picture)
-    expected, other = plain.act(plain.unravel(flat), expected, picture)
+    found, action = acts(shared, found, picture)
+    expected, other = plainly(own, expected, picture)
     np.testing.assert_array_equal(action, other)
-  assert float(jnp.abs(found[0]).max()) > 0
+  assert np.abs(found[0]).max() > 0
   # A layer is counted by its outputs: there are 3 x 3 patches.
   assert policy.network.uses == (1, 1)
   front = networks.OfPolicy(plain, ('params/front/pair/kernel',))

@@ -11,7 +11,7 @@ import pytest
 from nas.es_enas import edges, partitions, policies, sharing
 from rl.es import policies as es_policies
 from rl.es import population as population_lib
-from tests import seeds
+from tests import marks, seeds
 from tests.nas.es_enas import policy_cases
 from tests.rl.es import es_cases
 
@@ -44,7 +44,7 @@ class Members:
 
 
 @pytest.mark.parametrize(
-  'rule', [edges.Pruned(6), partitions.Partition(3)], ids=['pruned', 'colours']
+  'rule', [edges.Pruned(6), *marks.slow(partitions.Partition(3))]
 )
 def test_evaluators_agree(rule):
   """In one program or in lanes, and as blocks of one or of all."""
@@ -52,7 +52,7 @@ def test_evaluators_agree(rule):
     *SPACES, sharing=rule, hidden=(3,), residual=True
   )
   assert isinstance(policy, es_policies.Policy)
-  members = Members(*policy_cases.draw(policy, 0, 5))
+  members = Members(*map(jnp.asarray, policy_cases.draw(policy, 0, 5)))
   assert isinstance(members, population_lib.Population)
   found = [
     es_cases.EVALUATORS[name](ENV, policy, **options).evaluate(

@@ -26,6 +26,8 @@ from runtime import trainer as trainer_lib
 from runtime.config import sessions
 from runtime.devices import mesh as mesh_lib
 from runtime.loop import durations
+from runtime.loop import program as program_lib
+from runtime.record import metrics as metrics_lib
 from tests import experiments, trees
 from tests.rl.es import es_cases
 
@@ -101,13 +103,29 @@ def _run(workdir, trainer, steps):
 
 
 def test_a_state_that_was_saved_goes_on_as_it_would_have():
+  """And members of a generation are counted once."""
   trainer = _masked()
   mesh = mesh_lib.MeshConfig().make(jax.devices()[:1])
   with trainer.experiment(seed=0, mesh=mesh) as experiment:
-    whole = loop.drive(experiment, 4, 2).state
-    half = loop.drive(experiment, 2, 1).state
-    parts = loop.drive(experiment, 2, 1, state=half).state
+    # One program for all of them.
+    program = program_lib.Program(experiment)
+    counted = metrics_lib.StepMetrics(program.packing)
+
+    def driven(state, steps):
+      for step in range(steps):
+        state, batch = program.prepare(state, step)
+        state, metrics = program.step(state, batch)
+        counted.add(step, metrics)
+      return state
+
+    whole = driven(program.init(), 4)
+    half = driven(program.init(), 2)
+    scores = experiment.evaluate(half)
+    parts = driven(half, 2)
   trees.check_same(whole, parts)
+  assert experiment.batch_size == 8
+  assert counted.pop()['environment_steps'] <= 8 * 7
+  assert np.isfinite(scores['eval/center/episode_return'])
 
 
 @pytest.mark.slow
@@ -159,15 +177,6 @@ def test_the_report_shows_the_front_and_the_network(tmp_path, one_device):
   space = trainer.fitted_policy.space
   expected = space.from_json(told['architecture'])
   np.testing.assert_array_equal(shown, np.tile(expected, (3, 1)))
-
-
-def test_members_of_a_generation_are_counted_once():
-  trainer = _masked()
-  mesh = mesh_lib.MeshConfig().make(jax.devices()[:1])
-  with trainer.experiment(seed=0, mesh=mesh) as experiment:
-    driven = loop.drive(experiment, 2, 2)
-  assert experiment.batch_size == 8
-  assert driven.rows[-1]['train/environment_steps'] <= 8 * 7
 
 
 def test_a_policy_without_a_space_is_refused():

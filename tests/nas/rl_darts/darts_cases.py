@@ -1,6 +1,9 @@
 """Small cells and oracles in float64."""
 
+import functools
+
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from nas.rl_darts import cells, spaces
@@ -8,25 +11,41 @@ from nas.rl_darts import probabilities as probabilities_lib
 from tests import seeds
 
 
-def logits(space, number=0, deviation=1.0):
-  return probabilities_lib.init(space, seeds.key(number), deviation)
+def normal(number, shape):
+  """Normal numbers, float32, without a program that draws them."""
+  return jnp.asarray(seeds.rng(number).normal(size=shape), jnp.float32)
 
 
+def logits(space, number=0):
+  rng = seeds.rng(number)
+  return {
+    name: jnp.asarray(rng.normal(size=shape), jnp.float32)
+    for name, shape in space.logit_shapes.items()
+  }
+
+
+def weights(module, *inputs, number=3, dtype=np.float32):
+  """Random parameters of a module, without a program that draws the first ones.
+
+  Biases and scales too: zeros and ones would hide mistakes.
+  """
+  rng = seeds.rng(number)
+
+  def drawn(path, leaf):
+    noise = rng.normal(size=leaf.shape) * 0.35
+    return jnp.asarray(noise + (path[-1].key == 'scale'), dtype)
+
+  shapes = jax.eval_shape(lambda: module.init(jax.random.key(0), *inputs))
+  return jax.tree_util.tree_map_with_path(drawn, shapes)
+
+
+@functools.cache
 def supernet(space, channels=3, **options):
   """A cell, its weights with random scales, and mixing weights."""
   cell = cells.Cell(channels, space, **options)
   p = probabilities_lib.probabilities(logits(space))
-  shape = (2, 6, 5, channels)
-  x = jax.random.normal(seeds.key(1), shape)
-  params = jax.jit(cell.init)(seeds.key(2), [x] * space.inputs, p)
-  leaves, tree = jax.tree.flatten(params)
-  keys = jax.random.split(seeds.key(3), len(leaves))
-  # Biases and scales too: zeros and ones would hide mistakes.
-  leaves = [
-    leaf + 0.3 * jax.random.normal(key, leaf.shape)
-    for leaf, key in zip(leaves, keys, strict=True)
-  ]
-  return cell, jax.tree.unflatten(tree, leaves), p, x
+  x = normal(1, (2, 6, 5, channels))
+  return cell, weights(cell, [x] * space.inputs, p), p, x
 
 
 def windows(x, size, stride, dilation=1, fill=0.0):

@@ -1,5 +1,7 @@
 """What networks cost, against the formulas of the paper's networks."""
 
+import dataclasses
+
 import jax
 import numpy as np
 import pytest
@@ -18,6 +20,7 @@ from rl.envs import grid_levels, lanes
 from tests.nas.rl_darts import darts_cases
 
 DEPTHS, DENSE, SIDE = (4, 8), 16, 10
+SPACE = dataclasses.replace(spaces.MICRO, nodes=2)
 ENV = lanes.Lanes(grid_levels.GridLevels(size=SIDE), 4)
 
 
@@ -51,7 +54,7 @@ def test_impala_costs_what_its_layers_do():
 
 def test_forms_of_a_supernet_have_one_cost():
   """Without its search, with it, by products or by convolutions."""
-  micro = networks.Micro(depths=DEPTHS, dense=DENSE)
+  micro = networks.Micro(depths=DEPTHS, dense=DENSE, space=SPACE)
   both = {_cost(micro.clone(products=products)) for products in (True, False)}
   agent = search.Search(ppo.PPO(encoder=micro), iterations=4)
   assert both == {costs.agent_cost(agent, ENV)}
@@ -63,10 +66,15 @@ def test_forms_of_a_supernet_have_one_cost():
 @pytest.mark.parametrize('num_agents', [1, 2])
 def test_masked_cells_cost_what_they_do_alone(num_agents):
   """And not what the supernet does that computes them."""
-  micro = networks.Micro(depths=DEPTHS, dense=DENSE)
+  micro = networks.Micro(depths=(4,), dense=DENSE, space=SPACE)
   masked = ppo.PPO(encoder=micro.clone(architecture=networks.Masked()))
+  # The first cell has no convolution, the second no other operation.
+  bias = 9 * (np.array(SPACE.ops) == 'Conv3x3')
   cells = [
-    genotype.discretise(darts_cases.logits(spaces.MICRO, n), spaces.MICRO)
+    genotype.discretise(
+      {'edges': darts_cases.logits(SPACE, n)['edges'] + (2 * n - 1) * bias},
+      SPACE,
+    )
     for n in range(num_agents)
   ]
   masks = np.stack([cell.mixing()['edges'] for cell in cells])

@@ -1,6 +1,7 @@
 import itertools
 import math
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -13,10 +14,13 @@ from tests.nas.rl_darts import darts_cases
 
 @pytest.mark.parametrize('space', [spaces.MICRO, spaces.CLASSIC])
 def test_entropies_begin_at_the_largest(space):
-  p = probabilities_lib.probabilities(
-    probabilities_lib.init(space, seeds.key(0))
-  )
-  found = diagnostics.entropies(p['edges'], space)
+
+  @jax.jit
+  def first(key):
+    p = probabilities_lib.probabilities(probabilities_lib.init(space, key))
+    return diagnostics.entropies(p['edges'], space)
+
+  found = jax.device_get(first(seeds.key(0)))
   for value in (found.mean, found.by_node, *found.edges):
     assert float(value) == pytest.approx(math.log(len(space.ops)), rel=1e-6)
 
@@ -24,11 +28,16 @@ def test_entropies_begin_at_the_largest(space):
 def test_entropies_fall_with_the_temperature():
   alpha = darts_cases.logits(spaces.MICRO)
   last = math.log(5)
-  for temperature in (100.0, 3.0, 1.0, 0.3, 0.05, 1e-3):
+
+  @jax.jit
+  def mean(temperature):
     p = probabilities_lib.probabilities(alpha, temperature)['edges']
-    found = diagnostics.entropies(p, spaces.MICRO)
-    assert 0 <= float(found.mean) <= last + 1e-6
-    last = float(found.mean)
+    return diagnostics.entropies(p, spaces.MICRO).mean
+
+  for temperature in (100.0, 3.0, 1.0, 0.3, 0.05, 1e-3):
+    found = float(mean(temperature))
+    assert 0 <= found <= last + 1e-6
+    last = found
   assert last < 1e-3
 
 

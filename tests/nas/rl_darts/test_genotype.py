@@ -21,6 +21,15 @@ def test_sizes_of_the_spaces():
   assert spaces.CLASSIC.size() == 1_406_250
 
 
+def test_first_logits_have_the_deviation_that_is_asked_for():
+  space = dataclasses.replace(spaces.CLASSIC, output='weighted')
+  found = probabilities_lib.init(space, seeds.key(4), 2.0)
+  assert {k: v.shape for k, v in found.items()} == space.logit_shapes
+  # Of 50 normal numbers or more: within four standard errors.
+  assert np.asarray(found['edges']).size >= 50
+  assert 1.2 < np.asarray(found['edges']).std() < 2.8
+
+
 def brute_force(p, space):
   """Kept edges of each node, by sorting."""
   nodes = []

@@ -1,4 +1,5 @@
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -8,7 +9,7 @@ import pytest
 from nas.rl_darts import cells, genotype, networks, recurrent, spaces
 from nas.rl_darts import probabilities as probabilities_lib
 from rl import networks as rl_networks
-from tests import seeds
+from tests import marks, seeds
 from tests.nas.rl_darts import darts_cases
 
 SMALL = spaces.CellSpace(nodes=2)
@@ -25,10 +26,12 @@ def count(network):
   ('network', 'published'),
   [
     (rl_networks.ImpalaCNN(), 622_144),
-    (rl_networks.ImpalaCNN(depths=(64,) * 5), 953_856),
     (networks.Micro(), 974_162),
     (networks.Classic(space=spaces.MICRO), 1_178_484),
-    (networks.Micro(depths=(16, 16, 16), space=spaces.CLASSIC), 1_322_300),
+    *marks.slow(
+      (rl_networks.ImpalaCNN(depths=(64,) * 5), 953_856),
+      (networks.Micro(depths=(16, 16, 16), space=spaces.CLASSIC), 1_322_300),
+    ),
   ],
 )
 def test_parameters_are_those_of_the_reference_code(network, published):
@@ -38,23 +41,29 @@ def test_parameters_are_those_of_the_reference_code(network, published):
 
 @pytest.fixture(scope='module')
 def pictures():
-  return jax.random.uniform(seeds.key(0), (2, 8, 8, 3))
+  return jnp.asarray(seeds.rng(0).random((2, 8, 8, 3)), jnp.float32)
+
+
+@pytest.fixture(scope='module')
+def masks(pictures):
+  """First masks of a network, by a key."""
+  network = networks.Micro(**TINY, architecture=networks.Masked())
+  init = lambda key: network.init(key, pictures)['params']['alpha']
+  return jax.jit(lambda key: init(key)['normal']['edges'])
 
 
 def test_logits_beside_the_weights(pictures):
   network = networks.Micro(**TINY)
-  params = jax.jit(network.init)(seeds.key(1), pictures)
+  params = darts_cases.weights(network, pictures)
   weights = {k: v for k, v in params['params'].items() if k != 'alpha'}
-  alphas = jax.vmap(
-    lambda key: {'normal': probabilities_lib.init(SMALL, key, 1.0)}
-  )(jax.random.split(seeds.key(2), 3))
+  each = [{'normal': darts_cases.logits(SMALL, number)} for number in range(3)]
+  alphas = jax.tree.map(lambda *x: np.stack(x), *each)
   run = jax.jit(
     jax.vmap(lambda a: network.apply({'params': weights}, pictures, a))
   )
   found = run(alphas)
   assert found.shape == (3, 2, 8)
-  one = jax.tree.map(lambda x: x[1], alphas)
-  inside = {'params': {**weights, 'alpha': one}}
+  inside = {'params': {**weights, 'alpha': each[1]}}
   np.testing.assert_allclose(
     found[1], jax.jit(network.apply)(inside, pictures), rtol=1e-5, atol=1e-6
   )
@@ -66,7 +75,7 @@ def test_shared_logits_gather_the_gradients_of_all_cells(pictures):
   pair = networks.Micro(**TINY, pair=True)
   one = networks.Micro(**TINY)
   alpha = darts_cases.logits(SMALL)
-  params = jax.jit(one.init)(seeds.key(1), pictures)
+  params = darts_cases.weights(one, pictures)
   weights = {k: v for k, v in params['params'].items() if k != 'alpha'}
 
   def loss(network, alpha):
@@ -82,32 +91,38 @@ def test_shared_logits_gather_the_gradients_of_all_cells(pictures):
   darts_cases.grads_close(shared, summed)
 
 
-def test_masks_are_the_discrete_network(pictures):
+def test_masks_are_the_discrete_network(pictures, masks):
   """A drawn or given cell in the supernet's program, and that cell alone."""
   drawn = networks.Micro(**TINY, architecture=networks.Masked())
-  params = jax.jit(drawn.init)(seeds.key(3), pictures)
-  masks = params['params']['alpha']['normal']['edges']
-  labels = jnp.where(masks.sum(-1) > 0, masks.argmax(-1), -1)
+  params = darts_cases.weights(drawn, pictures)
+  mask = np.asarray(masks(seeds.key(3)))
+  params['params']['alpha'] = {'normal': {'edges': mask}}
+  labels = np.where(mask.sum(-1) > 0, mask.argmax(-1), -1)
   cell = genotype.from_labels(labels, SMALL)
   chosen = genotype.Genotype.of({'normal': cell})
   given = drawn.clone(architecture=networks.Masked(chosen))
-  again = jax.jit(given.init)(seeds.key(4), pictures)
-  np.testing.assert_array_equal(
-    again['params']['alpha']['normal']['edges'], masks
-  )
+  again = jax.jit(lambda k: given.init(k, pictures)['params']['alpha'])
+  np.testing.assert_array_equal(again(seeds.key(4))['normal']['edges'], mask)
   alone = networks.Micro(**TINY, architecture=chosen)
   own = {
     name: cells.pruned(value, SMALL, cell) if name.startswith('cell') else value
     for name, value in params['params'].items()
     if name != 'alpha'
   }
+
+  @jax.jit
+  @functools.partial(jax.grad, has_aux=True)
+  def run(params):
+    found = drawn.apply(params, pictures)
+    return found.sum(), found
+
+  grads, found = run(params)
   np.testing.assert_allclose(
-    drawn.apply(params, pictures),
-    alone.apply({'params': own}, pictures),
+    found,
+    jax.jit(alone.apply)({'params': own}, pictures),
     rtol=1e-5,
     atol=1e-6,
   )
-  grads = jax.grad(lambda p: drawn.apply(p, pictures).sum())(params)
   assert not np.any(grads['params']['alpha']['normal']['edges'])
   with pytest.raises(ValueError, match='takes no alpha'):
     alone.apply({'params': own}, pictures, {})
@@ -143,11 +158,9 @@ def test_what_is_no_batch_of_pictures_is_refused(kind, pictures):
       kind().init(seeds.key(1), wrong)
 
 
-def test_first_masks_differ_with_the_key(pictures):
-  network = networks.Micro(**TINY, architecture=networks.Masked())
-  init = jax.jit(network.init)
-  one, two = (init(seeds.key(i), pictures)['params']['alpha'] for i in (5, 6))
-  assert np.any(one['normal']['edges'] != two['normal']['edges'])
+def test_first_masks_differ_with_the_key(masks):
+  one, two = (np.asarray(masks(seeds.key(i))) for i in (5, 6))
+  assert np.any(one != two)
 
 
 class _Published(networks.Micro):
@@ -172,10 +185,9 @@ def _error_of_reported(network, params, picture, alpha):
     depths=network.depths,
     dense=None,
   )
-  difference = network.apply(params, picture, alpha) - plain.apply(
-    params, picture, {'normal': p}
-  )
-  return float(jnp.abs(difference).max()), p['edges'][0]
+  found = jax.jit(network.apply)(params, picture, alpha)
+  expected = jax.jit(plain.apply)(params, picture, {'normal': p})
+  return np.abs(found - np.asarray(expected)).max(), p['edges'][0]
 
 
 def test_temperature_is_one_thing():
@@ -187,9 +199,9 @@ def test_temperature_is_one_thing():
     'dense': None,
   }
   alpha = {'normal': {'edges': jnp.array([[1.0, 0.0, 0.0]])}}
-  picture = jax.random.normal(seeds.key(0), (1, 4, 4, 3))
+  picture = darts_cases.normal(0, (1, 4, 4, 3))
   ours, published = networks.Micro(**settings), _Published(**settings)
-  params = jax.jit(ours.init)(seeds.key(1), picture, alpha)
+  params = darts_cases.weights(ours, picture, alpha)
   error, p = _error_of_reported(ours, params, picture, alpha)
   assert error < 1e-6
   assert _error_of_reported(published, params, picture, alpha)[0] > 1e-2
@@ -199,16 +211,20 @@ def test_temperature_is_one_thing():
 
 
 def test_kept_activations_may_be_computed_again(pictures):
-  network = networks.Micro(**TINY)
-  params = jax.jit(network.init)(seeds.key(1), pictures)
-  run = lambda network: jax.jit(
-    jax.grad(lambda p: network.apply(p, pictures).sum())
-  )(params)
-  darts_cases.grads_close(run(network.clone(remat=True)), run(network))
-  low, whole = (
-    jax.jit(network.clone(dtype=dtype).apply)(params, pictures)
-    for dtype in ('bfloat16', None)
-  )
+  space = dataclasses.replace(SMALL, nodes=1)
+  network = networks.Micro(**TINY | {'space': space})
+  params = darts_cases.weights(network, pictures)
+
+  def run(network):
+    def loss(params):
+      found = network.apply(params, pictures)
+      return found.sum(), found
+
+    return jax.jit(jax.grad(loss, has_aux=True))(params)
+
+  again, (grads, whole) = run(network.clone(remat=True)), run(network)
+  darts_cases.grads_close(again[0], grads)
+  low = jax.jit(network.clone(dtype='bfloat16').apply)(params, pictures)
   assert low.dtype == jnp.float32
   np.testing.assert_allclose(low, whole, rtol=0.1, atol=0.1)
 
@@ -241,7 +257,7 @@ def test_filter_response_by_hand(pictures):
   x = np.maximum(x, 0).reshape(2, -1) @ np.asarray(params['dense']['kernel'])
   x -= x.mean(-1, keepdims=True)
   expected = x / np.sqrt(x.var(-1, keepdims=True) + 1e-5)
-  found = network.apply({'params': params}, pictures)
+  found = jax.jit(network.apply)({'params': params}, pictures)
   np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-3)
 
 

@@ -23,8 +23,10 @@ from tests import seeds, trees
 
 SPACE = spaces.CellSpace(('Conv3x3', 'Tanh', 'Zero'), nodes=2)
 ENCODER = networks.Micro(depths=(2,), dense=4, space=SPACE)
+# The least encoder that has logits.
+LEAST = ENCODER.clone(space=dataclasses.replace(SPACE, nodes=1))
 REPLAY = {
-  'encoder': ENCODER,
+  'encoder': LEAST,
   'hidden': (4,),
   'capacity': 256,
   'min_replay': 8,
@@ -33,7 +35,7 @@ REPLAY = {
 }
 AGENTS = {
   'ppo': ppo.PPO(
-    encoder=ENCODER,
+    encoder=LEAST,
     unroll_length=8,
     num_minibatches=1,
     num_epochs=1,
@@ -59,16 +61,37 @@ def fitted(name, **options):
 
 
 def collected(env, learner, state):
-  stage = rollout.start(env, learner, seeds.key(1))
-  acting = learner.acting(state)
-  return rollout.collect(env, learner, acting, stage, seeds.key(2))[1]
+  @jax.jit
+  def run(state):
+    stage = rollout.start(env, learner, seeds.key(1))
+    acting = learner.acting(state)
+    return rollout.collect(env, learner, acting, stage, seeds.key(2))[1]
+
+  return run(state)
+
+
+def imagined(env, learner, state):
+  """Random steps of the shapes of collected ones, without a rollout."""
+  rng = seeds.rng(1)
+
+  def drawn(leaf):
+    if np.issubdtype(leaf.dtype, np.integer):
+      most = 256 if leaf.dtype == np.uint8 else 2
+      return rng.integers(most, size=leaf.shape, dtype=leaf.dtype)
+    return (rng.normal(size=leaf.shape) * (leaf.dtype != bool)).astype(
+      leaf.dtype
+    )
+
+  shapes = jax.eval_shape(lambda: collected(env, learner, state))
+  steps = jax.tree.map(drawn, shapes)
+  return steps._replace(valid=np.ones_like(steps.valid))
 
 
 def moved(one, two):
   """By how much weights and logits differ."""
   return [
     max(
-      float(jnp.abs(a - b).max())
+      np.abs(np.asarray(a) - np.asarray(b)).max()
       for a, b in zip(*map(jax.tree.leaves, parts), strict=True)
     )
     for parts in zip(*map(probabilities_lib.split, (one, two)), strict=True)
@@ -142,25 +165,25 @@ def test_logits_and_weights_have_lanes_of_their_own(name, mode):
     alpha_optimizer=optax.sgd(1.0),
     rate=1.0 if mode == 'second_order' else None,
   )
-  state = learner.init(seeds.key(0))
-  steps = collected(env, learner, state)
+  state = jax.jit(learner.init)(seeds.key(0))
+  steps = imagined(env, learner, state)
   run = jax.jit(learner.learn)
 
   def after(changed):
     """Parameters after one update, in which some lanes got more reward."""
-    bonus = jnp.arange(8.0)[:, None] * changed
+    bonus = np.arange(8, dtype=np.float32)[:, None] * changed
     given = steps._replace(reward=steps.reward + bonus)
     new, metrics = run(state, given, seeds.key(3))
     assert all(np.isfinite(value) for value in metrics.values())
     assert name != 'ppo' or -1 <= float(metrics['alpha_cosine']) <= 1
     return learner.params(new)
 
-  own, rest = jnp.arange(N) < N - A, jnp.arange(N) >= N - A
-  plain = after(own * 0.0)
-  weights, alpha = moved(plain, after(own * 1.0))
+  own = np.float32(np.arange(N) < N - A)
+  plain = after(0 * own)
+  weights, alpha = moved(plain, after(own))
   assert weights > 1e-6
   assert (alpha > 1e-7) == (mode == 'second_order')
-  assert moved(plain, after(rest * 1.0))[1] > 1e-6
+  assert moved(plain, after(1 - own))[1] > 1e-6
 
 
 class _Dropping(lanes.Lanes):
@@ -247,12 +270,10 @@ def test_derived_cells_act_with_the_weights_of_the_supernet(output, max_skips):
   task = GRID.observation_space, GRID.action_space, N
   judged = settings.discrete(*task)
   shapes = jax.eval_shape(settings.learner(*task).init, seeds.key(0))
-  keys = iter(jax.random.split(seeds.key(5), 100))
+  rng = seeds.rng(5)
   state = jax.tree.map(
-    lambda x: (
-      jax.random.normal(next(keys), x.shape)
-      if x.dtype == jnp.float32
-      else jnp.zeros(x.shape, x.dtype)
+    lambda x: jnp.asarray(
+      (x.dtype == jnp.float32) * rng.normal(size=x.shape), x.dtype
     ),
     shapes,
   )
@@ -274,12 +295,12 @@ def test_derived_cells_act_with_the_weights_of_the_supernet(output, max_skips):
     if name != 'alpha'
   }
   masked = encoder.clone(architecture=networks.Masked())
-  picture = jax.random.uniform(seeds.key(1), (2, 8, 8, 3))
+  picture = jnp.asarray(rng.random((2, 8, 8, 3)), jnp.float32)
   acting = judged.acting(state)
   assert jax.tree.structure(acting) == jax.tree.structure(whole)
   np.testing.assert_allclose(
-    masked.apply({'params': pick(acting.params)}, picture),
-    alone.apply({'params': kept}, picture),
+    jax.jit(masked.apply)({'params': pick(acting.params)}, picture),
+    jax.jit(alone.apply)({'params': kept}, picture),
     rtol=1e-5,
     atol=1e-5,
   )

@@ -1,5 +1,6 @@
 """Learnt distributions against enumeration of all architectures."""
 
+import functools
 import itertools
 
 import jax
@@ -16,13 +17,15 @@ from tests import marks, seeds, trees
 SPACE = space_lib.Space(
   (space_lib.Choices('a', 2, 3), space_lib.Subset('b', 2, 3))
 )
-ROWS = jnp.array(
+ROWS = np.array(
   [
     colours + subset
     for colours in itertools.product(range(3), repeat=2)
     for subset in itertools.permutations(range(3), 2)
-  ]
+  ],
+  np.int32,
 )
+_DIGITS = np.array([27, 9, 3, 1])
 SGD = optax.sgd(1.0)
 CONTROLLERS = {
   'factorised': controllers.PolicyGradient(SPACE, SGD),
@@ -36,26 +39,33 @@ ONE = pytest.mark.parametrize(
 )
 
 
-def random_params(controller, key=0):
-  params = controller.initial(seeds.key(key))
-  leaves, structure = jax.tree.flatten(params)
-  keys = jax.random.split(seeds.key(key + 1), len(leaves))
-  drawn = [
-    leaf + jax.random.normal(k, leaf.shape)
-    for leaf, k in zip(leaves, keys, strict=True)
-  ]
-  return jax.tree.unflatten(structure, drawn)
+@functools.partial(jax.jit, static_argnums=0)
+def initial(controller, key):
+  return controller.initial(key)
+
+
+def random_params(controller):
+  rng = seeds.rng(1)
+  return jax.tree.map(
+    lambda leaf: np.float32(leaf + rng.normal(size=leaf.shape)),
+    jax.device_get(initial(controller, seeds.key(0))),
+  )
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _scores(controller, params):
+  return jax.vmap(controller.score, (None, 0))(params, ROWS)
 
 
 def scored(controller, params):
   """Log-probabilities and entropies of all architectures."""
-  return jax.jit(jax.vmap(controller.score, (None, 0)))(params, ROWS)
+  return jax.device_get(_scores(controller, params))
 
 
 @BOTH
 def test_the_first_distribution_is_uniform(name):
   controller = CONTROLLERS[name]
-  log_probs, entropies = scored(controller, controller.initial(seeds.key(0)))
+  log_probs, entropies = scored(controller, initial(controller, seeds.key(0)))
   np.testing.assert_allclose(log_probs, -np.log(54), rtol=1e-6)
   np.testing.assert_allclose(entropies, np.log(54), rtol=1e-6)
 
@@ -76,8 +86,10 @@ def test_probabilities_sum_to_one(name):
 def test_plackett_luce_by_its_definition(count, options):
   logits = seeds.rng(0).normal(size=options) * 3
   found = plackett_luce.PlackettLuce(jnp.asarray(logits, jnp.float32), count)
+  every = list(itertools.permutations(range(options), count))
+  scores = jax.jit(jax.vmap(found.score))(np.array(every, np.int32))
   total = 0.0
-  for chosen in itertools.permutations(range(options), count):
+  for chosen, *one in zip(every, *scores, strict=True):
     left, log_prob, entropy = list(range(options)), 0.0, 0.0
     for element in chosen:
       weights = np.exp(logits[left])
@@ -85,9 +97,7 @@ def test_plackett_luce_by_its_definition(count, options):
       log_prob += np.log(probs[left.index(element)])
       entropy -= np.sum(probs * np.log(probs))
       left.remove(element)
-    np.testing.assert_allclose(
-      found.score(jnp.array(chosen)), (log_prob, entropy), rtol=1e-4, atol=1e-5
-    )
+    np.testing.assert_allclose(one, (log_prob, entropy), rtol=1e-4, atol=1e-5)
     total += np.exp(log_prob)
   np.testing.assert_allclose(total, 1)
 
@@ -118,24 +128,28 @@ def test_samples_follow_the_probabilities(name):
 def test_the_estimate_is_unbiased(name):
   controller = CONTROLLERS[name]
   params = random_params(controller)
-  returns = jnp.asarray(seeds.rng(3).normal(size=54), jnp.float32)
-  score = jax.vmap(controller.score, (None, 0))
-  exact = jax.grad(lambda p: jnp.sum(jnp.exp(score(p, ROWS)[0]) * returns))
+  returns, count = np.float32(seeds.rng(3).normal(size=54)), 4000
+  # The place of an architecture in ROWS, by its digits.
+  places = np.zeros(81, int)
+  places[ROWS @ _DIGITS] = np.arange(54)
 
-  count = 4000
-  keys = jax.random.split(seeds.key(4), count)
-  drawn = jax.jit(jax.vmap(controller.sample, (None, 0)))(params, keys)
-  places = {tuple(row): i for i, row in enumerate(ROWS.tolist())}
-  gains = returns[np.array([places[tuple(row)] for row in drawn.tolist()])]
-  one = lambda row, gain: jax.grad(policy.objective, 1)(
-    controller.score, params, batch(row[None], gain[None]), 0.0, None
-  )
-  each = jax.jit(jax.vmap(one))(drawn, gains)
-  whole = jax.jit(jax.grad(policy.objective, 1), static_argnums=(0, 3, 4))(
-    controller.score, params, batch(drawn, gains), 0.0, None
-  )
+  @jax.jit
+  def gradients(params, key):
+    """Of each sample, of their mean, and of the expectation."""
+    sample = jax.vmap(controller.sample, (None, 0))
+    drawn = sample(params, jax.random.split(key, count))
+    gains = jnp.asarray(returns[places])[drawn @ _DIGITS]
+    of = lambda rows, gains: jax.grad(policy.objective, 1)(
+      controller.score, params, batch(rows, gains), 0.0, None
+    )
+    each = jax.vmap(lambda row, gain: of(row[None], gain[None]))(drawn, gains)
+    score = jax.vmap(controller.score, (None, 0))
+    exact = jax.grad(lambda p: jnp.sum(jnp.exp(score(p, ROWS)[0]) * returns))
+    return each, of(drawn, gains), exact(params)
+
   for rows, mean, truth in zip(
-    *map(jax.tree.leaves, (each, whole, jax.jit(exact)(params))), strict=True
+    *map(jax.tree.leaves, jax.device_get(gradients(params, seeds.key(4)))),
+    strict=True,
   ):
     rows = np.float64(rows)
     np.testing.assert_allclose(mean, np.mean(rows, 0), rtol=1e-3, atol=1e-4)
@@ -153,8 +167,7 @@ def batch(rows, advantages, **changes):
 def test_a_baseline_changes_nothing_in_expectation(name):
   controller = CONTROLLERS[name]
   params = random_params(controller)
-  probs = jnp.exp(scored(controller, params)[0])
-  made = batch(ROWS, probs * 54)
+  made = batch(ROWS, 54 * np.exp(scored(controller, params)[0]))
   gradient = jax.grad(policy.objective, 1)
   grads = jax.jit(gradient, static_argnums=(0, 3, 4))(
     controller.score, params, made, 0.0, None
@@ -180,19 +193,22 @@ def test_the_gradient_by_finite_differences(name, clip):
   for bound in (0.8, 1.2):
     above[np.abs(above - np.log(bound)) < 0.05] = 0.0
   old = scored(controller, params)[0] - above
-  gains = jnp.asarray(rng.normal(size=54), jnp.float32)
-  made = batch(ROWS, gains, log_probs=jnp.asarray(old, jnp.float32))
-  value = jax.jit(
-    lambda p: policy.objective(controller.score, p, made, 0.3, clip)
-  )
-  grads = jax.grad(value)(params)
+  gains = np.float32(rng.normal(size=54))
+  made = batch(ROWS, gains, log_probs=np.float32(old))
   along = jax.tree.map(
-    lambda leaf: jnp.asarray(rng.normal(size=leaf.shape), jnp.float32), params
+    lambda leaf: np.float32(rng.normal(size=leaf.shape)), params
   )
+
+  @jax.jit
+  @jax.value_and_grad
+  def at(size):
+    """The objective beyond the parameters, and its slope on the way."""
+    moved = jax.tree.map(lambda p, d: p + size * d, params, along)
+    return policy.objective(controller.score, moved, made, 0.3, clip)
+
   step = 2e-3
-  at = lambda s: value(jax.tree.map(lambda p, d: p + s * d, params, along))
-  expected = (at(step) - at(-step)) / (2 * step)
-  found = sum(jax.tree.leaves(jax.tree.map(jnp.vdot, grads, along)))
+  (up, _), (down, _), (_, found) = map(at, (step, -step, 0.0))
+  expected = (up - down) / (2 * step)
   np.testing.assert_allclose(found, expected, rtol=0.02, atol=2e-3)
 
 
@@ -203,15 +219,11 @@ def test_clipped_gains():
   log_probs = np.float64(scored(controller, params)[0])
   old, gains = log_probs + rng.normal(size=54), rng.normal(size=54)
   valid = rng.random(54) < 0.5
-  made = batch(
-    ROWS,
-    jnp.asarray(gains, jnp.float32),
-    log_probs=jnp.asarray(old, jnp.float32),
-    valid=jnp.asarray(valid),
-  )
+  made = batch(ROWS, np.float32(gains), log_probs=np.float32(old), valid=valid)
   ratio = np.exp(log_probs - old)
   least = np.minimum(ratio * gains, np.clip(ratio, 0.8, 1.2) * gains)
-  found = policy.objective(controller.score, params, made, 0.0, 0.2)
+  objective = jax.jit(policy.objective, static_argnums=(0, 3, 4))
+  found = objective(controller.score, params, made, 0.0, 0.2)
   np.testing.assert_allclose(found, np.mean(least[valid]), rtol=1e-4)
 
 
@@ -273,8 +285,14 @@ def test_one_clipped_update_is_the_plain_one():
   clipped = controllers.PolicyGradient(SPACE, SGD, clip=0.2)
   params = random_params(plain)
   state = policy.State(params, SGD.init(params))
-  arguments = seeds.key(0), ROWS[:9], jnp.arange(9.0), jnp.ones(9, bool)
-  a, b = (jax.jit(c.feedback)(state, *arguments)[0] for c in (plain, clipped))
+
+  @jax.jit
+  def updated(state, key):
+    rows, scores = jnp.asarray(ROWS[:9]), jnp.arange(9.0)
+    told = state, key, rows, scores, jnp.ones(9, bool)
+    return [one.feedback(*told)[0] for one in (plain, clipped)]
+
+  a, b = updated(state, seeds.key(0))
   trees.check_close(a.params, b.params, atol=1e-5)
 
 
@@ -283,11 +301,10 @@ def test_best_is_the_most_probable_at_each_step(name):
   controller = CONTROLLERS[name]
   params = random_params(controller)
   probs = np.exp(scored(controller, params)[0])
-  best = controller.best(policy.State(params, ()))
-  rows = np.asarray(ROWS)
+  best = np.asarray(jax.jit(controller.best)(policy.State(params, ())))
   for place in range(4):
-    before = np.all(rows[:, :place] == best[:place], 1)
-    odds = np.bincount(rows[before, place], probs[before], minlength=3)
+    before = np.all(ROWS[:, :place] == best[:place], 1)
+    odds = np.bincount(ROWS[before, place], probs[before], minlength=3)
     assert np.argmax(odds) == best[place]
 
 
