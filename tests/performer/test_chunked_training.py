@@ -17,7 +17,7 @@ from performer.slim import options
 from runtime import loop
 from runtime.devices import mesh as mesh_lib
 from runtime.loop import durations
-from tests import experiments, seeds
+from tests import experiments, marks, seeds
 
 LENGTH = 15
 SQUARE = attention.Favor(kernel='square', projection=False, features=None)
@@ -191,7 +191,9 @@ def test_drift_is_said_once(caplog):
      "plain sums.*'softmax_hyp'"),
     (options.Slim(), {'model': make_transformer(attention.Exact())},
      'an attention.Favor, got.*Exact'),
-    (options.Slim(memory_budget_gb=1e-6), {}, 'no plan fits memory_budget'),
+    *marks.slow(
+      (options.Slim(memory_budget_gb=1e-6), {}, 'no plan fits memory_budget')
+    ),
   ],
 )  # fmt: skip
 def test_what_does_not_fit(slim, kwargs, message):

@@ -91,7 +91,7 @@ def test_features_as_they_are(kernel, causal):
 
 @pytest.mark.parametrize(
   ('kernel', 'options'),
-  [('softmax_pos', {'ortho': 'gorf'}), ('softmax_general', {})],
+  [('softmax_pos', {'ortho': 'gorf'}), *marks.slow(('softmax_general', {}))],
 )
 def test_float32_stays_float32_where_float64_is_enabled(kernel, options):
   favor = cases.favor(kernel, **options)

@@ -77,9 +77,9 @@ def test_pieces_are_the_whole_in_training():
 def test_the_empty_state_is_none():
   model = make()
   params, w = model_cases.init(model)
-  none, _ = read(model, params, w, cuts=CUTS, train=True)
+  none, _ = read(model, params, w, cuts=(), train=True)
   empty = model.empty_state(B)
-  found, _ = read(model, params, w, cuts=CUTS, train=True, state=empty)
+  found, _ = read(model, params, w, cuts=(), train=True, state=empty)
   np.testing.assert_array_equal(none, found)
 
 
