@@ -18,6 +18,7 @@ from runtime import loop
 from runtime.devices import mesh as mesh_lib
 from runtime.loop import durations
 from tests import experiments, marks, seeds
+from tests.performer.models import model_cases
 
 LENGTH = 15
 SQUARE = attention.Favor(kernel='square', projection=False, features=None)
@@ -70,13 +71,13 @@ def first_gradients(slim, **kwargs):
   learner, experiment = build(slim, **kwargs)
 
   @jax.jit
-  def gradients(state, batch):
-    key = seeds.key(3)
-    return learner.gradients(state.params, state.projections, batch, key)
+  def gradients(params, projections, batch):
+    return learner.gradients(params, projections, batch, seeds.key(3))
 
-  state = jax.jit(learner.init, out_shardings=experiment.shardings)()
+  params, projections = model_cases.init(learner.model, 0.2)
+  params = jax.device_put(params, experiment.shardings.params)
   placed = mesh_lib.place_batch(experiment.mesh, batch())
-  grads, metrics = gradients(state, placed)
+  grads, metrics = gradients(params, projections, placed)
   values = {name: float(m.compute()) for name, m in metrics.items()}
   return jax.tree.map(np.asarray, grads), values
 

@@ -326,6 +326,17 @@ def test_gradient_survives_growing_key_features():
   assert error > 1e-2, f'subtraction was accurate here: {error:.1e}'
 
 
+def test_the_future_reaches_no_gradient():
+  """Here, beside other gradients of one program; values: test_isolation."""
+  favor = cases.favor(chunk=ODD)
+  q, k, v = twin.inputs(2, scale=3.0)
+  w, rows = cases.projection(favor), np.arange(21) < 11
+  _, grads = cases.value_and_grad(favor, q, k, v, w, rows=rows, causal=True)
+  for gradient in grads:
+    assert not np.any(gradient[:, 11:])
+    assert np.any(gradient[:, 10])
+
+
 def test_stabilisers_carry_no_gradient():
   favor = cases.favor()
   _, k, v = (x.transpose(0, 2, 1, 3) for x in twin.inputs(19))

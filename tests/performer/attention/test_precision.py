@@ -15,9 +15,9 @@ from tests.performer.attention import attention_twin as twin
 @pytest.mark.parametrize(
   ('kernel', 'causal'),
   [
-    *(('softmax_hyp', causal) for causal in (False, True)),
-    *(('relu', causal) for causal in (False, True)),
-    *((kernel, False) for kernel in ('softmax_pos', 'exp', 'elu1')),
+    *(('softmax_hyp', True), ('relu', False)),
+    *marks.slow(('softmax_hyp', False), ('relu', True)),
+    *marks.slow(*((k, False) for k in ('softmax_pos', 'exp', 'elu1'))),
   ],
 )
 def test_float64_values_are_those_of_the_dense_matrix(kernel, causal):
@@ -59,7 +59,7 @@ def test_float64_gradients_by_differences(kernel):
 
 
 @pytest.mark.parametrize(
-  ('kernel', 'causal'), [('softmax_hyp', True), ('exp', False)]
+  ('kernel', 'causal'), [('softmax_hyp', True), *marks.slow(('exp', False))]
 )
 def test_features_as_they_are(kernel, causal):
   """The same function where nothing overflows, with a plain sum as state."""
