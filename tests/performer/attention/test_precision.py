@@ -112,7 +112,7 @@ def test_features_as_they_are_have_options_of_their_own():
     attention.Favor(stabilizer='none', feature_dtype='float16')
 
 
-@pytest.mark.parametrize('kernel', ['softmax_hyp', 'elu1'])
+@pytest.mark.parametrize('kernel', ['softmax_hyp', *marks.slow('elu1')])
 def test_an_empty_state_is_none(kernel):
   favor = cases.favor(kernel)
   w = cases.projection(favor)

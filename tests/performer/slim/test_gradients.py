@@ -269,12 +269,13 @@ def test_anchors_stop_what_subtraction_loses():
   run = strategies.run_length(length, size)
   last = length - run * size  # First position of the last run.
   inputs = cases.inputs(seeds.rng(0).integers(2**31), length=length)
-  tokens = jnp.maximum(inputs['tokens'], 1).at[:, -2].set(0)
-  weights = jnp.where(jnp.arange(length) < last, inputs['weights'], 0.0)
+  inputs, params = jax.tree.map(np.array, (inputs, cases.params()))
+  tokens = np.maximum(inputs['tokens'], 1)
+  tokens[:, -2] = 0
+  weights = np.where(np.arange(length) < last, inputs['weights'], 0)
   inputs |= {'tokens': tokens, 'weights': weights}
   inputs['mask'] |= tokens == 0
-  params = cases.params()
-  params['embed'] = params['embed'].at[0].multiply(1e3)
+  params['embed'][0] *= 1e3
 
   @functools.partial(jax.jit, static_argnames='strategy')
   def gradient(params, strategy):
