@@ -173,8 +173,8 @@ def test_step_descends_its_own_gradient(built):
   rng = seeds.rng(2)
 
   def loss(params):
-    found = step(state.replace(params=params), batch)[1]['loss']
-    return float(jax.device_get(found).compute())
+    found = jax.device_get(step(state.replace(params=params), batch)[1])
+    return float(found.loss.compute())
 
   old, new = jax.device_get((state.params, after.params))
   direction = jax.tree.map(
