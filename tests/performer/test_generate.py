@@ -52,7 +52,12 @@ def write(params, count, temperature=0.0):
   return np.concatenate(list(found))
 
 
-def test_blocks_are_the_tokens_of_one_call(params):
+@pytest.fixture(scope='module')
+def greedy(params):
+  return write(params, 45)
+
+
+def test_blocks_are_the_tokens_of_one_call(params, greedy):
   expected = decoding.generate(
     MODEL,
     params,
@@ -61,16 +66,15 @@ def test_blocks_are_the_tokens_of_one_call(params):
     projections=None,
     max_new_tokens=45,
   )
-  found = write(params, 45)
-  np.testing.assert_array_equal(found, expected.tokens[0])
-  assert len(set(found.tolist())) > 1
-  np.testing.assert_array_equal(write(params, 20), found[:20])
+  np.testing.assert_array_equal(greedy, expected.tokens[0])
+  assert len(set(greedy.tolist())) > 1
+  np.testing.assert_array_equal(write(params, 20), greedy[:20])
 
 
-def test_samples_follow_the_seed_and_differ(params):
+def test_samples_follow_the_seed_and_differ(params, greedy):
   found = write(params, 20, temperature=5.0)
   np.testing.assert_array_equal(found, write(params, 20, temperature=5.0))
-  assert (found != write(params, 20)).any()
+  assert (found != greedy[:20]).any()
 
 
 def test_tokens_that_do_not_fit_are_refused(params):

@@ -33,11 +33,6 @@ CASES = {
   'data4_tensor2': ('mlm', FAVOR),
   'data2_sequence4': ('causal', FAVOR),
 }
-LONG = 'data4_fsdp2', 'data4_tensor2', 'data2_sequence4'
-NAMES = [
-  pytest.param(name, marks=[pytest.mark.slow] * (name in LONG))
-  for name in CASES
-]
 
 
 @pytest.fixture(scope='module')
@@ -133,7 +128,7 @@ def check_same_rows(found, expected):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize('name', NAMES)
+@pytest.mark.parametrize('name', CASES)
 def test_eight_devices_give_the_losses_of_one(name, one_device, eight_devices):
   expected = experiments.rows(one_device(*CASES[name]))
   assert len(expected) == STEPS
@@ -195,9 +190,20 @@ SHARDS = {
 }
 
 
-@pytest.mark.parametrize('name', NAMES)
-def test_parameters_and_moments_lie_in_shards(name, eight_devices):
-  state = eight_devices(name)[1]
+def test_parameters_and_moments_begin_in_shards(files):
+  name = 'data2_fsdp2_tensor2'
+  experiment = build(files, *CASES[name], MESHES[name])
+  init = jax.jit(experiment.init, out_shardings=experiment.shardings)
+  check_shards(name, init())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('name', CASES)
+def test_parameters_and_moments_stay_in_shards(name, eight_devices):
+  check_shards(name, eight_devices(name)[1])
+
+
+def check_shards(name, state):
   moments = state.opt_state[0].mu
   for path, shape in SHARDS[name].items():
     for tree in (state.params, moments):

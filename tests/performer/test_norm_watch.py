@@ -54,14 +54,16 @@ def make_model(mechanism=FAVOR):
   )
 
 
-def build(data, mechanism=FAVOR):
-  """The learner of a trainer, and its experiment."""
+@pytest.fixture(scope='module')
+def built(data):
+  """The learner of a trainer, its experiment, and a first state."""
   trainer = training.LanguageModelTrainer(
-    make_model(mechanism), data, optax.sgd(0.0), batch_size=8
+    make_model(), data, optax.sgd(0.0), batch_size=8
   )
   one = jax.devices()[:1]
   learner = trainer.learner(seed=0, mesh=mesh_lib.MeshConfig().make(one))
-  return learner, experiments.of(trainer, devices=one)
+  experiment = experiments.of(trainer, devices=one)
+  return learner, experiment, jax.jit(learner.init)()
 
 
 def scaled(state, *factors):
@@ -69,7 +71,7 @@ def scaled(state, *factors):
   params = jax.tree.map(lambda x: x, state.params)
   for name in ('query', 'key'):
     kernel = params['blocks']['attention'][name]['kernel']
-    by_layer = jnp.asarray(factors)[:, None, None, None]
+    by_layer = np.float32(factors)[:, None, None, None]
     params['blocks']['attention'][name]['kernel'] = kernel * by_layer
   return state.replace(params=params)
 
@@ -87,9 +89,8 @@ def warnings_seen(caplog):
   logger.removeHandler(caplog.handler)
 
 
-def test_warns_once_when_norms_have_grown(data, warnings_seen):
-  learner, experiment = build(data)
-  state = jax.jit(learner.init)()
+def test_warns_once_when_norms_have_grown(data, built, warnings_seen):
+  learner, experiment, state = built
   evaluator = experiment.evaluators['valid']
   small = scaled(state, 0.3, 0.3)
   evaluator(small)
@@ -108,10 +109,10 @@ def test_warns_once_when_norms_have_grown(data, warnings_seen):
   assert scores == plain(large)
 
 
-def test_prediction_is_the_closed_form(data):
+def test_prediction_is_the_closed_form(built):
   """In float64 from the parameters, for the first layer."""
-  learner, experiment = build(data)
-  state = scaled(jax.jit(learner.init)(), 0.7, 0.7)
+  learner, experiment, state = built
+  state = scaled(state, 0.7, 0.7)
   batch = {k: jnp.asarray(x) for k, x in next(experiment.batches).items()}
   found = norm_watch.predicted_errors(
     learner.spread_model, FAVOR, state.params, state.projections, batch

@@ -6,6 +6,7 @@ import pytest
 
 from performer import results
 from performer.data import copying, proteins, text
+from tests.performer.data import data_cases
 
 
 def rows(data, perplexity=8.0):
@@ -16,8 +17,11 @@ def rows(data, perplexity=8.0):
   return results.score_rows(data, scores, batch_size=200)
 
 
-def test_proteins_are_judged_by_perplexity():
-  data = proteins.Proteins(task='mlm', max_length=20)
+def test_proteins_are_judged_by_perplexity(tmp_path):
+  files = data_cases.few_proteins(tmp_path)
+  data = proteins.Proteins(
+    task='mlm', max_length=20, files=files, cache_dir=str(tmp_path)
+  )
   model, *others = rows(data)
   assert model == {'predictor': 'model'} | {
     f'{split} {column}': value

@@ -6,7 +6,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from flax import linen as nn
 
 from performer import attention, generate, pack, shipped
 from performer.data import proteins
@@ -14,7 +13,7 @@ from performer.models import transformer
 from runtime import packed, trainer
 from runtime.config import sessions
 from runtime.context import RunContext
-from tests import seeds
+from tests.performer.models import model_cases
 
 FAVOR = attention.Favor(kernel='softmax_pos', features=8, redraw_every=None)
 
@@ -32,13 +31,8 @@ def make(mechanism=FAVOR, **options):
     d_ff=8,
     dropout=0.0,
   )
-  token = jnp.zeros((1, 1), jnp.int32)
-  w = model.draw_projections(seeds.key(0), 0)
-  params = jax.jit(
-    lambda key: model.init(key, token, mask=token == 0, projections=w)['params']
-  )(seeds.key(1))
   data = proteins.Proteins(task='causal', max_length=24, **options)
-  return shipped.Trained(model, nn.unbox(params), w, data)
+  return shipped.Trained(model, *model_cases.init(model), data)
 
 
 def test_files_hold_the_model(tmp_path):

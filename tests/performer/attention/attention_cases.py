@@ -5,6 +5,7 @@ import warnings
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from performer import attention
 from tests import seeds
@@ -42,7 +43,7 @@ def _attend(mechanism, q, k, v, w, mask, ids, *, causal):
 
 def attend(mechanism, q, k, v, w, mask=None, ids=None, *, causal):
   """Output; a mask of ones instead of None, for one program less."""
-  mask = jnp.ones(k.shape[:2], bool) if mask is None else mask
+  mask = np.ones(k.shape[:2], bool) if mask is None else mask
   return _attend(mechanism, q, k, v, w, mask, ids, causal=causal)
 
 
@@ -60,6 +61,6 @@ def value_and_grad(
   mechanism, q, k, v, w, mask=None, ids=None, *, causal, rows=None
 ):
   """Output, and gradients of sum(sin(output[:, rows])) in q, k and v."""
-  mask = jnp.ones(k.shape[:2], bool) if mask is None else mask
-  rows = jnp.ones(q.shape[1], bool) if rows is None else rows
+  mask = np.ones(k.shape[:2], bool) if mask is None else mask
+  rows = np.ones(q.shape[1], bool) if rows is None else rows
   return _value_and_grad(mechanism, q, k, v, w, mask, ids, rows, causal=causal)

@@ -31,10 +31,13 @@ _FUNCTIONS = {
 }
 
 
+def _draw(seed, *shape):
+  return seeds.rng(seed).standard_normal(shape).astype(np.float32)
+
+
 def normal(seed, *shape):
   """Standard normal float32; numpy, since JAX compiles per shape."""
-  draw = seeds.rng(seed).standard_normal(shape)
-  return jnp.asarray(draw.astype(np.float32))
+  return jnp.asarray(_draw(seed, *shape))
 
 
 def mask(seed, *shape, keep=0.7):
@@ -42,8 +45,8 @@ def mask(seed, *shape, keep=0.7):
 
 
 def inputs(seed, *, b=2, l=21, h=2, d=8, v=8, scale=1.0):  # noqa: E741
-  q, k = normal(10 * seed, 2, b, l, h, d)
-  return scale * q, scale * k, normal(10 * seed + 1, b, l, h, v)
+  q, k = np.float32(scale) * _draw(10 * seed, 2, b, l, h, d)
+  return jnp.asarray(q), jnp.asarray(k), normal(10 * seed + 1, b, l, h, v)
 
 
 def kernel_matrix(

@@ -100,19 +100,21 @@ def test_extend_is_linear_below_the_threshold():
 def test_segments_and_sources_are_handed_on(length):
   w = cases.projection(FAVOR)
   q, k, v = twin.inputs(4, l=length)
-  segments = jnp.asarray(np.arange(length) >= 6, jnp.int32)[None].repeat(2, 0)
-  out = AUTO(q, k, v, projection=w, causal=False, segment_ids=segments)
+  segments = np.int32(np.arange(length) >= 6)[None].repeat(2, 0)
+  out = cases.attend(AUTO, q, k, v, w, ids=segments, causal=False)
   kernel = 'exact' if length < 20 else 'softmax_hyp'
   for part in (slice(0, 6), slice(6, length)):
     truth = twin.value(
       q[:, part], k[:, part], v[:, part], w, kernel=kernel, causal=False
     )
     np.testing.assert_allclose(out[:, part], truth, atol=2e-5)
-  state = AUTO.summarize(k, v, projection=w)
+
+  @jax.jit
+  def read(q, k, v):
+    return AUTO.read(q, AUTO.summarize(k, v, projection=w), projection=w)
+
   truth = twin.value(q, k, v, w, kernel='softmax_hyp', causal=False)
-  np.testing.assert_allclose(
-    AUTO.read(q, state, projection=w), truth, atol=2e-5
-  )
+  np.testing.assert_allclose(read(q, k, v), truth, atol=2e-5)
 
 
 @pytest.mark.parametrize(

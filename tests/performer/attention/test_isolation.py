@@ -61,20 +61,6 @@ def test_the_future_changes_no_bit(mechanism, factor):
       assert np.any(before[:, cut:] != after[:, cut:])
 
 
-def test_the_future_reaches_no_gradient():
-  favor = cases.favor()
-  q, k, v = twin.inputs(2, scale=3.0)
-  w = cases.projection(favor)
-
-  every, rows = jnp.ones((2, 21), bool), jnp.arange(21) < 11
-  _, grads = cases.value_and_grad(
-    favor, q, k, v, w, every, rows=rows, causal=True
-  )
-  for gradient in grads:
-    assert not np.any(gradient[:, 11:])
-    assert np.any(gradient[:, 10])
-
-
 def test_reference_stabilizer_leaks_the_future():
   favor = cases.favor('softmax_pos', stabilizer='reference')
   q, k, v = twin.inputs(1)

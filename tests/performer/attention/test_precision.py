@@ -15,9 +15,9 @@ from tests.performer.attention import attention_twin as twin
 @pytest.mark.parametrize(
   ('kernel', 'causal'),
   [
-    *(('softmax_hyp', causal) for causal in (False, True)),
-    *(('relu', causal) for causal in (False, True)),
-    *((kernel, False) for kernel in ('softmax_pos', 'exp', 'elu1')),
+    *(('softmax_hyp', True), ('relu', False)),
+    *marks.slow(('softmax_hyp', False), ('relu', True)),
+    *marks.slow(*((k, False) for k in ('softmax_pos', 'exp', 'elu1'))),
   ],
 )
 def test_float64_values_are_those_of_the_dense_matrix(kernel, causal):
@@ -59,7 +59,7 @@ def test_float64_gradients_by_differences(kernel):
 
 
 @pytest.mark.parametrize(
-  ('kernel', 'causal'), [('softmax_hyp', True), ('exp', False)]
+  ('kernel', 'causal'), [('softmax_hyp', True), *marks.slow(('exp', False))]
 )
 def test_features_as_they_are(kernel, causal):
   """The same function where nothing overflows, with a plain sum as state."""
@@ -91,7 +91,7 @@ def test_features_as_they_are(kernel, causal):
 
 @pytest.mark.parametrize(
   ('kernel', 'options'),
-  [('softmax_pos', {'ortho': 'gorf'}), ('softmax_general', {})],
+  [('softmax_pos', {'ortho': 'gorf'}), *marks.slow(('softmax_general', {}))],
 )
 def test_float32_stays_float32_where_float64_is_enabled(kernel, options):
   favor = cases.favor(kernel, **options)
@@ -112,7 +112,7 @@ def test_features_as_they_are_have_options_of_their_own():
     attention.Favor(stabilizer='none', feature_dtype='float16')
 
 
-@pytest.mark.parametrize('kernel', ['softmax_hyp', 'elu1'])
+@pytest.mark.parametrize('kernel', ['softmax_hyp', *marks.slow('elu1')])
 def test_an_empty_state_is_none(kernel):
   favor = cases.favor(kernel)
   w = cases.projection(favor)

@@ -1,5 +1,7 @@
 """Baselines against direct sums in float64, and inside a model."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,7 +11,8 @@ from performer import attention
 from performer.baselines import linformer, local, values
 from performer.models import attention as attention_lib
 from performer.models import transformer
-from tests import seeds
+from tests import marks, seeds
+from tests.performer.models import model_cases
 
 B, L, H, D = 2, 11, 3, 4
 FAVOR = attention.Favor(kernel='elu1', features=8, chunk=8)
@@ -76,13 +79,24 @@ def test_linformer_matrices(qkv):
     never(q, k, v, projection=draw(never), causal=False)
 
 
-@pytest.mark.parametrize('causal', [False, True])
-@pytest.mark.parametrize('window', [1, 3, 4, 11, 10**9])
-def test_windows_are_masks_of_exact_attention(qkv, causal, window):
-  q, k, v, mask = qkv
-  found = local.windowed_attention(
+@functools.partial(jax.jit, static_argnames=('window', 'causal'))
+def windowed(q, k, v, mask, *, window, causal):
+  return local.windowed_attention(
     q, k, v, window=window, causal=causal, key_mask=mask
   )
+
+
+@pytest.mark.parametrize(
+  ('causal', 'window'),
+  [
+    *((False, 1), (True, 3), (False, 4), (True, 10**9)),
+    *marks.slow((True, 1), (False, 3), (True, 4), (False, 10**9)),
+    *marks.slow((False, 11), (True, 11)),
+  ],
+)
+def test_windows_are_masks_of_exact_attention(qkv, causal, window):
+  q, k, v, mask = qkv
+  found = windowed(q, k, v, mask, window=window, causal=causal)
   q, k, v, mask = wide(qkv)
   apart = np.arange(L)[:, None] - np.arange(L)
   seen = (abs(apart) < window) & ((apart >= 0) | (not causal))
@@ -95,21 +109,16 @@ def test_windows_are_masks_of_exact_attention(qkv, causal, window):
 def test_windows_do_not_see_what_is_masked_or_far(qkv):
   q, k, v, mask = qkv
 
-  def out(k, v):
-    return local.windowed_attention(
-      q, k, v, window=3, causal=True, key_mask=mask
-    )
+  def out(k, v, mask=mask):
+    return windowed(q, k, v, mask, window=3, causal=True)
 
   hidden = jnp.where(mask[..., None, None], k, jnp.nan)
   np.testing.assert_array_equal(out(hidden, v), out(k, v))
   later = k.at[:, 6:].set(1e9)
   np.testing.assert_array_equal(out(later, v)[:, :6], out(k, v)[:, :6])
-  grads = jax.grad(lambda k: out(k, v)[:, 10].sum())(k)
+  grads = jax.jit(jax.grad(lambda k: out(k, v)[:, 10].sum()))(k)
   assert not np.asarray(grads[:, :8]).any()
-  nothing = local.windowed_attention(
-    q, k, v, window=3, causal=True, key_mask=mask & False
-  )
-  assert not np.asarray(nothing).any()
+  assert not np.asarray(out(k, v, mask & False)).any()
 
 
 def test_heads_are_local_or_linear(qkv):
@@ -156,18 +165,13 @@ def test_in_a_model(name):
     d_ff=8,
     dropout=0.0,
   )
-  tokens = jnp.zeros((1, L), jnp.int32)
-  w = model.draw_projections(seeds.key(2), 0)
-  logits, params = jax.jit(
-    lambda key: model.init_with_output(
-      key, tokens, mask=tokens == 0, projections=w
-    )
-  )(seeds.key(3))
+  params, w = model_cases.init(model)
+  run = jax.jit(model.apply)
+  tokens = np.zeros((1, L), np.int32)
+  logits = run({'params': params}, tokens, mask=tokens == 0, projections=w)
   assert logits.shape == (1, L, 5)
   assert np.isfinite(logits).all()
-  assert set(params['params']['blocks']['attention']) == {
-    *('query', 'key', 'value', 'out')
-  }
+  assert set(params['blocks']['attention']) == {'query', 'key', 'value', 'out'}
 
 
 @pytest.mark.parametrize(

@@ -1,12 +1,28 @@
 """Small folders in the formats of published sets."""
 
+import itertools
+import pathlib
 import pickle
 
 import numpy as np
 import sentencepiece
 from PIL import Image
 
+from performer.data import fasta, proteins
 from tests import seeds
+
+
+def few_proteins(folder, count=30):
+  """The first proteins of each split of the sample, as files."""
+  files = {}
+  for split in proteins.SAMPLE_SPLITS:
+    records = fasta.read(proteins.sample_file(split))
+    text = (f'>{r.header}\n{r.sequence}\n' for r in records)
+    files[split] = str(folder / f'{split}.fasta')
+    pathlib.Path(files[split]).write_text(
+      ''.join(itertools.islice(text, count))
+    )
+  return files
 
 
 def reviews(folder):

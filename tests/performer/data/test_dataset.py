@@ -16,12 +16,14 @@ from performer.data import (
   proteins,
   text,
 )
-from tests.performer.data import batch_cases
+from tests.performer.data import batch_cases, data_cases
 
 SETS = {
-  'proteins, masked': lambda: proteins.Proteins(task='mlm', max_length=15),
-  'proteins, causal': lambda: proteins.Proteins(
-    task='causal', max_length=15, concatenate=True
+  'proteins, masked': lambda **few: proteins.Proteins(
+    task='mlm', max_length=15, **few
+  ),
+  'proteins, causal': lambda **few: proteins.Proteins(
+    task='causal', max_length=15, concatenate=True, **few
   ),
   'text': lambda: text.Text(max_length=15),
   'text, shuffled': lambda: text.Text(max_length=15, order='shuffled'),
@@ -40,9 +42,16 @@ SETS = {
 }
 
 
+@pytest.fixture(scope='module')
+def few(tmp_path_factory):
+  folder = tmp_path_factory.mktemp('few')
+  files = data_cases.few_proteins(folder)
+  return {'files': files, 'cache_dir': str(folder)}
+
+
 @pytest.fixture(params=SETS, scope='module')
-def data(request):
-  return SETS[request.param]()
+def data(request, few):
+  return SETS[request.param](**few if 'proteins' in request.param else {})
 
 
 def test_members(data):

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from performer.data import fasta, proteins, vocabulary
+from tests import marks
 
 FOLDER = pathlib.Path(proteins.sample_file('train')).parent
 SCRIPT = pathlib.Path(__file__).parents[3] / 'scripts/prepare_protein_sample.py'
@@ -52,7 +53,7 @@ def test_splits_share_no_protein_and_name_only_the_accession(records):
     assert re.fullmatch(r'[A-Z0-9]{6,10}', record.header)
 
 
-@pytest.mark.parametrize('task', ['mlm', 'causal'])
+@pytest.mark.parametrize('task', ['mlm', *marks.slow('causal')])
 def test_is_the_default_data_set(records, task):
   data = proteins.Proteins(task=task, max_length=64)
   assert data.splits == ('valid', 'test', 'ood')

@@ -4,6 +4,7 @@ import functools
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import linen as nn
 
 from tests import seeds
@@ -19,7 +20,8 @@ def init(model, scale=0.4):
   )
   rng = seeds.rng(1)
   params = jax.tree.map(
-    lambda x: jnp.float32(scale * rng.normal(size=x.shape)),
+    # Rounded by NumPy: JAX would compile that for each shape.
+    lambda x: jnp.asarray(np.float32(scale * rng.normal(size=x.shape))),
     nn.unbox(variables)['params'],
   )
   return params, w

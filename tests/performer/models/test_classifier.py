@@ -1,6 +1,7 @@
 """Classifiers and models of grids: what they read, and what they learn."""
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -14,6 +15,7 @@ from performer.slim import options as slim_options
 from runtime import loop, optimizers
 from runtime.loop import durations
 from tests import experiments, seeds
+from tests.performer.models import model_cases
 
 FAVOR = attention.Favor(kernel='elu1', features=8, chunk=8)
 SIZES = {
@@ -34,44 +36,35 @@ def make(**options):
   )
 
 
-def run(model, tokens, mask, params=None):
+@functools.partial(jax.jit, static_argnums=0)
+def run(model, params, tokens, mask):
   w = model.draw_projections(seeds.key(0), 0)
-  options = {'mask': mask, 'projections': w}
-  if params is None:
-    params = jax.jit(model.init)(seeds.key(1), tokens, **options)
-  return jax.jit(model.apply)(params, tokens, **options), params
+  return model.apply({'params': params}, tokens, mask=mask, projections=w)
 
 
 @pytest.mark.parametrize('pool', ['first', 'mean'])
 def test_padding_and_pooling(pool):
   model = make(pool=pool)
-  tokens = jnp.array([[1, 5, 6, 7, 0, 0]])
-  mask = jnp.array([[True] * 4 + [False] * 2])
-  logits, params = run(model, tokens, mask)
+  params, _ = model_cases.init(model)
+  mask = np.array([[True] * 4 + [False] * 2])
+  read = lambda params, *tokens: run(model, params, np.array([tokens]), mask)
+  logits = read(params, 1, 5, 6, 7, 0, 0)
   assert (logits.shape, logits.dtype) == ((1, 1, 3), jnp.float32)
-  other, _ = run(model, tokens.at[:, 4:].set(9), mask, params)
-  np.testing.assert_array_equal(logits, other)
+  np.testing.assert_array_equal(logits, read(params, 1, 5, 6, 7, 9, 9))
   # With attention that adds nothing, only a mean sees later tokens.
-  zero = jax.tree.map(lambda x: x, params)
-  zero['params']['blocks']['attention']['out'] = jax.tree.map(
-    jnp.zeros_like, zero['params']['blocks']['attention']['out']
-  )
-  alone, _ = run(model, tokens, mask, zero)
-  changed, _ = run(model, tokens.at[0, 2].set(9), mask, zero)
+  zero = jax.tree.map(np.asarray, params)
+  out = zero['blocks']['attention']['out']
+  zero['blocks']['attention']['out'] = jax.tree.map(np.zeros_like, out)
+  alone, changed = read(zero, 1, 5, 6, 7, 0, 0), read(zero, 1, 5, 9, 7, 0, 0)
   assert bool((alone == changed).all()) == (pool == 'first')
 
 
 def test_width_of_the_heads():
   model = make(qkv_dim=4)
   assert model.head_dim == 2
-  shapes = jax.eval_shape(
-    lambda key: run(
-      model, jnp.zeros((1, 6), jnp.int32), jnp.ones((1, 6), bool)
-    ),
-    seeds.key(0),
-  )[1]
-  query = shapes['params']['blocks']['attention']['query']['kernel']
-  assert query.value.shape == (1, 8, 2, 2)
+  params, _ = model_cases.init(model)
+  query = params['blocks']['attention']['query']['kernel']
+  assert query.shape == (1, 8, 2, 2)
 
 
 @pytest.mark.parametrize(
@@ -92,11 +85,10 @@ def test_grids_add_the_codes_of_their_axes():
   model = grid.GridTransformer(
     **SIZES | {'causal': True, 'max_length': 12}, grid=(2, 3, 2)
   )
-  tokens = jnp.zeros((1, 12), jnp.int32)
-  _, params = run(model, tokens, tokens == 0)
-  tables = [params['params'][f'positions_{i}'].value for i in range(3)]
+  params, _ = model_cases.init(model)
+  tables = [params[f'positions_{i}'] for i in range(3)]
   assert [t.shape for t in tables] == [(2, 8), (3, 8), (2, 8)]
-  codes = grid.outer_sum(tables)
+  codes, tables = np.asarray(grid.outer_sum(tables)), jax.device_get(tables)
   for i in range(12):
     place = np.unravel_index(i, (2, 3, 2))
     expected = sum(t[j] for t, j in zip(tables, place, strict=True))

@@ -17,7 +17,7 @@ VOCAB, MAX_LENGTH, PROMPT, NEW = 7, 24, 9, 8
 LENGTHS = jnp.array([9, 1, 4])
 
 
-def make(kernel='softmax_hyp', **kwargs):
+def make(kernel='elu1', **kwargs):
   settings = {
     'attention': cases.favor(kernel, chunk=4),
     'causal': True,
@@ -68,27 +68,31 @@ generate = jax.jit(
 
 
 def random_tokens(seed, *shape):
-  return jnp.asarray(seeds.rng(seed).integers(0, VOCAB, shape), jnp.int32)
+  return jnp.asarray(seeds.rng(seed).integers(0, VOCAB, shape, np.int32))
 
 
 @pytest.mark.parametrize(
-  'kernel', ['softmax_hyp', *marks.slow('relu', 'softmax_pos', 'softmax_trig')]
+  'kernel',
+  [
+    'elu1',
+    *marks.slow('softmax_hyp', 'relu', 'softmax_pos', 'softmax_trig'),
+  ],
 )
 def test_equals_teacher_forcing_with_prompts_of_different_lengths(kernel):
   model = make(kernel)
   params, w = init(model)
   tokens = random_tokens(1, 3, MAX_LENGTH)
-  whole = teacher(model, params, w, tokens)
-  rows = jnp.arange(3)
+  whole = np.asarray(teacher(model, params, w, tokens))
+  rows, tokens = np.arange(3), np.asarray(tokens)
   # What stands in the padding of the prompts belongs to no sequence.
-  padding = jnp.arange(PROMPT) >= LENGTHS[:, None]
-  prompts = jnp.where(padding, random_tokens(2, 3, PROMPT), tokens[:, :PROMPT])
+  padding = np.arange(PROMPT) >= np.asarray(LENGTHS)[:, None]
+  prompts = np.where(padding, random_tokens(2, 3, PROMPT), tokens[:, :PROMPT])
   logits, cache = prefill(model, params, prompts, LENGTHS, projections=w)
   np.testing.assert_allclose(logits, whole[rows, LENGTHS - 1], atol=5e-4)
   for _ in range(NEW):
-    token = tokens[rows, cache.lengths]
+    token = tokens[rows, np.asarray(cache.lengths)]
     logits, cache = step(model, params, token, cache, projections=w)
-    expected = whole[rows, cache.lengths - 1]
+    expected = whole[rows, np.asarray(cache.lengths) - 1]
     np.testing.assert_allclose(logits, expected, atol=5e-4)
   np.testing.assert_array_equal(cache.lengths, LENGTHS + NEW)
 
@@ -108,7 +112,7 @@ def test_ended_sequences_keep_their_cache():
   np.testing.assert_array_equal(after.lengths, LENGTHS + active)
   for old, new in zip(cache.state, after.state, strict=True):
     np.testing.assert_array_equal(old[:, 1], new[:, 1])
-    assert not np.array_equal(old[:, 0], new[:, 0])
+  assert np.any(cache.state.S[:, 0] != after.state.S[:, 0])
 
 
 def test_cache_does_not_grow():

@@ -24,24 +24,25 @@ def drop(x, positions, key, *, rate=0.3):
 
 def rows(length=L, start=0):
   """Positions of sequences that start at different places."""
-  return start + jnp.arange(length) + 100 * jnp.arange(B)[:, None]
+  return jnp.asarray(start + np.arange(length) + 100 * np.arange(B)[:, None])
 
 
 def in_pieces(x, positions, key):
   pieces = zip(
-    jnp.split(x, CUTS, axis=1), jnp.split(positions, CUTS, axis=1), strict=True
+    *(np.split(np.asarray(a), CUTS, axis=1) for a in (x, positions)),
+    strict=True,
   )
-  return jnp.concatenate([drop(*p, key) for p in pieces], axis=1)
+  return np.concatenate([drop(*p, key) for p in pieces], axis=1)
 
 
 def inputs():
-  return jnp.asarray(seeds.rng(0).normal(size=(B, L, D)), 'float32')
+  return jnp.asarray(np.float32(seeds.rng(0).normal(size=(B, L, D))))
 
 
 @pytest.mark.parametrize('impl', ['threefry2x32', 'rbg'])
 def test_masks_do_not_depend_on_the_cut(impl):
   key, x = jax.random.key(1, impl=impl), inputs()
-  whole = drop(x, rows(), key)
+  whole = np.asarray(drop(x, rows(), key))
   np.testing.assert_array_equal(whole, in_pieces(x, rows(), key))
   kept = whole != 0
   assert 0 < kept.sum() < x.size
@@ -92,6 +93,7 @@ def test_sites_and_layers_have_masks_of_their_own():
       ones = jnp.ones_like(x)
       return x, jnp.stack([site(ones), site(ones)])
 
+  @jax.jit
   def masks(positions, x):
     piece = layers.Piece(jnp.ones(x.shape[:2], bool), positions)
     stack = layers.stacked(Layer, 2, remat=False)()
@@ -99,7 +101,7 @@ def test_sites_and_layers_have_masks_of_their_own():
     return stack.apply({}, x, piece, None, None, rngs=rngs)[1]
 
   x = inputs()
-  whole = masks(rows(), x)
+  whole = np.asarray(masks(rows(), x))
   flat = whole.reshape(4, -1)  # Two layers of two sites.
   for i in range(4):
     for j in range(i):

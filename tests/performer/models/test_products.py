@@ -27,7 +27,7 @@ LAYERS = {
 
 def gradient(layer, shape):
   x = jax.random.normal(KEY, shape)
-  params = layer.init(KEY, x)
+  params = jax.jit(layer.init)(KEY, x)
 
   def loss(params, x):
     return jnp.sum(jnp.sin(layer.apply(params, x)))
@@ -38,11 +38,13 @@ def gradient(layer, shape):
 @pytest.mark.parametrize('name', LAYERS)
 def test_gradients_are_those_of_several_axes(name, monkeypatch):
   flat, inputs = gradient(*LAYERS[name])
-  found = flat(*inputs)
+  found = jax.jit(flat)(*inputs)
   monkeypatch.setattr(jax, 'default_backend', lambda: 'tpu')
   other, inputs = gradient(*LAYERS[name])
   for a, b in zip(
-    jax.tree.leaves(found), jax.tree.leaves(other(*inputs)), strict=True
+    jax.tree.leaves(found),
+    jax.tree.leaves(jax.jit(other)(*inputs)),
+    strict=True,
   ):
     np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
 

@@ -32,13 +32,13 @@ def favor(kernel='elu1', **options):
 def params(seed=0):
   rng = seeds.rng(seed)
 
-  def draw(*shape):
-    scale = shape[-2] ** -0.5 if len(shape) > 1 else 0.1
-    return jnp.asarray(rng.standard_normal(shape) * scale, jnp.float32)
+  def draw(*shape, scale=1.0):
+    scale = scale * shape[-2] ** -0.5
+    return jnp.asarray(np.float32(scale * rng.standard_normal(shape)))
 
   layers = {name: draw(LAYERS, WIDTH, WIDTH) for name in ('q', 'k', 'v', 'mlp')}
   return {
-    'embed': 3 * draw(VOCAB, WIDTH),
+    'embed': draw(VOCAB, WIDTH, scale=3.0),
     'layers': layers,
     'out': draw(WIDTH, VOCAB),
   }

@@ -12,6 +12,7 @@ import pytest
 from performer import attention, slim
 from performer.models import transformer
 from performer.slim import language
+from tests import marks
 
 FAVOR = attention.Favor(kernel='elu1', projection=False, features=None)
 PARAMS = jnp.eye(2)
@@ -43,7 +44,7 @@ def by_grad(problem, params):
   return jax.grad(slim.slim_loss, argnums=1)(problem, params, INPUTS, chunk=4)
 
 
-@pytest.mark.parametrize('gradient', [by_call, by_grad])
+@pytest.mark.parametrize('gradient', [*marks.slow(by_call), by_grad])
 def test_a_second_call_compiles_nothing(gradient, caplog):
   problem = make()
   first = gradient(problem, PARAMS)

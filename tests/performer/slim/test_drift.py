@@ -78,6 +78,7 @@ def assert_all_lost_are_flagged(errors, lost, drifts):
   assert not missed.any(), (errors[missed], drifts[missed])
 
 
+@pytest.mark.slow
 def test_a_few():
   run = functools.partial(measure, 'softmax_pos', 'subtract', 4, 'peaked')
   errors, lost, drifts = run(6.0, range(5))

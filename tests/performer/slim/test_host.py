@@ -1,7 +1,6 @@
 """Tokens fed from the host give what tokens on the device give."""
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -34,7 +33,7 @@ def test_equal_to_one_program(strategy, kernel):
       problem,
       params,
       inputs,
-      chunk=inputs['tokens'].shape[1],
+      chunk=21,
       strategy='full',
       state=state,
       constants=w,
@@ -47,7 +46,10 @@ def test_equal_to_one_program(strategy, kernel):
     ours = fed.value_and_grad(
       params, on_host(inputs), state=state, constants=w, normalizer=3.0
     )
-    truth = whole(inputs, state)
+    # Filled up with what is masked, without weight: one program for both.
+    fill = lambda x: np.pad(x, ((0, 0), (0, 21 - length)))  # noqa: B023
+    # With the same state: the steps gave no memory of the caller's away.
+    truth = whole(jax.tree.map(fill, inputs), state)
     np.testing.assert_allclose(ours.loss, truth.loss, rtol=1e-5)
     assert cases.apart(ours.params, truth.params) < 1e-5
     assert cases.apart(ours.start, truth.start) < 1e-5
@@ -71,12 +73,3 @@ def test_errors():
     host.HostFed(problem, 4).value_and_grad(
       cases.params(), {'x': np.zeros((2, 3)), 'y': np.zeros((2, 4))}
     )
-
-
-def test_arguments_survive():
-  """Steps give memory away, but not the caller's."""
-  problem = cases.problem(cases.favor())
-  state = jax.tree.map(jnp.asarray, problem.empty(2))
-  fed = host.HostFed(problem, 8, 'subtract')
-  fed.value_and_grad(cases.params(), on_host(cases.inputs()), state=state)
-  assert np.isfinite(state.S).all()

@@ -73,13 +73,13 @@ def extend(model, params, w, tokens, positions, mask, state):
 
 
 def inputs(seed=0):
-  tokens = seeds.rng(seed).integers(0, VOCAB, (B, LENGTH))
-  positions = jnp.broadcast_to(jnp.arange(LENGTH), (B, LENGTH))
-  return jnp.asarray(tokens), positions, positions < jnp.array([[13], [9]])
+  tokens = seeds.rng(seed).integers(0, VOCAB, (B, LENGTH), np.int32)
+  positions = np.broadcast_to(np.arange(LENGTH, dtype=np.int32), (B, LENGTH))
+  return tokens, positions, positions < np.array([[13], [9]])
 
 
 def read(model, params, w, arrays, cuts, state=None):
-  pieces = [jnp.split(x, cuts, axis=1) for x in arrays]
+  pieces = [np.split(x, cuts, axis=1) for x in arrays]
   logits = []
   for piece in zip(*pieces, strict=True):
     out, state = extend(model, params, w, *piece, state)
@@ -215,7 +215,7 @@ def test_gradients_cross_a_border_in_one_direction():
   """In embeddings that only the later piece uses they are exactly 0."""
   model = make()
   params, w = init(model)
-  tokens = jnp.arange(8)[None]
+  tokens = np.arange(8)[None]
   arrays = (tokens, tokens, tokens >= 0)
 
   @jax.jit
@@ -235,16 +235,16 @@ def test_gradients_cross_a_border_in_one_direction():
 def test_writes_what_it_would_say_itself():
   model = make('elu1')
   params, w = init(model)
-  lengths, new = jnp.array([5, 2]), 6
+  lengths, new = np.array([5, 2]), 6
   prompts = inputs(2)[0][:, :5]
   write = jax.jit(
     functools.partial(decoding.generate, model, max_new_tokens=new)
   )
-  written = write(params, prompts, lengths, projections=w).tokens
+  written = np.asarray(write(params, prompts, lengths, projections=w).tokens)
   for prompt, length, tokens in zip(prompts, lengths, written, strict=True):
-    text = jnp.concatenate([prompt[:length], tokens, jnp.zeros(4, jnp.int32)])
+    text = np.concatenate([prompt[:length], tokens, np.zeros(4, np.int32)])
     text = text[None, :11]  # One shape; what follows is not seen.
-    logits = run(model, params, w, text, text >= 0)[0]
+    logits = np.asarray(run(model, params, w, text, text >= 0))[0]
     expected = logits[length - 1 : length - 1 + new].argmax(-1)
     np.testing.assert_array_equal(tokens, expected)
 
@@ -352,13 +352,14 @@ def test_any_length_unless_it_is_bounded():
     run(bounded, params, w, tokens, mask)
   logits, _ = extend(bounded, params, w, tokens, positions, mask, None)
   free = run(make(), params, w, tokens, mask)
+  logits, free = np.asarray(logits), np.asarray(free)
   np.testing.assert_allclose(logits[:, :-1], free[:, :-1], atol=3e-5)
   assert np.isnan(logits[:, -1]).all()
   with pytest.raises(ValueError, match='max_length=12'):
     decoding.generate(
       bounded,
       params,
-      tokens[:, :9],
+      jnp.asarray(tokens[:, :9]),
       jnp.array([9, 9]),
       projections=w,
       max_new_tokens=4,

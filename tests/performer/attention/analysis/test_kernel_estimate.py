@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from performer import attention
-from tests import seeds
+from tests import marks, seeds
 from tests.performer.attention import attention_cases as cases
 
 D = 8
@@ -49,7 +49,9 @@ def test_values_are_products_of_features(kernel):
   assert (found.relative_mse is None) == (kernel == 'relu')
 
 
-@pytest.mark.parametrize('stabilizer', ['online', 'none', 'reference'])
+@pytest.mark.parametrize(
+  'stabilizer', ['online', *marks.slow('none', 'reference')]
+)
 def test_the_error_is_that_of_independent_draws(stabilizer):
   favor = attention.Favor(
     kernel='softmax_pos', features=32, ortho='iid', stabilizer=stabilizer

@@ -108,8 +108,8 @@ def test_means(name, ortho):
 @pytest.mark.parametrize(
   'name',
   [
-    *('pos_reg', 'hyp_reg', 'oprf', 'angular'),
-    *marks.slow('general', 'angular_apart', 'gaussian'),
+    *('pos_reg', 'oprf'),
+    *marks.slow('hyp_reg', 'general', 'angular', 'angular_apart', 'gaussian'),
   ],
 )
 def test_mean_squared_errors_are_the_closed_forms(name):

@@ -1,6 +1,7 @@
 """Chunks and tails, gradients, and cached sources and states."""
 
 import dataclasses
+import itertools
 
 import jax
 import jax.numpy as jnp
@@ -18,14 +19,13 @@ def form_of(favor, w, d=8):
   return favor.form(w, head_dim=d)
 
 
-@pytest.mark.parametrize('causal', [False, True])
+SOME = (1, 7, True), (8, 1, False), (8, 33, True), (32, 7, False)
+ALL = itertools.product((1, 2, 8, 32), (1, 7, 21, 33), (False, True))
+
+
 @pytest.mark.parametrize(
-  ('chunk', 'length'),
-  [
-    *((1, 7), (8, 1), (8, 33), (32, 7)),
-    *marks.slow((1, 1), (1, 21), (2, 1), (2, 21), (2, 33), (8, 7)),
-    *marks.slow((32, 1), (32, 33)),
-  ],
+  ('chunk', 'length', 'causal'),
+  [*SOME, *marks.slow(*(case for case in ALL if case not in SOME))],
 )
 def test_any_chunk_and_tail(chunk, length, causal):
   favor = cases.favor(chunk=chunk)
