@@ -121,7 +121,7 @@ CASES = {
   'dodge': in_jax(dodge.Dodge(size=8), 0, 1, slow=True),
   'road': in_jax(lane_following.LaneFollowing(size=8), slow=True),
   'grid': in_jax(grid_levels.GridLevels(), slow=True),
-  'maze': in_jax(mazes.Maze(), 0, 1),
+  'maze': in_jax(mazes.Maze(), 0, 1, slow=True),
   'coloured maze': in_jax(mazes.Maze(colors=True), 0, 1, slow=True),
   'view': in_jax(VIEW, 0, 1, slow=True),
   'distracted': in_jax(distractions.Distracted(VIEW), 0, 1, slow=True),

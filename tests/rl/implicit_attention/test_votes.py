@@ -10,7 +10,7 @@ import pytest
 
 from performer import attention
 from rl.implicit_attention import votes
-from tests import seeds
+from tests import marks, seeds
 
 LENGTH, WIDTH = 37, 4
 KERNELS = {
@@ -69,7 +69,14 @@ def test_exact_votes_are_column_sums(inputs):
     np.testing.assert_allclose(found.values, weights.sum(axis=0), rtol=1e-5)
 
 
-@pytest.mark.parametrize('kernel', KERNELS)
+@pytest.mark.parametrize(
+  'kernel',
+  [
+    *('softmax_hyp', 'softmax_trig', 'relu'),
+    *marks.slow('softmax_pos', 'softmax_angular'),
+    *marks.slow('softmax_oprf', 'softmax_general'),
+  ],
+)
 def test_implicit_votes_are_those_of_the_dense_matrix(kernel, inputs):
   found = favor(kernel)
   projection = draw(found)
@@ -93,7 +100,9 @@ def test_implicit_votes_are_those_of_the_dense_matrix(kernel, inputs):
     )
 
 
-@pytest.mark.parametrize('kernel', ['softmax_hyp', 'softmax_trig', 'relu'])
+@pytest.mark.parametrize(
+  'kernel', ['softmax_hyp', *marks.slow('softmax_trig'), 'relu']
+)
 def test_gradients_are_those_of_the_dense_matrix(kernel, inputs):
   found = favor(kernel)
   projection = draw(found)
@@ -116,8 +125,10 @@ def test_gradients_are_those_of_the_dense_matrix(kernel, inputs):
     pairs = rows @ features(form.featurize_keys, k).T
     return (pairs / pairs.sum(axis=1, keepdims=True)).sum(axis=0) @ weights
 
-  drawn = jax.grad(by_features, argnums=(0, 1))(*inputs)
-  expected = jax.grad(by_pairs, argnums=(0, 1))(*inputs)
+  drawn, expected = (
+    jax.jit(jax.grad(function, argnums=(0, 1)))(*inputs)
+    for function in (by_features, by_pairs)
+  )
   for ours, theirs in zip(drawn, expected, strict=True):
     scale = np.abs(theirs).max()
     np.testing.assert_allclose(ours / scale, theirs / scale, atol=1e-4)
