@@ -113,7 +113,7 @@ def rendered(count):
 VIEW = pixels.PixelView(cartpole.CartPoleSwingUp(), pixels.swing_up_scene, 16)
 MOST = np.pi**2 + 6.4 + 0.004 + 1e-4
 CASES = {
-  'scripted': in_jax(env_cases.Scripted(length=5)),
+  'scripted': in_jax(env_cases.Scripted(length=5), slow=True),
   'pendulum': in_jax(pendulum.Pendulum(), -MOST, 0),
   'balance': in_jax(cartpole.CartPoleBalance(), 1, 1),
   'swing up': in_jax(cartpole.CartPoleSwingUp(), 0, 1, slow=True),
