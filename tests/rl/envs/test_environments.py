@@ -131,7 +131,7 @@ CASES = {
     ),
     slow=True,
   ),
-  'gymnax': Case(gymnax, (1, 1)),
+  'gymnax': Case(gymnax, (1, 1), slow=True),
   'brax': Case(brax, slow=True),
   'gymnasium, resets in a step': gymnasium('NextStep'),
   'gymnasium, resets at once': gymnasium('SameStep'),

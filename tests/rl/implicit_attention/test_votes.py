@@ -176,7 +176,7 @@ def test_denominators_near_zero_are_moved_and_counted():
   # The first query is orthogonal to the sum of keys.
   q = jnp.array([[1.0, -1.0], [1.0, 1.0]])
   k = jnp.array([[1.0, 0.0], [0.0, 1.0]])
-  drawn = votes.Implicit(found)(q, k, projection=None)
+  drawn = run(votes.Implicit(found), q, k)
   assert drawn.moved == 1
   expected = 0.5 + np.array([1.0, -1.0]) / 2e-6
   np.testing.assert_allclose(drawn.values, expected, rtol=1e-5)

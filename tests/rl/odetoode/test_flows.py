@@ -237,18 +237,20 @@ def test_equivariance_and_fixed_point(rng):
 
 def test_gated_generator_is_the_sum_over_its_gates(rng):
   d, k, h = 3, 2, 4
-  draw = lambda *shape: jnp.asarray(rng.normal(size=shape))
+  draw = lambda *shape: rng.normal(size=shape)
   weights = (draw(k, d * d + 1, h), draw(k, h, d * d))
-  biases = (draw(k, h), draw(k, d * d))
-  params = generators.GatedParams(draw(k), weights, biases)
+  biases, gates = (draw(k, h), draw(k, d * d)), draw(k)
+  params = generators.GatedParams(
+    *jax.tree.map(jnp.asarray, (gates, weights, biases))
+  )
   w, t = orthogonal(rng, d), 0.3
   expected = np.zeros((d, d))
   for i in range(k):
     inputs = np.append(np.asarray(w).ravel() / np.sqrt(d), t)
     hidden = np.tanh(inputs @ weights[0][i] + biases[0][i])
     f = (hidden @ weights[1][i] + biases[1][i]).reshape(d, d)
-    expected += params.gates[i] * (f - f.T)
-  found = generators.skew_gated(params)(jnp.asarray(t), w)
+    expected += gates[i] * (f - f.T)
+  found = jax.jit(generators.skew_gated(params))(jnp.asarray(t), w)
   np.testing.assert_allclose(found, expected, atol=1e-12)
 
 

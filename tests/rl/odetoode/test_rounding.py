@@ -120,7 +120,7 @@ def test_starts_off_the_group_are_refused():
   run = lambda w, **options: flows.matrix_flow(
     w, lambda t, w: jnp.zeros_like(w), n_steps=2, **options
   )
-  w = manifolds.haar(jax.random.key(1), 5)
+  w = haar(jax.random.key(1), 5)
   np.testing.assert_array_equal(run(w).last, w)
   nan = jnp.full((5, 5), jnp.nan)
   for start in (1.001 * w, w.at[0, 0].add(1e-4), nan, jnp.ones((5, 5))):
