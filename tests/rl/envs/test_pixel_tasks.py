@@ -45,7 +45,9 @@ def test_dodge_moves_as_it_says():
   hits = 0
   for t in range(80):
     action = int(rng.integers(3))
-    after, out = step(state, jnp.int32(action), jax.random.fold_in(KEY, t))
+    after, out = jax.device_get(
+      step(state, np.int32(action), jax.random.fold_in(KEY, t))
+    )
     player = np.clip(float(state.player) + 0.08 * (action - 1), -0.9, 0.9)
     np.testing.assert_allclose(after.player, player, atol=1e-6)
     objects = np.asarray(state.objects, np.float64)

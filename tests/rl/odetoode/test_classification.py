@@ -85,7 +85,7 @@ def finished(pictures, tmp_path_factory):
   trainer = make(pictures, num_models=2, dropout=0.1)
   workdir = tmp_path_factory.mktemp('whole')
   with pytest.MonkeyPatch.context() as patch:
-    # Curves of all metrics are the half of the time; `runtime` has their tests.
+    # Curves of all metrics take half of the time; `runtime` has their tests.
     patch.setattr(pictures_lib, 'curves', lambda *_, **__: None)
     result = train_lib.train(
       workdir=str(workdir), trainer=trainer, loop=config(60), seed=0
