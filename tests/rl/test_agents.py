@@ -13,7 +13,7 @@ import pytest
 import rl
 from rl import learner as learner_lib
 from rl import rollout
-from tests import trees
+from tests import marks, trees
 from tests.rl import agent_cases
 
 KEY = agent_cases.KEY
@@ -65,7 +65,10 @@ def run(name):
   return found
 
 
-@pytest.fixture(params=agent_cases.AGENTS)
+@pytest.fixture(
+  # The one with a memory has all that the other PPO has.
+  params=[*marks.slow('ppo'), *list(agent_cases.AGENTS)[1:]]
+)
 def name(request):
   return request.param
 

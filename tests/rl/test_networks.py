@@ -11,7 +11,7 @@ from flax import linen as nn
 from rl import networks
 from rl.rainbow import networks as rainbow_networks
 from rl.sac import networks as sac_networks
-from tests import marks, trees
+from tests import marks, seeds, trees
 
 KEY = jax.random.key(3)
 
@@ -55,17 +55,20 @@ def test_nature_has_as_many_parameters_as_published():
   ],
 )
 def test_pixels_are_divided_by_255(module, shape, width):
-  pixels = jax.random.randint(KEY, (4, *shape), 0, 256).astype(jnp.uint8)
-  params = _init(module, pixels)
-  features = _apply(module, params, pixels)
+  pixels = seeds.rng(3).integers(0, 256, (4, *shape), np.uint8)
+
+  @jax.jit
+  def run(pixels, *floats):
+    params = module.init(KEY, pixels)
+    apply = functools.partial(module.apply, params)
+    return apply(pixels), jax.vmap(apply)(jnp.stack(floats))
+
+  unscaled = pixels.astype(np.float32)
+  features, (scaled, unscaled) = run(pixels, unscaled / 255, unscaled)
   assert features.shape == (4, width)
   assert features.dtype == jnp.float32
   assert np.std(features) > 0
-  scaled = np.asarray(pixels, np.float32) / 255
-  np.testing.assert_allclose(
-    features, _apply(module, params, jnp.asarray(scaled)), rtol=1e-5, atol=1e-6
-  )
-  unscaled = _apply(module, params, jnp.asarray(255 * scaled))
+  np.testing.assert_allclose(features, scaled, rtol=1e-5, atol=1e-6)
   assert np.abs(features - unscaled).max() > 1e-2
 
 

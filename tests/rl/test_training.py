@@ -79,16 +79,18 @@ def test_agents_differ_and_are_counted_apart(tmp_path):
 
 def test_iterations_in_one_program_are_the_same():
   one, three = (
-    _driven(_trainer(), 6),
-    _driven(_trainer(iterations_per_step=3), 2),
+    _driven(_trainer(2), 6),
+    _driven(_trainer(2, iterations_per_step=3), 2),
   )
   trees.check_same(one, three)
 
 
-@pytest.mark.parametrize('num_agents', [*marks.slow(1), 8])
-def test_devices_share_the_work(num_agents):
+@pytest.mark.parametrize(
+  ('num_agents', 'devices'), [(2, 2), *marks.slow((1, 8), (8, 8))]
+)
+def test_devices_share_the_work(num_agents, devices):
   alone = _driven(_trainer(num_agents), 4)
-  shared = _driven(_trainer(num_agents), 4, devices=8)
+  shared = _driven(_trainer(num_agents), 4, devices=devices)
   close = lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5)
   jax.tree.map(close, alone.learner, shared.learner)
   split = shared.stage.observation.sharding

@@ -115,15 +115,17 @@ CASES = list(
   ('env', 'twin', 'steps'), CASES, ids=lambda x: getattr(x, '__name__', '')
 )
 def test_equations(env, twin, steps):
-  state, first = jax.jit(env.reset)(KEY)
+
+  @jax.jit
+  def run(key):
+    state, first = env.reset(KEY)
+    draw = jax.vmap(env.action_space.sample)
+    actions = draw(jax.random.split(key, steps))
+    step = lambda state, action: env.step(state, action, KEY)
+    return state, first, actions, jax.lax.scan(step, state, actions)[1]
+
+  state, first, actions, got = jax.device_get(run(jax.random.key(5)))
   assert env.observation_space.contains(first)
-  draw = jax.vmap(env.action_space.sample)
-  actions = draw(jax.random.split(jax.random.key(5), steps))
-
-  def step(state, action):
-    return env.step(state, action, KEY)
-
-  _, got = jax.jit(lambda s, a: jax.lax.scan(step, s, a))(state, actions)
   now = tuple(np.asarray(x, np.float64) for x in state)
   for t, action in enumerate(np.asarray(actions, np.float64)):
     now, seen, reward, lost = twin(now, action)

@@ -113,7 +113,7 @@ def rendered(count):
 VIEW = pixels.PixelView(cartpole.CartPoleSwingUp(), pixels.swing_up_scene, 16)
 MOST = np.pi**2 + 6.4 + 0.004 + 1e-4
 CASES = {
-  'scripted': in_jax(env_cases.Scripted(length=5)),
+  'scripted': in_jax(env_cases.Scripted(length=5), slow=True),
   'pendulum': in_jax(pendulum.Pendulum(), -MOST, 0),
   'balance': in_jax(cartpole.CartPoleBalance(), 1, 1),
   'swing up': in_jax(cartpole.CartPoleSwingUp(), 0, 1, slow=True),
@@ -121,7 +121,7 @@ CASES = {
   'dodge': in_jax(dodge.Dodge(size=8), 0, 1, slow=True),
   'road': in_jax(lane_following.LaneFollowing(size=8), slow=True),
   'grid': in_jax(grid_levels.GridLevels(), slow=True),
-  'maze': in_jax(mazes.Maze(), 0, 1),
+  'maze': in_jax(mazes.Maze(), 0, 1, slow=True),
   'coloured maze': in_jax(mazes.Maze(colors=True), 0, 1, slow=True),
   'view': in_jax(VIEW, 0, 1, slow=True),
   'distracted': in_jax(distractions.Distracted(VIEW), 0, 1, slow=True),
@@ -131,7 +131,7 @@ CASES = {
     ),
     slow=True,
   ),
-  'gymnax': Case(gymnax, (1, 1)),
+  'gymnax': Case(gymnax, (1, 1), slow=True),
   'brax': Case(brax, slow=True),
   'gymnasium, resets in a step': gymnasium('NextStep'),
   'gymnasium, resets at once': gymnasium('SameStep'),

@@ -13,18 +13,17 @@ KEY = jax.random.key(3)
 
 def _roll(vector, actions, key=KEY):
   """Steps along actions [t, n]; returns first observation, states, moves."""
-  state, first = vector.reset(jax.random.split(key, vector.num_lanes))
 
   @jax.jit
-  def run(state, actions):
+  def run(key, actions):
     def step(state, action):
       state, move = vector.step(state, action)
       return state, (state, move)
 
-    return jax.lax.scan(step, state, actions)
+    state, first = vector.reset(jax.random.split(key, vector.num_lanes))
+    return first, *jax.lax.scan(step, state, actions)[1]
 
-  _, (states, moves) = run(state, actions)
-  return jax.device_get((first, states, moves))
+  return jax.device_get(run(key, actions))
 
 
 def _twin(env, limit, first, moves, actions):
@@ -114,8 +113,9 @@ def test_a_scan_compiles_once():
       lambda s, _: vector.step(s, jnp.zeros(2)), state, length=4
     )
 
+  reset = jax.jit(vector.reset)
   for seed in range(3):
-    state, _ = vector.reset(jax.random.split(jax.random.key(seed), 2))
+    state, _ = reset(jax.random.split(jax.random.key(seed), 2))
     state, _ = run(state)
     run(state)
   assert len(traces) == 1

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from rl.envs import lanes, mazes
-from tests import seeds
+from tests import marks, seeds
 
 
 def reference(walls, goal):
@@ -80,12 +80,12 @@ def test_drawn_levels_are_as_easy_as_asked():
     assert set(lengths) == set(range(1, int(distance) + 1))
 
 
-@pytest.mark.parametrize('colors', [False, True])
+@pytest.mark.parametrize('colors', [*marks.slow(False), True])
 def test_the_shortest_way_ends_at_the_goal(colors):
   env = mazes.Maze(colors=colors)
-  step = jax.jit(env.step)
+  build, restart, step = map(jax.jit, (env.build, env.restart, env.step))
   for number in range(4):
-    state, shown = env.restart(env.build(jnp.int32(number)))
+    state, shown = restart(build(number))
     assert env.observation_space.contains(shown)
     to_go = reference(np.asarray(state.walls), np.asarray(state.goal))
     for left in range(to_go[tuple(state.agent)], 0, -1):
@@ -94,7 +94,7 @@ def test_the_shortest_way_ends_at_the_goal(colors):
       state, seen = min(nexts, key=lambda n: to_go[tuple(n[0].agent)])
     assert seen.terminated
     assert seen.reward == 1
-    again, shown_again = env.restart(state)
+    again, shown_again = restart(state)
     np.testing.assert_array_equal(shown, shown_again)
     np.testing.assert_array_equal(again.agent, state.start)
 
@@ -110,7 +110,6 @@ def test_colours_are_a_function_of_the_level():
 
 def test_lanes_walk_in_numbered_levels():
   env = lanes.Lanes(mazes.Maze(num_levels=3, start_level=7, max_steps=4), 6)
-  state, _ = env.reset(jax.random.split(seeds.key(3), 6))
 
   def step(state, key):
     action = jax.random.randint(key, (6,), 0, 4)
@@ -118,9 +117,13 @@ def test_lanes_walk_in_numbered_levels():
     return state, (seen.truncated, seen.terminated, state.env.level)
 
   keys = jax.random.split(seeds.key(4), 30)
-  _, (late, ended, level) = jax.jit(lambda s: jax.lax.scan(step, s, keys))(
-    state
-  )
+
+  @jax.jit
+  def run(key):
+    state, _ = env.reset(jax.random.split(key, 6))
+    return jax.lax.scan(step, state, keys)[1]
+
+  late, ended, level = run(seeds.key(3))
   assert late.any()
   assert ended.any()
   assert set(np.asarray(level).ravel()) == {7, 8, 9}

@@ -1,6 +1,7 @@
 """Rules of the dodging, driving and grid tasks, against plain Python."""
 
 import collections
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -13,13 +14,15 @@ KEY = jax.random.key(21)
 road_offset = jax.jit(lane_following.road_offset)
 
 
-def _episodes(env, policy, count, steps):
-  """Returns of `count` episodes of a policy that sees the state."""
+def _episodes(env, policies, count, steps):
+  """Returns of `count` episodes of each policy; they see the state."""
   vector = lanes.Lanes(env, count, auto_reset=False, max_steps=steps)
 
   @jax.jit
-  def run(key):
+  @functools.partial(jax.vmap, in_axes=(0, None))
+  def run(number, key):
     state, _ = vector.reset(jax.random.split(key, count))
+    policy = functools.partial(jax.lax.switch, number, policies)
 
     def step(state, key):
       keys = jax.random.split(key, count)
@@ -30,7 +33,7 @@ def _episodes(env, policy, count, steps):
     _, reward = jax.lax.scan(step, state, jax.random.split(key, steps))
     return reward.sum(0)
 
-  return np.asarray(run(KEY))
+  return np.asarray(run(jnp.arange(len(policies)), KEY))
 
 
 def test_dodge_moves_as_it_says():
@@ -42,7 +45,9 @@ def test_dodge_moves_as_it_says():
   hits = 0
   for t in range(80):
     action = int(rng.integers(3))
-    after, out = step(state, jnp.int32(action), jax.random.fold_in(KEY, t))
+    after, out = jax.device_get(
+      step(state, np.int32(action), jax.random.fold_in(KEY, t))
+    )
     player = np.clip(float(state.player) + 0.08 * (action - 1), -0.9, 0.9)
     np.testing.assert_allclose(after.player, player, atol=1e-6)
     objects = np.asarray(state.objects, np.float64)
@@ -80,8 +85,7 @@ def test_dodging_pays():
     del state
     return jax.random.randint(key, (), 0, 3)
 
-  careful = _episodes(env, dodging, 32, 200)
-  careless = _episodes(env, idle, 32, 200)
+  careful, careless = _episodes(env, (dodging, idle), 32, 200)
   assert careful.mean() > 1.5 * careless.mean(), (careful, careless)
 
 
@@ -118,10 +122,8 @@ def _chase(state, key):
 
 def test_a_lap_gives_a_hundred():
   env = lane_following.LaneFollowing(size=8)
-  good = _episodes(env, _chase, 16, 150)
-  wild = _episodes(
-    env, lambda state, key: jax.random.uniform(key, (1,), minval=-1), 16, 150
-  )
+  steer = lambda state, key: jax.random.uniform(key, (1,), minval=-1)
+  good, wild = _episodes(env, (_chase, steer), 16, 150)
   # 150 steps of 0.04 on a loop of about 2 pi: some 95 percent of it.
   assert good.min() > 75
   assert good.max() < 130

@@ -20,6 +20,9 @@ SPECS = {
   'hadamard': directions.Directions('hadamard', block=4),
 }
 DRAWS = 16_000
+draw_rows = jax.jit(
+  directions.rows, static_argnums=0, static_argnames=('count', 'size')
+)
 
 
 @functools.lru_cache
@@ -78,7 +81,7 @@ def test_rows_of_a_block_are_orthogonal(name):
 
 def test_hadamard_cosines_where_the_block_does_not_divide():
   spec = directions.Directions('hadamard', block=8)
-  rows = np.asarray(directions.rows(spec, KEY, 0, count=8, size=13))
+  rows = np.asarray(draw_rows(spec, KEY, 0, count=8, size=13))
   cosines = np.abs(np.triu(rows @ rows.T / 13, 1))
   assert 0 < cosines.max() <= 8 / (2 * 13)
 
@@ -99,11 +102,11 @@ def test_a_row_depends_on_key_and_index_only(name):
 
 def test_small_size_shrinks_the_block():
   spec = directions.Directions('orthogonal', block=32)
-  rows = np.asarray(directions.rows(spec, KEY, 0, count=4, size=3))
+  rows = np.asarray(draw_rows(spec, KEY, 0, count=4, size=3))
   assert spec.rows_per_block(3) == 2
   assert abs(rows[0] @ rows[1]) < 1e-5
   assert abs(rows[2] @ rows[3]) < 1e-5
-  one = directions.rows(spec, KEY, 0, count=2, size=1)
+  one = draw_rows(spec, KEY, 0, count=2, size=1)
   assert one.shape == (2, 1)
 
 
@@ -114,31 +117,36 @@ def test_small_size_shrinks_the_block():
 def test_weighted_sum_is_the_product_with_all_rows(name):
   spec = SPECS[name]
   weights = jax.random.normal(jax.random.key(5), (11,))
-  rows = np.asarray(directions.rows(spec, KEY, 0, count=16, size=D))[:11]
-  expected = np.asarray(weights, np.float64) @ rows
-  for block in (1, 4, 32):
-    total = directions.weighted_sum(spec, KEY, weights, size=D, block=block)
-    np.testing.assert_allclose(total, expected, atol=1e-5)
-  assert directions.keep(spec, KEY, 11, size=D, block=8) is None
-  kept = directions.keep(spec, KEY, 11, size=D, block=16)
+  add = functools.partial(directions.weighted_sum, spec, KEY, size=D)
+
+  @jax.jit
+  def run(weights):
+    rows = directions.rows(spec, KEY, 0, count=16, size=D)[:11]
+    assert directions.keep(spec, KEY, 11, size=D, block=8) is None
+    kept = directions.keep(spec, KEY, 11, size=D, block=16)
+    totals = [add(weights, block=block) for block in (1, 4, 32)]
+    totals.append(add(weights, kept=kept))
+    # It is the kept ones that are summed.
+    return rows, kept, totals, add(weights, kept=2 * kept)
+
+  rows, kept, totals, double = jax.device_get(run(weights))
   np.testing.assert_array_equal(kept[:11], rows)
-  total = directions.weighted_sum(spec, KEY, weights, size=D, kept=kept)
-  np.testing.assert_allclose(total, expected, atol=1e-5)
-  # It is the kept ones that are summed.
-  total = directions.weighted_sum(spec, KEY, weights, size=D, kept=2 * kept)
-  np.testing.assert_allclose(total, 2 * expected, atol=2e-5)
+  expected = np.asarray(weights, np.float64) @ rows
+  for total in totals:
+    np.testing.assert_allclose(total, expected, atol=1e-5)
+  np.testing.assert_allclose(double, 2 * expected, atol=2e-5)
 
 
 def test_guided_rows_have_the_published_covariance():
   """Times d: alpha I + (1 - alpha) d / k U U^T, arXiv:1806.10230, Eq. 1."""
   alpha, k, size = 0.3, 2, 5
   vectors = jax.random.normal(jax.random.key(6), (k, size))
-  basis = directions.orthonormal_basis(vectors)
+  basis = jax.jit(directions.orthonormal_basis)(vectors)
   np.testing.assert_allclose(basis.T @ basis, np.eye(k), atol=1e-6)
   residual = vectors - vectors @ basis @ basis.T
   np.testing.assert_allclose(residual, 0, atol=1e-5)
   spec = directions.Directions(guide=alpha)
-  rows = directions.rows(spec, KEY, 0, count=40_000, size=size, basis=basis)
+  rows = draw_rows(spec, KEY, 0, count=40_000, size=size, basis=basis)
   rows = np.asarray(rows, np.float64)
   products = (rows[:, :, None] * rows[:, None, :]).reshape(len(rows), -1)
   u = np.asarray(basis, np.float64)

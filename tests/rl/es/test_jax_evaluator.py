@@ -34,16 +34,23 @@ def population(kind='gaussian', mirrored=True):
 KEYS = jax.random.split(jax.random.key(2), PAIRS)
 
 
+_reset, _step = jax.jit(ENV.reset), jax.jit(ENV.step)
+
+
+@jax.jit
+def _act(theta, x):
+  return POLICY.act(POLICY.unravel(theta), (), x)[1]
+
+
 def rollout(theta, key, stats, max_steps, clip):
   """One episode, step by step: return, length, observations."""
-  state, observation = ENV.reset(jax.random.fold_in(key, 0))
+  state, observation = _reset(jax.random.fold_in(key, 0))
   seen, total = [np.asarray(observation, np.float64)], 0.0
   for time in range(max_steps):
-    x = (observation - stats.mean) / np.sqrt(stats.m2 / stats.count)
-    x = np.clip(x, -clip, clip)
-    _, action = POLICY.act(POLICY.unravel(theta), (), jnp.asarray(x))
+    x = (np.asarray(observation) - stats.mean) / np.sqrt(stats.m2 / stats.count)
+    action = _act(theta, np.clip(x, -clip, clip))
     draw = jax.random.fold_in(key, 2 * time + 1)
-    state, step = ENV.step(state, action, draw)
+    state, step = _step(state, action, draw)
     observation = step.observation
     total += float(step.reward)
     seen.append(np.asarray(observation, np.float64))
@@ -57,11 +64,12 @@ def test_against_a_loop():
   pop = population()
   run = jax_evaluator.JaxEvaluator(ENV, POLICY, 2, max_steps=6, clip=2.0)
   found = run.evaluate(pop, KEYS, STATS)
+  stats = jax.device_get(STATS)
   thetas = pop.members(0, count=8)[:, :PAIRS].reshape(10, -1)
   visited, lengths = [], []
   for i, theta in enumerate(thetas):
     runs = [
-      rollout(theta, jax.random.fold_in(KEYS[i % PAIRS], e), STATS, 6, 2.0)
+      rollout(theta, jax.random.fold_in(KEYS[i % PAIRS], e), stats, 6, 2.0)
       for e in range(2)
     ]
     returns, steps, seen = zip(*runs, strict=True)

@@ -8,6 +8,7 @@ import pytest
 
 from rl import es
 from rl.es import estimators
+from tests import marks
 
 
 def bowl(x):
@@ -18,13 +19,15 @@ def bowl(x):
   'method',
   [
     es.Strategy(es.ESConfig(8, 0.05, normalize=False), optax.adam(0.1)),
-    es.Strategy(
-      es.ESConfig(
-        16, 0.05, estimators.Forward(), normalize=False, center_evaluations=1
-      ),
-      optax.adam(0.1),
-    ),
     es.CMAES(0.5),
+    *marks.slow(
+      es.Strategy(
+        es.ESConfig(
+          16, 0.05, estimators.Forward(), normalize=False, center_evaluations=1
+        ),
+        optax.adam(0.1),
+      )
+    ),
   ],
 )
 def test_finds_the_minimum(method):

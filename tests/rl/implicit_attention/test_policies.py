@@ -170,7 +170,7 @@ def test_a_population_plays_without_a_warning():
   with warnings.catch_warnings():
     warnings.simplefilter('error')
     evaluator = jax_evaluator.JaxEvaluator(env=env, policy=agent)
-    theta = jax.vmap(agent.init)(jax.random.split(seeds.key(0), 6))
+    theta = jax.jit(jax.vmap(agent.init))(jax.random.split(seeds.key(0), 6))
     members = population.Listed(theta)
     keys = jax.random.split(seeds.key(1), 6)
     evaluate = jax.jit(lambda m, k: evaluator.evaluate(m, k, None))
@@ -259,19 +259,23 @@ def test_convolutions_are_flax_convolutions():
   front = fronts.Convolutions((4, 3), (3, 3), (2, 1))
   picture = jnp.asarray(seeds.rng(0).uniform(size=(11, 11, 3)), jnp.float32)
   variables = jax.jit(front.init)(seeds.key(0), picture)
-  x = picture
-  for i, stride in enumerate((2, 1)):
-    layer = variables['params'][f'Projection_{i}']
-    x = jax.lax.conv_general_dilated(
-      x[None],
-      layer['kernel'],
-      (stride, stride),
-      'VALID',
-      dimension_numbers=('NHWC', 'HWIO', 'NHWC'),
-    )[0]
-    x = jax.nn.relu(x + layer['bias'])
-  found = front.apply(variables, picture)
-  np.testing.assert_allclose(found, x.ravel(), atol=1e-5)
+
+  @jax.jit
+  def both(variables, x):
+    found = front.apply(variables, x)
+    for i, stride in enumerate((2, 1)):
+      layer = variables['params'][f'Projection_{i}']
+      x = jax.lax.conv_general_dilated(
+        x[None],
+        layer['kernel'],
+        (stride, stride),
+        'VALID',
+        dimension_numbers=('NHWC', 'HWIO', 'NHWC'),
+      )[0]
+      x = jax.nn.relu(x + layer['bias'])
+    return found, x.ravel()
+
+  np.testing.assert_allclose(*both(variables, picture), atol=1e-5)
 
 
 @pytest.mark.slow

@@ -10,7 +10,7 @@ import pytest
 
 from performer import attention
 from rl.implicit_attention import votes
-from tests import seeds
+from tests import marks, seeds
 
 LENGTH, WIDTH = 37, 4
 KERNELS = {
@@ -31,10 +31,16 @@ def favor(kernel, **options):
     return attention.Favor(kernel=kernel, **(options or KERNELS[kernel]))
 
 
+@functools.partial(jax.jit, static_argnums=0)
 def draw(found, seed=0):
   return found.draw(
     jax.random.key(seed), layer=0, step=0, num_heads=1, head_dim=WIDTH
   )
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def run(call, q, k, projection=None):
+  return call(q, k, projection=projection)
 
 
 @pytest.fixture(scope='module')
@@ -65,11 +71,18 @@ def test_exact_votes_are_column_sums(inputs):
   weights = np.exp(q @ k.T / np.sqrt(WIDTH))
   weights /= weights.sum(axis=1, keepdims=True)
   for chunk in (None, 8):
-    found = votes.Exact(chunk)(*inputs)
+    found = run(votes.Exact(chunk), *inputs)
     np.testing.assert_allclose(found.values, weights.sum(axis=0), rtol=1e-5)
 
 
-@pytest.mark.parametrize('kernel', KERNELS)
+@pytest.mark.parametrize(
+  'kernel',
+  [
+    *('softmax_hyp', 'softmax_trig', 'relu'),
+    *marks.slow('softmax_pos', 'softmax_angular'),
+    *marks.slow('softmax_oprf', 'softmax_general'),
+  ],
+)
 def test_implicit_votes_are_those_of_the_dense_matrix(kernel, inputs):
   found = favor(kernel)
   projection = draw(found)
@@ -78,13 +91,13 @@ def test_implicit_votes_are_those_of_the_dense_matrix(kernel, inputs):
   sizes = np.abs(pairs / pairs.sum(axis=1, keepdims=True)).sum(axis=0)
   for chunk in (None, 8):
     make = functools.partial(votes.Implicit, found, chunk=chunk)
-    normal = make()(*inputs, projection=projection)
+    normal = run(make(), *inputs, projection)
     np.testing.assert_allclose(
       normal.values, expected, rtol=1e-3, atol=2e-5 * sizes.max()
     )
     np.testing.assert_allclose(normal.values.sum(), LENGTH, rtol=1e-3)
     assert normal.moved == 0
-    plain = make(normalized=False)(*inputs, projection=projection)
+    plain = run(make(normalized=False), *inputs, projection)
     np.testing.assert_allclose(
       plain.values * np.exp(plain.log_factor),
       pairs.sum(axis=0),
@@ -93,7 +106,9 @@ def test_implicit_votes_are_those_of_the_dense_matrix(kernel, inputs):
     )
 
 
-@pytest.mark.parametrize('kernel', ['softmax_hyp', 'softmax_trig', 'relu'])
+@pytest.mark.parametrize(
+  'kernel', ['softmax_hyp', *marks.slow('softmax_trig'), 'relu']
+)
 def test_gradients_are_those_of_the_dense_matrix(kernel, inputs):
   found = favor(kernel)
   projection = draw(found)
@@ -116,8 +131,10 @@ def test_gradients_are_those_of_the_dense_matrix(kernel, inputs):
     pairs = rows @ features(form.featurize_keys, k).T
     return (pairs / pairs.sum(axis=1, keepdims=True)).sum(axis=0) @ weights
 
-  drawn = jax.grad(by_features, argnums=(0, 1))(*inputs)
-  expected = jax.grad(by_pairs, argnums=(0, 1))(*inputs)
+  drawn, expected = (
+    jax.jit(jax.grad(function, argnums=(0, 1)))(*inputs)
+    for function in (by_features, by_pairs)
+  )
   for ours, theirs in zip(drawn, expected, strict=True):
     scale = np.abs(theirs).max()
     np.testing.assert_allclose(ours / scale, theirs / scale, atol=1e-4)
@@ -125,25 +142,28 @@ def test_gradients_are_those_of_the_dense_matrix(kernel, inputs):
 
 def test_many_features_give_the_exact_votes(inputs):
   small = [x / 2 for x in inputs]
-  expected = votes.Exact()(*small).values
+  expected = run(votes.Exact(), *small).values
   found = favor('softmax_hyp', features=2**14)
   errors = []
   for seed in range(2):
-    drawn = votes.Implicit(found)(*small, projection=draw(found, seed))
+    drawn = run(votes.Implicit(found), *small, draw(found, seed))
     errors.append(np.abs(drawn.values / expected - 1).max())
   assert max(errors) < 0.05
 
 
-@pytest.mark.parametrize('kernel', ['softmax_hyp', 'softmax_angular', 'relu'])
+@pytest.mark.parametrize(
+  'kernel', ['softmax_hyp', *marks.slow('softmax_angular'), 'relu']
+)
 @pytest.mark.parametrize('norm', [1e-3, 30.0])
 def test_votes_are_finite_at_any_norm(kernel, norm, inputs):
   found = favor(kernel)
   scaled = [
-    norm * x / jnp.linalg.norm(x, axis=1, keepdims=True) for x in inputs
+    np.float32(norm) * x / np.linalg.norm(x, axis=1, keepdims=True)
+    for x in map(np.asarray, inputs)
   ]
   for normalized in (True, False):
     call = votes.Implicit(found, normalized)
-    drawn = call(*scaled, projection=draw(found))
+    drawn = run(call, *scaled, draw(found))
     assert np.isfinite(drawn.values).all()
     assert np.isfinite(drawn.log_factor)
     assert (np.asarray(drawn.values) != 0).any()
@@ -156,7 +176,7 @@ def test_denominators_near_zero_are_moved_and_counted():
   # The first query is orthogonal to the sum of keys.
   q = jnp.array([[1.0, -1.0], [1.0, 1.0]])
   k = jnp.array([[1.0, 0.0], [0.0, 1.0]])
-  drawn = votes.Implicit(found)(q, k, projection=None)
+  drawn = run(votes.Implicit(found), q, k)
   assert drawn.moved == 1
   expected = 0.5 + np.array([1.0, -1.0]) / 2e-6
   np.testing.assert_allclose(drawn.values, expected, rtol=1e-5)
@@ -166,9 +186,9 @@ def test_permuted_patches_have_permuted_votes(inputs):
   found = favor('softmax_hyp')
   order = seeds.rng(1).permutation(LENGTH)
   call = votes.Implicit(found)
-  straight = call(*inputs, projection=draw(found)).values
-  permuted = [x[order] for x in inputs]
-  drawn = call(*permuted, projection=draw(found)).values
+  straight = run(call, *inputs, draw(found)).values
+  permuted = [np.asarray(x)[order] for x in inputs]
+  drawn = run(call, *permuted, draw(found)).values
   np.testing.assert_allclose(drawn, straight[order], rtol=1e-4)
 
 
@@ -180,7 +200,7 @@ def test_votes_do_not_depend_on_the_scale_of_a_query_s_features(inputs):
   for normalized in (True, False):
     call = votes.Implicit(found, normalized=normalized)
     plain, scaled = (
-      call(x, k, projection=draw(found)).values for x in (q, scale * q)
+      run(call, x, k, draw(found)).values for x in (q, scale * q)
     )
     same = np.allclose(scaled, plain, rtol=1e-4)
     assert same == normalized
@@ -241,5 +261,6 @@ def test_top_puts_nan_last():
 
 def test_exact_votes_of_half_precision_are_summed_in_float32(inputs):
   q, k = (x.astype(jnp.bfloat16) for x in inputs)
-  expected = votes.Exact()(jnp.float32(q), jnp.float32(k)).values
-  np.testing.assert_allclose(votes.Exact()(q, k).values, expected, rtol=1e-6)
+  exact = functools.partial(run, votes.Exact())
+  expected = exact(*map(np.float32, (q, k))).values
+  np.testing.assert_allclose(exact(q, k).values, expected, rtol=1e-6)

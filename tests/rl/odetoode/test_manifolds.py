@@ -10,7 +10,7 @@ import pytest
 import scipy.linalg
 
 from rl.odetoode import manifolds, retractions, trivialization
-from tests import seeds
+from tests import marks, seeds
 
 # Compiled as a whole: one operation after the other takes far longer.
 haar = jax.jit(manifolds.haar, static_argnums=1)
@@ -85,19 +85,24 @@ def test_guard_takes_the_exact_form_only_beyond_its_limit(rng):
   exact, one = retractions.Exp(), jax.jit(guarded)
   series = jax.jit(retractions.Taylor(2))
   np.testing.assert_array_equal(one(small), series(small))
-  np.testing.assert_allclose(one(large), jax.jit(exact)(large), atol=1e-6)
   both = jnp.stack([small, large])
-  np.testing.assert_allclose(
-    jax.jit(jax.vmap(guarded))(both), jax.jit(jax.vmap(exact))(both), atol=1e-6
-  )
+
+  def values_and_slopes(form):
+    def loss(x):
+      value = form(x)
+      return jnp.sum(value**3), value
+
+    slopes, found = jax.jit(jax.vmap(jax.grad(loss, has_aux=True)))(both)
+    return found, slopes
+
+  found, slopes = values_and_slopes(guarded)
+  expected, steep = values_and_slopes(exact)
+  np.testing.assert_allclose(one(large), expected[1], atol=1e-6)
+  np.testing.assert_allclose(found, expected, atol=1e-6)
+  np.testing.assert_allclose(slopes, steep, rtol=1e-3, atol=1e-4)
   # One comparison for all: no branch is computed in vain.
   text = str(jax.make_jaxpr(jax.vmap(guarded))(both))
   assert 'cond[' in text
-  loss = lambda x: jnp.sum(guarded(x) ** 3)
-  slopes = jax.jit(jax.vmap(jax.grad(loss)))(both)
-  cubes = lambda x: jnp.sum(exact(x) ** 3)
-  expected = jax.jit(jax.vmap(jax.grad(cubes)))(both)
-  np.testing.assert_allclose(slopes, expected, rtol=1e-3, atol=1e-4)
 
 
 def test_large_steps_by_default(rng):
@@ -128,7 +133,7 @@ def test_draws_are_uniform_on_their_manifolds():
       assert 16 < (jnp.linalg.det(draws) > 0).sum() < 48
 
 
-@pytest.mark.parametrize('shape', [(7, 3), (3, 7), (4, 4)])
+@pytest.mark.parametrize('shape', [*marks.slow(((7, 3),)), (3, 7), (4, 4)])
 def test_stiefel_moves(rng, shape):
   with jax.enable_x64(True):
     p = stiefel(jax.random.key(rng.integers(1 << 30)), shape)

@@ -19,7 +19,7 @@ from rl.odetoode import (
   manifolds,
   solvers,
 )
-from tests import seeds
+from tests import marks, seeds
 
 D = 6
 BODIES = {
@@ -69,24 +69,30 @@ def rng():
   return seeds.rng(0)
 
 
-@pytest.mark.parametrize('name', BODIES)
+@pytest.mark.parametrize(
+  'name',
+  [
+    *('iso', 'gated', 'static', 'fixed', 'residual', 'node', 'nanode', 'hyper'),
+    *marks.slow('free', 'dense', 'base_ode'),
+  ],
+)
 def test_bodies(name, rng):
   body = BODIES[name]
   x = rng.normal(size=(3, D)).astype(np.float32)
 
   @jax.jit
   def run(x):
-    variables = jax.jit(body.init)(seeds.key(0), x)
+    variables = body.init(seeds.key(0), x)
     weights, _ = body.apply(variables, method='weights')
-    alone = [body.apply(variables, weights, y, method='advance') for y in x]
+    alone = body.apply(variables, weights, x[1], method='advance')
     path = body.apply(variables, weights, x, method='states')
-    return variables, body.apply(variables, x), jnp.stack(alone), path
+    return variables, body.apply(variables, x), alone, path
 
   variables, (found, aux), alone, path = run(x)
   assert (
     sum(p.size for p in jax.tree.leaves(variables['params'])) == SIZES[name]
   )
-  np.testing.assert_allclose(found, alone, rtol=1e-4, atol=1e-5)
+  np.testing.assert_allclose(found[1], alone, rtol=1e-4, atol=1e-5)
   assert np.abs(found - x).max() > 1e-2
   np.testing.assert_array_equal(path[0], x)
   np.testing.assert_allclose(path[-1], found, rtol=1e-4, atol=1e-5)
@@ -121,7 +127,7 @@ def test_nanode_is_its_polynomial(rng):
   np.testing.assert_allclose(matrices[3], expected, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize('kind', ['nanode', 'hyper', 'node'])
+@pytest.mark.parametrize('kind', ['nanode', *marks.slow('hyper'), 'node'])
 def test_adaptive_solutions_are_limits_of_fixed_ones(kind, rng):
   pytest.importorskip('diffrax')
   make = {
@@ -184,16 +190,22 @@ def make_policy(**kwargs):
 
 def test_policy_is_its_formula(rng):
   policy = make_policy()
-  theta = jax.jit(policy.init)(seeds.key(4))
-  assert theta.shape == (policy.size,)
-  params = jax.jit(policy.params)(theta)
-  assert defect(params['input']) < 1e-5
-  assert defect(params['readout']) < 1e-5
   s = jnp.asarray(rng.normal(size=3), jnp.float32)
-  act = jax.jit(lambda theta, s: policy.act(policy.unravel(theta), (), s))
-  _, action = act(theta, s)
-  x, _ = apply(BODIES['iso'], {'params': params['body']}, params['input'] @ s)
-  expected = np.clip(params['readout'] @ x, -0.5, 0.5)
+
+  @jax.jit
+  def run(key):
+    theta = policy.init(key)
+    params = policy.params(theta)
+    body = {'params': params['body']}
+    x, _ = BODIES['iso'].apply(body, params['input'] @ s)
+    defects = [defect(params[name]) for name in ('input', 'readout')]
+    action = policy.act(policy.unravel(theta), (), s)[1]
+    return theta, action, params['readout'] @ x, jnp.stack(defects)
+
+  theta, action, free, defects = run(seeds.key(4))
+  assert theta.shape == (policy.size,)
+  assert defects.max() < 1e-5
+  expected = np.clip(free, -0.5, 0.5)
   np.testing.assert_allclose(action, expected, rtol=1e-4, atol=1e-6)
   assert isinstance(policy, policies.Policy)
   counts = {b.kind: b.dimension for b in policy.geometry.blocks}
@@ -203,43 +215,43 @@ def test_policy_is_its_formula(rng):
 def test_policies_may_begin_alike(rng):
   """A readout of zero gives the middle of the box; else its scale counts."""
   s = jnp.asarray(rng.normal(size=3), jnp.float32)
-  free = {'constrain_io': False, 'squash': 'tanh'}
+  scales = (1.0, 0.0, 0.25)
+  make = functools.partial(make_policy, constrain_io=False, squash='tanh')
 
-  def begin(scale):
-    policy = make_policy(**free, readout_scale=scale)
+  @jax.jit
+  def begin(key):
+    policy = make()
+    thetas = jnp.stack([make(readout_scale=x).init(key) for x in scales])
+    act = lambda theta: policy.act(policy.unravel(theta), (), s)[1]
+    return jax.vmap(policy.params)(thetas), jax.vmap(act)(thetas)
 
-    @jax.jit
-    def run(key):
-      theta = policy.init(key)
-      return policy.params(theta), policy.act(policy.unravel(theta), (), s)[1]
-
-    return run(seeds.key(5))
-
-  whole, _ = begin(1.0)
-  for scale in (0.0, 0.25):
-    begun, action = begin(scale)
-    expected = whole | {'readout': scale * whole['readout']}
+  found, actions = jax.device_get(begin(seeds.key(5)))
+  for i, scale in enumerate(scales):
+    whole, begun = (jax.tree.map(lambda x, j=j: x[j], found) for j in (0, i))
+    expected = whole | {'readout': np.float32(scale) * whole['readout']}
     jax.tree.map(np.testing.assert_array_equal, begun, expected)
-    assert (jnp.abs(action).max() > 0) == (scale > 0)
+    assert (np.abs(actions[i]).max() > 0) == (scale > 0)
 
 
 @pytest.mark.parametrize('perturb', geometry.PERTURBATIONS)
 def test_members_and_updates(perturb, rng):
   """Members are on the manifold if tangent; theta stays there either way."""
   policy = make_policy(perturb=perturb)
-  theta = jax.jit(policy.init)(seeds.key(4))
   where = policy.geometry
-  tangents = jnp.asarray(
-    0.3 * rng.normal(size=(5, where.size(theta.size))), jnp.float32
-  )
-  members = jax.jit(where.perturb)(theta, tangents)
-  moved = jax.jit(where.step)(theta, tangents[0])
-  parts = jax.jit(jax.vmap(policy.params))(
-    jnp.concatenate([theta[None], moved[None], members])
-  )
-  for name in ('input', 'readout', 'w0'):
-    part = (parts | parts['body'])[name]
-    defects = np.asarray(defect(part))
+  tangents = 0.3 * rng.normal(size=(5, where.size(policy.size)))
+
+  @jax.jit
+  def run(key, tangents):
+    theta = policy.init(key)
+    moved = where.step(theta, tangents[0])
+    members = where.perturb(theta, tangents)
+    parts = jax.vmap(policy.params)(
+      jnp.concatenate([theta[None], moved[None], members])
+    )
+    parts = {**parts, **parts['body']}
+    return [(parts[x], defect(parts[x])) for x in ('input', 'readout', 'w0')]
+
+  for part, defects in run(seeds.key(4), np.float32(tangents)):
     assert (defects[2:].max() < 1e-5) == (perturb == 'tangent')
     assert defects[1] < 1e-5
     assert np.abs(part[1] - part[0]).max() > 1e-3
@@ -248,36 +260,40 @@ def test_members_and_updates(perturb, rng):
 @pytest.mark.parametrize('perturb', geometry.PERTURBATIONS)
 def test_estimates_tend_to_the_riemannian_gradient(perturb, rng):
   key = jax.random.key(int(rng.integers(1 << 30)))
-  draw = lambda key: (manifolds.haar(key, 3), manifolds.stiefel(key, (4, 2)))
-  w, p = jax.jit(draw)(key)
-  c = jax.random.normal(key, (2,))
-  gw, gp = (
-    jnp.asarray(rng.normal(size=shape), jnp.float32)
-    for shape in ((3, 3), (4, 2))
-  )
+  draw = lambda *shape: rng.normal(size=shape).astype(np.float32)
+  w, p = (np.linalg.qr(draw(*shape))[0] for shape in ((3, 3), (4, 2)))
+  c, gw, gp = draw(2), draw(3, 3), draw(4, 2)
   params = {'c': c, 'p': p, 'w0': w}
   where = geometry.Manifold.of(
     params, {'w0': 'orthogonal', 'p': 'stiefel'}, perturb=perturb
   )
-  theta = jnp.concatenate([x.reshape(-1) for x in jax.tree.leaves(params)])
+  theta = np.concatenate([x.ravel() for x in jax.tree.leaves(params)])
+  rate = 1e-3
 
   def objective(theta):
     q = geometry.unflatten(params, theta)
     return jnp.sum(q['w0'] * gw) + jnp.sum(q['p'] * gp) + jnp.sum(q['c'] ** 2)
 
-  gradient = jax.jit(
-    lambda key: evolution.es_gradient(
+  @jax.jit
+  def run(theta):
+    gradient = evolution.es_gradient(
       objective, theta, key, num_pairs=16384, sigma=0.01, geometry=where
     )
-  )(key)
-  rate = 1e-3
-  new = geometry.unflatten(params, jax.jit(where.step)(theta, rate * gradient))
+    new = geometry.unflatten(params, where.step(theta, rate * gradient))
+    turned, moved = (
+      function(*map(jnp.asarray, pair))
+      for function, *pair in (
+        (manifolds.riemannian_gradient, w, gw),
+        (manifolds.stiefel_gradient, p, gp),
+      )
+    )
+    return gradient, new, turned, moved
+
+  gradient, new, omega, moved = jax.device_get(run(theta))
   slope = lambda name: (new[name] - params[name]) / rate
-  scale = 6 * jnp.linalg.norm(gradient) / 128
-  omega = jax.jit(manifolds.riemannian_gradient)(w, gw)
+  scale = 6 * np.linalg.norm(gradient) / 128
   np.testing.assert_allclose(slope('w0'), w @ omega, atol=scale)
-  expected = jax.jit(manifolds.stiefel_gradient)(p, gp)
-  np.testing.assert_allclose(slope('p'), expected, atol=scale)
+  np.testing.assert_allclose(slope('p'), moved, atol=scale)
   np.testing.assert_allclose(slope('c'), 2 * c, atol=scale)
 
 
@@ -289,16 +305,21 @@ def test_strategy_keeps_theta_on_its_manifold():
   )
   algorithm = strategy.Strategy(config, optax.adam(0.1), policy.geometry)
   evaluator = jax_evaluator.JaxEvaluator(env, policy)
-  theta = jax.jit(policy.init)(seeds.key(0))
-  state = algorithm.init(theta, seeds.key(1), (3,))
-  step = jax.jit(lambda s: algorithm.step(s, evaluator))
-  for _ in range(5):
-    state, metrics = step(state)
-  assert np.isfinite(metrics['episode_return'])
-  params = jax.jit(policy.params)(state.theta)
-  assert defect(params['body']['w0']) < 1e-5
-  assert defect(params['input']) < 1e-5
-  assert jnp.abs(state.theta - theta).max() > 0.05
+
+  @jax.jit
+  def run(key):
+    theta = policy.init(key)
+    step = lambda state, _: algorithm.step(state, evaluator)
+    state = algorithm.init(theta, seeds.key(1), (3,))
+    state, metrics = jax.lax.scan(step, state, length=5)
+    params = policy.params(state.theta)
+    defects = defect(params['body']['w0']), defect(params['input'])
+    return metrics, defects, jnp.abs(state.theta - theta).max()
+
+  metrics, defects, moved = run(seeds.key(0))
+  assert np.isfinite(metrics['episode_return']).all()
+  assert max(defects) < 1e-5
+  assert moved > 0.05
 
 
 def test_bad_settings_are_named():
@@ -351,7 +372,7 @@ def test_settings_out_of_range_are_named():
     bodies.ODEtoODE(D, kind='static'),
     baselines.Dense(D, depth=2),
     baselines.NODE(D, hidden=(3,)),
-    baselines.NODE(D, solver=solvers.Adaptive()),
+    *marks.slow(baselines.NODE(D, solver=solvers.Adaptive())),
   ],
 )
 def test_states_keep_half_precision_and_must_fit(body):

@@ -49,14 +49,14 @@ def _reach(network, inputs):
 
   @jax.jit
   def slopes(params):
-    def total(params, read):
-      return jnp.sum(read(network.apply(params, memory, *inputs)) ** 2)
+    def totals(params):
+      out = network.apply(params, memory, *inputs)
+      return jnp.stack([jnp.sum(out.policy.logits**2), jnp.sum(out.value**2)])
 
-    grads = [
-      jax.grad(total)(params, read)
-      for read in (lambda out: out.policy.logits, lambda out: out.value)
+    grads = jax.jacrev(totals)(params)
+    return [
+      jax.tree.map(lambda g, i=i: jnp.abs(g[i]) > 0, grads) for i in (0, 1)
     ]
-    return jax.tree.map(lambda g: jnp.abs(g) > 0, grads)
 
   found = slopes(_init(network, memory, *inputs))
   return tuple(
