@@ -11,8 +11,8 @@ from performer.data import proteins
 from performer.models import transformer
 from runtime import loop, optimizers
 from runtime.devices import mesh as mesh_lib
-from runtime.loop import durations, program
-from tests import experiments, marks, seeds, trees
+from runtime.loop import durations
+from tests import experiments, marks, seeds
 
 LENGTH = 16
 # The kernel that compiles fastest: what is tested here is around it.
@@ -133,26 +133,6 @@ def test_matrices_follow_the_schedule(files, tmp_path):
   assert changed == [3, 6]
 
 
-def test_state_and_place_in_the_data_are_all_that_a_run_goes_on_from(files):
-  model = make_model(dropout=0.2)
-  _, experiment = build(files, model=model, eval_splits=())
-  run = program.Program(experiment)
-
-  def steps(state, first, last):
-    for number in range(first, last):
-      state, _ = run.step(*run.prepare(state, number))
-    return state
-
-  middle = steps(run.init(), 0, 2)
-  kept = jax.tree.map(lambda x: x.copy(), middle)
-  place = experiment.batches.get_state()
-  whole = steps(middle, 2, 4)
-  experiment.batches.set_state(place)
-  trees.check_same(steps(kept, 2, 4), whole)
-  assert whole.step == 4
-
-
-@pytest.mark.slow
 def test_a_resumed_run_is_the_uninterrupted_one(files, tmp_path):
   """Bit for bit; test_processes does the same to killed processes."""
 

@@ -130,7 +130,6 @@ def test_scores_are_those_of_the_logits(finished, pictures):
     np.testing.assert_allclose(found['loss'][index], loss, rtol=1e-4, atol=1e-6)
 
 
-@pytest.mark.slow
 def test_a_run_that_was_stopped_is_the_whole_run(finished, pictures, tmp_path):
   _, whole, workdir = finished
 
