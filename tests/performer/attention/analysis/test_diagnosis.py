@@ -87,8 +87,9 @@ def test_prediction_is_met_on_average_over_draws(kernel):
   favor = cases.favor(kernel, ortho='iid', **options)
   sample = take(6, 0.5, b=1, length=4)[3]
   draws = 20000
-  # Rows of 'iid' are standard normal.
-  w = twin.normal(1, draws, *cases.projection(favor).shape)
+  w = jax.vmap(
+    lambda i: favor.draw(seeds.key(0), layer=i, step=0, num_heads=2, head_dim=D)
+  )(jnp.arange(draws))
   errors = jax.jit(
     lambda w: jax.lax.map(
       lambda w: pair_errors.measured_errors(favor, sample, w),
