@@ -4,7 +4,6 @@ import dataclasses
 import functools
 import hashlib
 import inspect
-import itertools
 import json
 import pathlib
 from collections.abc import Mapping
@@ -60,9 +59,11 @@ def describe(value: Any, path: str = 'settings', known: Any = None) -> Any:
   if isinstance(value, Mapping):
     return _mapping(value, path, known)
   if isinstance(value, (list, tuple)):
-    before = known if isinstance(known, list) else []
-    pairs = zip(value, itertools.chain(before, itertools.repeat(None)))
-    return [describe(v, f'{path}[{i}]', k) for i, (v, k) in enumerate(pairs)]
+    before = iter(known if isinstance(known, list) else ())
+    return [
+      describe(v, f'{path}[{i}]', next(before, None))
+      for i, v in enumerate(value)
+    ]
   if callable(value) and hasattr(value, '__name__'):
     return _function(value, path)
   raise ValueError(
