@@ -19,7 +19,7 @@ _PLAIN = (type(None), bool, int, float, str)
 _FLAX = ('parent', 'name')  # Where a module stands, not what it computes.
 
 
-def describe(value: Any, path: str = 'settings') -> Any:
+def describe(value: Any, path: str = 'settings', known: Any = None) -> Any:
   """Describes settings so that equal descriptions mean equal settings.
 
   Args:
@@ -27,6 +27,8 @@ def describe(value: Any, path: str = 'settings') -> Any:
       (told by name, not by content), dataclasses, Flax modules, named tuples,
       named functions with their free variables, partials, and classes.
     path: where the value stands, for messages.
+    known: an earlier description. Fields of dataclasses that it lacks, since they
+      are newer, are left out where they have their default.
 
   Returns:
     What `json.dumps` accepts.
@@ -48,15 +50,20 @@ def describe(value: Any, path: str = 'settings') -> Any:
     return _array(value)
   if isinstance(value, functools.partial):
     parts = {'partial': value.func, 'args': value.args, **value.keywords}
-    return _mapping(parts, path)
+    return _mapping(parts, path, known)
   if isinstance(value, type):
     return _name(value)
   if dataclasses.is_dataclass(value) or hasattr(value, '_fields'):
-    return {'type': _name(type(value))} | _mapping(_fields(value), path)
+    fields = _mapping(_fields(value, known), path, known)
+    return {'type': _name(type(value))} | fields
   if isinstance(value, Mapping):
-    return _mapping(value, path)
+    return _mapping(value, path, known)
   if isinstance(value, (list, tuple)):
-    return [describe(v, f'{path}[{i}]') for i, v in enumerate(value)]
+    before = iter(known if isinstance(known, list) else ())
+    return [
+      describe(v, f'{path}[{i}]', next(before, None))
+      for i, v in enumerate(value)
+    ]
   if callable(value) and hasattr(value, '__name__'):
     return _function(value, path)
   raise ValueError(
@@ -86,16 +93,36 @@ def _array(value: Any) -> dict[str, Any]:
   }
 
 
-def _fields(value: Any) -> dict[str, Any]:
-  names = getattr(value, '_fields', None)
-  if names is None:
-    names = [f.name for f in dataclasses.fields(value) if f.init]
+def _fields(value: Any, known: Any) -> dict[str, Any]:
+  if hasattr(value, '_fields'):
+    return value._asdict()
   left_out = _FLAX if isinstance(value, nn.Module) else ()
-  return {name: getattr(value, name) for name in names if name not in left_out}
+  return {
+    field.name: getattr(value, field.name)
+    for field in dataclasses.fields(value)
+    if field.init
+    and field.name not in left_out
+    and not _is_new(field, getattr(value, field.name), known)
+  }
 
 
-def _mapping(values: Mapping[Any, Any], path: str) -> dict[str, Any]:
-  return {str(k): describe(v, f'{path}.{k}') for k, v in values.items()}
+def _is_new(field: dataclasses.Field, value: Any, known: Any) -> bool:
+  """Whether an earlier description lacks a field, which has its default."""
+  if not isinstance(known, dict) or field.name in known:
+    return False
+  if field.default is dataclasses.MISSING:
+    return False
+  return describe(value) == describe(field.default)
+
+
+def _mapping(
+  values: Mapping[Any, Any], path: str, known: Any
+) -> dict[str, Any]:
+  known = known if isinstance(known, dict) else {}
+  return {
+    str(k): describe(v, f'{path}.{k}', known.get(str(k)))
+    for k, v in values.items()
+  }
 
 
 def _function(value: Any, path: str) -> Any:
@@ -111,5 +138,5 @@ def _function(value: Any, path: str) -> Any:
     return {'method': name, 'of': describe(owner, path)}
   if getattr(value, '__closure__', None):
     free = inspect.getclosurevars(value).nonlocals
-    return {'function': name} | _mapping(free, path)
+    return {'function': name} | _mapping(free, path, None)
   return name

@@ -119,7 +119,7 @@ class Row:
     study = self.at_scale(recorded.scale)
     changed = bool(recorded.settings) and any(
       recorded.settings.get(arm) not in options
-      for arm, options in _options(study).items()
+      for arm, options in _options(study, recorded.settings).items()
     )
     return changed or (
       bool(recorded.findings) and self._judges_otherwise(recorded)
@@ -136,12 +136,14 @@ class Row:
     return tuple(part.sentence for part in found) != recorded.findings
 
 
-def _options(study: study_lib.Study) -> dict[str, list[Any]]:
-  """Descriptions of the settings that an arm may end with."""
+def _options(
+  study: study_lib.Study, known: Mapping[str, Any]
+) -> dict[str, list[Any]]:
+  """Descriptions of the settings that an arm may end with, beside known ones."""
   trials = study.trials
   return {
     arm: [
-      describing.describe(option)
+      describing.describe(option, known=known.get(arm))
       for option in (trials.options(value).values() if trials else [value])
     ]
     for arm, value in study.arms.items()

@@ -28,6 +28,7 @@ __all__ = [
   'FLOAT',
   'HELD_OUT',
   'INT',
+  'MOST_LISTED',
   'PUBLISHED',
   'TRAINED',
   'Kinds',
@@ -65,7 +66,7 @@ TRAINED = (
 )
 FLOAT, INT, DISCRETE, CATEGORICAL = range(4)
 _NOISES = tuple(bbob.NOISES.values())
-_MOST_LISTED = 8
+MOST_LISTED = 8  # Values of a list, and categories.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -143,7 +144,7 @@ def draw(
   shape = (dimension,)
   chances = jnp.log(jnp.asarray(kinds.chances))
   kind = jax.random.categorical(keys[1], chances, shape=shape)
-  listed = jax.random.randint(keys[2], shape, 2, _MOST_LISTED + 1)
+  listed = jax.random.randint(keys[2], shape, 2, MOST_LISTED + 1)
   share = jax.random.uniform(keys[3], shape)
   whole = jnp.int32(2 * (kinds.most_whole / 2 + 0.5) ** share)
   counts = jnp.where(kind == INT, whole, listed)
@@ -160,8 +161,8 @@ def draw(
 
 def _orders(key: Key[Array, ''], counts: Int[Array, ' d']) -> Int[Array, 'd 8']:
   """Permutations of the first values; the places behind stay there."""
-  ranks = jax.random.uniform(key, (counts.shape[0], _MOST_LISTED))
-  places = jnp.arange(_MOST_LISTED)
+  ranks = jax.random.uniform(key, (counts.shape[0], MOST_LISTED))
+  places = jnp.arange(MOST_LISTED)
   ranks = jnp.where(places < counts[:, None], ranks, 1.0 + places)
   return jnp.argsort(ranks, axis=1)
 
@@ -193,7 +194,7 @@ def objective(
 def _place(problem: Problem, point: Float[Array, ' d']) -> Float[Array, ' d']:
   """A point of the cube in [-5, 5]^d, where values are equally far apart."""
   index = problem.cube.indices(point)
-  row = jnp.minimum(index, _MOST_LISTED - 1)[:, None]
+  row = jnp.minimum(index, MOST_LISTED - 1)[:, None]
   shuffled = jnp.take_along_axis(problem.order, row, axis=1)[:, 0]
   index = jnp.where(problem.kinds == CATEGORICAL, shuffled, index)
   share = index / jnp.maximum(problem.cube.counts - 1, 1)

@@ -258,6 +258,11 @@ class BbobStudies(datasets.StudyData):
     return (*self._algorithms, *bbob_problems.HELD_OUT)
 
   @property
+  def longest_list(self) -> int:
+    """See `datasets.StudyData`."""
+    return bbob_problems.MOST_LISTED
+
+  @property
   def _algorithms(self) -> tuple[str, ...]:
     found = (b.name for b in self.source.algorithms)
     return tuple(name.removeprefix('designer_') for name in found)

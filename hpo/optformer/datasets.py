@@ -45,6 +45,11 @@ class StudyData(indexed.Indexed):
     """Training studies; None if there is no end of them."""
     return None
 
+  @property
+  def longest_list(self) -> int | None:
+    """Values of the longest list of numbers; None if that is not known."""
+    return None
+
   @abc.abstractmethod
   def training_study(self, seed: int) -> Callable[[int], studies.Study]:
     """The training studies of a run, by number, without end.

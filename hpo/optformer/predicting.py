@@ -51,7 +51,7 @@ def predict(
   problem = dataclasses.replace(
     problem, algorithm=problem.algorithm or trained.algorithm
   )
-  study = studies.Study.of(problem, trials)
+  study = trained.told(studies.Study.of(problem, trials))
   order = problem.space.free
   if not order or not points:
     raise ValueError(
@@ -62,10 +62,12 @@ def predict(
     trained, study, order, scale=scale, max_tokens=max_tokens
   )
   seen = views_lib.drawn(
-    trained, problem, read, views, np.random.default_rng(0)
+    trained, study.problem, read, views, np.random.default_rng(0)
   )
-  asked = studies.Study.of(
-    problem, [studies.Trial(point, None, 'PENDING') for point in points]
+  asked = trained.told(
+    studies.Study.of(
+      problem, [studies.Trial(point, None, 'PENDING') for point in points]
+    )
   )
   given = trained.tokenizer.parameters(asked, order)
   found = views_lib.log_probabilities(trained, read, seen, given)

@@ -27,6 +27,7 @@ from hpo.optformer import (
   quantizing,
 )
 from hpo.optformer import trained as trained_lib
+from hpo.optformer import views as views_lib
 from rl import ranges
 
 __all__ = ['Policy', 'Suggestions', 'suggest']
@@ -55,6 +56,9 @@ class Policy:
       `trained.Trained`.
     max_tokens: of the decoder; None: as in training. Longer studies are cut by
       the rule of `histories`.
+    views: of the study, whose forecasts of the candidates are averaged; see
+      `views`. One is published. Eight for 16 candidates take three to four times
+      the CPU time of one for 100.
   """
 
   acquisition: acquisitions.Acquisition = acquisitions.EI()
@@ -65,10 +69,13 @@ class Policy:
   noisy: bool = False
   algorithm: str | None = None
   max_tokens: int | None = None
+  views: int = 1
 
   def __post_init__(self) -> None:
     ranges.check_counts(
-      num_candidates=self.num_candidates, max_tokens=self.max_tokens
+      num_candidates=self.num_candidates,
+      max_tokens=self.max_tokens,
+      views=self.views,
     )
     ranges.check_positive(temperature=self.temperature)
     if self.pending not in histories.FILLINGS:
@@ -129,7 +136,7 @@ def suggest(
   _check(trained, problem, policy, count)
   algorithm = policy.algorithm or trained.algorithm
   problem = dataclasses.replace(problem, algorithm=algorithm)
-  study = studies.Study.of(problem, trials)
+  study = trained.told(studies.Study.of(problem, trials))
   rng = np.random.default_rng(np.asarray(jax.random.key_data(key)).tolist())
   order = problem.space.free
   if policy.permute:
@@ -142,8 +149,9 @@ def suggest(
     room=running + count,
     max_tokens=policy.max_tokens,
   )
-  seen = novelty.Seen(problem.space, order, trained.tokenizer.ids.bins)
-  call = _Call(trained, problem, policy, rng, key, history, seen)
+  told = study.problem
+  seen = novelty.Seen(told.space, order, trained.tokenizer.ids.bins)
+  call = _Call(trained, told, policy, rng, key, history, seen)
   read = call.with_pending(read, study)
   if not policy.noisy:
     seen.add(study.codes)
@@ -295,9 +303,22 @@ class _Call:
     improves = read.best is not None
     score = self.policy.acquisition if improves else acquisitions.Prior()
     logits = found.objective[0] / self.trained.temperature
+    if improves and self.policy.views > 1:
+      logits = self._averaged(found, read)
     best = jnp.int32(read.best or 0)
     found = _score(score, logits, best, self.next_key())
     return np.asarray(found, np.float64)
+
+  def _averaged(
+    self, found: decoding.Candidates, read: histories.Reading
+  ) -> Float[Array, 'n q']:
+    """Logarithms of the forecasts, averaged over views that are drawn anew."""
+    views = views_lib.drawn(
+      self.trained, self.problem, read, self.policy.views, self.rng
+    )
+    given = np.asarray(found.tokens[0, :, : len(read.order)])
+    log_probs = views_lib.log_probabilities(self.trained, read, views, given)
+    return jnp.asarray(log_probs, jnp.float32)
 
   def _codes(
     self, drawn: Int[np.ndarray, 'n k'], order: tuple[int, ...]

@@ -8,7 +8,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import PyTree
 
-from hpo.optformer import models, relative, tokens, vocabulary
+from hpo import spaces, studies
+from hpo.optformer import bbob_problems, models, relative, tokens, vocabulary
 from rl import ranges
 from runtime import packed
 
@@ -40,6 +41,8 @@ class Trained:
     knows_pending: whether it was trained with hidden objectives.
     algorithm: name of the one that it imitates, unless a policy or a study names
       another: whose proposals are best differs from model to model.
+    longest_list: values of the longest list of numbers that it was trained with;
+      None: it reads lists of any length; see `told`.
   """
 
   model: models.OptFormer
@@ -50,6 +53,7 @@ class Trained:
   minimal: bool = True
   knows_pending: bool = False
   algorithm: str = PUBLISHED
+  longest_list: int | None = None
 
   def __post_init__(self) -> None:
     ids = self.tokenizer.ids
@@ -59,6 +63,27 @@ class Trained:
         f'{self.model.first_bin=} {self.model.bins=} {ids}'
       )
     ranges.check_positive(temperature=self.temperature)
+    ranges.check_counts(longest_list=self.longest_list)
+
+  def told(self, study: studies.Study) -> studies.Study:
+    """A study as the model is told it; codes of points stay as they are.
+
+    The tokens of a list are the places of its values. Beyond the longest list of
+    training they mean nothing to the model, so a longer list is told as the whole
+    numbers of these places, which spread over the bins as real parameters do.
+    """
+    if self.longest_list is None:
+      return study
+    space = study.problem.space
+    parameters = tuple(
+      spaces.Int(p.name, 0, len(p.values) - 1)
+      if isinstance(p, spaces.Discrete) and len(p.values) > self.longest_list
+      else p
+      for p in space.parameters
+    )
+    space = dataclasses.replace(space, parameters=parameters)
+    problem = dataclasses.replace(study.problem, space=space)
+    return dataclasses.replace(study, problem=problem)
 
 
 def save(path: str | os.PathLike[str], trained: Trained) -> None:
@@ -90,6 +115,7 @@ def save(path: str | os.PathLike[str], trained: Trained) -> None:
     'minimal': trained.minimal,
     'knows_pending': trained.knows_pending,
     'algorithm': trained.algorithm,
+    'longest_list': trained.longest_list,
   }
   packed.save(path, settings, trained.variables, form=_FORMAT)
 
@@ -112,6 +138,8 @@ def load(path: str | os.PathLike[str]) -> Trained:
     minimal=settings['minimal'],
     knows_pending=settings['knows_pending'],
     algorithm=settings['algorithm'],
+    # Files without it hold models of generated studies.
+    longest_list=settings.get('longest_list', bbob_problems.MOST_LISTED),
   )
 
 

@@ -80,6 +80,7 @@ class OptFormerTrainer:
       state.projections,
       minimal=augmentation.minimal == 1,
       knows_pending=augmentation.pending > 0,
+      longest_list=self.data.longest_list,
     )
 
   @contextlib.contextmanager

@@ -14,6 +14,7 @@ from papers.optformer import methods, peers, searches
 from runtime.record import ledger
 
 RANDOM, PRIOR, EI = 'random', 'OptFormer, prior', 'OptFormer, EI'
+VIEWS = 'OptFormer, EI of eight views'
 GP_UCB = 'GP-UCB, imitated'
 _EXPLAIN = (
   'Seeds are tasks: noisy functions of the five held-out families with 2 to 4 '
@@ -33,6 +34,11 @@ def optformer(
   return methods.OptFormer(
     suggesting.Policy(acquisition, num_candidates, **policy)
   )
+
+
+def averaged() -> methods.OptFormer:
+  """EI of forecasts that are averaged over eight views, of fewer candidates."""
+  return optformer(num_candidates=16, views=8)
 
 
 def compared(

@@ -95,3 +95,17 @@ def test_defaults_are_resolved_and_fit_json():
 def test_what_has_no_description_is_named(value, message):
   with pytest.raises(ValueError, match=message):
     describing.describe(value)
+
+
+def test_a_field_that_is_newer_than_a_description_may_have_its_default():
+  known = describing.describe({'arms': [Outer(), Inner(shape=(3,))]})
+  del known['arms'][0]['inner']['rate'], known['arms'][1]['rate']
+  seen = lambda value: describing.describe({'arms': value}, known=known)
+  assert seen([Outer(), Inner(shape=(3,))]) == known
+  for other in (
+    [Outer(Inner(rate=0.2)), Inner(shape=(3,))],
+    [Outer(), Inner(rate=0.2, shape=(3,))],
+    [Outer(), Inner(shape=(4,))],
+    [Outer(), Inner(shape=(3,)), Inner()],
+  ):
+    assert seen(other) != known

@@ -144,6 +144,14 @@ def test_a_changed_setting_makes_a_row_stale(options, tmp_path):
   )
   assert changed.is_stale(written)
   assert not changed.is_stale(dataclasses.replace(written, settings={}))
+  # Recorded before there was a setting, which has its default.
+  older = {
+    arm: {name: x for name, x in found.items() if name != 'noise'}
+    for arm, found in written.settings.items()
+  }
+  before = dataclasses.replace(written, settings=older)
+  assert not ROW.is_stale(before)
+  assert changed.is_stale(before)
 
 
 def test_power_of_a_recorded_row(options, tmp_path):

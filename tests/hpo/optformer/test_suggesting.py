@@ -11,6 +11,7 @@ import pytest
 from hpo import spaces, studies
 from hpo.optformer import (
   acquisitions,
+  bbob_problems,
   decoding,
   histories,
   predicting,
@@ -18,6 +19,7 @@ from hpo.optformer import (
   suggesting,
   tokens,
   trained,
+  views,
   vocabulary,
 )
 from tests import seeds
@@ -275,13 +277,76 @@ def test_scores_are_those_of_forecasts(made):
   np.testing.assert_allclose(found.scores, expected, rtol=1e-4)
 
 
+def test_scores_are_those_of_forecasts_averaged_over_views(made):
+  space = spaces.Space(cases.MIXED.parameters[:3])
+  problem = dataclasses.replace(
+    MIXED, space=space, algorithm='designer_recursive_gp'
+  )
+  before, key = trials(problem, 5), jax.random.key(3)
+  policy = dataclasses.replace(FIXED, views=3)
+  found = suggesting.suggest(made, problem, before, key, policy=policy)
+  # The views that the call drew.
+  read = histories.reading(made, studies.Study.of(problem, before), space.free)
+  rng = np.random.default_rng(np.asarray(jax.random.key_data(key)).tolist())
+  drawn = views.drawn(made, problem, read, 3, rng)
+  asked = studies.Study.of(
+    problem, [studies.Trial(found.points[0], None, 'PENDING')]
+  )
+  given = made.tokenizer.parameters(asked, space.free)
+  chances = np.exp(views.log_probabilities(made, read, drawn, given)[0])
+  expected = chances @ np.maximum(np.arange(1000) - read.best, 0)
+  np.testing.assert_allclose(found.scores, expected, rtol=1e-4)
+  one = suggesting.suggest(made, problem, before, key, policy=FIXED)
+  assert abs(one.scores[0] - expected) > 1e-3
+  with pytest.raises(ValueError, match='views must be positive'):
+    dataclasses.replace(FIXED, views=0)
+
+
+def test_lists_longer_than_those_of_training_are_told_as_whole_numbers(made):
+  long = spaces.Discrete('long', tuple(2.0**i for i in range(5)))
+  short = spaces.Discrete('short', (1, 3, 4, 9))
+  names = spaces.Categorical('names', tuple('abcdef'))
+  listed = studies.Problem(spaces.Space((long, short, names)), 'MINIMIZE')
+  whole = dataclasses.replace(
+    listed, space=spaces.Space((spaces.Int('long', 0, 4), short, names))
+  )
+  made = dataclasses.replace(made, longest_list=4)
+  before = trials(listed, 6)
+  as_whole = [
+    t._replace(parameters=whole.space.point(listed.space.codes(t.parameters)))
+    for t in before
+  ]
+  points, asked = [], []
+  for problem, known in ((listed, before), (whole, as_whole)):
+    found = suggesting.suggest(
+      made, problem, known, jax.random.key(0), count=3, policy=POLICY
+    )
+    points.append([problem.space.codes(p).tolist() for p in found.points])
+    forecast = predicting.predict(made, problem, known, found.points, views=2)
+    asked.append(forecast.probabilities)
+  assert points[0] == points[1]
+  np.testing.assert_array_equal(*asked)
+  plain = predicting.predict(
+    dataclasses.replace(made, longest_list=None),
+    listed,
+    before,
+    [listed.space.point(np.array(p)) for p in points[0]],
+    views=2,
+  )
+  assert np.abs(plain.probabilities - asked[0]).max() > 1e-6
+
+
 def test_a_file_holds_a_model(made, tmp_path):
-  made = dataclasses.replace(made, temperature=1.3, algorithm='mine')
+  made = dataclasses.replace(
+    made, temperature=1.3, algorithm='mine', longest_list=3
+  )
   trained.save(tmp_path / 'model.msgpack', made)
   again = trained.load(tmp_path / 'model.msgpack')
   assert again.tokenizer == made.tokenizer
   assert again.model == made.model
   assert (again.temperature, again.algorithm) == (1.3, 'mine')
+  assert again.longest_list == 3
+  assert trained.shipped().longest_list == bbob_problems.MOST_LISTED
   before = trials(MIXED, 5)
   one, two = (
     suggesting.suggest(m, MIXED, before, jax.random.key(0), policy=FIXED)
