@@ -234,8 +234,9 @@ def test_training_beats_the_frequencies_and_reports_it(
 def test_attention_maps_are_causal_averages(built, mechanism):
   learner, experiment, state = built
   model = learner.model.clone(attention=mechanism)
+  projections = model.draw_projections(seeds.key(3), 0)
   maps = results.attention_maps(
-    model, state.params, state.projections, next(experiment.batches), length=8
+    model, state.params, projections, next(experiment.batches), length=8
   )
   assert maps.shape == (2, 2, 8, 8)
   np.testing.assert_allclose(maps.sum(-1), 1, rtol=1e-5)
