@@ -155,6 +155,7 @@ def test_values_are_those_of_the_function():
   counts = np.asarray(problems.cube.counts).ravel()
   listed = counts[kinds >= bbob_problems.DISCRETE]
   assert set(listed) == set(range(2, 9))
+  assert DATA.longest_list == listed.max()
   assert counts[kinds == bbob_problems.INT].max() <= 64
   orders = np.sort(problems.order, axis=-1)
   np.testing.assert_array_equal(orders, np.broadcast_to(range(8), orders.shape))

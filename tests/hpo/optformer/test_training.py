@@ -189,6 +189,7 @@ def test_a_run_on_a_mesh_leaves_a_model_and_a_report(tmp_path, capsys):
   made = trainer().trained(result.state)
   assert made.minimal
   assert not made.knows_pending
+  assert made.longest_list is None
 
 
 @pytest.mark.slow
