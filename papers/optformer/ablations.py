@@ -160,7 +160,7 @@ ROWS = (
         EI: optimising.optformer(),
         VIEWS: optimising.averaged(),
       },
-      24,
+      64,
       source=tasks.Bbob(families=bbob_problems.TRAINED, dimensions=(5, 9)),
       trials=50,
     ),
