@@ -49,7 +49,7 @@ TRANSFORM_WIDTH = 1024
 
 # Up to this width sums over a head are products. XLA's CPU compiler gives plain
 # sums to several threads: on 2 cores, votes of 2,304 positions with 16 features
-# then take 1.1 times as long at d = 4 and 1.9 times at d = 16.
+# then take up to 1.1 times as long at d = 4 and up to 1.9 times at d = 16.
 _NARROW = 16
 
 

@@ -35,6 +35,7 @@ def _train(case, steps, workdir, more=()):
 
 @pytest.mark.slow
 @pytest.mark.parametrize('case', list(CASES))
+@pytest.mark.pictures
 def test_a_run_that_was_stopped_is_the_whole_run(case, tmp_path):
   train = lambda steps, workdir: _train(case, steps, workdir)
   rows = experiments.check_resumes(train, tmp_path)
