@@ -80,6 +80,8 @@ class Kinds:
     categorical: of 2 to 8 categories.
     most_whole: whole numbers have from 2 to that many values, most often few:
       the logarithm of their number is uniform.
+    alike: probability that all parameters of a problem are of one type, as in
+      tables of recorded configurations; published: 0.
   """
 
   real: float = 1.0
@@ -87,6 +89,7 @@ class Kinds:
   discrete: float = 1.0
   categorical: float = 1.0
   most_whole: int = 64
+  alike: float = 0.0
 
   def __post_init__(self) -> None:
     chances = self.chances
@@ -95,6 +98,8 @@ class Kinds:
         f'chances must not be negative, and some positive, got {self}'
       )
     ranges.check_counts(least=2, most_whole=self.most_whole)
+    if not 0 <= self.alike <= 1:
+      raise ValueError(f'alike must be in [0, 1], got {self.alike=}')
 
   @property
   def chances(self) -> tuple[float, ...]:
@@ -144,6 +149,8 @@ def draw(
   shape = (dimension,)
   chances = jnp.log(jnp.asarray(kinds.chances))
   kind = jax.random.categorical(keys[1], chances, shape=shape)
+  alike = jax.random.bernoulli(jax.random.fold_in(keys[1], 1), kinds.alike)
+  kind = jnp.where(alike, kind[0], kind)
   listed = jax.random.randint(keys[2], shape, 2, MOST_LISTED + 1)
   share = jax.random.uniform(keys[3], shape)
   whole = jnp.int32(2 * (kinds.most_whole / 2 + 0.5) ** share)

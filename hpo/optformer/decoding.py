@@ -234,7 +234,7 @@ def propose(
   batch, slots = legal.shape
   widths = (legal > 0).sum(axis=1)
   branch = run(prefix, count, slots + 1, method='fork')
-  first = run(prefix.last, bins_only=True, method='logits')
+  first = run(prefix.last, prefix, method='bin_logits')
   logits = jnp.broadcast_to(first[:, None], (batch, count, model.bins))
 
   def write(carry: Any, slot: Array) -> tuple[Any, Array]:
@@ -253,7 +253,7 @@ def propose(
     x, branch = run(
       prefix, branch, ids, projections=projections, method='branch'
     )
-    logits = run(x, bins_only=True, method='logits')
+    logits = run(x, prefix, branch, method='bin_logits')
     is_star = (slot == widths)[:, None, None]
     objective = jnp.where(is_star, logits, objective)
     return (branch, logits, log_probs, objective), token

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
-from hpo.optformer import blocks, places, relative
+from hpo.optformer import blocks, copying, places, relative
 from performer.models import attention as attention_lib
 from performer.models import layers
 from rl import ranges
@@ -34,6 +34,8 @@ class Prefix(NamedTuple):
       before the first.
     legal: numbers of legal tokens of the parameters; None if not needed.
     opened: sum over the last trial, see `places`; None before the first token.
+    ids: of the trials, up to the capacity of the cache; None if not needed.
+    changed: see `copying.changes`; None before the first token.
   """
 
   state: PyTree
@@ -42,6 +44,8 @@ class Prefix(NamedTuple):
   last: Float[Array, 'b e'] | None
   legal: Int[Array, 'b d'] | None
   opened: Float[Array, 'b e'] | None
+  ids: Int[Array, 'b c'] | None = None
+  changed: Float[Array, 'b t'] | None = None
 
 
 class Branch(NamedTuple):
@@ -51,11 +55,13 @@ class Branch(NamedTuple):
     state: of self-attention, stacked over layers.
     step: tokens read beyond the prefix, the same for all.
     opened: sums over their trial; see `Prefix`.
+    changed: of their trial; see `Prefix`.
   """
 
   state: PyTree
   step: Int[Array, '']
   opened: Float[Array, 'b n e']
+  changed: Float[Array, 'b n t'] | None
 
 
 class OptFormer(nn.Module):
@@ -77,6 +83,8 @@ class OptFormer(nn.Module):
       and not at random.
     places: whether tokens are told where they stand in their trial; see
       `places`. Calls then need `legal`.
+    copies: whether earlier trials add to the likelihood of their values; see
+      `copying`. Calls then need `legal`.
     first_trial: its position: the number of tokens before it.
     dropout: rate on embeddings, after each part and in the MLPs; active in calls
       with an rng named 'dropout'.
@@ -102,6 +110,7 @@ class OptFormer(nn.Module):
   tied: bool = False
   fourier: bool = False
   places: bool = False
+  copies: bool = False
   first_trial: int = 1
   dropout: float = 0.0
   dtype: Any = jnp.float32
@@ -156,6 +165,8 @@ class OptFormer(nn.Module):
     self.drop = nn.Dropout(self.dropout)
     if self.places:
       self.place_codes = places.Places(self.width, self.first_trial)
+    if self.copies:
+      self.copy_scores = copying.Copies()
     if self._takes_bias:
       self.encoder_bias = relative.Bias(self.num_heads, causal=False)
       self.decoder_bias = relative.Bias(self.num_heads, causal=True)
@@ -220,7 +231,7 @@ class OptFormer(nn.Module):
       metadata: text of the problems; id 0 fills up.
       tokens: trials.
       legal: numbers of legal tokens of the parameters, 0 beyond them; a model
-        with `places` needs them, others do not look at them.
+        with `places` or `copies` needs them, others do not look at them.
       projections: of `draw_projections`.
     """
     memory, mask = self.encode(metadata, projections=projections)
@@ -232,7 +243,14 @@ class OptFormer(nn.Module):
     positions = jnp.arange(tokens.shape[1])[None]
     x, _ = self._embed_trials(tokens, positions, legal)
     x, _ = self.decoder(x, context, own, None)
-    return self.logits(self._drop(self.decoder_norm(x)))
+    x = self._drop(self.decoder_norm(x))
+    logits = self.logits(x)
+    if not self.copies:
+      return logits
+    read = self._sheet(tokens, legal)
+    at = jnp.broadcast_to(positions, tokens.shape) - self.first_trial
+    changed = copying.changes(read, tokens, at)
+    return self._with_copies(logits, x, copying.look_back(read, at, changed))
 
   def encode(
     self,
@@ -284,11 +302,12 @@ class OptFormer(nn.Module):
       shape = (self.num_layers, batch, capacity, self.num_heads, self.head_dim)
       zeros = jnp.zeros(shape, self.dtype)
       state = relative.KV(zeros, zeros)
+    ids = jnp.zeros((batch, capacity), jnp.int32) if self.copies else None
     return self._read(
       tokens,
       lengths,
       blocks.Context(memory=memory, memory_mask=mask),
-      Prefix(state, None, jnp.zeros(batch, jnp.int32), None, legal, None),
+      Prefix(state, None, jnp.zeros(batch, jnp.int32), None, legal, None, ids),
       projections,
     )
 
@@ -331,29 +350,44 @@ class OptFormer(nn.Module):
     own = blocks.PerLayer(projections[1], projections[2], None, cross)
     x, sums = self._embed_trials(tokens, positions, prefix.legal, prefix.opened)
     x, (state, made) = self.decoder(x, context, own, prefix.state)
-    last, opened = (
-      jnp.take_along_axis(rows, lengths[:, None, None] - 1, axis=1)[:, 0]
-      for rows in (x, sums)
+    ids, changed = prefix.ids, None
+    if self.copies:
+      ids = ids.at[jnp.arange(len(ids))[:, None], positions].set(tokens)
+      read, at = self._sheet(ids, prefix.legal), positions - self.first_trial
+      changed = copying.changes(read, tokens, at, prefix.changed)
+    last, opened, changed = jax.tree.map(
+      lambda rows: jnp.take_along_axis(
+        rows, lengths[:, None, None] - 1, axis=1
+      )[:, 0],
+      (x, sums, changed),
     )
-    cross = made if cross is None else cross
-    last = self.decoder_norm(last)
-    return Prefix(state, cross, before + lengths, last, prefix.legal, opened)
+    return Prefix(
+      state,
+      made if cross is None else cross,
+      before + lengths,
+      self.decoder_norm(last),
+      prefix.legal,
+      opened,
+      ids,
+      changed,
+    )
 
   def fork(self, prefix: Prefix, count: int, room: int) -> Branch:
-    """Branches of a prefix that have read nothing more.
+    """Branches of a prefix that have read nothing more; each may end its trial.
 
     Args:
       prefix: with b studies.
       count: n, branches of each study.
       room: tokens that each will read, at most.
     """
-    opened = jnp.repeat(prefix.opened[:, None], count, axis=1)
+    repeat = lambda x: jnp.repeat(x[:, None], count, axis=1)
+    own = jax.tree.map(repeat, (prefix.opened, prefix.changed))
     if not self._takes_bias:
       state = jax.tree.map(lambda x: jnp.repeat(x, count, axis=1), prefix.state)
-      return Branch(state, jnp.int32(0), opened)
+      return Branch(state, jnp.int32(0), *own)
     shape = (self.num_layers, prefix.lengths.shape[0], count, room)
     zeros = jnp.zeros((*shape, self.num_heads, self.head_dim), self.dtype)
-    return Branch(relative.KV(zeros, zeros), jnp.int32(0), opened)
+    return Branch(relative.KV(zeros, zeros), jnp.int32(0), *own)
 
   def branch(
     self,
@@ -390,7 +424,15 @@ class OptFormer(nn.Module):
       tokens[..., None], position[:, None, None], legal, branch.opened
     )
     x, (state, _) = self.decoder(x[:, :, 0], context, own, branch.state)
-    branch = Branch(state, branch.step + 1, sums[:, :, 0])
+    changed = None
+    if self.copies:
+      # Each branch is a sequence of one token here, too.
+      at = (position - self.first_trial)[:, None]
+      read = self._sheet(prefix.ids, prefix.legal)
+      read_on = lambda ids, opened: copying.changes(read, ids, at, opened)
+      changed = jax.vmap(read_on, 1, 1)(tokens[..., None], branch.changed)
+      changed = changed[:, :, 0]
+    branch = Branch(state, branch.step + 1, sums[:, :, 0], changed)
     return self.decoder_norm(x), branch
 
   def _branch_keys(self, prefix: Prefix, branch: Branch) -> relative.Keys:
@@ -405,6 +447,46 @@ class OptFormer(nn.Module):
       start=branch.step,
       prefix_bias=to_prefix,
     )
+
+  def bin_logits(
+    self, x: Float[Array, '*n e'], prefix: Prefix, branch: Branch | None = None
+  ) -> Float[Array, '*n q']:
+    """Logits of the Q bins as the next token.
+
+    Args:
+      x: activations at the end of the prefix, [b, e], or of each of its branches,
+        [b, n, e].
+      prefix: of `start` or `extend`.
+      branch: of `fork` or `branch`; None: `x` belongs to the prefix itself.
+    """
+    logits = self.logits(x, bins_only=True)
+    if not self.copies:
+      return logits
+    at = prefix.lengths - self.first_trial - 1
+    read = self._sheet(prefix.ids, prefix.legal)
+    if branch is None:
+      past = copying.look_back(read, at[:, None], prefix.changed[:, None])
+      return self._with_copies(logits[:, None], x[:, None], past)[:, 0]
+    at = jnp.broadcast_to((at + branch.step)[:, None], x.shape[:2])
+    past = copying.look_back(read, at, branch.changed)
+    return self._with_copies(logits, x, past)
+
+  def _sheet(
+    self, ids: Int[Array, 'b l'], legal: Int[Array, 'b d']
+  ) -> copying.Sheet:
+    bins = self.first_bin, self.bins
+    return copying.sheet(ids[:, self.first_trial :], legal, bins)
+
+  def _with_copies(
+    self,
+    logits: Float[Array, 'b p v'],
+    x: Float[Array, 'b p e'],
+    past: copying.Past,
+  ) -> Float[Array, 'b p v']:
+    first = 0 if logits.shape[-1] == self.trial_size else self.first_bin
+    columns = past.ids - first
+    usable = past.usable & (past.ids >= self.first_bin)
+    return copying.add(logits, self.copy_scores(x, past), columns, usable)
 
   def logits(
     self, x: Float[Array, '*n e'], *, bins_only: bool = False
@@ -433,9 +515,9 @@ class OptFormer(nn.Module):
     """Embeddings; and sums over trials, see `places`."""
     x = self.trials[ids].astype(self.dtype)
     sums = jnp.zeros_like(x)
+    if (self.places or self.copies) and legal is None:
+      raise ValueError('a model with places or copies needs `legal`, got None')
     if self.places:
-      if legal is None:
-        raise ValueError('a model with places needs `legal`, got None')
       x, sums = self.place_codes(x, positions, legal, opened)
     return self._positioned(x, positions), sums
 

@@ -16,7 +16,7 @@ from jaxtyping import Array, Bool, Float, Int
 from hpo.optformer import blocks, tokens
 from performer.models import attention as attention_lib
 
-__all__ = ['Places', 'legal_counts']
+__all__ = ['Places', 'legal_counts', 'running_sums']
 
 _PARAMETERS = 32  # That are told apart.
 _SLOTS = _PARAMETERS + 4  # And `*`, the objective, `|`, and what stands before.
@@ -96,10 +96,7 @@ class Places(nn.Module):
     )
     parts = x * self.signs[kind].astype(x.dtype)
     parts = jnp.where((kind < _PARAMETERS)[..., None], parts, 0)
-    if opened is not None:
-      goes_on = (slot != 0) & (place >= 0)
-      parts = parts.at[..., 0, :].add(jnp.where(goes_on[..., :1], opened, 0))
-    sums = _running_sums(parts, slot == 0)
+    sums = running_sums(parts, slot == 0, opened)
     return x + sums + codes.astype(x.dtype), sums
 
 
@@ -107,11 +104,22 @@ def _signs(key: Array, shape: tuple[int, int]) -> Float[Array, 's e']:
   return jax.random.rademacher(key, shape, jnp.float32)
 
 
-def _running_sums(
-  parts: Float[Array, '*b l e'], begins: Bool[Array, '*#b l']
+def running_sums(
+  parts: Float[Array, '*b l e'],
+  begins: Bool[Array, '*#b l'],
+  opened: Float[Array, '*b e'] | None = None,
 ) -> Float[Array, '*b l e']:
-  """Sums from the last beginning on, without the rounding of differences."""
+  """Sums from the last beginning on, without the rounding of differences.
+
+  Args:
+    parts: to be summed.
+    begins: where a sum begins anew.
+    opened: the sum that goes on, unless the first part begins one; None: zeros.
+  """
   begins = jnp.broadcast_to(begins, parts.shape[:-1])[..., None]
+  if opened is not None:
+    goes_on = jnp.where(begins[..., 0, :], 0, opened)
+    parts = parts.at[..., 0, :].add(goes_on)
 
   def join(a: tuple[Array, Array], b: tuple[Array, Array]) -> tuple:
     return jnp.where(b[1], b[0], a[0] + b[0]), a[1] | b[1]

@@ -27,6 +27,7 @@ def make(
   tied: bool = False,
   fourier: bool = False,
   places: bool = False,
+  copies: bool = False,
   dropout: float = 0.0,
   dtype: Any = jnp.float32,
   remat: bool = False,
@@ -40,6 +41,7 @@ def make(
     tied: output layer and table of trials are one.
     fourier: rows of bins start as Fourier features.
     places: tokens are told where they stand in their trial.
+    copies: earlier trials add to the likelihood of their values.
     dropout: rate.
     dtype: of activations.
     remat: recompute layers in the backward pass.
@@ -65,6 +67,7 @@ def make(
     tied=tied,
     fourier=fourier,
     places=places,
+    copies=copies,
     first_trial=len(ids.start),
     dropout=dropout,
     dtype=dtype,

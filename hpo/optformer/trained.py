@@ -23,7 +23,7 @@ PUBLISHED = 'designer_recursive_gp'  # The algorithm that the paper imitates.
 _RECORDED = (
   *('text_size', 'trial_size', 'width', 'num_layers', 'num_heads', 'head_dim'),
   *('d_ff', 'first_bin', 'bins', 'shared', 'tied', 'fourier'),
-  *('places', 'first_trial'),
+  *('places', 'copies', 'first_trial'),
 )
 
 

@@ -1,0 +1,167 @@
+"""Copies of earlier trials: against counting, and the same with caches as without."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import linen as nn
+
+from hpo.optformer import copying, presets, relative, vocabulary
+from tests import seeds
+
+LEGAL = np.array([[1000, 7, 5, 0], [3, 1000, 0, 0]], np.int32)
+COUNTS = (3, 2)
+BINS = (8, 1000)
+LENGTH = 43
+
+
+@functools.cache
+def sequences():
+  """Two sequences of trials whose values often repeat, and some unknown gains."""
+  rng = seeds.rng(0)
+  ids = rng.integers(0, 8, (2, LENGTH))
+  for i, count in enumerate(COUNTS):
+    slot = np.arange(LENGTH) % (count + 3)
+    drawn = rng.integers(8, 11, LENGTH)
+    gains = rng.choice([3, 9, 200, 201, 1007], LENGTH)
+    ids[i] = np.where(slot < count, drawn, ids[i])
+    ids[i] = np.where(slot == count + 1, gains, ids[i])
+  return ids.astype(np.int32)
+
+
+@functools.cache
+def found():
+  """Changes, and earlier trials, at all places."""
+  ids = jnp.asarray(sequences())
+  read = copying.sheet(ids, jnp.asarray(LEGAL), BINS)
+  at = jnp.broadcast_to(jnp.arange(LENGTH), ids.shape)
+  changed = copying.changes(read, ids, at)
+  return read, changed, copying.look_back(read, at, changed)
+
+
+def trials(i):
+  """Parameters and gains of the trials of a sequence, as far as there are."""
+  width = COUNTS[i] + 3
+  row = sequences()[i]
+  parts = [row[at : at + width] for at in range(0, LENGTH, width)]
+  gain = lambda part: part[-2] - 8 if part[-2] >= 8 else -1
+  return [
+    (part[: width - 3], gain(part) if len(part) == width else None)
+    for part in parts
+  ]
+
+
+@pytest.mark.parametrize('i', [0, 1])
+def test_earlier_trials_are_those_of_counting(i):
+  _, _, past = found()
+  facts = np.asarray(past.facts[i])
+  rows = trials(i)
+  for at in range(LENGTH - 1):
+    trial, slot = divmod(at + 1, COUNTS[i] + 3)
+    assert past.usable[i, at].sum() == (trial if slot < COUNTS[i] else 0)
+    if slot >= COUNTS[i]:
+      continue
+    begun = rows[trial][0][:slot]
+    for t in range(trial):
+      values, gain = rows[t]
+      assert past.ids[i, at, t] == values[slot]
+      changes = (values[:slot] != begun).sum()
+      expected = [changes == 0, changes == 1, changes > 1, gain >= 0]
+      numbers = [trial - 1 - t]
+      for window in (trial, 8, 16, 24, 32):
+        latest = range(max(trial - window, 0), trial)
+        numbers += [sum((rows[u][1], -u) > (gain, -t) for u in latest)]
+      for number in numbers:
+        expected += [number / 16, np.log1p(number), number == 0]
+      np.testing.assert_allclose(facts[at, t], expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize('cut', [1, 8, 20])
+def test_changes_go_on_where_they_were_cut(cut):
+  read, whole, _ = found()
+  ids, at = read.ids, jnp.tile(jnp.arange(LENGTH), (2, 1))
+  first = copying.changes(read, ids[:, :cut], at[:, :cut])
+  second = copying.changes(read, ids[:, cut:], at[:, cut:], first[:, -1])
+  np.testing.assert_array_equal(jnp.hstack([first, second]), whole)
+
+
+def test_likelihoods_are_sums_of_words_and_copies():
+  rng = seeds.rng(1)
+  logits = rng.normal(size=(2, 3, 6)) * 4
+  scores = rng.normal(size=(2, 3, 5)) * 4
+  columns = rng.integers(0, 6, (2, 3, 5))
+  usable = rng.uniform(size=(2, 3, 5)) < 0.6
+  usable[0, 0] = False
+  where = jnp.asarray(columns), jnp.asarray(usable)
+  scores[~usable] = 1e4  # Whatever it is, it counts nothing.
+  mass = np.exp(logits)
+  for place in zip(*np.nonzero(usable), strict=True):
+    mass[*place[:2], columns[place]] += np.exp(scores[place])
+  inputs = jnp.float32(logits), jnp.float32(scores)
+  shift = 700.0  # Far beyond what float32 exponentials hold.
+  for move in (0.0, shift, -shift):
+    moved = copying.add(*(x + move for x in inputs), *where)
+    np.testing.assert_allclose(moved - move, np.log(mass), atol=1e-4)
+
+  def loss(logits, scores):
+    return copying.add(logits, scores, *where)[..., 2].sum()
+
+  by_logits, by_scores = jax.grad(loss, (0, 1))(*inputs)
+  share = np.where(usable & (columns == 2), np.exp(scores), 0) / mass[..., 2:3]
+  np.testing.assert_allclose(by_scores, share, atol=1e-5)
+  expected = np.exp(logits[..., 2]) / mass[..., 2]
+  np.testing.assert_allclose(by_logits[..., 2], expected, rtol=1e-4)
+
+
+def copied_model(seed):
+  """A model whose copies count much, and its variables."""
+  model = presets.make(vocabulary.Compact(), 'tiny', places=True, copies=True)
+  ids = jnp.ones((1, 2), jnp.int32)
+  init = jax.jit(functools.partial(model.init, jax.random.key(seed)))
+  variables = nn.unbox(init(ids, ids, legal=ids))
+  variables['params']['copy_scores']['rare'] = jnp.float32(4.0)
+  return model, variables
+
+
+def test_caches_know_copies():
+  model, variables = copied_model(0)
+  metadata = jnp.asarray(seeds.rng(2).integers(1, 400, (2, 12)), jnp.int32)
+  legal = jnp.asarray(LEGAL)
+  ids = jnp.asarray(np.hstack([np.full((2, 1), 7, np.int32), sequences()]))
+  full = jax.jit(model.apply)(variables, metadata, ids, legal=legal)[..., 8:]
+  plain = model.clone(copies=False)
+  plain = jax.jit(plain.apply)(variables, metadata, ids, legal=legal)[..., 8:]
+  assert np.abs(full - plain)[:, 20:].max() > 1
+  # What is read first ends within trials; then comes the rest of these.
+  lengths = jnp.array([10, 13])
+
+  @jax.jit
+  def cached(variables):
+    prefix = model.apply(
+      variables,
+      metadata,
+      ids[:, :13],
+      lengths,
+      capacity=48,
+      legal=legal,
+      method='start',
+    )
+    rows = jnp.arange(2)[:, None]
+    more = ids[rows, lengths[:, None] + jnp.arange(3)]
+    three = jnp.array([3, 3])
+    prefix = model.apply(variables, prefix, more, three, method='extend')
+    branching = model.clone(attention=relative.Branches(model.attention))
+    run = functools.partial(branching.apply, variables)
+    branch = run(prefix, 2, 4, method='fork')
+    found = [run(prefix.last, prefix, method='bin_logits')]
+    for place in range(3, 7):
+      following = jnp.repeat(ids[rows, lengths[:, None] + place], 2, axis=1)
+      x, branch = run(prefix, branch, following, method='branch')
+      found.append(run(x, prefix, branch, method='bin_logits')[:, 1])
+    return found
+
+  rows = np.arange(2)
+  for place, logits in enumerate(cached(variables), 2):
+    np.testing.assert_allclose(logits, full[rows, lengths + place], atol=1e-4)
