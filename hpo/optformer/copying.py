@@ -156,7 +156,7 @@ class Copies(nn.Module):
     hidden = nn.gelu(nn.Dense(_HIDDEN, name='facts_in')(past.facts))
     keys = nn.Dense(_KEYS, name='facts_out')(hidden)
     queries = nn.Dense(_KEYS, name='queries')(x.astype(jnp.float32))
-    rare = self.param('rare', nn.initializers.constant(_RARE), ())
+    rare = self.param('rare', nn.initializers.constant(_RARE), (1,))
     return rare + jnp.einsum('bpk,bptk->bpt', queries, keys) / _KEYS**0.5
 
 

@@ -121,7 +121,7 @@ def copied_model(seed):
   ids = jnp.ones((1, 2), jnp.int32)
   init = jax.jit(functools.partial(model.init, jax.random.key(seed)))
   variables = nn.unbox(init(ids, ids, legal=ids))
-  variables['params']['copy_scores']['rare'] = jnp.float32(4.0)
+  variables['params']['copy_scores']['rare'] = jnp.array([4.0])
   return model, variables
 
 
