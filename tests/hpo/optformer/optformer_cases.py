@@ -1,8 +1,13 @@
-"""Studies that several tests read."""
+"""Studies that several tests read, and how a model reads with caches."""
 
+import functools
+
+import jax
+import jax.numpy as jnp
 import numpy as np
 
 from hpo import spaces, studies
+from hpo.optformer import relative
 
 # The study of Table 1 of arXiv:2205.13320, as far as it is printed.
 PAPER = studies.Study.of(
@@ -45,3 +50,48 @@ def study(rng, space=MIXED, count=12, **problem):
     rng.normal(size=count),
     np.zeros(count, np.int8),
   )
+
+
+def cached_logits(model, variables, metadata, ids, legal, lengths, *, steps):
+  """Logits of bins after a history, three tokens more, and `steps` in branches.
+
+  Args:
+    model: reads.
+    variables: its parameters.
+    metadata: text, [b, s].
+    ids: of trials, [b, l].
+    legal: numbers of legal tokens, [b, d].
+    lengths: of the histories, [b].
+    steps: tokens that two branches of each study read, the same ones.
+
+  Returns:
+    [b, 1 + steps, q], from the position `lengths` + 2 on.
+  """
+  longest, lengths = max(lengths), jnp.asarray(lengths)
+  rows = jnp.arange(len(ids))[:, None]
+  after = lambda count: ids[rows, lengths[:, None] + jnp.arange(count)]
+  branching = model.clone(attention=relative.Branches(model.attention))
+
+  @jax.jit
+  def read(variables):
+    run = functools.partial(branching.apply, variables)
+    prefix = model.apply(
+      variables,
+      metadata,
+      ids[:, :longest],
+      lengths,
+      capacity=ids.shape[1],
+      legal=legal,
+      method='start',
+    )
+    three = jnp.full(len(ids), 3)
+    prefix = model.apply(variables, prefix, after(3), three, method='extend')
+    branch = run(prefix, 2, steps, method='fork')
+    found = [run(prefix.last, prefix, method='bin_logits')]
+    for token in after(3 + steps).T[3:]:
+      both = jnp.stack([token, token], axis=1)
+      x, branch = run(prefix, branch, both, method='branch')
+      found.append(run(x, prefix, branch, method='bin_logits')[:, 1])
+    return jnp.stack(found, axis=1)
+
+  return read(variables)

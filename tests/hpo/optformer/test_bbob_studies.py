@@ -59,6 +59,21 @@ def test_studies_are_functions_of_seed_and_number():
     assert tokens.is_usable(study)
 
 
+def test_a_share_of_problems_has_one_type():
+  def share(alike):
+    kinds = bbob_problems.Kinds(1.0, 1.0, 1.0, 1.0, alike=alike)
+    keys = jax.random.split(seeds.key(0), 2000)
+    draw = lambda key: bbob_problems.draw(key, 4, (0, 1), kinds).kinds
+    drawn = np.asarray(jax.jit(jax.vmap(draw))(keys))
+    return (drawn == drawn[:, :1]).all(axis=1).mean()
+
+  by_chance = 4**-3
+  assert share(1.0) == 1.0
+  # Five standard errors of 2,000 draws, at most.
+  assert abs(share(0.0) - by_chance) < 0.015
+  assert abs(share(0.3) - (0.3 + 0.7 * by_chance)) < 0.055
+
+
 def test_unfit_studies_are_drawn_anew(monkeypatch):
   fit = lambda study: study.values[0] < study.values[1]
   monkeypatch.setattr(tokens, 'is_usable', fit)
@@ -206,5 +221,7 @@ def test_splits():
     dataclasses.replace(SOURCE, dimensions=())
   with pytest.raises(ValueError, match='chances'):
     bbob_problems.Kinds(real=-1.0)
+  with pytest.raises(ValueError, match='alike must be in'):
+    bbob_problems.Kinds(alike=1.5)
   with pytest.raises(ValueError, match='share'):
     disguises.Disguise(2.0)

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 from flax import linen as nn
 
-from hpo.optformer import copying, presets, relative, vocabulary
+from hpo.optformer import copying, presets, vocabulary
 from tests import seeds
+from tests.hpo.optformer import optformer_cases as cases
 
 LEGAL = np.array([[1000, 7, 5, 0], [3, 1000, 0, 0]], np.int32)
 COUNTS = (3, 2)
@@ -135,33 +136,10 @@ def test_caches_know_copies():
   plain = jax.jit(plain.apply)(variables, metadata, ids, legal=legal)[..., 8:]
   assert np.abs(full - plain)[:, 20:].max() > 1
   # What is read first ends within trials; then comes the rest of these.
-  lengths = jnp.array([10, 13])
-
-  @jax.jit
-  def cached(variables):
-    prefix = model.apply(
-      variables,
-      metadata,
-      ids[:, :13],
-      lengths,
-      capacity=48,
-      legal=legal,
-      method='start',
-    )
-    rows = jnp.arange(2)[:, None]
-    more = ids[rows, lengths[:, None] + jnp.arange(3)]
-    three = jnp.array([3, 3])
-    prefix = model.apply(variables, prefix, more, three, method='extend')
-    branching = model.clone(attention=relative.Branches(model.attention))
-    run = functools.partial(branching.apply, variables)
-    branch = run(prefix, 2, 4, method='fork')
-    found = [run(prefix.last, prefix, method='bin_logits')]
-    for place in range(3, 7):
-      following = jnp.repeat(ids[rows, lengths[:, None] + place], 2, axis=1)
-      x, branch = run(prefix, branch, following, method='branch')
-      found.append(run(x, prefix, branch, method='bin_logits')[:, 1])
-    return found
-
-  rows = np.arange(2)
-  for place, logits in enumerate(cached(variables), 2):
-    np.testing.assert_allclose(logits, full[rows, lengths + place], atol=1e-4)
+  lengths = np.array([10, 13])
+  found = cases.cached_logits(
+    model, variables, metadata, ids, legal, lengths, steps=4
+  )
+  places = lengths[:, None] + 2 + np.arange(5)
+  expected = full[np.arange(2)[:, None], places]
+  np.testing.assert_allclose(found, expected, atol=1e-4)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from flax import linen as nn
 
-from hpo.optformer import learner, places, presets, relative, tokens, vocabulary
+from hpo.optformer import learner, places, presets, tokens, vocabulary
 from tests import seeds
 from tests.hpo.optformer import optformer_cases as cases
 
@@ -110,38 +110,14 @@ def test_caches_know_places():
   ids = jnp.asarray(rng.integers(0, 1008, (2, 24)), jnp.int32)
   init = jax.jit(functools.partial(model.init, jax.random.key(0)))
   variables = nn.unbox(init(metadata, ids, legal=LEGAL))
-  full = jax.jit(model.apply)(variables, metadata, ids, legal=LEGAL)
-  lengths = jnp.array([14, 9])
-
-  @jax.jit
-  def cached(variables):
-    prefix = model.apply(
-      variables,
-      metadata,
-      ids[:, :14],
-      lengths,
-      capacity=32,
-      legal=LEGAL,
-      method='start',
-    )
-    rows = jnp.arange(2)[:, None]
-    more = ids[rows, lengths[:, None] + jnp.arange(3)]
-    three = jnp.array([3, 3])
-    prefix = model.apply(variables, prefix, more, three, method='extend')
-    branching = model.clone(attention=relative.Branches(model.attention))
-    branch = branching.apply(variables, prefix, 2, 3, method='fork')
-    found = [prefix.last]
-    for place in range(3, 6):
-      following = jnp.repeat(ids[rows, lengths[:, None] + place], 2, axis=1)
-      x, branch = branching.apply(
-        variables, prefix, branch, following, method='branch'
-      )
-      found.append(x[:, 1])
-    return [model.apply(variables, x, method='logits') for x in found]
-
-  rows = np.arange(2)
-  for place, logits in enumerate(cached(variables), 2):
-    np.testing.assert_allclose(logits, full[rows, lengths + place], atol=1e-4)
+  full = jax.jit(model.apply)(variables, metadata, ids, legal=LEGAL)[..., 8:]
+  lengths = np.array([14, 9])
+  found = cases.cached_logits(
+    model, variables, metadata, ids, LEGAL, lengths, steps=3
+  )
+  places = lengths[:, None] + 2 + np.arange(4)
+  expected = full[np.arange(2)[:, None], places]
+  np.testing.assert_allclose(found, expected, atol=1e-4)
   with pytest.raises(ValueError, match='needs `legal`'):
     model.apply(variables, metadata, ids)
 
