@@ -35,7 +35,7 @@ class Optimizer:
   Args:
     trained: the model, such as `trained.load(path)`.
     problem: the objective and its space.
-    policy: how points are chosen.
+    policy: how points are chosen; None: `suggesting.usual`.
     seed: of all draws, 0..2**32-1.
     trials: that were made before, such as those of an interrupted run; points
       of the pending ones count as running.
@@ -49,7 +49,7 @@ class Optimizer:
     trained: trained_lib.Trained,
     problem: studies.Problem,
     *,
-    policy: suggesting.Policy = suggesting.Policy(),
+    policy: suggesting.Policy | None = None,
     seed: int = 0,
     trials: Iterable[studies.Trial] = (),
   ) -> None:

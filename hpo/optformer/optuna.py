@@ -44,7 +44,7 @@ class OptFormerSampler:
 
   Args:
     trained: the model.
-    policy: how points are chosen.
+    policy: how points are chosen; None: `suggesting.usual`.
     seed: of all draws; None: of the operating system.
 
   Raises:
@@ -55,7 +55,7 @@ class OptFormerSampler:
     self,
     trained: trained_lib.Trained,
     *,
-    policy: suggesting.Policy = suggesting.Policy(),
+    policy: suggesting.Policy | None = None,
     seed: int | None = None,
   ) -> None:
     if seed is not None:

@@ -40,7 +40,7 @@ class PolicyFactory:
 
   Args:
     model: the model.
-    policy: how points are chosen.
+    policy: how points are chosen; None: `suggesting.usual`.
     seed: of all draws.
   """
 
@@ -48,7 +48,7 @@ class PolicyFactory:
     self,
     model: trained.Trained,
     *,
-    policy: suggesting.Policy = suggesting.Policy(),
+    policy: suggesting.Policy | None = None,
     seed: int = 0,
   ) -> None:
     self._model, self._policy, self._seed = model, policy, seed
@@ -82,7 +82,7 @@ def serve(
   host: str = 'localhost',
   port: int = _PORT,
   database: pathlib.Path | None = None,
-  policy: suggesting.Policy = suggesting.Policy(),
+  policy: suggesting.Policy | None = None,
 ) -> Any:
   """Starts a server in threads of this process.
 
@@ -91,7 +91,7 @@ def serve(
     host: to listen at.
     port: of the host.
     database: file that keeps the studies; None: they are lost at the end.
-    policy: how points are chosen.
+    policy: how points are chosen; None: `suggesting.usual`.
 
   Returns:
     A `vizier.service.servers.DefaultVizierServer`.

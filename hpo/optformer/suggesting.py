@@ -30,11 +30,12 @@ from hpo.optformer import trained as trained_lib
 from hpo.optformer import views as views_lib
 from rl import ranges
 
-__all__ = ['Policy', 'Suggestions', 'suggest']
+__all__ = ['Policy', 'Suggestions', 'suggest', 'usual']
 
 # Where all candidates repeat earlier points, others are drawn at this many
 # times the temperature, and then uniformly.
 _HOT = 1.5
+_MANY = 5  # Parameters, from which on one view of them is a poor one.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -84,6 +85,17 @@ class Policy:
       )
 
 
+def usual(space: spaces.Space) -> Policy:
+  """The policy of all interfaces to which none is given.
+
+  The published one; from five free parameters on, expected improvement by eight
+  views of the study (row `choice-of-views`).
+  """
+  if len(space.free) < _MANY:
+    return Policy()
+  return Policy(num_candidates=16, views=8)
+
+
 class Suggestions(NamedTuple):
   """The next points.
 
@@ -111,7 +123,7 @@ def suggest(
   key: Key[Array, ''],
   *,
   count: int = 1,
-  policy: Policy = Policy(),
+  policy: Policy | None = None,
   history: decoding.History | None = None,
 ) -> Suggestions:
   """Suggests points to try next.
@@ -123,7 +135,7 @@ def suggest(
     key: of all draws.
     count: points wanted; they differ from one another, and from earlier points
       unless the policy is noisy, as long as the space has other points.
-    policy: how to choose.
+    policy: how to choose; None: see `usual`.
     history: of the last call for this study, to save time; never needed.
 
   Returns:
@@ -133,6 +145,7 @@ def suggest(
     ValueError: a trial is not legal, nothing is free, or the policy asks for
       tokens that the model does not know.
   """
+  policy = usual(problem.space) if policy is None else policy
   _check(trained, problem, policy, count)
   algorithm = policy.algorithm or trained.algorithm
   problem = dataclasses.replace(problem, algorithm=algorithm)

@@ -36,7 +36,7 @@ class OptFormerDesigner:
   Args:
     problem: Vizier's problem statement.
     trained: the model.
-    policy: how points are chosen.
+    policy: how points are chosen; None: `suggesting.usual`.
     seed: of all draws, 0..2**32-1.
 
   Raises:
@@ -48,7 +48,7 @@ class OptFormerDesigner:
     problem: Any,
     trained: trained_lib.Trained,
     *,
-    policy: suggesting.Policy = suggesting.Policy(),
+    policy: suggesting.Policy | None = None,
     seed: int = 0,
   ) -> None:
     algorithms = optional.load('vizier.algorithms', extra='vizier')

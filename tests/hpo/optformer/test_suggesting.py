@@ -302,6 +302,23 @@ def test_scores_are_those_of_forecasts_averaged_over_views(made):
     dataclasses.replace(FIXED, views=0)
 
 
+def test_many_parameters_are_seen_in_eight_views_by_default(made):
+  four = spaces.Space((*cases.MIXED.parameters[:4], cases.MIXED.parameters[-1]))
+  assert suggesting.usual(four) == suggesting.Policy()
+  assert suggesting.Policy().views == 1
+  usual = suggesting.usual(cases.MIXED)
+  assert (usual.views, usual.acquisition) == (8, acquisitions.EI())
+  problem = dataclasses.replace(MIXED, space=cases.MIXED)
+  before, key = trials(problem, 3), jax.random.key(0)
+  found, expected, other = (
+    suggesting.suggest(made, problem, before, key, policy=policy)
+    for policy in (None, usual, dataclasses.replace(usual, views=1))
+  )
+  assert found.points == expected.points
+  assert found.scores == expected.scores
+  assert found.scores != other.scores
+
+
 def test_lists_longer_than_those_of_training_are_told_as_whole_numbers(made):
   long = spaces.Discrete('long', tuple(2.0**i for i in range(5)))
   short = spaces.Discrete('short', (1, 3, 4, 9))
