@@ -54,13 +54,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     names = [name for name in data.splits if name not in bbob_problems.HELD_OUT]
     validation = [s for name in names for s in data.evaluation_studies(name)]
   known = sorted({study.problem.algorithm for study in validation})
-  if options.algorithm not in known:
-    raise ValueError(
-      f'--algorithm must be one that the run learnt, {known}, '
-      f'got {options.algorithm!r}'
-    )
+  model = dataclasses.replace(
+    model, algorithm=options.algorithm, algorithms=tuple(known)
+  )
   model = calibrating.fitted(model, validation)
-  model = dataclasses.replace(model, algorithm=options.algorithm)
   options.output.parent.mkdir(parents=True, exist_ok=True)
   trained.save(options.output, model)
   size = options.output.stat().st_size / 2**20

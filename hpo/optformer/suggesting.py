@@ -143,7 +143,7 @@ def suggest(
 
   Raises:
     ValueError: a trial is not legal, nothing is free, or the policy asks for
-      tokens that the model does not know.
+      tokens or an algorithm that the model does not know.
   """
   policy = usual(problem.space) if policy is None else policy
   _check(trained, problem, policy, count)
@@ -188,6 +188,7 @@ def _check(
   count: int,
 ) -> None:
   ranges.check_counts(count=count)
+  trained.check_algorithm(policy.algorithm or trained.algorithm)
   if policy.pending == 'token' and not trained.knows_pending:
     raise ValueError(
       "pending='token' needs a model that was trained with hidden objectives"

@@ -43,6 +43,7 @@ class Trained:
       another: whose proposals are best differs from model to model.
     longest_list: values of the longest list of numbers that it was trained with;
       None: it reads lists of any length; see `told`.
+    algorithms: names of those that it was trained to imitate; None: not recorded.
   """
 
   model: models.OptFormer
@@ -54,6 +55,7 @@ class Trained:
   knows_pending: bool = False
   algorithm: str = PUBLISHED
   longest_list: int | None = None
+  algorithms: tuple[str, ...] | None = None
 
   def __post_init__(self) -> None:
     ids = self.tokenizer.ids
@@ -64,6 +66,19 @@ class Trained:
       )
     ranges.check_positive(temperature=self.temperature)
     ranges.check_counts(longest_list=self.longest_list)
+    self.check_algorithm(self.algorithm)
+
+  def check_algorithm(self, name: str) -> None:
+    """Refuses an algorithm that the model was not trained to imitate.
+
+    Raises:
+      ValueError: the model is known not to know the name.
+    """
+    if self.algorithms is not None and name not in self.algorithms:
+      raise ValueError(
+        f'the algorithm must be one that the model imitates, {self.algorithms}, '
+        f'got {name!r}'
+      )
 
   def told(self, study: studies.Study) -> studies.Study:
     """A study as the model is told it; codes of points stay as they are.
@@ -116,6 +131,7 @@ def save(path: str | os.PathLike[str], trained: Trained) -> None:
     'knows_pending': trained.knows_pending,
     'algorithm': trained.algorithm,
     'longest_list': trained.longest_list,
+    'algorithms': trained.algorithms,
   }
   packed.save(path, settings, trained.variables, form=_FORMAT)
 
@@ -127,6 +143,7 @@ def load(path: str | os.PathLike[str]) -> Trained:
     ValueError: the file is not one of `save`, or of another format.
   """
   settings, variables = packed.load(path, form=_FORMAT)
+  known = settings.get('algorithms')
   words = vocabulary.Compact(
     settings['model']['bins'], tuple(settings['pieces'])
   )
@@ -138,7 +155,9 @@ def load(path: str | os.PathLike[str]) -> Trained:
     minimal=settings['minimal'],
     knows_pending=settings['knows_pending'],
     algorithm=settings['algorithm'],
-    longest_list=settings.get('longest_list'),  # Newer than the format.
+    # Newer than the format.
+    longest_list=settings.get('longest_list'),
+    algorithms=known and tuple(known),
   )
 
 

@@ -25,3 +25,4 @@ def test_a_run_is_packed_with_its_own_algorithm(tmp_path, capsys):
   assert 'fitted to' in capsys.readouterr().out
   found = trained.load(tmp_path / 'model.msgpack')
   assert found.algorithm == 'designer_hill_climb'
+  assert 'designer_random_search' in found.algorithms

@@ -355,7 +355,11 @@ def test_lists_longer_than_those_of_training_are_told_as_whole_numbers(made):
 
 def test_a_file_holds_a_model(made, tmp_path):
   made = dataclasses.replace(
-    made, temperature=1.3, algorithm='mine', longest_list=3
+    made,
+    temperature=1.3,
+    algorithm='mine',
+    longest_list=3,
+    algorithms=('mine', 'other'),
   )
   trained.save(tmp_path / 'model.msgpack', made)
   again = trained.load(tmp_path / 'model.msgpack')
@@ -363,6 +367,7 @@ def test_a_file_holds_a_model(made, tmp_path):
   assert again.model == made.model
   assert (again.temperature, again.algorithm) == (1.3, 'mine')
   assert again.longest_list == 3
+  assert again.algorithms == ('mine', 'other')
   assert trained.shipped().longest_list == bbob_problems.MOST_LISTED
   before = trials(MIXED, 5)
   one, two = (
@@ -370,6 +375,11 @@ def test_a_file_holds_a_model(made, tmp_path):
     for m in (made, again)
   )
   assert one.points == two.points
+  policy = dataclasses.replace(FIXED, algorithm='nobody')
+  with pytest.raises(ValueError, match=r"'mine', 'other'.*got 'nobody'"):
+    suggesting.suggest(again, MIXED, [], jax.random.key(0), policy=policy)
+  with pytest.raises(ValueError, match="got 'designer'"):
+    dataclasses.replace(again, algorithm='designer')
 
 
 def test_the_algorithm_is_that_of_the_model_unless_a_policy_names_one(made):
