@@ -235,7 +235,7 @@ def _study(
 
 @dataclasses.dataclass(frozen=True)
 class BbobStudies(datasets.StudyData):
-  """Generated studies without end, and splits to judge a model by.
+  """Generated studies, without end or a number, and splits to judge a model by.
 
   There is a split for each algorithm, with other instances of the families of
   training, and one for each family that is held out, with all algorithms in
@@ -244,13 +244,20 @@ class BbobStudies(datasets.StudyData):
   Attributes:
     source: makes the studies.
     eval_studies: of each split.
+    limit: training studies, which come again and again; None: no end of them.
   """
 
   source: Source = dataclasses.field(default_factory=Source)
   eval_studies: int = 64
+  limit: int | None = None
 
   def __post_init__(self) -> None:
-    ranges.check_counts(eval_studies=self.eval_studies)
+    ranges.check_counts(eval_studies=self.eval_studies, limit=self.limit)
+
+  @property
+  def num_studies(self) -> int | None:
+    """See `datasets.StudyData`."""
+    return self.limit
 
   @property
   def splits(self) -> tuple[str, ...]:
@@ -269,7 +276,8 @@ class BbobStudies(datasets.StudyData):
 
   def training_study(self, seed: int) -> Callable[[int], studies.Study]:
     """See `datasets.StudyData`."""
-    return functools.partial(self.source.study, seed)
+    study = functools.partial(self.source.study, seed)
+    return study if self.limit is None else lambda n: study(n % self.limit)
 
   def evaluation_studies(self, split: str) -> Sequence[studies.Study]:
     """See `datasets.StudyData`."""

@@ -23,6 +23,7 @@ from hpo.optformer import (
 )
 from papers import describing, rows
 from papers.optformer import (
+  amounts,
   costs,
   curves,
   imitation,
@@ -329,6 +330,41 @@ def test_curves_of_imitation_are_judged():
     study, dict.fromkeys(study.arms, 0.8) | {'reg_evo, imitated': 0.6}
   )
   assert planted.verdict(row, other) == 'fails'
+
+
+def _trained(losses):
+  """Records of models with these last losses, by arm."""
+  found = {}
+  for i, (arm, loss) in enumerate(losses.items()):
+    found[arm] = [
+      {
+        'objectives': np.array([7.0, x]),
+        'parameters': np.array([3.0, x - 4]),
+        'step': np.array([0, 600]),
+      }
+      for x in planted.noisy(loss, 0.01, i, seeds=3)
+    ]
+  study = amounts.ROWS[0].at_scale('tiny')
+  return planted.results(study, found, seeds=3)
+
+
+def test_amounts_of_data_are_judged():
+  (row,) = amounts.ROWS
+  arms = tuple(row.at_scale('tiny').arms)
+  found = _trained(dict(zip(arms, (6.5, 6.2, 6.0), strict=True)))
+  assert planted.verdict(row, found) == 'holds'
+  found = _trained(dict(zip(arms, (6.5, 6.0, 6.2), strict=True)))
+  assert planted.verdict(row, found) == 'fails'
+
+
+@pytest.mark.slow
+def test_models_are_trained_on_amounts_of_data():
+  tiny = amounts.Setting(8, steps=60, records=2, size='tiny', judged=4)
+  found = amounts.run(tiny, seed=0)
+  assert found['step'].tolist() == [30, 60]
+  assert found['objectives'][-1] < found['objectives'][0]
+  again = amounts.run(tiny, seed=0)
+  np.testing.assert_array_equal(again['parameters'], found['parameters'])
 
 
 def _imitated(right, wrong=40.0):

@@ -59,6 +59,17 @@ def test_studies_are_functions_of_seed_and_number():
     assert tokens.is_usable(study)
 
 
+def test_a_number_of_studies_comes_again_and_again():
+  few = dataclasses.replace(DATA, limit=4)
+  assert (few.num_studies, DATA.num_studies) == (4, None)
+  study, endless = few.training_study(1), DATA.training_study(1)
+  for number in (0, 3, 4, 9):
+    assert same(study(number), endless(number % 4))
+  assert not same(endless(4), endless(0))
+  with pytest.raises(ValueError, match='limit must be positive'):
+    dataclasses.replace(DATA, limit=0)
+
+
 def test_a_share_of_problems_has_one_type():
   def share(alike):
     kinds = bbob_problems.Kinds(1.0, 1.0, 1.0, 1.0, alike=alike)
