@@ -65,7 +65,7 @@ def sheet(
 
   Args:
     ids: from the first trial on, filled up with anything.
-    legal: numbers of legal tokens of the parameters, 0 beyond them.
+    legal: codes of the legal tokens of the parameters, 0 beyond them.
     bins: (id of bin 0, Q).
   """
   counts = (legal > 0).sum(axis=1, keepdims=True)

@@ -20,7 +20,7 @@ import numpy as np
 from flax import linen as nn
 from jaxtyping import Array, Float, Int, Key, PyTree
 
-from hpo.optformer import models, relative
+from hpo.optformer import legality, models, relative
 
 __all__ = [
   'Candidates',
@@ -57,7 +57,7 @@ class History(NamedTuple):
   Attributes:
     metadata: ids of the texts.
     tokens: ids that have been read.
-    legal: numbers of legal tokens of the parameters.
+    legal: codes of the legal tokens of the parameters.
     capacity: positions of the cache.
     prefix: the state of the model.
   """
@@ -136,7 +136,7 @@ def advance(
     variables: its parameters.
     metadata: ids of the texts.
     tokens: ids of the histories.
-    legal: numbers of legal tokens of the parameters, 0 beyond them.
+    legal: codes of the legal tokens of the parameters, 0 beyond them.
     projections: random matrices.
     history: read before; None: nothing.
 
@@ -217,8 +217,8 @@ def propose(
     model: the model.
     variables: its parameters.
     prefix: histories, each up to the `|` of its last trial.
-    legal: number of legal tokens of each parameter; 0 beyond the parameters of
-      the study, at the end.
+    legal: code of the legal tokens of each parameter, see `legality`; 0 beyond
+      the parameters of the study, at the end.
     given: parameters that are not to be drawn, at least 0; None: all are drawn.
     keys: of each study.
     star: id of `*`.
@@ -265,11 +265,11 @@ def propose(
 
 
 def _among(
-  logits: Float[Array, 'b n q'], counts: Int[Array, ' b']
+  logits: Float[Array, 'b n q'], codes: Int[Array, ' b']
 ) -> Float[Array, 'b n q']:
-  """Logits with all but the first bins hidden, at least one of which stays."""
-  is_legal = jnp.arange(logits.shape[-1]) < jnp.maximum(counts, 1)[:, None]
-  return jnp.where(is_legal[:, None], logits, -jnp.inf)
+  """Logits with all but the legal bins hidden, at least one of which stays."""
+  allowed = legality.is_legal(jnp.maximum(codes, 1), logits.shape[-1])
+  return jnp.where(allowed[:, None], logits, -jnp.inf)
 
 
 def _drawn(

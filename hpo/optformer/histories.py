@@ -155,9 +155,8 @@ def reading(
   bins = quantizing.quantize(scale.to_scaled(known), maker.ids.bins)
   kept = done.take(kept_rows(done.gains, max(most - room, most // 2)))
   parameters = tuple(study.problem.space.parameters[i] for i in order)
-  counts = quantizing.legal_counts(parameters, maker.ids.bins)
   legal = np.zeros(decoding.bucket(len(order)), np.int32)
-  legal[: len(order)] = counts
+  legal[: len(order)] = maker.legal(parameters)
   return Reading(
     order,
     legal,

@@ -16,7 +16,14 @@ from flax import linen as nn
 from jaxtyping import Array, Float, Int, PyTree
 
 from hpo import studies
-from hpo.optformer import models, places, quantizing, relative, tokens
+from hpo.optformer import (
+  legality,
+  models,
+  places,
+  quantizing,
+  relative,
+  tokens,
+)
 from hpo.optformer import trained as trained_lib
 from hpo.optformer.behaviours import floors
 
@@ -114,11 +121,11 @@ def _token_losses(
     variables,
     batch['metadata'],
     batch['tokens'],
-    legal=places.legal_counts(batch, model.first_trial),
+    legal=places.legal_codes(batch, model.first_trial),
     projections=projections,
   )
   end = model.first_bin + model.bins
-  legal = jnp.arange(model.bins) < batch['legal'][..., None]
+  legal = legality.is_legal(batch['legal'], model.bins)
   logits = jnp.where(legal, logits[..., model.first_bin : end], relative.HIDDEN)
   # Other targets than parameters are looked up anywhere, and left out.
   rows = jnp.clip(batch['targets'] - model.first_bin, 0, model.bins - 1)

@@ -18,7 +18,7 @@ from clu import metrics as clu_metrics
 from flax import linen as nn
 from jaxtyping import Array, Float, Int, PyTree
 
-from hpo.optformer import models, places, relative, tokens
+from hpo.optformer import legality, models, places, relative, tokens
 from performer import learner as learner_lib
 from performer import objective
 from rl import ranges
@@ -96,8 +96,10 @@ def _among_legal(
   logits: Float[Array, 'b l v'], batch: Batch, bins: tuple[int, int]
 ) -> Float[Array, 'b l v']:
   """Logits with those hidden that a parameter cannot have."""
-  token = jnp.arange(logits.shape[-1]) - bins[0]
-  is_legal = (token >= 0) & (token < batch['legal'][..., None])
+  first, count = bins
+  beside = first, logits.shape[-1] - first - count
+  is_legal = legality.is_legal(batch['legal'], count)
+  is_legal = jnp.pad(is_legal, ((0, 0), (0, 0), beside))
   is_free = (batch['slots'] != tokens.PARAMETER)[..., None]
   return jnp.where(is_legal | is_free, logits, relative.HIDDEN)
 
@@ -180,7 +182,7 @@ class Learner:
       {'params': params},
       batch['metadata'],
       batch['tokens'],
-      legal=places.legal_counts(batch, self.model.first_trial),
+      legal=places.legal_codes(batch, self.model.first_trial),
       projections=projections,
       rngs={} if dropout_key is None else {'dropout': dropout_key},
     )

@@ -32,7 +32,8 @@ class Prefix(NamedTuple):
     lengths: tokens read.
     last: activations at the last token, which predict the next one; None
       before the first.
-    legal: numbers of legal tokens of the parameters; None if not needed.
+    legal: codes of the legal tokens of the parameters, see `legality`; None if
+      not needed.
     opened: sum over the last trial, see `places`; None before the first token.
     ids: of the trials, up to the capacity of the cache; None if not needed.
     changed: see `copying.changes`; None before the first token.
@@ -230,7 +231,7 @@ class OptFormer(nn.Module):
     Args:
       metadata: text of the problems; id 0 fills up.
       tokens: trials.
-      legal: numbers of legal tokens of the parameters, 0 beyond them; a model
+      legal: codes of the legal tokens of the parameters, 0 beyond them; a model
         with `places` or `copies` needs them, others do not look at them.
       projections: of `draw_projections`.
     """
@@ -518,7 +519,8 @@ class OptFormer(nn.Module):
     if (self.places or self.copies) and legal is None:
       raise ValueError('a model with places or copies needs `legal`, got None')
     if self.places:
-      x, sums = self.place_codes(x, positions, legal, opened)
+      sizes = jnp.minimum(legal, self.bins)
+      x, sums = self.place_codes(x, positions, sizes, opened)
     return self._positioned(x, positions), sums
 
   def _positioned(

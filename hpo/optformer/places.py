@@ -16,7 +16,7 @@ from jaxtyping import Array, Bool, Float, Int
 from hpo.optformer import blocks, tokens
 from performer.models import attention as attention_lib
 
-__all__ = ['Places', 'legal_counts', 'running_sums']
+__all__ = ['Places', 'legal_codes', 'running_sums']
 
 _PARAMETERS = 32  # That are told apart.
 _SLOTS = _PARAMETERS + 4  # And `*`, the objective, `|`, and what stands before.
@@ -127,8 +127,8 @@ def running_sums(
   return jax.lax.associative_scan(join, (parts, begins), axis=parts.ndim - 2)[0]
 
 
-def legal_counts(batch: Mapping[str, Any], start: int) -> Int[Array, 'b d']:
-  """Numbers of legal tokens of the parameters, 0 beyond them.
+def legal_codes(batch: Mapping[str, Any], start: int) -> Int[Array, 'b d']:
+  """Codes of the legal tokens of the parameters, 0 beyond them; see `legality`.
 
   Args:
     batch: of examples; see `tokens`.

@@ -12,7 +12,7 @@ n0 + t (D + 3) + [0, D), then `*`, the objective and `|`; the last trial has no
 | `targets` | int32 [l] | the next token |
 | `weights` | float32 [l] | 1 on parameters and known objectives, else 0 |
 | `slots` | int32 [l] | kind of the target: NONE, PARAMETER, STAR, OBJECTIVE, BAR |
-| `legal` | int32 [l] | number of legal bins of a parameter or objective, else 0 |
+| `legal` | int32 [l] | code of the legal bins of a parameter or objective, else 0 |
 
 Reference: arXiv:2205.13320, Equations 2 and 15, Appendices A.2 and D.3.
 """
@@ -20,11 +20,12 @@ Reference: arXiv:2205.13320, Equations 2 and 15, Appendices A.2 and D.3.
 import dataclasses
 from collections.abc import Sequence
 
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from hpo import studies
-from hpo.optformer import dialects, quantizing
+from hpo import spaces, studies
+from hpo.optformer import dialects, legality, quantizing
 from hpo.optformer import vocabulary as vocabulary_lib
 from rl import ranges
 from runtime.data import indexed
@@ -90,6 +91,8 @@ class Tokenizer:
     decoder_length: l; of longer studies the first trials are kept.
     infeasible_token: whether infeasible trials have a token of their own, for
       data that has such trials; otherwise they count as the worst completed one.
+    exact: whether whole numbers have only the bins on which they fall; see
+      `legality.codes`; published: False.
 
   Raises:
     ValueError: a length is not positive, or there is no such dialect.
@@ -100,6 +103,7 @@ class Tokenizer:
   encoder_length: int = 256
   decoder_length: int = 1024
   infeasible_token: bool = True
+  exact: bool = False
 
   def __post_init__(self) -> None:
     dialects.by_name(self.dialect)
@@ -138,6 +142,12 @@ class Tokenizer:
         f'got {len(ids)}: {text}'
       )
     return _filled(np.array(ids, np.int32), self.encoder_length, 0)
+
+  def legal(
+    self, parameters: tuple[spaces.Parameter, ...]
+  ) -> Int[np.ndarray, ' d']:
+    """Codes of the legal tokens of parameters; see `legality`."""
+    return legality.codes(parameters, self.ids.bins, exact=self.exact)
 
   def parameters(
     self, study: studies.Study, order: Sequence[int]
@@ -213,7 +223,7 @@ class Tokenizer:
     scale = quantizing.ObjectiveRange.of(study.gains, **share)
     objectives = self.objectives(study, scale)
     kept = tuple(space.parameters[i] for i in order)
-    legal = quantizing.legal_counts(kept, self.ids.bins)
+    legal = self.legal(kept)
     rows = self.rows(self.parameters(study, order), objectives)
     metadata = self.metadata(study.problem, order, minimal=minimal)
     return {'metadata': metadata, **self._decoder(rows, objectives, legal)}
@@ -271,7 +281,7 @@ class Tokenizer:
     Args:
       sequence: ids: `start`, then trials; `|` after the last is allowed, and so
         is filling behind it.
-      legal: number of legal tokens of each parameter.
+      legal: code of the legal tokens of each parameter.
 
     Returns:
       Parameter tokens, and ids of the objectives.
@@ -292,7 +302,10 @@ class Tokenizer:
     rows = body.reshape(-1, width)
     bins = rows - ids.first_bin
     good = np.empty(rows.shape, bool)
-    good[:, :-3] = (bins[:, :-3] >= 0) & (bins[:, :-3] < np.asarray(legal))
+    tokens, known = bins[:, :-3], np.arange(len(legal))
+    allowed = np.asarray(legality.is_legal(jnp.asarray(legal), ids.bins))
+    good[:, :-3] = (tokens >= 0) & (tokens < ids.bins)
+    good[:, :-3] &= allowed[known, np.clip(tokens, 0, ids.bins - 1)]
     good[:, -3] = rows[:, -3] == ids.star
     good[:, -2] = (bins[:, -2] >= 0) & (bins[:, -2] < ids.bins)
     good[:, -2] |= np.isin(rows[:, -2], (ids.pending, ids.infeasible))

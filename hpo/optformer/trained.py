@@ -124,6 +124,7 @@ def save(path: str | os.PathLike[str], trained: Trained) -> None:
       'encoder_length': maker.encoder_length,
       'decoder_length': maker.decoder_length,
       'infeasible_token': maker.infeasible_token,
+      'exact': maker.exact,
     },
     'pieces': list(compact.pieces),
     'temperature': trained.temperature,

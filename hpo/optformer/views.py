@@ -16,7 +16,7 @@ from jaxtyping import Float, Int
 from scipy import special
 
 from hpo import spaces, studies
-from hpo.optformer import decoding, histories
+from hpo.optformer import decoding, histories, legality
 from hpo.optformer import trained as trained_lib
 
 __all__ = ['View', 'drawn', 'log_probabilities']
@@ -61,14 +61,17 @@ def drawn(
     rng: of the draws.
   """
   width = len(read.order)
-  same = tuple(np.arange(n, dtype=np.int32) for n in read.legal[:width])
+  bins = trained.tokenizer.ids.bins
+  codes = read.legal[:width].tolist()
+  same = tuple(np.arange(min(n, bins), dtype=np.int32) for n in codes)
   views = [View(tuple(range(width)), same, read.metadata)]
   for _ in range(count - 1):
     columns = tuple(rng.permutation(width).tolist())
     seen, tables = list(problem.space.parameters), []
     for i in columns:
       place = read.order[i]
-      seen[place], table = _turned(seen[place], same[i], rng)
+      table = legality.reflected(codes[i], bins)
+      seen[place], table = _turned(seen[place], same[i], table, rng)
       tables.append(table)
     space = dataclasses.replace(problem.space, parameters=seen)
     turned = dataclasses.replace(problem, space=space)
@@ -81,6 +84,7 @@ def drawn(
 def _turned(
   parameter: spaces.Parameter,
   tokens: Int[np.ndarray, ' n'],
+  reflected: Int[np.ndarray, ' n'],
   rng: np.random.Generator,
 ) -> tuple[spaces.Parameter, Int[np.ndarray, ' n']]:
   """Categories in a new order; others reflected or not, by a coin.
@@ -90,7 +94,7 @@ def _turned(
     parameter is that of the other direction too: it has the ends of the range.
   """
   if not isinstance(parameter, spaces.Categorical):
-    return parameter, tokens[::-1] if rng.random() < 0.5 else tokens
+    return parameter, reflected if rng.random() < 0.5 else tokens
   table = rng.permutation(tokens)
   values = [parameter.values[i] for i in np.argsort(table)]
   return dataclasses.replace(parameter, values=values), table

@@ -95,7 +95,7 @@ def test_legal_counts_of_examples_are_those_of_their_spaces():
   example = MAKER.example(study, rng, tokens.Augmentation(permute=False))
   blank = {name: np.zeros_like(x) for name, x in example.items()}
   batch = {name: np.stack([example[name], blank[name]]) for name in example}
-  found = np.asarray(places.legal_counts(batch, 1))
+  found = np.asarray(places.legal_codes(batch, 1))
   np.testing.assert_array_equal(
     found[0, :8], [1000, 1000, 1000, 1000, 1000, 3, 3, 0]
   )
@@ -126,10 +126,11 @@ def test_likelihoods_among_legal_tokens():
   rng = seeds.rng(3)
   logits = rng.normal(size=(2, 6, 1008))
   batch = {
-    'targets': jnp.array([[9, 2, 20, 3, 8, 0], [8, 10, 2, 500, 0, 0]]),
+    'targets': jnp.array([[9, 2, 20, 3, 8, 0], [8, 1007, 2, 500, 0, 0]]),
     'weights': jnp.array([[1.0, 0, 1, 0, 1, 0], [1, 1, 0, 1, 0, 0]]),
     'slots': jnp.array([[1, 2, 3, 4, 1, 0], [1, 1, 2, 3, 0, 0]]),
-    'legal': jnp.array([[4, 0, 1000, 0, 4, 0], [4, 1000, 0, 1000, 0, 0]]),
+    # The last one: two whole numbers, on the first bin and the last.
+    'legal': jnp.array([[4, 0, 1000, 0, 4, 0], [4, 1002, 0, 1000, 0, 0]]),
   }
   loss = learner.Loss(z_loss=0.0, legal_only=True)
   found, metrics = loss(jnp.float32(logits), batch, (8, 1000))
@@ -137,8 +138,10 @@ def test_likelihoods_among_legal_tokens():
   for i, j in zip(*np.nonzero(np.asarray(batch['weights'])), strict=True):
     row = logits[i, j]
     if batch['slots'][i, j] == tokens.PARAMETER:
-      row = row[8 : 8 + int(batch['legal'][i, j])]
-      target = int(batch['targets'][i, j]) - 8
+      legal, target = int(batch['legal'][i, j]), int(batch['targets'][i, j])
+      row, target = row[8 : 8 + legal], target - 8
+      if legal == 1002:
+        row, target = row[[0, 999]], [0, 999].index(target)
     else:
       target = int(batch['targets'][i, j])
     total.append(np.log(np.exp(row).sum()) - row[target])

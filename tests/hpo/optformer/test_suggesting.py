@@ -356,6 +356,7 @@ def test_lists_longer_than_those_of_training_are_told_as_whole_numbers(made):
 def test_a_file_holds_a_model(made, tmp_path):
   made = dataclasses.replace(
     made,
+    tokenizer=dataclasses.replace(made.tokenizer, exact=True),
     temperature=1.3,
     algorithm='mine',
     longest_list=3,
