@@ -177,8 +177,10 @@ def add(
   scores = jnp.where(usable, scores, -jnp.inf)
   top = jax.lax.stop_gradient(scores.max(axis=-1, keepdims=True))
   top = jnp.where(jnp.isfinite(top), top, 0.0)
-  rows = tuple(x[..., None] for x in jnp.indices(scores.shape[:2]))
-  total = jnp.zeros(logits.shape, jnp.float32)
-  total = total.at[*rows, columns].add(jnp.exp(scores - top))
+  gather = lambda columns, mass: (
+    jnp.zeros(logits.shape[-1:], jnp.float32).at[columns].add(mass)
+  )
+  # Mapped, not indexed, so that the batch may be spread over devices.
+  total = jax.vmap(jax.vmap(gather))(columns, jnp.exp(scores - top))
   copied = top + jnp.log(jnp.where(total > 0, total, 1.0))
   return jnp.where(total > 0, jnp.logaddexp(logits, copied), logits)

@@ -85,7 +85,8 @@ class OptFormer(nn.Module):
     places: whether tokens are told where they stand in their trial; see
       `places`. Calls then need `legal`.
     copies: whether earlier trials add to the likelihood of their values; see
-      `copying`. Calls then need `legal`.
+      `copying`. Calls then need `legal`. Memory grows with the square of the
+      number of trials.
     first_trial: its position: the number of tokens before it.
     dropout: rate on embeddings, after each part and in the MLPs; active in calls
       with an rng named 'dropout'.
