@@ -31,7 +31,7 @@ BINS = (MAKER.ids.first_bin, MAKER.ids.bins)
 
 def trainer(**options):
   defaults = {
-    'model': presets.make(VOCABULARY, 'tiny'),
+    'model': presets.make(VOCABULARY, 'tiny', places=True, copies=True),
     'data': DATA,
     'optimizer': optax.adam(1e-2),
     'batch_size': 8,
