@@ -7,6 +7,7 @@ import dataclasses
 import math
 import os
 import pathlib
+import re
 import types
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
@@ -117,7 +118,7 @@ class _Axes:
 
 @dataclasses.dataclass(frozen=True)
 class Lines(_Axes):
-  """Curves in one panel.
+  """Curves in one panel; from the eighth on hollow and dashed, as colours repeat.
 
   Attributes:
     lines: the curves.
@@ -129,13 +130,19 @@ class Lines(_Axes):
     """Draws the curves."""
     for index, line in enumerate(self.lines):
       chosen = index if line.color is None else line.color
-      color = pictures_lib.COLORS[chosen % len(pictures_lib.COLORS)]
-      _draw_line(axes, line, color)
+      again, number = divmod(chosen, len(pictures_lib.COLORS))
+      if again:
+        dashed = re.sub(r'-+$', '--', line.style)
+        line = dataclasses.replace(line, style=dashed)
+      _draw_line(axes, line, pictures_lib.COLORS[number], filled=not again)
     self.finish(axes)
 
 
-def _draw_line(axes: Any, line: Line, color: str) -> None:
+def _draw_line(
+  axes: Any, line: Line, color: str, *, filled: bool = True
+) -> None:
   style = {'color': color, 'markersize': 4}
+  style |= {} if filled else {'fillstyle': 'none'}
   runs = line.runs()
   label = line.label or None
   if len(runs) == 1:

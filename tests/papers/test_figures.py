@@ -58,6 +58,17 @@ def test_runs_as_lines_or_bands(spread, lines, bands):
     np.testing.assert_allclose(band[1:], [[1, 2, 3], [8, 9, 10]])
 
 
+def test_a_colour_that_comes_again_is_hollow_and_dashed():
+  axes, count = Recorder(), len(pictures_lib.COLORS)
+  lines = [figures.Line(str(i), X, X, style='o-') for i in range(count + 1)]
+  figures.Lines(lines=[*lines, figures.Line('', X, X, style='o')]).draw(axes)
+  (first, one), *_, (again, other), (points, _) = axes.named('plot')
+  assert (first[2], again[2], points[2]) == ('o-', 'o--', 'o')
+  assert one['color'] == other['color']
+  assert 'fillstyle' not in one
+  assert other['fillstyle'] == 'none'
+
+
 def test_every_panel_is_drawn_the_same_each_time(tmp_path):
   panels = [
     figures.Lines(
