@@ -140,8 +140,7 @@ def reading(
     max_tokens: of the decoder; None: as in training.
 
   Raises:
-    ValueError: the decoder is too short for one trial, or the encoder for the
-      text without names and ranges.
+    ValueError: the decoder is too short for one trial.
   """
   maker = trained.tokenizer
   if max_tokens is not None:
@@ -186,6 +185,8 @@ def metadata(
 ) -> Int[np.ndarray, ' s']:
   """Ids of the text of a problem, without names and ranges if it is too long.
 
+  What is then still too long is read all the same.
+
   Args:
     trained: the model that will read.
     problem: what is optimised.
@@ -195,4 +196,4 @@ def metadata(
   if not minimal:
     text = dialects.by_name(maker.dialect).metadata(problem, order)
     minimal = len(maker.vocabulary.encode(text)) > maker.encoder_length
-  return maker.metadata(problem, order, minimal=minimal)
+  return maker.metadata(problem, order, minimal=minimal, longer=True)

@@ -127,8 +127,15 @@ class Tokenizer:
     order: Sequence[int],
     *,
     minimal: bool = False,
+    longer: bool = False,
   ) -> Int[np.ndarray, ' s']:
     """Ids of the text of a problem; see `dialects.Dialect.metadata`.
+
+    Args:
+      problem: what is told.
+      order: places of the parameters.
+      minimal: whether names and ranges are left out.
+      longer: whether a text that is too long takes a multiple of the length.
 
     Raises:
       ValueError: the text is too long.
@@ -136,12 +143,14 @@ class Tokenizer:
     dialect = dialects.by_name(self.dialect)
     text = dialect.metadata(problem, order, minimal=minimal)
     ids = self.vocabulary.encode(text)
-    if len(ids) > self.encoder_length:
+    length = self.encoder_length
+    if longer:
+      length *= -(-len(ids) // length)
+    if len(ids) > length:
       raise ValueError(
-        f'the metadata must fit {self.encoder_length} encoder tokens, '
-        f'got {len(ids)}: {text}'
+        f'the metadata must fit {length} encoder tokens, got {len(ids)}: {text}'
       )
-    return _filled(np.array(ids, np.int32), self.encoder_length, 0)
+    return _filled(np.array(ids, np.int32), length, 0)
 
   def legal(
     self, parameters: tuple[spaces.Parameter, ...]

@@ -4,7 +4,7 @@ import csv
 
 import numpy as np
 import pytest
-from matplotlib import image
+from matplotlib import figure, image
 
 from papers import figures
 from papers import study as study_lib
@@ -59,14 +59,18 @@ def test_runs_as_lines_or_bands(spread, lines, bands):
 
 
 def test_a_colour_that_comes_again_is_hollow_and_dashed():
-  axes, count = Recorder(), len(pictures_lib.COLORS)
-  lines = [figures.Line(str(i), X, X, style='o-') for i in range(count + 1)]
+  axes = figure.Figure().subplots()
+  lines = [
+    figures.Line(str(i), X, X, style='o-')
+    for i in range(len(pictures_lib.COLORS) + 1)
+  ]
   figures.Lines(lines=[*lines, figures.Line('', X, X, style='o')]).draw(axes)
-  (first, one), *_, (again, other), (points, _) = axes.named('plot')
-  assert (first[2], again[2], points[2]) == ('o-', 'o--', 'o')
-  assert one['color'] == other['color']
-  assert 'fillstyle' not in one
-  assert other['fillstyle'] == 'none'
+  first, *_, again, points = axes.lines
+  assert first.get_color() == again.get_color()
+  looks = [
+    (x.get_linestyle(), x.get_fillstyle()) for x in (first, again, points)
+  ]
+  assert looks == [('-', 'full'), ('--', 'none'), ('None', 'none')]
 
 
 def test_every_panel_is_drawn_the_same_each_time(tmp_path):

@@ -242,7 +242,7 @@ def test_the_liar_says_the_mean_of_the_whole_study(made):
   assert (read.objectives - 8).mean() < 400
 
 
-def test_text_that_is_too_long_loses_names(made):
+def test_text_that_is_too_long_loses_names_and_is_read_all_the_same(made):
   told = dataclasses.replace(made, minimal=False)
   study = cases.study(seeds.rng(0), MIXED.space, 4)
   order = study.problem.space.free
@@ -255,10 +255,24 @@ def test_text_that_is_too_long_loses_names(made):
   short = histories.reading(made, study, (0,))
   assert (read.metadata != short.metadata).any()
   wide = spaces.Space(tuple(spaces.Float(f'x{i}', 0, 1) for i in range(16)))
-  with pytest.raises(ValueError, match='encoder tokens'):
-    histories.reading(
-      told, cases.study(seeds.rng(0), wide, 4), wide.free, max_tokens=100
-    )
+  # Without names it is still too long.
+  study = cases.study(seeds.rng(0), wide, 4)
+  read = histories.reading(told, study, wide.free, max_tokens=100)
+  whole = dataclasses.replace(told.tokenizer, encoder_length=200)
+  expected = whole.metadata(study.problem, wide.free, minimal=True)
+  length = told.tokenizer.encoder_length
+  assert length < (expected != 0).sum() < len(read.metadata) == 2 * length
+  np.testing.assert_array_equal(
+    np.trim_zeros(read.metadata), np.trim_zeros(expected)
+  )
+  found = suggesting.suggest(
+    told,
+    study.problem,
+    study.trials,
+    jax.random.key(0),
+    policy=dataclasses.replace(POLICY, num_candidates=4, max_tokens=100),
+  )
+  assert len(found.points[0]) == 16
 
 
 def test_scores_are_those_of_forecasts(made):
