@@ -3,7 +3,7 @@
 Not of the paper, whose model has to learn by attention that many algorithms repeat
 the values of a good trial. Here each earlier trial adds to the likelihood of the
 value that it has in the next slot, so that one of 1,000 values is repeated exactly.
-Words and copies share one normaliser, as in CopyNet (arXiv:1603.06393, Equation 4).
+Words and copies share one normaliser, as in CopyNet (arXiv:1603.06393, Section 3.2).
 """
 
 from typing import NamedTuple
