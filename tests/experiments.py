@@ -5,7 +5,7 @@ import pytest
 
 from runtime.devices import mesh as mesh_lib
 from runtime.loop import warm_start
-from runtime.record import writers
+from runtime.record import pictures, writers
 from tests import trees
 
 
@@ -48,8 +48,11 @@ def check_resumes(train, workdir):
   Returns:
     The rows of metrics after the stop.
   """
-  whole = train(4, workdir / 'whole')
-  train(2, workdir / 'parts')
+  with pytest.MonkeyPatch.context() as patch:
+    # One run with pictures is enough.
+    patch.setattr(pictures, 'can_draw', lambda: False)
+    whole = train(4, workdir / 'whole')
+    train(2, workdir / 'parts')
   parts = train(4, workdir / 'parts')
   assert len(jax.tree.leaves(whole)) > 2
   trees.check_same(whole, parts)

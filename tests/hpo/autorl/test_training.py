@@ -107,8 +107,11 @@ def test_devices_share_the_members():
   np.testing.assert_allclose(*rows, rtol=1e-5)
 
 
-@pytest.mark.pictures
-def test_what_a_population_leaves(tmp_path, capsys, one_device):
+@pytest.mark.parametrize(
+  'drawn',
+  [False, pytest.param(True, marks=[pytest.mark.slow, pytest.mark.pictures])],
+)
+def test_what_a_population_leaves(drawn, tmp_path, capsys, one_device):
   made = population(rounds_per_step=2)
   state = train(made, 3, tmp_path)  # Two rounds more than there are.
   assert int(state.populations.rounds[0]) == 4
@@ -206,13 +209,13 @@ def test_one_population_that_fails_does_not_stop_the_others():
   assert (kept['score'], kept['median of members']) == (3.0, 2.0)
   made = population()
   experiment = experiments.of(made, devices=jax.devices()[:1])
-  state = experiment.init()
+  state = jax.jit(experiment.init)()
   history = state.history.replace(
     scores=state.history.scores.at[0].set(scores[0])
   )
   populations = state.populations.replace(rounds=state.populations.rounds + 1)
   state = state.replace(populations=populations, history=history)
-  found = made._metrics(state).compute()
+  found = jax.jit(made._metrics)(state).compute()
   assert (float(found['score']), float(found['best_score'])) == (2.0, 3.0)
   scores = experiment.evaluators['test'](state)
   assert set(scores) == {'score'} < set(experiment.scores['test'])
