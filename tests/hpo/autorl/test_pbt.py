@@ -179,13 +179,17 @@ def test_jobs_of_rounds_are_the_population_of_one_program():
   )
   method = pbt.PBT(LINE)
   key = jax.random.key(5)
-  state = method.init(jax.random.fold_in(key, 0), 4, 3)
+  init = jax.jit(method.init, static_argnums=(1, 2))
+  step = jax.jit(method.step)
+  state = init(jax.random.fold_in(key, 0), 4, 3)
   parents = None
   for number in range(3):
     jobs = tuner.ask(10)
     assert [job.budget for job in jobs] == [10 * (number + 1)] * 4
     np.testing.assert_allclose(
-      [job.params['x'] for job in jobs], state.codes[:, 0], rtol=1e-6
+      [job.params['x'] for job in jobs],
+      np.asarray(state.codes)[:, 0],
+      rtol=1e-6,
     )
     if number:
       expected = (number - 1) * 4 + np.asarray(parents)
@@ -194,7 +198,7 @@ def test_jobs_of_rounds_are_the_population_of_one_program():
     scores = seeds.rng(number).normal(size=4).astype(np.float32)
     for job, score in zip(jobs, scores, strict=True):
       tuner.tell(job.id, float(score))
-    state, parents = method.step(
+    state, parents = step(
       state, jnp.asarray(scores), jax.random.fold_in(key, number + 1)
     )
   assert tuner.ask() == []

@@ -120,8 +120,8 @@ def test_batches_dispatch_what_was_drawn(dispatch, many):
     np.testing.assert_allclose(found.gap_norm2, gap, rtol=1e-3, atol=1e-6)
   assert len(counts) > 2 if dispatch != 'shared' else counts == {0, 4}
   certain = jax.jit(lambda *x: [batch(dispatch, *x, q) for q in (0, 1)])
-  found = certain(theta, tasks, KEYS[0])
-  for q, wanted, found in zip((0, 1), (first, exact), found, strict=True):
+  both = certain(theta, tasks, KEYS[0])
+  for q, wanted, found in zip((0, 1), (first, exact), both, strict=True):
     np.testing.assert_allclose(
       cases.flat(found.grad), wanted.mean(0), rtol=1e-4, atol=1e-5
     )
