@@ -66,7 +66,7 @@ def test_the_best_return_is_that_of_the_best_table():
   np.testing.assert_allclose(scores[-1], 0, atol=1e-6)
 
 
-slopes = jax.jit(jax.grad(lpg.surrogate))
+slopes = jax.jit(jax.grad(lpg.surrogate), static_argnums=3)
 
 
 @functools.cache

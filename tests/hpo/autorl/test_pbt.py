@@ -18,7 +18,7 @@ from hpo.autorl.population import (
   rounds,
   running,
 )
-from tests import seeds
+from tests import marks, seeds
 from tests.hpo.autorl.populations_cases import LINE, MIXED, Climb
 
 KEY = jax.random.key(0)
@@ -110,7 +110,7 @@ play_apart = jax.jit(
 )
 
 
-@pytest.mark.parametrize('make', [pbt.PBT, pb2.PB2])
+@pytest.mark.parametrize('make', [pbt.PBT, *marks.slow(pb2.PB2)])
 def test_copies_are_exact_and_the_best_stay(make):
   inner, method = Climb(), make(LINE)
   start = functools.partial(running.start, inner, method, size=5, rounds=3)
@@ -135,9 +135,7 @@ def test_copies_are_exact_and_the_best_stay(make):
     assert (codes <= 1).all()
 
 
-@pytest.mark.parametrize(
-  'make', [pbt.PBT, pytest.param(pb2.PB2, marks=pytest.mark.slow)]
-)
+@pytest.mark.parametrize('make', [pbt.PBT, *marks.slow(pb2.PB2)])
 def test_a_run_is_a_function_of_its_key_whether_mapped_or_not(make):
   inner, method = Climb(noise=0.1), make(LINE)
   run = functools.partial(running.run, inner, method, size=4, rounds=5)

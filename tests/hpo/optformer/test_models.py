@@ -61,6 +61,7 @@ def test_parameter_counts():
     assert found == expected_count(size, rows * width)
 
 
+@pytest.mark.slow
 def test_cached_reading_equals_full_forwards(model, variables, inputs, forward):
   metadata, tokens = inputs
   full = forward(variables, metadata, tokens)

@@ -103,6 +103,7 @@ def test_legal_counts_of_examples_are_those_of_their_spaces():
   assert not found[1].any()
 
 
+@pytest.mark.slow
 def test_caches_know_places():
   model = presets.make(vocabulary.Compact(), 'tiny', places=True)
   rng = seeds.rng(0)
@@ -117,8 +118,13 @@ def test_caches_know_places():
   places = lengths[:, None] + 2 + np.arange(4)
   expected = np.asarray(full)[np.arange(2)[:, None], places, 8:]
   np.testing.assert_allclose(found, expected, atol=1e-4)
+
+
+def test_places_need_legal_codes():
+  model = presets.make(vocabulary.Compact(), 'tiny', places=True)
+  ids = np.ones((1, 2), np.int32)
   with pytest.raises(ValueError, match='needs `legal`'):
-    jax.eval_shape(model.apply, variables, metadata, ids)
+    cases.drawn(model, ids, ids)
 
 
 def test_likelihoods_among_legal_tokens():

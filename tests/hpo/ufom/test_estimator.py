@@ -130,7 +130,7 @@ def test_batches_dispatch_what_was_drawn(dispatch, many):
 
 @pytest.mark.parametrize('dispatch', ['gather', *marks.slow('map')])
 def test_padding_and_skipped_tasks_are_never_differentiated(dispatch):
-  theta, tasks = cases.data(14, np.float32, batch=4)
+  theta, tasks = cases.data(14, np.float32, batch=2)
   for key in KEYS[:4]:
     found = run(dispatch, theta, tasks, key, 0.3, problem=cases.POISONED)
     finite = np.isfinite(cases.flat(found.grad)).all()

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from hpo import ufom
+from tests import marks
 from tests.hpo.ufom import ufom_cases as cases
 
 INNER = ufom.Inner(r=3, alpha=0.2, mode='store_phi')
@@ -29,7 +30,7 @@ def test_both_values_average_to_the_exact_gradient():
     assert cases.apart(skipped.grad, exact.first_order) < 1e-5
 
 
-@pytest.mark.parametrize('dispatch', ['gather', 'map', 'shared'])
+@pytest.mark.parametrize('dispatch', ['map', 'shared', *marks.slow('gather')])
 def test_a_batch_takes_what_was_given(dispatch):
   theta, tasks = cases.data(22, np.float32, batch=2)
   run = jax.jit(
