@@ -46,8 +46,10 @@ def _all_programs_cached():
   name = 'jax_persistent_cache_min_compile_time_secs'
   before = getattr(jax.config, name)
   jax.config.update(name, 0.0)
-  yield
-  jax.config.update(name, before)
+  try:
+    yield
+  finally:
+    jax.config.update(name, before)
 
 
 def check_resumes(train, workdir):
