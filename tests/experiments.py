@@ -1,11 +1,13 @@
 """Experiments of trainers, for tests that look inside."""
 
+import contextlib
+
 import jax
 import pytest
 
 from runtime.devices import mesh as mesh_lib
 from runtime.loop import warm_start
-from runtime.record import writers
+from runtime.record import pictures, writers
 from tests import trees
 
 
@@ -38,6 +40,18 @@ def rows(workdir, after=-1):
   ]
 
 
+@contextlib.contextmanager
+def _all_programs_cached():
+  """Runs of one trainer compile each program once, small ones too."""
+  name = 'jax_persistent_cache_min_compile_time_secs'
+  before = getattr(jax.config, name)
+  jax.config.update(name, 0.0)
+  try:
+    yield
+  finally:
+    jax.config.update(name, before)
+
+
 def check_resumes(train, workdir):
   """A run of 4 steps that was stopped after 2 is the uninterrupted one.
 
@@ -48,9 +62,13 @@ def check_resumes(train, workdir):
   Returns:
     The rows of metrics after the stop.
   """
-  whole = train(4, workdir / 'whole')
-  train(2, workdir / 'parts')
-  parts = train(4, workdir / 'parts')
+  with pytest.MonkeyPatch.context() as patch, _all_programs_cached():
+    # One run with pictures is enough.
+    patch.setattr(pictures, 'can_draw', lambda: False)
+    whole = train(4, workdir / 'whole')
+    train(2, workdir / 'parts')
+    patch.undo()
+    parts = train(4, workdir / 'parts')
   assert len(jax.tree.leaves(whole)) > 2
   trees.check_same(whole, parts)
   expected = rows(workdir / 'whole', 2)

@@ -33,7 +33,7 @@ def test_bounds_widen_under_success_and_never_leave_their_limits():
   assert (np.diff(bounds[:, 0], axis=0) <= 0).all()
   assert (np.diff(bounds[:, 1], axis=0) >= 0).all()
   np.testing.assert_allclose(bounds[-1], [[0.0, 2.0], [0.5, 9.0]], atol=1e-6)
-  width = jax.vmap(RULE.entropy)(states)
+  width = np.asarray(jax.jit(jax.vmap(RULE.entropy))(states))
   want = (np.log(0.5) + np.log(7.0)) / 2
   np.testing.assert_allclose(width[-1], want, rtol=1e-5)
 
@@ -85,7 +85,8 @@ def test_draws_are_within_the_bounds_and_half_of_them_pin_one():
   wide = adr.State(
     jnp.array([[0.0, 2.0], [0.5, 9.0]]), jnp.zeros((2, 2)), jnp.zeros((2, 2))
   )
-  drawn = jax.device_get(RULE.sample(wide, seeds.key(3), 4000))
+  sample = jax.jit(RULE.sample, static_argnums=2)
+  drawn = jax.device_get(sample(wide, seeds.key(3), 4000))
   at = (drawn.value == wide.bounds[0]) | (drawn.value == wide.bounds[1])
   np.testing.assert_array_equal(at.any(1), drawn.pinned)
   assert abs(drawn.pinned.mean() - 0.5) < 4 * 0.5 / np.sqrt(4000)

@@ -208,33 +208,32 @@ def test_expected_improvement_is_the_mean_of_improvements():
   np.testing.assert_allclose(sure, [0.0, 0.0, 0.3], atol=1e-6)
 
 
-def test_gp_finds_the_best_sooner_than_random_points():
-  line = spaces.Space(
-    (spaces.Float('x', 0.0, 1.0), spaces.Float('y', 0.0, 1.0))
-  )
+SQUARE = spaces.Space(
+  (spaces.Float('x', 0.0, 1.0), spaces.Float('y', 0.0, 1.0))
+)
+SEARCH = gp.GP(initial=5, fit_steps=30, candidates=64, offspring=16)
 
+
+def test_gp_finds_the_best_sooner_than_random_points():
   def regret(method, seed):
-    tuner = asking.Tuner(method, line, seed=seed)
+    tuner = asking.Tuner(method, SQUARE, seed=seed)
     for _ in range(16):
       [job] = tuner.ask()
       x, y = job.params.values()
       tuner.tell(job.id, -((x - 0.7) ** 2) - (y - 0.2) ** 2)
     return -tuner.best.score
 
-  method = gp.GP(initial=5, fit_steps=30, candidates=64, offspring=16)
-  ours = [regret(method, seed) for seed in range(3)]
+  ours = [regret(SEARCH, seed) for seed in range(3)]
   assert max(ours) < 1e-3
   assert np.mean([regret(simple.Random(), s) for s in range(3)]) > 3e-3
 
 
 def test_gp_takes_scores_of_any_size():
   """float32 ends at 3e38; scaled by a power of two, it changes nothing."""
-  space = spaces.Space((spaces.Float('x', 0.0, 1.0),))
 
   def points(factor):
-    method = gp.GP(initial=2, fit_steps=5, candidates=32, rounds=0)
-    tuner = asking.Tuner(method, space)
-    for score in (None, 1.5, -3.0, 2.0, None):
+    tuner = asking.Tuner(SEARCH, SQUARE)
+    for score in (None, 1.5, -3.0, 2.0, None, 1.0, 0.5):
       [job] = tuner.ask()
       tuner.tell(job.id, score and score * factor)
     return [record.job.params['x'] for record in tuner.records]

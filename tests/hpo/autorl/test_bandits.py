@@ -47,13 +47,13 @@ def reference(bandit, pulls):
 @pytest.mark.parametrize('bandit', KINDS)
 def test_bounds_are_those_of_the_formula(bandit):
   rng, pulls, state = seeds.rng(1), [], bandit.init()
-  update = jax.jit(bandit.update)
+  update, bounds = jax.jit(bandit.update), jax.jit(bandit.bounds)
   for _ in range(20):
     arm, score = int(rng.integers(3)), float(rng.normal())
     pulls.append((arm, score))
     state = update(state, jnp.int32(arm), jnp.float32(score))
     want = reference(bandit, pulls)
-    np.testing.assert_allclose(bandit.bounds(state), want, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(bounds(state), want, rtol=1e-4, atol=1e-5)
 
 
 def play(bandit, score, times):
@@ -66,9 +66,14 @@ def play(bandit, score, times):
   return jax.lax.scan(step, bandit.init(), jnp.arange(times))[1]
 
 
+def arms_of(*game):
+  """The same in NumPy, as one program."""
+  return np.asarray(jax.jit(lambda: play(*game))())
+
+
 @pytest.mark.parametrize('bandit', KINDS)
 def test_every_arm_is_tried_first_and_ties_go_to_the_first(bandit):
-  arms = play(bandit, lambda arm, time: jnp.float32(0), 12)
+  arms = arms_of(bandit, lambda arm, time: jnp.float32(0), 12)
   np.testing.assert_array_equal(arms[:3], [0, 1, 2])
   assert arms[3] == 0
   assert set(arms[3:].tolist()) == {0, 1, 2}
@@ -77,8 +82,8 @@ def test_every_arm_is_tried_first_and_ties_go_to_the_first(bandit):
 @pytest.mark.parametrize('bandit', KINDS)
 def test_scale_and_shift_of_scores_change_nothing(bandit):
   pay = lambda arm, time: jnp.sin(7.0 * time + 3 * arm) + arm
-  one = play(bandit, pay, 40)
-  two = play(bandit, lambda arm, time: 1000 * pay(arm, time) - 5, 40)
+  one = arms_of(bandit, pay, 40)
+  two = arms_of(bandit, lambda arm, time: 1000 * pay(arm, time) - 5, 40)
   np.testing.assert_array_equal(one, two)
   assert (one[20:] == 2).mean() > 0.5
 
@@ -87,18 +92,18 @@ def test_scale_and_shift_of_scores_change_nothing(bandit):
 def test_it_follows_when_the_best_arm_changes(bandit):
   best = lambda time: jnp.where(time < 60, 0, 2)
   pay = lambda arm, time: (arm == best(time)).astype(jnp.float32)
-  arms = play(bandit, pay, 140)
+  arms = arms_of(bandit, pay, 140)
   assert (arms[30:60] == 0).mean() > 0.5
   assert (arms[100:] == 2).mean() > 0.5
 
 
 @pytest.mark.parametrize('bandit', KINDS)
 def test_a_failed_run_counts_as_the_worst(bandit):
-  state = bandit.init()
+  state, update = bandit.init(), jax.jit(bandit.update)
   for arm, score in enumerate((1.0, math.nan, -2.0)):
-    state = bandit.update(state, jnp.int32(arm), jnp.float32(score))
-  assert np.isfinite(bandit.bounds(state)).all()
-  state = bandit.update(state, jnp.int32(1), jnp.float32(math.inf))
+    state = update(state, jnp.int32(arm), jnp.float32(score))
+  assert np.isfinite(jax.jit(bandit.bounds)(state)).all()
+  state = update(state, jnp.int32(1), jnp.float32(math.inf))
   assert np.asarray(state.score).min() == -2
   assert np.isfinite(np.asarray(state.score)).all()
 
@@ -110,8 +115,9 @@ def test_a_map_over_seeds_is_a_loop(bandit):
     return play(bandit, lambda arm, time: arm + noise[time], 20)
 
   keys = jax.random.split(seeds.key(2), 3)
+  alone = jax.jit(run)
   np.testing.assert_array_equal(
-    jax.vmap(run)(keys), jnp.stack([run(key) for key in keys])
+    jax.jit(jax.vmap(run))(keys), np.stack([alone(key) for key in keys])
   )
 
 

@@ -52,14 +52,15 @@ def reference(replay, state):
 )
 def test_probabilities_are_those_of_the_formula(replay):
   state = some_state()
-  got = jax.jit(replay.probabilities)(state)
+  probabilities = jax.jit(replay.probabilities)
+  got = np.asarray(probabilities(state))
   np.testing.assert_allclose(
     got, reference(replay, state), rtol=1e-4, atol=1e-9
   )
   np.testing.assert_allclose(got.sum(), 1, rtol=1e-5)
-  assert (np.asarray(got)[~np.asarray(state.seen)] == 0).all()
+  assert (got[~np.asarray(state.seen)] == 0).all()
   fresh = state.replace(last=jnp.full(N, 40.0))
-  got = replay.probabilities(fresh)
+  got = probabilities(fresh)
   np.testing.assert_allclose(
     got, reference(replay, fresh), rtol=1e-4, atol=1e-9
   )
@@ -87,6 +88,7 @@ def test_new_levels_come_once_each(chance):
   replay = levels.Replay(N, replay=chance)
   state, met = replay.init(), []
   draw = jax.jit(replay.draw, static_argnums=2)
+  update = jax.jit(replay.update)
   for i in range(12):
     known = set(met)
     state, drawn = draw(state, jax.random.fold_in(seeds.key(3), i), 5)
@@ -97,7 +99,7 @@ def test_new_levels_come_once_each(chance):
     assert set(old.tolist()) <= known
     assert i or len(new) == 5
     met += new.tolist()
-    state = replay.update(state, drawn, jnp.ones(5))
+    state = update(state, drawn, jnp.ones(5))
     assert set(np.flatnonzero(state.seen)) == set(met)
     assert state.clock == 5 * (i + 1)
   assert len(met) == N

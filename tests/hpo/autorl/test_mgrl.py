@@ -86,16 +86,15 @@ def test_an_outer_setting_beyond_its_knob_is_read_as_the_end():
 def test_meta_gradient_is_that_of_finite_differences():
   with jax.enable_x64(True):
     learner = fitted(STACX)
-    state = learner.init(seeds.key(1))
+    state = jax.device_get(jax.jit(learner.init)(seeds.key(1)))
     # Larger weights: else the policy is uniform, and little depends on it.
-    big = lambda x: (
-      x.astype(jnp.float64) + 0.3 * jax.random.normal(seeds.key(2), x.shape)
-    )
+    rng = seeds.rng(2)
+    big = lambda x: jnp.asarray(x + 0.3 * rng.normal(size=x.shape))
     params = jax.tree.map(big, state.agent[0])
-    start = params, learner.settings.direction.init(params)
-    data = jax.tree.map(jnp.asarray, batches(learner, 4))
-    kept = jax.tree.map(lambda x: x[:3], data)
-    fresh = jax.tree.map(lambda x: x[3], data)
+    start = params, jax.jit(learner.settings.direction.init)(params)
+    data = batches(learner, 4)
+    kept = jax.tree.map(lambda x: jnp.asarray(x[:3]), data)
+    fresh = jax.tree.map(lambda x: jnp.asarray(x[3]), data)
 
     def outer(agent):
       return learner.outer(agent, start, state.free, fresh)
@@ -105,9 +104,12 @@ def test_meta_gradient_is_that_of_finite_differences():
     )
     # Constants to the gradient, held fixed: what the network reads, and the
     # advantages and targets of the outer loss.
-    free = jax.tree.map(lambda x: x.astype(jnp.float64), state.free)
+    free = jax.tree.map(np.float64, state.free)
     frozen = _reading(learner, free)
-    judge = meta.unrolled(learner.update, start, free, kept)[0]
+    unroll = jax.jit(
+      lambda free: meta.unrolled(learner.update, start, free, kept)
+    )
+    judge = unroll(free)[0]
 
     @jax.jit
     def value(free):
@@ -118,8 +120,9 @@ def test_meta_gradient_is_that_of_finite_differences():
     np.testing.assert_allclose(total, value(free), rtol=1e-8)
     for name, x in free.items():
       for head in range(2):
-        at = lambda step, name=name, x=x, head=head: value(
-          {**free, name: x.at[head].add(step)}
+        way = np.arange(2) == head
+        at = lambda step, name=name, x=x, way=way: float(
+          value({**free, name: x + step * way})
         )
         want = (at(1e-4) - at(-1e-4)) / 2e-4
         assert abs(want) > 1e-9 or (name == 'learning_rate' and head == 1)

@@ -15,6 +15,9 @@ from tests import seeds
 from tests.hpo.autorl.populations_cases import LINE, MIXED, Climb
 
 KEY = jax.random.key(0)
+kernel = jax.jit(drifting.kernel)
+loss = jax.jit(drifting.loss)
+window = jax.jit(drifting.window, static_argnums=4)
 
 
 def inputs(count, seed=0):
@@ -50,31 +53,33 @@ def reference(found, first, second):
 
 def test_kernel_is_the_product_of_space_and_time():
   found, first, second = hyper(), inputs(6), inputs(4, 1)
-  kernel = drifting.kernel(found, first, second)
-  np.testing.assert_allclose(kernel, reference(found, first, second), rtol=1e-5)
+  np.testing.assert_allclose(
+    kernel(found, first, second), reference(found, first, second), rtol=1e-5
+  )
   # The published example: (1 - 0.2)^(2 / 2).
-  at = lambda time: drifting.Inputs(jnp.zeros((1, 2)), jnp.float32([time]))
-  same = drifting.kernel(found, at(3.0), at(3.0))
-  later = drifting.kernel(found, at(3.0), at(5.0))
-  np.testing.assert_allclose(later / same, 0.8, rtol=1e-6)
+  same = drifting.Inputs(jnp.zeros((1, 2)), jnp.float32([3.0]))
+  both = drifting.Inputs(jnp.zeros((2, 2)), jnp.float32([3.0, 5.0]))
+  [[now, later]] = np.asarray(kernel(found, same, both))
+  np.testing.assert_allclose(later / now, 0.8, rtol=1e-6)
 
 
 def test_the_fit_descends_the_loss_by_its_gradient():
   some, known = inputs(12), jnp.arange(12) < 9
-  values = jnp.where(known, jnp.float32(seeds.rng(2).normal(size=12)), 0)
-  loss = jax.jit(lambda h: drifting.loss(h, some, values, known))
-  fit = drifting.start()
-  slope = drifting._gradient(fit.hyper, some, values, known)
+  values = jnp.float32(np.where(known, seeds.rng(2).normal(size=12), 0))
+  at = lambda hyper: loss(hyper, some, values, known)
+  fit = jax.device_get(jax.jit(drifting.start)())
+  slope = jax.jit(drifting._gradient)(fit.hyper, some, values, known)
   for name in ('length', 'scale', 'noise', 'drift'):
     shifted = lambda by, name=name: fit.hyper.replace(
       **{name: getattr(fit.hyper, name) + by}
     )
-    numeric = (loss(shifted(0.02)) - loss(shifted(-0.02))) / 0.04
+    numeric = np.subtract(at(shifted(0.02)), at(shifted(-0.02))) / 0.04
     np.testing.assert_allclose(
       getattr(slope, name), numeric, rtol=2e-2, atol=5e-3
     )
-  after = drifting.fit(fit, some, values, known, steps=30)
-  assert loss(after.hyper) < loss(fit.hyper)
+  descend = jax.jit(drifting.fit, static_argnames='steps')
+  after = descend(fit, some, values, known, steps=30)
+  assert float(at(after.hyper)) < float(at(fit.hyper))
 
 
 @pytest.mark.slow
@@ -107,10 +112,10 @@ def test_the_window_is_the_most_likely_one(flips):
   places, times = np.asarray(some.places), np.asarray(some.times)
   values = np.sin(5 * places[:, 0]) + 0.1 * rng.normal(size=30)
   values *= np.where(flips & (times < 4), -1, 1) * known
-  kept = drifting.window(
-    found, some, jnp.float32(values), jnp.asarray(known), 6
+  kept = window(found, some, jnp.float32(values), jnp.asarray(known), 6)
+  covariance = np.float64(
+    jax.jit(drifting.covariance)(found, some, np.ones(30, bool))
   )
-  covariance = np.float64(drifting.covariance(found, some, jnp.ones(30, bool)))
   means = []
   for count in range(6, known.sum() + 1):
     rows = newest(some, known, count)
@@ -122,9 +127,7 @@ def test_the_window_is_the_most_likely_one(flips):
   )
   # What changed is left out, and what did not stays.
   assert (times[np.asarray(kept)].min() >= 4) == flips
-  few = drifting.window(
-    found, some, jnp.float32(values), jnp.asarray(known), 24
-  )
+  few = window(found, some, jnp.float32(values), jnp.asarray(known), 24)
   np.testing.assert_array_equal(few, known)
 
 
@@ -142,29 +145,37 @@ def played():
   return jax.jit(run)(KEY)
 
 
+@functools.cache
+def small():
+  """A state, and the step from it."""
+  method = pb2.PB2(LINE, window=8, memory=8, candidates=32, rounds=1)
+  init = jax.jit(functools.partial(method.init, size=4, rounds=4))
+  return init(KEY), jax.jit(method.step)
+
+
 @pytest.mark.parametrize('broken', [math.inf, -math.inf, math.nan])
 def test_a_score_that_is_not_finite_is_a_failure(broken):
   """Its member copies another one, and its gains are not learned from."""
-  method = pb2.PB2(LINE, window=8, memory=8, candidates=32, rounds=1)
-  step, state = jax.jit(method.step), method.init(KEY, 4, 4)
+  state, step = small()
   for scores in ([1.0, 2.0, 3.0, broken], [2.0, 3.0, broken, 4.0]):
     found = step(state, jnp.array(scores), KEY)
     state = found.state
     failed = scores.index(broken)
-    assert failed not in found.parents
-  assert [bool(x) for x in state.seen.known[4:]] == [True, True, False, True]
+    assert failed not in np.asarray(found.parents)
+  known = np.asarray(state.seen.known)[4:]
+  assert known.tolist() == [True, True, False, True]
   assert np.isfinite(state.codes).all()
 
 
 def test_gains_of_any_size_are_standardised():
-  gains, known = jnp.array([1.0, -2.0, 3.0, 9.0]), jnp.arange(4) < 3
-  plain = pb2._standardised(gains, known)
-  np.testing.assert_array_equal(
-    pb2._standardised(gains * 2.0**100, known), plain
-  )
+  gains, known = np.float32([1.0, -2.0, 3.0, 9.0]), np.arange(4) < 3
+  standardised = jax.jit(pb2._standardised)
+  plain = standardised(gains, known)
+  large = gains * np.float32(2.0**100)
+  np.testing.assert_array_equal(standardised(large, known), plain)
   scaled = np.array([1.0, -2.0, 3.0])
   scaled = (scaled - scaled.mean()) / scaled.std()
-  np.testing.assert_allclose(plain[:3], scaled, rtol=1e-6)
+  np.testing.assert_allclose(np.asarray(plain)[:3], scaled, rtol=1e-6)
 
 
 def test_a_copy_starts_from_its_parents_score():
@@ -190,27 +201,30 @@ def test_a_copy_starts_from_its_parents_score():
 
 def test_the_first_round_improves_on_nothing():
   method = pb2.PB2(LINE)
-  state = method.init(KEY, 4, 6)
-  seen = method._noted(state, jnp.arange(4.0))
+  noted = jax.jit(lambda x: method._noted(method.init(KEY, 4, 6), x))
+  seen = noted(jnp.arange(4.0))
   assert not np.asarray(seen.known).any()
 
 
 def test_members_that_run_lower_the_deviation_only_nearby():
   method = pb2.PB2(LINE, window=16, memory=16)
   population, _ = played()
-  state = population.method
-  found = pb2._Forecast.of(method, state)
   places = jnp.array([[0.2], [0.5], [0.8], [0.9]])
-  at = found._at(jnp.array([[0.2], [0.95]]), found.before[0])
+  tried = jnp.array([[0.2], [0.95]])
 
-  def deviation(known):
-    factor, rows, mask = found.deviation(places, jnp.array(known))
+  @jax.jit
+  def deviation(state, known):
+    found = pb2._Forecast.of(method, state)
+    at = found._at(tried, found.before[0])
+    factor, rows, mask = found.deviation(places, known)
     cross = jnp.where(mask, drifting.kernel(found.fit.hyper, at, rows), 0)
     scale = jnp.exp(2 * found.fit.hyper.scale)
-    return np.asarray(gp.posterior(factor, cross, scale)[1])
+    return gp.posterior(factor, cross, scale)[1]
 
-  none = deviation([False] * 4)
-  one = deviation([True] + [False] * 3)
+  none, one = (
+    np.asarray(deviation(population.method, np.array(known)))
+    for known in ([False] * 4, [True] + [False] * 3)
+  )
   assert one[0] < 0.98 * none[0]
   assert one[1] > 0.98 * none[1]
 
@@ -239,13 +253,12 @@ def test_categories_are_those_of_a_loop():
     )
     grown[j] = weights[j] * math.exp(mixing * x / 3)
     grown[j] += math.e * sharing / 3 * weights.sum()
-  found = categories.updated(
+  update = functools.partial(categories.updated, mixing=mixing, sharing=sharing)
+  found = jax.jit(update)(
     jnp.float32(logits),
     jnp.array(plays),
     jnp.float32(rewards),
-    jnp.ones(4, bool),
-    mixing=mixing,
-    sharing=sharing,
+    np.ones(4, bool),
   )
   np.testing.assert_allclose(found, np.log(grown / grown.max()), rtol=1e-4)
   np.testing.assert_allclose(

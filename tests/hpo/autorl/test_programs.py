@@ -22,11 +22,10 @@ PROGRAM = tuned.BanditTuned(TASK, ARMS, bandits.SlidingWindow(2), updates=5)
 
 def test_a_seed_s_run_is_its_own_alone():
   both = programs.run(PROGRAM, (3, 4), 8, records=4)
-  for row, seed in enumerate((3, 4)):
-    alone = programs.run(PROGRAM, (seed,), 8, records=4)
-    for name, x in alone.items():
-      assert x.shape == (1, 4)
-      np.testing.assert_allclose(x[0], both[name][row], rtol=1e-5, atol=1e-6)
+  alone = programs.run(PROGRAM, (4,), 8, records=4)
+  for name, x in alone.items():
+    assert x.shape == (1, 4)
+    np.testing.assert_allclose(x[0], both[name][1], rtol=1e-5, atol=1e-6)
   steps = both[f'train/{programs.STEPS}']
   np.testing.assert_allclose(steps, [[80 * (i + 1) for i in range(4)]] * 2)
 
@@ -40,19 +39,18 @@ def test_the_loop_gives_what_run_gives():
   trainer = programs.ProgramTrainer(PROGRAM, num_seeds=2, iterations_per_step=2)
   experiment = experiments.of(trainer)
   driven = loop_lib.drive(experiment, 4, records=4)
-  keys = jax.vmap(lambda i: jax.random.fold_in(jax.random.key(0), i))(
-    jnp.arange(2)
-  )
-  state = jax.vmap(lambda k: PROGRAM.init(jax.random.fold_in(k, 0)))(keys)
-  step = jax.jit(jax.vmap(PROGRAM.step))
-  for time in range(8):
-    fold = lambda k, time=time: jax.random.fold_in(
-      jax.random.fold_in(k, 1), time
+  fold = jax.random.fold_in
+
+  @jax.jit
+  def expected(key):
+    step = lambda state, time: PROGRAM.step(state, fold(fold(key, 1), time))
+    state = PROGRAM.init(fold(key, 0))
+    return jax.lax.scan(step, state, jnp.arange(8))[0].inner.logits
+
+  for i, logits in enumerate(driven.state.program.inner.logits):
+    np.testing.assert_allclose(
+      logits, expected(fold(jax.random.key(0), i)), rtol=1e-5, atol=1e-6
     )
-    state, _ = step(state, jax.vmap(fold)(keys))
-  np.testing.assert_allclose(
-    driven.state.program.inner.logits, state.inner.logits, rtol=1e-5, atol=1e-6
-  )
   np.testing.assert_allclose(
     driven.column(f'train/{programs.STEPS}'), [160, 320, 480, 640]
   )
@@ -98,10 +96,11 @@ def test_the_drifting_task_is_an_inner_loop_with_exact_returns():
   logits = jax.random.normal(seeds.key(3), (7, 2))
   _, _, reward = jax.jit(task.play)(logits, jnp.int32(0), seeds.key(4))
   returns = np.asarray(reward).sum(0)
-  want = float(task.exact(logits, task.side(jnp.int32(0))))
+  want = float(jax.jit(task.exact)(logits, task.side(jnp.int32(0))))
   error = returns.std() / np.sqrt(returns.size)
   assert abs(returns.mean() - want) < 4 * error
-  sides = jax.vmap(task.side)(jnp.array([0, 39, 40, 79, 80, 1199, 1200, 2399]))
+  side = jax.jit(jax.vmap(task.side))
+  sides = side(jnp.array([0, 39, 40, 79, 80, 1199, 1200, 2399]))
   np.testing.assert_array_equal(sides, [1, 1, -1, -1, 1, -1, 1, 1])
 
 
@@ -114,11 +113,11 @@ def test_gradients_of_the_drifting_task_are_those_of_its_exact_return():
       logits, task.play(logits, jnp.int32(0), key), 0.0
     )
   )
-  found = jnp.mean(
-    jnp.stack([slope(k) for k in jax.random.split(seeds.key(6), 20)]), 0
-  )
+  keys = jax.random.split(seeds.key(6), 20)
+  found = np.mean([slope(key) for key in keys], axis=0)
   # The loss is a mean over the steps, the return a sum.
-  want = -jax.grad(task.exact)(logits, jnp.float32(1)) / task.horizon
+  exact = jax.jit(jax.grad(task.exact))(logits, jnp.float32(1))
+  want = -np.asarray(exact) / task.horizon
   np.testing.assert_allclose(found, want, atol=0.01)
   assert np.abs(want).max() > 0.1
 

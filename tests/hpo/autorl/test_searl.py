@@ -29,14 +29,21 @@ NUMPY = (
 )
 
 
+def architecture(units, activation):
+  return {'units': np.float32(units), 'activation': np.float32(activation)}
+
+
+@functools.cache
+def first():
+  return jax.jit(NET.init)(seeds.key(0), jnp.zeros((1, 5)))
+
+
+apply = jax.jit(NET.apply)
+
+
 def built(units, activation):
   """Variables of a network with this architecture."""
-  variables = NET.init(seeds.key(0), jnp.zeros((1, 5)))
-  architecture = {
-    'units': jnp.float32(units),
-    'activation': jnp.float32(activation),
-  }
-  return {**variables, growing.ARCHITECTURE: architecture}
+  return {**first(), growing.ARCHITECTURE: architecture(units, activation)}
 
 
 @pytest.mark.parametrize(
@@ -46,7 +53,7 @@ def test_a_network_is_that_of_the_units_that_are_there(units, activation):
   """Against matrices of their real size, in float64."""
   variables = built(units, activation)
   x = seeds.rng(1).normal(size=(7, 5)).astype(np.float32)
-  found = np.asarray(jax.jit(NET.apply)(variables, jnp.asarray(x)))
+  found = np.asarray(apply(variables, x))
   want = np.float64(x)
   for number, count in enumerate(count for count in units if count):
     layer = variables['params'][f'Dense_{number}']
@@ -61,7 +68,8 @@ def test_a_network_is_that_of_the_units_that_are_there(units, activation):
 def test_units_that_are_not_there_do_not_learn():
   variables = built((4, 2, 0), 1)
   x = jnp.float32(seeds.rng(2).normal(size=(7, 5)))
-  grads = jax.grad(lambda v: jnp.sum(jnp.sin(NET.apply(v, x))))(variables)
+  slope = jax.grad(lambda v: jnp.sum(jnp.sin(NET.apply(v, x))))
+  grads = jax.device_get(jax.jit(slope)(variables))
   for leaf in jax.tree.leaves(grads[growing.ARCHITECTURE]):
     assert (leaf == 0).all()
   first, second, third = (
@@ -83,7 +91,7 @@ def test_growth_adds_units_or_a_layer_within_bounds():
     )
   )
   keys = jax.random.split(seeds.key(12), 20_000)
-  found = np.asarray(grow(keys, built((8, 4, 0), 0)['architecture'])['units'])
+  found = np.asarray(grow(keys, architecture((8, 4, 0), 0))['units'])
   rows, counts = np.unique(found, axis=0, return_counts=True)
   chances = {
     (8, 4, 4): 0.3,  # A layer as wide as the last.
@@ -96,14 +104,15 @@ def test_growth_adds_units_or_a_layer_within_bounds():
   for row, count in zip(rows, counts, strict=True):
     p = chances[tuple(row)]
     assert abs(count / 20_000 - p) < 4 * np.sqrt(p * (1 - p) / 20_000)
-  full = np.asarray(grow(keys, built((8, 4, 2), 0)['architecture'])['units'])
+  full = np.asarray(grow(keys, architecture((8, 4, 2), 0))['units'])
   assert (full[:, 2] > 0).all()
   assert (full.sum(1) > 14).any()
 
 
 def test_noise_is_relative_and_changes_matrices_alone():
-  params = {'kernel': jnp.full((200, 500), 2.0), 'bias': jnp.ones(500)}
-  found = growing.noisy(seeds.key(4), params, share=0.2, scale=0.1)
+  params = {'kernel': np.full((200, 500), 2.0), 'bias': np.ones(500)}
+  noisy = functools.partial(growing.noisy, share=0.2, scale=0.1)
+  found = jax.jit(noisy)(seeds.key(4), params)
   np.testing.assert_array_equal(found['bias'], 1)
   change = np.asarray(found['kernel']).ravel() / 2 - 1
   share = (change != 0).mean()
@@ -149,11 +158,11 @@ def program(size=3, **options):
 
 def test_each_mutation_changes_what_it_says():
   made, (_, state, _) = program(noise=0.5, share=1.0), lived()
-  params = jax.tree.map(lambda x: x[0], state.members.params)
+  params = of(state.members, 0).params
   mutate = jax.jit(jax.vmap(made.mutation, in_axes=(0, None, None, 0)))
   kinds = jnp.arange(5)
-  found, codes = mutate(
-    kinds, params, state.codes[0], jax.random.split(seeds.key(7), 5)
+  found, codes = jax.device_get(
+    mutate(kinds, params, state.codes[0], jax.random.split(seeds.key(7), 5))
   )
   changed = lambda new, old: [
     any(
@@ -173,10 +182,11 @@ def test_each_mutation_changes_what_it_says():
 
 @functools.cache
 def lived():
-  """A population before and after one iteration of acting and learning."""
+  """A population before and after one iteration, in NumPy."""
   made = program()
   state = jax.jit(made.init)(seeds.key(8))
-  return made, state, jax.jit(made.lived)(state, seeds.key(9))
+  after = jax.jit(made.lived)(state, seeds.key(9))
+  return made, *jax.device_get((state, after))
 
 
 def of(members, number):
@@ -193,7 +203,7 @@ def test_members_learn_from_all_steps_as_one_agent_would():
   keys = jax.random.split(learn_key, 3)
 
   @jax.jit
-  def alone(number, zeta):
+  def alone(member, key, zeta):
     _, seen = rollout.collect(
       made.agent.env,
       made._crowd,
@@ -202,15 +212,18 @@ def test_members_learn_from_all_steps_as_one_agent_would():
       act_key,
     )
     learner = made.agent.with_settings(zeta)
-    return learner.learn(of(state.members, number), seen, keys[number])[0]
+    return learner.learn(member, seen, key)[0]
 
   zeta = {name: state.codes[:, i] for i, name in enumerate(SPACE.names)}
   for number in range(3):
-    want = alone(number, {name: x[number] for name, x in zeta.items()})
+    own = {name: x[number] for name, x in zeta.items()}
+    want = alone(of(state.members, number), keys[number], own)
     trees.check_close(of(members, number), want, rtol=1e-4, atol=1e-5)
-  moved = jax.tree.map(lambda x, y: (x != y).any(), members, state.members)
-  assert moved.params['params']['encoder']['Dense_0']['kernel']
-  assert not moved.params['architecture']['encoder']['units']
+  moved = jax.tree.map(
+    lambda x, y: (x != y).any(), members.params, state.members.params
+  )
+  assert moved['params']['encoder']['Dense_0']['kernel']
+  assert not moved['architecture']['encoder']['units']
 
 
 def test_members_act_in_lanes_of_their_own():
@@ -219,26 +232,24 @@ def test_members_act_in_lanes_of_their_own():
   acting = crowd.acting(state.members)
   rates = made.agent.algorithm.epsilon(jnp.int32(0), 6)
   np.testing.assert_allclose(acting.epsilon, rates.reshape(3, 2))
-  greedy = acting._replace(epsilon=jnp.zeros((3, 2)))
-  x = jnp.float32(seeds.rng(10).normal(size=(6, 4)))
-  first = jnp.ones(6, bool)
-  found = crowd.act(greedy, (), x, first, seeds.key(1)).action
+  greedy = acting._replace(epsilon=np.zeros((3, 2), np.float32))
+  x = np.float32(seeds.rng(10).normal(size=(6, 4)))
+  first = np.ones(6, bool)
+  act = jax.jit(crowd.act)
+  found = np.asarray(act(greedy, (), x, first, seeds.key(1)).action)
+  alone = jax.jit(made.agent.with_settings({}).greedy)
   for lane in range(6):
     own = jax.tree.map(lambda x, lane=lane: x[lane // 2], greedy)
-    want = made.agent.with_settings({}).greedy(
-      own, (), x[lane : lane + 1], first[:1], seeds.key(1)
-    )
-    assert found[lane] == want.action[0]
+    want = alone(own, (), x[lane : lane + 1], first[:1], seeds.key(1))
+    assert found[lane] == np.asarray(want.action)[0]
 
 
 def test_who_is_mutated_starts_with_a_new_optimiser_and_the_best_stays():
   made, state, (members, _, _) = lived()
   mutate = jax.jit(jax.vmap(made.mutated, in_axes=(None, None, 0)))
   keys = jax.random.split(seeds.key(11), 20)
-  found, codes = mutate(members, state.codes, keys)
-  same = lambda x, y: np.array(
-    [[bool((a[i] == b[i]).all()) for i in range(3)] for a, b in [(x, y)]]
-  )[0]
+  found, codes = jax.device_get(mutate(members, state.codes, keys))
+  same = lambda x, y: (x == y).reshape(3, -1).all(axis=1)
   kept = 0
   for number in range(20):
     one = jax.tree.map(lambda x, n=number: x[n], found)

@@ -1,6 +1,7 @@
 """Trainers of populations and searches: resuming, budgets, studies, seeds."""
 
 import dataclasses
+import functools
 
 import jax
 import numpy as np
@@ -17,7 +18,7 @@ from hpo.autorl.search import training as search_training
 from hpo.optformer import datasets, tokens, vocabulary
 from runtime import loop, trainer
 from runtime.loop import durations
-from tests import experiments
+from tests import experiments, marks
 from tests.hpo.autorl.populations_cases import LINE, Climb
 
 SEEDS = accounts.Seeds((0, 1), (7, 8))
@@ -44,7 +45,7 @@ def train(made, steps, workdir):
     loop=loop.LoopConfig(
       durations.Duration(steps=steps),
       log_every=1,
-      checkpoint_every=durations.Duration(steps=1),
+      checkpoint_every=durations.Duration(steps=2),
     ),
   )
   return result.state
@@ -61,13 +62,7 @@ TRAINERS = {
 
 
 # Of each trainer one is quick.
-SLOW = ('pb2', 'gp')
-
-
-@pytest.mark.parametrize(
-  'name',
-  [pytest.param(n, marks=[pytest.mark.slow] * (n in SLOW)) for n in TRAINERS],
-)
+@pytest.mark.parametrize('name', ['pbt', 'asha', *marks.slow('pb2', 'gp')])
 def test_resumed_runs_are_the_same(name, tmp_path, one_device):
   made = TRAINERS[name]()
   rows = experiments.check_resumes(
@@ -81,7 +76,7 @@ def test_resumed_runs_are_the_same(name, tmp_path, one_device):
   assert whole == parts
 
 
-@pytest.mark.parametrize('name', TRAINERS)
+@pytest.mark.parametrize('name', ['pbt', 'asha', 'gp', *marks.slow('pb2')])
 def test_the_step_is_compiled_once(name):
   """The first state has the types of all others, weak types included."""
   experiment = experiments.of(TRAINERS[name](), devices=jax.devices()[:1])
@@ -95,20 +90,26 @@ def test_the_step_is_compiled_once(name):
 
 
 def test_devices_share_the_members():
+  """Against one program of one device."""
   made = population(size=8)
-  rows = []
-  for devices in (None, jax.devices()[:1]):
-    experiment = experiments.of(made, devices=devices)
-    driven = loop.drive(experiment, 3, 3)
-    rows.append(driven.column('train/best_score'))
-  assert len(jax.devices()) == 8
+  driven = loop.drive(experiments.of(made), 4, 4)
   totals = driven.state.populations.members['total']
-  assert totals.shape == (2, 8)
-  np.testing.assert_allclose(*rows, rtol=1e-5)
+  assert len(totals.sharding.device_set) == 8
+  run = functools.partial(
+    running.run, made.inner, made.method, size=8, rounds=4, updates=2
+  )
+  keys = accounts.keys(jax.random.key(0), SEEDS.tuning)
+  _, played = jax.jit(jax.vmap(run))(keys)
+  scores = np.asarray(played.scores).max(axis=-1).mean(axis=0)
+  found = driven.column('train/best_score')
+  np.testing.assert_allclose(found, scores, rtol=1e-5)
 
 
-@pytest.mark.pictures
-def test_what_a_population_leaves(tmp_path, capsys, one_device):
+@pytest.mark.parametrize(
+  'drawn',
+  [False, pytest.param(True, marks=[pytest.mark.slow, pytest.mark.pictures])],
+)
+def test_what_a_population_leaves(drawn, tmp_path, capsys, one_device):
   made = population(rounds_per_step=2)
   state = train(made, 3, tmp_path)  # Two rounds more than there are.
   assert int(state.populations.rounds[0]) == 4
@@ -206,13 +207,13 @@ def test_one_population_that_fails_does_not_stop_the_others():
   assert (kept['score'], kept['median of members']) == (3.0, 2.0)
   made = population()
   experiment = experiments.of(made, devices=jax.devices()[:1])
-  state = experiment.init()
+  state = jax.jit(experiment.init)()
   history = state.history.replace(
     scores=state.history.scores.at[0].set(scores[0])
   )
   populations = state.populations.replace(rounds=state.populations.rounds + 1)
   state = state.replace(populations=populations, history=history)
-  found = made._metrics(state).compute()
+  found = jax.jit(made._metrics)(state).compute()
   assert (float(found['score']), float(found['best_score'])) == (2.0, 3.0)
   scores = experiment.evaluators['test'](state)
   assert set(scores) == {'score'} < set(experiment.scores['test'])

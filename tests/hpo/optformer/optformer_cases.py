@@ -5,6 +5,7 @@ import functools
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax import linen as nn
 
 from hpo import spaces, studies
 from hpo.optformer import relative
@@ -52,6 +53,19 @@ def study(rng, space=MIXED, count=12, **problem):
   )
 
 
+def drawn(model, *inputs, **options):
+  """Random variables. `model.init` takes two seconds to compile."""
+  rng = np.random.default_rng(0)
+  init = functools.partial(model.init, jax.random.key(0))
+  shapes = nn.unbox(jax.eval_shape(init, *inputs, **options))
+  draw = lambda path, x: (
+    jnp.ones(x.shape)
+    if path[-1].key == 'scale'
+    else jnp.float32(rng.normal(size=x.shape) / 4)
+  )
+  return jax.tree.map_with_path(draw, shapes)
+
+
 def cached_logits(model, variables, metadata, ids, legal, lengths, *, steps):
   """Logits of bins after a history, three tokens more, and `steps` in branches.
 
@@ -67,31 +81,40 @@ def cached_logits(model, variables, metadata, ids, legal, lengths, *, steps):
   Returns:
     [b, 1 + steps, q], from the position `lengths` + 2 on.
   """
-  longest, lengths = max(lengths), jnp.asarray(lengths)
-  rows = jnp.arange(len(ids))[:, None]
-  after = lambda count: ids[rows, lengths[:, None] + jnp.arange(count)]
+  longest, rows = max(lengths), np.arange(len(ids))[:, None]
+  after = lambda count: ids[rows, lengths[:, None] + np.arange(count)]
+  capacity = ids.shape[1]
   branching = model.clone(attention=relative.Branches(model.attention))
 
   @jax.jit
-  def read(variables):
+  def read(variables, metadata, ids, legal, lengths, extension):
     run = functools.partial(branching.apply, variables)
     prefix = model.apply(
       variables,
       metadata,
-      ids[:, :longest],
+      ids,
       lengths,
-      capacity=ids.shape[1],
+      capacity=capacity,
       legal=legal,
       method='start',
     )
     three = jnp.full(len(ids), 3)
-    prefix = model.apply(variables, prefix, after(3), three, method='extend')
+    prefix = model.apply(variables, prefix, extension, three, method='extend')
     branch = run(prefix, 2, steps, method='fork')
-    found = [run(prefix.last, prefix, method='bin_logits')]
-    for token in after(3 + steps).T[3:]:
-      both = jnp.stack([token, token], axis=1)
-      x, branch = run(prefix, branch, both, method='branch')
-      found.append(run(x, prefix, branch, method='bin_logits')[:, 1])
-    return jnp.stack(found, axis=1)
+    return prefix, branch, run(prefix.last, prefix, method='bin_logits')
 
-  return read(variables)
+  @jax.jit
+  def step(variables, prefix, branch, token):
+    run = functools.partial(branching.apply, variables)
+    both = jnp.stack([token, token], axis=1)
+    x, branch = run(prefix, branch, both, method='branch')
+    return branch, run(x, prefix, branch, method='bin_logits')[:, 1]
+
+  prefix, branch, logits = read(
+    variables, metadata, ids[:, :longest], legal, lengths, after(3)
+  )
+  found = [logits]
+  for token in after(3 + steps).T[3:]:
+    branch, logits = step(variables, prefix, branch, token)
+    found.append(logits)
+  return np.stack(found, axis=1)

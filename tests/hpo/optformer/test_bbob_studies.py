@@ -119,16 +119,33 @@ def test_dimensions_and_algorithms_take_turns():
     only_one.origin(0, bbob_problems.HELD_OUT)
 
 
-def test_nothing_of_the_held_out_families_leaks():
+def test_nothing_of_the_held_out_families_leaks(monkeypatch):
   assert len(bbob_problems.TRAINED) == 16
   assert not set(bbob_problems.TRAINED) & set(bbob_problems.HELD_OUT)
   known = {bbob.named(name).name for name in bbob.FUNCTIONS}
   assert {*bbob_problems.TRAINED, *bbob_problems.HELD_OUT} <= known
+  # Texts do not depend on values, and this program is compiled already.
+  made = bbob_studies._batch
+  monkeypatch.setattr(bbob_studies, '_blocks', collections.OrderedDict())
+  monkeypatch.setattr(
+    bbob_studies,
+    '_batch',
+    lambda key, index, bounds, choice, families, *rest: made(
+      key, index, bounds, choice, bbob_problems.TRAINED, *rest
+    ),
+  )
   for name in bbob_problems.HELD_OUT:
     for study in DATA.evaluation_studies(name):
       text = MAKER.vocabulary.decode(_ids(study)).lower()
       for family in (*bbob_problems.HELD_OUT, *bbob_problems.TRAINED):
         assert family.lower() not in text
+
+
+@pytest.mark.slow
+def test_held_out_families_have_studies_of_their_own():
+  found = [DATA.evaluation_studies(name)[0] for name in bbob_problems.HELD_OUT]
+  assert all(map(tokens.is_usable, found))
+  assert len({study.values.tobytes() for study in found}) == len(found)
 
 
 def _ids(study):
@@ -155,11 +172,11 @@ def test_values_are_those_of_the_function():
   draw = jax.jit(
     jax.vmap(lambda key: bbob_problems.draw(key, 2, (0, 2), KINDS))
   )
-  problems = draw(jax.random.split(seeds.key(0), 200))
-  quiet = int(np.argmax(np.asarray(problems.noise) == 0))
-  problem = jax.tree.map(lambda x: x[quiet], problems)
+  problems = jax.device_get(draw(jax.random.split(seeds.key(0), 200)))
+  quiet = int(np.argmax(problems.noise == 0))
+  problem = jax.tree.map(lambda x: jnp.asarray(x[quiet]), problems)
   families = ('Sphere', 'BentCigar')
-  gain = bbob_problems.objective(problem, families)
+  gain = jax.jit(bbob_problems.objective(problem, families))
   point = problem.cube.snap(jnp.array([0.3, 0.9]))
   x = []
   for place in range(2):
@@ -170,7 +187,7 @@ def test_values_are_those_of_the_function():
     share = index / (count - 1) if count else float(point[place])
     x.append(-5 + 10 * share)
   function = bbob.FUNCTIONS[families[int(problem.family)]]
-  expected = -function(jnp.array(x), problem.instance)
+  expected = -np.asarray(jax.jit(function)(jnp.array(x), problem.instance))
   np.testing.assert_allclose(
     gain(seeds.key(1), point), expected, rtol=1e-5, atol=1e-5
   )

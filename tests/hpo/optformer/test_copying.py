@@ -3,13 +3,11 @@
 import functools
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
-from flax import linen as nn
 
 from hpo.optformer import copying, presets, vocabulary
-from tests import seeds
+from tests import marks, seeds
 from tests.hpo.optformer import optformer_cases as cases
 
 LEGAL = np.array([[1000, 7, 5, 0], [3, 1000, 0, 0]], np.int32)
@@ -32,14 +30,20 @@ def sequences():
   return ids.astype(np.int32)
 
 
+PLACES = np.tile(np.arange(LENGTH), (2, 1))
+
+
 @functools.cache
 def found():
-  """Changes, and earlier trials, at all places."""
-  ids = jnp.asarray(sequences())
-  read = copying.sheet(ids, jnp.asarray(LEGAL), BINS)
-  at = jnp.broadcast_to(jnp.arange(LENGTH), ids.shape)
-  changed = copying.changes(read, ids, at)
-  return read, changed, copying.look_back(read, at, changed)
+  """Changes, and earlier trials, at all places, in NumPy."""
+
+  @jax.jit
+  def run(ids, legal, at):
+    read = copying.sheet(ids, legal, BINS)
+    changed = copying.changes(read, ids, at)
+    return read, changed, copying.look_back(read, at, changed)
+
+  return jax.device_get(run(sequences(), LEGAL, PLACES))
 
 
 def trials(i):
@@ -57,7 +61,7 @@ def trials(i):
 @pytest.mark.parametrize('i', [0, 1])
 def test_earlier_trials_are_those_of_counting(i):
   _, _, past = found()
-  facts = np.asarray(past.facts[i])
+  facts = past.facts[i]
   rows = trials(i)
   for at in range(LENGTH - 1):
     trial, slot = divmod(at + 1, COUNTS[i] + 3)
@@ -79,13 +83,17 @@ def test_earlier_trials_are_those_of_counting(i):
       np.testing.assert_allclose(facts[at, t], expected, rtol=1e-6)
 
 
-@pytest.mark.parametrize('cut', [1, 8, 20])
+@pytest.mark.parametrize('cut', [1, 20, *marks.slow(8)])
 def test_changes_go_on_where_they_were_cut(cut):
   read, whole, _ = found()
-  ids, at = read.ids, jnp.tile(jnp.arange(LENGTH), (2, 1))
-  first = copying.changes(read, ids[:, :cut], at[:, :cut])
-  second = copying.changes(read, ids[:, cut:], at[:, cut:], first[:, -1])
-  np.testing.assert_array_equal(jnp.hstack([first, second]), whole)
+
+  @jax.jit
+  def run(read, at):
+    part = functools.partial(copying.changes, read)
+    first = part(read.ids[:, :cut], at[:, :cut])
+    return first, part(read.ids[:, cut:], at[:, cut:], first[:, -1])
+
+  np.testing.assert_array_equal(np.hstack(run(read, PLACES)), whole)
 
 
 def test_likelihoods_are_sums_of_words_and_copies():
@@ -95,50 +103,45 @@ def test_likelihoods_are_sums_of_words_and_copies():
   columns = rng.integers(0, 6, (2, 3, 5))
   usable = rng.uniform(size=(2, 3, 5)) < 0.6
   usable[0, 0] = False
-  where = jnp.asarray(columns), jnp.asarray(usable)
+  where = columns, usable
   scores[~usable] = 1e4  # Whatever it is, it counts nothing.
   mass = np.exp(logits)
   for place in zip(*np.nonzero(usable), strict=True):
     mass[*place[:2], columns[place]] += np.exp(scores[place])
-  inputs = jnp.float32(logits), jnp.float32(scores)
+  inputs = np.float32(logits), np.float32(scores)
+  add = jax.jit(copying.add)
   shift = 700.0  # Far beyond what float32 exponentials hold.
   for move in (0.0, shift, -shift):
-    moved = copying.add(*(x + move for x in inputs), *where)
+    moved = add(*(x + np.float32(move) for x in inputs), *where)
     np.testing.assert_allclose(moved - move, np.log(mass), atol=1e-4)
 
   def loss(logits, scores):
-    return copying.add(logits, scores, *where)[..., 2].sum()
+    return add(logits, scores, *where)[..., 2].sum()
 
-  by_logits, by_scores = jax.grad(loss, (0, 1))(*inputs)
+  by_logits, by_scores = jax.jit(jax.grad(loss, (0, 1)))(*inputs)
   share = np.where(usable & (columns == 2), np.exp(scores), 0) / mass[..., 2:3]
   np.testing.assert_allclose(by_scores, share, atol=1e-5)
   expected = np.exp(logits[..., 2]) / mass[..., 2]
   np.testing.assert_allclose(by_logits[..., 2], expected, rtol=1e-4)
 
 
-def copied_model(seed):
-  """A model whose copies count much, and its variables."""
-  model = presets.make(vocabulary.Compact(), 'tiny', places=True, copies=True)
-  ids = jnp.ones((1, 2), jnp.int32)
-  init = jax.jit(functools.partial(model.init, jax.random.key(seed)))
-  variables = nn.unbox(init(ids, ids, legal=ids))
-  variables['params']['copy_scores']['rare'] = jnp.array([4.0])
-  return model, variables
-
-
 def test_caches_know_copies():
-  model, variables = copied_model(0)
-  metadata = jnp.asarray(seeds.rng(2).integers(1, 400, (2, 12)), jnp.int32)
-  legal = jnp.asarray(LEGAL)
-  ids = jnp.asarray(np.hstack([np.full((2, 1), 7, np.int32), sequences()]))
-  full = jax.jit(model.apply)(variables, metadata, ids, legal=legal)[..., 8:]
-  plain = model.clone(copies=False)
-  plain = jax.jit(plain.apply)(variables, metadata, ids, legal=legal)[..., 8:]
+  model = presets.make(vocabulary.Compact(), 'tiny', places=True, copies=True)
+  metadata = np.int32(seeds.rng(2).integers(1, 400, (2, 12)))
+  ids = np.hstack([np.full((2, 1), 7, np.int32), sequences()])
+  variables = cases.drawn(model, metadata, ids, legal=LEGAL)
+  run = jax.jit(model.apply)
+
+  def logits(rare):
+    variables['params']['copy_scores']['rare'] = np.float32([rare])
+    return np.asarray(run(variables, metadata, ids, legal=LEGAL))[..., 8:]
+
+  plain, full = logits(-1e4), logits(4.0)
   assert np.abs(full - plain)[:, 20:].max() > 1
   # What is read first ends within trials; then comes the rest of these.
   lengths = np.array([10, 13])
   found = cases.cached_logits(
-    model, variables, metadata, ids, legal, lengths, steps=4
+    model, variables, metadata, ids, LEGAL, lengths, steps=4
   )
   places = lengths[:, None] + 2 + np.arange(5)
   expected = full[np.arange(2)[:, None], places]

@@ -103,13 +103,15 @@ def test_what_the_model_cannot_read_is_drawn_uniformly(sampler):
     'list': kinds.CategoricalDistribution(range(1200)),
     'large': kinds.IntDistribution(-(2**60), 2**60),
     'wide': kinds.FloatDistribution(1e-300, 1e300, log=True),
-    'x': kinds.FloatDistribution(0.0, 1.0),
   }
+  # As many as those of `objective`, whose programs these share.
+  known = {f'x{i}': kinds.FloatDistribution(0.0, 1.0) for i in range(5)}
+  given |= known
   study = optuna.create_study(sampler=sampler())
   for value in (1.0, 2.0):
     study.tell(study.ask(given), value)
   trial = study.ask(given)
-  assert list(trial.relative_params) == ['x']
+  assert set(trial.relative_params) == set(known)
   assert set(trial.params) == set(given)
 
 
@@ -129,6 +131,8 @@ def test_odd_trials_do_not_stop_a_study(sampler):
     rate = trial.suggest_float('rate', 0.0, 9.0 if trial.number == 1 else 1.0)
     trial.suggest_int('width', 0, 8000, step=2)
     trial.suggest_float('share', 0.0, 1.0, step=1e-4)
+    trial.suggest_int('layers', 1, 4)
+    trial.suggest_categorical('kind', ('a', 'b'))
     if trial.number == 1:
       raise optuna.TrialPruned
     return float('inf') if trial.number == 2 else rate

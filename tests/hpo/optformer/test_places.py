@@ -15,7 +15,7 @@ from tests.hpo.optformer import optformer_cases as cases
 MAKER = tokens.Tokenizer(
   vocabulary.Compact(), encoder_length=140, decoder_length=60
 )
-LEGAL = jnp.array([[1000, 7, 1, 0], [3, 0, 0, 0]], jnp.int32)
+LEGAL = np.array([[1000, 7, 1, 0], [3, 0, 0, 0]], np.int32)
 
 
 def counted(start, legal, length):
@@ -30,20 +30,21 @@ def counted(start, legal, length):
 
 @functools.cache
 def placed(start):
-  """Embeddings of twenty tokens, alone and with places, and the tables."""
+  """Tables, and embeddings of twenty tokens, alone and with places."""
   module = places.Places(8, start)
-  positions = jnp.arange(20)[None]
-  x = jnp.asarray(seeds.rng(1).normal(size=(2, 20, 8)), jnp.float32)
+  positions = np.arange(20)[None]
+  x = np.float32(seeds.rng(1).normal(size=(2, 20, 8)))
   variables = nn.unbox(
     jax.jit(module.init)(jax.random.key(1), x, positions, LEGAL)
   )
-  return module, variables, x, module.apply(variables, x, positions, LEGAL)
+  apply = jax.jit(functools.partial(module.apply, variables))
+  whole = np.asarray(apply(x, positions, LEGAL)[0])
+  return jax.device_get(variables['params']), apply, x, whole
 
 
 @pytest.mark.parametrize('start', [1, 2])
 def test_embeddings_are_those_of_counting(start):
-  _, variables, x, (found, _) = placed(start)
-  tables = variables['params']
+  tables, _, x, found = placed(start)
   rows = {'star': 32, 'objective': 33, 'bar': 34, 'before': 35}
   for i in range(2):
     expected = counted(start, LEGAL[i].tolist(), 20)
@@ -71,20 +72,19 @@ def test_embeddings_are_those_of_counting(start):
 
 
 def test_signs_tell_parameters_apart():
-  signs = np.asarray(placed(1)[1]['params']['signs'])
+  signs = placed(1)[0]['signs']
   np.testing.assert_array_equal(np.abs(signs), 1)
   assert len(np.unique(signs, axis=0)) > 16
 
 
 @pytest.mark.parametrize('cut', [1, 7, 19])
 def test_a_sequence_may_be_cut_anywhere(cut):
-  module, variables, x, (whole, _) = placed(2)
-  run = jax.jit(functools.partial(module.apply, variables))
+  _, run, x, whole = placed(2)
   apply = lambda part, *opened: run(
-    x[:, part], jnp.arange(20)[None, part], LEGAL, *opened
+    x[:, part], np.arange(20)[None, part], LEGAL, *opened
   )
   first, sums = apply(slice(cut))
-  second, _ = apply(slice(cut, None), sums[:, -1])
+  second, _ = apply(slice(cut, None), np.asarray(sums)[:, -1])
   found = np.concatenate([first, second], axis=1)
   np.testing.assert_allclose(found, whole, atol=1e-5)
 
@@ -103,23 +103,28 @@ def test_legal_counts_of_examples_are_those_of_their_spaces():
   assert not found[1].any()
 
 
+@pytest.mark.slow
 def test_caches_know_places():
   model = presets.make(vocabulary.Compact(), 'tiny', places=True)
   rng = seeds.rng(0)
-  metadata = jnp.asarray(rng.integers(1, 400, (2, 12)), jnp.int32)
-  ids = jnp.asarray(rng.integers(0, 1008, (2, 24)), jnp.int32)
-  init = jax.jit(functools.partial(model.init, jax.random.key(0)))
-  variables = nn.unbox(init(metadata, ids, legal=LEGAL))
-  full = jax.jit(model.apply)(variables, metadata, ids, legal=LEGAL)[..., 8:]
+  metadata = np.int32(rng.integers(1, 400, (2, 12)))
+  ids = np.int32(rng.integers(0, 1008, (2, 24)))
+  variables = cases.drawn(model, metadata, ids, legal=LEGAL)
+  full = jax.jit(model.apply)(variables, metadata, ids, legal=LEGAL)
   lengths = np.array([14, 9])
   found = cases.cached_logits(
     model, variables, metadata, ids, LEGAL, lengths, steps=3
   )
   places = lengths[:, None] + 2 + np.arange(4)
-  expected = full[np.arange(2)[:, None], places]
+  expected = np.asarray(full)[np.arange(2)[:, None], places, 8:]
   np.testing.assert_allclose(found, expected, atol=1e-4)
+
+
+def test_places_need_legal_codes():
+  model = presets.make(vocabulary.Compact(), 'tiny', places=True)
+  ids = np.ones((1, 2), np.int32)
   with pytest.raises(ValueError, match='needs `legal`'):
-    model.apply(variables, metadata, ids)
+    cases.drawn(model, ids, ids)
 
 
 def test_likelihoods_among_legal_tokens():
@@ -133,7 +138,9 @@ def test_likelihoods_among_legal_tokens():
     'legal': jnp.array([[4, 0, 1000, 0, 4, 0], [4, 1002, 0, 1000, 0, 0]]),
   }
   loss = learner.Loss(z_loss=0.0, legal_only=True)
-  found, metrics = loss(jnp.float32(logits), batch, (8, 1000))
+  found, metrics = jax.jit(functools.partial(loss, bins=(8, 1000)))(
+    jnp.float32(logits), batch
+  )
   total = []
   for i, j in zip(*np.nonzero(np.asarray(batch['weights'])), strict=True):
     row = logits[i, j]

@@ -29,6 +29,8 @@ MIXED = studies.Problem(
   spaces.Space((*cases.MIXED.parameters[4:], cases.MIXED.parameters[1])),
   'MINIMIZE',
 )
+# As many parameters as above, without whole numbers.
+REAL = spaces.Space((*cases.MIXED.parameters[:3], cases.MIXED.parameters[6]))
 SMALL = studies.Problem(
   spaces.Space((spaces.Categorical('a', ('0', '1')), spaces.Int('b', 1, 3)))
 )
@@ -278,9 +280,7 @@ def test_text_that_is_too_long_loses_names_and_is_read_all_the_same(made):
 def test_scores_are_those_of_forecasts(made):
   """EI of the forecast at the suggested point, by hand."""
   # Without whole numbers, whose draws are rounded after they are scored.
-  problem = dataclasses.replace(
-    MIXED, space=spaces.Space(cases.MIXED.parameters[:3])
-  )
+  problem = dataclasses.replace(MIXED, space=REAL)
   before = trials(problem, 5)
   found = suggesting.suggest(
     made, problem, before, jax.random.key(0), policy=FIXED
@@ -292,21 +292,20 @@ def test_scores_are_those_of_forecasts(made):
 
 
 def test_scores_are_those_of_forecasts_averaged_over_views(made):
-  space = spaces.Space(cases.MIXED.parameters[:3])
   problem = dataclasses.replace(
-    MIXED, space=space, algorithm='designer_recursive_gp'
+    MIXED, space=REAL, algorithm='designer_recursive_gp'
   )
   before, key = trials(problem, 5), jax.random.key(3)
   policy = dataclasses.replace(FIXED, views=3)
   found = suggesting.suggest(made, problem, before, key, policy=policy)
   # The views that the call drew.
-  read = histories.reading(made, studies.Study.of(problem, before), space.free)
+  read = histories.reading(made, studies.Study.of(problem, before), REAL.free)
   rng = np.random.default_rng(np.asarray(jax.random.key_data(key)).tolist())
   drawn = views.drawn(made, problem, read, 3, rng)
   asked = studies.Study.of(
     problem, [studies.Trial(found.points[0], None, 'PENDING')]
   )
-  given = made.tokenizer.parameters(asked, space.free)
+  given = made.tokenizer.parameters(asked, REAL.free)
   chances = np.exp(views.log_probabilities(made, read, drawn, given)[0])
   expected = chances @ np.maximum(np.arange(1000) - read.best, 0)
   np.testing.assert_allclose(found.scores, expected, rtol=1e-4)
@@ -316,17 +315,18 @@ def test_scores_are_those_of_forecasts_averaged_over_views(made):
     dataclasses.replace(FIXED, views=0)
 
 
-def test_many_parameters_are_seen_in_eight_views_by_default(made):
+def test_many_parameters_are_seen_in_eight_views_by_default(made, monkeypatch):
   four = spaces.Space((*cases.MIXED.parameters[:4], cases.MIXED.parameters[-1]))
   assert suggesting.usual(four) == suggesting.Policy()
   assert suggesting.Policy().views == 1
   usual = suggesting.usual(cases.MIXED)
   assert (usual.views, usual.acquisition) == (8, acquisitions.EI())
-  problem = dataclasses.replace(MIXED, space=cases.MIXED)
-  before, key = trials(problem, 3), jax.random.key(0)
+  few = dataclasses.replace(POLICY, views=3)
+  monkeypatch.setattr(suggesting, 'usual', {MIXED.space: few}.get)
+  before, key = trials(MIXED, 3), jax.random.key(0)
   found, expected, other = (
-    suggesting.suggest(made, problem, before, key, policy=policy)
-    for policy in (None, usual, dataclasses.replace(usual, views=1))
+    suggesting.suggest(made, MIXED, before, key, policy=policy)
+    for policy in (None, few, POLICY)
   )
   assert found.points == expected.points
   assert found.scores == expected.scores
@@ -337,9 +337,10 @@ def test_lists_longer_than_those_of_training_are_told_as_whole_numbers(made):
   long = spaces.Discrete('long', tuple(2.0**i for i in range(5)))
   short = spaces.Discrete('short', (1, 3, 4, 9))
   names = spaces.Categorical('names', tuple('abcdef'))
-  listed = studies.Problem(spaces.Space((long, short, names)), 'MINIMIZE')
+  others = short, names, cases.MIXED.parameters[1]
+  listed = studies.Problem(spaces.Space((long, *others)), 'MINIMIZE')
   whole = dataclasses.replace(
-    listed, space=spaces.Space((spaces.Int('long', 0, 4), short, names))
+    listed, space=spaces.Space((spaces.Int('long', 0, 4), *others))
   )
   made = dataclasses.replace(made, longest_list=4)
   before = trials(listed, 6)
@@ -353,7 +354,7 @@ def test_lists_longer_than_those_of_training_are_told_as_whole_numbers(made):
       made, problem, known, jax.random.key(0), count=3, policy=POLICY
     )
     points.append([problem.space.codes(p).tolist() for p in found.points])
-    forecast = predicting.predict(made, problem, known, found.points, views=2)
+    forecast = predicting.predict(made, problem, known, found.points, views=3)
     asked.append(forecast.probabilities)
   assert points[0] == points[1]
   np.testing.assert_array_equal(*asked)
@@ -362,7 +363,7 @@ def test_lists_longer_than_those_of_training_are_told_as_whole_numbers(made):
     listed,
     before,
     [listed.space.point(np.array(p)) for p in points[0]],
-    views=2,
+    views=3,
   )
   assert np.abs(plain.probabilities - asked[0]).max() > 1e-6
 

@@ -1,5 +1,7 @@
 """Training: losses and their gradients, data by position, exact resumption."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -46,6 +48,10 @@ def batch():
   return {name: jnp.asarray(x) for name, x in made.items()}
 
 
+def judged(loss, logits, batch):
+  return jax.jit(functools.partial(loss, bins=BINS))(logits, batch)
+
+
 def logits_of(batch, seed=0):
   shape = (*batch['targets'].shape, 1008)
   return jnp.asarray(seeds.rng(seed).normal(size=shape), jnp.float32)
@@ -54,7 +60,7 @@ def logits_of(batch, seed=0):
 def test_losses_by_hand(batch):
   logits = logits_of(batch)
   weighted = learner.Loss(objective_weight=3.0, z_loss=0.1)
-  found, metrics = weighted(logits, batch, BINS)
+  found, metrics = judged(weighted, logits, batch)
   logs = np.float64(logits)
   totals = np.log(np.exp(logs).sum(-1))
   rows = np.ix_(*map(range, batch['targets'].shape))
@@ -77,9 +83,8 @@ def test_losses_by_hand(batch):
 def test_separators_and_padding_have_no_gradient(batch):
   for options in ({}, {'soft_bins': 1.0}):
     loss = learner.Loss(**options)
-    grads = jax.grad(lambda x, loss=loss: loss(x, batch, BINS)[0])(
-      logits_of(batch)
-    )
+    slope = jax.jit(jax.grad(lambda x, loss=loss: loss(x, batch, BINS)[0]))
+    grads = np.asarray(slope(logits_of(batch)))
     moved = np.abs(grads).max(axis=-1) > 0
     np.testing.assert_array_equal(moved, batch['weights'] > 0)
 
@@ -92,7 +97,8 @@ def test_soft_targets_by_hand(batch):
     'weights': jnp.ones((1, 6)),
     'slots': jnp.full((1, 6), tokens.OBJECTIVE),
   }
-  found, metrics = learner.Loss(soft_bins=0.7, z_loss=0.0)(logits, made, BINS)
+  loss = learner.Loss(soft_bins=0.7, z_loss=0.0)
+  found, metrics = judged(loss, logits, made)
   logs = np.float64(logits[0])
   logs -= np.log(np.exp(logs).sum(-1, keepdims=True))
   expected = []
