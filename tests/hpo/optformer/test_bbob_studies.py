@@ -119,33 +119,16 @@ def test_dimensions_and_algorithms_take_turns():
     only_one.origin(0, bbob_problems.HELD_OUT)
 
 
-def test_nothing_of_the_held_out_families_leaks(monkeypatch):
+def test_nothing_of_the_held_out_families_leaks():
   assert len(bbob_problems.TRAINED) == 16
   assert not set(bbob_problems.TRAINED) & set(bbob_problems.HELD_OUT)
   known = {bbob.named(name).name for name in bbob.FUNCTIONS}
   assert {*bbob_problems.TRAINED, *bbob_problems.HELD_OUT} <= known
-  # Texts do not depend on values, and this program is compiled already.
-  made = bbob_studies._batch
-  monkeypatch.setattr(bbob_studies, '_blocks', collections.OrderedDict())
-  monkeypatch.setattr(
-    bbob_studies,
-    '_batch',
-    lambda key, index, bounds, choice, families, *rest: made(
-      key, index, bounds, choice, bbob_problems.TRAINED, *rest
-    ),
-  )
   for name in bbob_problems.HELD_OUT:
     for study in DATA.evaluation_studies(name):
       text = MAKER.vocabulary.decode(_ids(study)).lower()
       for family in (*bbob_problems.HELD_OUT, *bbob_problems.TRAINED):
         assert family.lower() not in text
-
-
-@pytest.mark.slow
-def test_held_out_families_have_studies_of_their_own():
-  found = [DATA.evaluation_studies(name)[0] for name in bbob_problems.HELD_OUT]
-  assert all(map(tokens.is_usable, found))
-  assert len({study.values.tobytes() for study in found}) == len(found)
 
 
 def _ids(study):
