@@ -31,6 +31,9 @@ from runtime.sweeping import pool as pool_lib
 __all__ = ['FOLDER', 'Options', 'run']
 
 FOLDER = pathlib.Path('runs/papers')
+# Calls of each worker, if there are so many runs: a process that does several
+# reads and traces a program once, and what it loses if it is stopped is little.
+_TURNS = 16
 Batch = dict[pathlib.Path, study_lib.Cell]  # Cells of one call, by their file.
 
 
@@ -40,8 +43,9 @@ class Options:
 
   Attributes:
     folder: of finished runs.
-    workers: number of runs at a time, each in a process of its own; 1, without
-      Ray: in this process, one after another.
+    workers: number of runs at a time, in processes of their own, which do
+      several neighbours of many runs; 1, without Ray: in this process, one after
+      another.
     ray_address: HOST:PORT of a Ray cluster that does the runs, or 'local'; None:
       this machine does.
     fresh: also repeat finished runs.
@@ -205,14 +209,17 @@ def _execute(
     for batch in batches:
       yield batch, *_call(study.together, list(batch.values()))
     return
-  calls = {
-    number: (_call_sent, _sent(study.together, list(batch.values())))
-    for number, batch in enumerate(batches)
-  }
-  # A process that is killed, such as for memory, costs one more try.
   with pool_lib.make(options.workers, ray_address=options.ray_address) as pool:
+    size = max(len(batches) // (_TURNS * pool.workers), 1)
+    turns = [batches[i : i + size] for i in range(0, len(batches), size)]
+    calls = {
+      number: (_call_sent, _sent(study.together, [[*b.values()] for b in turn]))
+      for number, turn in enumerate(turns)
+    }
+    # A process that is killed, such as for memory, costs one more try.
     for number, found in pool_lib.results(pool, calls, retries=1):
-      yield batches[number], *found
+      for batch, (records, seconds) in zip(turns[number], found, strict=True):
+        yield batch, records, seconds
 
 
 class _Pickler(cloudpickle.Pickler):
@@ -234,8 +241,9 @@ def _sent(*values: Any) -> bytes:
   return file.getvalue()
 
 
-def _call_sent(values: bytes) -> tuple[list[study_lib.Record], float]:
-  return _call(*pickle.loads(values))
+def _call_sent(values: bytes) -> list[tuple[list[study_lib.Record], float]]:
+  together, turn = pickle.loads(values)
+  return [_call(together, cells) for cells in turn]
 
 
 def _call(

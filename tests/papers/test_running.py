@@ -130,6 +130,22 @@ def test_workers_give_the_same_records(options, tmp_path):
     running.run(STUDY, range(3), dataclasses.replace(options, workers=0))
 
 
+def test_processes_do_several_of_many_runs(options, monkeypatch):
+  monkeypatch.setattr(running, '_TURNS', 1)
+  study = study_lib.Study(toy.run, {'a': toy.Setting(), 'b': toy.Setting(2.0)})
+  told = []
+  spread = dataclasses.replace(options, workers=2, log=told.append)
+  found = running.run(study, range(3), spread)
+  for arm in 'ab':
+    assert len({*found(arm, 'process')}) == 1
+  assert {*found('a', 'process')} != {*found('b', 'process')}
+  assert len(told) == len(list(options.folder.glob('*.json'))) == 6
+  toy.CALLS.clear()
+  alone = running.run(study, range(3), dataclasses.replace(options, fresh=True))
+  for arm in 'ab':
+    np.testing.assert_array_equal(found(arm, 'curve'), alone(arm, 'curve'))
+
+
 @pytest.mark.slow
 def test_a_ray_cluster_gives_the_same_records(options, tmp_path):
   study = study_lib.Study(toy.run, {'a': toy.Setting()})
