@@ -36,6 +36,7 @@ from runtime import commands, paths
 from runtime import errors as run_errors
 from runtime.config import files as files_lib
 from runtime.record import tables, workdirs
+from runtime.sweeping import calls as calls_lib
 from runtime.sweeping import driving, plans, reporting, watching
 from runtime.sweeping import members as members_lib
 from runtime.sweeping import pool as pool_lib
@@ -205,7 +206,7 @@ def _probes(plan: plans.Plan, tuner_seed: int) -> list[members_lib.Member]:
 
 
 def checked(
-  plan: plans.Plan, pool: pool_lib.Pool, log: pathlib.Path, tuner_seed: int = 0
+  plan: plans.Plan, pool: calls_lib.Pool, log: pathlib.Path, tuner_seed: int = 0
 ) -> str:
   """Loads and builds members in the pool; returns the first's configuration.
 
@@ -266,7 +267,7 @@ def run(
       belongs to another process.
   """
   sweep = _sweep(options, plan, folder)
-  resources = pool_lib.Resources(options.cpus, options.gpus, options.resources)
+  resources = calls_lib.Resources(options.cpus, options.gpus, options.resources)
   with (
     workdirs.claimed(folder) as claim,
     pool_lib.make(

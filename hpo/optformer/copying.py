@@ -141,23 +141,47 @@ def _scales(number: Array) -> list[Array]:
 
 
 class Copies(nn.Module):
-  """Scores of earlier trials: logarithms of what they add to their values."""
+  """Adds earlier trials to the likelihoods of their values, by learnt scores.
+
+  Attributes:
+    first_trial: its position in a sequence.
+    bins: (id of bin 0, Q).
+  """
+
+  first_trial: int
+  bins: tuple[int, int]
+
+  def sheet(self, tokens: Int[Array, 'b l'], legal: Int[Array, 'b d']) -> Sheet:
+    """The table of whole sequences; see `sheet`."""
+    return sheet(tokens[:, self.first_trial :], legal, self.bins)
 
   @nn.compact
   def __call__(
-    self, x: Float[Array, 'b p e'], past: Past
-  ) -> Float[Array, 'b p t']:
-    """Scores.
+    self,
+    logits: Float[Array, 'b p v'],
+    x: Float[Array, 'b p e'],
+    read: Sheet,
+    at: Int[Array, 'b p'],
+    changed: Float[Array, 'b p t'],
+  ) -> Float[Array, 'b p v']:
+    """Logits to which earlier trials have added.
 
     Args:
+      logits: of all tokens, or of the bins alone.
       x: activations that predict the next tokens.
-      past: earlier trials.
+      read: trials.
+      at: places; 0 is the first one of the first trial.
+      changed: of `changes`, at these places.
     """
+    past = look_back(read, at, changed)
     hidden = nn.gelu(nn.Dense(_HIDDEN, name='facts_in')(past.facts))
     keys = nn.Dense(_KEYS, name='facts_out')(hidden)
     queries = nn.Dense(_KEYS, name='queries')(x.astype(jnp.float32))
     rare = self.param('rare', nn.initializers.constant(_RARE), (1,))
-    return rare + jnp.einsum('bpk,bptk->bpt', queries, keys) / _KEYS**0.5
+    scores = rare + jnp.einsum('bpk,bptk->bpt', queries, keys) / _KEYS**0.5
+    first, count = self.bins
+    columns = past.ids - (first if logits.shape[-1] == count else 0)
+    return add(logits, scores, columns, past.usable & (past.ids >= first))
 
 
 def add(

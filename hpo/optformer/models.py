@@ -168,7 +168,8 @@ class OptFormer(nn.Module):
     if self.places:
       self.place_codes = places.Places(self.width, self.first_trial)
     if self.copies:
-      self.copy_scores = copying.Copies()
+      bins = self.first_bin, self.bins
+      self.copy_scores = copying.Copies(self.first_trial, bins)
     if self._takes_bias:
       self.encoder_bias = relative.Bias(self.num_heads, causal=False)
       self.decoder_bias = relative.Bias(self.num_heads, causal=True)
@@ -249,10 +250,10 @@ class OptFormer(nn.Module):
     logits = self.logits(x)
     if not self.copies:
       return logits
-    read = self._sheet(tokens, legal)
+    read = self.copy_scores.sheet(tokens, legal)
     at = jnp.broadcast_to(positions, tokens.shape) - self.first_trial
     changed = copying.changes(read, tokens, at)
-    return self._with_copies(logits, x, copying.look_back(read, at, changed))
+    return self.copy_scores(logits, x, read, at, changed)
 
   def encode(
     self,
@@ -355,7 +356,8 @@ class OptFormer(nn.Module):
     ids, changed = prefix.ids, None
     if self.copies:
       ids = ids.at[jnp.arange(len(ids))[:, None], positions].set(tokens)
-      read, at = self._sheet(ids, prefix.legal), positions - self.first_trial
+      read = self.copy_scores.sheet(ids, prefix.legal)
+      at = positions - self.first_trial
       changed = copying.changes(read, tokens, at, prefix.changed)
     last, opened, changed = jax.tree.map(
       lambda rows: jnp.take_along_axis(
@@ -430,7 +432,7 @@ class OptFormer(nn.Module):
     if self.copies:
       # Each branch is a sequence of one token here, too.
       at = (position - self.first_trial)[:, None]
-      read = self._sheet(prefix.ids, prefix.legal)
+      read = self.copy_scores.sheet(prefix.ids, prefix.legal)
       read_on = lambda ids, opened: copying.changes(read, ids, at, opened)
       changed = jax.vmap(read_on, 1, 1)(tokens[..., None], branch.changed)
       changed = changed[:, :, 0]
@@ -464,31 +466,13 @@ class OptFormer(nn.Module):
     logits = self.logits(x, bins_only=True)
     if not self.copies:
       return logits
-    at = prefix.lengths - self.first_trial - 1
-    read = self._sheet(prefix.ids, prefix.legal)
-    if branch is None:
-      past = copying.look_back(read, at[:, None], prefix.changed[:, None])
-      return self._with_copies(logits[:, None], x[:, None], past)[:, 0]
-    at = jnp.broadcast_to((at + branch.step)[:, None], x.shape[:2])
-    past = copying.look_back(read, at, branch.changed)
-    return self._with_copies(logits, x, past)
-
-  def _sheet(
-    self, ids: Int[Array, 'b l'], legal: Int[Array, 'b d']
-  ) -> copying.Sheet:
-    bins = self.first_bin, self.bins
-    return copying.sheet(ids[:, self.first_trial :], legal, bins)
-
-  def _with_copies(
-    self,
-    logits: Float[Array, 'b p v'],
-    x: Float[Array, 'b p e'],
-    past: copying.Past,
-  ) -> Float[Array, 'b p v']:
-    first = 0 if logits.shape[-1] == self.trial_size else self.first_bin
-    columns = past.ids - first
-    usable = past.usable & (past.ids >= self.first_bin)
-    return copying.add(logits, self.copy_scores(x, past), columns, usable)
+    read = self.copy_scores.sheet(prefix.ids, prefix.legal)
+    at = (prefix.lengths - self.first_trial - 1)[:, None]
+    if branch is not None:
+      at = jnp.broadcast_to(at + branch.step, x.shape[:2])
+      return self.copy_scores(logits, x, read, at, branch.changed)
+    alone = logits[:, None], x[:, None], read, at, prefix.changed[:, None]
+    return self.copy_scores(*alone)[:, 0]
 
   def logits(
     self, x: Float[Array, '*n e'], *, bins_only: bool = False

@@ -35,7 +35,7 @@ __all__ = ['Policy', 'Suggestions', 'suggest', 'usual']
 # Where all candidates repeat earlier points, others are drawn at this many
 # times the temperature, and then uniformly.
 _HOT = 1.5
-_MANY = 5  # Parameters, from which on one view of them is a poor one.
+_MANY = 5  # Free parameters; the least that row `choice-of-views` has.
 
 
 @dataclasses.dataclass(frozen=True)

@@ -158,7 +158,7 @@ def load(path: str | os.PathLike[str]) -> Trained:
     algorithm=settings['algorithm'],
     # Newer than the format.
     longest_list=settings.get('longest_list'),
-    algorithms=known and tuple(known),
+    algorithms=None if known is None else tuple(known),
   )
 
 

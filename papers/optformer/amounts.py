@@ -51,17 +51,11 @@ class Setting:
   judged: int = 64  # Studies of each split.
 
 
-def run(setting: Setting, *, seed: int) -> study.Record:
-  """Trains, and judges on studies that were not trained on.
-
-  Returns:
-    Losses of objectives and of parameters, nats a token, means over the splits,
-    at each record.
-  """
+def _trainer(setting: Setting) -> training.OptFormerTrainer:
   data = bbob_studies.BbobStudies(
     _MAKER, source=_SOURCE, eval_studies=setting.judged, limit=setting.studies
   )
-  trainer = training.OptFormerTrainer(
+  return training.OptFormerTrainer(
     presets.make(
       _MAKER.vocabulary,
       setting.size,
@@ -84,8 +78,17 @@ def run(setting: Setting, *, seed: int) -> study.Record:
     loss=learner_lib.Loss(legal_only=True),
     eval_splits=_SPLITS,
   )
+
+
+def run(setting: Setting, *, seed: int) -> study.Record:
+  """Trains, and judges on studies that were not trained on.
+
+  Returns:
+    Losses of objectives and of parameters, nats a token, means over the splits,
+    at each record.
+  """
   driven = papers_training.driven(
-    trainer,
+    _trainer(setting),
     seed=seed,
     steps=setting.steps,
     records=setting.records,

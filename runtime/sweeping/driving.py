@@ -19,9 +19,9 @@ from typing import Any
 
 import numpy as np
 
+from runtime.sweeping import calls as calls_lib
 from runtime.sweeping import members as members_lib
 from runtime.sweeping import plans
-from runtime.sweeping import pool as pool_lib
 
 __all__ = ['LOGS', 'RUNS', 'Run', 'Sweep', 'Trial', 'member_of']
 
@@ -170,7 +170,7 @@ class Sweep:
     known = [trial for trial in self.trials if trial.value is not None]
     return max(known, key=lambda t: self.plan.sign * t.value, default=None)
 
-  def advance(self, pool: pool_lib.Pool, seconds: float) -> bool:
+  def advance(self, pool: calls_lib.Pool, seconds: float) -> bool:
     """Asks, starts, waits and tells.
 
     Args:
@@ -220,7 +220,7 @@ class Sweep:
     trial.told = True
     return True
 
-  def _start(self, pool: pool_lib.Pool) -> None:
+  def _start(self, pool: calls_lib.Pool) -> None:
     for trial in self.trials:
       for run in trial.runs:
         if len(pool.running) >= pool.workers:
@@ -248,7 +248,7 @@ class Sweep:
       parent=parent,
     )
 
-  def _note(self, outcome: pool_lib.Outcome) -> None:
+  def _note(self, outcome: calls_lib.Outcome) -> None:
     """Writes down how a run ended; one that failed waits for its next try."""
     [run] = [run for run in self.runs if run.name == outcome.key]
     if outcome.error is not None:

@@ -1,4 +1,4 @@
-"""A pool of processes on this machine; see `pool`."""
+"""A pool of processes on this machine; see `calls`."""
 
 import contextlib
 import multiprocessing
@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from multiprocessing import connection
 from typing import Any, NamedTuple
 
-from runtime.sweeping import pool as pool_lib
+from runtime.sweeping import calls as calls_lib
 
 __all__ = ['Processes', 'redirect', 'thread_limits']
 
@@ -33,7 +33,7 @@ class _Running(NamedTuple):
 
 
 class Processes:
-  """A `pool.Pool` of processes on this machine.
+  """A `calls.Pool` of processes on this machine.
 
   Each has its share of the machine's threads. With GPUs, call i of those that
   run at a time sees its own ones.
@@ -47,7 +47,7 @@ class Processes:
       a resource belongs to Ray.
   """
 
-  def __init__(self, workers: int, resources: pool_lib.Resources) -> None:
+  def __init__(self, workers: int, resources: calls_lib.Resources) -> None:
     if resources.others:
       raise ValueError(
         f'resources {dict(resources.others)} need a Ray cluster: --ray_address'
@@ -65,7 +65,7 @@ class Processes:
   def start(
     self, key: Any, function: Callable[..., Any], *args: Any, log: str = ''
   ) -> None:
-    """See `pool.Pool`."""
+    """See `calls.Pool`."""
     slot = next(i for i in range(self.workers) if i not in self._running)
     ours, theirs = _SPAWN.Pipe(duplex=False)
     process = _SPAWN.Process(target=_call, args=(theirs, log, function, args))
@@ -84,8 +84,8 @@ class Processes:
       {'CUDA_VISIBLE_DEVICES': ','.join(own)} if own else {}
     )
 
-  def wait(self, seconds: float | None = None) -> list[pool_lib.Outcome]:
-    """See `pool.Pool`."""
+  def wait(self, seconds: float | None = None) -> list[calls_lib.Outcome]:
+    """See `calls.Pool`."""
     if not self._running:
       return []
     pipes = {one.pipe: one for one in self._running.values()}
@@ -93,7 +93,7 @@ class Processes:
     ready = connection.wait(list(pipes), seconds)
     return [self._outcome(pipes[pipe]) for pipe in ready]
 
-  def _outcome(self, one: _Running) -> pool_lib.Outcome:
+  def _outcome(self, one: _Running) -> calls_lib.Outcome:
     del self._running[one.slot]
     try:
       value, error = one.pipe.recv()
@@ -104,8 +104,8 @@ class Processes:
     if value is None and error is None:
       code = one.process.exitcode
       how = signal.Signals(-code).name if code < 0 else f'exit code {code}'
-      error = pool_lib.LostError(f'{one.key}: the process ended with {how}')
-    return pool_lib.Outcome(one.key, value and value[0], error)
+      error = calls_lib.LostError(f'{one.key}: the process ended with {how}')
+    return calls_lib.Outcome(one.key, value and value[0], error)
 
   def __enter__(self) -> 'Processes':
     return self

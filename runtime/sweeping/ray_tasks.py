@@ -1,4 +1,4 @@
-"""A pool of Ray tasks, for many machines; see `pool`.
+"""A pool of Ray tasks, for many machines; see `calls`.
 
 All machines need the same file system, as runs write their workdirs, and the same
 checkout. Ray starts a process for each call, and tells the call's resources apart.
@@ -11,14 +11,14 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from runtime.devices import ray_cluster
-from runtime.sweeping import pool as pool_lib
+from runtime.sweeping import calls as calls_lib
 from runtime.sweeping import processes
 
 __all__ = ['RayTasks']
 
 
 class RayTasks:
-  """A `pool.Pool` of Ray tasks.
+  """A `calls.Pool` of Ray tasks.
 
   Args:
     workers: number of calls at a time; Ray starts as many as resources allow.
@@ -31,7 +31,7 @@ class RayTasks:
   """
 
   def __init__(
-    self, workers: int, resources: pool_lib.Resources, address: str
+    self, workers: int, resources: calls_lib.Resources, address: str
   ) -> None:
     self.workers = workers
     if address == 'local':
@@ -61,29 +61,31 @@ class RayTasks:
   def start(
     self, key: Any, function: Callable[..., Any], *args: Any, log: str = ''
   ) -> None:
-    """See `pool.Pool`."""
+    """See `calls.Pool`."""
     reference = self._call.remote(os.getcwd(), log, function, args)
     self._running[reference] = key
 
-  def wait(self, seconds: float | None = None) -> list[pool_lib.Outcome]:
-    """See `pool.Pool`."""
+  def wait(self, seconds: float | None = None) -> list[calls_lib.Outcome]:
+    """See `calls.Pool`."""
     if not self._running:
       return []
     done, _ = self._ray.wait(list(self._running), timeout=seconds)
     return [self._outcome(reference) for reference in done]
 
-  def _outcome(self, reference: Any) -> pool_lib.Outcome:
+  def _outcome(self, reference: Any) -> calls_lib.Outcome:
     key = self._running.pop(reference)
     errors = self._ray.exceptions
     try:
-      return pool_lib.Outcome(key, self._ray.get(reference))
+      return calls_lib.Outcome(key, self._ray.get(reference))
     except errors.RayTaskError as error:
       # The exception of the call itself, whose text has the far traceback.
       cause = error.cause
       cause.add_note(str(error))
-      return pool_lib.Outcome(key, error=cause)
+      return calls_lib.Outcome(key, error=cause)
     except errors.RayError as error:
-      return pool_lib.Outcome(key, error=pool_lib.LostError(f'{key}: {error}'))
+      return calls_lib.Outcome(
+        key, error=calls_lib.LostError(f'{key}: {error}')
+      )
 
   def __enter__(self) -> 'RayTasks':
     return self

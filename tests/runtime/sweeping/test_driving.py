@@ -6,12 +6,12 @@ import random
 
 import pytest
 
+from runtime.sweeping import calls as calls_lib
 from runtime.sweeping import driving, plans, reporting, watching
 from runtime.sweeping import members as members_lib
-from runtime.sweeping import pool as pool_lib
 
 SPACE = ({'type': 'FLOAT', 'name': 'X', 'low': 0.0, 'high': 1.0},)
-FAILURE = pool_lib.LostError('killed')
+FAILURE = calls_lib.LostError('killed')
 
 
 class Climber:
@@ -65,13 +65,13 @@ class Player:
       found = left.pop(0)
       is_error = isinstance(found, Exception)
       return [
-        pool_lib.Outcome(key, error=found)
+        calls_lib.Outcome(key, error=found)
         if is_error
-        else pool_lib.Outcome(key, found)
+        else calls_lib.Outcome(key, found)
       ]
     x = float(member.params[-1].rpartition('= ')[2])
     value = round(x * x, 6) + member.seed
-    return [pool_lib.Outcome(key, members_lib.Ended('finished', value, 10))]
+    return [calls_lib.Outcome(key, members_lib.Ended('finished', value, 10))]
 
 
 def tuned(folder, *, most=9, parallel=3, retries=1, seeds=1, in_order=True):

@@ -9,6 +9,7 @@ import time
 
 import pytest
 
+from runtime.sweeping import calls as calls_lib
 from runtime.sweeping import pool as pool_lib
 from tests.runtime.sweeping import calls
 
@@ -44,12 +45,12 @@ def test_values_errors_logs_and_lost_processes(make, tmp_path):
     found = outcomes(pool, 4)
     assert pool.running == []
     assert pool.wait() == []
-  assert found['value'] == pool_lib.Outcome('value', 8)
+  assert found['value'] == calls_lib.Outcome('value', 8)
   assert log.read_text() == 'doubling 4\n'
   assert isinstance(found['error'].error, KeyError)
   assert 'in fails' in found['error'].error.__notes__[0]
   assert '1 and 2' in str(found['strange'].error)
-  assert isinstance(found['lost'].error, pool_lib.LostError)
+  assert isinstance(found['lost'].error, calls_lib.LostError)
   assert 'lost: ' in str(found['lost'].error)
 
 
@@ -62,7 +63,7 @@ def test_each_call_has_a_process_and_lost_ones_are_repeated(make, tmp_path):
     assert len({process for _, process in found.values()} | {os.getpid()}) == 4
     again = pool_lib.results(pool, {0: (calls.dies_once, mark)}, retries=1)
     assert dict(again) == {0: 'alive'}
-    with pytest.raises(pool_lib.LostError):
+    with pytest.raises(calls_lib.LostError):
       list(pool_lib.results(pool, {0: (calls.dies_once, mark + '2')}))
     with pytest.raises(KeyError):
       list(pool_lib.results(pool, {0: (calls.fails,)}, retries=5))
@@ -71,7 +72,7 @@ def test_each_call_has_a_process_and_lost_ones_are_repeated(make, tmp_path):
 def test_threads_and_gpus_of_a_call(monkeypatch):
   for name in ('PJRT_NPROC', 'OMP_NUM_THREADS', 'CUDA_VISIBLE_DEVICES'):
     monkeypatch.delenv(name, raising=False)
-  resources = pool_lib.Resources(cpus=3, gpus=2)
+  resources = calls_lib.Resources(cpus=3, gpus=2)
   with pool_lib.make(2, resources=resources) as pool:
     pool.start('threads', calls.environment, 'PJRT_NPROC')
     pool.start('gpus', calls.environment, 'CUDA_VISIBLE_DEVICES')
@@ -85,12 +86,12 @@ def test_what_a_machine_lacks_is_refused(monkeypatch):
   with pytest.raises(ValueError, match='workers must be positive, got 0'):
     pool_lib.make(0)
   with pytest.raises(ValueError, match=r"'TPU': 4.*--ray_address"):
-    pool_lib.make(1, resources=pool_lib.Resources(others={'TPU': 4}))
+    pool_lib.make(1, resources=calls_lib.Resources(others={'TPU': 4}))
   monkeypatch.setenv('CUDA_VISIBLE_DEVICES', '5')
   with pytest.raises(ValueError, match='got 2 and CUDA_VISIBLE_DEVICES=5'):
-    pool_lib.make(2, resources=pool_lib.Resources(gpus=1))
+    pool_lib.make(2, resources=calls_lib.Resources(gpus=1))
   with pytest.raises(ValueError, match=r'self\.cpus=0'):
-    pool_lib.Resources(cpus=0)
+    calls_lib.Resources(cpus=0)
 
 
 def _alive(process):
