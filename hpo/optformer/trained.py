@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jaxtyping import PyTree
 
 from hpo import spaces, studies
-from hpo.optformer import bbob_problems, models, relative, tokens, vocabulary
+from hpo.optformer import models, relative, tokens, vocabulary
 from rl import ranges
 from runtime import packed
 
@@ -174,6 +174,4 @@ def shipped() -> Trained:
       f'{SHIPPED} is missing; the commands that make it are in '
       'hpo/optformer/README.md, section Run'
     )
-  # Its file is older than this setting; its studies were generated ones.
-  longest = bbob_problems.MOST_LISTED
-  return dataclasses.replace(load(SHIPPED), longest_list=longest)
+  return load(SHIPPED)
