@@ -282,7 +282,7 @@ class _Call:
     if self.policy.pending == 'sample':
       size = decoding.bucket(count)
       found = self.propose(read, count=size, given=parameters)
-      logits = found.objective[0, :count] / self.trained.temperature
+      logits = self._forecasts(found, read)[:count]
       drawn = jax.random.categorical(self.next_key(), logits)
       return (np.asarray(drawn) + ids.first_bin).tolist()
     return [ids.first_bin + read.mean] * count
@@ -316,17 +316,19 @@ class _Call:
     # counts.
     improves = read.best is not None
     score = self.policy.acquisition if improves else acquisitions.Prior()
-    logits = found.objective[0] / self.trained.temperature
-    if improves and self.policy.views > 1:
-      logits = self._averaged(found, read)
+    logits = found.objective[0]
+    if improves:
+      logits = self._forecasts(found, read)
     best = jnp.int32(read.best or 0)
     found = _score(score, logits, best, self.next_key())
     return np.asarray(found, np.float64)
 
-  def _averaged(
+  def _forecasts(
     self, found: decoding.Candidates, read: histories.Reading
   ) -> Float[Array, 'n q']:
-    """Logarithms of the forecasts, averaged over views that are drawn anew."""
+    """Logits of the forecasts; of the mean over views that are drawn anew."""
+    if self.policy.views == 1:
+      return found.objective[0] / self.trained.temperature
     views = views_lib.drawn(
       self.trained, self.problem, read, self.policy.views, self.rng
     )

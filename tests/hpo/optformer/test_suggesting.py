@@ -172,6 +172,23 @@ def test_running_trials_count(made, pending):
     np.testing.assert_allclose(objectives[4:], lie, atol=1)
 
 
+def test_running_trials_are_drawn_from_the_mean_over_views(made, monkeypatch):
+  certain = np.full(1000, -1e9)
+  certain[123] = 0.0
+  monkeypatch.setattr(
+    views,
+    'log_probabilities',
+    lambda trained, read, found, given: np.tile(certain, (len(given), 1)),
+  )
+  policy = dataclasses.replace(FIXED, pending='sample', views=2)
+  before = trials(MIXED, 5)
+  running = [*before[:4], studies.Trial(before[4].parameters, None, 'PENDING')]
+  found = suggesting.suggest(
+    made, MIXED, running, jax.random.key(0), policy=policy
+  )
+  assert found.history.tokens[0][-2] == made.tokenizer.ids.first_bin + 123
+
+
 def test_long_studies_keep_first_best_and_latest():
   gains = np.full(60, np.nan)
   gains[10:50] = seeds.rng(0).normal(size=40)
