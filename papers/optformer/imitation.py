@@ -92,7 +92,7 @@ def _references(setting: Setting, found: studies.Study) -> dict[str, float]:
 STUDY = study.Study(
   run,
   {name: Setting(name) for name in NAMES},
-  seeds=64,
+  seeds=512,
   at=NAMES,
   together=True,
 )
