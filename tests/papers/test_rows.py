@@ -236,6 +236,11 @@ def test_other_claims_make_a_row_stale(options, tmp_path):
   assert dataclasses.replace(ROW, claims=[other]).is_stale(written)
   before = dataclasses.replace(written, findings=())  # As rows once were.
   assert not dataclasses.replace(ROW, claims=[other]).is_stale(before)
+  made = dataclasses.replace(
+    ROW, claims=lambda table: [claims.above(x, than=-9.0) for x in table]
+  )
+  # Made for numbers that the record does not list, such as `spare`.
+  assert not made.is_stale(written)
 
 
 def test_only_the_ledger_of_the_workspace_changes_its_readme(options, tmp_path):
