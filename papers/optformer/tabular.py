@@ -7,10 +7,10 @@ problems have five to nine.
 import functools
 
 from hpo import tabular
-from hpo.optformer import acquisitions
+from hpo.optformer import acquisitions, behaviours
 from papers import claims, figures, study
 from papers.optformer import methods, optimising, peers, tasks
-from papers.optformer.optimising import EI, PRIOR, RANDOM, VIEWS
+from papers.optformer.optimising import EI, GP_UCB, PRIOR, RANDOM, VIEWS
 from runtime.record import ledger
 
 _TPE, _THOMPSON = 'TPE (Optuna)', 'OptFormer, Thompson'
@@ -18,6 +18,7 @@ _METHODS = {
   RANDOM: methods.Random(),
   PRIOR: optimising.optformer(acquisitions.Prior(), 1),
   EI: optimising.optformer(),
+  GP_UCB: methods.Behaviour(behaviours.GpUcb()),
   _TPE: peers.Optuna('tpe'),
 }
 _PEERS = {
