@@ -88,11 +88,12 @@ class Policy:
 def usual(space: spaces.Space) -> Policy:
   """The policy of all interfaces to which none is given.
 
-  The published one; from five free parameters on, expected improvement by eight
-  views of the study (row `choice-of-views`).
+  The published one, with an upper confidence bound in the place of expected
+  improvement (row `choice-of-acquisitions`); from five free parameters on,
+  expected improvement by eight views of the study (row `choice-of-views`).
   """
   if len(space.free) < _MANY:
-    return Policy()
+    return Policy(acquisitions.UCB(0.9))
   return Policy(num_candidates=16, views=8)
 
 

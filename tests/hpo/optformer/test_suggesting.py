@@ -332,10 +332,10 @@ def test_scores_are_those_of_forecasts_averaged_over_views(made):
     dataclasses.replace(FIXED, views=0)
 
 
-def test_many_parameters_are_seen_in_eight_views_by_default(made, monkeypatch):
+def test_the_usual_policy_depends_on_the_space(made, monkeypatch):
   four = spaces.Space((*cases.MIXED.parameters[:4], cases.MIXED.parameters[-1]))
-  assert suggesting.usual(four) == suggesting.Policy()
-  assert suggesting.Policy().views == 1
+  small = suggesting.usual(four)
+  assert (small.views, small.acquisition) == (1, acquisitions.UCB(0.9))
   usual = suggesting.usual(cases.MIXED)
   assert (usual.views, usual.acquisition) == (8, acquisitions.EI())
   few = dataclasses.replace(POLICY, views=3)
