@@ -163,7 +163,9 @@ def work(
   done = _completed(study, problem)
   while len(done) < trials:
     [trial] = study.suggest(count=1, client_id=client)
-    value = tune.value_at(objective, trial.parameters)
+    # Whole numbers come as floats, which objectives need not take.
+    point = problem.space.point(problem.space.codes(trial.parameters))
+    value = tune.value_at(objective, point)
     _complete(trial, problem, value)
     done = _completed(study, problem)
     told = 'infeasible' if value is None else f'{value:.6g}'

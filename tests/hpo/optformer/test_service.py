@@ -24,6 +24,7 @@ PROBLEM = studies.Problem(SPACE, 'MINIMIZE', metric='loss')
 
 
 def loss(rate, layers, width, kind):
+  assert isinstance(layers, int)
   return float('nan') if layers == 4 else rate + (kind == 'q') + width / 64
 
 
