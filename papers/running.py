@@ -32,8 +32,10 @@ __all__ = ['FOLDER', 'Options', 'run']
 
 FOLDER = pathlib.Path('runs/papers')
 # Calls of each worker, if there are so many runs: a process that does several
-# reads and traces a program once, and what it loses if it is stopped is little.
+# reads and traces a program once.
 _TURNS = 16
+# Runs of a call: as many may be lost when it is stopped, or when one of them fails.
+_MOST_RUNS = 8
 Batch = dict[pathlib.Path, study_lib.Cell]  # Cells of one call, by their file.
 
 
@@ -43,9 +45,9 @@ class Options:
 
   Attributes:
     folder: of finished runs.
-    workers: number of runs at a time, in processes of their own, which do
-      several neighbours of many runs; 1, without Ray: in this process, one after
-      another.
+    workers: number of runs at a time, in processes of their own, each of which
+      does up to eight neighbours if there are many; 1, without Ray: in this
+      process, one after another.
     ray_address: HOST:PORT of a Ray cluster that does the runs, or 'local'; None:
       this machine does.
     fresh: also repeat finished runs.
@@ -210,7 +212,7 @@ def _execute(
       yield batch, *_call(study.together, list(batch.values()))
     return
   with pool_lib.make(options.workers, ray_address=options.ray_address) as pool:
-    size = max(len(batches) // (_TURNS * pool.workers), 1)
+    size = min(max(len(batches) // (_TURNS * pool.workers), 1), _MOST_RUNS)
     turns = [batches[i : i + size] for i in range(0, len(batches), size)]
     calls = {
       number: (_call_sent, _sent(study.together, [[*b.values()] for b in turn]))

@@ -140,6 +140,11 @@ def test_processes_do_several_of_many_runs(options, monkeypatch):
     assert len({*found(arm, 'process')}) == 1
   assert {*found('a', 'process')} != {*found('b', 'process')}
   assert len(told) == len(list(options.folder.glob('*.json'))) == 6
+  monkeypatch.setattr(running, '_MOST_RUNS', 1)
+  again = dataclasses.replace(spread, fresh=True)
+  one = study_lib.Study(toy.run, {'a': toy.Setting()})
+  each = running.run(one, range(4), again)
+  assert len({*each('a', 'process')}) == 4
   toy.CALLS.clear()
   alone = running.run(study, range(3), dataclasses.replace(options, fresh=True))
   for arm in 'ab':
