@@ -35,9 +35,11 @@ def optformer(
   )
 
 
-def averaged() -> methods.OptFormer:
-  """EI of forecasts that are averaged over eight views, of fewer candidates."""
-  return optformer(num_candidates=16, views=8)
+def averaged(
+  acquisition: acquisitions.Acquisition = acquisitions.EI(),
+) -> methods.OptFormer:
+  """Forecasts are averaged over eight views, of fewer candidates."""
+  return optformer(acquisition, num_candidates=16, views=8)
 
 
 def compared(
