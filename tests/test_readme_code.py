@@ -88,8 +88,13 @@ def test_implicit_attention(run):
   assert "'kernel': (4, 4, 3, 8)" in rest
 
 
+@pytest.mark.slow
 def test_optformer(run):
-  assert run('hpo/optformer')[1] == '2 (2,) (2,)\n'
+  names, _ = run('hpo/optformer')
+  assert names['optimizer'].best.value < 0.5
+  mean, high = names['forecast'].mean, names['forecast'].quantile(0.9)
+  assert mean.shape == high.shape == (2,)
+  assert (mean < high).all()
 
 
 def test_ufom(run):

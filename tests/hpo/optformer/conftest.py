@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from hpo.optformer import presets, vocabulary
+from hpo.optformer import presets, tokens, trained, vocabulary
 from tests.hpo.optformer import optformer_cases as cases
 
 VOCABULARY = vocabulary.Compact()
@@ -18,3 +18,21 @@ def model():
 def variables(model):
   ids = np.ones((1, 2), np.int32)
   return cases.drawn(model, ids, ids)
+
+
+@pytest.fixture(scope='session')
+def untrained(model, variables):
+  """Makes it ready to use, for texts and trials of so many tokens."""
+
+  def make(encoder=128, decoder=128, **options):
+    maker = tokens.Tokenizer(
+      VOCABULARY, encoder_length=encoder, decoder_length=decoder
+    )
+    return trained.Trained(model, maker, variables, **options)
+
+  return make
+
+
+@pytest.fixture(scope='session')
+def made(untrained):
+  return untrained()

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from hpo import spaces, studies
-from hpo.optformer import asking, suggesting, tokens, trained, tune, vocabulary
+from hpo.optformer import asking, suggesting, trained, tune
 from hpo.optformer.examples import forest
 from runtime.record import workdirs
 
@@ -21,14 +21,6 @@ SPACE = spaces.Space(
 )
 PROBLEM = studies.Problem(SPACE, 'MINIMIZE')
 POLICY = suggesting.Policy(num_candidates=8)
-
-
-@pytest.fixture
-def made(model, variables):
-  maker = tokens.Tokenizer(
-    vocabulary.Compact(), encoder_length=128, decoder_length=128
-  )
-  return trained.Trained(model, maker, variables)
 
 
 def loss(rate, kind):

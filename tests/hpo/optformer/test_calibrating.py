@@ -9,8 +9,6 @@ from hpo.optformer import (
   calibrating,
   forecasts,
   quantizing,
-  tokens,
-  trained,
   vocabulary,
 )
 from tests import seeds
@@ -23,10 +21,9 @@ def studies(count):
   return [cases.study(seeds.rng(n), count=6) for n in range(count)]
 
 
-@pytest.fixture
-def made(model, variables):
-  maker = tokens.Tokenizer(WORDS, encoder_length=256, decoder_length=128)
-  return trained.Trained(model, maker, variables)
+@pytest.fixture(scope='module')
+def made(untrained):
+  return untrained(256)
 
 
 def test_cut_forecasts_are_those_of_the_model(made):

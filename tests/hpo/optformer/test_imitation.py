@@ -12,9 +12,6 @@ from hpo.optformer import (
   histories,
   imitation,
   quantizing,
-  tokens,
-  trained,
-  vocabulary,
 )
 from tests import seeds
 from tests.hpo.optformer import optformer_cases as cases
@@ -44,12 +41,10 @@ def test_references():
   assert gp.closed(1.0) is None
 
 
-def test_losses_are_those_of_decoding(model, variables):
+def test_losses_are_those_of_decoding(untrained, model, variables):
   """Trial by trial, with the chain rule of drawn candidates."""
-  maker = tokens.Tokenizer(
-    vocabulary.Compact(), encoder_length=128, decoder_length=64
-  )
-  made = trained.Trained(model, maker, variables)
+  made = untrained(decoder=64)
+  maker = made.tokenizer
   rng = seeds.rng(1)
   wide = spaces.Space((*SPACE.parameters, spaces.Discrete('c', (1, 2, 3))))
   found = [cases.study(rng, space, 5) for space in (wide, SPACE, wide)]

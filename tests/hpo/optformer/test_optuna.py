@@ -6,19 +6,15 @@ import numpy as np
 import pytest
 
 from hpo.optformer import optuna as adapter
-from hpo.optformer import suggesting, tokens, trained, vocabulary
+from hpo.optformer import suggesting
 
 optuna = pytest.importorskip('optuna')
 POLICY = suggesting.Policy(num_candidates=8)
 
 
 @pytest.fixture
-def sampler(model, variables):
+def sampler(made):
   optuna.logging.set_verbosity(optuna.logging.WARNING)
-  maker = tokens.Tokenizer(
-    vocabulary.Compact(), encoder_length=200, decoder_length=128
-  )
-  made = trained.Trained(model, maker, variables)
   return lambda seed=0: adapter.OptFormerSampler(made, policy=POLICY, seed=seed)
 
 

@@ -6,7 +6,7 @@ import threading
 import pytest
 
 from hpo import spaces, studies
-from hpo.optformer import service, suggesting, tokens, trained, vocabulary
+from hpo.optformer import service, suggesting
 from hpo.optformer import vizier as adapter
 
 pytest.importorskip('vizier', reason='extra [vizier]')
@@ -35,15 +35,11 @@ def free_port():
 
 
 @pytest.fixture
-def start(model, variables):
+def start(made):
   """Starts servers, and stops them at the end."""
-  maker = tokens.Tokenizer(
-    vocabulary.Compact(), encoder_length=128, decoder_length=128
-  )
   servers = []
 
   def run(database=None, port=None):
-    made = trained.Trained(model, maker, variables)
     policy = suggesting.Policy(num_candidates=8)
     port = free_port() if port is None else port
     servers.append(

@@ -17,10 +17,8 @@ from hpo.optformer import (
   predicting,
   quantizing,
   suggesting,
-  tokens,
   trained,
   views,
-  vocabulary,
 )
 from tests import seeds
 from tests.hpo.optformer import optformer_cases as cases
@@ -39,11 +37,8 @@ FIXED = dataclasses.replace(POLICY, permute=False)
 
 
 @pytest.fixture(scope='module')
-def made(model, variables):
-  tokenizer = tokens.Tokenizer(
-    vocabulary.Compact(), encoder_length=48, decoder_length=60
-  )
-  return trained.Trained(model, tokenizer, variables)
+def made(untrained):
+  return untrained(48, 60)
 
 
 def trials(problem, count, seed=0):

@@ -9,10 +9,7 @@ from hpo import spaces, studies
 from hpo.optformer import (
   histories,
   predicting,
-  tokens,
-  trained,
   views,
-  vocabulary,
 )
 from tests import seeds
 
@@ -29,11 +26,8 @@ TRIALS = 4
 
 
 @pytest.fixture(scope='module')
-def made(model, variables):
-  tokenizer = tokens.Tokenizer(
-    vocabulary.Compact(), encoder_length=96, decoder_length=60
-  )
-  return trained.Trained(model, tokenizer, variables, temperature=1.3)
+def made(untrained):
+  return untrained(96, 60, temperature=1.3)
 
 
 @pytest.fixture(scope='module')

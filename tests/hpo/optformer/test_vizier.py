@@ -3,21 +3,13 @@
 import numpy as np
 import pytest
 
-from hpo.optformer import suggesting, tokens, trained, vocabulary
+from hpo.optformer import suggesting
 from hpo.optformer import vizier as adapter
 
 pytest.importorskip('vizier')
 vz = pytest.importorskip('vizier.pyvizier')
 vza = pytest.importorskip('vizier.algorithms')
 POLICY = suggesting.Policy(num_candidates=8)
-
-
-@pytest.fixture
-def made(model, variables):
-  maker = tokens.Tokenizer(
-    vocabulary.Compact(), encoder_length=200, decoder_length=128
-  )
-  return trained.Trained(model, maker, variables)
 
 
 def statement():
