@@ -24,6 +24,7 @@ _METHODS = {
 _PEERS = {
   RANDOM: methods.Random(),
   EI: optimising.optformer(),
+  VIEWS: optimising.averaged(),
   'Eagle (Vizier)': peers.Vizier('eagle'),
   'GP bandit (Vizier)': peers.Vizier('gp'),
 }
