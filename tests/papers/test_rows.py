@@ -52,10 +52,7 @@ SYSTEM = rows.System('toys', '1', {'toy': ROW})
 
 # Rows that wait for their first run.
 NOT_RUN = {
-  'views-of-few',
   'acquisitions-of-views',
-  'held-out-vizier',
-  'tables-vizier',
 }
 
 
