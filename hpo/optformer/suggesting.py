@@ -89,12 +89,13 @@ def usual(space: spaces.Space) -> Policy:
   """The policy of all interfaces to which none is given.
 
   The published one, with an upper confidence bound in the place of expected
-  improvement (row `choice-of-acquisitions`); from five free parameters on,
-  expected improvement by eight views of the study (row `choice-of-views`).
+  improvement (rows `choice-of-acquisitions`, `acquisitions-of-views`); from five
+  free parameters on, of eight views of the study (rows `choice-of-views`,
+  `views-of-few`).
   """
   if len(space.free) < _MANY:
     return Policy(acquisitions.UCB(0.9))
-  return Policy(num_candidates=16, views=8)
+  return Policy(acquisitions.UCB(0.9), num_candidates=16, views=8)
 
 
 class Suggestions(NamedTuple):

@@ -15,6 +15,7 @@ from runtime.record import ledger
 
 RANDOM, PRIOR, EI = 'random', 'OptFormer, prior', 'OptFormer, EI'
 VIEWS = 'OptFormer, EI of eight views'
+UCB_VIEWS = 'OptFormer, UCB(0.9) of eight views'
 GP_UCB = 'GP-UCB, the original'
 _EXPLAIN = (
   'Seeds are tasks: noisy functions of the five held-out families with 2 to 4 '

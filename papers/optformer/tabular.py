@@ -10,7 +10,14 @@ from hpo import tabular
 from hpo.optformer import acquisitions, behaviours
 from papers import claims, figures, study
 from papers.optformer import methods, optimising, peers, tasks
-from papers.optformer.optimising import EI, GP_UCB, PRIOR, RANDOM, VIEWS
+from papers.optformer.optimising import (
+  EI,
+  GP_UCB,
+  PRIOR,
+  RANDOM,
+  UCB_VIEWS,
+  VIEWS,
+)
 from runtime.record import ledger
 
 _TPE, _THOMPSON = 'TPE (Optuna)', 'OptFormer, Thompson'
@@ -25,6 +32,7 @@ _PEERS = {
   RANDOM: methods.Random(),
   EI: optimising.optformer(),
   VIEWS: optimising.averaged(),
+  UCB_VIEWS: optimising.averaged(acquisitions.UCB(0.9)),
   'Eagle (Vizier)': peers.Vizier('eagle'),
   'GP bandit (Vizier)': peers.Vizier('gp'),
 }

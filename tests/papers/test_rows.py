@@ -52,7 +52,6 @@ SYSTEM = rows.System('toys', '1', {'toy': ROW})
 
 # Rows that wait for their first run.
 NOT_RUN = {
-  'acquisitions-of-views',
 }
 
 

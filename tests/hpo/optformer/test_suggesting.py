@@ -332,7 +332,7 @@ def test_the_usual_policy_depends_on_the_space(made, monkeypatch):
   small = suggesting.usual(four)
   assert (small.views, small.acquisition) == (1, acquisitions.UCB(0.9))
   usual = suggesting.usual(cases.MIXED)
-  assert (usual.views, usual.acquisition) == (8, acquisitions.EI())
+  assert (usual.views, usual.acquisition) == (8, acquisitions.UCB(0.9))
   few = dataclasses.replace(POLICY, views=3)
   monkeypatch.setattr(suggesting, 'usual', {MIXED.space: few}.get)
   before, key = trials(MIXED, 3), jax.random.key(0)
