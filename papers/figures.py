@@ -4,6 +4,7 @@ A row says what its panels show; only this file and `runtime.record.pictures` dr
 """
 
 import dataclasses
+import itertools
 import math
 import os
 import pathlib
@@ -90,7 +91,7 @@ class _Axes:
   levels: Mapping[str, float] = dataclasses.field(default_factory=dict)
   options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
-  def finish(self, axes: Any, *, most: int = 6) -> None:
+  def finish(self, axes: Any, *, most: int = 5) -> None:
     """Labels, scales, levels and the legend.
 
     Args:
@@ -392,9 +393,20 @@ def draw(
   figure = pictures_lib.new_figure(1, len(panels), (width, height))
   for index, panel in enumerate(panels, 1):
     panel.draw(figure.add_subplot(1, len(panels), index))
+  for axes, following in itertools.pairwise(figure.axes):
+    if _beside(axes) and _beside(axes) == _beside(following):
+      axes.get_legend().remove()
   if title:
     figure.suptitle(title, fontsize='medium')
   return pictures_lib.save(figure, path)
+
+
+def _beside(axes: Any) -> list[str]:
+  """Entries of a legend beside a panel; none if it stands within."""
+  legend = axes.get_legend()
+  if legend is None or legend.get_bbox_to_anchor() is axes.bbox:
+    return []
+  return [text.get_text() for text in legend.get_texts()]
 
 
 def write_curves(

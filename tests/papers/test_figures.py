@@ -175,3 +175,27 @@ def test_contact_sheet_has_every_picture(tmp_path):
   for color in pictures_lib.COLORS[:3]:
     wanted = [int(color[i : i + 2], 16) for i in (1, 3, 5)]
     assert (abs(pixels - wanted).max(-1) <= 2).mean() > 0.03, color
+
+
+@pytest.mark.parametrize(
+  ('ours', 'others', 'expected'),
+  [
+    ('abcdefg', 'abcdefg', [False, True]),
+    ('abcdefg', 'abcdefh', [True, True]),
+    ('ab', 'ab', [True, True]),  # Within the panels.
+  ],
+)
+def test_panels_share_a_legend_that_stands_beside(
+  ours, others, expected, monkeypatch, tmp_path
+):
+  drawn = []
+  monkeypatch.setattr(
+    pictures_lib, 'save', lambda made, path: drawn.append(made)
+  )
+  panels = [
+    figures.Lines(lines=[figures.Line(label, X, X) for label in labels])
+    for labels in (ours, others)
+  ]
+  figures.draw(panels, tmp_path / 'a.png')
+  found = [axes.get_legend() is not None for axes in drawn[0].axes]
+  assert found == expected
