@@ -81,9 +81,21 @@ def convolve(
       dimension_numbers=_LAYOUT,
     )
   if size == 1 and stride == 1:
-    return x @ kernel[0, 0]
+    return _product(x, kernel[0, 0])
   seen = _patches(x, size, stride, dilation=dilation, padding=padding)
-  return seen.reshape(*seen.shape[:3], -1) @ kernel.reshape(-1, width)
+  seen = seen.reshape(*seen.shape[:3], -1)
+  return _product(seen, kernel.reshape(-1, width))
+
+
+def _product(
+  x: Float[Array, '*n c'], kernel: Float[Array, 'c d']
+) -> Float[Array, '*n d']:
+  """The product x W, over one axis of rows.
+
+  XLA of jaxlib 0.12 adds gradients over several axes in bfloat16 on a CPU.
+  """
+  rows = x.reshape(-1, x.shape[-1]) @ kernel
+  return rows.reshape(*x.shape[:-1], -1)
 
 
 class Affine(nn.Module):
@@ -102,7 +114,7 @@ class Affine(nn.Module):
     kernel = self.param('kernel', nn.initializers.lecun_normal(), shape)
     bias = self.param('bias', nn.initializers.zeros, shape[1:])
     # Else the gradient of the bias would be added up in the type of x.
-    return (x @ kernel.astype(x.dtype) + bias).astype(x.dtype)
+    return (_product(x, kernel.astype(x.dtype)) + bias).astype(x.dtype)
 
 
 @dataclasses.dataclass(frozen=True)
