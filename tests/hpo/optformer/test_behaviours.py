@@ -67,9 +67,9 @@ def test_contract(name):
 
 def test_random_search_is_uniform():
   points = history('designer_random_search', True).points
-  assert stats.kstest(points[..., 0].ravel(), 'uniform').pvalue > 1e-5
+  assert stats.kstest(points[..., 0].ravel(), 'uniform').pvalue > 1e-3
   counts = np.bincount(np.int32(points[..., 2].ravel() * 4), minlength=4)
-  assert stats.chisquare(counts).pvalue > 1e-5
+  assert stats.chisquare(counts).pvalue > 1e-3
 
 
 def test_grid_is_lexicographic():
@@ -102,8 +102,8 @@ def test_hill_climb_moves_one_parameter_of_the_best():
       [place] = np.flatnonzero(points[number] != parent)
       moved.append((place, points[number, place]))
   places, fresh = map(np.array, zip(*moved, strict=True))
-  assert stats.chisquare(np.bincount(places)).pvalue > 1e-5
-  assert stats.kstest(fresh, 'uniform').pvalue > 1e-5
+  assert stats.chisquare(np.bincount(places)).pvalue > 1e-3
+  assert stats.kstest(fresh, 'uniform').pvalue > 1e-3
 
 
 def test_evolution_draws_parents_by_rank():
