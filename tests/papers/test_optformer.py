@@ -462,11 +462,15 @@ def test_costs_are_judged():
 
 
 class Slow:
-  """Spends CPU time: a known amount for each trial that it sees."""
+  """Spends CPU time: a known amount a trial, half a second more at first."""
+
+  started = 0
 
   def start(self, problem, seed, trials):
+    self.started += 1
+
     def choose(study):
-      end = time.process_time() + 0.002 * len(study)
+      end = time.process_time() + 0.002 * len(study) + (self.started == 1) / 2
       while time.process_time() < end:
         pass
       return problem.space.sample(np.random.default_rng(seed), 1)[0]
@@ -476,7 +480,7 @@ class Slow:
 
 def test_a_cost_is_timed():
   found = costs.run(costs.Setting(Slow(), parameters=2), seed=0, at=5)
-  assert found['next'] >= 0.002 * 6
+  assert 0.002 * 6 <= found['next'] < 0.5
 
 
 def test_settings_name_the_weights():
