@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Bool, Float, Key, Shaped
 
-from rl import orthonormal, ranges
+from rl import convolutions, orthonormal, ranges
 
 __all__ = [
   'GRU',
@@ -151,6 +151,7 @@ class NatureCNN(nn.Module):
         stride,
         padding='VALID',
         kernel_init=self.kernel_init,
+        conv_general_dilated=convolutions.conv_general_dilated,
       )
       x = nn.relu(conv(x))
     return nn.relu(nn.Dense(self.dense, kernel_init=self.kernel_init)(_flat(x)))
@@ -186,7 +187,10 @@ class ImpalaCNN(nn.Module):
   def __call__(self, observation: Shaped[Array, 'n h w c']) -> Array:
     """Features [n, dense]."""
     conv = lambda x, depth: nn.Conv(
-      depth, (3, 3), kernel_init=self.kernel_init
+      depth,
+      (3, 3),
+      kernel_init=self.kernel_init,
+      conv_general_dilated=convolutions.conv_general_dilated,
     )(x)
     x = to_float(observation)
     for depth in self.depths:
