@@ -36,14 +36,12 @@ class Form(NamedTuple):
 
   Attributes:
     stride: of pictures, along both sides.
-    products: whether convolutions are written as products of patches, and not as
-      XLA's convolutions; None: on a CPU. XLA's are as fast there for one network,
-      but five times slower inside `lax.scan`, where agents learn, and 10 to 30
-      times where `vmap` gives each network its own kernels.
+    products: whether convolutions are always products of patches, and not only
+      on a CPU where `vmap` gives each network its own kernels.
   """
 
   stride: int = 1
-  products: bool | None = None
+  products: bool = False
 
 
 class Parameter(NamedTuple):

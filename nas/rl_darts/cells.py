@@ -95,7 +95,7 @@ class Cell(nn.Module):
   stride: int = 1
   genotype: genotype_lib.CellGenotype | None = None
   form: CellForm = 'fused'
-  products: bool | None = None
+  products: bool = False
   dtype: Any = None
 
   @nn.compact

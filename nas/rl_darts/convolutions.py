@@ -14,41 +14,12 @@ from jax import lax
 from jaxtyping import Array, Float
 
 from nas.rl_darts import candidates
+from rl import convolutions
 
 __all__ = ['Affine', 'Convolution', 'DepthConvolution', 'Padding', 'convolve']
 
 Padding = Literal['SAME', 'VALID']
 _LAYOUT = ('NHWC', 'HWIO', 'NHWC')
-
-
-def _patches(
-  x: Float[Array, 'b h w c'],
-  size: int,
-  stride: int,
-  *,
-  dilation: int = 1,
-  padding: Padding = 'SAME',
-) -> Float[Array, 'b i j k c']:
-  """What a kernel sees at each of its places, k = size^2."""
-  reach = (size - 1) * dilation + 1
-  pads = lax.padtype_to_pads(
-    x.shape[1:3], (reach, reach), (stride, stride), padding
-  )
-  x = jnp.pad(x, ((0, 0), *pads, (0, 0)))
-  rows, columns = ((side - reach) // stride + 1 for side in x.shape[1:3])
-
-  def shifted(i: int, j: int) -> Array:
-    down = slice(i, i + (rows - 1) * stride + 1, stride)
-    right = slice(j, j + (columns - 1) * stride + 1, stride)
-    return x[:, down, right]
-
-  places = [place * dilation for place in range(size)]
-  return jnp.stack([shifted(i, j) for i in places for j in places], axis=3)
-
-
-def _by_products(chosen: bool | None) -> bool:
-  """The form of convolutions; see `candidates.Form`."""
-  return jax.default_backend() == 'cpu' if chosen is None else chosen
 
 
 def convolve(
@@ -58,7 +29,7 @@ def convolve(
   stride: int = 1,
   dilation: int = 1,
   padding: Padding = 'SAME',
-  products: bool | None = None,
+  products: bool = False,
 ) -> Float[Array, 'b i j o']:
   """A convolution: XLA's, or as one product with the patches.
 
@@ -70,21 +41,12 @@ def convolve(
     padding: 'SAME', to ceil(h / stride) rows, or 'VALID', none.
     products: see `candidates.Form`.
   """
-  size, width = kernel.shape[0], kernel.shape[-1]
-  if not _by_products(products):
-    return lax.conv_general_dilated(
-      x,
-      kernel,
-      (stride, stride),
-      padding,
-      rhs_dilation=(dilation, dilation),
-      dimension_numbers=_LAYOUT,
-    )
-  if size == 1 and stride == 1:
-    return _product(x, kernel[0, 0])
-  seen = _patches(x, size, stride, dilation=dilation, padding=padding)
-  seen = seen.reshape(*seen.shape[:3], -1)
-  return _product(seen, kernel.reshape(-1, width))
+  form = (
+    convolutions.by_products if products else convolutions.conv_general_dilated
+  )
+  return form(
+    x, kernel, (stride, stride), padding, rhs_dilation=(dilation, dilation)
+  )
 
 
 def _product(
@@ -217,8 +179,10 @@ class DepthConvolution:
     form: candidates.Form,
   ) -> Float[Array, 'b i j t c']:
     *_, targets, channels = kernel.shape
-    if _by_products(form.products):
-      seen = _patches(x, self.size, form.stride)
+    strides = form.stride, form.stride
+    # XLA's are slow on a CPU where channels are convolved one by one.
+    if form.products or jax.default_backend() == 'cpu':
+      seen = convolutions.patches(x, (self.size,) * 2, strides, 'SAME')
       flat = kernel.reshape(-1, targets, channels)
       return jnp.einsum('bijkc,ktc->bijtc', seen, flat)
     # XLA wants the outputs of one channel beside each other.
@@ -227,7 +191,7 @@ class DepthConvolution:
     y = lax.conv_general_dilated(
       x,
       kernel,
-      (form.stride, form.stride),
+      strides,
       'SAME',
       dimension_numbers=_LAYOUT,
       feature_group_count=channels,

@@ -147,7 +147,7 @@ class CellNetwork(Derivable, nn.Module):
   architecture: Architecture = Relaxed()
   space: spaces.CellSpace = spaces.MICRO
   form: cells_lib.CellForm = 'fused'
-  products: bool | None = None
+  products: bool = False
   remat: bool = False
   dtype: Any = None
 
