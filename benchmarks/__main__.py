@@ -34,6 +34,7 @@ SUBJECTS = (
   'es_enas',
   'rl',
   'rl_procgen',
+  'convolutions',
   'ufom',
   'ode',
   'rl_darts',

@@ -4,9 +4,8 @@ Cases are three sizes of pictures and networks, each forward and with gradients 
 all parameters. IMPALA's network of equal depths is the peer: what a search costs
 more than training without one. A form must give the naive form's numbers.
 
-One more case is updates inside `lax.scan`, as agents learn. There XLA's convolutions
-are slow on a CPU: those of IMPALA's network, and of the form 'XLA'. Products are not,
-which all others have by default on a CPU. Outside of loops all forms have XLA's.
+One more case is updates inside `lax.scan`, as agents learn; see `convolutions` for
+what makes loops fast on a CPU.
 """
 
 import dataclasses
@@ -21,7 +20,6 @@ from nas.rl_darts import networks
 from rl import networks as rl_networks
 
 FUSED, NAIVE, DISCRETE, IMPALA = 'fused', 'naive', 'discrete', 'IMPALA'
-XLA = 'fused, convolutions of XLA'
 _UPDATES = 4  # Of a loop.
 _TOLERANCE = 1e-3  # Of sums over all pictures, in float32.
 
@@ -64,12 +62,11 @@ def _cases(sizes: Sizes) -> list[Case]:
 def _network(name: str, case: Case) -> Any:
   if name == IMPALA:
     return rl_networks.ImpalaCNN(case.depths)
-  products = None if case.loop and name != XLA else False
-  micro = networks.Micro(depths=case.depths, products=products)
+  micro = networks.Micro(depths=case.depths)
   if name == DISCRETE:
     p = {'edges': jnp.zeros((micro.space.num_edges, len(micro.space.ops)))}
     return micro.clone(architecture=micro.derive({'normal': p}))
-  return micro.clone(form=FUSED if name == XLA else name)
+  return micro.clone(form=name)
 
 
 def _program(name: str, case: Case, batch: int) -> programs.Program:
@@ -108,27 +105,25 @@ def _check(case: Case, built: programs.Program, batch: int) -> str | None:
 def _forms(sizes: Sizes, case: Case) -> list[harness.Form]:
   make = lambda name: lambda case: _program(name, case, sizes.batch)
   check = lambda case, built: _check(case, built, sizes.batch)
-  others = (DISCRETE, NAIVE, IMPALA, *([XLA] if case.loop else []))
   return [
     harness.Form(FUSED, make(FUSED), check, ours=True),
-    *(harness.Form(name, make(name)) for name in others),
+    *(harness.Form(name, make(name)) for name in (DISCRETE, NAIVE, IMPALA)),
   ]
 
 
 def _summary(sizes: Sizes, results: harness.Results) -> Iterator[record.Row]:
   """Bars: how many times faster than naive, and dearer than IMPALA's."""
   for case in _cases(sizes):
-    for name in (NAIVE, *([XLA] if case.loop else [])):
-      times = results.ratio(case, name, FUSED).cpu
-      if times is not None:
-        text = f'{case}: times faster than {name}'
-        yield record.value_row(text, times, at_least=2.0)
+    times = results.ratio(case, NAIVE, FUSED).cpu
+    if times is not None:
+      text = f'{case}: times faster than {NAIVE}'
+      yield record.value_row(text, times, at_least=2.0)
     cost = results.ratio(case, FUSED, IMPALA).cpu
     if cost is not None:
       most = sizes.gradient_bars[sizes.sides.index(case.side)]
       bar = {'at_most': most} if case.gradient else {}
       yield record.value_row(f'{case}: cost in units of IMPALA', cost, **bar)
-    for name in (FUSED, DISCRETE, NAIVE, IMPALA, XLA):
+    for name in (FUSED, DISCRETE, NAIVE, IMPALA):
       seconds = results.median(case, name, 'wall')
       if seconds is not None:
         text = f'{case}, {name}: pictures per second'
