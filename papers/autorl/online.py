@@ -99,14 +99,10 @@ _MGRL = rows.Row(
     seeds=5,
     together=True,
   ),
-  ours=lambda results: {
-    f'{name} {arm}': results.last(arm, metric)
-    for name, metric, arms in (
-      ('discount', 'discount', (UP, DOWN)),
-      ('return', 'test', (UP, FIXED)),
-    )
-    for arm in arms
-  },
+  ours=lambda results: (
+    rows.table(results, 'discount', form='discount {arm}', arms=(UP, DOWN))
+    | rows.table(results, 'test', form='return {arm}', arms=(UP, FIXED))
+  ),
   trend=f'from 0.8 it ends above {_CHAIN.threshold:.3f}, from 0.98 below; returns '
   'with the learnt discount are higher than with the constant one',
   claims=(

@@ -139,14 +139,9 @@ def _ratios(results: study.Results) -> dict[str, np.ndarray]:
 
 def _by_arm(results: study.Results) -> dict[str, np.ndarray]:
   """The mean of the ratios over points."""
-  ratios = _ratios(results)
-  return {
-    arm: np.mean(
-      [x for name, x in ratios.items() if name.startswith(f'{arm}, length')],
-      axis=0,
-    )
-    for arm in results.arms
-  }
+  ratios = _ratios(results).items()
+  own = lambda arm: [x for k, x in ratios if k.startswith(f'{arm}, length')]
+  return {arm: np.mean(own(arm), axis=0) for arm in results.arms}
 
 
 def _zeros(results: study.Results) -> dict[str, np.ndarray]:
