@@ -12,15 +12,7 @@ import numpy as np
 import optax
 from jaxtyping import Array, Float, Key
 
-from hpo.autorl import (
-  bandits,
-  drift_mdp,
-  hoof,
-  knobs,
-  meta,
-  traced,
-  tuned,
-)
+from hpo.autorl import bandits, drift_mdp, hoof, knobs, meta, traced, tuned
 from hpo.autorl.population import pb2, pbt, running
 from papers import claims, figures, rows, study
 

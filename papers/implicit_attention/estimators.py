@@ -49,10 +49,7 @@ class Setting:
   def favor(self) -> attention.Favor:
     """The mechanism."""
     return mechanisms.with_projections(
-      f'softmax_{self.kernel}',
-      self.rows,
-      mix_rows=self.mix_rows,
-      ortho='iid',
+      f'softmax_{self.kernel}', self.rows, mix_rows=self.mix_rows, ortho='iid'
     )
 
 

@@ -187,10 +187,7 @@ ROWS = (
       120,
     ),
     trend='regret falls from 1 to 10 and to 100 candidates',
-    claims=(
-      better('M = 10', 'M = 1'),
-      better('M = 100', 'M = 10'),
-    ),
+    claims=(better('M = 10', 'M = 1'), better('M = 100', 'M = 10')),
     explain=_EXPLAIN,
     headline='M = 100',
   ),

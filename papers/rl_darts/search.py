@@ -237,10 +237,7 @@ def _bars(results: study.Results) -> figures.Panel:
   return figures.lines(
     {'best of random cells': diagnostics.best_of(random, at)},
     at,
-    levels={
-      'searched, mean': final.mean(),
-      'searched, best': final.max(),
-    },
+    levels={'searched, mean': final.mean(), 'searched, best': final.max()},
     xscale='log2',
     xlabel='random cells trained',
     ylabel='expected level of the best',
