@@ -32,8 +32,7 @@ PAPERS = {
     'Rethinking attention with Performers', 'performer/attention/README.md'
   ),
   '2012.11346': Paper(
-    'Sub-linear memory: how to make Performers SLiM',
-    'performer/slim/README.md',
+    'Sub-linear memory: how to make Performers SLiM', 'performer/slim/README.md'
   ),
   '2101.07415': Paper(
     'ES-ENAS: efficient evolutionary optimization for large hybrid search '

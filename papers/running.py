@@ -62,9 +62,7 @@ class Options:
 
 
 def run(
-  study: study_lib.Study,
-  seeds: Sequence[int] | None,
-  options: Options,
+  study: study_lib.Study, seeds: Sequence[int] | None, options: Options
 ) -> study_lib.Results:
   """Runs the missing cells of a study.
 

@@ -12,20 +12,14 @@ import numpy as np
 import optax
 from jaxtyping import Array, Float, Key
 
-from hpo.autorl import (
-  bandits,
-  drift_mdp,
-  hoof,
-  knobs,
-  meta,
-  traced,
-  tuned,
-)
+from hpo.autorl import bandits, drift_mdp, hoof, knobs, meta, traced, tuned
 from hpo.autorl.population import pb2, pbt, running
 from papers import claims, figures, rows, study
 
-_RATES = (0.1, 0.3, 1.0, 3.0, 10.0)
-_COSTS = (0.001, 0.03, 0.3, 1.0)
+# Constant learning rates and entropy costs.
+_GRID = [
+  *itertools.product((0.1, 0.3, 1.0, 3.0, 10.0), (0.001, 0.03, 0.3, 1.0))
+]
 _RECORDS = 40
 _UPDATES = 40  # Between changes of a bandit or population, and of a life.
 Exact = Float[Array, ' t']  # Exact returns of the policy before each update.
@@ -45,16 +39,14 @@ class Setting:
 
 
 def constants(task: drift_mdp.DriftMDP, key: Key[Array, '']) -> Array:
-  """A run for each setting of a grid, [c, t]."""
-  grid = jnp.array([*itertools.product(_RATES, _COSTS)], jnp.float32)
-
+  """A run for each setting of the grid, [c, t]."""
   keys = jax.random.split(key, task.length)
 
   def one(setting: Array) -> Exact:
     zeta = dict(zip(('learning_rate', 'entropy_cost'), setting, strict=True))
     return _returns(task, task.init(key), zeta, keys)
 
-  return jax.vmap(one)(grid)
+  return jax.vmap(one)(jnp.array(_GRID, jnp.float32))
 
 
 def _returns(
@@ -210,7 +202,6 @@ def _record(exact: np.ndarray) -> study.Record:
 
 
 CONSTANT = 'best constant'
-_GRID = [*itertools.product(_RATES, _COSTS)]
 TUNERS = {
   'sliding UCB': bandit,
   'meta-gradient': meta_gradient,
@@ -282,14 +273,9 @@ ROWS = (
     'episode along a run).',
     study=study.Study(
       run,
-      {
-        label: Setting(tuner)
-        for label, tuner in {
-          CONSTANT: constants,
-          **TUNERS,
-          RANDOM: restarts,
-        }.items()
-      },
+      {CONSTANT: Setting(constants)}
+      | {label: Setting(tuner) for label, tuner in TUNERS.items()}
+      | {RANDOM: Setting(restarts)},
       seeds=10,
       together=True,
     ),

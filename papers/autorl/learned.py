@@ -83,8 +83,7 @@ def run(setting: Any, *, seeds: Sequence[int]) -> list[study.Record]:
 
 def _evolved(generations: int) -> online.Setting:
   es = strategy.Strategy(
-    strategy.ESConfig(num_pairs=8, sigma=0.1, normalize=False),
-    optax.adam(0.03),
+    strategy.ESConfig(num_pairs=8, sigma=0.1, normalize=False), optax.adam(0.03)
   )
   objective = lpg_training.Lifetimes(
     _RULE, tasks=4, length=_LENGTH, test_tasks=256

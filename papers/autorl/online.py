@@ -67,10 +67,7 @@ def _chain(start: float, outer: float | None) -> Setting:
       'outer': actor_critic.Loss(discount=outer, entropy_cost=0.0),
     }
   agent = mgrl.MetaActorCritic(
-    inner=inner,
-    learning_rate=0.02,
-    meta_optimizer=optax.adam(0.03),
-    **learnt,
+    inner=inner, learning_rate=0.02, meta_optimizer=optax.adam(0.03), **learnt
   )
   make = lambda count: lanes.Lanes(_CHAIN, count)
   return Setting(programs.Agent(agent, make(16), make(100)), 600, 20)
@@ -99,14 +96,10 @@ _MGRL = rows.Row(
     seeds=5,
     together=True,
   ),
-  ours=lambda results: {
-    f'{name} {arm}': results.last(arm, metric)
-    for name, metric, arms in (
-      ('discount', 'discount', (UP, DOWN)),
-      ('return', 'test', (UP, FIXED)),
-    )
-    for arm in arms
-  },
+  ours=lambda results: (
+    rows.table(results, 'discount', form='discount {arm}', arms=(UP, DOWN))
+    | rows.table(results, 'test', form='return {arm}', arms=(UP, FIXED))
+  ),
   trend=f'from 0.8 it ends above {_CHAIN.threshold:.3f}, from 0.98 below; returns '
   'with the learnt discount are higher than with the constant one',
   claims=(
@@ -272,10 +265,7 @@ _DRAC = rows.Row(
   claim='A bandit finds the augmentation that keeps what matters, and the agent '
   'generalises better than PPO (share of new levels that are solved).',
   study=study.Study(
-    run,
-    {PLAIN: _colors(False), UCB: _colors(True)},
-    seeds=5,
-    together=True,
+    run, {PLAIN: _colors(False), UCB: _colors(True)}, seeds=5, together=True
   ),
   ours=lambda results: (
     _last_tests(results)

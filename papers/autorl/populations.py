@@ -1,6 +1,7 @@
 """Populations against random search, and PB2 against PBT."""
 
 import dataclasses
+import functools
 from collections.abc import Callable, Sequence
 
 import jax
@@ -98,22 +99,18 @@ def _explain(results: study.Results) -> str:
 
 def _curves(results: study.Results) -> list[figures.Panel]:
   options = {'spread': 'quartiles', 'xlabel': 'round'}
-  panels = [
-    figures.by_arm(results, 'best', ylabel='score of the best', **options)
+  lineage = functools.partial(
+    figures.by_arm,
+    results,
+    arms=[arm for arm in results.arms if arm not in _RANDOM],
+    yscale='log',
+    **options,
+  )
+  return [
+    figures.by_arm(results, 'best', ylabel='score of the best', **options),
+    lineage('learning_rate', ylabel='learning rate of the best lineage'),
+    lineage('entropy_cost', ylabel='entropy cost of the best lineage'),
   ]
-  arms = [arm for arm in results.arms if arm not in _RANDOM]
-  for name in ('learning_rate', 'entropy_cost'):
-    panels.append(
-      figures.by_arm(
-        results,
-        name,
-        arms=arms,
-        ylabel=f'{name.replace("_", " ")} of the best lineage',
-        yscale='log',
-        **options,
-      )
-    )
-  return panels
 
 
 def _gap(size: int) -> claims.Derived:

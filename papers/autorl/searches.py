@@ -118,9 +118,7 @@ ROWS = (
     trend='OptFormer not below random search by more than 10 (of 500)',
     claims=(claims.above('OptFormer', 'random', margin=-10.0),),
     figure=figures.of_arms(
-      {'best': 'best score so far'},
-      spread='quartiles',
-      xlabel='trial',
+      {'best': 'best score so far'}, spread='quartiles', xlabel='trial'
     ),
     explain=_explain,
     headline='OptFormer',

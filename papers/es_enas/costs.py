@@ -210,8 +210,7 @@ _OPERATIONS = rows.Row(
     {
       'tanh': _pendulum(),
       'chosen': _pendulum(
-        operations=operations.ALL,
-        controller=controllers.HillClimb,
+        operations=operations.ALL, controller=controllers.HillClimb
       ),
     },
   ),

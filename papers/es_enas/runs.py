@@ -10,13 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from nas.es_enas import (
-  controllers,
-  policies,
-  scores,
-  selection,
-  sharing,
-)
+from nas.es_enas import controllers, policies, scores, selection, sharing
 from nas.es_enas import training as enas_training
 from papers import rows, study
 from rl.es import estimators, jax_evaluator, policy_training, strategy

@@ -98,8 +98,7 @@ ROWS = (
       claims.close(f'{_APART}, ratio', 1.0, within=0.05),
     ),
     figure=figures.bars(
-      {'': 'variance'},
-      xlabel='variance of a coordinate of the estimate',
+      {'': 'variance'}, xlabel='variance of a coordinate of the estimate'
     ),
     explain='v = 1, sigma = 0.1, n = 50, d = 10. Ratio: measured over closed form.',
     headline=f'{_APART}, variance',

@@ -37,12 +37,7 @@ from runtime.record import ledger
 HYBRID, FAVOR, TRIG = PAPER = ('hybrid-cluster', 'FAVOR+', 'trig')
 BALANCED = 'hybrid-cluster, A of points'
 ARMS = (*PAPER, BALANCED)
-_KERNELS = {
-  HYBRID: 'general',
-  FAVOR: 'pos',
-  TRIG: 'trig',
-  BALANCED: 'general',
-}
+_KERNELS = {HYBRID: 'general', FAVOR: 'pos', TRIG: 'trig', BALANCED: 'general'}
 _WIDTH = 50
 _SIZES = (20, 200)  # m.
 _CLUSTERS = 2

@@ -124,11 +124,7 @@ def _parity(
   """At the end of learning, later than that of the other rows."""
   task = TASKS[name]
   env = task.colored if colored else task.env
-  chosen = {
-    IMPLICIT: _rank(),
-    EXACT: _rank(exact=True),
-    BLIND: fronts.Blind(),
-  }
+  chosen = {IMPLICIT: _rank(), EXACT: _rank(exact=True), BLIND: fronts.Blind()}
   return _row(
     id=f'parity-{name}{"-colors" if colored else ""}',
     claim='A policy that chooses patches by implicit attention reaches the return '
@@ -196,9 +192,7 @@ _PATCHES = _row(
   trend=f'p=1 no more than {_WITHIN:.0%} below p=7, clean and in changed colours',
   claims=lambda table: [
     claims.above(
-      f'p=1, {test}',
-      f'p=7, {test}',
-      margin=-_tolerance(table, f'p=7, {test}'),
+      f'p=1, {test}', f'p=7, {test}', margin=-_tolerance(table, f'p=7, {test}')
     )
     for test in ('final', 'color')
   ],

@@ -49,10 +49,7 @@ class Setting:
   def favor(self) -> attention.Favor:
     """The mechanism."""
     return mechanisms.with_projections(
-      f'softmax_{self.kernel}',
-      self.rows,
-      mix_rows=self.mix_rows,
-      ortho='iid',
+      f'softmax_{self.kernel}', self.rows, mix_rows=self.mix_rows, ortho='iid'
     )
 
 
@@ -113,47 +110,40 @@ def _sample(
 
 
 def _points(
-  results: study.Results, *, zero: bool
-) -> Iterator[tuple[str, str, tuple[int, int]]]:
-  """Points with light tails, whose closed form is or is not zero.
-
-  Yields:
-    Label, arm, and place among lengths and angles.
-  """
+  results: study.Results,
+) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
+  """Points with light tails: label, and errors and closed forms of all seeds."""
   for arm in results.arms:
-    closed = results(arm, 'closed')[0]
-    for (i, j), value in np.ndenumerate(closed):
+    error, closed = results(arm, 'error'), results(arm, 'closed')
+    for i, j in np.ndindex(_SHAPE):
       plus = 2 * LENGTHS[i] ** 2 * (1 + math.cos(math.radians(ANGLES[j])))
-      if plus <= _LARGEST + 1e-6 and (value < _ZERO) == zero:
+      if plus <= _LARGEST + 1e-6:
         label = f'{arm}, length {LENGTHS[i]:g}, {ANGLES[j]} degrees'
-        yield label, arm, (i, j)
+        yield label, error[:, i, j], closed[:, i, j]
 
 
 def _ratios(results: study.Results) -> dict[str, np.ndarray]:
   """Measured over closed form."""
   return {
-    label: results(arm, 'error')[:, i, j] / results(arm, 'closed')[:, i, j]
-    for label, arm, (i, j) in _points(results, zero=False)
+    label: error / closed
+    for label, error, closed in _points(results)
+    if closed[0] >= _ZERO
   }
 
 
 def _by_arm(results: study.Results) -> dict[str, np.ndarray]:
   """The mean of the ratios over points."""
-  ratios = _ratios(results)
-  return {
-    arm: np.mean(
-      [x for name, x in ratios.items() if name.startswith(f'{arm}, length')],
-      axis=0,
-    )
-    for arm in results.arms
-  }
+  ratios = _ratios(results).items()
+  own = lambda arm: [x for k, x in ratios if k.startswith(f'{arm}, length')]
+  return {arm: np.mean(own(arm), axis=0) for arm in results.arms}
 
 
 def _zeros(results: study.Results) -> dict[str, np.ndarray]:
   """Measured errors where the closed form is zero."""
   return {
-    f'{label}, zero': results(arm, 'error')[:, i, j]
-    for label, arm, (i, j) in _points(results, zero=True)
+    f'{label}, zero': error
+    for label, error, closed in _points(results)
+    if closed[0] < _ZERO
   }
 
 
@@ -295,17 +285,15 @@ def _worst_figure(results: study.Results) -> list[figures.Panel]:
 
 def _error_figure(results: study.Results) -> list[figures.Panel]:
   """Curves are closed forms, dots means over seeds, at length 1."""
-  at = LENGTHS.index(1.0)
-  chosen = [j for j, angle in enumerate(ANGLES) if 0 < angle < 180]
-  inner = _FINE[2:-2]
+  at, inner = LENGTHS.index(1.0), _FINE[2:-2]
   lines = []
   for color, (arm, setting) in enumerate(results.settings.items()):
     curve = closed_forms(setting.kernel, 1.0, inner, setting.mix_rows)
-    dots = results(arm, 'error')[:, at, chosen].mean(axis=0)
-    places = [ANGLES[j] for j in chosen]
+    dots = results(arm, 'error').mean(axis=0)[at]
     lines += [
       figures.Line(arm, inner, curve, color=color),
-      figures.Line('', places, dots, style='o', color=color),
+      # Without 0 and 180 degrees, where some closed forms are zero.
+      figures.Line('', ANGLES[1:-1], dots[1:-1], style='o', color=color),
     ]
   return [
     figures.Lines(

@@ -124,10 +124,7 @@ def studies(
   known = models(setting.width, setting.depth)
   chosen = {name: known[name] for name in names or known}
   return study.Study(
-    run,
-    study.vary(setting, 'body', chosen),
-    seeds=seeds,
-    together=True,
+    run, study.vary(setting, 'body', chosen), seeds=seeds, together=True
   )
 
 
@@ -220,8 +217,7 @@ def _rows(name: str, studies: Mapping[str, study.Study]) -> list[rows.Row]:
       claim='Classifiers by ODEtoODE suffer less because their matrices are '
       'orthogonal and move (accuracy %, learnt from clean pictures).',
       ours=lambda results: _ours(
-        results,
-        tuple(n for n in (ISO, GATED, *ABLATIONS) if n in results.arms),
+        results, tuple(n for n in (ISO, GATED, *ABLATIONS) if n in results.arms)
       ),
       trend=f'{_MEAN}: ODEtoODE-ISO above the same with a static orthogonal W and '
       'above the same without the constraint on W_0',

@@ -3,7 +3,7 @@
 from hpo.optformer import acquisitions, bbob_problems
 from papers import study
 from papers.optformer import methods, optimising, tasks
-from papers.optformer.optimising import EI, RANDOM, VIEWS, better
+from papers.optformer.optimising import EI, PRIOR, RANDOM, VIEWS, better
 from runtime.record import ledger
 
 _SEEDS = 60
@@ -15,8 +15,8 @@ _OTHERS = {
   'Thompson': acquisitions.Thompson(),
   'mean': acquisitions.Mean(),
 }
-_FULL, _MINIMAL = EI, 'EI, no names or ranges'
-_FULL_PRIOR, _MINIMAL_PRIOR = optimising.PRIOR, 'prior, no names or ranges'
+_MINIMAL = 'EI, no names or ranges'
+_MINIMAL_PRIOR = 'prior, no names or ranges'
 _UNIFORM, _GP = 'uniform proposals, EI', 'GP-UCB proposals, EI'
 _CHOICES = {
   name: f'designer_{name}'
@@ -27,9 +27,6 @@ _CHOICES = {
 }
 _CHOSEN = 'reg_evo'
 _PLAIN, _COLD, _HOT = 'EI, forecasts as trained', 'EI, cold', 'EI, hot'
-
-_PRIOR = optimising.optformer(acquisitions.Prior(), 1)
-
 
 _TRAINED = tasks.Bbob(families=bbob_problems.TRAINED)
 
@@ -84,12 +81,14 @@ ROWS = (
     study=_beside_ei(
       {
         _MINIMAL: methods.OptFormer(minimal=True),
-        _FULL_PRIOR: _PRIOR,
-        _MINIMAL_PRIOR: methods.OptFormer(_PRIOR.policy, minimal=True),
+        PRIOR: optimising.OURS[PRIOR],
+        _MINIMAL_PRIOR: methods.OptFormer(
+          optimising.OURS[PRIOR].policy, minimal=True
+        ),
       }
     ),
     trend='regret is smaller with names and ranges, for EI and for the prior',
-    claims=(better(_FULL, _MINIMAL), better(_FULL_PRIOR, _MINIMAL_PRIOR)),
+    claims=(better(EI, _MINIMAL), better(PRIOR, _MINIMAL_PRIOR)),
     published=ledger.Published(
       {
         'EI': 0.9801,

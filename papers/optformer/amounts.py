@@ -106,27 +106,6 @@ def run(setting: Setting, *, seed: int) -> study.Record:
 _FEW, _MANY, _ENDLESS = '64 studies', '512 studies', 'ever new studies'
 
 
-def _last(results: study.Results) -> dict[str, np.ndarray]:
-  return {
-    f'{arm}: {name}': results.last(arm, name)
-    for name in _SCORES
-    for arm in (_FEW, _MANY, _ENDLESS)
-  }
-
-
-def _curves(results: study.Results) -> list[figures.Panel]:
-  return [
-    figures.lines(
-      {arm: results.curves(arm, name) for arm in (_FEW, _MANY, _ENDLESS)},
-      results.curves(_ENDLESS, 'step')[0],
-      spread='mean',
-      xlabel='steps',
-      ylabel=f'loss of {name} (nats)',
-    )
-    for name in _SCORES
-  ]
-
-
 ROWS = (
   rows.Row(
     id='ablation-data',
@@ -134,15 +113,10 @@ ROWS = (
     'imitates, after as many steps.',
     study={
       'tiny': study.Study(
-        run,
-        {
-          _FEW: Setting(64),
-          _MANY: Setting(512),
-          _ENDLESS: Setting(None),
-        },
+        run, {_FEW: Setting(64), _MANY: Setting(512), _ENDLESS: Setting(None)}
       )
     },
-    ours=_last,
+    ours=rows.numbers(*_SCORES),
     trend='losses of objectives and of parameters on other studies: ever new '
     'studies below 512, and these below 64',
     claims=tuple(
@@ -150,7 +124,12 @@ ROWS = (
       for name in _SCORES
       for more, less in ((_ENDLESS, _MANY), (_MANY, _FEW))
     ),
-    figure=_curves,
+    figure=figures.of_arms(
+      {name: f'loss of {name} (nats)' for name in _SCORES},
+      lambda results: results.curves(_ENDLESS, 'step')[0],
+      spread='mean',
+      xlabel='steps',
+    ),
     explain='600 steps of 16 studies, random search and hill climbing with one and '
     'two real or listed parameters and 20 trials; 64 studies are read 150 times. The '
     'model has 2.0M parameters. Nats a token, on 64 other studies of each algorithm. '

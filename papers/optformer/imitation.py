@@ -28,6 +28,7 @@ NAMES = tuple(b.name.removeprefix('designer_') for b in behaviours.BEHAVIOURS)
 _KNOWN = ('random_search', 'grid_search_shuffled', 'hill_climb', 'reg_evo')
 # Whose proposals depend on what was seen.
 _STRUCTURED = ('hill_climb', 'reg_evo', 'eagle_strategy', 'recursive_gp')
+_PARTS = ('loss', 'uniform', 'floor')  # Of a record; not all have a floor.
 _STREAM = 'papers'
 _SOURCE = bbob_studies.Source(
   dimensions=tasks.Bbob().dimensions,
@@ -103,7 +104,7 @@ def _own(results: study.Results) -> dict[str, np.ndarray]:
   return {
     f'{name}: {metric}': results(name, metric, at=name)
     for name in NAMES
-    for metric in ('loss', 'uniform', 'floor')
+    for metric in _PARTS
     if metric in results.records[name, name][0]
   }
 
@@ -120,14 +121,9 @@ def _others(results: study.Results) -> dict[str, np.ndarray]:
   return found
 
 
-def _labels(name: str) -> list[str]:
-  """Of an algorithm's loss, that of uniform tokens, and the floor."""
-  return [f'{name}: {part}' for part in ('loss', 'uniform', 'floor')]
-
-
 def _share(table: claims.Table, name: str) -> float:
   """Of the gap between uniform tokens and the floor, how much is closed."""
-  loss, uniform, floor = (np.mean(table[label]) for label in _labels(name))
+  loss, uniform, floor = (np.mean(table[f'{name}: {x}']) for x in _PARTS)
   return (uniform - loss) / (uniform - floor)
 
 
@@ -135,8 +131,9 @@ def _beyond(
   name: str, text: str, excess: Callable[..., np.ndarray]
 ) -> claims.Claim:
   """The mean of an excess over losses is not above 0, over resampled studies."""
-  text = f'loss of {name} minus {text}'
-  derived = claims.computed(text, excess, *_labels(name))
+  derived = claims.computed(
+    f'loss of {name} minus {text}', excess, *(f'{name}: {x}' for x in _PARTS)
+  )
   return claims.below(derived, than=0.0, resampled=True)
 
 

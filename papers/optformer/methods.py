@@ -18,14 +18,7 @@ from jaxtyping import Array, Float, Key, PyTree
 from hpo import studies
 from hpo.optformer import behaviours, suggesting, trained
 
-__all__ = [
-  'Behaviour',
-  'Choose',
-  'Method',
-  'Model',
-  'OptFormer',
-  'Random',
-]
+__all__ = ['Behaviour', 'Choose', 'Method', 'Model', 'OptFormer', 'Random']
 
 # The trials so far -> the codes of the next point.
 Choose = Callable[[studies.Study], Float[np.ndarray, 'd']]

@@ -123,7 +123,7 @@ def _times(results: study.Results) -> str:
   return f'{_EXPLAIN} CPU seconds of a suggestion, compiling included: {found}.'
 
 
-_OURS = {
+OURS = {
   RANDOM: methods.Random(),
   PRIOR: optformer(acquisitions.Prior(), 1),
   EI: optformer(),
@@ -149,9 +149,7 @@ ROWS = (
     id='held-out',
     claim='Expected improvement with OptFormer beats random search and its own '
     'prior on families of functions that it never saw.',
-    study=compared(
-      _OURS | {GP_UCB: methods.Behaviour(behaviours.GpUcb())}, 120
-    ),
+    study=compared(OURS | {GP_UCB: methods.Behaviour(behaviours.GpUcb())}, 120),
     trend='regret falls from random to the prior and to expected improvement',
     claims=(better(PRIOR, RANDOM), better(EI, RANDOM), better(EI, PRIOR)),
     published=_COMPARABLE,
@@ -161,7 +159,7 @@ ROWS = (
   row(
     id='held-out-peers',
     claim='OptFormer is as good as optimisers that are in wide use.',
-    study=compared(_OURS | _UCB | _PEERS, 120),
+    study=compared(OURS | _UCB | _PEERS, 120),
     trend='regret at most a quarter above those of TPE, CMA-ES and Eagle',
     claims=tuple(better(EI, name, margin=-0.1) for name in _PEERS),
     published=_COMPARABLE,
@@ -189,10 +187,7 @@ ROWS = (
       120,
     ),
     trend='regret falls from 1 to 10 and to 100 candidates',
-    claims=(
-      better('M = 10', 'M = 1'),
-      better('M = 100', 'M = 10'),
-    ),
+    claims=(better('M = 10', 'M = 1'), better('M = 100', 'M = 10')),
     explain=_EXPLAIN,
     headline='M = 100',
   ),

@@ -93,16 +93,14 @@ def _run(
   choose = setting.method.start(task.problem, seed, setting.trials)
   spent = 0.0
   for number in range(count, setting.trials):
-    study = _study(task.problem, codes[:number], values)
+    study = studies.Study(
+      task.problem,
+      codes[:number],
+      np.array(values, np.float64),
+      np.zeros(number, np.int8),
+    )
     begin = time.process_time()
     codes[number] = task.snap(choose(study))
     spent += time.process_time() - begin
     values.append(task.observe(number, codes[number]))
   return task.best_scores(codes), spent / (setting.trials - count)
-
-
-def _study(
-  problem: studies.Problem, codes: np.ndarray, values: list[float]
-) -> studies.Study:
-  statuses = np.zeros(len(values), np.int8)
-  return studies.Study(problem, codes, np.array(values, np.float64), statuses)

@@ -23,9 +23,8 @@ from rl.es import bbob
 __all__ = ['Bbob', 'Hpob', 'Source', 'Tables', 'Task']
 
 _SEED = 2205  # Of the problems; those of training and validation have others.
-_CHUNK = (
-  256  # Points that are evaluated at once, so that one program serves all.
-)
+# Points that are evaluated at once, so that one program serves all.
+_CHUNK = 256
 _CANDIDATES = 4096
 _NOISELESS = list(bbob.NOISES).index('NO_NOISE')
 

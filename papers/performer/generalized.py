@@ -30,10 +30,7 @@ def _study(setting: proteins.Setting) -> study.Study:
     setting,
     {
       label(kernel, renormalize): mechanisms.favor(
-        kernel=kernel,
-        features=None,
-        projection=False,
-        renormalize=renormalize,
+        kernel=kernel, features=None, projection=False, renormalize=renormalize
       )
       for renormalize in (True, False)
       for kernel in KERNELS
@@ -123,8 +120,7 @@ ROWS = (
     study=STUDY,
     ours=rows.numbers('accuracy', factor=100, arms=('relu', 'elu1', *FASTER)),
     published=ledger.Published(
-      'curves: elu + 1 explodes, ReLU does not',
-      'arXiv:2009.14794, Fig. 18',
+      'curves: elu + 1 explodes, ReLU does not', 'arXiv:2009.14794, Fig. 18'
     ),
     trend='at the high rate elu + 1 below ReLU',
     claims=[claims.below(FASTER[1], than=FASTER[0], paired=True)],

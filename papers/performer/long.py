@@ -83,10 +83,7 @@ ROWS = (
     claim='A step of the Performer costs the same per position at any length; '
     'the memory of exact attention grows with the square (microseconds per '
     'position; MiB).',
-    study={
-      'tiny': _costs(2, 4, 128, 256),
-      'paper': _costs(*proteins.REGULAR),
-    },
+    study={'tiny': _costs(2, 4, 128, 256), 'paper': _costs(*proteins.REGULAR)},
     ours=rows.numbers('us', 'MiB', form='{arm}, L={at}, {metric}'),
     published=ledger.Published(
       'exact attention does not fit at the regular size, batch 1',

@@ -9,7 +9,6 @@ gradients and whose rate falls with the root of the step.
 """
 
 import functools
-from typing import Any
 
 from papers import claims, rows, study
 from papers.performer import learning, proteins
@@ -24,28 +23,22 @@ PUBLISHED = {'exact': 36.37, FEW: 18.01}
 MARGIN = 3.0
 
 
-def mechanisms() -> dict[str, Any]:
-  """Attention by label."""
-  made = {
-    f'softmax, r={r}': attention.Favor(
-      kernel='softmax_pos', features=r, norm='chi'
-    )
-    for r in (2, 64, 256)
-  }
-  return made | {'relu': proteins.RELU_KERNEL, 'exact': attention.Exact()}
-
-
-def studies() -> dict[str, study.Study]:
-  """The mechanisms at both scales."""
-  model = functools.partial(
-    proteins.model,
-    classifier.Classifier,
-    vocab_size=17,
-    num_classes=10,
-    causal=False,
+_MECHANISMS = {
+  f'softmax, r={r}': attention.Favor(
+    kernel='softmax_pos', features=r, norm='chi'
   )
-  tiny = proteins.Setting(
-    model(max_length=64, sizes=(2, 4, 64, 128)),
+  for r in (2, 64, 256)
+} | {'relu': proteins.RELU_KERNEL, 'exact': attention.Exact()}
+_model = functools.partial(
+  proteins.model,
+  classifier.Classifier,
+  vocab_size=17,
+  num_classes=10,
+  causal=False,
+)
+_SETTINGS = {
+  'tiny': proteins.Setting(
+    _model(max_length=64, sizes=(2, 4, 64, 128)),
     listops.ListOps(
       grammar=listops.Grammar(4, 5, 7, 64), num_train=20_000, num_eval=500
     ),
@@ -54,9 +47,9 @@ def studies() -> dict[str, study.Study]:
     every=100,
     rate=2e-3,
     warmup=100,
-  )
-  large = proteins.Setting(
-    model(max_length=2000, sizes=(4, 8, 512, 1024), dropout=0.1),
+  ),
+  'paper': proteins.Setting(
+    _model(max_length=2000, sizes=(4, 8, 512, 1024), dropout=0.1),
     listops.ListOps(),
     batch=32,
     steps=5000,
@@ -64,13 +57,8 @@ def studies() -> dict[str, study.Study]:
     # The peak of the released schedule, 0.05 / sqrt(1000).
     rate=0.05 / 1000**0.5,
     warmup=1000,
-  )
-  return {
-    scale: study.Study(
-      learning.run, proteins.arms(setting, mechanisms()), seeds=5
-    )
-    for scale, setting in (('tiny', tiny), ('paper', large))
-  }
+  ),
+}
 
 
 def _explain(results: study.Results) -> str:
@@ -89,7 +77,12 @@ ROWS = (
     id='lra-listops-features',
     claim='Two softmax features, as in the released configuration of ListOps, '
     'are too few (percent of expressions, validation).',
-    study=studies(),
+    study={
+      scale: study.Study(
+        learning.run, proteins.arms(setting, _MECHANISMS), seeds=5
+      )
+      for scale, setting in _SETTINGS.items()
+    },
     ours=rows.numbers('accuracy', factor=100),
     published=ledger.Published(PUBLISHED, 'arXiv:2011.04006, Table 1'),
     trend=f'r = 2 at least {MARGIN:g} points below r = 64 and r = 256',

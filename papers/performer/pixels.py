@@ -27,15 +27,6 @@ GIB = 2**30
 LIMIT = 8.0  # GiB of a core of TPU-v2.
 
 
-def kernels(features: int) -> dict[str, attention.Favor]:
-  """The published kernels by label."""
-  return {
-    'relu': proteins.RELU_KERNEL,
-    'softmax': attention.Favor(kernel='softmax_pos', features=features),
-    'softmax_reg': attention.Favor(kernel='softmax_pos_reg', features=features),
-  }
-
-
 _model = functools.partial(proteins.model, grid.GridTransformer, causal=True)
 
 
@@ -84,7 +75,15 @@ def _depths(scale: str) -> study.Study:
 
 
 def _kernels(scale: str) -> study.Study:
-  found = kernels(256 if scale == 'paper' else 64)
+  """The published kernels."""
+  favor = functools.partial(
+    attention.Favor, features=256 if scale == 'paper' else 64
+  )
+  found = {
+    'relu': proteins.RELU_KERNEL,
+    'softmax': favor(kernel='softmax_pos'),
+    'softmax_reg': favor(kernel='softmax_pos_reg'),
+  }
   return study.Study(learning.run, proteins.arms(_SETTINGS[scale], found))
 
 
@@ -108,19 +107,7 @@ def planned(model: grid.GridTransformer) -> study.Record:
   return {'gib': programs.temporary_bytes(compiled) / GIB}
 
 
-def _memory() -> study.Study:
-  model = published_model().clone(dropout=0.0)
-  mechanisms = {'relu': proteins.RELU_KERNEL, 'exact': attention.Exact()}
-  arms = {
-    f'{name}, 12288 pixels': model.clone(attention=mechanism)
-    for name, mechanism in mechanisms.items()
-  }
-  return study.Study(planned, arms, seeds=None)
-
-
 _bits = rows.numbers('loss', factor=1 / np.log(2))
-
-
 _figure = learning.curves('loss', 'nats per dimension, validation')
 _SOURCE = 'arXiv:2009.14794, Appendix D.2 (ImageNet64, 6 layers)'
 ROWS = (
@@ -159,7 +146,19 @@ ROWS = (
     id='fig7-pixels-memory',
     claim='A gradient of all 12,288 pixels of a picture fits into the memory of '
     'one device (GiB, planned by the compiler, 6 layers, float32).',
-    study=_memory(),
+    study=study.Study(
+      planned,
+      {
+        f'{name}, 12288 pixels': published_model().clone(
+          dropout=0.0, attention=mechanism
+        )
+        for name, mechanism in (
+          ('relu', proteins.RELU_KERNEL),
+          ('exact', attention.Exact()),
+        )
+      },
+      seeds=None,
+    ),
     ours=rows.numbers('gib'),
     trend=f'ReLU Performer below {LIMIT:g} GiB, the memory of a core of the '
     "paper's devices; exact attention above",

@@ -7,12 +7,9 @@ the intervals are shorter than the published practice of 1,000; at `paper` the
 text is PG-19.
 """
 
-from typing import Any
-
 import numpy as np
 
-from papers import claims, rows, study
-from papers import mechanisms as mechanisms_lib
+from papers import claims, mechanisms, rows, study
 from papers.performer import learning, proteins
 from performer import attention
 from performer.baselines import linformer
@@ -23,37 +20,6 @@ EXACT, TRIG, LINFORMER = 'exact', 'trig, redrawn', 'Linformer, redrawn'
 STAYS, REDRAWN = 'pos, never', 'pos, redrawn'
 EVERY_STEP, OFTEN = 'pos, every step', 'pos, often'
 REGULARIZED = 'pos_reg, redrawn'
-SEEDS = 5
-
-
-def mechanisms(
-  *, features: int, length: int, rows_of_linformer: int, every: int, often: int
-) -> dict[str, Any]:
-  """Attention by label.
-
-  Args:
-    features: r.
-    length: of the sequences.
-    rows_of_linformer: k.
-    every: steps between redraws.
-    often: steps between redraws of the arm that redraws more often.
-  """
-
-  def favor(kernel: str, redraw_every: int | None) -> attention.Favor:
-    return mechanisms_lib.favor(
-      kernel=kernel, features=features, redraw_every=redraw_every
-    )
-
-  return {
-    EXACT: attention.Exact(),
-    STAYS: favor('softmax_pos', None),
-    REDRAWN: favor('softmax_pos', every),
-    OFTEN: favor('softmax_pos', often),
-    EVERY_STEP: favor('softmax_pos', 1),
-    REGULARIZED: favor('softmax_pos_reg', every),
-    TRIG: favor('softmax_trig', every),
-    LINFORMER: linformer.Linformer(length, rows_of_linformer, every),
-  }
 
 
 _TINY = proteins.setting_of(128, proteins.TINY, steps=400, every=50)
@@ -80,16 +46,32 @@ _LARGE = proteins.Setting(
 )
 
 
-def _study(setting: proteins.Setting, **sizes: int) -> study.Study:
-  found = mechanisms(length=setting.model.max_length, **sizes)
-  return study.Study(learning.run, proteins.arms(setting, found), seeds=SEEDS)
+def _study(
+  setting: proteins.Setting, *, r: int, k: int, every: int, often: int
+) -> study.Study:
+  """Features r, rows k of Linformer; steps between redraws, usual and fewer."""
+
+  def favor(kernel: str, redraw_every: int | None) -> attention.Favor:
+    return mechanisms.favor(
+      kernel=kernel, features=r, redraw_every=redraw_every
+    )
+
+  found = {
+    EXACT: attention.Exact(),
+    STAYS: favor('softmax_pos', None),
+    REDRAWN: favor('softmax_pos', every),
+    OFTEN: favor('softmax_pos', often),
+    EVERY_STEP: favor('softmax_pos', 1),
+    REGULARIZED: favor('softmax_pos_reg', every),
+    TRIG: favor('softmax_trig', every),
+    LINFORMER: linformer.Linformer(setting.model.max_length, k, every),
+  }
+  return study.Study(learning.run, proteins.arms(setting, found), seeds=5)
 
 
 STUDY = {
-  'tiny': _study(_TINY, features=32, rows_of_linformer=32, every=100, often=10),
-  'paper': _study(
-    _LARGE, features=256, rows_of_linformer=600, every=1000, often=100
-  ),
+  'tiny': _study(_TINY, r=32, k=32, every=100, often=10),
+  'paper': _study(_LARGE, r=256, k=600, every=1000, often=100),
 }
 
 

@@ -10,7 +10,6 @@ V = 1.
 
 import dataclasses
 import functools
-from collections.abc import Iterator
 
 import jax
 import jax.numpy as jnp
@@ -30,6 +29,7 @@ SOURCE = 'arXiv:2009.14794, Fig. 2 and Lemma 2'
 # Beyond it the squares have such heavy tails that no sample of this size
 # tells their mean.
 _LARGEST = 2.0
+_ZERO = 1e-6  # Closed forms below are 0 but for rounding.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -111,31 +111,19 @@ def _sample(setting: Setting, key: jax.Array) -> jax.Array:
 _STUDY = study.Study(run, {k: Setting(k) for k in KERNELS}, seeds=10)
 
 
-def _tested(kernel: str) -> Iterator[tuple[int, float, float]]:
-  """Points whose errors have light tails: index, length, closed form."""
-  closed = closed_forms(kernel, GRID)
-  for i, (length, angle) in enumerate(GRID):
-    plus = 2 * length**2 * (1 + np.cos(np.deg2rad(angle)))
-    # Estimators that depend on |x - y| have light tails everywhere.
-    if kernel == 'trig' or plus <= _LARGEST + 1e-6:
-      yield i, length, closed[i]
-
-
-def _is_zero(closed: float) -> bool:
-  return closed < 1e-6
-
-
 def _ratios(results: study.Results) -> dict[str, np.ndarray]:
-  """Measured over closed form, at every point that is tested."""
-  return {
-    '{}, length {:g}, {} degrees'.format(kernel, *GRID[i]): results(
-      kernel, 'error'
-    )[:, i]
-    / closed
-    for kernel in KERNELS
-    for i, _, closed in _tested(kernel)
-    if not _is_zero(closed)
-  }
+  """Measured over closed form, where errors have light tails and are not 0."""
+  found = {}
+  for kernel in KERNELS:
+    errors, forms = results(kernel, 'error').T, closed_forms(kernel, GRID)
+    for (length, angle), error, closed in zip(GRID, errors, forms, strict=True):
+      plus = 2 * length**2 * (1 + np.cos(np.deg2rad(angle)))
+      # Estimators that depend on |x - y| have light tails everywhere.
+      is_light = kernel == 'trig' or plus <= _LARGEST + 1e-6
+      if is_light and closed >= _ZERO:
+        label = f'{kernel}, length {length:g}, {angle} degrees'
+        found[label] = error / closed
+  return found
 
 
 def _by_length(results: study.Results) -> dict[str, np.ndarray]:
@@ -151,7 +139,7 @@ def _zeros(results: study.Results) -> dict[str, np.ndarray]:
   """Errors where the closed form is 0."""
   return {
     f'{kernel} where 0': results(kernel, 'error')[
-      :, [_is_zero(closed) for closed in closed_forms(kernel, GRID)]
+      :, closed_forms(kernel, GRID) < _ZERO
     ].max(1)
     for kernel in KERNELS
   }

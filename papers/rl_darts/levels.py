@@ -22,13 +22,10 @@ def _limited(count: int) -> runs.Setting:
 def _by_levels() -> dict[str, runs.Setting]:
   """Both networks on few levels, and on all."""
   found = {}
-  for count in _COUNTS:
-    found[f'{SUPERNET}, {count} levels'] = _limited(count)
-    found[f'{IMPALA}, {count} levels'] = dataclasses.replace(
-      _limited(count), encoder=runs.IMPALA
-    )
-  found[f'{SUPERNET}, {_ALL} levels'] = GRID
-  found[f'{IMPALA}, {_ALL} levels'] = runs.baseline(GRID)
+  for count in (*_COUNTS, _ALL):
+    setting = GRID if count == _ALL else _limited(count)
+    found[f'{SUPERNET}, {count} levels'] = setting
+    found[f'{IMPALA}, {count} levels'] = runs.baseline(setting)
   return found
 
 

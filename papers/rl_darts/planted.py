@@ -109,10 +109,7 @@ ROWS = (
     claim='Differentiable search gives most weight to the operation that is right '
     '(probability of the operation that made the targets).',
     study=study.Study(
-      run,
-      {name: Setting(name) for name in SPACE.ops},
-      seeds=5,
-      together=True,
+      run, {name: Setting(name) for name in SPACE.ops}, seeds=5, together=True
     ),
     ours=_masses,
     trend='the largest in 23 of 25 runs or more; median probability above 0.9',

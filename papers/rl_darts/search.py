@@ -172,27 +172,19 @@ def _explain_cells(results: study.Results) -> str:
 
 
 def _by_time(results: study.Results) -> list[figures.Panel]:
-  at = np.array(_TIMES) / _TIMES[-1]
-  random = _random(results)
-  curves = [
-    figures.Line(
-      'cells of searches',
-      at,
-      list(results(GRID_SEARCH, 'cell_level')),
-      'mean',
-      'o-',
-    )
-  ]
+  random, found = _random(results), results.records[GRID_SEARCH, None]
   masses = [
     figures.Line(
       op, [m['times'] for m in found], [m['mass'][op] for m in found], 'mean'
     )
-    for found in [results.records[GRID_SEARCH, None]]
     for op in found[0]['mass']
   ]
   return [
-    figures.Lines(
-      lines=curves,
+    figures.lines(
+      {'cells of searches': list(results(GRID_SEARCH, 'cell_level'))},
+      np.array(_TIMES) / _TIMES[-1],
+      spread='mean',
+      style='o-',
       levels={
         'mean of random cells': random.mean(),
         'best of random cells': random.max(),
@@ -245,10 +237,7 @@ def _bars(results: study.Results) -> figures.Panel:
   return figures.lines(
     {'best of random cells': diagnostics.best_of(random, at)},
     at,
-    levels={
-      'searched, mean': final.mean(),
-      'searched, best': final.max(),
-    },
+    levels={'searched, mean': final.mean(), 'searched, best': final.max()},
     xscale='log2',
     xlabel='random cells trained',
     ylabel='expected level of the best',

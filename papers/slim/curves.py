@@ -240,8 +240,7 @@ _COPYING = runs.Setting(
 )
 _FAST = dataclasses.replace(_COPYING, rate=3e-3, drop_at=None)
 _COPYING_128 = dataclasses.replace(
-  _COPYING,
-  data=copying.Copying(max_length=127, vocab_size=16, num_threads=0),
+  _COPYING, data=copying.Copying(max_length=127, vocab_size=16, num_threads=0)
 )
 _COPYING_PUBLISHED = runs.Setting(
   copying.Copying(max_length=511, vocab_size=256),

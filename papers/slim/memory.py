@@ -278,8 +278,7 @@ def _turns(
   )
 
 
-def _times(results: study.Results) -> dict[str, np.ndarray]:
-  return {str(form): results('all', str(form)) for form in FORMS}
+_times = rows.numbers(*map(str, FORMS), form='{metric}')
 
 
 _TIME = rows.Row(

@@ -124,9 +124,7 @@ def _start(setting: Setting, seed: int) -> PyTree:
 
 
 def _judge(
-  setting: Setting,
-  evaluate: Callable[[Any], Mapping[str, float]],
-  state: Any,
+  setting: Setting, evaluate: Callable[[Any], Mapping[str, float]], state: Any
 ) -> Mapping[str, float]:
   """Evaluates at the interval of the setting, and at the end."""
   step = int(state.step)

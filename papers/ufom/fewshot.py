@@ -85,9 +85,7 @@ def _study(setting: Setting, *, more: bool, choose: bool) -> study.Study:
     seeds=(1000, 1001),
   )
   return study.Study(
-    run,
-    study.vary(setting, 'q', rules),
-    trials=trials if choose else None,
+    run, study.vary(setting, 'q', rules), trials=trials if choose else None
   )
 
 
