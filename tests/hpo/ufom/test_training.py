@@ -3,7 +3,6 @@
 import jax
 import numpy as np
 import optax
-import pytest
 
 from hpo import ufom
 from hpo.ufom import train_lib, training
@@ -11,7 +10,7 @@ from hpo.ufom.tasks import toy
 from runtime import loop
 from runtime.devices import mesh
 from runtime.loop import durations
-from tests import experiments, trees
+from tests import experiments, refusals, trees
 
 INNER = ufom.Inner(10, 0.1, mode='store')
 
@@ -113,14 +112,10 @@ def test_fewer_devices_work_where_tasks_do_not_divide():
     assert made.mesh.size == devices
 
 
-def test_what_does_not_fit_is_refused():
-  with pytest.raises(ValueError, match='q must lie'):
-    trainer(q=-0.1)
-  with pytest.raises(ValueError, match='match_variance'):
-    trainer(q=0.1, match_variance=True)
-  with pytest.raises(ValueError, match='r of the inner loop'):
-    trainer(q=ufom.AdaptiveRule(r=9))
-  with pytest.raises(ValueError, match='budget'):
-    trainer(budget=0)
-  with pytest.raises(ValueError, match='that of the tasks'):
-    toy.Toy().evaluators(ufom.Inner(3, 0.1))
+test_what_does_not_fit_is_refused = refusals.table(
+  (lambda: trainer(q=-0.1), 'q must lie'),
+  (lambda: trainer(q=0.1, match_variance=True), 'match_variance'),
+  (lambda: trainer(q=ufom.AdaptiveRule(r=9)), 'r of the inner loop'),
+  (lambda: trainer(budget=0), 'budget'),
+  (lambda: toy.Toy().evaluators(ufom.Inner(3, 0.1)), 'that of the tasks'),
+)

@@ -6,6 +6,7 @@ import pytest
 
 from rl.envs import cutoffs, host_vector, lanes, protocol, spaces
 from rl.es import policies, population, vector_evaluator
+from tests import refusals
 from tests.rl.envs import env_cases
 
 KEYS = jax.random.split(jax.random.key(1), 2)
@@ -135,13 +136,8 @@ def test_rollouts_end_with_the_last_cut():
   assert inner.steps == 12
 
 
-@pytest.mark.parametrize(
-  'make',
-  [
-    lambda: cutoffs.CutOff(Scripted([0.0]), most=0),
-    lambda: cutoffs.CutOff(lanes.Lanes(env_cases.Scripted(), 2)),
-  ],
+test_rejects = refusals.all_with(
+  'got',
+  lambda: cutoffs.CutOff(Scripted([0.0]), most=0),
+  lambda: cutoffs.CutOff(lanes.Lanes(env_cases.Scripted(), 2)),
 )
-def test_rejects(make):
-  with pytest.raises(ValueError, match='got'):
-    make()

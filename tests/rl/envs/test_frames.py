@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from rl.envs import frames, host_vector, lanes, protocol, spaces
+from tests import refusals
 from tests.rl.envs import env_cases
 
 KEY = jax.random.key(51)
@@ -186,16 +187,11 @@ def test_in_jax_as_on_the_host():
     np.testing.assert_array_equal(moves.final_observation[t], final)
 
 
-@pytest.mark.parametrize(
-  'make',
-  [
-    lambda: frames.Downscaled(Numbers(True), 3),
-    lambda: frames.Downscaled(Numbers(True), 0),
-    lambda: frames.Stacked(Numbers(True), 0),
-    lambda: frames.Stacked(lanes.Lanes(env_cases.Scripted(), 2), 2),
-    lambda: frames.Stacked(lanes.Lanes(Shown(), 2, auto_reset=False), 2),
-  ],
+test_rejects = refusals.all_with(
+  'got',
+  lambda: frames.Downscaled(Numbers(True), 3),
+  lambda: frames.Downscaled(Numbers(True), 0),
+  lambda: frames.Stacked(Numbers(True), 0),
+  lambda: frames.Stacked(lanes.Lanes(env_cases.Scripted(), 2), 2),
+  lambda: frames.Stacked(lanes.Lanes(Shown(), 2, auto_reset=False), 2),
 )
-def test_rejects(make):
-  with pytest.raises(ValueError, match='got'):
-    make()

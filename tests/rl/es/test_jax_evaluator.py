@@ -10,7 +10,7 @@ import pytest
 from rl import normalizer
 from rl.es import directions, jax_evaluator, policies
 from rl.es import population as population_lib
-from tests import trees
+from tests import refusals, trees
 from tests.rl.es import es_cases
 
 ENV = es_cases.Drift()
@@ -134,13 +134,8 @@ def test_memory_does_not_hold_the_population():
   assert sizes[128] < stored / 8, (sizes, stored)
 
 
-@pytest.mark.parametrize(
-  'make',
-  [
-    lambda: jax_evaluator.JaxEvaluator(ENV, POLICY, block=6),
-    lambda: jax_evaluator.JaxEvaluator(ENV, POLICY, clip=-1.0),
-  ],
+test_rejects = refusals.all_with(
+  'got',
+  lambda: jax_evaluator.JaxEvaluator(ENV, POLICY, block=6),
+  lambda: jax_evaluator.JaxEvaluator(ENV, POLICY, clip=-1.0),
 )
-def test_rejects(make):
-  with pytest.raises(ValueError, match='got'):
-    make()

@@ -19,7 +19,7 @@ from rl.odetoode import (
   manifolds,
   solvers,
 )
-from tests import marks, seeds
+from tests import marks, refusals, seeds
 
 D = 6
 BODIES = {
@@ -322,48 +322,57 @@ def test_strategy_keeps_theta_on_its_manifold():
   assert moved > 0.05
 
 
-def test_bad_settings_are_named():
-  with pytest.raises(ValueError, match='kind'):
-    bodies.ODEtoODE(D, kind='isometric').init(seeds.key(0), jnp.zeros(D))
-  with pytest.raises(ValueError, match='squash'):
-    make_policy(squash='sigmoid')
-  with pytest.raises(ValueError, match='perturb'):
-    make_policy(perturb='sideways')
-  with pytest.raises(ValueError, match='readout_scale'):
-    make_policy(readout_scale=0.0)
-  with pytest.raises(ValueError, match='readout_scale'):
-    make_policy(constrain_io=False, readout_scale=-1.0)
-  with pytest.raises(ValueError, match='method'):
-    solvers.integrate(lambda t, x: x, jnp.ones(1), n_steps=1, method='rk5')
-  with pytest.raises(ValueError, match='tolerances'):
-    solvers.Adaptive(rtol=-1.0)
-  with pytest.raises(ValueError, match='square'):
-    geometry.Block('orthogonal', (2, 3))
+def built(body):
+  return body.init(seeds.key(0), jnp.zeros(D))
 
 
-def test_settings_out_of_range_are_named():
-  for make, word in (
-    (lambda: bodies.ODEtoODE(0), 'width'),
-    (lambda: bodies.ODEtoODE(D, kind='static', n_steps=-2), 'n_steps'),
-    (lambda: bodies.ODEtoODE(D, kind='gated', gates=0), 'gates'),
-    (lambda: bodies.ODEtoODE(D, kind='gated', hidden=(0,)), 'hidden'),
-    (lambda: bodies.ODEtoODE(D, time=np.nan), 'time'),
-    (lambda: baselines.Dense(0), 'width'),
-    (lambda: baselines.NODE(D, hidden=(-1,)), 'hidden'),
-    (lambda: baselines.NANODE(D, n_steps=0), 'n_steps'),
-    (lambda: baselines.HyperODE(D, hidden=(0,)), 'hidden'),
-    (lambda: baselines.HyperODE(D, time=np.nan), 'time'),
-  ):
-    with pytest.raises(ValueError, match=f'^{word} must be'):
-      make().init(seeds.key(0), jnp.zeros(D))
-  for kwargs, word in (({'num_classes': 0}, 'classes'), ({}, 'dropout')):
-    classifier = heads.Classifier(
-      bodies.ODEtoODE(D), **({'num_classes': 3, 'dropout': 1.5} | kwargs)
-    )
-    with pytest.raises(ValueError, match=word):
-      classifier.init(seeds.key(0), jnp.ones((1, D)))
-  with pytest.raises(ValueError, match='tolerances'):
-    solvers.Adaptive(atol=np.nan)
+def classified(**settings):
+  classifier = heads.Classifier(bodies.ODEtoODE(D), **settings)
+  return classifier.init(seeds.key(0), jnp.ones((1, D)))
+
+
+test_bad_settings_are_named = refusals.table(
+  (lambda: built(bodies.ODEtoODE(D, kind='isometric')), 'kind'),
+  (lambda: make_policy(squash='sigmoid'), 'squash'),
+  (lambda: make_policy(perturb='sideways'), 'perturb'),
+  (lambda: make_policy(readout_scale=0.0), 'readout_scale'),
+  (
+    lambda: make_policy(constrain_io=False, readout_scale=-1.0),
+    'readout_scale',
+  ),
+  (
+    lambda: solvers.integrate(
+      lambda t, x: x, jnp.ones(1), n_steps=1, method='rk5'
+    ),
+    'method',
+  ),
+  (lambda: solvers.Adaptive(rtol=-1.0), 'tolerances'),
+  (lambda: solvers.Adaptive(atol=np.nan), 'tolerances'),
+  (lambda: geometry.Block('orthogonal', (2, 3)), 'square'),
+  (lambda: classified(num_classes=0, dropout=1.5), 'classes'),
+  (lambda: classified(num_classes=3, dropout=1.5), 'dropout'),
+)
+
+
+@pytest.mark.parametrize(
+  ('make', 'settings'),
+  [
+    (bodies.ODEtoODE, {'width': 0}),
+    (bodies.ODEtoODE, {'kind': 'static', 'n_steps': -2}),
+    (bodies.ODEtoODE, {'kind': 'gated', 'gates': 0}),
+    (bodies.ODEtoODE, {'kind': 'gated', 'hidden': (0,)}),
+    (bodies.ODEtoODE, {'time': np.nan}),
+    (baselines.Dense, {'width': 0}),
+    (baselines.NODE, {'hidden': (-1,)}),
+    (baselines.NANODE, {'n_steps': 0}),
+    (baselines.HyperODE, {'hidden': (0,)}),
+    (baselines.HyperODE, {'time': np.nan}),
+  ],
+)
+def test_settings_out_of_range_are_named(make, settings):
+  *_, word = settings
+  with pytest.raises(ValueError, match=f'^{word} must be'):
+    built(make(**{'width': D} | settings))
 
 
 @pytest.mark.parametrize(
@@ -387,13 +396,11 @@ def test_states_keep_half_precision_and_must_fit(body):
     body.apply(variables, jnp.ones(D + 1))
 
 
-def test_integration_of_whole_numbers_is_refused():
-  for run in (
-    lambda x: solvers.integrate(lambda t, x: x, x, n_steps=2),
-    lambda x: solvers.Adaptive()(lambda t, x: x, x, time=1.0),
-  ):
-    with pytest.raises(ValueError, match='x0 must be floats'):
-      run(jnp.ones(2, int))
+test_integration_of_whole_numbers_is_refused = refusals.all_with(
+  'x0 must be floats',
+  lambda: solvers.integrate(lambda t, x: x, jnp.ones(2, int), n_steps=2),
+  lambda: solvers.Adaptive()(lambda t, x: x, jnp.ones(2, int), time=1.0),
+)
 
 
 def test_strategies_refuse_what_does_not_fit():
