@@ -141,9 +141,7 @@ def test_area_means():
 class Shown(env_cases.Scripted):
   """The scripted environment as pictures of its tag and time."""
 
-  @property
-  def observation_space(self):
-    return spaces.Box((2, 2, 3), 0, 255, 'uint8')
+  observation_space = spaces.Box((2, 2, 3), 0, 255, 'uint8')
 
   def _paint(self, state):
     tag, time = (state % 200).astype(jnp.uint8)

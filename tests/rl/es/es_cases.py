@@ -33,13 +33,8 @@ class Drift:
   bound: float = 1.5
   noise: float = 0.3
 
-  @property
-  def observation_space(self):
-    return spaces.Box((2,), -100.0, 100.0)
-
-  @property
-  def action_space(self):
-    return spaces.Box((1,), -1.0, 1.0)
+  observation_space = spaces.Box((2,), -100.0, 100.0)
+  action_space = spaces.Box((1,), -1.0, 1.0)
 
   def reset(self, key):
     position = jax.random.uniform(key, (), minval=-1.0, maxval=1.0)

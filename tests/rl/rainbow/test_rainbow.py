@@ -20,13 +20,8 @@ class Chain:
 
   max_steps: int = 20
 
-  @property
-  def observation_space(self):
-    return spaces.Box((5,), 0.0, 1.0)
-
-  @property
-  def action_space(self):
-    return spaces.Discrete(2)
+  observation_space = spaces.Box((5,), 0.0, 1.0)
+  action_space = spaces.Discrete(2)
 
   def reset(self, key):
     del key

@@ -20,13 +20,8 @@ class Aim:
 
   max_steps: int = 8
 
-  @property
-  def observation_space(self):
-    return spaces.Box((1,), 1.0, 3.0)
-
-  @property
-  def action_space(self):
-    return spaces.Box((1,), 0.0, 4.0)
+  observation_space = spaces.Box((1,), 1.0, 3.0)
+  action_space = spaces.Box((1,), 0.0, 4.0)
 
   def reset(self, key):
     aim = jax.random.uniform(key, (1,), minval=1.0, maxval=3.0)
