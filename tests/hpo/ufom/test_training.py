@@ -7,9 +7,7 @@ import optax
 from hpo import ufom
 from hpo.ufom import train_lib, training
 from hpo.ufom.tasks import toy
-from runtime import loop
 from runtime.devices import mesh
-from runtime.loop import durations
 from tests import experiments, refusals, trees
 
 INNER = ufom.Inner(10, 0.1, mode='store')
@@ -24,28 +22,21 @@ def trainer(**options):
   return training.Trainer(toy.Toy(), INNER, **{**defaults, **options})
 
 
-def config(steps):
-  every = durations.Duration(steps=2)
-  return loop.LoopConfig(
-    durations.Duration(steps=steps),
-    log_every=2,
-    eval_every=every,
-    checkpoint_every=every,
-  )
-
-
 def test_resumed_runs_are_the_same(tmp_path, capsys):
   made, eight = trainer(tasks_per_step=8), mesh.MeshConfig(data=8)
   workdir = tmp_path / 'whole'
   whole = train_lib.train(
-    workdir=str(workdir), trainer=made, loop=config(8), seed=3, mesh=eight
+    workdir=str(workdir),
+    trainer=made,
+    loop=experiments.loop_of(8),
+    seed=3,
+    mesh=eight,
   )
   for steps in (4, 8):  # Without a report.
-    with made.experiment(seed=3, mesh=eight.make()) as experiment:
-      parts = loop.run(
-        experiment, config(steps), workdir=tmp_path / 'parts', seed=3
-      )
-  trees.check_same(whole.state, parts.state)
+    parts = experiments.run(
+      made, tmp_path / 'parts', steps, mesh=eight, devices=8
+    )
+  trees.check_same(whole.state, parts)
   rows = experiments.rows(workdir)
   assert rows == experiments.rows(tmp_path / 'parts')
   experiments.check_declared(made, rows[-1])
