@@ -12,6 +12,8 @@ import scipy.linalg
 from rl.odetoode import flows, generators, manifolds, retractions
 from tests import marks, seeds
 
+pytestmark = pytest.mark.usefixtures('float64')
+
 EXACT = [retractions.Exp(), retractions.Cayley(), retractions.Taylor(12)]
 EULER = retractions.Euler()
 
@@ -23,12 +25,6 @@ lyapunov = jax.jit(generators.lyapunov)
 def integrate(w0, generator, **options):
   """A flow in one program."""
   return jax.jit(lambda w0: flows.matrix_flow(w0, generator, **options))(w0)
-
-
-@pytest.fixture(autouse=True)
-def _float64():
-  with jax.enable_x64(True):
-    yield
 
 
 @pytest.fixture

@@ -19,7 +19,7 @@ from rl.odetoode import (
   manifolds,
   solvers,
 )
-from tests import marks, refusals, seeds
+from tests import marks, modules, refusals, seeds
 
 D = 6
 BODIES = {
@@ -52,16 +52,6 @@ SIZES = {
 
 
 defect = jax.jit(manifolds.orthogonality_defect)
-
-
-@functools.partial(jax.jit, static_argnums=0)
-def init(model, *inputs):
-  return model.init(seeds.key(0), *inputs)
-
-
-@functools.partial(jax.jit, static_argnums=0)
-def apply(model, variables, *inputs):
-  return model.apply(variables, *inputs)
 
 
 @pytest.fixture
@@ -116,7 +106,7 @@ def test_gated_flows_start_small():
 
 def test_nanode_is_its_polynomial(rng):
   body = baselines.NANODE(2, degree=2, n_steps=4, time=2.0)
-  variables = init(body, jnp.zeros(2))
+  variables = modules.init(body, seeds.key(0), jnp.zeros(2))
   matrices, _ = jax.jit(lambda v: body.apply(v, method='weights'))(variables)
   c = np.asarray(variables['params']['coefficients'])
   t = 1.5
@@ -139,10 +129,12 @@ def test_adaptive_solutions_are_limits_of_fixed_ones(kind, rng):
   }[kind]
   x = jnp.asarray(rng.normal(size=(2, 3)), jnp.float32)
   fixed = make(n_steps=4000)
-  variables = init(fixed, x)
+  variables = modules.init(fixed, seeds.key(0), x)
   exact = make(adaptive=solvers.Adaptive(1e-5, 1e-7))
   np.testing.assert_allclose(
-    apply(fixed, variables, x)[0], apply(exact, variables, x)[0], atol=2e-3
+    modules.apply(fixed, variables, x)[0],
+    modules.apply(exact, variables, x)[0],
+    atol=2e-3,
   )
   adaptive = make(adaptive=solvers.Adaptive())
   assert fixed.layered
@@ -170,8 +162,8 @@ def test_orders_of_fixed_steps(method, order):
 def test_classifier_drops_states_only():
   model = heads.Classifier(BODIES['iso'], num_classes=3, dropout=0.5)
   s = jnp.ones((4, 2, 2))
-  variables = init(model, s)
-  logits, aux = apply(model, variables, s)
+  variables = modules.init(model, seeds.key(0), s)
+  logits, aux = modules.apply(model, variables, s)
   assert logits.shape == (4, 3)
   run = jax.jit(
     lambda key: model.apply(variables, s, train=True, rngs={'dropout': key})
@@ -385,12 +377,12 @@ def test_settings_out_of_range_are_named(make, settings):
   ],
 )
 def test_states_keep_half_precision_and_must_fit(body):
-  variables = init(body, jnp.zeros(D))
+  variables = modules.init(body, seeds.key(0), jnp.zeros(D))
   x = jnp.linspace(-1.0, 1.0, D)
-  half = apply(body, variables, x.astype(jnp.bfloat16))[0]
+  half = modules.apply(body, variables, x.astype(jnp.bfloat16))[0]
   assert half.dtype == jnp.bfloat16
   np.testing.assert_allclose(
-    half.astype(jnp.float32), apply(body, variables, x)[0], atol=0.1
+    half.astype(jnp.float32), modules.apply(body, variables, x)[0], atol=0.1
   )
   with pytest.raises(ValueError, match='states must be floats'):
     body.apply(variables, jnp.ones(D + 1))
