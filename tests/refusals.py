@@ -1,5 +1,7 @@
 """Tests of what is refused, as tables."""
 
+import functools
+
 import pytest
 
 
@@ -16,6 +18,12 @@ def table(*rows):
       call()
 
   return test
+
+
+def settings(make, *rows):
+  """The same, of one function: rows of its keyword arguments, and words."""
+  calls = [(functools.partial(make, **some), words) for some, words in rows]
+  return table(*calls)
 
 
 def all_with(words, *calls):

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from hpo.autorl import curricula, levels
-from rl import networks, ppo
 from rl.envs import lanes, mazes
 from tests import seeds, trees
+from tests.hpo.autorl import populations_cases
 
 N = 12
 REPLAY = levels.Replay(N, temperature=0.5, stale=0.3, stale_temperature=2.0)
@@ -129,13 +129,7 @@ def test_scores():
 def program(replay, **options):
   env = mazes.Maze(cells=3, num_levels=N, max_steps=6)
   return curricula.Program(
-    ppo.PPO(
-      encoder=networks.MLP((8,)),
-      unroll_length=8,
-      num_minibatches=2,
-      num_epochs=1,
-      normalize_rewards=False,
-    ),
+    populations_cases.small_ppo(num_epochs=1, normalize_rewards=False),
     env,
     curricula.PrioritizedLevels(replay, **options),
     num_lanes=4,

@@ -280,17 +280,11 @@ test_rejects = refusals.table(
   (lambda: cases.make(edges.Pruned(19)), 'at most all 18 elements'),
   (lambda: cases.make(edges.Pruned((3, 2, 1))), 'a number per matrix'),
   (lambda: cases.make(partitions.RandomPartition(19)), 'and 18 edges'),
-  (
-    lambda: cases.make('mask', hidden=(), operations=operations.ALL),
-    'hidden',
-  ),
+  (lambda: cases.make('mask', hidden=(), operations=operations.ALL), 'hidden'),
   (lambda: cases.make('mask', operations=()), 'need an operation'),
   (lambda: cases.make('dense', init_scale=-1.0), 'must not be negative'),
   (lambda: edges.Masked(0.0), 'temperature must be positive'),
-  (
-    lambda: cases.make('mask').unravel(jnp.zeros(21)),
-    r"\['mask'\] are to be",
-  ),
+  (lambda: cases.make('mask').unravel(jnp.zeros(21)), r"\['mask'\] are to be"),
   (
     lambda: cases.make('mask').costs(jnp.zeros(5, int)),
     r'18 integers, got the shape \(5,\)',

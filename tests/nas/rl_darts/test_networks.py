@@ -118,10 +118,7 @@ def test_masks_are_the_discrete_network(pictures, masks):
 
   grads, found = run(params)
   np.testing.assert_allclose(
-    found,
-    jax.jit(alone.apply)({'params': own}, pictures),
-    rtol=1e-5,
-    atol=1e-6,
+    found, jax.jit(alone.apply)({'params': own}, pictures), rtol=1e-5, atol=1e-6
   )
   assert not np.any(grads['params']['alpha']['normal']['edges'])
   with pytest.raises(ValueError, match='takes no alpha'):

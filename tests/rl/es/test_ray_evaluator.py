@@ -9,12 +9,7 @@ import optax
 import pytest
 
 from rl import normalizer
-from rl.es import (
-  estimators,
-  ray_evaluator,
-  strategy,
-  vector_evaluator,
-)
+from rl.es import estimators, ray_evaluator, strategy, vector_evaluator
 from rl.es import population as population_lib
 from tests import trees
 from tests.rl.es import es_cases, ray_cases

@@ -215,10 +215,7 @@ test_mistakes_are_named = refusals.table(
     'chunk=None normalized=False',
   ),
   (lambda: fronts.Flat(0), 'factor must be positive'),
-  (
-    lambda: fronts.Flat(9).apply({}, jnp.zeros((8, 9, 3))),
-    'must hold a patch',
-  ),
+  (lambda: fronts.Flat(9).apply({}, jnp.zeros((8, 9, 3))), 'must hold a patch'),
   (
     lambda: votes.Exact()(*jnp.ones((2, 3, 4)), projection=jnp.ones((2, 4))),
     'takes no projection',
@@ -232,10 +229,7 @@ test_mistakes_are_named = refusals.table(
     'projection must have shape',
   ),
   (lambda: fronts.Convolutions((4, 4)), 'must have as many'),
-  (
-    lambda: fronts.Convolutions(strides=(2, 0, 1)),
-    'strides must be positive',
-  ),
+  (lambda: fronts.Convolutions(strides=(2, 0, 1)), 'strides must be positive'),
   (lambda: fronts.Trans(IMPLICIT, pool='sum'), 'pool'),
   (lambda: votes.Exact(chunk=0), 'chunk'),
   (
