@@ -11,7 +11,7 @@ from flax import linen as nn
 from rl import networks
 from rl.rainbow import networks as rainbow_networks
 from rl.sac import networks as sac_networks
-from tests import marks, modules, seeds, trees
+from tests import marks, modules, refusals, seeds, trees
 
 KEY = jax.random.key(3)
 
@@ -182,15 +182,9 @@ def test_gru_forgets_where_episodes_begin():
   assert np.abs(wrong - last[0]).max() > 1e-3
 
 
-@pytest.mark.parametrize(
-  ('make', 'name'),
-  [
-    (lambda: networks.MLP(widths=(8, 0)), 'widths'),
-    (lambda: networks.NatureCNN(dense=-2), 'dense'),
-    (lambda: networks.ImpalaCNN(depths=(0,)), 'depths'),
-    (lambda: networks.GRU(size=0), 'size'),
-  ],
+test_sizes_are_positive = refusals.table(
+  (lambda: networks.MLP(widths=(8, 0)), 'widths must be positive'),
+  (lambda: networks.NatureCNN(dense=-2), 'dense must be positive'),
+  (lambda: networks.ImpalaCNN(depths=(0,)), 'depths must be positive'),
+  (lambda: networks.GRU(size=0), 'size must be positive'),
 )
-def test_sizes_are_positive(make, name):
-  with pytest.raises(ValueError, match=f'{name} must be positive'):
-    make()

@@ -9,7 +9,7 @@ import pytest
 from nas.rl_darts import cells, genotype, networks, recurrent, spaces
 from nas.rl_darts import probabilities as probabilities_lib
 from rl import networks as rl_networks
-from tests import marks, seeds
+from tests import marks, refusals, seeds
 from tests.nas.rl_darts import darts_cases
 
 SMALL = spaces.CellSpace(nodes=2)
@@ -281,15 +281,8 @@ def test_recurrent_core_step_by_step():
   np.testing.assert_array_equal(last, outputs[-1])
 
 
-@pytest.mark.parametrize(
-  ('kind', 'settings'),
-  [
-    (networks.Micro, {'depths': (8, 0)}),
-    (networks.Classic, {'dense': -1}),
-    (networks.PISACEncoder, {'features': 0}),
-  ],
+test_sizes_are_positive = refusals.table(
+  (lambda: networks.Micro(depths=(8, 0)), 'depths must be positive'),
+  (lambda: networks.Classic(dense=-1), 'dense must be positive'),
+  (lambda: networks.PISACEncoder(features=0), 'features must be positive'),
 )
-def test_sizes_are_positive(kind, settings):
-  (name,) = settings
-  with pytest.raises(ValueError, match=f'{name} must be positive'):
-    kind(**settings)
