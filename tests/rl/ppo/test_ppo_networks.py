@@ -46,7 +46,7 @@ def _reach(network, inputs):
       jax.tree.map(lambda g, i=i: jnp.abs(g[i]) > 0, grads) for i in (0, 1)
     ]
 
-  found = slopes(modules.init(network, KEY, memory, *inputs))
+  found = slopes(modules.drawn(network, memory, *inputs))
   return tuple(
     {
       jax.tree_util.keystr(name): np.asarray(touched)
