@@ -5,8 +5,9 @@ import contextlib
 import jax
 import pytest
 
+from runtime import loop as loop_lib
 from runtime.devices import mesh as mesh_lib
-from runtime.loop import warm_start
+from runtime.loop import durations, warm_start
 from runtime.record import pictures, writers
 from tests import trees
 
@@ -15,6 +16,33 @@ def of(trainer, *, seed=0, mesh=mesh_lib.MeshConfig(), devices=None):
   """The experiment of a trainer that holds nothing to be closed."""
   with trainer.experiment(seed=seed, mesh=mesh.make(devices)) as experiment:
     return experiment
+
+
+def loop_of(steps, *, every=2, log_every=2):
+  """A loop that evaluates and saves as often as is said."""
+  every = durations.Duration(steps=every)
+  return loop_lib.LoopConfig(
+    durations.Duration(steps=steps),
+    log_every=log_every,
+    eval_every=every,
+    checkpoint_every=every,
+  )
+
+
+def run(
+  trainer,
+  workdir,
+  steps,
+  *,
+  seed=3,
+  mesh=mesh_lib.MeshConfig(),
+  devices=1,
+  **options,
+):
+  """The last state of a run without a report, by `loop_of` these options."""
+  config, mesh = loop_of(steps, **options), mesh.make(jax.devices()[:devices])
+  with trainer.experiment(seed=seed, mesh=mesh) as experiment:
+    return loop_lib.run(experiment, config, workdir=workdir, seed=seed).state
 
 
 def check_declared(trainer, row):

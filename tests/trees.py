@@ -24,6 +24,12 @@ def strong(tree):
   return jax.tree.map(lambda x: x if key(x) else jnp.array(np.asarray(x)), tree)
 
 
+def differ(one, two):
+  """Whether any number of them differs."""
+  pairs = zip(bits(one), bits(two), strict=True)
+  return any((a != b).any() for a, b in pairs)
+
+
 def check_same(one, two):
   """Bit for bit."""
   for a, b in zip(bits(one), bits(two), strict=True):

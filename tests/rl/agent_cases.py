@@ -191,6 +191,19 @@ class Host:
     self.closed = True
 
 
+def check_slopes(function, grad, x, atol):
+  """A gradient is that of central differences, number by number."""
+  step = 1e-6
+  for index in np.ndindex(x.shape):
+    high, low = x.copy(), x.copy()
+    high[index] += step
+    low[index] -= step
+    slope = function(jnp.asarray(high)) - function(jnp.asarray(low))
+    np.testing.assert_allclose(
+      grad[index], float(slope) / (2 * step), atol=atol
+    )
+
+
 def made(settings, env, num_lanes):
   """Lanes of an environment, and the learner of them."""
   vector = lanes.Lanes(env, num_lanes)

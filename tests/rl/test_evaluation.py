@@ -20,13 +20,8 @@ class Geometric:
 
   max_steps: int = 1000
 
-  @property
-  def observation_space(self):
-    return spaces.Box((2,), 0.0, 1e9)
-
-  @property
-  def action_space(self):
-    return spaces.Box((), -1.0, 1.0)
+  observation_space = spaces.Box((2,), 0.0, 1e9)
+  action_space = spaces.Box((), -1.0, 1.0)
 
   def reset(self, key):
     return jnp.zeros(2), jnp.zeros(2)

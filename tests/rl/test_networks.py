@@ -11,19 +11,9 @@ from flax import linen as nn
 from rl import networks
 from rl.rainbow import networks as rainbow_networks
 from rl.sac import networks as sac_networks
-from tests import marks, seeds, trees
+from tests import marks, modules, refusals, seeds, trees
 
 KEY = jax.random.key(3)
-
-
-@functools.partial(jax.jit, static_argnums=0)
-def _init(module, *inputs):
-  return module.init(KEY, *inputs)
-
-
-@functools.partial(jax.jit, static_argnums=0)
-def _apply(module, params, *inputs):
-  return module.apply(params, *inputs)
 
 
 def _count(module, shape):
@@ -81,10 +71,10 @@ def test_pixels_are_divided_by_255(module, shape, width):
 )
 def test_pixels_without_an_encoder_are_too(module):
   x = jax.random.randint(KEY, (5, 4, 3), 0, 256).astype(jnp.uint8)
-  params = _init(module, x)
+  params = modules.init(module, KEY, x)
   trees.check_close(
-    _apply(module, params, x),
-    _apply(module, params, x / 255),
+    modules.apply(module, params, x),
+    modules.apply(module, params, x / 255),
     rtol=1e-5,
     atol=1e-6,
   )
@@ -93,7 +83,7 @@ def test_pixels_without_an_encoder_are_too(module):
 def test_mlp_is_dense_layers_from_orthogonal_kernels():
   module = networks.MLP((6, 3))
   x = np.asarray(jax.random.normal(KEY, (5, 4)))
-  params = _init(module, jnp.asarray(x))
+  params = modules.init(module, KEY, jnp.asarray(x))
   want = np.float64(x)
   for layer in params['params'].values():
     kernel = np.float64(layer['kernel'])
@@ -102,7 +92,7 @@ def test_mlp_is_dense_layers_from_orthogonal_kernels():
       small @ small.T, 2 * np.eye(len(small)), atol=1e-5
     )
     want = np.tanh(want @ kernel + layer['bias'])
-  got = _apply(module, params, jnp.asarray(x))
+  got = modules.apply(module, params, jnp.asarray(x))
   np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-6)
 
 
@@ -110,16 +100,19 @@ def test_impala_blocks_add_their_input():
   """With zero kernels after the first layer only identity paths are left."""
   module = networks.ImpalaCNN((2,), 3)
   x = jnp.abs(jax.random.normal(KEY, (1, 5, 5, 1)))
-  params = _init(module, x)['params']
+  params = modules.init(module, KEY, x)['params']
   for name in ('Conv_1', 'Conv_2', 'Conv_3', 'Conv_4'):
     params[name] = jax.tree.map(jnp.zeros_like, params[name])
-  first = _apply(nn.Conv(2, (3, 3)), {'params': params['Conv_0']}, x)
+  first = modules.apply(nn.Conv(2, (3, 3)), {'params': params['Conv_0']}, x)
   pooled = nn.max_pool(first, (3, 3), (2, 2), 'SAME')
   assert pooled.shape == (1, 3, 3, 2)
   dense = params['Dense_0']
   want = nn.relu(pooled).reshape(1, -1) @ dense['kernel'] + dense['bias']
   np.testing.assert_allclose(
-    _apply(module, {'params': params}, x), nn.relu(want), rtol=1e-5, atol=1e-6
+    modules.apply(module, {'params': params}, x),
+    nn.relu(want),
+    rtol=1e-5,
+    atol=1e-6,
   )
 
 
@@ -163,15 +156,15 @@ def test_gru_forgets_where_episodes_begin():
   x = jax.random.normal(keys[0], (4, 2, 5))
   memory = jax.random.normal(keys[1], (2, 3))
   first = jnp.zeros((4, 2), bool).at[2, 0].set(True)
-  params = _init(core, memory, x, first)
-  last, outputs = _apply(core, params, memory, x, first)
+  params = modules.init(core, KEY, memory, x, first)
+  last, outputs = modules.apply(core, params, memory, x, first)
   cell = nn.GRUCell(3)
   inner = {'params': params['params']['GRUCell_0']}
 
   def run(carry, steps, lane):
     rows = []
     for t in steps:
-      carry, out = _apply(cell, inner, carry, x[t, lane])
+      carry, out = modules.apply(cell, inner, carry, x[t, lane])
       rows.append(out)
     return carry, np.stack(rows)
 
@@ -189,15 +182,9 @@ def test_gru_forgets_where_episodes_begin():
   assert np.abs(wrong - last[0]).max() > 1e-3
 
 
-@pytest.mark.parametrize(
-  ('make', 'name'),
-  [
-    (lambda: networks.MLP(widths=(8, 0)), 'widths'),
-    (lambda: networks.NatureCNN(dense=-2), 'dense'),
-    (lambda: networks.ImpalaCNN(depths=(0,)), 'depths'),
-    (lambda: networks.GRU(size=0), 'size'),
-  ],
+test_sizes_are_positive = refusals.table(
+  (lambda: networks.MLP(widths=(8, 0)), 'widths must be positive'),
+  (lambda: networks.NatureCNN(dense=-2), 'dense must be positive'),
+  (lambda: networks.ImpalaCNN(depths=(0,)), 'depths must be positive'),
+  (lambda: networks.GRU(size=0), 'size must be positive'),
 )
-def test_sizes_are_positive(make, name):
-  with pytest.raises(ValueError, match=f'{name} must be positive'):
-    make()

@@ -7,6 +7,8 @@ import pytest
 
 from rl import normalizer
 
+pytestmark = pytest.mark.usefixtures('float64')
+
 # Compiled as a whole: one operation after the other takes ten times as long.
 weighted = jax.jit(normalizer.weighted)
 merge = jax.jit(normalizer.merge)
@@ -14,12 +16,6 @@ merge_all = jax.jit(normalizer.merge_all)
 add = jax.jit(normalizer.add)
 std = jax.jit(normalizer.std)
 normalize = jax.jit(normalizer.normalize, static_argnames='clip')
-
-
-@pytest.fixture(autouse=True)
-def double():
-  with jax.enable_x64(True):
-    yield
 
 
 def data(*sizes):

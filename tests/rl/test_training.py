@@ -1,5 +1,7 @@
 """Agents in the training loop: resuming, several agents, devices, actors."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -8,8 +10,6 @@ import pytest
 from rl import actors, rollout, training
 from rl.envs import lanes, pendulum
 from runtime import loop
-from runtime.devices import mesh as mesh_lib
-from runtime.loop import durations
 from tests import experiments, marks, trees
 from tests.rl import agent_cases
 from tests.rl.envs import env_cases
@@ -30,17 +30,7 @@ def _trainer(num_agents=1, host=False, **settings):
   )
 
 
-def _run(trainer, workdir, steps, *, devices=1, seed=0):
-  mesh = mesh_lib.MeshConfig().make(jax.devices()[:devices])
-  every = durations.Duration(steps=3)
-  config = loop.LoopConfig(
-    durations.Duration(steps=steps),
-    log_every=2,
-    eval_every=every,
-    checkpoint_every=every,
-  )
-  with trainer.experiment(seed=seed, mesh=mesh) as experiment:
-    return loop.run(experiment, config, workdir=workdir, seed=seed).state
+_run = functools.partial(experiments.run, seed=0, every=3)
 
 
 def _driven(trainer, steps, *, devices=1):

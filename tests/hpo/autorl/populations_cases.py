@@ -8,6 +8,7 @@ import jax.numpy as jnp
 
 from hpo import spaces
 from hpo.autorl import inner
+from rl import networks, ppo
 
 LINE = spaces.Space((spaces.Float('x', 0.0, 1.0),))
 MIXED = spaces.Space(
@@ -19,6 +20,12 @@ MIXED = spaces.Space(
     spaces.Categorical('kind', ('a', 'b', 'c')),
   )
 )
+
+
+def small_ppo(**settings):
+  """An agent that is compiled soon."""
+  settings = {'unroll_length': 8, 'num_minibatches': 2} | settings
+  return ppo.PPO(encoder=networks.MLP((8,)), **settings)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 
 from hpo.autorl import agents
-from rl import networks, ppo, rollout
+from rl import rollout
 from rl.envs import cartpole, lanes
 from tests import trees
+from tests.hpo.autorl import populations_cases
 
 KEY = jax.random.key(0)
 
@@ -25,14 +26,9 @@ SETTINGS = zeta(
 )
 
 
-def make(**options):
-  algorithm = ppo.PPO(
-    encoder=networks.MLP((8,)),
-    unroll_length=16,
-    num_minibatches=2,
-    num_epochs=1,
-    discount=0.99,
-    **options,
+def make():
+  algorithm = populations_cases.small_ppo(
+    unroll_length=16, num_epochs=1, discount=0.99
   )
   env = lanes.Lanes(cartpole.CartPoleBalance(), 4)
   return agents.Agent(algorithm, env, env, iterations=1)

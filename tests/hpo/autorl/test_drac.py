@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 
 from hpo.autorl import augmentations, bandits, drac
-from rl import distributions, networks, ppo, rollout
+from rl import distributions, rollout
 from rl.envs import lanes, mazes, spaces
 from tests import seeds, trees
+from tests.hpo.autorl import populations_cases
 
 ALL = (
   augmentations.identity,
@@ -120,9 +121,7 @@ def test_no_gradient_flows_into_what_is_matched():
 
 
 LANES = 4
-AGENT = ppo.PPO(
-  encoder=networks.MLP((8,)), unroll_length=8, num_minibatches=2, num_epochs=2
-)
+AGENT = populations_cases.small_ppo(num_epochs=2)
 ENV = lanes.Lanes(mazes.Maze(cells=4, colors=True, max_steps=6), LANES)
 
 

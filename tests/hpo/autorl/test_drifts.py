@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 
 from hpo.autorl import drifts
-from rl import networks, ppo, rollout
+from rl import rollout
 from rl.envs import cartpole, lanes
 from rl.ppo import losses
 from tests import seeds, trees
+from tests.hpo.autorl import populations_cases
 
 
 def test_the_drift_is_zero_and_flat_at_the_acting_policy():
@@ -47,13 +48,7 @@ def test_the_clipped_objective_is_one_of_them():
   assert (np.asarray(got) >= 0).all()
 
 
-AGENT = ppo.PPO(
-  encoder=networks.MLP((8,)),
-  unroll_length=8,
-  num_minibatches=2,
-  num_epochs=3,
-  learning_rate=0.02,
-)
+AGENT = populations_cases.small_ppo(num_epochs=3, learning_rate=0.02)
 ENV = lanes.Lanes(cartpole.CartPoleBalance(), 4)
 
 

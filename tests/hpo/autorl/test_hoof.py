@@ -10,7 +10,7 @@ import pytest
 from hpo.autorl import chain, hoof, knobs, mgrl
 from rl import rollout
 from rl.envs import lanes
-from tests import seeds
+from tests import seeds, trees
 
 LIMITS = hoof.Limits(max_kl=0.1, log_clip=2.0, min_share=0.3)
 C, N = 6, 9
@@ -135,10 +135,7 @@ def test_an_agent_chooses_or_stays_as_it_is():
       return learner.params(state), learner.params(after), after.high, metrics
 
     before, after, high, metrics = step(seeds.key(3))
-    moved[name] = any(
-      bool((a != b).any())
-      for a, b in zip(*map(jax.tree.leaves, (before, after)), strict=True)
-    )
+    moved[name] = trees.differ(before, after)
     if name == 'some':
       assert metrics['accepted'] == 1
       assert high == np.float32(0.3)

@@ -18,7 +18,7 @@ from hpo.autorl.population import (
   rounds,
   running,
 )
-from tests import marks, seeds
+from tests import marks, refusals, seeds
 from tests.hpo.autorl.populations_cases import LINE, MIXED, Climb
 
 KEY = jax.random.key(0)
@@ -202,12 +202,9 @@ def test_jobs_of_rounds_are_the_population_of_one_program():
   assert tuner.ask() == []
 
 
-def test_what_is_refused():
-  with pytest.raises(ValueError, match='share'):
-    pbt.PBT(LINE, share=0.6)
-  with pytest.raises(ValueError, match='factor'):
-    pbt.PBT(LINE, factors=(1.1, 1.2))
-  with pytest.raises(ValueError, match='offspring'):
-    pb2.PB2(LINE, offspring=5)
-  with pytest.raises(ValueError, match='low'):
-    pbt.PBT(spaces.Space((spaces.Float('x', 1.0, 0.0),)))
+test_what_is_refused = refusals.table(
+  (lambda: pbt.PBT(LINE, share=0.6), 'share'),
+  (lambda: pbt.PBT(LINE, factors=(1.1, 1.2)), 'factor'),
+  (lambda: pb2.PB2(LINE, offspring=5), 'offspring'),
+  (lambda: pbt.PBT(spaces.Space((spaces.Float('x', 1.0, 0.0),))), 'low'),
+)

@@ -8,7 +8,6 @@ import pytest
 from hpo.autorl import bandits, drift_mdp, inner, programs, tuned
 from runtime import loop as loop_lib
 from runtime import trainer as trainer_lib
-from runtime.loop import durations
 from tests import experiments, seeds
 
 TASK = drift_mdp.DriftMDP(
@@ -61,13 +60,7 @@ def test_a_stopped_run_continues(tmp_path):
   trainer = programs.ProgramTrainer(PROGRAM, num_seeds=2)
 
   def train(steps, workdir):
-    every = durations.Duration(steps=1)
-    config = loop_lib.LoopConfig(
-      duration=durations.Duration(steps=steps),
-      log_every=1,
-      eval_every=every,
-      checkpoint_every=every,
-    )
+    config = experiments.loop_of(steps, every=1, log_every=1)
     return trainer_lib.train(
       workdir=str(workdir), trainer=trainer, loop=config, seed=1
     ).state

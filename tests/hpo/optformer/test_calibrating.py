@@ -5,12 +5,7 @@ import dataclasses
 import numpy as np
 import pytest
 
-from hpo.optformer import (
-  calibrating,
-  forecasts,
-  quantizing,
-  vocabulary,
-)
+from hpo.optformer import calibrating, forecasts, quantizing, vocabulary
 from tests import seeds
 from tests.hpo.optformer import optformer_cases as cases
 

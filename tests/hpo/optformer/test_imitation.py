@@ -7,12 +7,7 @@ import numpy as np
 import pytest
 
 from hpo import spaces, studies
-from hpo.optformer import (
-  decoding,
-  histories,
-  imitation,
-  quantizing,
-)
+from hpo.optformer import decoding, histories, imitation, quantizing
 from tests import seeds
 from tests.hpo.optformer import optformer_cases as cases
 

@@ -1,13 +1,11 @@
 """Bins: round trips, bounds, the worked example, affine invariance."""
 
-import dataclasses
-
 import numpy as np
 import pytest
 
 from hpo import spaces
 from hpo.optformer import quantizing
-from tests import seeds
+from tests import refusals, seeds
 from tests.hpo.optformer import optformer_cases as cases
 
 Q = quantizing.NUM_BINS
@@ -115,44 +113,28 @@ def test_equal_values_lie_in_the_middle(values):
   np.testing.assert_allclose(scale.to_scaled(np.array(known)), 0.5)
 
 
-@pytest.mark.parametrize(
-  ('make', 'message'),
-  [
-    (lambda: quantizing.quantize(np.array([0.5, np.nan])), 'nan'),
-    (lambda: quantizing.quantize(np.array([np.inf])), 'inf'),
-    (lambda: quantizing.quantize(np.array([1.001])), r'\[0, 1\]'),
-    (lambda: quantizing.quantize(np.array([-0.001])), r'\[0, 1\]'),
-    (lambda: quantizing.centers(np.array([1000])), '0..999'),
-    (lambda: quantizing.centers(np.array([-1])), '0..999'),
-    (
-      lambda: quantizing.parameter_codes(FREE[5:6], np.array([[3]])),
-      "'d' must lie in 0..2",
+test_what_has_no_bin_is_refused = refusals.table(
+  (lambda: quantizing.quantize(np.array([0.5, np.nan])), 'nan'),
+  (lambda: quantizing.quantize(np.array([np.inf])), 'inf'),
+  (lambda: quantizing.quantize(np.array([1.001])), r'\[0, 1\]'),
+  (lambda: quantizing.quantize(np.array([-0.001])), r'\[0, 1\]'),
+  (lambda: quantizing.centers(np.array([1000])), '0..999'),
+  (lambda: quantizing.centers(np.array([-1])), '0..999'),
+  (
+    lambda: quantizing.parameter_codes(FREE[5:6], np.array([[3]])),
+    "'d' must lie in 0..2",
+  ),
+  (
+    lambda: quantizing.parameter_tokens(FREE[:1], np.array([[np.nan]])),
+    "parameter 'x'",
+  ),
+  (
+    lambda: quantizing.legal_counts(
+      (spaces.Categorical('c', tuple(map(str, range(1001)))),)
     ),
-    (
-      lambda: quantizing.parameter_tokens(FREE[:1], np.array([[np.nan]])),
-      "parameter 'x'",
-    ),
-    (
-      lambda: quantizing.legal_counts(
-        (spaces.Categorical('c', tuple(map(str, range(1001)))),)
-      ),
-      'at most 1000',
-    ),
-    (lambda: quantizing.ObjectiveRange(1.0, 1.0), 'low < high'),
-    (lambda: quantizing.ObjectiveRange(1.0, np.inf), 'finite'),
-    (lambda: quantizing.ObjectiveRange(0.0, 1.0, 0.5, 0.6), 'start and size'),
-  ],
+    'at most 1000',
+  ),
+  (lambda: quantizing.ObjectiveRange(1.0, 1.0), 'low < high'),
+  (lambda: quantizing.ObjectiveRange(1.0, np.inf), 'finite'),
+  (lambda: quantizing.ObjectiveRange(0.0, 1.0, 0.5, 0.6), 'start and size'),
 )
-def test_what_has_no_bin_is_refused(make, message):
-  with pytest.raises(ValueError, match=message):
-    make()
-
-
-def test_goals_are_one_flip():
-  found = cases.study(seeds.rng(3))
-  other = dataclasses.replace(
-    found,
-    problem=dataclasses.replace(found.problem, goal='MINIMIZE'),
-    values=-found.values,
-  )
-  np.testing.assert_array_equal(found.gains, other.gains)

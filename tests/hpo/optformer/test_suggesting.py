@@ -41,6 +41,19 @@ def made(untrained):
   return untrained(48, 60)
 
 
+@pytest.fixture(scope='module')
+def suggest(made):
+  """Suggests after some trials, by the number of a key."""
+
+  def run(problem, before, key=0, *, made=made, policy=FIXED, **options):
+    drawn = jax.random.key(key)
+    return suggesting.suggest(
+      made, problem, before, drawn, policy=policy, **options
+    )
+
+  return run
+
+
 def trials(problem, count, seed=0):
   rng = seeds.rng(seed)
   codes = problem.space.sample(rng, count)
@@ -54,12 +67,10 @@ def trials(problem, count, seed=0):
 @pytest.mark.parametrize(
   'score', [acquisitions.EI(), acquisitions.Prior()], ids=['EI', 'Prior']
 )
-def test_suggestions_are_legal_and_new(made, count, score):
+def test_suggestions_are_legal_and_new(suggest, count, score):
   policy = dataclasses.replace(POLICY, acquisition=score)
   before = trials(MIXED, count)
-  found = suggesting.suggest(
-    made, MIXED, before, jax.random.key(0), count=3, policy=policy
-  )
+  found = suggest(MIXED, before, count=3, policy=policy)
   assert len(found.points) == len(found.scores) == 3
   codes = [tuple(MIXED.space.codes(point)) for point in found.points]
   assert len(set(codes)) == 3
@@ -67,26 +78,20 @@ def test_suggestions_are_legal_and_new(made, count, score):
     tuple(MIXED.space.codes(t.parameters)) for t in before
   }
   assert all(point['fixed'] == 2.0 for point in found.points)
-  again = suggesting.suggest(
-    made, MIXED, before, jax.random.key(0), count=3, policy=policy
-  )
+  again = suggest(MIXED, before, count=3, policy=policy)
   assert again.points == found.points
-  other = suggesting.suggest(
-    made, MIXED, before, jax.random.key(1), count=3, policy=policy
-  )
+  other = suggest(MIXED, before, 1, count=3, policy=policy)
   assert other.points != found.points
 
 
-def test_without_objectives_the_policy_alone_counts(made):
+def test_without_objectives_the_policy_alone_counts(suggest):
   prior = dataclasses.replace(FIXED, acquisition=acquisitions.Prior())
   infeasible = [
     studies.Trial(t.parameters, None, 'INFEASIBLE') for t in trials(MIXED, 2)
   ]
   for before in ([], infeasible):
     one, two = (
-      suggesting.suggest(
-        made, MIXED, before, jax.random.key(0), count=3, policy=policy
-      )
+      suggest(MIXED, before, count=3, policy=policy)
       for policy in (FIXED, prior)
     )
     assert one.points == two.points
@@ -104,14 +109,12 @@ def test_a_known_history_only_saves_time(made, monkeypatch):
   assert grown.points == fresh.points
 
 
-def test_goals_are_flipped_in_one_place(made):
+def test_goals_are_flipped_in_one_place(suggest, made):
   before = trials(MIXED, 5)
   maximize = dataclasses.replace(MIXED, goal='MAXIMIZE')
   flipped = [t._replace(value=-t.value) for t in before]
-  one = suggesting.suggest(made, MIXED, before, jax.random.key(0), policy=FIXED)
-  two = suggesting.suggest(
-    made, maximize, flipped, jax.random.key(0), policy=FIXED
-  )
+  one = suggest(MIXED, before)
+  two = suggest(maximize, flipped)
   assert one.points == two.points
   points = [t.parameters for t in before]
   one = predicting.predict(made, MIXED, before, points)
@@ -121,37 +124,31 @@ def test_goals_are_flipped_in_one_place(made):
   np.testing.assert_allclose(one.probabilities.sum(axis=1), 1)
 
 
-def test_small_spaces_are_tried_out_and_then_repeated(made):
+def test_small_spaces_are_tried_out_and_then_repeated(suggest):
   seen = []
   for number in range(6):
-    found = suggesting.suggest(
-      made, SMALL, seen, jax.random.key(number), policy=FIXED
-    )
+    found = suggest(SMALL, seen, number)
     seen.append(studies.Trial(found.points[0], float(number)))
   codes = {tuple(SMALL.space.codes(t.parameters)) for t in seen}
   assert len(codes) == 6
-  found = suggesting.suggest(made, SMALL, seen, jax.random.key(9), policy=FIXED)
+  found = suggest(SMALL, seen, 9)
   assert (found.random, found.hot) == (1, 0)
   assert found.repeated == 32
   noisy = dataclasses.replace(FIXED, noisy=True)
-  found = suggesting.suggest(made, SMALL, seen, jax.random.key(9), policy=noisy)
+  found = suggest(SMALL, seen, 9, policy=noisy)
   assert (found.random, found.repeated) == (0, 0)
-  found = suggesting.suggest(
-    made, SMALL, seen, jax.random.key(9), count=6, policy=noisy
-  )
+  found = suggest(SMALL, seen, 9, count=6, policy=noisy)
   codes = {tuple(SMALL.space.codes(point)) for point in found.points}
   assert len(codes) == 6
 
 
 @pytest.mark.parametrize('pending', ['liar', 'sample', 'token'])
-def test_running_trials_count(made, pending):
+def test_running_trials_count(suggest, made, pending):
   made = dataclasses.replace(made, knows_pending=True)
   policy = dataclasses.replace(FIXED, pending=pending)
   before = trials(MIXED, 5)
   running = [*before[:4], studies.Trial(before[4].parameters, None, 'PENDING')]
-  found = suggesting.suggest(
-    made, MIXED, running, jax.random.key(0), count=2, policy=policy
-  )
+  found = suggest(MIXED, running, count=2, policy=policy, made=made)
   read = made.tokenizer.ids
   ids = found.history.tokens[0]
   width = 4 + 3
@@ -167,7 +164,9 @@ def test_running_trials_count(made, pending):
     np.testing.assert_allclose(objectives[4:], lie, atol=1)
 
 
-def test_running_trials_are_drawn_from_the_mean_over_views(made, monkeypatch):
+def test_running_trials_are_drawn_from_the_mean_over_views(
+  suggest, made, monkeypatch
+):
   certain = np.full(1000, -1e9)
   certain[123] = 0.0
   monkeypatch.setattr(
@@ -178,9 +177,7 @@ def test_running_trials_are_drawn_from_the_mean_over_views(made, monkeypatch):
   policy = dataclasses.replace(FIXED, pending='sample', views=2)
   before = trials(MIXED, 5)
   running = [*before[:4], studies.Trial(before[4].parameters, None, 'PENDING')]
-  found = suggesting.suggest(
-    made, MIXED, running, jax.random.key(0), policy=policy
-  )
+  found = suggest(MIXED, running, policy=policy)
   assert found.history.tokens[0][-2] == made.tokenizer.ids.first_bin + 123
 
 
@@ -202,7 +199,7 @@ def test_long_studies_keep_first_best_and_latest():
   assert len(histories.kept_rows(gains, 0)) == 0
 
 
-def test_long_studies_are_normalised_whole(made):
+def test_long_studies_are_normalised_whole(suggest, made):
   study = cases.study(seeds.rng(1), MIXED.space, 40)
   read = histories.reading(made, study, study.problem.space.free)
   assert len(read.objectives) == 60 // 7 - 1
@@ -211,27 +208,21 @@ def test_long_studies_are_normalised_whole(made):
   )
   kept = histories.kept_rows(study.gains, 60 // 7 - 1)
   np.testing.assert_array_equal(read.objectives, whole[kept])
-  found = suggesting.suggest(
-    made, study.problem, study.trials, jax.random.key(0), policy=FIXED
-  )
+  found = suggest(study.problem, study.trials)
   assert len(found.points) == 1
   assert found.history.tokens.size == 1 + 7 * (60 // 7 - 1)
-  found = suggesting.suggest(
-    made, study.problem, study.trials, jax.random.key(0), count=3, policy=FIXED
-  )
+  found = suggest(study.problem, study.trials, count=3)
   assert found.history.tokens.size == 1 + 7 * (60 // 7 - 1)
   with pytest.raises(ValueError, match='needs 7 tokens'):
     histories.reading(made, study, study.problem.space.free, max_tokens=6)
 
 
-def test_many_running_trials_leave_finished_ones_their_half(made):
+def test_many_running_trials_leave_finished_ones_their_half(suggest, made):
   before = trials(MIXED, 12)
   running = [
     studies.Trial(t.parameters, None, 'PENDING') for t in trials(MIXED, 9, 1)
   ]
-  found = suggesting.suggest(
-    made, MIXED, before + running, jax.random.key(0), count=2, policy=FIXED
-  )
+  found = suggest(MIXED, before + running, count=2)
   # Of 8 trials that fit, one is the candidate.
   rows = found.history.tokens[0, 1:].reshape(-1, 7)
   assert len(rows) == 7
@@ -256,7 +247,9 @@ def test_the_liar_says_the_mean_of_the_whole_study(made):
   assert (read.objectives - 8).mean() < 400
 
 
-def test_text_that_is_too_long_loses_names_and_is_read_all_the_same(made):
+def test_text_that_is_too_long_loses_names_and_is_read_all_the_same(
+  suggest, made
+):
   told = dataclasses.replace(made, minimal=False)
   study = cases.study(seeds.rng(0), MIXED.space, 4)
   order = study.problem.space.free
@@ -279,24 +272,21 @@ def test_text_that_is_too_long_loses_names_and_is_read_all_the_same(made):
   np.testing.assert_array_equal(
     np.trim_zeros(read.metadata), np.trim_zeros(expected)
   )
-  found = suggesting.suggest(
-    told,
+  found = suggest(
     study.problem,
     study.trials,
-    jax.random.key(0),
     policy=dataclasses.replace(POLICY, num_candidates=4, max_tokens=100),
+    made=told,
   )
   assert len(found.points[0]) == 16
 
 
-def test_scores_are_those_of_forecasts(made):
+def test_scores_are_those_of_forecasts(suggest, made):
   """EI of the forecast at the suggested point, by hand."""
   # Without whole numbers, whose draws are rounded after they are scored.
   problem = dataclasses.replace(MIXED, space=REAL)
   before = trials(problem, 5)
-  found = suggesting.suggest(
-    made, problem, before, jax.random.key(0), policy=FIXED
-  )
+  found = suggest(problem, before)
   forecast = predicting.predict(made, problem, before, found.points)
   gains = np.maximum(np.arange(1000) - 800, 0)
   expected = forecast.probabilities[0] @ gains
@@ -345,7 +335,9 @@ def test_the_usual_policy_depends_on_the_space(made, monkeypatch):
   assert found.scores != other.scores
 
 
-def test_lists_longer_than_those_of_training_are_told_as_whole_numbers(made):
+def test_lists_longer_than_those_of_training_are_told_as_whole_numbers(
+  suggest, made
+):
   long = spaces.Discrete('long', tuple(2.0**i for i in range(5)))
   short = spaces.Discrete('short', (1, 3, 4, 9))
   names = spaces.Categorical('names', tuple('abcdef'))
@@ -362,9 +354,7 @@ def test_lists_longer_than_those_of_training_are_told_as_whole_numbers(made):
   ]
   points, asked = [], []
   for problem, known in ((listed, before), (whole, as_whole)):
-    found = suggesting.suggest(
-      made, problem, known, jax.random.key(0), count=3, policy=POLICY
-    )
+    found = suggest(problem, known, count=3, policy=POLICY, made=made)
     points.append([problem.space.codes(p).tolist() for p in found.points])
     forecast = predicting.predict(made, problem, known, found.points, views=3)
     asked.append(forecast.probabilities)
@@ -380,7 +370,7 @@ def test_lists_longer_than_those_of_training_are_told_as_whole_numbers(made):
   assert np.abs(plain.probabilities - asked[0]).max() > 1e-6
 
 
-def test_a_file_holds_a_model(made, tmp_path):
+def test_a_file_holds_a_model(suggest, made, tmp_path):
   made = dataclasses.replace(
     made,
     tokenizer=dataclasses.replace(made.tokenizer, exact=True),
@@ -398,14 +388,11 @@ def test_a_file_holds_a_model(made, tmp_path):
   assert again.algorithms == ('mine', 'other')
   assert trained.shipped().longest_list == bbob_problems.MOST_LISTED
   before = trials(MIXED, 5)
-  one, two = (
-    suggesting.suggest(m, MIXED, before, jax.random.key(0), policy=FIXED)
-    for m in (made, again)
-  )
+  one, two = (suggest(MIXED, before, made=m) for m in (made, again))
   assert one.points == two.points
   policy = dataclasses.replace(FIXED, algorithm='nobody')
   with pytest.raises(ValueError, match=r"'mine', 'other'.*got 'nobody'"):
-    suggesting.suggest(again, MIXED, [], jax.random.key(0), policy=policy)
+    suggest(MIXED, [], policy=policy, made=again)
   with pytest.raises(ValueError, match="got 'designer'"):
     dataclasses.replace(again, algorithm='designer')
 

@@ -19,10 +19,8 @@ from hpo.optformer import (
   training,
   vocabulary,
 )
-from runtime import loop
 from runtime.data import records
 from runtime.devices import mesh
-from runtime.loop import durations
 from tests import experiments, seeds
 
 VOCABULARY = vocabulary.Compact()
@@ -170,16 +168,10 @@ def test_files_of_studies(tmp_path):
 
 
 def run(workdir, steps):
-  every = durations.Duration(steps=2)
   return train_lib.train(
     workdir=str(workdir),
     trainer=trainer(),
-    loop=loop.LoopConfig(
-      durations.Duration(steps=steps),
-      log_every=2,
-      eval_every=every,
-      checkpoint_every=every,
-    ),
+    loop=experiments.loop_of(steps),
     seed=3,
     mesh=mesh.MeshConfig(data=4, fsdp=2),
   )

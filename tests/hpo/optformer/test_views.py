@@ -6,11 +6,7 @@ import numpy as np
 import pytest
 
 from hpo import spaces, studies
-from hpo.optformer import (
-  histories,
-  predicting,
-  views,
-)
+from hpo.optformer import histories, predicting, views
 from tests import seeds
 
 SPACE = spaces.Space(

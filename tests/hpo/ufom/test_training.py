@@ -3,15 +3,12 @@
 import jax
 import numpy as np
 import optax
-import pytest
 
 from hpo import ufom
 from hpo.ufom import train_lib, training
 from hpo.ufom.tasks import toy
-from runtime import loop
 from runtime.devices import mesh
-from runtime.loop import durations
-from tests import experiments, trees
+from tests import experiments, refusals, trees
 
 INNER = ufom.Inner(10, 0.1, mode='store')
 
@@ -25,28 +22,21 @@ def trainer(**options):
   return training.Trainer(toy.Toy(), INNER, **{**defaults, **options})
 
 
-def config(steps):
-  every = durations.Duration(steps=2)
-  return loop.LoopConfig(
-    durations.Duration(steps=steps),
-    log_every=2,
-    eval_every=every,
-    checkpoint_every=every,
-  )
-
-
 def test_resumed_runs_are_the_same(tmp_path, capsys):
   made, eight = trainer(tasks_per_step=8), mesh.MeshConfig(data=8)
   workdir = tmp_path / 'whole'
   whole = train_lib.train(
-    workdir=str(workdir), trainer=made, loop=config(8), seed=3, mesh=eight
+    workdir=str(workdir),
+    trainer=made,
+    loop=experiments.loop_of(8),
+    seed=3,
+    mesh=eight,
   )
   for steps in (4, 8):  # Without a report.
-    with made.experiment(seed=3, mesh=eight.make()) as experiment:
-      parts = loop.run(
-        experiment, config(steps), workdir=tmp_path / 'parts', seed=3
-      )
-  trees.check_same(whole.state, parts.state)
+    parts = experiments.run(
+      made, tmp_path / 'parts', steps, mesh=eight, devices=8
+    )
+  trees.check_same(whole.state, parts)
   rows = experiments.rows(workdir)
   assert rows == experiments.rows(tmp_path / 'parts')
   experiments.check_declared(made, rows[-1])
@@ -113,14 +103,10 @@ def test_fewer_devices_work_where_tasks_do_not_divide():
     assert made.mesh.size == devices
 
 
-def test_what_does_not_fit_is_refused():
-  with pytest.raises(ValueError, match='q must lie'):
-    trainer(q=-0.1)
-  with pytest.raises(ValueError, match='match_variance'):
-    trainer(q=0.1, match_variance=True)
-  with pytest.raises(ValueError, match='r of the inner loop'):
-    trainer(q=ufom.AdaptiveRule(r=9))
-  with pytest.raises(ValueError, match='budget'):
-    trainer(budget=0)
-  with pytest.raises(ValueError, match='that of the tasks'):
-    toy.Toy().evaluators(ufom.Inner(3, 0.1))
+test_what_does_not_fit_is_refused = refusals.table(
+  (lambda: trainer(q=-0.1), 'q must lie'),
+  (lambda: trainer(q=0.1, match_variance=True), 'match_variance'),
+  (lambda: trainer(q=ufom.AdaptiveRule(r=9)), 'r of the inner loop'),
+  (lambda: trainer(budget=0), 'budget'),
+  (lambda: toy.Toy().evaluators(ufom.Inner(3, 0.1)), 'that of the tasks'),
+)

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from nas.es_enas import scores
+from tests import refusals
 
 GENERATION = 0
 
@@ -70,19 +71,13 @@ def test_mix_with_sparsity():
     np.testing.assert_allclose(mix(generation), [1.1, 0.5], rtol=1e-6)
 
 
-@pytest.mark.parametrize(
-  ('make', 'message'),
-  [
-    (lambda: scores.Product(target=0), 'target must be positive'),
-    (lambda: scores.Product(w_over=0.5), 'w_over must not be positive'),
-    (lambda: scores.Constrained(0.0, target=-1), 'target must be positive'),
-    (lambda: scores.Mixed(generations=0), 'generations must be positive'),
-    (
-      lambda: scores.Product('bits')(jnp.ones(1), {'edges': jnp.ones(1)}, 0),
-      r"must have 'bits', got \['edges'\]",
-    ),
-  ],
+test_rejects = refusals.table(
+  (lambda: scores.Product(target=0), 'target must be positive'),
+  (lambda: scores.Product(w_over=0.5), 'w_over must not be positive'),
+  (lambda: scores.Constrained(0.0, target=-1), 'target must be positive'),
+  (lambda: scores.Mixed(generations=0), 'generations must be positive'),
+  (
+    lambda: scores.Product('bits')(jnp.ones(1), {'edges': jnp.ones(1)}, 0),
+    r"must have 'bits', got \['edges'\]",
+  ),
 )
-def test_rejects(make, message):
-  with pytest.raises(ValueError, match=message):
-    make()

@@ -21,11 +21,10 @@ from nas.es_enas import search as search_lib
 from rl.envs import lanes
 from rl.es import backends, cma, population, strategy
 from rl.es import policies as rl_policies
-from runtime import context, loop
+from runtime import context
 from runtime import trainer as trainer_lib
 from runtime.config import sessions
 from runtime.devices import mesh as mesh_lib
-from runtime.loop import durations
 from runtime.loop import program as program_lib
 from runtime.record import metrics as metrics_lib
 from tests import experiments, trees
@@ -89,14 +88,10 @@ WAYS = {
 
 
 def _run(workdir, trainer, steps):
-  every = durations.Duration(steps=2)
-  config = loop.LoopConfig(
-    durations.Duration(steps=steps), 2, eval_every=every, checkpoint_every=every
-  )
   return trainer_lib.train(
     workdir=str(workdir),
     trainer=trainer,
-    loop=config,
+    loop=experiments.loop_of(steps),
     seed=3,
     context=context.RunContext(),
   )

@@ -8,7 +8,7 @@ import numpy as np
 
 from nas.rl_darts import cells, spaces
 from nas.rl_darts import probabilities as probabilities_lib
-from tests import seeds
+from tests import modules, seeds
 
 
 def normal(number, shape):
@@ -24,28 +24,13 @@ def logits(space, number=0):
   }
 
 
-def weights(module, *inputs, number=3, dtype=np.float32):
-  """Random parameters of a module, without a program that draws the first ones.
-
-  Biases and scales too: zeros and ones would hide mistakes.
-  """
-  rng = seeds.rng(number)
-
-  def drawn(path, leaf):
-    noise = rng.normal(size=leaf.shape) * 0.35
-    return jnp.asarray(noise + (path[-1].key == 'scale'), dtype)
-
-  shapes = jax.eval_shape(lambda: module.init(jax.random.key(0), *inputs))
-  return jax.tree_util.tree_map_with_path(drawn, shapes)
-
-
 @functools.cache
 def supernet(space, channels=3, **options):
   """A cell, its weights with random scales, and mixing weights."""
   cell = cells.Cell(channels, space, **options)
   p = probabilities_lib.probabilities(logits(space))
   x = normal(1, (2, 6, 5, channels))
-  return cell, weights(cell, [x] * space.inputs, p), p, x
+  return cell, modules.drawn(cell, [x] * space.inputs, p), p, x
 
 
 def windows(x, size, stride, dilation=1, fill=0.0):

@@ -6,7 +6,7 @@ import pytest
 
 from nas.rl_darts import bilevel, networks, spaces
 from nas.rl_darts import probabilities as probabilities_lib
-from tests import seeds
+from tests import modules, seeds
 from tests.nas.rl_darts import darts_cases
 
 
@@ -17,7 +17,7 @@ def problem(dtype):
   rng = seeds.rng(0)
   pictures = jnp.asarray(rng.normal(size=(2, 5, 6, 6, 3)), dtype)
   goals = jnp.asarray(rng.normal(size=(2, 5, 3, 3, 3)), dtype)
-  params = darts_cases.weights(network, pictures[0], dtype=dtype)
+  params = modules.drawn(network, pictures[0], dtype=dtype)
 
   def loss(index):
     def of(params):

@@ -29,11 +29,9 @@ def output_and_grads(cell, params, p, x):
   ('space', 'stride'),
   [
     (dataclasses.replace(SMALL, nodes=2), 1),
-    pytest.param(darts_cases.MIXED, 2, marks=pytest.mark.slow),
-    pytest.param(spaces.MICRO, 2, marks=pytest.mark.slow),
-    pytest.param(spaces.CLASSIC, 1, marks=pytest.mark.slow),
-    pytest.param(spaces.CLASSIC, 2, marks=pytest.mark.slow),
-    pytest.param(spaces.CLASSIC_POOL, 3, marks=pytest.mark.slow),
+    *marks.slow((darts_cases.MIXED, 2), (spaces.MICRO, 2)),
+    *marks.slow((spaces.CLASSIC, 1), (spaces.CLASSIC, 2)),
+    *marks.slow((spaces.CLASSIC_POOL, 3)),
   ],
 )
 def test_fused_is_naive(space, stride):

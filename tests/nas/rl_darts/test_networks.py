@@ -9,7 +9,7 @@ import pytest
 from nas.rl_darts import cells, genotype, networks, recurrent, spaces
 from nas.rl_darts import probabilities as probabilities_lib
 from rl import networks as rl_networks
-from tests import marks, seeds
+from tests import marks, modules, refusals, seeds
 from tests.nas.rl_darts import darts_cases
 
 SMALL = spaces.CellSpace(nodes=2)
@@ -54,7 +54,7 @@ def masks(pictures):
 
 def test_logits_beside_the_weights(pictures):
   network = networks.Micro(**TINY)
-  params = darts_cases.weights(network, pictures)
+  params = modules.drawn(network, pictures)
   weights = {k: v for k, v in params['params'].items() if k != 'alpha'}
   each = [{'normal': darts_cases.logits(SMALL, number)} for number in range(3)]
   alphas = jax.tree.map(lambda *x: np.stack(x), *each)
@@ -75,7 +75,7 @@ def test_shared_logits_gather_the_gradients_of_all_cells(pictures):
   pair = networks.Micro(**TINY, pair=True)
   one = networks.Micro(**TINY)
   alpha = darts_cases.logits(SMALL)
-  params = darts_cases.weights(one, pictures)
+  params = modules.drawn(one, pictures)
   weights = {k: v for k, v in params['params'].items() if k != 'alpha'}
 
   def loss(network, alpha):
@@ -94,7 +94,7 @@ def test_shared_logits_gather_the_gradients_of_all_cells(pictures):
 def test_masks_are_the_discrete_network(pictures, masks):
   """A drawn or given cell in the supernet's program, and that cell alone."""
   drawn = networks.Micro(**TINY, architecture=networks.Masked())
-  params = darts_cases.weights(drawn, pictures)
+  params = modules.drawn(drawn, pictures)
   mask = np.asarray(masks(seeds.key(3)))
   params['params']['alpha'] = {'normal': {'edges': mask}}
   labels = np.where(mask.sum(-1) > 0, mask.argmax(-1), -1)
@@ -118,10 +118,7 @@ def test_masks_are_the_discrete_network(pictures, masks):
 
   grads, found = run(params)
   np.testing.assert_allclose(
-    found,
-    jax.jit(alone.apply)({'params': own}, pictures),
-    rtol=1e-5,
-    atol=1e-6,
+    found, jax.jit(alone.apply)({'params': own}, pictures), rtol=1e-5, atol=1e-6
   )
   assert not np.any(grads['params']['alpha']['normal']['edges'])
   with pytest.raises(ValueError, match='takes no alpha'):
@@ -201,7 +198,7 @@ def test_temperature_is_one_thing():
   alpha = {'normal': {'edges': jnp.array([[1.0, 0.0, 0.0]])}}
   picture = darts_cases.normal(0, (1, 4, 4, 3))
   ours, published = networks.Micro(**settings), _Published(**settings)
-  params = darts_cases.weights(ours, picture, alpha)
+  params = modules.drawn(ours, picture, alpha)
   error, p = _error_of_reported(ours, params, picture, alpha)
   assert error < 1e-6
   assert _error_of_reported(published, params, picture, alpha)[0] > 1e-2
@@ -213,7 +210,7 @@ def test_temperature_is_one_thing():
 def test_kept_activations_may_be_computed_again(pictures):
   space = dataclasses.replace(SMALL, nodes=1)
   network = networks.Micro(**TINY | {'space': space})
-  params = darts_cases.weights(network, pictures)
+  params = modules.drawn(network, pictures)
 
   def run(network):
     def loss(params):
@@ -284,15 +281,8 @@ def test_recurrent_core_step_by_step():
   np.testing.assert_array_equal(last, outputs[-1])
 
 
-@pytest.mark.parametrize(
-  ('kind', 'settings'),
-  [
-    (networks.Micro, {'depths': (8, 0)}),
-    (networks.Classic, {'dense': -1}),
-    (networks.PISACEncoder, {'features': 0}),
-  ],
+test_sizes_are_positive = refusals.table(
+  (lambda: networks.Micro(depths=(8, 0)), 'depths must be positive'),
+  (lambda: networks.Classic(dense=-1), 'dense must be positive'),
+  (lambda: networks.PISACEncoder(features=0), 'features must be positive'),
 )
-def test_sizes_are_positive(kind, settings):
-  (name,) = settings
-  with pytest.raises(ValueError, match=f'{name} must be positive'):
-    kind(**settings)

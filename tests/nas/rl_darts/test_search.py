@@ -19,7 +19,7 @@ from nas.rl_darts import probabilities as probabilities_lib
 from rl import networks as rl_networks
 from rl import ppo, rainbow, rollout, sac
 from rl.envs import grid_levels, lanes, pendulum, pixels
-from tests import seeds, trees
+from tests import marks, seeds, trees
 
 SPACE = spaces.CellSpace(('Conv3x3', 'Tanh', 'Zero'), nodes=2)
 ENCODER = networks.Micro(depths=(2,), dense=4, space=SPACE)
@@ -149,11 +149,9 @@ def test_each_part_can_be_frozen_in_the_whole_agent(name):
   ('name', 'mode'),
   [
     ('ppo', 'first_order'),
-    pytest.param('ppo', 'second_order', marks=pytest.mark.slow),
-    pytest.param('rainbow', 'first_order', marks=pytest.mark.slow),
-    pytest.param('rainbow', 'second_order', marks=pytest.mark.slow),
-    pytest.param('sac', 'first_order', marks=pytest.mark.slow),
-    pytest.param('sac', 'second_order', marks=pytest.mark.slow),
+    *marks.slow(('ppo', 'second_order'), ('rainbow', 'first_order')),
+    *marks.slow(('rainbow', 'second_order'), ('sac', 'first_order')),
+    *marks.slow(('sac', 'second_order')),
   ],
 )
 def test_logits_and_weights_have_lanes_of_their_own(name, mode):

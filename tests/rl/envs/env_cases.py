@@ -5,6 +5,7 @@ import functools
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 
 from rl.envs import protocol, spaces
@@ -21,13 +22,8 @@ class Scripted:
   length: int = 3
   max_steps: int = 5
 
-  @property
-  def observation_space(self):
-    return spaces.Box((2,), 0.0, 1e9)
-
-  @property
-  def action_space(self):
-    return spaces.Box((), -1.0, 1.0)
+  observation_space = spaces.Box((2,), 0.0, 1e9)
+  action_space = spaces.Box((), -1.0, 1.0)
 
   def reset(self, key):
     tag = jax.random.randint(key, (), 1, 1 << 20).astype(jnp.float32)
@@ -40,6 +36,31 @@ class Scripted:
     ends = state[1] == self.length
     info = {'noise': noise}
     return state, protocol.Step(state, state[1] + action, ends, info)
+
+
+def drive(env, keys, actions):
+  """First observations, all moves [t, n] and the last statistics, in NumPy."""
+  if env.pure:
+    return jax.device_get(_program(env)(keys, actions))
+  (state, first), rows = env.reset(keys), []
+  for action in actions:
+    state, move = env.step(state, action)
+    rows.append(move)
+  moves = jax.tree.map(lambda *x: np.stack(x), *rows)
+  # Simulators may change the newest statistics in place.
+  return np.array(first), moves, jax.tree.map(np.array, state.stats)
+
+
+@functools.lru_cache(maxsize=4)
+def _program(env):
+  """A scan of pure lanes, compiled once."""
+
+  def run(keys, actions):
+    state, first = env.reset(keys)
+    state, moves = jax.lax.scan(env.step, state, actions)
+    return first, moves, state.stats
+
+  return jax.jit(run)
 
 
 def count(moves, stats):

@@ -20,6 +20,7 @@ from rl.envs import (
   protocol,
   spaces,
 )
+from tests.rl.envs import env_cases
 
 KEY = jax.random.key(41)
 
@@ -106,15 +107,8 @@ def _drive(mode, steps=9):
   vector = gymnasium_env.GymnasiumVector(FakeVector(mode))
   assert isinstance(vector, protocol.VectorEnvironment)
   assert not vector.pure
-  state, first = vector.reset(jax.random.split(KEY, 3))
-  moves, states = [], []
-  for _ in range(steps):
-    state, move = vector.step(state, np.zeros(3, np.int32))
-    moves.append(move)
-    states.append(state)
-  stack = jax.tree.map(lambda *x: np.stack(x), *moves)
-  stats = jax.tree.map(lambda *x: np.stack(x), *[s.stats for s in states])
-  return first, stack, stats
+  actions = np.zeros((steps, 3), np.int32)
+  return env_cases.drive(vector, jax.random.split(KEY, 3), actions)
 
 
 def test_next_step_resets_are_not_valid():
@@ -133,11 +127,11 @@ def test_next_step_resets_are_not_valid():
   assert moves.observation[1, 0, 1] == 2.0
   assert moves.observation[2, 0, 1] == 0.0
   assert moves.observation[2, 0, 0] != moves.observation[1, 0, 0]
-  np.testing.assert_array_equal(stats.episodes[-1], [3, 2, 2])
-  np.testing.assert_array_equal(stats.last_return[-1], [3, 6, 10])
-  np.testing.assert_array_equal(stats.last_length[-1], [2, 3, 4])
+  np.testing.assert_array_equal(stats.episodes, [3, 2, 2])
+  np.testing.assert_array_equal(stats.last_return, [3, 6, 10])
+  np.testing.assert_array_equal(stats.last_length, [2, 3, 4])
   total = np.where(moves.valid, moves.reward, 0).sum(0)
-  kept = stats.episodes[-1] * stats.last_return[-1] + stats.running_return[-1]
+  kept = stats.episodes * stats.last_return + stats.running_return
   np.testing.assert_array_equal(total, kept)
 
 
@@ -157,8 +151,8 @@ def test_same_step_keeps_the_final_observation():
   )
   # The reward after an end belongs to the new episode and is not lost.
   np.testing.assert_array_equal(moves.reward[:, 0], [1, 2] * 4 + [1])
-  np.testing.assert_array_equal(stats.episodes[-1], [4, 3, 2])
-  np.testing.assert_array_equal(stats.running_return[-1], [1, 0, 1])
+  np.testing.assert_array_equal(stats.episodes, [4, 3, 2])
+  np.testing.assert_array_equal(stats.running_return, [1, 0, 1])
 
 
 def test_wrong_uses_of_simulators():
@@ -245,13 +239,8 @@ def test_gymnax():
   env = gymnax_env.GymnaxEnvironment(FakeGymnax(), params)
   assert isinstance(env, protocol.Environment)
   vector = lanes.Lanes(env, 2)
-  state, _ = vector.reset(jax.random.split(KEY, 2))
-  step = jax.jit(vector.step)
-  rows = []
-  for _ in range(4):
-    state, move = step(state, jnp.array([0, 1], jnp.int32))
-    rows.append(jax.device_get(move))
-  moves = jax.tree.map(lambda *x: np.stack(x), *rows)
+  actions = np.tile(np.int32([0, 1]), (4, 1))
+  _, moves, _ = env_cases.drive(vector, jax.random.split(KEY, 2), actions)
   np.testing.assert_array_equal(moves.reward[:, 0], [2, 4, 6, 2])
   np.testing.assert_array_equal(moves.terminated[:, 0], [0, 0, 1, 0])
   np.testing.assert_array_equal(moves.observation[:, 0, 0], [1, 2, 0, 1])
@@ -288,14 +277,10 @@ def test_brax():
   env = brax_env.BraxEnvironment(FakeBrax(), max_steps=3)
   assert isinstance(env, protocol.Environment)
   vector = lanes.Lanes(env, 2)
-  state, first = vector.reset(jax.random.split(KEY, 2))
-  step = jax.jit(vector.step)
-  action = jnp.array([[1.0, 0.0, 0.5], [0.0, 0.0, 0.0]])
-  rows = []
-  for _ in range(3):
-    state, move = step(state, action)
-    rows.append(jax.device_get(move))
-  moves = jax.tree.map(lambda *x: np.stack(x), *rows)
+  action = np.float32([[1.0, 0.0, 0.5], [0.0, 0.0, 0.0]])
+  first, moves, _ = env_cases.drive(
+    vector, jax.random.split(KEY, 2), np.tile(action, (3, 1, 1))
+  )
   np.testing.assert_allclose(moves.reward[:, 0], 1.5)
   np.testing.assert_array_equal(moves.terminated[:, 0], [0, 1, 0])
   np.testing.assert_array_equal(moves.truncated[:, 1], [0, 0, 1])

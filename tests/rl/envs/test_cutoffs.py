@@ -6,6 +6,7 @@ import pytest
 
 from rl.envs import cutoffs, host_vector, lanes, protocol, spaces
 from rl.es import policies, population, vector_evaluator
+from tests import refusals
 from tests.rl.envs import env_cases
 
 KEYS = jax.random.split(jax.random.key(1), 2)
@@ -51,12 +52,10 @@ class Scripted(host_vector.HostVector):
 
 
 def drive(env, steps):
-  state, _ = env.reset(KEYS[: env.num_lanes])
-  moves = []
-  for _ in range(steps):
-    state, move = env.step(state, np.zeros((env.num_lanes, 1), np.float32))
-    moves.append(move)
-  return state, jax.tree.map(lambda *x: np.stack(x), *moves)
+  """Statistics and moves."""
+  actions = np.zeros((steps, env.num_lanes, 1), np.float32)
+  _, moves, stats = env_cases.drive(env, KEYS[: env.num_lanes], actions)
+  return stats, moves
 
 
 def test_cut_where_one_too_many_comes():
@@ -65,7 +64,7 @@ def test_cut_where_one_too_many_comes():
   good = [-1, -1, 0, -1, -1]
   env = cutoffs.CutOff(Scripted(bad, good), most=2)
   assert isinstance(env, protocol.VectorEnvironment)
-  state, moves = drive(env, 18)
+  stats, moves = drive(env, 18)
   # Step 7 is the third in a row; 8 and 9 and the reset pass unseen.
   once = np.array([1] * 7 + [0] * 3)
   valid = np.concatenate([once, once[:8]])
@@ -78,9 +77,9 @@ def test_cut_where_one_too_many_comes():
   # The step before the first of an episode shows its beginning.
   np.testing.assert_array_equal(moves.observation[9, 0], [1, 0])
   np.testing.assert_array_equal(moves.observation[10, 0], [1, 1])
-  np.testing.assert_array_equal(state.stats.last_return, [-4, -4])
-  np.testing.assert_array_equal(state.stats.last_length, [7, 5])
-  np.testing.assert_array_equal(state.stats.episodes, [2, 3])
+  np.testing.assert_array_equal(stats.last_return, [-4, -4])
+  np.testing.assert_array_equal(stats.last_length, [7, 5])
+  np.testing.assert_array_equal(stats.episodes, [2, 3])
   _, plain = drive(Scripted(bad, good), 18)
   for ours, theirs in zip(moves[:-1], plain[:-1], strict=True):
     np.testing.assert_array_equal(ours[:, 1], theirs[:, 1])
@@ -92,13 +91,13 @@ def test_cut_where_one_too_many_comes():
 def test_own_ends_come_first(terminates):
   """The third negative reward is the task's last: it says how it ended."""
   env = cutoffs.CutOff(Scripted([-1, -1, -1], terminates=terminates), most=2)
-  state, moves = drive(env, 8)
+  stats, moves = drive(env, 8)
   ends = moves.terminated if terminates else moves.truncated
   np.testing.assert_array_equal(ends[:, 0], [0, 0, 1, 0] * 2)
   np.testing.assert_array_equal(moves.valid[:, 0], [1, 1, 1, 0] * 2)
   assert not (moves.terminated & moves.truncated).any()
   assert (moves.terminated | moves.truncated).sum() == 2
-  np.testing.assert_array_equal(state.stats.episodes, [2])
+  np.testing.assert_array_equal(stats.episodes, [2])
 
 
 def test_a_run_of_negatives_does_not_cross_episodes():
@@ -114,9 +113,9 @@ def test_a_run_of_negatives_does_not_cross_episodes():
 def test_a_reset_forgets():
   env = cutoffs.CutOff(Scripted([-1] * 9), most=2)
   for _ in range(2):
-    state, moves = drive(env, 5)
+    stats, moves = drive(env, 5)
     np.testing.assert_array_equal(moves.valid[:, 0], [1, 1, 1, 0, 0])
-    np.testing.assert_array_equal(state.stats.episodes, [1])
+    np.testing.assert_array_equal(stats.episodes, [1])
 
 
 def test_rollouts_end_with_the_last_cut():
@@ -135,13 +134,8 @@ def test_rollouts_end_with_the_last_cut():
   assert inner.steps == 12
 
 
-@pytest.mark.parametrize(
-  'make',
-  [
-    lambda: cutoffs.CutOff(Scripted([0.0]), most=0),
-    lambda: cutoffs.CutOff(lanes.Lanes(env_cases.Scripted(), 2)),
-  ],
+test_rejects = refusals.all_with(
+  'got',
+  lambda: cutoffs.CutOff(Scripted([0.0]), most=0),
+  lambda: cutoffs.CutOff(lanes.Lanes(env_cases.Scripted(), 2)),
 )
-def test_rejects(make):
-  with pytest.raises(ValueError, match='got'):
-    make()

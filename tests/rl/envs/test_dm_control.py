@@ -9,6 +9,7 @@ import pytest
 
 from rl import film
 from rl.envs import dm_control_env, frames, spaces
+from tests.rl.envs import env_cases
 
 os.environ.setdefault('MUJOCO_GL', 'osmesa')
 pytest.importorskip('dm_control')
@@ -30,12 +31,8 @@ def env():
 
 
 def drive(env, key):
-  state, first = env.reset(jax.random.split(key, 2))
-  rows = []
-  for _ in range(9):
-    state, move = env.step(state, np.full((2, 1), 0.1, np.float32))
-    rows.append(move)
-  return first, jax.tree.map(lambda *x: np.stack(x), *rows), state.stats
+  actions = np.full((9, 2, 1), 0.1, np.float32)
+  return env_cases.drive(env, jax.random.split(key, 2), actions)
 
 
 def test_episodes(env):

@@ -156,7 +156,7 @@ def case(request):
   row = CASES[request.param]
   env = row.make(LANES)
   actions = drawn(env.action_space)
-  yield row, env, actions, drive(env, keys(KEY), actions)
+  yield row, env, actions, env_cases.drive(env, keys(KEY), actions)
   env.close()
 
 
@@ -168,31 +168,6 @@ def drawn(space):
   """Random actions, [steps, lanes]."""
   draw = jax.jit(jax.vmap(jax.vmap(space.sample)))
   return np.asarray(draw(jax.random.split(jax.random.key(2), (STEPS, LANES))))
-
-
-@functools.lru_cache(maxsize=4)
-def program(env):
-  """A scan of pure lanes, compiled once."""
-
-  def run(keys, actions):
-    state, first = env.reset(keys)
-    state, moves = jax.lax.scan(env.step, state, actions)
-    return first, moves, state.stats
-
-  return jax.jit(run)
-
-
-def drive(env, keys, actions):
-  """First observations, all moves and the last statistics, in NumPy."""
-  if env.pure:
-    return jax.device_get(program(env)(keys, actions))
-  (state, first), rows = env.reset(keys), []
-  for action in actions:
-    state, move = env.step(state, action)
-    rows.append(move)
-  moves = jax.tree.map(lambda *x: np.stack(x), *rows)
-  # Simulators may change the newest statistics in place.
-  return np.array(first), moves, jax.tree.map(np.array, state.stats)
 
 
 def test_spaces_and_types(case):
@@ -243,14 +218,14 @@ def test_statistics_are_those_of_valid_steps(case):
 
 def test_a_lane_is_its_key_and_its_actions(case):
   row, env, actions, (first, moves, _) = case
-  again, same, _ = drive(env, keys(KEY), actions)
+  again, same, _ = env_cases.drive(env, keys(KEY), actions)
   np.testing.assert_array_equal(again, first)
   jax.tree.map(np.testing.assert_array_equal, same[:6], moves[:6])
-  other, _, _ = drive(env, keys(jax.random.key(18)), actions)
+  other, _, _ = env_cases.drive(env, keys(jax.random.key(18)), actions)
   assert not np.array_equal(other, first)
   # It does alone as it does among others.
   single = row.make(1)
-  alone, seen, _ = drive(single, keys(KEY)[1:2], actions[:, 1:2])
+  alone, seen, _ = env_cases.drive(single, keys(KEY)[1:2], actions[:, 1:2])
   np.testing.assert_allclose(alone[0], first[1], rtol=1e-5, atol=1e-5)
   np.testing.assert_allclose(
     seen.observation[:, 0], moves.observation[:, 1], rtol=1e-3, atol=1e-3

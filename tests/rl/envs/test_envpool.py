@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from rl.envs import envpool_env, procgen, spaces
+from tests import refusals
 from tests.rl.envs import env_cases
 
 envpool = pytest.importorskip('envpool')
@@ -138,23 +139,22 @@ def test_states_of_dm_control_are_joined_by_name():
   env.close()
 
 
-def test_wrong_tasks_and_options():
-  with pytest.raises(ValueError, match=r"'Swimmer-v4'"):
-    envpool_env.EnvPoolVector('Swimer-v4', 2)
-  with pytest.raises(ValueError, match='set by the lanes'):
-    envpool_env.EnvPoolVector('Swimmer-v4', 2, seed=1)
-  for options, match in (
-    ({'frameskip': 2}, r"among \[.*'frame_skip'.*got \['frameskip'\]"),
-    ({'frame_skip': 'two'}, r"types of {'frame_skip': 4}, got .*'two'"),
-    ({'max_episode_steps': 0}, 'max_episode_steps must be positive'),
-    ({'num_threads': -1}, 'num_threads must not be negative'),
-    ({'info': ('x_pos',)}, r"'x_position'.*got \['x_pos'\]"),
-    ({'info': ('env',)}, r"'elapsed_step', 'env_id'.*got \['env'\]"),
-  ):
-    with pytest.raises(ValueError, match=match):
-      envpool_env.EnvPoolVector('Swimmer-v4', 2, **options)
-  with pytest.raises(ValueError, match='num_lanes'):
-    envpool_env.EnvPoolVector('Swimmer-v4', 0)
+def swimmer(task='Swimmer-v4', num_lanes=2, **options):
+  return envpool_env.EnvPoolVector(task, num_lanes, **options)
+
+
+test_wrong_tasks_and_options = refusals.settings(
+  swimmer,
+  ({'task': 'Swimer-v4'}, r"'Swimmer-v4'"),
+  ({'seed': 1}, 'set by the lanes'),
+  ({'frameskip': 2}, r"among \[.*'frame_skip'.*got \['frameskip'\]"),
+  ({'frame_skip': 'two'}, r"types of {'frame_skip': 4}, got .*'two'"),
+  ({'max_episode_steps': 0}, 'max_episode_steps must be positive'),
+  ({'num_threads': -1}, 'num_threads must not be negative'),
+  ({'info': ('x_pos',)}, r"'x_position'.*got \['x_pos'\]"),
+  ({'info': ('env',)}, r"'elapsed_step', 'env_id'.*got \['env'\]"),
+  ({'num_lanes': 0}, 'num_lanes'),
+)
 
 
 def test_missing_envpool_names_the_extra(monkeypatch):
@@ -194,15 +194,16 @@ def test_procgen_ranges():
   assert procgen.normalized(64.0, 'starpilot', 'hard') > 1.8
   assert procgen.reward_scale('starpilot') == 1 / 64
   assert procgen.reward_scale('fruitbot', 'hard') == 1 / 27.2
-  for call in (
-    lambda: procgen.normalized(1.0, 'pong'),
-    lambda: procgen.reward_scale('pong'),
-    lambda: procgen.normalized(1.0, 'maze', 'medium'),
-    lambda: procgen.make('pong', 2),
-    lambda: procgen.make('maze', 2, num_levels=-1),
-  ):
-    with pytest.raises(ValueError, match='got'):
-      call()
+
+
+test_procgen_refuses = refusals.all_with(
+  'got',
+  lambda: procgen.normalized(1.0, 'pong'),
+  lambda: procgen.reward_scale('pong'),
+  lambda: procgen.normalized(1.0, 'maze', 'medium'),
+  lambda: procgen.make('pong', 2),
+  lambda: procgen.make('maze', 2, num_levels=-1),
+)
 
 
 def test_atari():

@@ -8,6 +8,7 @@ import pytest
 
 from rl.envs import clips, dm_control_env, mujoco_distractions
 from tests import marks
+from tests.rl.envs import env_cases
 
 os.environ.setdefault('MUJOCO_GL', 'osmesa')
 suite = pytest.importorskip('dm_control.suite')
@@ -112,13 +113,9 @@ def test_seeds_of_lanes(plain):
   )
 
   def drive(env, key):
-    state, first = env.reset(jax.random.split(key, 2))
-    moves = []
-    for _ in range(4):
-      state, move = env.step(state, np.full((2, 1), 0.1, np.float32))
-      moves.append(move)
-    pictures = np.stack([first, *(move.observation for move in moves)])
-    return pictures, np.stack([move.reward for move in moves])
+    actions = np.full((4, 2, 1), 0.1, np.float32)
+    first, moves, _ = env_cases.drive(env, jax.random.split(key, 2), actions)
+    return np.concatenate([first[None], moves.observation]), moves.reward
 
   one, two, other = (drive(env, k) for k in (KEY, KEY, jax.random.key(72)))
   bare = dm_control_env.DmControlPixels(

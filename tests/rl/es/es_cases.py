@@ -11,6 +11,7 @@ import numpy as np
 
 from rl.envs import lanes, protocol, spaces
 from rl.es import (
+  directions,
   evaluator,
   jax_evaluator,
   population,
@@ -33,13 +34,8 @@ class Drift:
   bound: float = 1.5
   noise: float = 0.3
 
-  @property
-  def observation_space(self):
-    return spaces.Box((2,), -100.0, 100.0)
-
-  @property
-  def action_space(self):
-    return spaces.Box((1,), -1.0, 1.0)
+  observation_space = spaces.Box((2,), -100.0, 100.0)
+  action_space = spaces.Box((1,), -1.0, 1.0)
 
   def reset(self, key):
     position = jax.random.uniform(key, (), minval=-1.0, maxval=1.0)
@@ -211,6 +207,39 @@ EVALUATORS = {
   'simulator': in_a_simulator,
   'ray': on_ray,
 }
+
+
+def perturbed(policy, kind='gaussian', mirrored=True):
+  """Members around a policy's first parameters."""
+  return population.Perturbations(
+    theta=policy.init(jax.random.key(0)),
+    sigma=jnp.float32(0.5),
+    key=jax.random.key(1),
+    directions=directions.Directions(kind, block=4),
+    mirrored=mirrored,
+  )
+
+
+def check_against_loop(found, thetas, episodes, rtol):
+  """Every member's returns, lengths and observations are those of a loop.
+
+  Args:
+    found: an evaluation.
+    thetas: of all members.
+    episodes: of a theta and the member's number; return and observations of each.
+    rtol: of returns.
+  """
+  visited, lengths = [], []
+  for i, theta in enumerate(thetas):
+    returns, seen = zip(*episodes(theta, i), strict=True)
+    np.testing.assert_allclose(found.returns[i], np.mean(returns), rtol=rtol)
+    steps = [len(x) - 1 for x in seen]
+    assert found.lengths[i] == sum(steps)
+    visited += seen
+    lengths += steps
+  assert len(set(lengths)) > 2, 'episodes must end at different times'
+  assert bool(jnp.all(found.valid))
+  check_statistics(found.statistics, visited)
 
 
 def evaluate(run, thetas):

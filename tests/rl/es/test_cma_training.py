@@ -9,7 +9,6 @@ import pytest
 from rl.es import backends, cma, cma_training, policies
 from runtime import loop
 from runtime.devices import mesh as mesh_lib
-from runtime.loop import durations
 from tests import experiments
 from tests.rl.es import es_cases, ray_cases
 
@@ -28,22 +27,16 @@ def _trainer():
   )
 
 
-def _run(workdir, steps):
-  every = durations.Duration(steps=2)
-  config = loop.LoopConfig(
-    durations.Duration(steps=steps), 2, eval_every=every, checkpoint_every=every
-  )
-  # More than one device, of which it takes one.
-  mesh = mesh_lib.MeshConfig().make(jax.devices()[:2])
-  with _trainer().experiment(seed=3, mesh=mesh) as experiment:
-    assert experiment.batch_size == 6
-    return loop.run(experiment, config, workdir=workdir, seed=3).state
-
-
 def test_the_loop_changes_nothing_and_neither_does_resuming(tmp_path):
-  whole = _run(tmp_path / 'whole', 5)
-  _run(tmp_path / 'parts', 2)
-  parts = _run(tmp_path / 'parts', 5)
+  # More than one device, of which it takes one.
+  run = lambda name, steps: experiments.run(
+    _trainer(), tmp_path / name, steps, devices=2
+  )
+  whole = run('whole', 5)
+  run('parts', 2)
+  parts = run('parts', 5)
+  one = experiments.of(_trainer(), devices=jax.devices()[:2])
+  assert one.batch_size == 6
   for name in ('theta', 'normalizer', 'generation'):
     a, b = getattr(whole, name), getattr(parts, name)
     jax.tree.map(np.testing.assert_array_equal, a, b)

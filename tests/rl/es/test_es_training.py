@@ -10,10 +10,7 @@ import pytest
 
 from rl.envs import pendulum
 from rl.es import backends, policies, strategy, training
-from runtime import loop
-from runtime.devices import mesh as mesh_lib
-from runtime.loop import durations
-from tests import marks
+from tests import experiments, marks
 from tests.rl.es import ray_cases
 
 POLICY = functools.partial(policies.MLP, hidden=(4,))
@@ -29,20 +26,12 @@ def _trainer(host=False, **settings):
   )
 
 
-def _run(trainer, workdir, steps, *, devices=1):
-  mesh = mesh_lib.MeshConfig().make(jax.devices()[:devices])
-  every = durations.Duration(steps=2)
-  config = loop.LoopConfig(
-    durations.Duration(steps=steps), 2, eval_every=every, checkpoint_every=every
-  )
-  with trainer.experiment(seed=3, mesh=mesh) as experiment:
-    return loop.run(experiment, config, workdir=workdir, seed=3).state
-
-
 @pytest.fixture(scope='module')
 def on_host(tmp_path_factory):
   """The state after five generations in a simulator."""
-  return _run(_trainer(host=True), tmp_path_factory.mktemp('host'), 5)
+  return experiments.run(
+    _trainer(host=True), tmp_path_factory.mktemp('host'), 5
+  )
 
 
 def _start(trainer):
@@ -56,9 +45,9 @@ def test_a_resumed_run_is_the_uninterrupted_one(tmp_path, host, request):
   if host:
     whole = request.getfixturevalue('on_host')
   else:
-    whole = _run(_trainer(host), tmp_path / 'whole', 5)
-  _run(_trainer(host), tmp_path / 'parts', 2)
-  parts = _run(_trainer(host), tmp_path / 'parts', 5)
+    whole = experiments.run(_trainer(host), tmp_path / 'whole', 5)
+  experiments.run(_trainer(host), tmp_path / 'parts', 2)
+  parts = experiments.run(_trainer(host), tmp_path / 'parts', 5)
   for name in ('theta', 'opt_state', 'normalizer', 'generation'):
     a, b = getattr(whole, name), getattr(parts, name)
     jax.tree.map(np.testing.assert_array_equal, a, b)

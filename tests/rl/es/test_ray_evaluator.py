@@ -9,16 +9,10 @@ import optax
 import pytest
 
 from rl import normalizer
-from rl.es import (
-  directions,
-  estimators,
-  ray_evaluator,
-  strategy,
-  vector_evaluator,
-)
+from rl.es import estimators, ray_evaluator, strategy, vector_evaluator
 from rl.es import population as population_lib
 from tests import trees
-from tests.rl.es import ray_cases
+from tests.rl.es import es_cases, ray_cases
 
 ray = pytest.importorskip('ray')
 PAIRS = 8
@@ -27,13 +21,7 @@ LOCAL = ray_cases.runner()
 NORMAL = normalizer.Statistics(*map(jnp.asarray, ray_cases.normal()))
 
 
-def population(kind='gaussian'):
-  return population_lib.Perturbations(
-    theta=LOCAL.policy.init(jax.random.key(0)),
-    sigma=jnp.float32(0.5),
-    key=jax.random.key(1),
-    directions=directions.Directions(kind, block=4),
-  )
+population = functools.partial(es_cases.perturbed, LOCAL.policy)
 
 
 @pytest.mark.slow

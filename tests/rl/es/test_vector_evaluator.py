@@ -10,7 +10,7 @@ import pytest
 
 from rl import normalizer
 from rl.envs import envpool_env, gymnasium_env, host_vector, spaces
-from rl.es import directions, policies, vector_evaluator
+from rl.es import policies, vector_evaluator
 from rl.es import population as population_lib
 from tests import marks, trees
 from tests.rl.es import es_cases
@@ -33,16 +33,6 @@ def swimmer(num_lanes):
 def runner(env, **options):
   policy = policies.MLP(env.observation_space, env.action_space, hidden=(3,))
   return vector_evaluator.VectorEvaluator(env, policy, **options)
-
-
-def population(policy, kind='gaussian', mirrored=True):
-  return population_lib.Perturbations(
-    theta=policy.init(jax.random.key(0)),
-    sigma=jnp.float32(0.5),
-    key=jax.random.key(1),
-    directions=directions.Directions(kind, block=4),
-    mirrored=mirrored,
-  )
 
 
 def stats(size):
@@ -85,25 +75,15 @@ def test_against_a_loop():
   """Of normalised observations; `test_evaluators` has it without."""
   env, normal = cart(3), stats(4)
   run = runner(env, episodes=2, max_steps=40, clip=2.0)
-  pop = population(run.policy)
+  pop = es_cases.perturbed(run.policy)
   found = run.evaluate(pop, KEYS, normal)
   thetas = members(pop, 0, count=8)[:, :PAIRS].reshape(10, -1)
-  visited, lengths = [], []
-  for i, theta in enumerate(thetas):
-    runs = [
-      episode(theta, jax.random.fold_in(KEYS[i % PAIRS], e), normal, 40)
-      for e in range(2)
-    ]
-    returns, seen = zip(*runs, strict=True)
-    assert found.returns[i] == pytest.approx(np.mean(returns), rel=1e-6)
-    steps = [len(x) - 1 for x in seen]
-    assert found.lengths[i] == sum(steps)
-    visited += seen
-    lengths += steps
-  assert len(set(lengths)) > 2, 'episodes must end at different times'
-  assert bool(jnp.all(found.valid))
+  episodes = lambda theta, i: [
+    episode(theta, jax.random.fold_in(KEYS[i % PAIRS], e), normal, 40)
+    for e in range(2)
+  ]
+  es_cases.check_against_loop(found, thetas, episodes, rtol=1e-6)
   env.close()
-  es_cases.check_statistics(found.statistics, visited)
 
 
 @pytest.mark.parametrize(
@@ -115,7 +95,9 @@ def test_lanes_change_no_bit(kind, sizes):
   for width in sizes:
     env = swimmer(width)
     run = runner(env, episodes=2, max_steps=12)
-    found.append(run.evaluate(population(run.policy, kind), KEYS, stats(8)))
+    found.append(
+      run.evaluate(es_cases.perturbed(run.policy, kind), KEYS, stats(8))
+    )
     env.close()
   for other in found[1:]:
     trees.check_same(other, found[0])
@@ -126,7 +108,7 @@ def test_parts_of_a_population():
   """What a worker runs is what the whole run gives for these directions."""
   env = swimmer(4)
   run = runner(env, max_steps=8)
-  pop = population(run.policy)
+  pop = es_cases.perturbed(run.policy)
   whole = run.rollouts(pop, KEYS, stats(8))
   part = run.rollouts(pop, KEYS[3:], stats(8), start=3)
   trees.check_same(part, jax.tree.map(lambda x: x[:, :, 3:], whole))
@@ -148,7 +130,7 @@ def test_both_ways_of_resetting_agree():
     )
     env = gymnasium_env.GymnasiumVector(env)
     run = runner(env, max_steps=60)
-    found.append(run.evaluate(population(run.policy), KEYS, stats(4)))
+    found.append(run.evaluate(es_cases.perturbed(run.policy), KEYS, stats(4)))
     env.close()
   trees.check_same(*found)
   assert found[0].lengths.min() < 60

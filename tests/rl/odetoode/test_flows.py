@@ -10,7 +10,9 @@ import pytest
 import scipy.linalg
 
 from rl.odetoode import flows, generators, manifolds, retractions
-from tests import marks, seeds
+from tests import marks, refusals, seeds
+
+pytestmark = pytest.mark.usefixtures('float64')
 
 EXACT = [retractions.Exp(), retractions.Cayley(), retractions.Taylor(12)]
 EULER = retractions.Euler()
@@ -23,12 +25,6 @@ lyapunov = jax.jit(generators.lyapunov)
 def integrate(w0, generator, **options):
   """A flow in one program."""
   return jax.jit(lambda w0: flows.matrix_flow(w0, generator, **options))(w0)
-
-
-@pytest.fixture(autouse=True)
-def _float64():
-  with jax.enable_x64(True):
-    yield
 
 
 @pytest.fixture
@@ -347,20 +343,30 @@ def test_backpropagation_is_that_of_finite_differences(rng):
     np.testing.assert_allclose(one, two, rtol=1e-10, atol=1e-14)
 
 
-def test_bad_settings_are_named():
-  b = lambda t, w: jnp.zeros_like(w)
-  for kwargs, word in (
-    ({'n_steps': 0}, 'n_steps'),
-    ({'n_steps': 3, 'order': 3}, 'order'),
-    ({'n_steps': 3, 'time': -1.0}, 'time'),
-    ({'n_steps': 3, 'clean_every': -1}, 'clean_every'),
-  ):
-    with pytest.raises(ValueError, match=word):
-      flows.matrix_flow(jnp.eye(2), b, **kwargs)
-  with pytest.raises(ValueError, match='square'):
-    flows.matrix_flow(jnp.ones((2, 3)), b, n_steps=2)
-  with pytest.raises(ValueError, match='matrices'):
-    flows.main_flow(jnp.ones((2, 3)), jnp.ones((5, 4, 4)))
+def still(run=flows.matrix_flow, **settings):
+  """A flow of the identity that does not move."""
+  settings = {'w0': jnp.eye(2), 'n_steps': 3} | settings
+  return run(generator=lambda t, w: jnp.zeros_like(w), **settings)
+
+
+test_bad_settings_are_named = refusals.settings(
+  still,
+  ({'n_steps': 0}, 'n_steps'),
+  ({'order': 3}, 'order'),
+  ({'time': -1.0}, 'time'),
+  ({'clean_every': -1}, 'clean_every'),
+)
+test_settings_of_the_wrong_type_are_named = refusals.settings(
+  functools.partial(still, inspect.unwrap(flows.matrix_flow)),
+  ({'n_steps': True}, 'n_steps must be a whole number'),
+  ({'time': np.nan}, 'time must be finite'),
+  ({'retraction': 'cayley'}, 'retraction must be a function'),
+)
+test_shapes_that_do_not_fit_are_named = refusals.table(
+  (lambda: still(w0=jnp.ones((2, 3))), 'square'),
+  (lambda: flows.main_flow(jnp.ones((2, 3)), jnp.ones((5, 4, 4))), 'matrices'),
+  (lambda: flows.main_step(3, jnp.eye(3)[None], bias=jnp.ones(4)), 'bias'),
+)
 
 
 def test_generators_take_plain_times_and_many_matrices(rng):
@@ -388,17 +394,3 @@ def test_states_of_whole_numbers_are_refused(rng):
     for x0 in (jnp.ones(3, int), jnp.ones(3, bool), jnp.ones(())):
       with pytest.raises(ValueError, match='states must be floats'):
         function(x0, matrices)
-
-
-def test_settings_of_the_wrong_type_are_named():
-  b = lambda t, w: jnp.zeros_like(w)
-  run = inspect.unwrap(flows.matrix_flow)
-  for kwargs, word in (
-    ({'n_steps': True}, 'n_steps must be a whole number'),
-    ({'n_steps': 3, 'time': np.nan}, 'time must be finite'),
-    ({'n_steps': 3, 'retraction': 'cayley'}, 'retraction must be a function'),
-  ):
-    with pytest.raises(ValueError, match=word):
-      run(jnp.eye(2), b, **kwargs)
-  with pytest.raises(ValueError, match='bias'):
-    flows.main_step(3, jnp.eye(3)[None], bias=jnp.ones(4))

@@ -19,7 +19,7 @@ from rl.odetoode import (
   manifolds,
   solvers,
 )
-from tests import marks, seeds
+from tests import marks, modules, refusals, seeds
 
 D = 6
 BODIES = {
@@ -52,16 +52,6 @@ SIZES = {
 
 
 defect = jax.jit(manifolds.orthogonality_defect)
-
-
-@functools.partial(jax.jit, static_argnums=0)
-def init(model, *inputs):
-  return model.init(seeds.key(0), *inputs)
-
-
-@functools.partial(jax.jit, static_argnums=0)
-def apply(model, variables, *inputs):
-  return model.apply(variables, *inputs)
 
 
 @pytest.fixture
@@ -116,7 +106,7 @@ def test_gated_flows_start_small():
 
 def test_nanode_is_its_polynomial(rng):
   body = baselines.NANODE(2, degree=2, n_steps=4, time=2.0)
-  variables = init(body, jnp.zeros(2))
+  variables = modules.init(body, seeds.key(0), jnp.zeros(2))
   matrices, _ = jax.jit(lambda v: body.apply(v, method='weights'))(variables)
   c = np.asarray(variables['params']['coefficients'])
   t = 1.5
@@ -139,10 +129,12 @@ def test_adaptive_solutions_are_limits_of_fixed_ones(kind, rng):
   }[kind]
   x = jnp.asarray(rng.normal(size=(2, 3)), jnp.float32)
   fixed = make(n_steps=4000)
-  variables = init(fixed, x)
+  variables = modules.init(fixed, seeds.key(0), x)
   exact = make(adaptive=solvers.Adaptive(1e-5, 1e-7))
   np.testing.assert_allclose(
-    apply(fixed, variables, x)[0], apply(exact, variables, x)[0], atol=2e-3
+    modules.apply(fixed, variables, x)[0],
+    modules.apply(exact, variables, x)[0],
+    atol=2e-3,
   )
   adaptive = make(adaptive=solvers.Adaptive())
   assert fixed.layered
@@ -170,8 +162,8 @@ def test_orders_of_fixed_steps(method, order):
 def test_classifier_drops_states_only():
   model = heads.Classifier(BODIES['iso'], num_classes=3, dropout=0.5)
   s = jnp.ones((4, 2, 2))
-  variables = init(model, s)
-  logits, aux = apply(model, variables, s)
+  variables = modules.init(model, seeds.key(0), s)
+  logits, aux = modules.apply(model, variables, s)
   assert logits.shape == (4, 3)
   run = jax.jit(
     lambda key: model.apply(variables, s, train=True, rngs={'dropout': key})
@@ -322,48 +314,57 @@ def test_strategy_keeps_theta_on_its_manifold():
   assert moved > 0.05
 
 
-def test_bad_settings_are_named():
-  with pytest.raises(ValueError, match='kind'):
-    bodies.ODEtoODE(D, kind='isometric').init(seeds.key(0), jnp.zeros(D))
-  with pytest.raises(ValueError, match='squash'):
-    make_policy(squash='sigmoid')
-  with pytest.raises(ValueError, match='perturb'):
-    make_policy(perturb='sideways')
-  with pytest.raises(ValueError, match='readout_scale'):
-    make_policy(readout_scale=0.0)
-  with pytest.raises(ValueError, match='readout_scale'):
-    make_policy(constrain_io=False, readout_scale=-1.0)
-  with pytest.raises(ValueError, match='method'):
-    solvers.integrate(lambda t, x: x, jnp.ones(1), n_steps=1, method='rk5')
-  with pytest.raises(ValueError, match='tolerances'):
-    solvers.Adaptive(rtol=-1.0)
-  with pytest.raises(ValueError, match='square'):
-    geometry.Block('orthogonal', (2, 3))
+def built(body):
+  return body.init(seeds.key(0), jnp.zeros(D))
 
 
-def test_settings_out_of_range_are_named():
-  for make, word in (
-    (lambda: bodies.ODEtoODE(0), 'width'),
-    (lambda: bodies.ODEtoODE(D, kind='static', n_steps=-2), 'n_steps'),
-    (lambda: bodies.ODEtoODE(D, kind='gated', gates=0), 'gates'),
-    (lambda: bodies.ODEtoODE(D, kind='gated', hidden=(0,)), 'hidden'),
-    (lambda: bodies.ODEtoODE(D, time=np.nan), 'time'),
-    (lambda: baselines.Dense(0), 'width'),
-    (lambda: baselines.NODE(D, hidden=(-1,)), 'hidden'),
-    (lambda: baselines.NANODE(D, n_steps=0), 'n_steps'),
-    (lambda: baselines.HyperODE(D, hidden=(0,)), 'hidden'),
-    (lambda: baselines.HyperODE(D, time=np.nan), 'time'),
-  ):
-    with pytest.raises(ValueError, match=f'^{word} must be'):
-      make().init(seeds.key(0), jnp.zeros(D))
-  for kwargs, word in (({'num_classes': 0}, 'classes'), ({}, 'dropout')):
-    classifier = heads.Classifier(
-      bodies.ODEtoODE(D), **({'num_classes': 3, 'dropout': 1.5} | kwargs)
-    )
-    with pytest.raises(ValueError, match=word):
-      classifier.init(seeds.key(0), jnp.ones((1, D)))
-  with pytest.raises(ValueError, match='tolerances'):
-    solvers.Adaptive(atol=np.nan)
+def classified(**settings):
+  classifier = heads.Classifier(bodies.ODEtoODE(D), **settings)
+  return classifier.init(seeds.key(0), jnp.ones((1, D)))
+
+
+test_bad_settings_are_named = refusals.table(
+  (lambda: built(bodies.ODEtoODE(D, kind='isometric')), 'kind'),
+  (lambda: make_policy(squash='sigmoid'), 'squash'),
+  (lambda: make_policy(perturb='sideways'), 'perturb'),
+  (lambda: make_policy(readout_scale=0.0), 'readout_scale'),
+  (
+    lambda: make_policy(constrain_io=False, readout_scale=-1.0),
+    'readout_scale',
+  ),
+  (
+    lambda: solvers.integrate(
+      lambda t, x: x, jnp.ones(1), n_steps=1, method='rk5'
+    ),
+    'method',
+  ),
+  (lambda: solvers.Adaptive(rtol=-1.0), 'tolerances'),
+  (lambda: solvers.Adaptive(atol=np.nan), 'tolerances'),
+  (lambda: geometry.Block('orthogonal', (2, 3)), 'square'),
+  (lambda: classified(num_classes=0, dropout=1.5), 'classes'),
+  (lambda: classified(num_classes=3, dropout=1.5), 'dropout'),
+)
+
+
+@pytest.mark.parametrize(
+  ('make', 'settings'),
+  [
+    (bodies.ODEtoODE, {'width': 0}),
+    (bodies.ODEtoODE, {'kind': 'static', 'n_steps': -2}),
+    (bodies.ODEtoODE, {'kind': 'gated', 'gates': 0}),
+    (bodies.ODEtoODE, {'kind': 'gated', 'hidden': (0,)}),
+    (bodies.ODEtoODE, {'time': np.nan}),
+    (baselines.Dense, {'width': 0}),
+    (baselines.NODE, {'hidden': (-1,)}),
+    (baselines.NANODE, {'n_steps': 0}),
+    (baselines.HyperODE, {'hidden': (0,)}),
+    (baselines.HyperODE, {'time': np.nan}),
+  ],
+)
+def test_settings_out_of_range_are_named(make, settings):
+  *_, word = settings
+  with pytest.raises(ValueError, match=f'^{word} must be'):
+    built(make(**{'width': D} | settings))
 
 
 @pytest.mark.parametrize(
@@ -376,24 +377,22 @@ def test_settings_out_of_range_are_named():
   ],
 )
 def test_states_keep_half_precision_and_must_fit(body):
-  variables = init(body, jnp.zeros(D))
+  variables = modules.init(body, seeds.key(0), jnp.zeros(D))
   x = jnp.linspace(-1.0, 1.0, D)
-  half = apply(body, variables, x.astype(jnp.bfloat16))[0]
+  half = modules.apply(body, variables, x.astype(jnp.bfloat16))[0]
   assert half.dtype == jnp.bfloat16
   np.testing.assert_allclose(
-    half.astype(jnp.float32), apply(body, variables, x)[0], atol=0.1
+    half.astype(jnp.float32), modules.apply(body, variables, x)[0], atol=0.1
   )
   with pytest.raises(ValueError, match='states must be floats'):
     body.apply(variables, jnp.ones(D + 1))
 
 
-def test_integration_of_whole_numbers_is_refused():
-  for run in (
-    lambda x: solvers.integrate(lambda t, x: x, x, n_steps=2),
-    lambda x: solvers.Adaptive()(lambda t, x: x, x, time=1.0),
-  ):
-    with pytest.raises(ValueError, match='x0 must be floats'):
-      run(jnp.ones(2, int))
+test_integration_of_whole_numbers_is_refused = refusals.all_with(
+  'x0 must be floats',
+  lambda: solvers.integrate(lambda t, x: x, jnp.ones(2, int), n_steps=2),
+  lambda: solvers.Adaptive()(lambda t, x: x, jnp.ones(2, int), time=1.0),
+)
 
 
 def test_strategies_refuse_what_does_not_fit():

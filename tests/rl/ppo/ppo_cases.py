@@ -22,13 +22,11 @@ class Recall:
   delay: int = 2
   continuous: bool = False
 
+  observation_space = spaces.Box((2,), -1.0, 10.0)
+
   @property
   def max_steps(self):
     return self.delay + 1
-
-  @property
-  def observation_space(self):
-    return spaces.Box((2,), -1.0, 10.0)
 
   @property
   def action_space(self):

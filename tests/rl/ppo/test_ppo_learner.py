@@ -8,7 +8,7 @@ import pytest
 from rl import networks, ppo, rollout
 from rl.envs import lanes, spaces
 from rl.ppo import losses
-from tests import trees
+from tests import refusals, trees
 from tests.rl.ppo import ppo_cases
 
 KEY = jax.random.key(4)
@@ -153,28 +153,24 @@ def test_one_update_is_the_gradient_of_the_written_out_loss():
   trees.check_close(got.params, want, rtol=1e-4, atol=2e-6)
 
 
-@pytest.mark.parametrize(
-  ('settings', 'message'),
-  [
-    ({'num_minibatches': 3}, 'must divide the steps'),
-    ({'core': networks.GRU(2), 'num_minibatches': 8}, 'must divide the lanes'),
-    ({'num_minibatches': 32}, 'two steps or more'),
-    ({'discount': 1.5}, 'discount must be in'),
-    ({'clip_ratio': 0.0}, 'clip_ratio must be positive'),
-    ({'reward_discount': 0.9}, 'reward_discount is read only'),
-  ],
+BOX, TWO = spaces.Box((2,), -1.0, 1.0), spaces.Discrete(2)
+
+
+def fitted(seen=BOX, action=TWO, **settings):
+  return ppo.PPO(**{**COMMON, **settings}).learner(seen, action, 4)
+
+
+test_refusals = refusals.settings(
+  fitted,
+  ({'num_minibatches': 3}, 'must divide the steps'),
+  ({'core': networks.GRU(2), 'num_minibatches': 8}, 'must divide the lanes'),
+  ({'num_minibatches': 32}, 'two steps or more'),
+  ({'discount': 1.5}, 'discount must be in'),
+  ({'clip_ratio': 0.0}, 'clip_ratio must be positive'),
+  ({'reward_discount': 0.9}, 'reward_discount is read only'),
+  ({'action': spaces.Box((2,), 0, 9, 'int32')}, 'box of floats'),
+  (
+    {'seen': spaces.pixels(8), 'normalize_observations': True},
+    'normalize_observations',
+  ),
 )
-def test_refusals(settings, message):
-  box = spaces.Box((2,), -1.0, 1.0)
-  with pytest.raises(ValueError, match=message):
-    ppo.PPO(**{**COMMON, **settings}).learner(box, spaces.Discrete(2), 4)
-
-
-def test_refused_spaces():
-  whole = spaces.Box((2,), 0, 9, 'int32')
-  box = spaces.Box((2,), -1.0, 1.0)
-  with pytest.raises(ValueError, match='box of floats'):
-    ppo.PPO(**COMMON).learner(box, whole, 4)
-  settings = ppo.PPO(**COMMON, normalize_observations=True)
-  with pytest.raises(ValueError, match='normalize_observations'):
-    settings.learner(spaces.pixels(8), spaces.Discrete(2), 4)

@@ -1,7 +1,5 @@
 """One trunk or two: who shares what, and memories lane by lane."""
 
-import functools
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,19 +7,9 @@ import pytest
 
 from rl import networks
 from rl.ppo import networks as ppo_networks
-from tests import marks
+from tests import marks, modules
 
 KEY = jax.random.key(2)
-
-
-@functools.partial(jax.jit, static_argnums=0)
-def _init(network, *inputs):
-  return network.init(KEY, *inputs)
-
-
-@functools.partial(jax.jit, static_argnums=0)
-def _apply(network, params, *inputs):
-  return network.apply(params, *inputs)
 
 
 def _network(separate=False, core=None, encoder=None, discrete=True):
@@ -58,7 +46,7 @@ def _reach(network, inputs):
       jax.tree.map(lambda g, i=i: jnp.abs(g[i]) > 0, grads) for i in (0, 1)
     ]
 
-  found = slopes(_init(network, memory, *inputs))
+  found = slopes(modules.drawn(network, memory, *inputs))
   return tuple(
     {
       jax.tree_util.keystr(name): np.asarray(touched)
@@ -101,10 +89,10 @@ def test_step_by_step_is_the_whole(separate):
   network = _network(separate, networks.GRU(4))
   observation, first = _inputs()
   memory = network.initial_memory(2)
-  params = _init(network, memory, observation, first)
-  whole = _apply(network, params, memory, observation, first)
+  params = modules.init(network, KEY, memory, observation, first)
+  whole = modules.apply(network, params, memory, observation, first)
   for t in range(3):
-    out = _apply(
+    out = modules.apply(
       network, params, memory, observation[t : t + 1], first[t : t + 1]
     )
     memory = out.memory
@@ -118,10 +106,10 @@ def test_step_by_step_is_the_whole(separate):
 def test_heads_at_first():
   network = _network(discrete=False, encoder=networks.MLP((64,)))
   inputs = _inputs()
-  params = _init(network, (), *inputs)['params']
+  params = modules.init(network, KEY, (), *inputs)['params']
   kernel = np.asarray(params['value']['kernel'])
   assert 0.02 < np.abs(kernel).max() <= 0.03
   gram = np.asarray(params['policy']['kernel'])
   np.testing.assert_allclose(gram.T @ gram, 1e-4 * np.eye(3), atol=1e-8)
-  policy = _apply(network, {'params': params}, (), *inputs).policy
+  policy = modules.apply(network, {'params': params}, (), *inputs).policy
   np.testing.assert_array_equal(policy.log_std, np.full((3, 2, 3), -0.5))

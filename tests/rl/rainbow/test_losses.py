@@ -6,18 +6,15 @@ import numpy as np
 import pytest
 
 from rl.rainbow import c51, networks
+from tests.rl import agent_cases
+
+pytestmark = pytest.mark.usefixtures('float64')
 
 B, A, Z = 4, 3, 5
 target, mean = jax.jit(c51.target), jax.jit(c51.mean)
 cross_entropy = jax.jit(c51.cross_entropy)
 weighted_mean = jax.jit(c51.weighted_mean)
 dueling = jax.jit(networks.dueling)
-
-
-@pytest.fixture(autouse=True)
-def double():
-  with jax.enable_x64(True):
-    yield
 
 
 def drawn(*shape, seed=0):
@@ -73,15 +70,7 @@ def test_gradient_by_finite_differences():
   goal = jnp.asarray(goal)
   run = jax.jit(lambda x: objective(x, action, goal, weights))
   grad = np.asarray(jax.grad(run)(jnp.asarray(logits)))
-  step = 1e-6
-  for index in np.ndindex(logits.shape):
-    high, low = logits.copy(), logits.copy()
-    high[index] += step
-    low[index] -= step
-    slope = (float(run(jnp.asarray(high))) - float(run(jnp.asarray(low)))) / (
-      2 * step
-    )
-    np.testing.assert_allclose(grad[index], slope, atol=1e-8)
+  agent_cases.check_slopes(run, grad, logits, atol=1e-8)
 
 
 def test_cross_entropy_and_weights_by_hand():

@@ -3,10 +3,10 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
-import pytest
 
 from rl import exploration
 from rl.rainbow import networks
+from tests import refusals
 
 LAYER = networks.NoisyDense(3)
 X = jax.random.normal(jax.random.key(1), (5, 4))
@@ -80,16 +80,11 @@ def test_linear():
     np.testing.assert_allclose(found(jnp.int32(steps), 2), value, rtol=1e-6)
 
 
-@pytest.mark.parametrize(
-  'make',
-  [
-    lambda: exploration.Linear(first=1.5),
-    lambda: exploration.Linear(steps=0),
-    lambda: exploration.Powers(base=1.0),
-    lambda: exploration.Powers(low=9.0),
-    lambda: exploration.Powers(growth=-1.0),
-  ],
+test_rejects_schedules = refusals.all_with(
+  'must',
+  lambda: exploration.Linear(first=1.5),
+  lambda: exploration.Linear(steps=0),
+  lambda: exploration.Powers(base=1.0),
+  lambda: exploration.Powers(low=9.0),
+  lambda: exploration.Powers(growth=-1.0),
 )
-def test_rejects_schedules(make):
-  with pytest.raises(ValueError, match='must'):
-    make()

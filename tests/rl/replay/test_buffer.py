@@ -9,6 +9,7 @@ import pytest
 
 from rl.envs import spaces
 from rl.replay import buffer, off_policy
+from tests import refusals
 from tests.rl.replay import replay_cases as cases
 
 UNROLL, LANES, LENGTH, N, DISCOUNT = 4, 2, 16, 3, 0.9
@@ -222,21 +223,15 @@ def test_agents_by_vmap_and_pixels():
     np.testing.assert_array_equal(ours[1], theirs)
 
 
-@pytest.mark.parametrize(
-  ('settings', 'message'),
-  [
-    ({'length': 15}, 'multiple of unroll_length'),
-    ({'length': 4, 'n_step': 1}, 'at least unroll_length'),
-    ({'num_lanes': 0}, 'num_lanes'),
-    ({'discount': 1.1}, 'discount'),
-    ({'exponent': -1.0}, 'exponent'),
-    ({'initial_priority': 0.0}, 'initial_priority'),
-  ],
+test_rejects_settings = refusals.settings(
+  functools.partial(buffer.Replay, length=16, num_lanes=2, unroll_length=4),
+  ({'length': 15}, 'multiple of unroll_length'),
+  ({'length': 4, 'n_step': 1}, 'at least unroll_length'),
+  ({'num_lanes': 0}, 'num_lanes'),
+  ({'discount': 1.1}, 'discount'),
+  ({'exponent': -1.0}, 'exponent'),
+  ({'initial_priority': 0.0}, 'initial_priority'),
 )
-def test_rejects_settings(settings, message):
-  settings = {'length': 16, 'num_lanes': 2, 'unroll_length': 4, **settings}
-  with pytest.raises(ValueError, match=message):
-    buffer.Replay(**settings)
 
 
 def test_rejects_other_shapes():

@@ -20,13 +20,8 @@ class Aim:
 
   max_steps: int = 8
 
-  @property
-  def observation_space(self):
-    return spaces.Box((1,), 1.0, 3.0)
-
-  @property
-  def action_space(self):
-    return spaces.Box((1,), 0.0, 4.0)
+  observation_space = spaces.Box((1,), 1.0, 3.0)
+  action_space = spaces.Box((1,), 0.0, 4.0)
 
   def reset(self, key):
     aim = jax.random.uniform(key, (1,), minval=1.0, maxval=3.0)
@@ -154,10 +149,7 @@ def test_swings_up():
   assert (found > -250).all(), found
 
 
-def test_rejects_settings_and_tasks():
-  for changes in ({'tau': 0.0}, {'temperature': 0.0}, {'random_steps': -1}):
-    with pytest.raises(ValueError, match=next(iter(changes))):
-      dataclasses.replace(SMALL, **changes)
+def test_rejects_tasks():
   box = spaces.Box((1,), -1.0, 1.0)
   for wrong in (spaces.Discrete(2), spaces.Box((1,), -np.inf, 1.0)):
     with pytest.raises(ValueError, match='bounded box'):

@@ -6,12 +6,9 @@ import numpy as np
 import pytest
 
 from rl.sac import distribution, sac
+from tests.rl import agent_cases
 
-
-@pytest.fixture(autouse=True)
-def double():
-  with jax.enable_x64(True):
-    yield
+pytestmark = pytest.mark.usefixtures('float64')
 
 
 def drawn(*shape, seed=0):
@@ -19,14 +16,8 @@ def drawn(*shape, seed=0):
 
 
 def check_gradient(function, x):
-  run = jax.jit(function)
-  grad, step = np.asarray(jax.jit(jax.grad(function))(jnp.asarray(x))), 1e-6
-  for index in np.ndindex(x.shape):
-    high, low = x.copy(), x.copy()
-    high[index] += step
-    low[index] -= step
-    slope = float(run(jnp.asarray(high)) - run(jnp.asarray(low))) / (2 * step)
-    np.testing.assert_allclose(grad[index], slope, atol=1e-6)
+  grad = np.asarray(jax.jit(jax.grad(function))(jnp.asarray(x)))
+  agent_cases.check_slopes(jax.jit(function), grad, x, atol=1e-6)
 
 
 def test_target_by_hand():
