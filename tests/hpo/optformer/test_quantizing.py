@@ -1,5 +1,7 @@
 """Bins: round trips, bounds, the worked example, affine invariance."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 
@@ -138,3 +140,13 @@ test_what_has_no_bin_is_refused = refusals.table(
   (lambda: quantizing.ObjectiveRange(1.0, np.inf), 'finite'),
   (lambda: quantizing.ObjectiveRange(0.0, 1.0, 0.5, 0.6), 'start and size'),
 )
+
+
+def test_goals_are_one_flip():
+  found = cases.study(seeds.rng(3))
+  other = dataclasses.replace(
+    found,
+    problem=dataclasses.replace(found.problem, goal='MINIMIZE'),
+    values=-found.values,
+  )
+  np.testing.assert_array_equal(found.gains, other.gains)
