@@ -7,22 +7,16 @@ import pytest
 
 from performer import attention, generate
 from performer.data import copying, dataset, proteins, text, vocabulary
-from performer.models import decoding, transformer
+from performer.models import decoding
 from runtime import trainer
 from runtime.config import sessions
 from runtime.context import RunContext
 from tests import seeds
+from tests.performer.models import model_cases
 
-MODEL = transformer.Transformer(
-  vocab_size=29,
-  max_length=48,
-  attention=attention.Favor(kernel='elu1', projection=False, features=None),
-  causal=True,
-  num_layers=1,
-  num_heads=2,
-  d_model=8,
-  d_ff=8,
-  dropout=0.0,
+MODEL = model_cases.small(
+  attention.Favor(kernel='elu1', projection=False, features=None),
+  **{'max_length': 48, 'num_layers': 1, 'd_model': 8, 'd_ff': 8},
 )
 
 

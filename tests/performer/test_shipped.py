@@ -9,7 +9,6 @@ import pytest
 
 from performer import attention, generate, pack, shipped
 from performer.data import proteins
-from performer.models import transformer
 from runtime import packed, trainer
 from runtime.config import sessions
 from runtime.context import RunContext
@@ -20,17 +19,8 @@ FAVOR = attention.Favor(kernel='softmax_pos', features=8, redraw_every=None)
 
 @functools.cache
 def make(mechanism=FAVOR, **options):
-  model = transformer.Transformer(
-    vocab_size=29,
-    max_length=24,
-    attention=mechanism,
-    causal=True,
-    num_layers=1,
-    num_heads=2,
-    d_model=8,
-    d_ff=8,
-    dropout=0.0,
-  )
+  sizes = {'max_length': 24, 'num_layers': 1, 'd_model': 8, 'd_ff': 8}
+  model = model_cases.small(mechanism, **sizes)
   data = proteins.Proteins(task='causal', max_length=24, **options)
   return shipped.Trained(model, *model_cases.init(model), data)
 

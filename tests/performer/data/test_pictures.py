@@ -57,11 +57,8 @@ def test_arrays(tmp_path):
     np.save(files[name], images)
     np.save(labels[name], np.arange(count))
   data = pixels.Pixels(source=pictures.Arrays(files))
-  assert (data.max_length, data.vocab_size, data.splits) == (
-    24,
-    256,
-    ('valid',),
-  )
+  expected = (24, 256, ('valid',))
+  assert (data.max_length, data.vocab_size, data.splits) == expected
   _, rows = data.evaluation_examples('valid')
   batch = rows(np.arange(3))
   np.testing.assert_array_equal(batch['targets'], images.reshape(3, -1))

@@ -4,11 +4,10 @@ import numpy as np
 import pytest
 
 from performer.data import proteins, vocabulary
-from tests.performer.data import batch_cases
+from tests.performer.data import batch_cases, data_cases
 
 LENGTH = 16
 SIZE = 23
-LETTERS = np.array(list('ACDEFGHIKLMNPQRSTVWY'))
 
 
 @pytest.fixture(scope='module')
@@ -20,10 +19,8 @@ def files(tmp_path_factory):
   for split, size in {'train': SIZE, 'valid': 10, 'odd': 3}.items():
     lengths = rng.integers(8, 41, size)
     lengths[0] = 1
-    texts = [''.join(rng.choice(LETTERS, n)) for n in lengths]
-    path = folder / f'{split}.fasta'
-    path.write_text(''.join(f'>{split}{i}\n{t}\n' for i, t in enumerate(texts)))
-    paths[split] = str(path)
+    texts = [''.join(rng.choice(data_cases.LETTERS, n)) for n in lengths]
+    paths[split] = data_cases.write_fasta(folder / f'{split}.fasta', texts)
   return paths
 
 
@@ -133,11 +130,8 @@ def test_properties(make):
   data = make()
   assert data.splits == ('valid', 'odd')
   assert data.vocab_size == 29
-  assert [data.num_examples(s) for s in ('train', 'valid', 'odd')] == [
-    23,
-    10,
-    3,
-  ]
+  expected = [23, 10, 3]
+  assert [data.num_examples(s) for s in ('train', 'valid', 'odd')] == expected
 
 
 def test_long_sequences_can_be_refused(make, files, tmp_path):

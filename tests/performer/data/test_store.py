@@ -124,10 +124,8 @@ def test_processes_that_convert_at_once_agree(tmp_path):
   counts = [int(child.communicate()[0]) for child in children]
   assert counts == [1500] * 3
   made = [file for file in os.listdir(cache) if not file.endswith('.lock')]
-  assert sorted(file.rsplit('.')[-1] for file in made) == [
-    'array_record',
-    'json',
-  ]
+  expected = ['array_record', 'json']
+  assert sorted(file.rsplit('.')[-1] for file in made) == expected
   assert_same(list(store.open_records(path, None, cache)), encoded(sequences))
 
 

@@ -1,4 +1,4 @@
-"""Parameters of models without a program that makes them."""
+"""Small models, and parameters without a program that makes them."""
 
 import functools
 
@@ -7,7 +7,19 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
+from performer.models import transformer
 from tests import seeds
+
+
+def small(mechanism, *, causal=True, **sizes):
+  """A Transformer of proteins, of two layers and heads, without dropout."""
+  defaults = {
+    **{'vocab_size': 29, 'max_length': 16, 'dropout': 0.0},
+    **{'num_layers': 2, 'num_heads': 2, 'd_model': 16, 'd_ff': 32},
+  }
+  return transformer.Transformer(
+    attention=mechanism, causal=causal, **defaults | sizes
+  )
 
 
 @functools.cache

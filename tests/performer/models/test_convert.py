@@ -11,10 +11,11 @@ from flax import nnx
 
 from performer import attention
 from performer.models import attention as attention_lib
-from performer.models import compare, convert, transformer
+from performer.models import compare, convert
 from tests import marks, seeds, trees
 from tests.performer.attention import attention_cases as cases
 from tests.performer.attention import attention_twin as twin
+from tests.performer.models import model_cases
 
 VOCAB, LENGTH, LAYERS, H, D, E = 6, 10, 2, 2, 8, 16
 
@@ -109,18 +110,8 @@ def convert_back(params):
 
 
 def make(mechanism):
-  return transformer.Transformer(
-    VOCAB,
-    LENGTH,
-    mechanism,
-    True,
-    num_layers=LAYERS,
-    num_heads=H,
-    d_model=E,
-    d_ff=2 * E,
-    dropout=0.0,
-    attention_bias=True,
-  )
+  sizes = {'vocab_size': VOCAB, 'max_length': LENGTH}
+  return model_cases.small(mechanism, attention_bias=True, **sizes)
 
 
 def assert_same_bits(a, b):

@@ -9,29 +9,19 @@ import pytest
 from flax import linen as nn
 
 from performer import attention
-from performer.models import decoding, transformer
+from performer.models import decoding
 from tests import marks, seeds, trees
 from tests.performer.attention import attention_cases as cases
+from tests.performer.models import model_cases
 
 VOCAB, MAX_LENGTH, PROMPT, NEW = 7, 24, 9, 8
 LENGTHS = jnp.array([9, 1, 4])
 
 
-def make(kernel='elu1', **kwargs):
-  settings = {
-    'attention': cases.favor(kernel, chunk=4),
-    'causal': True,
-    'dropout': 0.0,
-  } | kwargs
-  return transformer.Transformer(
-    VOCAB,
-    MAX_LENGTH,
-    num_layers=2,
-    num_heads=2,
-    d_model=16,
-    d_ff=16,
-    **settings,
-  )
+def make(kernel='elu1', *, mechanism=None, causal=True):
+  sizes = {'vocab_size': VOCAB, 'max_length': MAX_LENGTH, 'd_ff': 16}
+  mechanism = mechanism or cases.favor(kernel, chunk=4)
+  return model_cases.small(mechanism, causal=causal, **sizes)
 
 
 @functools.partial(jax.jit, static_argnums=0)
@@ -259,7 +249,7 @@ def test_gradients_pass_through_the_cache():
 @pytest.mark.parametrize(
   ('model', 'change', 'message'),
   [
-    (make(attention=attention.Exact()), {}, 'Exact, which has no `extend`'),
+    (make(mechanism=attention.Exact()), {}, 'Exact, which has no `extend`'),
     (make(causal=False), {}, 'only causal attention'),
     (make(), {'max_new_tokens': 16}, 'max_new_tokens=16 model.max_length=24'),
     (make(), {'max_new_tokens': 0}, 'max_new_tokens=0'),
