@@ -147,11 +147,8 @@ def test_public_pictures():
   with tfds.testing.mock_data(num_examples=7):
     loaded = images_lib.from_public('mnist', num_valid=2)
     again = images_lib.from_public('mnist', num_valid=0)
-  assert [len(p) for p in (loaded.train, loaded.valid, loaded.test)] == [
-    5,
-    2,
-    7,
-  ]
+  expected = [5, 2, 7]
+  assert [len(p) for p in (loaded.train, loaded.valid, loaded.test)] == expected
   assert loaded.train.images.shape == (5, 28, 28)
   assert again.valid is None
   joined = [loaded.train.images, loaded.valid.images]

@@ -187,10 +187,8 @@ def test_heatmaps_share_one_scale(tmp_path, figures):
   assert first.images[0].get_clim() == second.images[0].get_clim() == (0, 1)
   np.testing.assert_array_equal(first.images[0].get_array(), np.eye(4))
   assert (first.get_title(), second.get_title()) == ('exact', 'FAVOR')
-  assert (first.get_xlabel(), first.get_ylabel()) == (
-    'key position',
-    'query position',
-  )
+  expected = ('key position', 'query position')
+  assert (first.get_xlabel(), first.get_ylabel()) == expected
 
 
 @pytest.mark.parametrize(
