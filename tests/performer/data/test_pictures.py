@@ -80,8 +80,8 @@ def test_grey_pictures_in_colour_keep_their_values(tmp_path):
   grey = np.arange(256, dtype=np.uint8).reshape(1, 16, 16, 1)
   files = {name: str(tmp_path / f'{name}.npy') for name in ('train', 'valid')}
   labels = str(tmp_path / 'labels.npy')
-  np.save(files['train'], grey.repeat(3, axis=-1))
-  np.save(files['valid'], grey.repeat(3, axis=-1))
+  for path in files.values():
+    np.save(path, grey.repeat(3, axis=-1))
   np.save(labels, np.zeros(1, int))
   source = pictures.Arrays(files, dict.fromkeys(files, labels))
   data = pixels.LabelledPixels(source=source, num_classes=2)
