@@ -1,6 +1,22 @@
-"""What tests of runs ask of the rows that they leave."""
+"""Runs of configurations, and what tests ask of the rows that they leave."""
 
 import numpy as np
+
+from runtime import trainer
+from runtime.config import sessions
+from runtime.context import RunContext
+
+
+def protein_run(workdir, *params):
+  """A causal model of proteins, after two steps."""
+  files = ['configs/performer/protein_causal_tiny.gin']
+  params = ['STEPS = 2', 'WARMUP_STEPS = 1', 'MAX_LENGTH = 64', *params]
+  with sessions.session(trainer.train, files, params) as parsed:
+    parsed.build(
+      workdir=str(workdir),
+      seed=0,
+      context=RunContext(operative_config=parsed.operative),
+    )
 
 
 def check_close_rows(found, expected):

@@ -8,10 +8,8 @@ import pytest
 from performer import attention, generate
 from performer.data import copying, dataset, proteins, text, vocabulary
 from performer.models import decoding
-from runtime import trainer
-from runtime.config import sessions
-from runtime.context import RunContext
 from tests import seeds
+from tests.performer import run_cases
 from tests.performer.models import model_cases
 
 MODEL = model_cases.small(
@@ -132,14 +130,7 @@ def test_a_word_after_the_prompt_keeps_its_space(capsys):
 
 @pytest.mark.slow
 def test_a_trained_run_writes(tmp_path, capsys):
-  files = ['configs/performer/protein_causal_tiny.gin']
-  params = ['STEPS = 2', 'WARMUP_STEPS = 1', 'MAX_LENGTH = 64']
-  with sessions.session(trainer.train, files, params) as parsed:
-    parsed.build(
-      workdir=str(tmp_path),
-      seed=0,
-      context=RunContext(operative_config=parsed.operative),
-    )
+  run_cases.protein_run(tmp_path)
   capsys.readouterr()
   generate.main([str(tmp_path), '--prompt', 'MKV', '--seed', '3'])
   out, err = capsys.readouterr()

@@ -90,9 +90,6 @@ def test_extend_is_linear_below_the_threshold():
   )
 
 
-@pytest.mark.skipif(
-  not hasattr(attention.Favor, 'summarize'), reason='needs Favor.summarize'
-)
 @pytest.mark.parametrize('length', [13, 21])
 def test_segments_and_sources_are_handed_on(length):
   q, k, v, w = cases.arguments(FAVOR, 4, l=length)

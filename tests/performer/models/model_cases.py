@@ -37,3 +37,20 @@ def init(model, scale=0.4):
     nn.unbox(variables)['params'],
   )
   return params, w
+
+
+def attention_params(seed=0, *, scale, heads, d, e, source=None, use_bias=True):
+  """Random ones of a module, in the tree that is that of Linen and NNX too."""
+  rng = seeds.rng(seed)
+  widths = {'query': e, 'key': source or e, 'value': source or e}
+  shapes = {
+    name: {'kernel': (width, heads, d), 'bias': (heads, d)}
+    for name, width in widths.items()
+  } | {'out': {'kernel': (heads, d, e), 'bias': (e,)}}
+  if not use_bias:
+    shapes = {name: {'kernel': x['kernel']} for name, x in shapes.items()}
+  return jax.tree.map(
+    lambda shape: jnp.asarray(scale * rng.normal(size=shape), jnp.float32),
+    shapes,
+    is_leaf=lambda x: isinstance(x, tuple),
+  )
