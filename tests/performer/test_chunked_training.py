@@ -84,7 +84,7 @@ def close(one, two, tolerance=1e-5):
   'slim',
   [
     options.Slim('subtract', 4),
-    pytest.param(options.Slim('checkpoint2', 5), marks=pytest.mark.slow),
+    *marks.slow(options.Slim('checkpoint2', 5)),
   ],
   ids=lambda slim: slim.strategy,
 )

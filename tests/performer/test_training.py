@@ -219,9 +219,7 @@ def test_training_beats_the_frequencies_and_reports_it(
   assert {'attention.png', 'curves.png', 'scores.md'} <= names
 
 
-@pytest.mark.parametrize(
-  'mechanism', [FAVOR, pytest.param(attention.Exact(), marks=pytest.mark.slow)]
-)
+@pytest.mark.parametrize('mechanism', [FAVOR, *marks.slow(attention.Exact())])
 def test_attention_maps_are_causal_averages(built, mechanism):
   learner, experiment, state = built
   model = learner.model.clone(attention=mechanism)
