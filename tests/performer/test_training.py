@@ -108,14 +108,10 @@ def test_matrices_follow_the_schedule(files, tmp_path):
   experiment.evaluators['valid'] = lambda state: (
     seen.append(np.asarray(state.projections)) or {}
   )
-  loop.run(
-    experiment,
-    loop.LoopConfig(
-      durations.Duration(steps=7), eval_every=durations.Duration(steps=1)
-    ),
-    workdir=tmp_path,
-    seed=0,
+  config = loop.LoopConfig(
+    durations.Duration(steps=7), eval_every=durations.Duration(steps=1)
   )
+  loop.run(experiment, config, workdir=tmp_path, seed=0)
   key = jax.random.fold_in(jax.random.key(0), 2)
   draw = jax.jit(learner.model.draw_projections)
   for number, found in enumerate(seen):

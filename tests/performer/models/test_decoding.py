@@ -127,15 +127,8 @@ TIE = 1e-3
 
 def write(model, params, w, prompts, stop=None):
   """Greedy continuations, and what `generate` returns beside them."""
-  found = generate(
-    model,
-    params,
-    prompts,
-    LENGTHS,
-    projections=w,
-    max_new_tokens=NEW,
-    stop_token=stop,
-  )
+  options = {'max_new_tokens': NEW, 'stop_token': stop, 'projections': w}
+  found = generate(model, params, prompts, LENGTHS, **options)
   rows = zip(np.asarray(found.tokens), found.lengths, strict=True)
   return [row[:length] for row, length in rows], found
 
@@ -191,16 +184,9 @@ def test_samples_have_the_probabilities_of_the_model():
   lengths = jnp.full(count, 3)
 
   def draw(seed):
-    return generate(
-      model,
-      params,
-      prompts,
-      lengths,
-      projections=w,
-      max_new_tokens=1,
-      temperature=temperature,
-      key=seeds.key(seed),
-    ).tokens[:, 0]
+    options = {'temperature': temperature, 'key': seeds.key(seed)}
+    options |= {'max_new_tokens': 1, 'projections': w}
+    return generate(model, params, prompts, lengths, **options).tokens[:, 0]
 
   logits = np.asarray(teacher(model, params, w, prompts[:1])[0, -1], float)
 
