@@ -102,10 +102,8 @@ def test_a_wrong_form_is_refused_and_a_missing_one_is_said(clock, capsys):
   ]
   one, results = run(forms)
   assert {m.form for m in results} == {'ours'}
-  assert [(x['form'], x['why']) for x in results.left_out] == [
-    ('wrong', 'refused'),
-    ('absent', 'missing'),
-  ]
+  expected = [('wrong', 'refused'), ('absent', 'missing')]
+  assert [(x['form'], x['why']) for x in results.left_out] == expected
   assert results.left_out[0]['reason'] == 'off by 7'
   printed = capsys.readouterr().out
   assert 'missing: absent: short: no_such_package cannot be imported' in printed

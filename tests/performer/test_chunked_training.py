@@ -1,5 +1,6 @@
 """The trainer by chunks: what it learns is what it learns at once."""
 
+import functools
 import json
 import logging as python_logging
 
@@ -11,7 +12,6 @@ import pytest
 from performer import attention, training
 from performer import learner as learner_lib
 from performer.data import copying
-from performer.models import transformer
 from performer.slim import model as slim_model
 from performer.slim import options
 from runtime import loop
@@ -32,18 +32,9 @@ def make_model():
   return slim_model.SlimTransformer(12, SQUARE, 2, 2, 16, 32)
 
 
-def make_transformer(mechanism, dropout=0.0):
-  return transformer.Transformer(
-    vocab_size=12,
-    max_length=LENGTH,
-    attention=mechanism,
-    causal=True,
-    num_layers=2,
-    num_heads=2,
-    d_model=16,
-    d_ff=32,
-    dropout=dropout,
-  )
+make_transformer = functools.partial(
+  model_cases.small, vocab_size=12, max_length=LENGTH
+)
 
 
 def make_trainer(slim, model=None):
@@ -93,7 +84,7 @@ def close(one, two, tolerance=1e-5):
   'slim',
   [
     options.Slim('subtract', 4),
-    pytest.param(options.Slim('checkpoint2', 5), marks=pytest.mark.slow),
+    *marks.slow(options.Slim('checkpoint2', 5)),
   ],
   ids=lambda slim: slim.strategy,
 )

@@ -4,19 +4,13 @@ import numpy as np
 import pytest
 
 from performer import attention, cost
-from performer.models import transformer
 from runtime.record import pictures as pictures_lib
+from tests.performer.models import model_cases
 
-MODEL = transformer.Transformer(
-  vocab_size=29,
-  max_length=8,
-  attention=attention.Favor(kernel='elu1', projection=False, features=None),
+MODEL = model_cases.small(
+  attention.Favor(kernel='elu1', projection=False, features=None),
   causal=False,
-  num_layers=1,
-  num_heads=1,
-  d_model=8,
-  d_ff=8,
-  dropout=0.0,
+  **{'max_length': 8, 'num_layers': 1, 'num_heads': 1, 'd_model': 8, 'd_ff': 8},
 )
 
 

@@ -7,22 +7,14 @@ import pytest
 
 from performer import attention, generate
 from performer.data import copying, dataset, proteins, text, vocabulary
-from performer.models import decoding, transformer
-from runtime import trainer
-from runtime.config import sessions
-from runtime.context import RunContext
+from performer.models import decoding
 from tests import seeds
+from tests.performer import run_cases
+from tests.performer.models import model_cases
 
-MODEL = transformer.Transformer(
-  vocab_size=29,
-  max_length=48,
-  attention=attention.Favor(kernel='elu1', projection=False, features=None),
-  causal=True,
-  num_layers=1,
-  num_heads=2,
-  d_model=8,
-  d_ff=8,
-  dropout=0.0,
+MODEL = model_cases.small(
+  attention.Favor(kernel='elu1', projection=False, features=None),
+  **{'max_length': 48, 'num_layers': 1, 'd_model': 8, 'd_ff': 8},
 )
 
 
@@ -138,14 +130,7 @@ def test_a_word_after_the_prompt_keeps_its_space(capsys):
 
 @pytest.mark.slow
 def test_a_trained_run_writes(tmp_path, capsys):
-  files = ['configs/performer/protein_causal_tiny.gin']
-  params = ['STEPS = 2', 'WARMUP_STEPS = 1', 'MAX_LENGTH = 64']
-  with sessions.session(trainer.train, files, params) as parsed:
-    parsed.build(
-      workdir=str(tmp_path),
-      seed=0,
-      context=RunContext(operative_config=parsed.operative),
-    )
+  run_cases.protein_run(tmp_path)
   capsys.readouterr()
   generate.main([str(tmp_path), '--prompt', 'MKV', '--seed', '3'])
   out, err = capsys.readouterr()

@@ -4,17 +4,18 @@ import functools
 import shutil
 
 import jax
-import numpy as np
 import optax
 import pytest
 
 from performer import attention, training
 from performer.data import proteins
-from performer.models import transformer
 from runtime import loop
 from runtime.devices import mesh as mesh_lib
 from runtime.loop import durations
 from tests import experiments, seeds
+from tests.performer import run_cases
+from tests.performer.data import data_cases
+from tests.performer.models import model_cases
 
 LENGTH = 16
 STEPS = 5
@@ -38,33 +39,15 @@ CASES = {
 @pytest.fixture(scope='module')
 def files(tmp_path_factory):
   folder = tmp_path_factory.mktemp('fasta')
-  rng = seeds.rng(3)
-  paths = {}
-  for split, count in (('train', 30), ('valid', 11)):
-    records = [
-      f'>{i}\n{"".join(rng.choice(list("ACDEFGHIKLMNPQRSTVWY"), 14))}\n'
-      for i in range(count)
-    ]
-    paths[split] = str(folder / f'{split}.fasta')
-    (folder / f'{split}.fasta').write_text(''.join(records))
+  sizes = {'train': 30 * [14], 'valid': 11 * [14]}
+  paths = data_cases.random_proteins(folder, seeds.rng(3), sizes)
   return paths, str(folder / 'cache')
 
 
-def build(files, task, mechanism, mesh=None, **kwargs):
+def build(files, task, mechanism, mesh=None):
   """The experiment on a mesh of all devices, or on one device."""
   paths, cache = files
-  model = transformer.Transformer(
-    vocab_size=29,
-    max_length=LENGTH,
-    attention=mechanism,
-    causal=task == 'causal',
-    num_layers=2,
-    num_heads=2,
-    d_model=16,
-    d_ff=32,
-    dropout=0.1,
-    **kwargs,
-  )
+  model = model_cases.small(mechanism, causal=task == 'causal', dropout=0.1)
   data = proteins.Proteins(
     task=task, max_length=LENGTH, files=paths, cache_dir=cache, num_threads=0
   )
@@ -121,27 +104,20 @@ def eight_devices(files, tmp_path_factory):
   return run
 
 
-def check_same_rows(found, expected):
-  assert [row.keys() for row in found] == [row.keys() for row in expected]
-  for mine, other in zip(found, expected, strict=True):
-    np.testing.assert_allclose([*mine.values()], [*other.values()], rtol=1e-4)
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize('name', CASES)
 def test_eight_devices_give_the_losses_of_one(name, one_device, eight_devices):
   expected = experiments.rows(one_device(*CASES[name]))
   assert len(expected) == STEPS
-  check_same_rows(experiments.rows(eight_devices(name)[0]), expected)
+  run_cases.check_close_rows(experiments.rows(eight_devices(name)[0]), expected)
 
 
 @pytest.mark.slow
 def test_tolerance_tells_one_step_from_the_next(one_device):
-  first, second = experiments.rows(one_device(*CASES['data2_fsdp2_tensor2']))[
-    :2
-  ]
+  workdir = one_device(*CASES['data2_fsdp2_tensor2'])
+  first, second = experiments.rows(workdir)[:2]
   with pytest.raises(AssertionError, match='Not equal to tolerance'):
-    check_same_rows([first | {'step': 2}], [second])
+    run_cases.check_close_rows([first | {'step': 2}], [second])
 
 
 @pytest.mark.slow
@@ -154,7 +130,7 @@ def test_checkpoint_continues_on_another_mesh(
   moved = eight_devices('data2_fsdp2_tensor2')[0]
   moved = shutil.copytree(moved, tmp_path / 'moved')
   state = train(build(files, *case, MESHES['data4_tensor2']), moved, STEPS + 2)
-  check_same_rows(experiments.rows(moved), experiments.rows(stayed))
+  run_cases.check_close_rows(experiments.rows(moved), experiments.rows(stayed))
   assert experiments.rows(moved)[-1]['step'] == STEPS + 2
   kernel = leaf(state.params, ('blocks', 'mlp_in', 'kernel'))
   assert kernel.addressable_shards[0].data.shape == (2, 16, 16)

@@ -11,9 +11,10 @@ from absl import logging
 
 from performer import attention, norm_watch, training
 from performer.data import proteins
-from performer.models import transformer
 from runtime.devices import mesh as mesh_lib
 from tests import experiments, seeds
+from tests.performer.data import data_cases
+from tests.performer.models import model_cases
 
 LENGTH = 16
 FAVOR = attention.Favor(features=8, chunk=8)
@@ -22,15 +23,8 @@ FAVOR = attention.Favor(features=8, chunk=8)
 @pytest.fixture(scope='module')
 def data(tmp_path_factory):
   folder = tmp_path_factory.mktemp('fasta')
-  rng = seeds.rng(0)
-  files = {}
-  for split, count in (('train', 40), ('valid', 9)):
-    rows = [
-      f'>{i}\n{"".join(rng.choice(list("ACDEFGHIKL"), 12))}\n'
-      for i in range(count)
-    ]
-    (folder / f'{split}.fasta').write_text(''.join(rows))
-    files[split] = str(folder / f'{split}.fasta')
+  sizes = {'train': 40 * [12], 'valid': 9 * [12]}
+  files = data_cases.random_proteins(folder, seeds.rng(0), sizes)
   return proteins.Proteins(
     task='causal',
     max_length=LENGTH,
@@ -40,25 +34,11 @@ def data(tmp_path_factory):
   )
 
 
-def make_model(mechanism=FAVOR):
-  return transformer.Transformer(
-    29,
-    LENGTH,
-    mechanism,
-    True,
-    num_layers=2,
-    num_heads=2,
-    d_model=16,
-    d_ff=16,
-    dropout=0.0,
-  )
-
-
 @pytest.fixture(scope='module')
 def built(data):
   """The learner of a trainer, its experiment, and a first state."""
   trainer = training.LanguageModelTrainer(
-    make_model(), data, optax.sgd(0.0), batch_size=8
+    model_cases.small(FAVOR, d_ff=16), data, optax.sgd(0.0), batch_size=8
   )
   one = jax.devices()[:1]
   learner = trainer.learner(seed=0, mesh=mesh_lib.MeshConfig().make(one))
@@ -148,4 +128,6 @@ def test_prediction_is_the_closed_form(built):
   ],
 )
 def test_only_estimates_of_softmax_are_watched(mechanism, watched):
-  assert (norm_watch.estimator(make_model(mechanism)) is not None) == watched
+  assert (
+    norm_watch.estimator(model_cases.small(mechanism)) is not None
+  ) == watched

@@ -1,15 +1,17 @@
 """The picture shows the matrices it says it shows."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from performer import attention, pictures, results
-from performer.models import transformer
 from tests import seeds
 from tests.performer.attention import attention_cases as cases
 from tests.performer.attention import attention_twin as twin
+from tests.performer.models import model_cases
 
 FAVOR = cases.favor()
 W = cases.projection(FAVOR)
@@ -59,11 +61,7 @@ def test_what_does_not_exist_is_named(which):
 @pytest.mark.slow
 @pytest.mark.parametrize('exact_below', [16, 17])
 def test_maps_of_a_crop_are_those_of_the_mechanism_at_full_length(exact_below):
-  def make(mechanism):
-    return transformer.Transformer(
-      7, 16, mechanism, True, num_layers=2, num_heads=2, d_model=16, d_ff=8
-    )
-
+  make = functools.partial(model_cases.small, vocab_size=7, d_ff=8)
   favor = cases.favor(ortho='horf')
   model = make(attention.Auto(favor=favor, exact_below=exact_below))
   tokens = jnp.arange(16)[None] % 7

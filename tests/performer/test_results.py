@@ -28,10 +28,8 @@ def test_proteins_are_judged_by_perplexity(tmp_path):
     for split in ('valid', 'test', 'ood')
     for column, value in (('acc. %', 25.0), ('perpl.', 8.0))
   }
-  assert [row['predictor'] for row in others] == [
-    'empirical baseline',
-    'empirical, copying',
-  ]
+  expected = ['empirical baseline', 'empirical, copying']
+  assert [row['predictor'] for row in others] == expected
   for row, fitted in zip(others, data.baselines().values(), strict=True):
     assert list(row) == list(model)
     scores = fitted.evaluate(data.eval_batches('ood', batch_size=7))

@@ -9,10 +9,8 @@ import pytest
 
 from performer import attention, generate, pack, shipped
 from performer.data import proteins
-from performer.models import transformer
-from runtime import packed, trainer
-from runtime.config import sessions
-from runtime.context import RunContext
+from runtime import packed
+from tests.performer import run_cases
 from tests.performer.models import model_cases
 
 FAVOR = attention.Favor(kernel='softmax_pos', features=8, redraw_every=None)
@@ -20,17 +18,8 @@ FAVOR = attention.Favor(kernel='softmax_pos', features=8, redraw_every=None)
 
 @functools.cache
 def make(mechanism=FAVOR, **options):
-  model = transformer.Transformer(
-    vocab_size=29,
-    max_length=24,
-    attention=mechanism,
-    causal=True,
-    num_layers=1,
-    num_heads=2,
-    d_model=8,
-    d_ff=8,
-    dropout=0.0,
-  )
+  sizes = {'max_length': 24, 'num_layers': 1, 'd_model': 8, 'd_ff': 8}
+  model = model_cases.small(mechanism, **sizes)
   data = proteins.Proteins(task='causal', max_length=24, **options)
   return shipped.Trained(model, *model_cases.init(model), data)
 
@@ -113,20 +102,8 @@ def test_a_checkout_without_weights_says_how_to_make_them(
 
 @pytest.mark.slow
 def test_a_run_is_packed(tmp_path, capsys):
-  files = ['configs/performer/protein_causal_tiny.gin']
-  params = [
-    'STEPS = 2',
-    'WARMUP_STEPS = 1',
-    'MAX_LENGTH = 64',
-    'EVAL_EVERY = 2',
-  ]
-  params += ['training.LanguageModelTrainer.cost_lengths = ()']
-  with sessions.session(trainer.train, files, params) as parsed:
-    parsed.build(
-      workdir=str(tmp_path / 'run'),
-      seed=0,
-      context=RunContext(operative_config=parsed.operative),
-    )
+  no_costs = 'training.LanguageModelTrainer.cost_lengths = ()'
+  run_cases.protein_run(tmp_path / 'run', 'EVAL_EVERY = 2', no_costs)
   path = tmp_path / 'model.msgpack'
   pack.main([str(tmp_path / 'run'), '--step=latest', f'--output={path}'])
   assert 'MiB, step 2' in capsys.readouterr().out

@@ -1,3 +1,4 @@
+import functools
 import math
 
 import jax
@@ -8,11 +9,11 @@ import pytest
 
 from performer import attention, objective, results, train_lib, training
 from performer.data import proteins
-from performer.models import transformer
 from runtime import loop, optimizers
 from runtime.devices import mesh as mesh_lib
 from runtime.loop import durations
 from tests import experiments, marks, seeds
+from tests.performer.models import model_cases
 
 LENGTH = 16
 # The kernel that compiles fastest: what is tested here is around it.
@@ -49,17 +50,7 @@ def make_data(files, task='causal', **kwargs):
   )
 
 
-def make_model(mechanism=FAVOR, *, causal=True, **kwargs):
-  sizes = {'vocab_size': 29, 'max_length': LENGTH, 'dropout': 0.0} | kwargs
-  return transformer.Transformer(
-    attention=mechanism,
-    causal=causal,
-    num_layers=2,
-    num_heads=2,
-    d_model=16,
-    d_ff=32,
-    **sizes,
-  )
+make_model = functools.partial(model_cases.small, FAVOR)
 
 
 def make_trainer(files, **kwargs):
@@ -117,14 +108,10 @@ def test_matrices_follow_the_schedule(files, tmp_path):
   experiment.evaluators['valid'] = lambda state: (
     seen.append(np.asarray(state.projections)) or {}
   )
-  loop.run(
-    experiment,
-    loop.LoopConfig(
-      durations.Duration(steps=7), eval_every=durations.Duration(steps=1)
-    ),
-    workdir=tmp_path,
-    seed=0,
+  config = loop.LoopConfig(
+    durations.Duration(steps=7), eval_every=durations.Duration(steps=1)
   )
+  loop.run(experiment, config, workdir=tmp_path, seed=0)
   key = jax.random.fold_in(jax.random.key(0), 2)
   draw = jax.jit(learner.model.draw_projections)
   for number, found in enumerate(seen):
@@ -228,9 +215,7 @@ def test_training_beats_the_frequencies_and_reports_it(
   assert {'attention.png', 'curves.png', 'scores.md'} <= names
 
 
-@pytest.mark.parametrize(
-  'mechanism', [FAVOR, pytest.param(attention.Exact(), marks=pytest.mark.slow)]
-)
+@pytest.mark.parametrize('mechanism', [FAVOR, *marks.slow(attention.Exact())])
 def test_attention_maps_are_causal_averages(built, mechanism):
   learner, experiment, state = built
   model = learner.model.clone(attention=mechanism)
@@ -252,7 +237,7 @@ def test_attention_maps_are_causal_averages(built, mechanism):
     ({'eval_splits': ('ood',)}, 'ood'),
     (
       {
-        'model': make_model(attention.Exact()),
+        'model': model_cases.small(attention.Exact()),
         'mesh': mesh_lib.MeshConfig(sequence=2),
         'devices': 2,
       },
@@ -303,4 +288,4 @@ def test_averages_are_judged_and_may_lie_on_a_mesh(files, fsdp):
 
 def test_a_class_in_the_place_of_an_attention_is_named():
   with pytest.raises(ValueError, match=r'parentheses missing, as in Favor\(\)'):
-    make_model(attention.Favor)
+    model_cases.small(attention.Favor)

@@ -1,4 +1,7 @@
-"""A regression problem small enough to train in every test of the loop."""
+"""What tests of the loop train, and the module that gin files configure."""
+
+import importlib
+import pathlib
 
 import jax
 import jax.numpy as jnp
@@ -47,6 +50,7 @@ class Batches:
 
 
 def make_experiment(*, poison=None, mesh=None, width=WIDTH):
+  """A regression small enough to train in every test of the loop."""
   optimizer = optax.adam(0.1)
   mesh = mesh or mesh_lib.MeshConfig().make()
 
@@ -92,3 +96,10 @@ def make_experiment(*, poison=None, mesh=None, width=WIDTH):
 @pytest.fixture(scope='session')
 def regression():
   return make_experiment
+
+
+@pytest.fixture
+def toy(monkeypatch):
+  """`toys`, as gin files import it."""
+  monkeypatch.syspath_prepend(str(pathlib.Path(__file__).parent))
+  return importlib.import_module('toys')

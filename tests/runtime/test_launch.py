@@ -1,6 +1,5 @@
 """The command line: flags, messages, exit codes, hosts."""
 
-import importlib
 import logging as std_logging
 import os
 import pathlib
@@ -31,13 +30,12 @@ if __name__ == '__main__':
 
 
 @pytest.fixture
-def toy(monkeypatch, tmp_path):
-  monkeypatch.syspath_prepend(str(HERE))
+def toy(toy, monkeypatch, tmp_path):
   monkeypatch.chdir(tmp_path)
   (tmp_path / 'toy.gin').write_text(
     HEADER + 'STEPS = 3\ntoys.train.steps = %STEPS\n'
   )
-  return importlib.import_module('toys')
+  return toy
 
 
 @pytest.fixture
@@ -57,25 +55,35 @@ def main():
     yield call
 
 
-def _recorder(calls):
+@pytest.fixture
+def calls(toy, monkeypatch):
+  """What a root that only notes its arguments was called with."""
+  found = []
+
   def train(*, workdir, seed, context, steps: int = 1):
-    calls.append((workdir, seed, context, steps))
+    found.append((workdir, seed, context, steps))
 
-  return train
+  monkeypatch.setattr(toy, 'train', train)
+  return found
 
 
-def test_root_gets_flags_and_context(toy, main, monkeypatch):
-  calls = []
-  monkeypatch.setattr(toy, 'train', _recorder(calls))
-  main(
-    toy.train,
-    '--gin_file=toy.gin',
-    '--gin_param=STEPS = 4',
-    '--seed=7',
-    '--dry_run',
-    '--allow_config_change',
-    '--profile_steps=5',
-  )
+@pytest.fixture
+def refused(main, capsys):
+  """Ends with an exit code; returns what was printed of the error."""
+
+  def call(code, *args):
+    with pytest.raises(SystemExit) as stopped:
+      main(*args)
+    assert stopped.value.code == code
+    return capsys.readouterr().err
+
+  return call
+
+
+def test_root_gets_flags_and_context(toy, main, calls):
+  words = ['--gin_file=toy.gin', '--gin_param=STEPS = 4', '--seed=7']
+  words += ['--dry_run', '--allow_config_change', '--profile_steps=5']
+  main(toy.train, *words)
   ((workdir, seed, given, steps),) = calls
   assert (workdir, seed, steps) == ('runs/toy-seed7', 7, 4)
   assert isinstance(given, context.RunContext)
@@ -86,74 +94,50 @@ def test_root_gets_flags_and_context(toy, main, monkeypatch):
   assert given.argv == tuple(sys.argv)
 
 
+def _host(index, address='localhost:1'):
+  """Flags of one of two processes."""
+  words = [f'--coordinator_address={address}', '--num_processes=2']
+  return [*words, f'--process_id={index}']
+
+
 @pytest.mark.parametrize(
   ('args', 'message'),
   [
-    (['--gin_file=toy.gin', 'extra'], "unexpected argument 'extra'"),
+    (['extra'], "unexpected argument 'extra'"),
     (['--gin_file=toi.gin'], 'did you mean toy.gin?'),
-    (['--gin_file=toy.gin', '--gin_param=STEP=1'], 'did you mean STEPS?'),
+    (['--gin_param=STEP=1'], 'did you mean STEPS?'),
+    (['--gin_param=STEPS=-1'], 'got steps=-1 (STEPS sets steps)\n'),
+    (['--process_id=1'], 'missing: --coordinator'),
+    (_host(2), 'values.process_id=2 values.num_processes=2'),
     (
-      ['--gin_file=toy.gin', '--gin_param=STEPS=-1'],
-      'got steps=-1 (STEPS sets steps)\n',
-    ),
-    (['--gin_file=toy.gin', '--process_id=1'], 'missing: --coordinator'),
-    (
-      [
-        '--gin_file=toy.gin',
-        '--coordinator_address=localhost:1',
-        '--num_processes=2',
-        '--process_id=2',
-      ],
-      'values.process_id=2 values.num_processes=2',
-    ),
-    (
-      [
-        '--gin_file=toy.gin',
-        '--coordinator_address=host:port',
-        '--num_processes=1',
-        '--process_id=0',
-      ],
+      _host(0, 'host:port'),
       "--coordinator_address must be HOST:PORT, such as 10.0.0.1:8476, got 'ho",
     ),
     (
-      [
-        '--gin_file=toy.gin',
-        '--coordinator_address=localhost:1',
-        '--num_processes=2',
-        '--process_id=1',
-        '--distributed',
-      ],
+      [*_host(1), '--distributed'],
       '--distributed reads the hosts from the cluster',
     ),
   ],
 )
-def test_mistake_is_one_message_and_exit_code_2(
-  toy, main, capsys, args, message
-):
-  with pytest.raises(SystemExit) as stopped:
-    main(toy.train, *args)
-  assert stopped.value.code == 2
-  captured = capsys.readouterr()
-  assert captured.err.startswith('error: ')
-  assert captured.err.count('error: ') == 1
-  assert message in captured.err
-  assert 'Traceback' not in captured.err
-  assert 'In call to configurable' not in captured.err
+def test_mistake_is_one_message_and_exit_code_2(toy, refused, args, message):
+  told = refused(2, toy.train, '--gin_file=toy.gin', *args)
+  assert told.startswith('error: ')
+  assert told.count('error: ') == 1
+  assert message in told
+  assert 'Traceback' not in told
+  assert 'In call to configurable' not in told
 
 
 def test_no_file_shows_an_example_that_exists(
-  toy, main, capsys, monkeypatch, tmp_path
+  toy, refused, monkeypatch, tmp_path
 ):
   folder = tmp_path / 'configs' / 'toys'
   folder.mkdir(parents=True)
   for name in ('large.gin', 'small_tiny.gin'):
     (folder / name).write_text(HEADER)
   monkeypatch.setattr(files_lib, 'PROJECT_ROOT', tmp_path)
-  with pytest.raises(SystemExit) as stopped:
-    main('toys.train')
-  assert stopped.value.code == 2
   expected = '--gin_file=configs/toys/small_tiny.gin\n'
-  assert capsys.readouterr().err.endswith(expected)
+  assert refused(2, 'toys.train').endswith(expected)
 
 
 def test_debug_keeps_the_exception(toy, main):
@@ -270,15 +254,10 @@ def test_two_processes_join_and_one_speaks(toy, tmp_path):
     free.bind(('localhost', 0))
     port = free.getsockname()[1]
   program = PROGRAM.replace('toys', 'hosts')
-  running = []
-  for index in range(2):
-    args = [
-      '--gin_file=hosts.gin',
-      f'--coordinator_address=localhost:{port}',
-      '--num_processes=2',
-      f'--process_id={index}',
-    ]
-    running.append(_start(tmp_path, *args, program=program))
+  words = [
+    ['--gin_file=hosts.gin', *_host(i, f'localhost:{port}')] for i in (0, 1)
+  ]
+  running = [_start(tmp_path, *args, program=program) for args in words]
   results = [_finish(process) for process in running]
   for code, _, err in results:
     assert code == 0, err
@@ -287,9 +266,7 @@ def test_two_processes_join_and_one_speaks(toy, tmp_path):
   assert 'workdir' not in results[1][2]
 
 
-def test_overlays_and_seeds_have_workdirs_of_their_own(toy, main, monkeypatch):
-  calls = []
-  monkeypatch.setattr(toy, 'train', _recorder(calls))
+def test_overlays_and_seeds_have_workdirs_of_their_own(toy, main, calls):
   pathlib.Path('more.gin').write_text(HEADER)
   main(toy.train, '--gin_file=toy.gin', '--gin_file=more.gin', '--seed=2')
   # The root by its name.
@@ -305,18 +282,14 @@ def test_overlays_and_seeds_have_workdirs_of_their_own(toy, main, monkeypatch):
     (run_errors.RunError('the disk is full'), 1),
   ],
 )
-def test_a_late_error_is_one_message(
-  toy, main, monkeypatch, capsys, error, code
-):
+def test_a_late_error_is_one_message(toy, refused, monkeypatch, error, code):
   def train(*, workdir, seed, context, steps: int = 1):
     context.on_start()
     raise error
 
   monkeypatch.setattr(toy, 'train', train)
-  with pytest.raises(SystemExit) as caught:
-    main(toy.train, '--gin_file=toy.gin')
-  assert caught.value.code == code
-  assert capsys.readouterr().err == f'error: {error}\n'
+  told = refused(code, toy.train, '--gin_file=toy.gin')
+  assert told == f'error: {error}\n'
 
 
 def test_seeds_that_would_repeat_are_refused(toy, main):

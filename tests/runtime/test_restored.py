@@ -27,6 +27,11 @@ PARAMS = [
 ]
 
 
+def _write(workdir, rows):
+  text = ''.join(f'{json.dumps(row)}\n' for row in rows)
+  (workdir / 'metrics.jsonl').write_text(text)
+
+
 def _train(workdir, seed=0, params=()):
   with sessions.session(trainer.train, FILES, [*PARAMS, *params]) as parsed:
     return parsed.build(
@@ -40,6 +45,11 @@ def _train(workdir, seed=0, params=()):
 def trained(tmp_path_factory):
   workdir = tmp_path_factory.mktemp('runs') / 'toy'
   return workdir, _train(workdir)
+
+
+@pytest.fixture
+def copy(trained, tmp_path):
+  return pathlib.Path(shutil.copytree(trained[0], tmp_path / 'copy'))
 
 
 def test_state_trainer_and_scores_are_those_of_the_run(trained):
@@ -69,13 +79,12 @@ def test_steps_are_chosen_and_wrong_ones_named(trained, tmp_path):
     runtime.restore(str(tmp_path))
 
 
-def test_nothing_is_written_even_beside_a_running_process(trained, tmp_path):
-  workdir = tmp_path / 'copy'
-  shutil.copytree(trained[0], workdir)
-  before = {p: p.stat().st_mtime_ns for p in workdir.rglob('*')}
-  with runtime.restore(str(workdir)):
+def test_nothing_is_written_even_beside_a_running_process(copy):
+  times = lambda: {p: p.stat().st_mtime_ns for p in copy.rglob('*')}
+  before = times()
+  with runtime.restore(str(copy)):
     pass
-  assert {p: p.stat().st_mtime_ns for p in workdir.rglob('*')} == before
+  assert times() == before
 
 
 def test_settings_and_statements_change_the_trainer(trained):
@@ -98,36 +107,27 @@ def test_a_mesh_that_does_not_fit_is_told(trained, caplog):
   assert 'for 2 devices' in caplog.text
 
 
-def test_parameters_that_do_not_fit_are_named(trained, tmp_path):
-  workdir = tmp_path / 'copy'
-  shutil.copytree(trained[0], workdir)
-  text = (workdir / 'config.gin').read_text()
+def test_parameters_that_do_not_fit_are_named(copy):
+  text = (copy / 'config.gin').read_text()
   text = text.replace('Q = 0.1', 'Q = @adaptive.AdaptiveRule()')
   text = text.replace(
     'from hpo.ufom', 'from hpo.ufom import adaptive\nfrom hpo.ufom', 1
   )
-  (workdir / 'config.gin').write_text(text + '\nadaptive.AdaptiveRule.r = 10\n')
+  (copy / 'config.gin').write_text(text + '\nadaptive.AdaptiveRule.r = 10\n')
   with pytest.raises(checkpoints.MisfitError, match='averages'):
-    runtime.restore(str(workdir))
+    runtime.restore(str(copy))
 
 
-def test_a_damaged_checkpoint_is_named_with_one_that_is_there(
-  trained, tmp_path
-):
-  workdir = tmp_path / 'copy'
-  shutil.copytree(trained[0], workdir)
-  (workdir / 'checkpoints' / '4' / 'loop' / 'metadata').write_text('')
-  with pytest.raises(
-    checkpoints.CheckpointError, match=r'checkpoint 4 in .*copy.*try step=2$'
+def test_a_damaged_checkpoint_is_named_with_one_that_is_there(copy):
+  for part, step, message in (
+    ('loop/metadata', 'latest', r'checkpoint 4 in .*copy.*try step=2$'),
+    ('metrics/metrics', 'best', 'checkpoint 4 in'),
   ):
-    runtime.restore(str(workdir))
-  with runtime.restore(str(workdir), step=2) as run:
-    assert run.step == 2
-  (workdir / 'checkpoints' / '4' / 'metrics' / 'metrics').write_text('')
-  with runtime.restore(str(workdir), step=2) as run:
-    assert run.step == 2
-  with pytest.raises(checkpoints.CheckpointError, match='checkpoint 4 in'):
-    runtime.restore(str(workdir), step='best')
+    (copy / 'checkpoints' / '4' / part).write_text('')
+    with pytest.raises(checkpoints.CheckpointError, match=message):
+      runtime.restore(str(copy), step=step)
+    with runtime.restore(str(copy), step=2) as run:
+      assert run.step == 2
 
 
 def test_evaluate_prints_scores_and_writes_a_report(trained, tmp_path, capsys):
@@ -142,11 +142,9 @@ def test_evaluate_prints_scores_and_writes_a_report(trained, tmp_path, capsys):
     evaluate.main([workdir, '--episodes', '3'])
 
 
-def test_a_report_is_written_again(trained, tmp_path):
-  workdir = tmp_path / 'copy'
-  shutil.copytree(trained[0], workdir)
-  report.main([str(workdir)])
-  names = {path.name for path in (workdir / 'report').iterdir()}
+def test_a_report_is_written_again(copy):
+  report.main([str(copy)])
+  names = {path.name for path in (copy / 'report').iterdir()}
   assert {'scores.md', 'cost.csv', 'curves.png'} <= names
 
 
@@ -161,14 +159,14 @@ def test_runs_are_compared_by_configuration_and_seed(trained, tmp_path, capsys):
     text = (folder / 'config.gin').read_text()
     assert old in text
     (folder / 'config.gin').write_text(text.replace(old, new))
-    rows = writers.read_metrics(folder)
-    lines = [
-      json.dumps(
-        {k: 1.5 * v if k[:5] == 'eval/' else v for k, v in row.items()}
-      )
-      for row in rows
-    ]
-    (folder / 'metrics.jsonl').write_text('\n'.join(lines) + '\n')
+    worse = lambda k, v: 1.5 * v if k[:5] == 'eval/' else v
+    _write(
+      folder,
+      [
+        {k: worse(k, v) for k, v in row.items()}
+        for row in writers.read_metrics(folder)
+      ],
+    )
     folders.append(str(folder))
   compare.main([*folders, '--out', str(tmp_path / 'out')])
   out = capsys.readouterr().out
@@ -195,11 +193,8 @@ def test_a_run_that_ends_in_nan_shows(first, tmp_path):
   """Also if the metric was never finite."""
   for name, values in {'a': (first, None), 'b': (2.0, 3.0)}.items():
     (tmp_path / name).mkdir()
-    lines = [
-      json.dumps({'step': step, 'eval/x': value})
-      for step, value in enumerate(values)
-    ]
-    (tmp_path / name / 'metrics.jsonl').write_text('\n'.join(lines) + '\n')
+    rows = [{'step': i, 'eval/x': value} for i, value in enumerate(values)]
+    _write(tmp_path / name, rows)
   (row,) = compare.score_rows({'both': [tmp_path / 'a', tmp_path / 'b']})
   assert row['seeds'] == 2
   assert np.isnan([row['mean'], row['low'], row['high']]).all()

@@ -46,11 +46,8 @@ def torch(monkeypatch):
   module._utils = utils
   for name in ('FloatStorage', 'LongStorage'):
     setattr(module, name, type(name, (), {'__module__': 'torch'}))
-  for function in (_rebuild_tensor_v2,):
-    function.__module__, function.__qualname__ = (
-      utils.__name__,
-      function.__name__,
-    )
+  _rebuild_tensor_v2.__module__ = utils.__name__
+  _rebuild_tensor_v2.__qualname__ = '_rebuild_tensor_v2'
   monkeypatch.setitem(sys.modules, 'torch', module)
   monkeypatch.setitem(sys.modules, 'torch._utils', utils)
   return module
@@ -68,30 +65,28 @@ def saved(content):
   return whole.getvalue()
 
 
-def test_tensors_are_read(load, torch):
+def test_tensors_are_read(script, torch):
   floats = Storage(torch.FloatStorage, '7')
   content = collections.OrderedDict(
     whole=Tensor(floats, 0, (3, 4), (4, 1)),
     turned=Tensor(floats, 4, (2, 2), (1, 4)),
     counts=Tensor(Storage(torch.LongStorage, '8'), 0, (3,), (1,)),
   )
-  found = load('prepare_antibodies').read_tensors(saved(content))
+  found = script.read_tensors(saved(content))
   np.testing.assert_array_equal(found['whole'], FLAT.reshape(3, 4))
   np.testing.assert_array_equal(found['turned'], [[4, 8], [5, 9]])
   np.testing.assert_array_equal(found['counts'], [0, 1, 2])
   assert found['counts'].dtype == np.int64
 
 
-def test_nothing_else_is_read(load, torch):
-  script = load('prepare_antibodies')
+def test_nothing_else_is_read(script, torch):
   with pytest.raises(ValueError, match=r'asks for .*print'):
     script.read_tensors(saved({'a': print}))
   with pytest.raises(ValueError, match='zip archive of PyTorch'):
     script.read_tensors(b'no archive')
 
 
-def test_wheels_become_two_files(load, torch, tmp_path, capsys):
-  script = load('prepare_antibodies')
+def test_wheels_become_two_files(script, torch, tmp_path, capsys):
   floats = Storage(torch.FloatStorage, '7')
   weights = saved({'bert.x': Tensor(floats, 0, (12,), (1,))})
   wheels = {

@@ -9,8 +9,7 @@ SOURCE = bbob_studies.Source(
 )
 
 
-def test_shards_hold_the_studies_of_their_numbers(load, tmp_path):
-  script = load('prepare_bbob_studies')
+def test_shards_hold_the_studies_of_their_numbers(script, tmp_path):
   path = tmp_path / 'bbob-1-of-3.array_record'
   said = script.write_shard(SOURCE, 'train', 5, 10, path, (1, 3))
   assert said.endswith('3 studies')
@@ -27,8 +26,7 @@ def test_shards_hold_the_studies_of_their_numbers(load, tmp_path):
   assert script.SPLITS['held_out'] == bbob_problems.HELD_OUT
 
 
-def test_command(load, tmp_path, monkeypatch, capsys):
-  script = load('prepare_bbob_studies')
+def test_command(script, tmp_path, monkeypatch, capsys):
   written = []
 
   def write(source, split, seed, studies, path, shard):

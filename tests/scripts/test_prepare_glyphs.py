@@ -18,11 +18,6 @@ from tests import seeds
 FONT = pathlib.Path(matplotlib.get_data_path()) / 'fonts/ttf/DejaVuSans.ttf'
 
 
-@pytest.fixture
-def script(load):
-  return load('prepare_glyphs')
-
-
 def test_glyphs_of_two_scripts(script, tmp_path, monkeypatch):
   for name in ('NotoSansX-Regular', 'NotoSerifX-Regular', 'NotoSansX-Bold'):
     (tmp_path / f'{name}.ttf').write_bytes(FONT.read_bytes())

@@ -14,11 +14,6 @@ from runtime.data import pickles
 
 
 @pytest.fixture
-def script(load):
-  return load('prepare_hpo_tables')
-
-
-@pytest.fixture
 def small(monkeypatch):
   """One table of six configurations."""
   space = spaces.Space(

@@ -32,11 +32,6 @@ class Old(pickle._Pickler):
 
 
 @pytest.fixture
-def script(load):
-  return load('prepare_mnist')
-
-
-@pytest.fixture
 def small(script, monkeypatch):
   """Three splits, and a script that expects their sizes."""
   sizes = {'train': 30, 'valid': 10, 'test': 20}

@@ -3,11 +3,6 @@ import itertools
 import pytest
 
 
-@pytest.fixture(scope='module')
-def script(load):
-  return load('prepare_protein_sample')
-
-
 def world(script, families=600, clusters=5, copies=2):
   """Families of clusters of near copies, with chains of hits."""
   family_of, hits = {}, []

@@ -15,11 +15,6 @@ GRAPH = (
 )
 
 
-@pytest.fixture(scope='module')
-def script(load):
-  return load('prepare_proteins')
-
-
 def header(accession, terms):
   """A BER-encoded definition line as in the package, one trap included.
 

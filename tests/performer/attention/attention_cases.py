@@ -9,6 +9,7 @@ import numpy as np
 
 from performer import attention
 from tests import seeds
+from tests.performer.attention import attention_twin as twin
 
 CHUNK = 8
 FEATURES = 16
@@ -32,6 +33,14 @@ def projection(mechanism, *, seed=9, heads=2, d=8):
   return mechanism.draw(
     seeds.key(seed), layer=0, step=0, num_heads=heads, head_dim=d
   )
+
+
+def arguments(mechanism, seed, *, mask=None, **sizes):
+  """(q, k, v, projection), and a mask of keys if its seed is given."""
+  q, k, v = twin.inputs(seed, **sizes)
+  w = projection(mechanism, heads=q.shape[2], d=q.shape[3])
+  masks = () if mask is None else (twin.mask(mask, *k.shape[:2]),)
+  return q, k, v, w, *masks
 
 
 @functools.partial(jax.jit, static_argnames=('mechanism', 'causal'))

@@ -56,16 +56,14 @@ def test_every_backend_is_listed_and_others_are_refused():
 @pytest.mark.parametrize('causal', [False, True])
 @pytest.mark.parametrize('length', [13, 21])
 def test_value_is_that_of_the_chosen_mechanism(length, causal):
-  w = cases.projection(FAVOR)
-  q, k, v = twin.inputs(1, l=length)
-  mask = twin.mask(2, 2, length)
+  args = cases.arguments(FAVOR, 1, l=length, mask=2)
   kernel = 'exact' if length < 20 else 'softmax_hyp'
   other = 'softmax_hyp' if length < 20 else 'exact'
-  out = cases.attend(AUTO, q, k, v, w, mask, causal=causal)
+  out = cases.attend(AUTO, *args, causal=causal)
   np.testing.assert_allclose(
-    out, twin.value(q, k, v, w, mask, kernel=kernel, causal=causal), atol=2e-5
+    out, twin.value(*args, kernel=kernel, causal=causal), atol=2e-5
   )
-  wrong = twin.value(q, k, v, w, mask, kernel=other, causal=causal)
+  wrong = twin.value(*args, kernel=other, causal=causal)
   assert np.abs(out - wrong).max() > 1e-2
 
 
@@ -83,8 +81,7 @@ def test_has_the_interface_of_favor():
 
 
 def test_extend_is_linear_below_the_threshold():
-  w = cases.projection(FAVOR)
-  q, k, v = twin.inputs(3, l=7)
+  q, k, v, w = cases.arguments(FAVOR, 3, l=7)
   out, state = AUTO.extend(q[:, :5], k[:, :5], v[:, :5], projection=w)
   rest, _ = AUTO.extend(q[:, 5:], k[:, 5:], v[:, 5:], projection=w, state=state)
   expected = twin.value(q, k, v, w, kernel='softmax_hyp', causal=True)
@@ -93,13 +90,9 @@ def test_extend_is_linear_below_the_threshold():
   )
 
 
-@pytest.mark.skipif(
-  not hasattr(attention.Favor, 'summarize'), reason='needs Favor.summarize'
-)
 @pytest.mark.parametrize('length', [13, 21])
 def test_segments_and_sources_are_handed_on(length):
-  w = cases.projection(FAVOR)
-  q, k, v = twin.inputs(4, l=length)
+  q, k, v, w = cases.arguments(FAVOR, 4, l=length)
   segments = np.int32(np.arange(length) >= 6)[None].repeat(2, 0)
   out = cases.attend(AUTO, q, k, v, w, ids=segments, causal=False)
   kernel = 'exact' if length < 20 else 'softmax_hyp'

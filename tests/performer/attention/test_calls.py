@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 
 from tests.performer.attention import attention_cases as cases
-from tests.performer.attention import attention_twin as twin
 
 P = jax.sharding.PartitionSpec
 FAVOR = cases.favor()
@@ -30,8 +29,7 @@ def calls(favor, q, k, v, w):
 
 
 def test_a_second_call_compiles_nothing(caplog):
-  q, k, v = twin.inputs(1)
-  w = cases.projection(FAVOR)
+  q, k, v, w = cases.arguments(FAVOR, 1)
   calls(FAVOR, q, k, v, w)
   q = q + 1
   with jax.log_compiles(), caplog.at_level(logging.WARNING):
@@ -57,8 +55,7 @@ def mesh():
 @pytest.mark.parametrize('inside', [False, True])
 def test_explicit_axes(mesh, inside):
   """Batch and heads split; with the mesh as context and without."""
-  q, k, v = twin.inputs(2)
-  w = cases.projection(FAVOR)
+  q, k, v, w = cases.arguments(FAVOR, 2)
   split = jax.NamedSharding(mesh, P('data', None, 'model'))
   arrays = [jax.device_put(x, split) for x in (q, k, v)]
 

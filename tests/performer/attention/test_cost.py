@@ -93,16 +93,11 @@ def test_memory_is_linear_without_a_feature_buffer():
 def test_half_precision_inputs(dtype, tolerance, causal):
   """Computed in float32 and rounded once, at the end."""
   favor = cases.favor()
-  w = cases.projection(favor)
-  q, k, v = (x.astype(dtype) for x in twin.inputs(1, scale=2.0))
-  out = cases.attend(favor, q, k, v, w, causal=causal)
+  *inputs, w = cases.arguments(favor, 1, scale=2.0)
+  args = *(x.astype(dtype) for x in inputs), w
+  out = cases.attend(favor, *args, causal=causal)
   assert out.dtype == dtype
-  truth = twin.value(
-    *(x.astype(jnp.float32) for x in (q, k, v)),
-    w,
-    kernel='softmax_hyp',
-    causal=causal,
-  )
+  truth = twin.value(*args, kernel='softmax_hyp', causal=causal)
   error = np.abs(np.asarray(out, np.float64) - truth).max()
   assert error < tolerance, f'{error=:.1e}'
 
@@ -112,11 +107,10 @@ def test_half_precision_inputs(dtype, tolerance, causal):
 )
 def test_half_precision_features(dtype, tolerance):
   favor = cases.favor(feature_dtype=dtype)
-  w = cases.projection(favor)
   for scale in (1.0, 4.0):
-    q, k, v = twin.inputs(1, scale=scale)
-    out = cases.attend(favor, q, k, v, w, causal=True)
-    truth = twin.value(q, k, v, w, kernel='softmax_hyp', causal=True)
+    args = cases.arguments(favor, 1, scale=scale)
+    out = cases.attend(favor, *args, causal=True)
+    truth = twin.value(*args, kernel='softmax_hyp', causal=True)
     error = np.abs(out - truth).max()
     assert 1e-6 < error < tolerance, f'{scale=} {error=:.1e}'
 
@@ -136,16 +130,12 @@ def test_half_precision_exponents_fail():
 
 
 def test_shard_map_agrees_with_one_device():
-  if jax.device_count() < 4:
-    pytest.skip('needs four devices')
   auto = (jax.sharding.AxisType.Auto,) * 2
   mesh = jax.make_mesh(
     (2, 2), ('data', 'tensor'), axis_types=auto, devices=jax.devices()[:4]
   )
   favor = cases.favor()
-  w = cases.projection(favor)
-  q, k, v = twin.inputs(1, scale=3.0)
-  mask = twin.mask(2, 2, 21)
+  q, k, v, w, mask = cases.arguments(favor, 1, scale=3.0, mask=2)
   split = jax.sharding.PartitionSpec('data', None, 'tensor', None)
   whole = jax.sharding.PartitionSpec()
   rows = jax.sharding.PartitionSpec('data')
@@ -171,15 +161,11 @@ def test_shard_map_agrees_with_one_device():
 def test_half_precision_gradients(causal, scale):
   """Inputs, outputs and cotangents in bfloat16; also where rows are split."""
   favor = cases.favor()
-  w = cases.projection(favor)
-  inputs = [x.astype(jnp.bfloat16) for x in twin.inputs(1, scale=scale)]
-  _, grads = cases.value_and_grad(favor, *inputs, w, None, causal=causal)
-  _, truth = twin.value_and_grad(
-    *(x.astype(jnp.float32) for x in inputs),
-    w,
-    kernel='softmax_hyp',
-    causal=causal,
-  )
+  *inputs, w = cases.arguments(favor, 1, scale=scale)
+  args = *(x.astype(jnp.bfloat16) for x in inputs), w
+  _, grads = cases.value_and_grad(favor, *args, causal=causal)
+  options = {'kernel': 'softmax_hyp', 'causal': causal}
+  _, truth = twin.value_and_grad(*args, **options)
   for mine, other in zip(grads, truth, strict=True):
     assert mine.dtype == jnp.bfloat16
     error = np.abs(np.asarray(mine, np.float64) - other).max()

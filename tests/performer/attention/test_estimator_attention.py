@@ -180,8 +180,7 @@ def test_mean_square_is_that_of_the_kept_pairs():
 
 def test_own_statistics_see_neither_mates_nor_heads_nor_padding():
   favor = cases.favor(OPRF)
-  w = cases.projection(favor)
-  q, k, v = twin.inputs(9)
+  q, k, v, w = cases.arguments(favor, 9)
   mask = jnp.broadcast_to(jnp.arange(21) < 13, (2, 21))
   before = cases.attend(favor, q, k, v, w, mask, causal=False)
   for part, kept in (
@@ -201,8 +200,7 @@ def test_own_statistics_see_neither_mates_nor_heads_nor_padding():
 
 def test_own_statistics_need_all_keys():
   favor = cases.favor(OPRF)
-  w = cases.projection(favor)
-  q, k, v = twin.inputs(1)
+  q, k, v, w = cases.arguments(favor, 1)
   with pytest.raises(ValueError, match='set oprf_mean_square'):
     favor(q, k, v, projection=w, causal=True)
   with pytest.raises(ValueError, match='set oprf_mean_square'):

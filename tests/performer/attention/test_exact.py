@@ -14,12 +14,9 @@ EXACT = attention.Exact()
 @pytest.mark.parametrize('causal', [False, True])
 @pytest.mark.parametrize('scale', [1.0, 20.0])
 def test_values_and_gradients(causal, scale):
-  q, k, v = twin.inputs(1, scale=scale)
-  mask = twin.mask(2, 2, 21)
-  out, grads = cases.value_and_grad(EXACT, q, k, v, None, mask, causal=causal)
-  truth, slopes = twin.value_and_grad(
-    q, k, v, None, mask, kernel='exact', causal=causal
-  )
+  args = cases.arguments(EXACT, 1, scale=scale, mask=2)
+  out, grads = cases.value_and_grad(EXACT, *args, causal=causal)
+  truth, slopes = twin.value_and_grad(*args, kernel='exact', causal=causal)
   tolerance = 1e-6 * max(10, scale**2)
   np.testing.assert_allclose(out, truth, atol=tolerance)
   for ours, theirs in zip(grads, slopes, strict=True):
@@ -34,13 +31,13 @@ def test_nothing_to_draw():
 
 
 def test_favor_approaches_exact_attention():
-  q, k, v = twin.inputs(3, scale=0.5)
-  truth = twin.value(q, k, v, None, kernel='exact', causal=False)
+  args = cases.arguments(EXACT, 3, scale=0.5)
+  truth = twin.value(*args, kernel='exact', causal=False)
   errors = []
   for features in (16, 4096):
     favor = cases.favor(features=features)
-    w = cases.projection(favor)
-    out = cases.attend(favor, q, k, v, w, causal=False)
+    args = cases.arguments(favor, 3, scale=0.5)
+    out = cases.attend(favor, *args, causal=False)
     errors.append(float(np.abs(out - truth).max()))
   assert errors[1] < 0.05, errors
   assert errors[0] > 4 * errors[1], errors

@@ -34,10 +34,6 @@ def extend(favor, q, k, v, w, mask, state):
   return favor.extend(q, k, v, projection=w, key_mask=mask, state=state)
 
 
-def mask_of(seed, b=2, l=21):  # noqa: E741
-  return twin.mask(seed, b, l)
-
-
 def assert_close(ours, truth, tolerance, message=''):
   truth = np.asarray(truth)
   error = np.abs(np.asarray(ours, np.float64) - truth).max()
@@ -74,10 +70,9 @@ def test_softmax_maps(name):
 def test_values(kernel, causal):
   """Of both families of sums, with features of either sign."""
   favor = cases.favor(kernel)
-  q, k, v = twin.inputs(1, scale=0.7)
-  w, mask = cases.projection(favor), mask_of(2)
-  out = cases.attend(favor, q, k, v, w, mask, causal=causal)
-  truth = twin.value(q, k, v, w, mask, kernel=kernel, causal=causal)
+  args = cases.arguments(favor, 1, scale=0.7, mask=2)
+  out = cases.attend(favor, *args, causal=causal)
+  truth = twin.value(*args, kernel=kernel, causal=causal)
   # Signed kernels divide by what may be nearly zero: compare where they do not.
   if table.get(kernel).signed:
     good = np.abs(truth).max(-1) < 10
@@ -95,10 +90,9 @@ def test_values(kernel, causal):
 def test_gradients(kernel, causal):
   favor = cases.favor(kernel)
   # At small norms, where trigonometric denominators stay away from zero.
-  q, k, v = twin.inputs(3, scale=0.3)
-  w, mask = cases.projection(favor), mask_of(4)
-  _, grads = cases.value_and_grad(favor, q, k, v, w, mask, causal=causal)
-  _, truth = twin.value_and_grad(q, k, v, w, mask, kernel=kernel, causal=causal)
+  args = cases.arguments(favor, 3, scale=0.3, mask=4)
+  _, grads = cases.value_and_grad(favor, *args, causal=causal)
+  _, truth = twin.value_and_grad(*args, kernel=kernel, causal=causal)
   for name, ours, theirs in zip('qkv', grads, truth, strict=True):
     assert_close(ours, theirs, 2e-4, f'd{name}')
 
@@ -108,11 +102,10 @@ def test_gradients(kernel, causal):
 def test_values_and_gradients_at_any_scale(scale, causal):
   """Larger ones leave the envelope of one reference: rows are split."""
   favor = cases.favor(chunk=ODD)
-  q, k, v = twin.inputs(5, scale=scale)
-  w, mask = cases.projection(favor), mask_of(4)
-  out, grads = cases.value_and_grad(favor, q, k, v, w, mask, causal=causal)
+  args = cases.arguments(favor, 5, scale=scale, mask=4)
+  out, grads = cases.value_and_grad(favor, *args, causal=causal)
   truth, slopes = twin.value_and_grad(
-    q, k, v, w, mask, kernel='softmax_hyp', causal=causal
+    *args, kernel='softmax_hyp', causal=causal
   )
   # The exponents grow as scale^2, and float32 rounds them.
   tolerance = 2e-7 * max(10, scale**2)
@@ -139,17 +132,15 @@ def test_one_reference_per_chunk_fails_at_large_scales():
 @pytest.mark.parametrize('kernel', POSITIVE)
 def test_mass_is_one_at_every_scale(kernel, causal):
   favor = cases.favor(kernel)
-  w, every = cases.projection(favor), jnp.ones((2, 21), bool)
   for scale in SCALES:
-    q, k, v = twin.inputs(6, scale=scale)
-    out = cases.attend(favor, q, k, v * 0 + 1, w, every, causal=causal)
+    q, k, v, w = cases.arguments(favor, 6, scale=scale)
+    out = cases.attend(favor, q, k, v * 0 + 1, w, causal=causal)
     assert_close(out, np.ones(out.shape), 1e-5, f'{scale=}')
 
 
 def test_reference_stabilizer_loses_mass():
   favor = cases.favor('softmax_pos', stabilizer='reference')
-  q, k, v = twin.inputs(6, scale=5.0)
-  w = cases.projection(favor)
+  q, k, v, w = cases.arguments(favor, 6, scale=5.0)
   out = cases.attend(favor, q, k, v * 0 + 1, w, causal=False)
   assert float(out.mean()) < 0.9
 
@@ -164,8 +155,7 @@ def test_reference_stabilizer_loses_mass():
 def test_reference_stabilizer_is_the_published_rule(kernel, causal):
   """arXiv:2009.14794, section A.3, in float64."""
   favor = cases.favor(kernel, stabilizer='reference')
-  q, k, v = twin.inputs(7)
-  w = cases.projection(favor)
+  q, k, v, w = cases.arguments(favor, 7)
   x, y, values, rows = (
     np.asarray(z, np.float64)
     for z in (q.transpose(0, 2, 1, 3), k.transpose(0, 2, 1, 3), v, w)
@@ -177,11 +167,10 @@ def test_reference_stabilizer_is_the_published_rule(kernel, causal):
     x = np.exp(x - x_norm - x.max(-1, keepdims=True)) + 1e-6
     y = np.exp(y - y_norm - y.max((-2, -1), keepdims=True)) + 1e-6
   else:
-    x = np.concatenate([np.cos(x), np.sin(x)], -1) * np.exp(
-      x_norm - x_norm.max(-2, keepdims=True)
-    )
-    y = np.concatenate([np.cos(y), np.sin(y)], -1) * np.exp(
-      y_norm - y_norm.max(-2, keepdims=True)
+    x, y = (
+      np.concatenate([np.cos(z), np.sin(z)], -1)
+      * np.exp(norm - norm.max(-2, keepdims=True))
+      for z, norm in ((x, x_norm), (y, y_norm))
     )
   matrix = x @ y.swapaxes(-1, -2) / len(rows)
   matrix = np.tril(matrix) if causal else matrix
@@ -199,12 +188,10 @@ def test_reference_stabilizer_is_the_published_rule(kernel, causal):
 )
 def test_unnormalised_output_has_every_factor(kernel, causal):
   favor = cases.favor(kernel, renormalize=False)
-  q, k, v = twin.inputs(8)
-  w = cases.projection(favor)
-  out = cases.attend(favor, q, k, v, w, causal=causal)
-  truth = twin.value(
-    q, k, v, w, kernel=kernel, causal=causal, renormalize=False
-  )
+  args = cases.arguments(favor, 8)
+  out = cases.attend(favor, *args, causal=causal)
+  options = {'kernel': kernel, 'causal': causal, 'renormalize': False}
+  truth = twin.value(*args, **options)
   assert_close(out, truth, 2e-5)
 
 
@@ -214,10 +201,9 @@ def test_unnormalised_output_has_every_factor(kernel, causal):
 @pytest.mark.parametrize('scale', [1.0, 8.0])
 def test_chunks_agree_with_the_position_scan(kernel, scale):
   favor = cases.favor(kernel)
-  q, k, v = twin.inputs(10, scale=scale)
-  w, mask = cases.projection(favor), mask_of(2)
-  one = cases.attend(favor, q, k, v, w, mask, causal=True)
-  two = scan(causal_forms.causal_scan, favor, q, k, v, w, mask)
+  args = cases.arguments(favor, 10, scale=scale, mask=2)
+  one = cases.attend(favor, *args, causal=True)
+  two = scan(causal_forms.causal_scan, favor, *args)
   # A trigonometric denominator may be nearly zero.
   good = np.abs(two).max(-1) < 10
   assert good.mean() > 0.5
@@ -226,42 +212,34 @@ def test_chunks_agree_with_the_position_scan(kernel, scale):
 
 def test_split_form_agrees_with_the_chunk_form(monkeypatch):
   favor = cases.favor()
-  q, k, v = twin.inputs(11)
-  w, mask = cases.projection(favor), mask_of(2)
-  chunked = cases.attend(favor, q, k, v, w, mask, causal=True)
+  args = cases.arguments(favor, 11, mask=2)
+  chunked = cases.attend(favor, *args, causal=True)
   monkeypatch.setattr(log, 'exponent_limit', lambda dtype: -1.0)
-  split = scan(linear.causal, favor, q, k, v, w, mask)
+  split = scan(linear.causal, favor, *args)
   assert np.abs(chunked - split).max() > 0, 'the same form ran twice'
   np.testing.assert_allclose(split, chunked, atol=2e-6)
 
 
 @pytest.mark.parametrize('scale', [1.0, 8.0])
 def test_extending_piece_by_piece_is_the_whole(scale):
-  pieces = [19, 1, 1]
   favor = cases.favor()
-  q, k, v = twin.inputs(12, scale=scale)
-  w, mask = cases.projection(favor), mask_of(2)
+  q, k, v, w, mask = cases.arguments(favor, 12, scale=scale, mask=2)
   whole = cases.attend(favor, q, k, v, w, mask, causal=True)
-  state, outs, start = None, [], 0
-  for length in pieces:
-    part = slice(start, start + length)
-    out, state = extend(
-      favor, q[:, part], k[:, part], v[:, part], w, mask[:, part], state
-    )
+  state, outs = None, []
+  for part in (slice(0, 19), slice(19, 20), slice(20, 21)):
+    x, keep = (x[:, part] for x in (q, k, v)), mask[:, part]
+    out, state = extend(favor, *x, w, keep, state)
     outs.append(out)
-    start += length
   assert_close(jnp.concatenate(outs, 1), whole, 5e-6 * scale**1.5)
 
 
 @pytest.mark.parametrize('length', [1, 9])
 def test_awkward_lengths(length):
-  kernel = 'softmax_hyp'
-  favor = cases.favor(kernel)
-  q, k, v = twin.inputs(13, b=1, l=length)
-  w = cases.projection(favor)
+  favor = cases.favor()
+  args = cases.arguments(favor, 13, b=1, l=length)
   for causal in (False, True):
-    out = cases.attend(favor, q, k, v, w, causal=causal)
-    truth = twin.value(q, k, v, w, kernel=kernel, causal=causal)
+    out = cases.attend(favor, *args, causal=causal)
+    truth = twin.value(*args, kernel='softmax_hyp', causal=causal)
     assert_close(out, truth, 1e-5, f'{causal=}')
 
 
@@ -269,7 +247,7 @@ def test_cross_attention_and_other_widths():
   favor = cases.favor(per_head=True)
   q, _, _ = twin.inputs(14, l=5)
   _, k, v = twin.inputs(15, l=19, v=3)
-  w, mask = cases.projection(favor), mask_of(2, l=19)
+  w, mask = cases.projection(favor), twin.mask(2, 2, 19)
   out = cases.attend(favor, q, k, v, w, mask, causal=False)
   assert out.shape == (2, 5, 2, 3)
   truth = twin.value(q, k, v, w, mask, kernel='softmax_hyp', causal=False)
@@ -278,8 +256,7 @@ def test_cross_attention_and_other_widths():
 
 def test_plain_function_is_the_object():
   favor = cases.favor('softmax_pos')
-  q, k, v = twin.inputs(16)
-  w = cases.projection(favor)
+  q, k, v, w = cases.arguments(favor, 16)
 
   def plain(q, k, v):
     return attention.favor_attention(
@@ -295,10 +272,10 @@ def test_plain_function_is_the_object():
 
 def test_relu_det_is_the_kernel_without_projection():
   favor = cases.favor('relu', features=None, projection=False)
-  q, k, v = twin.inputs(17)
-  assert cases.projection(favor) is None
-  out = cases.attend(favor, q, k, v, None, causal=True)
-  truth = twin.value(q, k, v, None, kernel='relu', causal=True)
+  args = cases.arguments(favor, 17)
+  assert args[-1] is None
+  out = cases.attend(favor, *args, causal=True)
+  truth = twin.value(*args, kernel='relu', causal=True)
   assert_close(out, truth, 1e-5)
 
 
@@ -309,8 +286,8 @@ def test_gradient_survives_growing_key_features():
   norm = jnp.linspace(12.0, 0.0, 21)[None, :, None, None]
   k = k / jnp.linalg.norm(k, axis=-1, keepdims=True) * norm
   favor = cases.favor(chunk=ODD)
-  w, every = cases.projection(favor), jnp.ones((2, 21), bool)
-  _, grads = cases.value_and_grad(favor, q, k, v, w, every, causal=True)
+  w = cases.projection(favor)
+  _, grads = cases.value_and_grad(favor, q, k, v, w, causal=True)
   _, truth = twin.value_and_grad(q, k, v, w, kernel='softmax_hyp', causal=True)
   assert_close(grads[0], truth[0], 1e-5)
 
@@ -329,9 +306,8 @@ def test_gradient_survives_growing_key_features():
 def test_the_future_reaches_no_gradient():
   """Here, beside other gradients of one program; values: test_isolation."""
   favor = cases.favor(chunk=ODD)
-  q, k, v = twin.inputs(2, scale=3.0)
-  w, rows = cases.projection(favor), np.arange(21) < 11
-  _, grads = cases.value_and_grad(favor, q, k, v, w, rows=rows, causal=True)
+  args, rows = cases.arguments(favor, 2, scale=3.0), np.arange(21) < 11
+  _, grads = cases.value_and_grad(favor, *args, rows=rows, causal=True)
   for gradient in grads:
     assert not np.any(gradient[:, 11:])
     assert np.any(gradient[:, 10])

@@ -22,10 +22,6 @@ MECHANISMS = [
 ]
 
 
-def matrix(mechanism):
-  return None if mechanism == EXACT else cases.projection(mechanism)
-
-
 def name_of(value):
   """Of a mechanism; pytest names whether it is causal itself."""
   if isinstance(value, bool):
@@ -42,29 +38,20 @@ def change(x, part, factor=10.0):
 @pytest.mark.parametrize('mechanism', MECHANISMS, ids=name_of)
 @pytest.mark.parametrize('factor', [1.0, 30.0, 1e4])
 def test_the_future_changes_no_bit(mechanism, factor):
-  w = matrix(mechanism)
   for scale in (1.0, 6.0):
-    q, k, v = twin.inputs(1, scale=scale)
-    before = cases.attend(mechanism, q, k, v, w, causal=True)
+    *inputs, w = cases.arguments(mechanism, 1, scale=scale)
+    before = cases.attend(mechanism, *inputs, w, causal=True)
     assert np.isfinite(before).all()
     for cut in (1, 3, 8, 13, 20):
-      part = np.s_[:, cut:]
-      after = cases.attend(
-        mechanism,
-        change(q, part, factor),
-        change(k, part, factor),
-        change(v, part, factor),
-        w,
-        causal=True,
-      )
+      other = [change(x, np.s_[:, cut:], factor) for x in inputs]
+      after = cases.attend(mechanism, *other, w, causal=True)
       np.testing.assert_array_equal(before[:, :cut], after[:, :cut])
       assert np.any(before[:, cut:] != after[:, cut:])
 
 
 def test_reference_stabilizer_leaks_the_future():
   favor = cases.favor('softmax_pos', stabilizer='reference')
-  q, k, v = twin.inputs(1)
-  w = cases.projection(favor)
+  q, k, v, w = cases.arguments(favor, 1)
   before = cases.attend(favor, q, k, v, w, causal=True)
   after = cases.attend(favor, q, change(k, np.s_[:, 13:]), v, w, causal=True)
   assert np.abs(before[:, :13] - after[:, :13]).max() > 1e-3
@@ -73,17 +60,15 @@ def test_reference_stabilizer_leaks_the_future():
 @pytest.mark.parametrize('causal', [False, True])
 @pytest.mark.parametrize('mechanism', MECHANISMS, ids=name_of)
 def test_batch_mates_and_heads_change_no_bit(mechanism, causal):
-  w = matrix(mechanism)
   # At 3 a mate may send its chunk to the split form, and others must not move.
-  q, k, v = twin.inputs(3, scale=3.0)
-  before = cases.attend(mechanism, q, k, v, w, causal=causal)
+  *inputs, w = cases.arguments(mechanism, 3, scale=3.0)
+  before = cases.attend(mechanism, *inputs, w, causal=causal)
   for part, kept in (
     (np.s_[1:], np.s_[:1]),
     (np.s_[:, :, 1:], np.s_[:, :, :1]),
   ):
-    after = cases.attend(
-      mechanism, *(change(x, part, 30.0) for x in (q, k, v)), w, causal=causal
-    )
+    other = [change(x, part, 30.0) for x in inputs]
+    after = cases.attend(mechanism, *other, w, causal=causal)
     np.testing.assert_array_equal(before[kept], after[kept])
     assert np.abs(before - after).max() > 1e-3
 
@@ -120,44 +105,30 @@ def masks():
 @pytest.mark.parametrize('causal', [False, True])
 @pytest.mark.parametrize('mechanism', MECHANISMS, ids=name_of)
 def test_masked_keys_change_no_bit(mechanism, causal):
-  w = matrix(mechanism)
-  q, k, v = twin.inputs(5, scale=2.0)
+  q, k, v, w = cases.arguments(mechanism, 5, scale=2.0)
   for name, mask in masks().items():
     before = cases.attend(mechanism, q, k, v, w, mask, causal=causal)
     hidden = ~mask[:, :, None, None]
     for value in (1e4, jnp.inf, jnp.nan):
-      after = cases.attend(
-        mechanism,
-        q,
-        jnp.where(hidden, value, k),
-        jnp.where(hidden, value, v),
-        w,
-        mask,
-        causal=causal,
-      )
+      keys = (jnp.where(hidden, value, x) for x in (k, v))
+      after = cases.attend(mechanism, q, *keys, w, mask, causal=causal)
       np.testing.assert_array_equal(before, after, err_msg=f'{name} {value}')
 
 
 @pytest.mark.parametrize('mechanism', MECHANISMS, ids=name_of)
 def test_padding_is_as_if_it_were_not_there(mechanism):
-  w = matrix(mechanism)
-  q, k, v = twin.inputs(6, scale=0.5)
+  *inputs, w = cases.arguments(mechanism, 6, scale=0.5)
   mask = jnp.broadcast_to(jnp.arange(21) < 13, (2, 21))
   for causal in (False, True):
-    padded = cases.attend(mechanism, q, k, v, w, mask, causal=causal)
-    short = twin.value(
-      *(x[:, :13] for x in (q, k, v)),
-      w,
-      kernel=name_of(mechanism),
-      causal=causal,
-    )
+    padded = cases.attend(mechanism, *inputs, w, mask, causal=causal)
+    options = {'kernel': name_of(mechanism), 'causal': causal}
+    short = twin.value(*(x[:, :13] for x in inputs), w, **options)
     np.testing.assert_allclose(padded[:, :13], short, rtol=1e-4, atol=1e-5)
 
 
 def test_zeroing_values_alone_is_no_mask():
   favor = cases.favor()
-  q, k, v = twin.inputs(6, scale=0.5)
-  w = cases.projection(favor)
+  q, k, v, w = cases.arguments(favor, 6, scale=0.5)
   mask = jnp.broadcast_to(jnp.arange(21) < 13, (2, 21))
   right = cases.attend(favor, q, k, v, w, mask, causal=False)
   zeroed = jnp.where(mask[:, :, None, None], v, 0)
@@ -175,8 +146,7 @@ def test_zeroing_values_alone_is_no_mask():
   ids=name_of,
 )
 def test_rows_that_see_nothing_are_zero_with_zero_gradient(mechanism, causal):
-  w = matrix(mechanism)
-  q, k, v = twin.inputs(7, scale=2.0)
+  q, k, v, w = cases.arguments(mechanism, 7, scale=2.0)
   mask = jnp.ones((2, 21), bool).at[0].set(False).at[1, :10].set(False)
   k = jnp.where(mask[:, :, None, None], k, jnp.nan)
   out, grads = cases.value_and_grad(mechanism, q, k, v, w, mask, causal=causal)

@@ -22,9 +22,7 @@ from tests.performer.attention import attention_twin as twin
 )
 def test_float64_values_are_those_of_the_dense_matrix(kernel, causal):
   favor = cases.favor(kernel)
-  w = cases.projection(favor)
-  q, k, v = twin.inputs(3)
-  mask = twin.mask(4, 2, 21)
+  q, k, v, w, mask = cases.arguments(favor, 3, mask=4)
   truth = twin.value(q, k, v, w, mask, kernel=kernel, causal=causal)
   narrow = cases.attend(favor, q, k, v, w, mask, causal=causal)
   with jax.enable_x64(True):
@@ -39,9 +37,7 @@ def test_float64_values_are_those_of_the_dense_matrix(kernel, causal):
 @pytest.mark.parametrize('kernel', [*marks.slow('softmax_hyp'), 'elu1'])
 def test_float64_gradients_by_differences(kernel):
   favor = cases.favor(kernel)
-  w = cases.projection(favor)
-  q, k, v = twin.inputs(5, b=1, l=11)
-  *inputs, w = twin.double(q, k, v, w)
+  *inputs, w = twin.double(*cases.arguments(favor, 5, b=1, l=11))
   step = twin.double(*twin.inputs(6, b=1, l=11))
   with jax.enable_x64(True):
     run = lambda e: cases.value_and_grad(
@@ -65,9 +61,7 @@ def test_features_as_they_are(kernel, causal):
   """The same function where nothing overflows, with a plain sum as state."""
   online = cases.favor(kernel)
   plain = cases.favor(kernel, stabilizer='none')
-  w = cases.projection(online)
-  q, k, v = twin.inputs(7)
-  mask = twin.mask(8, 2, 21)
+  q, k, v, w, mask = cases.arguments(online, 7, mask=8)
   np.testing.assert_allclose(
     cases.attend(plain, q, k, v, w, mask, causal=causal),
     cases.attend(online, q, k, v, w, mask, causal=causal),
@@ -115,8 +109,7 @@ def test_features_as_they_are_have_options_of_their_own():
 @pytest.mark.parametrize('kernel', ['softmax_hyp', *marks.slow('elu1')])
 def test_an_empty_state_is_none(kernel):
   favor = cases.favor(kernel)
-  w = cases.projection(favor)
-  q, k, v = twin.inputs(9)
+  q, k, v, w = cases.arguments(favor, 9)
   state = favor.empty_state(batch=2, num_heads=2, head_dim=8)
   first = favor.extend(q, k, v, projection=w)
   again = favor.extend(q, k, v, projection=w, state=state)

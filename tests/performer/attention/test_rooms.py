@@ -79,8 +79,7 @@ def test_an_estimator_is_a_class_and_a_line(causal, monkeypatch):
   line = {'planted': Shifted('planted', copies=2)}
   monkeypatch.setattr(table, 'KERNELS', {**table.KERNELS, **line})
   favor = cases.favor('planted')
-  w = cases.projection(favor)
-  q, k, v = twin.inputs(1)
+  q, k, v, w = cases.arguments(favor, 1)
   out = cases.attend(favor, q, k, v, w, causal=causal)
   truth = twin.value(
     0.5 * q, 0.5 * k, v, w, kernel='softmax_hyp', causal=causal

@@ -10,7 +10,6 @@ import pytest
 from performer import attention
 from performer.baselines import linformer, local, values
 from performer.models import attention as attention_lib
-from performer.models import transformer
 from tests import marks, seeds
 from tests.performer.models import model_cases
 
@@ -154,17 +153,8 @@ def test_in_a_model(name):
   """The shape of the parameters is that of any other mechanism."""
   mechanism = MECHANISMS[name]
   assert isinstance(mechanism, attention_lib.AttentionFn)
-  model = transformer.Transformer(
-    vocab_size=5,
-    max_length=L,
-    attention=mechanism,
-    causal=False,
-    num_layers=2,
-    num_heads=H,
-    d_model=H * D,
-    d_ff=8,
-    dropout=0.0,
-  )
+  sizes = {'vocab_size': 5, 'max_length': L, 'd_model': H * D, 'd_ff': 8}
+  model = model_cases.small(mechanism, causal=False, num_heads=H, **sizes)
   params, w = model_cases.init(model)
   run = jax.jit(model.apply)
   tokens = np.zeros((1, L), np.int32)

@@ -11,6 +11,26 @@ from PIL import Image
 from performer.data import fasta, proteins
 from tests import seeds
 
+LETTERS = list('ACDEFGHIKLMNPQRSTVWY')
+
+
+def write_fasta(path, sequences):
+  """A file of sequences, each named by its number; returns its name."""
+  records = (f'>{path.stem}{i}\n{text}\n' for i, text in enumerate(sequences))
+  path.write_text(''.join(records))
+  return str(path)
+
+
+def random_proteins(folder, rng, lengths):
+  """Files by split, of the standard residues, from lengths by split."""
+  return {
+    split: write_fasta(
+      folder / f'{split}.fasta',
+      (''.join(rng.choice(LETTERS, length)) for length in sizes),
+    )
+    for split, sizes in lengths.items()
+  }
+
 
 def few_proteins(folder, count=30):
   """The first proteins of each split of the sample, as files."""

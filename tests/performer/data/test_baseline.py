@@ -4,18 +4,15 @@ import numpy as np
 import pytest
 
 from performer.data import baseline, proteins, vocabulary
+from tests.performer.data import data_cases
 
 
 def make(tmp_path, **options):
   """Train AAAC / AD, test AC / W: counts A 4, C 1, D 1 of 6."""
-  files = {}
-  for name, text in {
-    'train': '>1\nAAAC\n>2\nAD\n',
-    'test': '>3\nAC\n>4\nW\n',
-  }.items():
-    path = tmp_path / f'{name}.fasta'
-    path.write_text(text)
-    files[name] = str(path)
+  files = {
+    name: data_cases.write_fasta(tmp_path / f'{name}.fasta', sequences)
+    for name, sequences in (('train', ('AAAC', 'AD')), ('test', ('AC', 'W')))
+  }
   settings = {'task': 'causal', 'max_length': 4, 'files': files}
   cache = str(tmp_path / 'cache')
   return proteins.Proteins(**{**settings, 'cache_dir': cache, **options})
@@ -103,20 +100,10 @@ def test_copying_baseline_is_the_best_guess_from_the_token(tmp_path, preset):
   rng = np.random.default_rng(5)
   letters = list(vocabulary.SYMBOLS[:20])
   prior = rng.dirichlet(np.full(20, 5.0))
-  path = tmp_path / 'long.fasta'
-  path.write_text(
-    ''.join(
-      f'>{i}\n{"".join(rng.choice(letters, 1000, p=prior))}\n'
-      for i in range(400)
-    )
-  )
-  data = make(
-    tmp_path,
-    task='mlm',
-    masking=preset,
-    max_length=1000,
-    files={'train': str(path)},
-  )
+  texts = (''.join(rng.choice(letters, 1000, p=prior)) for _ in range(400))
+  files = {'train': data_cases.write_fasta(tmp_path / 'long.fasta', texts)}
+  options = {'task': 'mlm', 'masking': preset, 'max_length': 1000}
+  data = make(tmp_path, files=files, **options)
   fitted = data.baselines(pseudocount=0.0)
   batches = list(data.eval_batches('train', batch_size=100))
   counts = np.zeros((29, 29))

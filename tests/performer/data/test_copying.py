@@ -159,8 +159,8 @@ def test_the_best_table_over_input_tokens_does_not_know_the_format():
 
 
 def test_training_has_no_end():
-  assert copying.Copying(max_length=3).num_examples('train') is None
   data = copying.Copying(max_length=3, num_threads=0)
+  assert data.num_examples('train') is None
   iterator = data.train_iterator(batch_size=1, seed=0)
   iterator.set_state({'next_index': 2**40})
   assert next(iterator)['tokens'].shape == (1, 3)

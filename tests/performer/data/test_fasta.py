@@ -24,16 +24,10 @@ def write(tmp_path, data, name='proteins.fasta'):
 @pytest.mark.parametrize('pack', [bytes, gzip.compress])
 def test_reads_plain_and_gzip_whatever_the_name(tmp_path, pack):
   records = list(fasta.read(write(tmp_path, pack(UNIPROT))))
-  assert [record.accession for record in records] == [
-    'W0FSK4',
-    'P00974',
-    'plain-name',
-  ]
-  assert [record.sequence for record in records] == [
-    'MNNQRKKTGKPSINML',
-    'rpdfcleppyBOUXZJ',
-    'M',
-  ]
+  expected = ['W0FSK4', 'P00974', 'plain-name']
+  assert [record.accession for record in records] == expected
+  expected = ['MNNQRKKTGKPSINML', 'rpdfcleppyBOUXZJ', 'M']
+  assert [record.sequence for record in records] == expected
   assert [record.line for record in records] == [1, 5, 7]
   assert records[0].header.endswith('OS=Dengue virus 3 PE=4 SV=1')
 
@@ -41,10 +35,8 @@ def test_reads_plain_and_gzip_whatever_the_name(tmp_path, pack):
 def test_reads_concatenated_gzip_members(tmp_path):
   data = gzip.compress(b'>a\nMK') + gzip.compress(b'VL\n>b\nAA\n')
   records = list(fasta.read(write(tmp_path, data)))
-  assert [(r.accession, r.sequence) for r in records] == [
-    ('a', 'MKVL'),
-    ('b', 'AA'),
-  ]
+  expected = [('a', 'MKVL'), ('b', 'AA')]
+  assert [(r.accession, r.sequence) for r in records] == expected
 
 
 @pytest.mark.parametrize(

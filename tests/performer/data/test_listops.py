@@ -165,18 +165,13 @@ def test_bad_files_are_named(tmp_path):
   path = tmp_path / 'bad.tsv'
   for text, message in (
     ('Target\tSource\n', ':1: the header must be'),
-    (
-      'Source\tTarget\n[MAX 1 2 ]\t10\n',
-      ":2: the value must be a digit, got '10",
-    ),
-    ('Source\tTarget\n', 'must hold an expression'),
-    (
-      'Source\tTarget\n7\t7\n\n[MAX 1 2 ]\n',
-      ':4: a line must be an expression',
-    ),
-    ('Source\tTarget\n( )\t1\n', ':2: there must be an expression'),
+    ('[MAX 1 2 ]\t10\n', ":2: the value must be a digit, got '10"),
+    ('', 'must hold an expression'),
+    ('7\t7\n\n[MAX 1 2 ]\n', ':4: a line must be an expression'),
+    ('( )\t1\n', ':2: there must be an expression'),
   ):
-    path.write_text(text)
+    header = '' if 'header' in message else 'Source\tTarget\n'
+    path.write_text(header + text)
     with pytest.raises(ValueError, match=message):
       listops.read(str(path))
 

@@ -57,11 +57,8 @@ def test_arrays(tmp_path):
     np.save(files[name], images)
     np.save(labels[name], np.arange(count))
   data = pixels.Pixels(source=pictures.Arrays(files))
-  assert (data.max_length, data.vocab_size, data.splits) == (
-    24,
-    256,
-    ('valid',),
-  )
+  expected = (24, 256, ('valid',))
+  assert (data.max_length, data.vocab_size, data.splits) == expected
   _, rows = data.evaluation_examples('valid')
   batch = rows(np.arange(3))
   np.testing.assert_array_equal(batch['targets'], images.reshape(3, -1))
@@ -83,8 +80,8 @@ def test_grey_pictures_in_colour_keep_their_values(tmp_path):
   grey = np.arange(256, dtype=np.uint8).reshape(1, 16, 16, 1)
   files = {name: str(tmp_path / f'{name}.npy') for name in ('train', 'valid')}
   labels = str(tmp_path / 'labels.npy')
-  np.save(files['train'], grey.repeat(3, axis=-1))
-  np.save(files['valid'], grey.repeat(3, axis=-1))
+  for path in files.values():
+    np.save(path, grey.repeat(3, axis=-1))
   np.save(labels, np.zeros(1, int))
   source = pictures.Arrays(files, dict.fromkeys(files, labels))
   data = pixels.LabelledPixels(source=source, num_classes=2)

@@ -8,25 +8,20 @@ import pytest
 
 from performer.data import fasta, proteins, store, text, vocabulary
 from runtime import paths
-
-
-def write(folder, sequences, name='all.fasta'):
-  path = folder / name
-  records = (f'>p{i}\n{sequence}\n' for i, sequence in enumerate(sequences))
-  path.write_text(''.join(records))
-  return str(path)
+from tests.performer.data import data_cases
 
 
 def draw(count, length=12):
   rng = np.random.default_rng(4)
-  letters = list('ACDEFGHIKLMNPQRSTVWY')
-  return [''.join(rng.choice(letters, length)) for _ in range(count)]
+  return [''.join(rng.choice(data_cases.LETTERS, length)) for _ in range(count)]
 
 
 @pytest.mark.parametrize('cached', [True, False])
 def test_proteins_are_split_by_their_hash(tmp_path, cached):
   sequences = draw(600)
-  path = write(tmp_path, sequences + sequences[:100])
+  path = data_cases.write_fasta(
+    tmp_path / 'all.fasta', sequences + sequences[:100]
+  )
   cache = str(tmp_path / 'cache')
   found = {}
   for split, share in (('train', (0.0, 0.9)), ('test', (0.95, 1.0))):
@@ -41,10 +36,8 @@ def test_proteins_are_split_by_their_hash(tmp_path, cached):
     task='causal', max_length=12, files=path, cache_dir=cache, num_threads=0
   )
   assert data.splits == ('valid', 'test')
-  assert [data.num_examples(s) for s in ('train', 'test')] == [
-    len(found['train']),
-    len(found['test']),
-  ]
+  expected = [len(found['train']), len(found['test'])]
+  assert [data.num_examples(s) for s in ('train', 'test')] == expected
   total = sum(map(data.num_examples, ('train', 'valid', 'test')))
   assert total == 700
   # 700 draws: four deviations of the binomial.
@@ -59,17 +52,14 @@ def test_a_text_is_split_by_position(tmp_path):
   path.write_bytes(bytes(range(200)) * 5)
   data = text.Text(max_length=9, files=str(path), num_threads=0)
   assert data.splits == ('valid', 'test')
-  assert [data.num_examples(s) for s in ('train', 'valid', 'test')] == [
-    90,
-    5,
-    5,
-  ]
+  expected = [90, 5, 5]
+  assert [data.num_examples(s) for s in ('train', 'valid', 'test')] == expected
   first = next(iter(data.eval_batches('test', batch_size=1)))
   assert first['tokens'][0, 0] == 950 % 200
 
 
 def test_a_finished_cache_needs_no_permission(tmp_path):
-  path = write(tmp_path, draw(5))
+  path = data_cases.write_fasta(tmp_path / 'all.fasta', draw(5))
   cache = tmp_path / 'cache'
   before = os.umask(0o027)
   try:
@@ -86,7 +76,7 @@ def test_a_finished_cache_needs_no_permission(tmp_path):
 
 
 def test_a_dry_run_writes_no_cache(tmp_path):
-  path = write(tmp_path, draw(5))
+  path = data_cases.write_fasta(tmp_path / 'all.fasta', draw(5))
   cache = tmp_path / 'cache'
   with paths.nothing_kept():
     assert len(store.open_records(path, None, str(cache))) == 5
@@ -101,21 +91,19 @@ def test_lines_end_as_they_like(tmp_path, ending):
   lines = ['>one', 'MKV', 'LLA', '', '>two', 'GG', '']
   path.write_bytes(b'\xef\xbb\xbf' + ending.join(lines).encode())
   found = list(fasta.read(str(path)))
-  assert [(r.header, r.sequence, r.line) for r in found] == [
-    ('one', 'MKVLLA', 1),
-    ('two', 'GG', 5),
-  ]
+  expected = [('one', 'MKVLLA', 1), ('two', 'GG', 5)]
+  assert [(r.header, r.sequence, r.line) for r in found] == expected
   path.write_bytes(ending.join(['>one', 'MK', 'M1V']).encode())
   with pytest.raises(ValueError, match=r"a\.fasta:3: .*got '1'"):
     list(fasta.read(str(path)))
 
 
 def test_stops_are_named_and_may_be_dropped(tmp_path):
-  path = write(tmp_path, ['MKV*', 'GG'])
+  path = data_cases.write_fasta(tmp_path / 'all.fasta', ['MKV*', 'GG'])
   with pytest.raises(ValueError, match=r"2: .* got '\*'; stops='drop'"):
     list(fasta.read(path))
   assert [r.sequence for r in fasta.read(path, stops='drop')] == ['MKV', 'GG']
-  inside = write(tmp_path, ['MK*V'], 'inside.fasta')
+  inside = data_cases.write_fasta(tmp_path / 'inside.fasta', ['MK*V'])
   with pytest.raises(ValueError, match='letters A-Z'):
     list(fasta.read(inside, stops='drop'))
   data = proteins.Proteins(

@@ -124,10 +124,8 @@ def test_processes_that_convert_at_once_agree(tmp_path):
   counts = [int(child.communicate()[0]) for child in children]
   assert counts == [1500] * 3
   made = [file for file in os.listdir(cache) if not file.endswith('.lock')]
-  assert sorted(file.rsplit('.')[-1] for file in made) == [
-    'array_record',
-    'json',
-  ]
+  expected = ['array_record', 'json']
+  assert sorted(file.rsplit('.')[-1] for file in made) == expected
   assert_same(list(store.open_records(path, None, cache)), encoded(sequences))
 
 
@@ -161,31 +159,29 @@ def test_stored_sequences_must_be_residues(tmp_path):
 
 def test_file_errors(tmp_path):
   cache = str(tmp_path / 'cache')
-  with pytest.raises(FileNotFoundError, match='no such file'):
-    store.open_records(str(tmp_path / 'no.fasta'), None, cache)
-  with pytest.raises(FileNotFoundError, match='no such ArrayRecord file'):
-    store.open_records(str(tmp_path / 'no.array_record'), None, cache)
-  with pytest.raises(ValueError, match='got a directory'):
-    store.open_records(str(tmp_path), None, cache)
-  with pytest.raises(ValueError, match='at least one window of 99 tokens'):
-    store.open_records(write_fasta(tmp_path), 99, cache)
-  with pytest.raises(ValueError, match='at least one window of 99 tokens'):
-    store.load(write_fasta(tmp_path), 99)
-  few = store.Reading(share=(0.0, 1e-9))
-  with pytest.raises(ValueError, match='at least one sequence of each split'):
-    store.open_records(write_fasta(tmp_path), None, cache, few)
+  fasta_file = write_fasta(tmp_path)
   junk = tmp_path / 'junk.array_record'
   junk.write_bytes(b'not an array record' * 9)
-  with pytest.raises(ValueError, match='must be a complete ArrayRecord file'):
-    store.open_records(str(junk), None, cache)
   whole = write_records(tmp_path, [[0, 1]] * 9, 'whole.array_record')
   cut = tmp_path / 'cut.array_record'
   cut.write_bytes(pathlib.Path(whole).read_bytes()[:-1000])
-  with pytest.raises(ValueError, match='must be a complete ArrayRecord file'):
-    store.open_records(str(cut), None, cache)
   empty = write_records(tmp_path, [], 'empty.array_record')
-  with pytest.raises(ValueError, match=r'must (hold|be)'):
-    store.open_records(empty, None, cache)
+  few = store.Reading(share=(0.0, 1e-9))
+  for path, length, reading, message in (
+    (tmp_path / 'no.fasta', None, (), 'no such file'),
+    (tmp_path / 'no.array_record', None, (), 'no such ArrayRecord file'),
+    (tmp_path, None, (), 'got a directory'),
+    (fasta_file, 99, (), 'at least one window of 99 tokens'),
+    (fasta_file, None, (few,), 'at least one sequence of each split'),
+    (junk, None, (), 'must be a complete ArrayRecord file'),
+    (cut, None, (), 'must be a complete ArrayRecord file'),
+    (empty, None, (), r'must (hold|be)'),
+  ):
+    error = FileNotFoundError if 'no such' in message else ValueError
+    with pytest.raises(error, match=message):
+      store.open_records(str(path), length, cache, *reading)
+  with pytest.raises(ValueError, match='at least one window of 99 tokens'):
+    store.load(fasta_file, 99)
 
 
 def test_default_cache_follows_the_environment(monkeypatch, tmp_path):

@@ -9,6 +9,7 @@ from performer.data import text
 from tests.performer.data import batch_cases
 
 ALPHABET = b'abcdefghijklmnopqrstuvwxyz'
+PACKED = gzip.compress(ALPHABET, mtime=0)
 
 
 @pytest.fixture
@@ -16,6 +17,12 @@ def path(tmp_path):
   file = tmp_path / 'letters.txt'
   file.write_bytes(ALPHABET[:11])
   return file
+
+
+def make(path, length=3, **options):
+  """Windows of one file, which is that of training."""
+  files = {'train': str(path)}
+  return text.Text(**{'max_length': length, 'files': files, **options})
 
 
 def rows(batches, name):
@@ -38,12 +45,12 @@ def test_windows_by_hand(path):
 def test_whole_windows_only(tmp_path, size, length, expected):
   file = tmp_path / 'ragged'
   file.write_bytes(ALPHABET[:size])
-  data = text.Text(max_length=length, files={'train': str(file)})
+  data = make(file, length)
   assert data.num_examples('train') == expected
 
 
 def test_sequential_order_wraps_by_modulo(path):
-  data = text.Text(max_length=3, files={'train': str(path)})
+  data = make(path)
   batches = batch_cases.take(data.train_iterator(batch_size=3, seed=9), 3)
   found = rows(batches, 'tokens')
   assert found == [b'abc', b'efg'] * 4 + [b'abc']
@@ -54,7 +61,7 @@ def test_published_batches(tmp_path):
   raw = np.random.default_rng(0).integers(0, 256, 1000).astype(np.uint8)
   file = tmp_path / 'bytes'
   raw.tofile(file)
-  data = text.Text(max_length=63, files={'train': str(file)})
+  data = make(file, 63)
   batches = batch_cases.take(data.train_iterator(batch_size=1, seed=1), 40)
   for step, batch in enumerate(batches):
     start = 64 * (step % (1000 // 64))
@@ -67,14 +74,13 @@ def test_published_batches(tmp_path):
 def test_a_shuffled_epoch_holds_every_window_once(tmp_path):
   file = tmp_path / 'train'
   file.write_bytes(np.random.default_rng(5).bytes(20 * 4))
-  files = {'train': str(file)}
 
   def order(seed):
-    data = text.Text(max_length=3, files=files, order='shuffled')
+    data = make(file, order='shuffled')
     batches = batch_cases.take(data.train_iterator(batch_size=5, seed=seed), 12)
     return rows(batches, 'tokens')
 
-  sequential = text.Text(max_length=3, files=files)
+  sequential = make(file)
   windows = rows(sequential.eval_batches('train', batch_size=1), 'tokens')
   found = order(1)
   epochs = [found[i : i + 20] for i in range(0, 60, 20)]
@@ -83,7 +89,7 @@ def test_a_shuffled_epoch_holds_every_window_once(tmp_path):
   assert found == order(1)
   assert found != order(2)
   # Evaluation keeps the order of the file.
-  shuffled = text.Text(max_length=3, files=files, order='shuffled')
+  shuffled = make(file, order='shuffled')
   assert rows(shuffled.eval_batches('train', batch_size=4), 'tokens') == windows
 
 
@@ -91,20 +97,13 @@ def test_gzip_gives_what_plain_gives(tmp_path):
   raw = np.random.default_rng(2).bytes(777)
   (tmp_path / 'plain.gz').write_bytes(raw)  # The name decides nothing.
   (tmp_path / 'packed.txt').write_bytes(gzip.compress(raw, mtime=0))
-  found = [
-    text.Text(
-      max_length=31,
-      files={'train': str(tmp_path / name)},
-      byte_ranges={'train': (100, 700)},
-    )
-    for name in ('plain.gz', 'packed.txt')
-  ]
-  one, other = (
-    rows(
-      batch_cases.take(d.train_iterator(batch_size=2, seed=0), 12), 'targets'
-    )
-    for d in found
-  )
+
+  def read(name):
+    data = make(tmp_path / name, 31, byte_ranges={'train': (100, 700)})
+    batches = batch_cases.take(data.train_iterator(batch_size=2, seed=0), 12)
+    return rows(batches, 'targets')
+
+  one, other = map(read, ('plain.gz', 'packed.txt'))
   assert one == other
   assert one[0] == raw[101:132]
 
@@ -142,7 +141,7 @@ def test_a_large_file_is_not_read_into_memory(tmp_path):
     return used
 
   def mapped():
-    data = text.Text(max_length=1023, files={'train': str(file)})
+    data = make(file, 1023)
     assert data.num_examples('train') == size // 1024
     batch_cases.take(data.train_iterator(batch_size=2, seed=0), 3)
 
@@ -155,7 +154,7 @@ def test_a_large_file_is_not_read_into_memory(tmp_path):
 def test_token_counts(tmp_path, size):
   raw = np.random.default_rng(8).integers(60, 90, size).astype(np.uint8)
   raw.tofile(tmp_path / 'text')
-  data = text.Text(max_length=7, files={'train': str(tmp_path / 'text')})
+  data = make(tmp_path / 'text', 7)
   expected = collections.Counter(raw.tolist())
   counts = data.token_counts('train')
   assert counts.tolist() == [expected[value] for value in range(256)]
@@ -199,38 +198,23 @@ def test_the_empirical_baseline_is_unigram_bits():
   assert 0.1 < scores.accuracy < 0.2
 
 
-def write(folder, name, content):
-  (folder / name).write_bytes(content)
-  return str(folder / name)
-
-
 @pytest.mark.parametrize(
   ('content', 'message'),
   [
-    (b'', r'bad: the file must hold text, but is empty'),
-    (
-      gzip.compress(b'', mtime=0),
-      r'bad: the file must hold text, but is empty',
-    ),
-    (b'abc', r"bad: the split 'train' .* of 4 bytes .* but has 3"),
-    (b'PK\x03\x04rest', r'bad: the file must be plain or gzip, got a zip'),
-    (
-      gzip.compress(ALPHABET, mtime=0)[:-9],
-      r'bad: the gzip file must be whole',
-    ),
-    (
-      gzip.compress(ALPHABET, mtime=0)[:-8] + b'8bytes!!',
-      'the gzip file must be whole',
-    ),
-    (b'\x1f\x8b not gzip', r'bad: the gzip file must be whole'),
+    (b'', 'the file must hold text, but is empty'),
+    (gzip.compress(b'', mtime=0), 'the file must hold text, but is empty'),
+    (b'abc', "the split 'train' .* of 4 bytes .* but has 3"),
+    (b'PK\x03\x04rest', 'the file must be plain or gzip, got a zip'),
+    (PACKED[:-9], 'the gzip file must be whole'),
+    (PACKED[:-8] + b'8bytes!!', 'the gzip file must be whole'),
+    (b'\x1f\x8b not gzip', 'the gzip file must be whole'),
   ],
 )
 def test_bad_files(tmp_path, content, message):
-  data = text.Text(
-    max_length=3, files={'train': write(tmp_path, 'bad', content)}
-  )
-  with pytest.raises(ValueError, match=message):
-    data.train_iterator(batch_size=1, seed=0)
+  path = tmp_path / 'bad'
+  path.write_bytes(content)
+  with pytest.raises(ValueError, match=f'bad: {message}'):
+    make(path).train_iterator(batch_size=1, seed=0)
 
 
 def test_missing_files_and_directories(tmp_path, path):
@@ -240,13 +224,8 @@ def test_missing_files_and_directories(tmp_path, path):
     data.eval_batches('valid', batch_size=1)
   with pytest.raises(ValueError, match='must be a file, got a directory'):
     data.num_examples('dir')
-  data = text.Text(
-    max_length=3, files={'train': str(path)}, byte_ranges={'train': (0, 12)}
-  )
-  with pytest.raises(
-    ValueError, match=r"byte range of 'train', 12, but has 11"
-  ):
-    data.num_examples('train')
+  with pytest.raises(ValueError, match="byte range of 'train', 12, but has 11"):
+    make(path, byte_ranges={'train': (0, 12)}).num_examples('train')
 
 
 @pytest.mark.parametrize(

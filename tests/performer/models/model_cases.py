@@ -1,4 +1,4 @@
-"""Parameters of models without a program that makes them."""
+"""Small models, and parameters without a program that makes them."""
 
 import functools
 
@@ -7,7 +7,19 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
+from performer.models import transformer
 from tests import seeds
+
+
+def small(mechanism, *, causal=True, **sizes):
+  """A Transformer of proteins, of two layers and heads, without dropout."""
+  defaults = {
+    **{'vocab_size': 29, 'max_length': 16, 'dropout': 0.0},
+    **{'num_layers': 2, 'num_heads': 2, 'd_model': 16, 'd_ff': 32},
+  }
+  return transformer.Transformer(
+    attention=mechanism, causal=causal, **defaults | sizes
+  )
 
 
 @functools.cache
@@ -25,3 +37,20 @@ def init(model, scale=0.4):
     nn.unbox(variables)['params'],
   )
   return params, w
+
+
+def attention_params(seed=0, *, scale, heads, d, e, source=None, use_bias=True):
+  """Random ones of a module, in the tree that is that of Linen and NNX too."""
+  rng = seeds.rng(seed)
+  widths = {'query': e, 'key': source or e, 'value': source or e}
+  shapes = {
+    name: {'kernel': (width, heads, d), 'bias': (heads, d)}
+    for name, width in widths.items()
+  } | {'out': {'kernel': (heads, d, e), 'bias': (e,)}}
+  if not use_bias:
+    shapes = {name: {'kernel': x['kernel']} for name, x in shapes.items()}
+  return jax.tree.map(
+    lambda shape: jnp.asarray(scale * rng.normal(size=shape), jnp.float32),
+    shapes,
+    is_leaf=lambda x: isinstance(x, tuple),
+  )

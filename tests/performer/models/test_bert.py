@@ -170,17 +170,17 @@ def test_fast_attention_of_a_pretrained_model():
 
 
 def test_refused():
-  weights = state_dictionary()
-  del weights['bert.encoder.layer.1.output.dense.bias']
-  with pytest.raises(
-    ValueError, match=r"without \['bert.encoder.layer.1.output"
+  whole = state_dictionary()
+  name = 'bert.encoder.layer.1.output.dense.bias'
+  without = {key: x for key, x in whole.items() if key != name}
+  read = convert_bert.from_pytorch
+  other = {'tokens': {'embedding': np.ones((2, 2))}}
+  for call, message in (
+    (lambda: read(without, num_heads=HEADS), rf"without \['{name}"),
+    (lambda: read({}, num_heads=HEADS), r'at least one layer.*0 layers'),
+    (lambda: read(whole, num_heads=3), 'divide the width 8, got num_heads=3'),
+    (lambda: convert_bert.to_pytorch(other), 'parameters of a Bert'),
+    (lambda: model(attention.Exact(), causal=True), 'bidirectional'),
   ):
-    convert_bert.from_pytorch(weights, num_heads=HEADS)
-  with pytest.raises(ValueError, match=r'at least one layer.*0 layers'):
-    convert_bert.from_pytorch({}, num_heads=HEADS)
-  with pytest.raises(ValueError, match='divide the width 8, got num_heads=3'):
-    convert_bert.from_pytorch(state_dictionary(), num_heads=3)
-  with pytest.raises(ValueError, match='parameters of a Bert'):
-    convert_bert.to_pytorch({'tokens': {'embedding': np.ones((2, 2))}})
-  with pytest.raises(ValueError, match='bidirectional'):
-    model(attention.Exact(), causal=True)
+    with pytest.raises(ValueError, match=message):
+      call()

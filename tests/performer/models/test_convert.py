@@ -11,10 +11,11 @@ from flax import nnx
 
 from performer import attention
 from performer.models import attention as attention_lib
-from performer.models import compare, convert, transformer
+from performer.models import compare, convert
 from tests import marks, seeds, trees
 from tests.performer.attention import attention_cases as cases
 from tests.performer.attention import attention_twin as twin
+from tests.performer.models import model_cases
 
 VOCAB, LENGTH, LAYERS, H, D, E = 6, 10, 2, 2, 8, 16
 
@@ -109,18 +110,8 @@ def convert_back(params):
 
 
 def make(mechanism):
-  return transformer.Transformer(
-    VOCAB,
-    LENGTH,
-    mechanism,
-    True,
-    num_layers=LAYERS,
-    num_heads=H,
-    d_model=E,
-    d_ff=2 * E,
-    dropout=0.0,
-    attention_bias=True,
-  )
+  sizes = {'vocab_size': VOCAB, 'max_length': LENGTH}
+  return model_cases.small(mechanism, attention_bias=True, **sizes)
 
 
 def assert_same_bits(a, b):
@@ -269,14 +260,13 @@ def test_what_would_change_the_function_is_refused():
   normed = nn.MultiHeadDotProductAttention(H, normalize_qk=True)
   with pytest.raises(ValueError, match='query_ln'):
     convert.from_linen(jax.jit(normed.init)(seeds.key(0), x)['params'])
-  without = dict(params) | {'out': {'kernel': params['out']['kernel']}}
-  with pytest.raises(ValueError, match='biases or none'):
-    convert.from_linen(without)
-  with pytest.raises(ValueError, match="'value'"):
-    convert.from_linen({k: v for k, v in params.items() if k != 'value'})
-  flat = {k: {n: v.ravel() for n, v in p.items()} for k, p in params.items()}
-  with pytest.raises(ValueError, match='kernels must be'):
-    convert.from_linen(flat)
+  for changed, message in (
+    (params | {'out': {'kernel': params['out']['kernel']}}, 'biases or none'),
+    ({k: v for k, v in params.items() if k != 'value'}, "'value'"),
+    (jax.tree.map(jnp.ravel, params), 'kernels must be'),
+  ):
+    with pytest.raises(ValueError, match=message):
+      convert.from_linen(changed)
   grouped = nnx.MultiHeadAttention(
     H, E, num_kv_heads=1, decode=False, rngs=nnx.Rngs(0)
   )
@@ -285,13 +275,14 @@ def test_what_would_change_the_function_is_refused():
 
 
 def test_blocks_that_do_not_stack_are_refused(ours):
-  blocks, outside = split(ours)
-  with pytest.raises(ValueError, match='must not be empty'):
-    convert.join_transformer([], **outside)
-  with pytest.raises(ValueError, match=r'block 1.*gate'):
-    convert.join_transformer([blocks[0], blocks[1] | {'gate': {}}], **outside)
-  wide = blocks[1] | {'ln_mlp': {'scale': jnp.ones(3), 'bias': jnp.ones(3)}}
-  with pytest.raises(ValueError, match='equal structure'):
-    convert.join_transformer([blocks[0], wide], **outside)
+  (one, two), outside = split(ours)
+  wide = two | {'ln_mlp': {'scale': jnp.ones(3), 'bias': jnp.ones(3)}}
+  for blocks, message in (
+    ([], 'must not be empty'),
+    ([one, two | {'gate': {}}], r'block 1.*gate'),
+    ([one, wide], 'equal structure'),
+  ):
+    with pytest.raises(ValueError, match=message):
+      convert.join_transformer(blocks, **outside)
   with pytest.raises(ValueError, match='logits'):
-    convert.split_transformer({'blocks': blocks[0]})
+    convert.split_transformer({'blocks': one})

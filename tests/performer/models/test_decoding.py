@@ -9,29 +9,19 @@ import pytest
 from flax import linen as nn
 
 from performer import attention
-from performer.models import decoding, transformer
+from performer.models import decoding
 from tests import marks, seeds, trees
 from tests.performer.attention import attention_cases as cases
+from tests.performer.models import model_cases
 
 VOCAB, MAX_LENGTH, PROMPT, NEW = 7, 24, 9, 8
 LENGTHS = jnp.array([9, 1, 4])
 
 
-def make(kernel='elu1', **kwargs):
-  settings = {
-    'attention': cases.favor(kernel, chunk=4),
-    'causal': True,
-    'dropout': 0.0,
-  } | kwargs
-  return transformer.Transformer(
-    VOCAB,
-    MAX_LENGTH,
-    num_layers=2,
-    num_heads=2,
-    d_model=16,
-    d_ff=16,
-    **settings,
-  )
+def make(kernel='elu1', *, mechanism=None, causal=True):
+  sizes = {'vocab_size': VOCAB, 'max_length': MAX_LENGTH, 'd_ff': 16}
+  mechanism = mechanism or cases.favor(kernel, chunk=4)
+  return model_cases.small(mechanism, causal=causal, **sizes)
 
 
 @functools.partial(jax.jit, static_argnums=0)
@@ -137,15 +127,8 @@ TIE = 1e-3
 
 def write(model, params, w, prompts, stop=None):
   """Greedy continuations, and what `generate` returns beside them."""
-  found = generate(
-    model,
-    params,
-    prompts,
-    LENGTHS,
-    projections=w,
-    max_new_tokens=NEW,
-    stop_token=stop,
-  )
+  options = {'max_new_tokens': NEW, 'stop_token': stop, 'projections': w}
+  found = generate(model, params, prompts, LENGTHS, **options)
   rows = zip(np.asarray(found.tokens), found.lengths, strict=True)
   return [row[:length] for row, length in rows], found
 
@@ -201,16 +184,9 @@ def test_samples_have_the_probabilities_of_the_model():
   lengths = jnp.full(count, 3)
 
   def draw(seed):
-    return generate(
-      model,
-      params,
-      prompts,
-      lengths,
-      projections=w,
-      max_new_tokens=1,
-      temperature=temperature,
-      key=seeds.key(seed),
-    ).tokens[:, 0]
+    options = {'temperature': temperature, 'key': seeds.key(seed)}
+    options |= {'max_new_tokens': 1, 'projections': w}
+    return generate(model, params, prompts, lengths, **options).tokens[:, 0]
 
   logits = np.asarray(teacher(model, params, w, prompts[:1])[0, -1], float)
 
@@ -259,7 +235,7 @@ def test_gradients_pass_through_the_cache():
 @pytest.mark.parametrize(
   ('model', 'change', 'message'),
   [
-    (make(attention=attention.Exact()), {}, 'Exact, which has no `extend`'),
+    (make(mechanism=attention.Exact()), {}, 'Exact, which has no `extend`'),
     (make(causal=False), {}, 'only causal attention'),
     (make(), {'max_new_tokens': 16}, 'max_new_tokens=16 model.max_length=24'),
     (make(), {'max_new_tokens': 0}, 'max_new_tokens=0'),

@@ -14,6 +14,7 @@ from performer.models import attention as attention_lib
 from tests import seeds
 from tests.performer.attention import attention_cases as cases
 from tests.performer.attention import attention_twin as twin
+from tests.performer.models import model_cases
 
 B, L, S, H, D, E, F = 2, 11, 7, 2, 8, 10, 6
 FAVOR = cases.favor()
@@ -26,17 +27,9 @@ def make(mechanism=FAVOR, **kwargs):
   return attention_lib.MultiHeadAttention(H, E, mechanism, **settings)
 
 
-def parameters(*, source=E, use_bias=True, seed=0):
-  rng = seeds.rng(seed)
-  shapes = {
-    name: {'kernel': (width, H, D)} | ({'bias': (H, D)} if use_bias else {})
-    for name, width in (('query', E), ('key', source), ('value', source))
-  } | {'out': {'kernel': (H, D, E)} | ({'bias': (E,)} if use_bias else {})}
-  return jax.tree.map(
-    lambda shape: jnp.asarray(0.4 * rng.normal(size=shape), jnp.float32),
-    shapes,
-    is_leaf=lambda x: isinstance(x, tuple),
-  )
+parameters = functools.partial(
+  model_cases.attention_params, scale=0.4, heads=H, d=D, e=E
+)
 
 
 @functools.partial(jax.jit, static_argnames=('module', 'method'))
@@ -47,17 +40,14 @@ def run(module, params, *args, method='__call__', **kwargs):
 def reference(params, x, source, mask, *, kernel='softmax_hyp', causal=False):
   p = jax.tree.map(lambda a: np.asarray(a, float), params)
 
-  def inward(name, x):
-    x = np.asarray(x, float)
-    return np.einsum('ble,ehd->blhd', x, p[name]['kernel']) + p[name].get(
-      'bias', 0.0
-    )
+  def mapped(name, x, indices):
+    x = np.einsum(indices, np.asarray(x, float), p[name]['kernel'])
+    return x + p[name].get('bias', 0.0)
 
-  q, k, v = inward('query', x), inward('key', source), inward('value', source)
+  inward = (('query', x), ('key', source), ('value', source))
+  q, k, v = (mapped(name, x, 'ble,ehd->blhd') for name, x in inward)
   out = twin.value(q, k, v, W, mask, kernel=kernel, causal=causal)
-  return np.einsum('blhd,hde->ble', out, p['out']['kernel']) + p['out'].get(
-    'bias', 0.0
-  )
+  return mapped('out', out, 'blhd,hde->ble')
 
 
 @pytest.mark.parametrize(('causal', 'use_bias'), [(False, False), (True, True)])
@@ -82,9 +72,6 @@ def test_cross_attention(exact):
   np.testing.assert_allclose(found, expected, atol=5e-5)
 
 
-@pytest.mark.skipif(
-  not hasattr(attention.Favor, 'summarize'), reason='needs Favor.summarize'
-)
 def test_source_is_summed_once_and_read_often():
   params = parameters(source=F)
   x, source = twin.normal(1, B, L, E), twin.normal(2, B, S, F)

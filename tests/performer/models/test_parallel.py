@@ -20,8 +20,7 @@ from tests.performer.attention import attention_twin as twin
 def test_heads_keep_their_own_matrices(auto, per_head):
   favor = cases.favor(per_head=per_head)
   mechanism = attention.Auto(favor, exact_below=0) if auto else favor
-  w = cases.projection(favor)
-  q, k, v = twin.inputs(7, l=12)
+  q, k, v, w = cases.arguments(favor, 7, l=12)
   mesh = mesh_lib.MeshConfig(data=2, tensor=2).make(jax.devices()[:4])
   spread = parallel.MeshAttention(
     mechanism, mesh, mesh_lib.BATCH_AXES, 'tensor'
@@ -36,8 +35,7 @@ def test_heads_keep_their_own_matrices(auto, per_head):
 @pytest.mark.slow
 def test_segments_on_a_mesh():
   favor = cases.favor()
-  w = cases.projection(favor)
-  q, k, v = twin.inputs(8, l=16)
+  q, k, v, w = cases.arguments(favor, 8, l=16)
   config = mesh_lib.MeshConfig(data=2, tensor=1, sequence=2)
   spread = parallel.MeshAttention(
     favor, config.make(jax.devices()[:4]), mesh_lib.BATCH_AXES, 'tensor'

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from performer import attention
-from performer.models import parallel, transformer
+from performer.models import parallel
 from tests import marks, seeds
 from tests.performer.attention import attention_cases as cases
 from tests.performer.models import model_cases
@@ -19,17 +19,8 @@ SQUARE = cases.favor('square', chunk=4)
 
 
 def make(mechanism=SQUARE, **kwargs):
-  settings = {'causal': True, 'dropout': 0.3} | kwargs
-  return transformer.Transformer(
-    VOCAB,
-    LENGTH,
-    attention=mechanism,
-    num_layers=LAYERS,
-    num_heads=2,
-    d_model=8,
-    d_ff=16,
-    **settings,
-  )
+  sizes = {'vocab_size': VOCAB, 'max_length': LENGTH, 'd_model': 8, 'd_ff': 16}
+  return model_cases.small(mechanism, **sizes | {'dropout': 0.3} | kwargs)
 
 
 @functools.partial(jax.jit, static_argnames=('model', 'train'))

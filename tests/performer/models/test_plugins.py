@@ -14,6 +14,7 @@ from performer.models import plugins
 from tests import marks, seeds
 from tests.performer.attention import attention_cases as cases
 from tests.performer.attention import attention_twin as twin
+from tests.performer.models import model_cases
 
 B, L, H, D, E = 2, 13, 2, 8, 12
 FAVOR = cases.favor('elu1')  # It compiles fastest.
@@ -28,19 +29,9 @@ def adapter(*, exact=False, causal=False, **kwargs):
   return plugins.AttentionFn(FAVOR, W, causal=causal, **kwargs)
 
 
-def parameters(seed=0, heads=H, kv_heads=None):
-  """Random parameters with biases, in the tree that both Flax APIs share."""
-  rng = seeds.rng(seed)
-  kv_heads = kv_heads or heads
-  shapes = {
-    name: {'kernel': (E, n, D), 'bias': (n, D)}
-    for name, n in (('query', heads), ('key', kv_heads), ('value', kv_heads))
-  } | {'out': {'kernel': (heads, D, E), 'bias': (E,)}}
-  return jax.tree.map(
-    lambda shape: jnp.asarray(0.3 * rng.normal(size=shape), jnp.float32),
-    shapes,
-    is_leaf=lambda x: isinstance(x, tuple),
-  )
+parameters = functools.partial(
+  model_cases.attention_params, scale=0.3, heads=H, d=D, e=E
+)
 
 
 def linen(attention_fn, **kwargs):
@@ -146,18 +137,13 @@ def test_gradients_agree_with_finite_differences(kind):
 
   @jax.jit
   def gradient(params):
-    return jax.grad(lambda p: jnp.sin(run(kind, fn, p, x, ROW_MASK)).sum())(
-      params
-    )
+    loss = lambda p: jnp.sin(run(kind, fn, p, x, ROW_MASK)).sum()
+    return jax.grad(loss)(params)
 
   rng = seeds.rng(0)
   direction = jax.tree.map(lambda a: rng.normal(size=a.shape), params)
-  found = sum(
-    float(np.vdot(a, b))
-    for a, b in zip(
-      jax.tree.leaves(gradient(params)), jax.tree.leaves(direction), strict=True
-    )
-  )
+  slopes = jax.tree.map(np.vdot, gradient(params), direction)
+  found = float(sum(jax.tree.leaves(slopes)))
 
   def loss(step):
     moved = jax.tree.map(
@@ -252,16 +238,12 @@ def test_type_and_precision_are_used():
   fn = adapter()
   assert call(fn, dtype=jnp.bfloat16).dtype == jnp.bfloat16
   np.testing.assert_array_equal(call(fn, precision='highest'), call(fn))
-  text = str(
-    jax.make_jaxpr(lambda: call(adapter(exact=True), precision='highest'))()
-  )
-  default = str(jax.make_jaxpr(lambda: call(adapter(exact=True)))())
+  exact = functools.partial(call, adapter(exact=True))
+  program = lambda **options: str(jax.make_jaxpr(lambda: exact(**options))())
+  text = program(precision='highest')
   assert 'HIGHEST' in text
-  assert 'HIGHEST' not in default
-  enum = jax.lax.Precision.HIGHEST
-  assert text == str(
-    jax.make_jaxpr(lambda: call(adapter(exact=True), precision=enum))()
-  )
+  assert 'HIGHEST' not in program()
+  assert text == program(precision=jax.lax.Precision.HIGHEST)
 
 
 FULL = jnp.ones((B, 1, L, L), bool)

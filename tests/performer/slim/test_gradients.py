@@ -48,8 +48,7 @@ def gradients(
 ):
   options = {**KERNELS.get(kernel, {}), **options}
   mechanism = cases.favor(kernel, **options)
-  params = cases.params() if params is None else params
-  inputs = cases.inputs() if inputs is None else inputs
+  params, inputs = params or cases.params(), inputs or cases.inputs()
   w = cases.projections(mechanism)
   if wide:
     params, inputs, w = cases.double((params, inputs, w))
@@ -86,11 +85,8 @@ OTHERS = ((4, 'anchored'), (5, 'checkpoint'), (5, 'checkpoint2'))
   ('kernel', 'runs'),
   [
     ('elu1', QUICK),
-    pytest.param('elu1', OTHERS, marks=pytest.mark.slow),
-    *(
-      pytest.param(kernel, QUICK + OTHERS, marks=pytest.mark.slow)
-      for kernel in ('softmax_pos', 'square', 'relu')
-    ),
+    *marks.slow(('elu1', OTHERS)),
+    *marks.slow(*((k, QUICK + OTHERS) for k in KERNELS if k != 'elu1')),
   ],
 )
 def test_equal_to_the_dense_model_in_float64(kernel, runs):
@@ -117,10 +113,8 @@ def test_any_chunk(chunk, strategy):
     ours = gradients('elu1', chunk, strategy, wide=True)
     assert cases.apart(ours.params, full.params) < 1e-12
     assert cases.apart(ours.start, full.start) < 1e-12
-    assert (
-      cases.apart([ours.state.S, ours.state.z], [full.state.S, full.state.z])
-      < 1e-13
-    )
+    one, two = ([x.state.S, x.state.z] for x in (ours, full))
+    assert cases.apart(one, two) < 1e-13
     assert cases.apart(ours.metrics, full.metrics) < 1e-13
 
 
@@ -160,15 +154,8 @@ def test_gradient_in_the_first_state_by_differences(strategy):
     @functools.partial(jax.value_and_grad, argnums=(0, 1))
     def value_and_grad(params, sums):
       start = state._replace(S=sums[0], z=sums[1])
-      out = slim.slim_apply(
-        problem,
-        params,
-        inputs,
-        chunk=8,
-        strategy=strategy,
-        state=start,
-        on_drift=None,
-      )
+      options = {'chunk': 8, 'strategy': strategy, 'on_drift': None}
+      out = slim.slim_apply(problem, params, inputs, state=start, **options)
       return out.loss + jnp.sin(out.state.S).sum() + jnp.cos(out.state.z).sum()
 
     point = (params, (state.S, state.z))
@@ -181,12 +168,7 @@ def test_gradient_in_the_first_state_by_differences(strategy):
       value_and_grad(*jax.tree.map(lambda x, d, e=e: x + e * d, point, way))[0]
       for e in (1e-6, -1e-6)
     )
-    found = sum(
-      float(jnp.vdot(g, d))
-      for g, d in zip(
-        jax.tree.leaves(slopes), jax.tree.leaves(way), strict=True
-      )
-    )
+    found = float(sum(jax.tree.leaves(jax.tree.map(jnp.vdot, slopes, way))))
     expected = float(ahead - behind) / 2e-6
   assert abs(found - expected) < 1e-6 * abs(expected)
 
@@ -310,12 +292,9 @@ def test_narrow_parameters_have_wide_sums(strategy):
   narrow = jax.tree.map(lambda x: x.astype(jnp.bfloat16), params)
   rounded = jax.tree.map(lambda x: x.astype(jnp.float32), narrow)
   inputs = cases.inputs(length=61)
-  truth = gradients(
-    'elu1', 64, 'full', wide=False, params=rounded, inputs=inputs
-  )
-  ours = gradients(
-    'elu1', 4, strategy, wide=False, params=narrow, inputs=inputs
-  )
+  options = {'wide': False, 'inputs': inputs}
+  truth = gradients('elu1', 64, 'full', params=rounded, **options)
+  ours = gradients('elu1', 4, strategy, params=narrow, **options)
   dtypes = {x.dtype for x in jax.tree.leaves(ours.params)}
   assert dtypes == {jnp.dtype(jnp.bfloat16)}
   assert ours.state.S.dtype == jnp.float32
@@ -335,43 +314,45 @@ def test_bad_requests(options, message):
     slim.slim_loss(problem, cases.params(), cases.inputs(), **options)
 
 
-def test_bad_problems():
+ONLINE = r"plain sums.*Got.*'softmax_hyp'.*'online'"
+
+
+def vector(*args):
+  loss, state, metrics = cases.chunk_loss(*args)
+  return loss[None], state, metrics
+
+
+def drops(*args):
+  loss, _, metrics = cases.chunk_loss(*args)
+  return loss, jax.tree.map(lambda x: x + 0, args[2]), metrics
+
+
+@pytest.mark.parametrize(
+  ('call', 'kernel', 'loss', 'message'),
+  [
+    (slim.slim_loss, 'softmax_hyp', cases.chunk_loss, ONLINE),
+    (
+      slim.slim_loss,
+      'elu1',
+      vector,
+      r'must be a sum, a scalar; got shape \(1,\)',
+    ),
+    (slim.slim_value_and_grad, 'elu1', drops, 'must pass through'),
+  ],
+)
+def test_bad_problems(call, kernel, loss, message):
+  problem = cases.problem(cases.favor(kernel), loss=loss)
+  options = {'chunk': 4, 'strategy': 'subtract'}
+  with pytest.raises(ValueError, match=message):
+    call(problem, cases.params(), cases.inputs(), **options)
+
+
+def test_inputs_of_several_lengths_are_refused():
   inputs = cases.inputs()
-  params = cases.params()
+  inputs['mask'] = inputs['mask'][:, :-1]
   problem = cases.problem(cases.favor())
-  ragged = {**inputs, 'mask': inputs['mask'][:, :-1]}
   with pytest.raises(ValueError, match=r'same b and l.*\(2, 20\), \(2, 21\)'):
-    slim.slim_loss(problem, params, ragged, chunk=4)
-
-  online = cases.problem(cases.favor('softmax_hyp'))
-  with pytest.raises(
-    ValueError, match=r"plain sums.*Got.*'softmax_hyp'.*'online'"
-  ):
-    slim.slim_loss(online, params, inputs, chunk=4, strategy='subtract')
-
-  def vector(mechanism, params, state, chunk):
-    loss, state, metrics = cases.chunk_loss(mechanism, params, state, chunk)
-    return loss[None], state, metrics
-
-  with pytest.raises(
-    ValueError, match=r'must be a sum, a scalar; got shape \(1,\)'
-  ):
-    slim.slim_loss(
-      cases.problem(cases.favor(), loss=vector), params, inputs, chunk=4
-    )
-
-  def drops(mechanism, params, state, chunk):
-    loss, _, metrics = cases.chunk_loss(mechanism, params, state, chunk)
-    return loss, jax.tree.map(lambda x: x + 0, state), metrics
-
-  with pytest.raises(ValueError, match='must pass through'):
-    slim.slim_value_and_grad(
-      cases.problem(cases.favor(), loss=drops),
-      params,
-      inputs,
-      chunk=4,
-      strategy='subtract',
-    )
+    slim.slim_loss(problem, cases.params(), inputs, chunk=4)
 
 
 def test_auto_is_the_plan_for_the_budget():

@@ -1,8 +1,7 @@
 """Reading, checking and building gin configurations."""
 
+import contextlib
 import copy
-import importlib
-import pathlib
 
 import jax
 import jax.numpy as jnp
@@ -44,10 +43,21 @@ toys.train.sizes = (1, 2)
 
 
 @pytest.fixture
-def toy(monkeypatch, tmp_path):
-  monkeypatch.syspath_prepend(str(pathlib.Path(__file__).parents[1]))
+def toy(toy, monkeypatch, tmp_path):
   monkeypatch.chdir(tmp_path)
-  return importlib.import_module('toys')
+  return toy
+
+
+@contextlib.contextmanager
+def opened(toy, *files, params=(), seed=0, **options):
+  """A session of these files, and what it builds."""
+  with sessions.session(toy.train, files, params, **options) as parsed:
+    launched = context.RunContext(
+      config=parsed.text,
+      operative_config=parsed.operative,
+      check_config=parsed.check,
+    )
+    yield parsed, parsed.build(workdir='w', seed=seed, context=launched)
 
 
 @pytest.fixture
@@ -56,19 +66,11 @@ def build(toy, tmp_path):
 
   def call(text, *params, header=HEADER):
     (tmp_path / 'a.gin').write_text(header + text)
-    allow = ('math', 'cmath')
-    with sessions.session(toy.train, ['a.gin'], params, allow=allow) as parsed:
-      return parsed.build(workdir='w', seed=3, context=_context(parsed))
+    options = {'seed': 3, 'allow': ('math', 'cmath')}
+    with opened(toy, 'a.gin', params=params, **options) as (_, got):
+      return got
 
   return call
-
-
-def _context(parsed):
-  return context.RunContext(
-    config=parsed.text,
-    operative_config=parsed.operative,
-    check_config=parsed.check,
-  )
 
 
 def test_builds_every_kind_of_object(toy, build):
@@ -107,107 +109,91 @@ def test_built_module_initialises(toy, build):
 
 
 @pytest.mark.parametrize(
-  ('text', 'params', 'message'),
+  ('text', 'message'),
   [
     (
       'toys.train.step = 3',
-      [],
       "a.gin:3: toys.train has no parameter 'step'; did you mean steps?",
     ),
     (
       'toys.trane.steps = 3',
-      [],
       "a.gin:3: toys has no 'trane'; did you mean train?",
     ),
     (
       'toyz.train.steps = 3',
-      [],
       "a.gin:3: toyz.train: 'toyz' is not imported here; did you mean toys?",
     ),
     (
       'toys.train.hook = @toys.Favr',
-      [],
       "a.gin:3: toys has no 'Favr'; did you mean Favor?",
     ),
     (
       'toys.train.hook = @toys',
-      [],
       'a.gin:3: toys is not a function or a class',
     ),
     (
       'toys.trane:\n  steps = 3',
-      [],
       "a.gin:3: toys has no 'trane'; did you mean train?",
     ),
     (
       'FEATURES = 3\ntoys.train.steps = %FEATURS',
-      [],
       'a.gin:4: toys.train.steps refers to %FEATURS, which is not '
       'defined; did you mean FEATURES?',
     ),
     (
-      'STEPS = 3\ntoys.train.steps = %STEPS',
-      ['STEP = 4'],
+      ('STEPS = 3\ntoys.train.steps = %STEPS', 'STEP = 4'),
       "--gin_param 'STEP = 4': macro STEP is defined, but nothing refers to it; "
       'did you mean STEPS?',
     ),
     (
       'A = %B\nB = %A\ntoys.train.steps = %A',
-      [],
       'a.gin:4: macro B is defined by itself',
     ),
     (
       'STEPS = %gin.REQUIRED\ntoys.train.steps = %STEPS',
-      [],
       'STEPS must be given a value (a.gin:3)\n'
       '  set it in a gin file or with --gin_param "STEPS = ..."',
     ),
     (
       'toys.train.model = @toys.Encoder()',
-      [],
       "Encoder.__init__() missing 1 required positional argument: 'layers'; "
       'bind a value in a gin file',
     ),
     (
       'toys.train.hook = @toys.scaled()',
-      [],
       "scaled() missing 1 required positional argument: 'scale'; "
       'bind a value in a gin file',
     ),
     (
       'toys.train.seed = 3',
-      [],
       'a.gin:3: toys.train.seed cannot be bound: the caller of '
       'toys.train passes it (the flag --seed on the command line)',
     ),
     (
-      '',
-      ['toys.train.stps = 3'],
+      ('', 'toys.train.stps = 3'),
       "--gin_param 'toys.train.stps = 3': toys.train has "
       "no parameter 'stps'; did you mean steps?",
     ),
     (
       'from toys import train',
-      [],
       'a.gin:3: toys is a module; import it and write toys.train',
     ),
     (
       'from performer import modles',
-      [],
       "a.gin:3: no module 'performer.modles'; did you mean models?",
     ),
-    ('import nowhere_at_all.x', [], "a.gin:3: no module 'nowhere_at_all'"),
-    ('include "a.gin"', [], 'a.gin:3: a.gin includes itself'),
+    ('import nowhere_at_all.x', "a.gin:3: no module 'nowhere_at_all'"),
+    ('include "a.gin"', 'a.gin:3: a.gin includes itself'),
     (
       'from __gin__ import static_registration',
-      [],
       'a.gin:3: Unrecognized __gin__ feature',
     ),
   ],
 )
-def test_names_mistake_and_nearest_names(build, text, params, message):
+def test_names_mistake_and_nearest_names(build, text, message):
+  """Of a file, or of a file and a parameter."""
   with pytest.raises(errors.ConfigError) as caught:
-    build(text, *params)
+    build(*([text] if isinstance(text, str) else text))
   assert caught.value.message.startswith(message)
   assert '?' not in caught.value.message[len(message) :]
 
@@ -476,9 +462,8 @@ def test_parameters_mean_the_import_of_the_including_file(
 def test_later_file_overrides_earlier(toy, tmp_path):
   (tmp_path / 'a.gin').write_text(HEADER + FAVOR)
   (tmp_path / 'b.gin').write_text('FEATURES = 11')
-  with sessions.session(toy.train, ['a.gin', 'b.gin']) as parsed:
-    got = parsed.build(workdir='w', seed=0, context=_context(parsed))
-  assert got['attention'] == toy.Favor(11)
+  with opened(toy, 'a.gin', 'b.gin') as (_, got):
+    assert got['attention'] == toy.Favor(11)
 
 
 def test_include_is_relative_to_the_including_file(toy, tmp_path, monkeypatch):
@@ -489,9 +474,8 @@ def test_include_is_relative_to_the_including_file(toy, tmp_path, monkeypatch):
   (tmp_path / 'elsewhere').mkdir()
   monkeypatch.chdir(tmp_path / 'elsewhere')
   for name in (str(experiment), '../deep/x.gin'):
-    with sessions.session(toy.train, [name]) as parsed:
-      got = parsed.build(workdir='w', seed=0, context=_context(parsed))
-    assert got['attention'] == toy.Favor(12)
+    with opened(toy, name) as (_, got):
+      assert got['attention'] == toy.Favor(12)
 
 
 def test_mistake_in_included_file_names_that_file(toy, tmp_path):
@@ -541,8 +525,7 @@ def test_printed_configuration_gives_the_same_run(toy, tmp_path, attribute):
   (tmp_path / 'a.gin').write_text(HEADER + FULL)
 
   def run(name):
-    with sessions.session(toy.train, [name]) as parsed:
-      got = parsed.build(workdir='w', seed=0, context=_context(parsed))
+    with opened(toy, name) as (parsed, got):
       got.pop('hook')  # A fresh closure at each call.
       text = parsed.text if attribute == 'text' else parsed.operative()
     return got, text
@@ -561,18 +544,16 @@ def test_printed_configuration_keeps_the_order_of_dictionaries(toy, tmp_path):
     f'{HEADER}D = {value}\ntoys.train.other = %D\n'
   )
   for name in ('a.gin', 'b.gin', 'c.gin'):
-    with sessions.session(toy.train, [name]) as parsed:
-      got = parsed.build(workdir='w', seed=0, context=_context(parsed))
+    with opened(toy, name) as (parsed, got):
       (tmp_path / 'b.gin').write_text(parsed.text)
       (tmp_path / 'c.gin').write_text(parsed.operative())
     assert list(got['other']) == names
     assert list(got['other'][names[0]]) == ['z', 'y']
 
 
-def test_operative_configuration_records_defaults(toy, build, tmp_path):
+def test_operative_configuration_records_defaults(toy, tmp_path):
   (tmp_path / 'a.gin').write_text(HEADER + FAVOR)
-  with sessions.session(toy.train, ['a.gin']) as parsed:
-    parsed.build(workdir='w', seed=0, context=_context(parsed))
+  with opened(toy, 'a.gin') as (parsed, _):
     lines = parsed.operative().splitlines()
   assert "toys.Favor.kernel = 'relu'" in lines
   assert 'toys.train.steps = 10' in lines
@@ -583,9 +564,8 @@ def test_sessions_are_independent_and_nest(toy, build, tmp_path):
   (tmp_path / 'outer.gin').write_text(HEADER + FAVOR)
   before = copy.copy(gin_config._CONFIG)
   registered = list(gin_config._REGISTRY._selector_map)
-  with sessions.session(toy.train, ['outer.gin']) as parsed:
+  with opened(toy, 'outer.gin') as (_, got):
     assert build('')['attention'] is None
-    got = parsed.build(workdir='w', seed=0, context=_context(parsed))
     assert got['attention'] == toy.Favor(4)
   assert build('toys.train.steps = 4')['steps'] == 4
   assert before == gin_config._CONFIG

@@ -1,8 +1,6 @@
 """Annotations, nearest names and the context of a run."""
 
 import dataclasses
-import importlib
-import pathlib
 from collections.abc import Callable
 from typing import Protocol, TypeVar
 
@@ -22,12 +20,6 @@ class Source(Protocol[T]):
 class File:
   def read(self) -> int:
     return 3
-
-
-@pytest.fixture
-def toy(monkeypatch):
-  monkeypatch.syspath_prepend(str(pathlib.Path(__file__).parents[1]))
-  return importlib.import_module('toys')
 
 
 @pytest.mark.parametrize(

@@ -25,14 +25,6 @@ def check(part, images, labels):
   np.testing.assert_array_equal(part.labels, labels)
 
 
-def check_all(loaded, train, test, num_valid):
-  split = len(train[1]) - num_valid
-  check(loaded.train, train[0][:split], train[1][:split])
-  check(loaded.valid, train[0][split:], train[1][split:])
-  check(loaded.test, *test)
-  assert loaded.num_classes == 10
-
-
 def test_digits():
   loaded = images_lib.digits()
   assert loaded.train.images.shape == (1297, 8, 8)
@@ -70,18 +62,17 @@ def test_names_the_missing_package(monkeypatch):
 def test_mnist(tmp_path):
   with pytest.raises(FileNotFoundError, match=r'python scripts/prepare_mnist'):
     images_lib.mnist(str(tmp_path))
-  parts = {
-    split: stored(count, count)
-    for split, count in {'train': 30, 'valid': 20, 'test': 10}.items()
+  sizes = {'train': 30, 'valid': 20, 'test': 10}
+  parts = {split: stored(count, count) for split, count in sizes.items()}
+  arrays = {
+    f'{split}_{name}': array
+    for split, part in parts.items()
+    for name, array in zip(('images', 'labels'), part, strict=True)
   }
-  arrays = {}
-  for split, (images, labels) in parts.items():
-    arrays |= {f'{split}_images': images, f'{split}_labels': labels}
   np.savez_compressed(tmp_path / 'mnist.npz', **arrays)
   loaded = images_lib.mnist(str(tmp_path))
-  check(loaded.train, *parts['train'])
-  check(loaded.valid, *parts['valid'])
-  check(loaded.test, *parts['test'])
+  for split, part in parts.items():
+    check(getattr(loaded, split), *part)
 
 
 def idx(array):
@@ -101,7 +92,11 @@ def idx_folder(tmp_path):
 
 def test_mnist_idx(idx_folder):
   folder, train, test = idx_folder
-  check_all(images_lib.mnist_idx(str(folder), num_valid=10), train, test, 10)
+  loaded = images_lib.mnist_idx(str(folder), num_valid=10)
+  check(loaded.train, *(x[:20] for x in train))
+  check(loaded.valid, *(x[20:] for x in train))
+  check(loaded.test, *test)
+  assert loaded.num_classes == 10
   assert images_lib.mnist_idx(str(folder), num_valid=0).valid is None
   for num_valid in (-1, 30, 10_000):
     with pytest.raises(ValueError, match=r'num_valid must lie in 0\.\.29'):
@@ -124,18 +119,16 @@ def test_refuses_malformed_idx(idx_folder, content, message):
     images_lib.mnist_idx(str(folder), num_valid=10)
 
 
-def test_refuses_a_damaged_archive(idx_folder):
+def test_damaged_and_missing_idx(idx_folder):
   folder, *_ = idx_folder
   path = folder / 'train-labels-idx1-ubyte.gz'
-  path.write_bytes(path.read_bytes()[:-9])
+  whole = path.read_bytes()
+  path.write_bytes(whole[:-9])
   with pytest.raises(
     ValueError, match=r'ubyte\.gz: the gzip file must be whol'
   ):
     images_lib.mnist_idx(str(folder), num_valid=10)
-
-
-def test_missing_idx(idx_folder):
-  folder, *_ = idx_folder
+  path.write_bytes(whole)
   (folder / 't10k-labels-idx1-ubyte.gz').unlink()
   with pytest.raises(FileNotFoundError, match=r't10k-labels.*nor one .*\.gz'):
     images_lib.mnist_idx(str(folder), num_valid=10)
@@ -147,11 +140,8 @@ def test_public_pictures():
   with tfds.testing.mock_data(num_examples=7):
     loaded = images_lib.from_public('mnist', num_valid=2)
     again = images_lib.from_public('mnist', num_valid=0)
-  assert [len(p) for p in (loaded.train, loaded.valid, loaded.test)] == [
-    5,
-    2,
-    7,
-  ]
+  expected = [5, 2, 7]
+  assert [len(p) for p in (loaded.train, loaded.valid, loaded.test)] == expected
   assert loaded.train.images.shape == (5, 28, 28)
   assert again.valid is None
   joined = [loaded.train.images, loaded.valid.images]

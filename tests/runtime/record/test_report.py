@@ -52,11 +52,8 @@ def test_metric_names_join_train_and_eval():
 
 
 def test_summary_ignores_values_that_are_not_finite():
-  (loss,) = [
-    row
-    for row in series_lib.summary_rows(ROWS)
-    if row['metric'] == 'train/loss'
-  ]
+  rows = series_lib.summary_rows(ROWS)
+  (loss,) = [row for row in rows if row['metric'] == 'train/loss']
   assert loss['step'] == 30
   assert np.isnan(loss['last'])
   assert (loss['least'], loss['greatest']) == (2.0, 3.0)
@@ -116,9 +113,8 @@ def _runs(seeds, *, rate):
 @drawing
 def test_curves_draw_median_and_range(tmp_path, figures):
   runs = _runs(3, rate=0.1)
-  path = pictures_lib.curves(
-    {'FAVOR': runs}, ['loss'], tmp_path / 'p' / 'c.png'
-  )
+  path = tmp_path / 'p' / 'c.png'
+  pictures_lib.curves({'FAVOR': runs}, ['loss'], path)
   assert _image(path).std() > 0.01
   (axes,) = figures[0].axes
   (line,) = axes.lines
@@ -136,9 +132,8 @@ def test_curves_draw_median_and_range(tmp_path, figures):
 
 @drawing
 def test_curves_put_series_of_a_metric_together(tmp_path, figures):
-  pictures_lib.curves(
-    {'run': [ROWS]}, ['loss', 'time/step_s'], tmp_path / 'c.png'
-  )
+  names = ['loss', 'time/step_s']
+  pictures_lib.curves({'run': [ROWS]}, names, tmp_path / 'c.png')
   loss, time = figures[0].axes
   legend = [text.get_text() for text in loss.get_legend().get_texts()]
   assert legend == ['train', 'valid']
@@ -166,9 +161,7 @@ def test_curves_use_the_steps_that_all_runs_have(tmp_path, figures):
   np.testing.assert_array_equal(line.get_xdata(), [2, 3])
   np.testing.assert_array_equal(line.get_ydata(), [3.0, 4.5])
   with pytest.raises(ValueError, match='share no step'):
-    pictures_lib.curves(
-      {'a': [first[:1], second]}, ['loss'], tmp_path / 'd.png'
-    )
+    pictures_lib.curves({'a': [first[:1], second]}, ['loss'], tmp_path / 'd')
 
 
 def test_curves_name_known_metrics(tmp_path):
@@ -187,10 +180,8 @@ def test_heatmaps_share_one_scale(tmp_path, figures):
   assert first.images[0].get_clim() == second.images[0].get_clim() == (0, 1)
   np.testing.assert_array_equal(first.images[0].get_array(), np.eye(4))
   assert (first.get_title(), second.get_title()) == ('exact', 'FAVOR')
-  assert (first.get_xlabel(), first.get_ylabel()) == (
-    'key position',
-    'query position',
-  )
+  expected = ('key position', 'query position')
+  assert (first.get_xlabel(), first.get_ylabel()) == expected
 
 
 @pytest.mark.parametrize(
@@ -212,12 +203,8 @@ def test_run_report_writes_tables_and_pictures(tmp_path):
   rows = [row | {'time/examples': 8 * row['step']} for row in ROWS]
   written = report.run_report(rows, tmp_path / 'r', name='run')
   assert {path.name for path in written} == {
-    'metrics.csv',
-    'summary.csv',
-    'summary.md',
-    'curves.png',
-    'curves_by_examples.png',
-    'time.png',
+    *('metrics.csv', 'summary.csv', 'summary.md'),
+    *('curves.png', 'curves_by_examples.png', 'time.png'),
   }
   assert all(path.parent == tmp_path / 'r' for path in written)
   summary = (tmp_path / 'r' / 'summary.md').read_text()

@@ -16,10 +16,8 @@ def test_rows_are_cut_at_the_offset_of_the_checkpoint(tmp_path):
   writer = writers.MetricWriter(tmp_path, step=1, offset=offset)
   writer.write(2, {'train/loss': 0.75})
   writer.close()
-  assert writers.read_metrics(tmp_path) == [
-    {'step': 1, 'train/loss': 0.5},
-    {'step': 2, 'train/loss': 0.75},
-  ]
+  expected = [{'step': 1, 'train/loss': 0.5}, {'step': 2, 'train/loss': 0.75}]
+  assert writers.read_metrics(tmp_path) == expected
 
 
 def test_lost_rows_are_told_and_not_filled_up(tmp_path, caplog):

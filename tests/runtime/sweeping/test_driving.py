@@ -186,10 +186,8 @@ def test_infeasible_trials_are_told_without_a_score(tmp_path):
   assert tells[1] == ('tell', 1, None, None)
   assert sweep.best is not sweep.trials[1]
   found = reporting.study(sweep, 'name')
-  assert found['trials'][1] == {
-    'parameters': {'X': 0.37},
-    'status': 'INFEASIBLE',
-  }
+  expected = {'parameters': {'X': 0.37}, 'status': 'INFEASIBLE'}
+  assert found['trials'][1] == expected
   assert found['trials'][0]['value'] == sweep.trials[0].value
 
 

@@ -33,12 +33,8 @@ def test_statements(value, written):
 
 def test_grids_are_all_combinations_in_the_words_of_gin():
   found = plans.grid(["A=[1e-3, (1, 2), 'x,]', @f.G(),]", 'b.C.d = [True]'])
-  assert [point['A'] for point in found] == [
-    '1e-3',
-    '(1, 2)',
-    "'x,]'",
-    '@f.G()',
-  ]
+  expected = ['1e-3', '(1, 2)', "'x,]'", '@f.G()']
+  assert [point['A'] for point in found] == expected
   assert all(point['b.C.d'] == 'True' for point in found)
   assert len(plans.grid(['A=[1,2]', 'B=[1,2,3]'])) == 6
   assert plans.grid([]) == ({},)
@@ -106,10 +102,8 @@ def test_probes_are_the_ends_of_every_parameter():
 
 
 def test_budgets_need_a_setting():
-  assert plan(budget='STEPS').statements({'LR': 0.1}, 7) == (
-    'LR = 0.1',
-    'STEPS = 7',
-  )
+  expected = ('LR = 0.1', 'STEPS = 7')
+  assert plan(budget='STEPS').statements({'LR': 0.1}, 7) == expected
   with pytest.raises(ValueError, match=r'gives runs budgets, here 7.*--budget'):
     plan().statements({'LR': 0.1}, 7)
 

@@ -11,6 +11,7 @@ import pytest
 
 from runtime.sweeping import calls as calls_lib
 from runtime.sweeping import pool as pool_lib
+from tests import marks
 from tests.runtime.sweeping import calls
 
 ROOT = pathlib.Path(__file__).resolve().parents[3]
@@ -24,10 +25,7 @@ def outcomes(pool, count):
   return {one.key: one for one in found}
 
 
-KINDS = [None, pytest.param('local', marks=pytest.mark.slow)]
-
-
-@pytest.fixture(params=KINDS, ids=['processes', 'ray'])
+@pytest.fixture(params=[None, *marks.slow('local')], ids=['processes', 'ray'])
 def make(request):
   return lambda workers, **options: pool_lib.make(
     workers, ray_address=request.param, **options

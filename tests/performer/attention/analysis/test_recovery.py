@@ -24,8 +24,7 @@ bad_fraction = jax.jit(
 @pytest.mark.parametrize('exact', [True, False])
 def test_recovered_rows_are_distributions(causal, exact):
   mechanism = attention.Exact() if exact else cases.favor()
-  w = None if exact else cases.projection(mechanism)
-  q, k, v = twin.inputs(1)
+  q, k, v, w = cases.arguments(mechanism, 1)
   mask = jnp.ones((2, 21), bool).at[:, 4].set(False)
   matrix = recover(mechanism, q, k, projection=w, causal=causal, key_mask=mask)
   assert matrix.shape == (2, 2, 21, 21)
@@ -33,9 +32,8 @@ def test_recovered_rows_are_distributions(causal, exact):
   assert not np.any(matrix[..., 4])
   if causal:
     assert not np.any(np.triu(matrix, 1))
-  truth = twin.value(
-    q, k, v, w, mask, kernel='exact' if exact else 'softmax_hyp', causal=causal
-  )
+  kernel = 'exact' if exact else 'softmax_hyp'
+  truth = twin.value(q, k, v, w, mask, kernel=kernel, causal=causal)
   out = np.einsum('bhij,bjhv->bihv', matrix, v)
   np.testing.assert_allclose(out, truth, atol=2e-5)
 
@@ -43,9 +41,7 @@ def test_recovered_rows_are_distributions(causal, exact):
 @pytest.mark.parametrize('causal', [False, True])
 def test_bad_denominators_are_counted(causal):
   favor = cases.favor('softmax_trig')
-  q, k, _ = twin.inputs(2, scale=3.0)
-  w = cases.projection(favor)
-  mask = twin.mask(3, 2, 21)
+  q, k, _, w, mask = cases.arguments(favor, 2, scale=3.0, mask=3)
   log, sign = twin.kernel_matrix(*twin.double(q, k, w), kernel='softmax_trig')
   visible = np.broadcast_to(np.asarray(mask)[:, None, None, :], log.shape)
   if causal:
@@ -63,8 +59,5 @@ def test_bad_denominators_are_counted(causal):
 
 def test_positive_kernels_have_none():
   favor = cases.favor()
-  q, k, _ = twin.inputs(2, scale=3.0)
-  measured = bad_fraction(
-    favor, q, k, projection=cases.projection(favor), causal=False
-  )
-  assert measured == 0
+  q, k, _, w = cases.arguments(favor, 2, scale=3.0)
+  assert bad_fraction(favor, q, k, projection=w, causal=False) == 0

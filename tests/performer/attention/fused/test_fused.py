@@ -18,7 +18,6 @@ from tests.performer.attention import attention_twin as twin
 LENGTH = 71  # Three groups, the last of which is ragged.
 D = M = 16
 SIGNS = {'softmax_pos': 1, 'softmax_hyp': 2}
-PLAN = fused.Plan(2, 16, 32, jnp.dtype('float32'), interpret=True)
 
 
 def plan(kernel='softmax_hyp', dtype='float32'):
@@ -63,18 +62,12 @@ def run(q, k, v, w, mask, *, kernel='softmax_hyp', dtype='float32', causal):
 def _run(q, k, v, w, mask, *, kernel, dtype, causal):
 
   def loss(q, k, v, w):
+    args = plan(kernel, dtype), q, k, v, w
     if causal:
-      out = fused.causal(
-        plan(kernel, dtype),
-        q,
-        k,
-        v,
-        w,
-        fallback=functools.partial(dense, kernel),
-        key_mask=mask,
-      )
+      fallback = functools.partial(dense, kernel)
+      out = fused.causal(*args, fallback=fallback, key_mask=mask)
     else:
-      out = fused.bidirectional(plan(kernel, dtype), q, k, v, w, key_mask=mask)
+      out = fused.bidirectional(*args, key_mask=mask)
     return jnp.sum(jnp.sin(out.astype(jnp.float32))), out
 
   grads, out = jax.grad(loss, (0, 1, 2, 3), has_aux=True)(q, k, v, w)
@@ -82,10 +75,16 @@ def _run(q, k, v, w, mask, *, kernel, dtype, causal):
 
 
 def relative(got, expected):
-  expected = np.asarray(expected, float)
-  return (
-    np.abs(np.asarray(got, float) - expected).max() / np.abs(expected).max()
-  )
+  got, expected = np.asarray(got, float), np.asarray(expected, float)
+  return np.abs(got - expected).max() / np.abs(expected).max()
+
+
+def check(found, expected, values, slopes):
+  """Bounds the errors of the output, and of the gradients in q, k and v."""
+  (out, grads), (truth, expected_grads) = found, expected
+  assert relative(out, truth) < values
+  for name, got, want in zip('qkv', grads[:3], expected_grads, strict=True):
+    assert relative(got, want) < slopes, f'd{name}'
 
 
 def mask_of(seed, length=LENGTH):
@@ -107,13 +106,10 @@ def test_values_and_gradients(kernel, causal, masked, lk):
   q, k, v = inputs(1)
   k, v, w = k[:, :lk], v[:, :lk], projection()
   mask = mask_of(2, lk) if masked else None
-  out, grads = run(q, k, v, w, mask, kernel=kernel, causal=causal)
   options = {'kernel': kernel, 'causal': causal}
-  expected, expected_grads = twin.value_and_grad(q, k, v, w, mask, **options)
-  pairs = zip((out, *grads[:3]), (expected, *expected_grads), strict=True)
-  errors = [relative(*pair) for pair in pairs]
-  assert max(errors) < 3e-6, errors
-  assert not np.any(grads[3])  # The projection is a constant.
+  found = run(q, k, v, w, mask, **options)
+  check(found, twin.value_and_grad(q, k, v, w, mask, **options), 3e-6, 3e-6)
+  assert not np.any(found[1][3])  # The projection is a constant.
 
 
 @pytest.mark.slow
@@ -121,12 +117,9 @@ def test_values_and_gradients(kernel, causal, masked, lk):
 def test_equals_the_other_form(causal):
   """More narrowly than by the twin of either."""
   arrays, w, mask = inputs(1), projection(), mask_of(2)
-  out, grads = run(*arrays, w, mask, causal=causal)
   favor = cases.favor('softmax_hyp', features=2 * M, chunk=16)
-  other, others = cases.value_and_grad(favor, *arrays, w, mask, causal=causal)
-  pairs = zip((out, *grads[:3]), (other, *others), strict=True)
-  errors = [relative(*pair) for pair in pairs]
-  assert max(errors) < 3e-6, errors
+  other = cases.value_and_grad(favor, *arrays, w, mask, causal=causal)
+  check(run(*arrays, w, mask, causal=causal), other, 3e-6, 3e-6)
 
 
 @pytest.mark.slow
@@ -136,13 +129,10 @@ def test_bfloat16(causal):
   w, mask = projection(), mask_of(4)
   out, grads = run(*arrays, w, mask, dtype='bfloat16', causal=causal)
   assert {x.dtype for x in (out, *grads[:3])} == {jnp.dtype('bfloat16')}
-  expected, expected_grads = twin.value_and_grad(
-    *arrays, w, mask, kernel='softmax_hyp', causal=causal
-  )
-  assert relative(out, expected) < 5e-3
-  for got, want in zip(grads[:3], expected_grads, strict=True):
-    # The rounding of D_i, by 2^-9, moves all features of a row.
-    assert relative(got, want) < 2e-2
+  options = {'kernel': 'softmax_hyp', 'causal': causal}
+  expected = twin.value_and_grad(*arrays, w, mask, **options)
+  # The rounding of D_i, by 2^-9, moves all features of a row.
+  check((out, grads), expected, 5e-3, 2e-2)
 
 
 def test_parts_of_the_projection():
@@ -151,15 +141,10 @@ def test_parts_of_the_projection():
   assert parts.shape == (3, M, D)
   np.testing.assert_array_equal(parts.astype(jnp.float32).sum(0), w)
   exact = np.asarray(x, float) @ np.asarray(w, float).T
-  u = sum(
-    fused_math.dot(x, part, parts.dtype, contract=(1, 1)) for part in parts
-  )
-  assert relative(u, exact) < 1e-6
+  dot = functools.partial(fused_math.dot, x, contract=(1, 1))
+  assert relative(sum(dot(part, parts.dtype) for part in parts), exact) < 1e-6
   # One part alone is what a bfloat16 projection would be.
-  assert (
-    relative(fused_math.dot(x, parts[0], x.dtype, contract=(1, 1)), exact)
-    > 1e-4
-  )
+  assert relative(dot(parts[0], x.dtype), exact) > 1e-4
 
 
 @pytest.mark.parametrize('causal', [*marks.slow(False), True])
@@ -177,18 +162,14 @@ def test_mass_is_conserved(scale, causal):
 def test_fallback_is_taken_where_exponents_exceed():
   w, mask = projection(), mask_of(2)
   call = jax.jit(
-    lambda q, k, v: fused.causal(PLAN, q, k, v, w, fallback=marked)
+    lambda q, k, v: fused.causal(plan(), q, k, v, w, fallback=marked)
   )
   assert not np.any(call(*inputs(1)) == 7.0)
   large = inputs(1, 12.0)
   assert np.all(call(*large) == 7.0)
-  out, grads = run(*large, w, mask, causal=True)
-  expected, expected_grads = twin.value_and_grad(
-    *large, w, mask, kernel='softmax_hyp', causal=True
-  )
-  assert relative(out, expected) < 1e-4
-  for got, want in zip(grads[:3], expected_grads, strict=True):
-    assert relative(got, want) < 1e-3
+  options = {'kernel': 'softmax_hyp', 'causal': True}
+  expected = twin.value_and_grad(*large, w, mask, **options)
+  check(run(*large, w, mask, causal=True), expected, 1e-4, 1e-3)
 
 
 def test_keys_may_grow_along_the_sequence():
@@ -197,7 +178,7 @@ def test_keys_may_grow_along_the_sequence():
   k = k * jnp.linspace(0.1, 6.0, LENGTH)[None, :, None, None]
   w = projection()
   call = jax.jit(
-    lambda q, k, v: fused.causal(PLAN, q, k, v, w, fallback=marked)
+    lambda q, k, v: fused.causal(plan(), q, k, v, w, fallback=marked)
   )
   got = call(q, k, v)
   expected = twin.value(q, k, v, w, kernel='softmax_hyp', causal=True)
@@ -242,15 +223,9 @@ def test_rows_without_keys_are_zero(causal):
   first = 40 if causal else 0
   assert not np.any(out[0, :first])
   assert not np.any(grads[0][0, :first])
-  expected = twin.value(
-    q[:1, first:],
-    k[:1, first:],
-    v[:1, first:],
-    w,
-    mask[:1, first:],
-    kernel='softmax_hyp',
-    causal=causal,
-  )
+  q, k, v, mask = (x[:1, first:] for x in (q, k, v, mask))
+  options = {'kernel': 'softmax_hyp', 'causal': causal}
+  expected = twin.value(q, k, v, w, mask, **options)
   assert relative(out[:1, first:], expected) < 3e-6
 
 
@@ -296,10 +271,8 @@ def test_supported_call():
   arrays = call_arrays()
   assert fused_choice.obstacle(favor, *arrays) is None
   assert fused_choice.supports(favor, *arrays)
-  constants = fused_choice.plan(favor, 3000)
-  assert constants == fused.Plan(
-    2, 32, 1024, jnp.dtype('float32'), interpret=False
-  )
+  expected = fused.Plan(2, 32, 1024, jnp.dtype('float32'), interpret=False)
+  assert fused_choice.plan(favor, 3000) == expected
   short = fused_choice.plan(favor, 10)
   assert (short.chunk, short.group) == (32, 32)
 
@@ -348,19 +321,9 @@ def test_attend_with_options(causal):
   q, k, v = inputs(15)
   favor = cases.favor('softmax_pos_reg', features=M, chunk=16)
   w, mask = cases.projection(favor, d=D), mask_of(16)
-  out = jax.jit(
-    lambda q, k, v: fused_choice.attend(
-      favor,
-      q,
-      k,
-      v,
-      w,
-      causal=causal,
-      key_mask=mask,
-      fallback=marked,
-      interpret=True,
-    )
-  )(q, k, v)
+  options = {'causal': causal, 'key_mask': mask, 'interpret': True}
+  attend = functools.partial(fused_choice.attend, fallback=marked, **options)
+  out = jax.jit(lambda q, k, v: attend(favor, q, k, v, w))(q, k, v)
   expected = twin.value(q, k, v, w, mask, kernel='softmax_pos', causal=causal)
   assert relative(out, expected) < 3e-6
 

@@ -12,7 +12,6 @@ import scipy.linalg
 from performer import attention
 from performer.attention.analysis import theory
 from performer.attention.kernels import projections, structures
-from performer.models import transformer
 from tests import marks, seeds
 from tests.performer.attention import attention_cases as cases
 from tests.performer.attention import attention_twin as twin
@@ -238,16 +237,7 @@ def test_norms_are_those_of_the_padded_width():
 def test_pytrees_go_through_the_model_and_redraw(kernel, options):
   """Drawn for all layers at once, sliced by the scan over layers."""
   favor = cases.favor(kernel, redraw_every=10, **options)
-  model = transformer.Transformer(
-    vocab_size=7,
-    max_length=9,
-    attention=favor,
-    causal=True,
-    num_layers=2,
-    num_heads=2,
-    d_model=16,
-    d_ff=8,
-  )
+  model = model_cases.small(favor, vocab_size=7, max_length=9, d_ff=8)
   draw = jax.jit(functools.partial(model.draw_projections, seeds.key(1)))
   stacks = [draw(step) for step in (0, 9, 10)]
   leaves = [jax.tree.leaves(stack) for stack in stacks]

@@ -29,10 +29,9 @@ ALL = itertools.product((1, 2, 8, 32), (1, 7, 21, 33), (False, True))
 )
 def test_any_chunk_and_tail(chunk, length, causal):
   favor = cases.favor(chunk=chunk)
-  w = cases.projection(favor)
-  q, k, v = twin.inputs(2, l=length, scale=2.0)
-  truth = twin.value(q, k, v, w, kernel='softmax_hyp', causal=causal)
-  out = cases.attend(favor, q, k, v, w, causal=causal)
+  args = cases.arguments(favor, 2, l=length, scale=2.0)
+  truth = twin.value(*args, kernel='softmax_hyp', causal=causal)
+  out = cases.attend(favor, *args, causal=causal)
   np.testing.assert_allclose(out, truth, atol=1e-5)
 
 
@@ -41,9 +40,7 @@ def test_any_chunk_and_tail(chunk, length, causal):
 def test_hand_written_gradient_is_the_automatic_one(causal):
   """Also for the projection, and through a state given and returned."""
   favor = cases.favor(chunk=8)
-  w = cases.projection(favor)
-  q, k, v = twin.inputs(4, l=21, scale=2.0)
-  mask = twin.mask(5, 2, 21)
+  q, k, v, w, mask = cases.arguments(favor, 4, l=21, scale=2.0, mask=5)
   ids = jnp.zeros((2, 21), jnp.int32)  # One segment: differentiated by JAX.
 
   def loss(q, k, v, w, ids):
@@ -70,8 +67,7 @@ def test_hand_written_gradient_is_the_automatic_one(causal):
 def test_quotients_of_large_denominators_have_a_gradient(monkeypatch):
   """Denominators of e^60: their square, in a plain quotient, is infinite."""
   favor = cases.favor()
-  w = cases.projection(favor)
-  q, k, v = twin.inputs(5, l=37, scale=12.0)
+  q, k, v, w = cases.arguments(favor, 5, l=37, scale=12.0)
   q, k, v = (x[:1, 16:35] for x in (q, k, v))
   _, truth = twin.value_and_grad(q, k, v, w, kernel='softmax_hyp', causal=True)
 
@@ -118,11 +114,10 @@ def test_gradients_at_long_lengths(causal):
   """Many chunks, several blocks, key norms that fall from 12 to 0."""
   length = 600
   favor = cases.favor(chunk=64)
-  w = cases.projection(favor, heads=1)
-  q, k, v = twin.inputs(6, b=1, l=length, h=1)
+  q, k, v, w = cases.arguments(favor, 6, b=1, l=length, h=1)
   norm = jnp.linspace(12.0, 0.0, length)[None, :, None, None]
   k = k / jnp.linalg.norm(k, axis=-1, keepdims=True) * norm
-  out, grads = cases.value_and_grad(favor, q, k, v, w, None, causal=causal)
+  out, grads = cases.value_and_grad(favor, q, k, v, w, causal=causal)
   truth, slopes = twin.value_and_grad(
     q, k, v, w, kernel='softmax_hyp', causal=causal
   )

@@ -56,16 +56,12 @@ def cancellation(q, k, w, seen):
 )
 def test_segments_are_as_if_alone(kernel, causal):
   """Against the float64 matrix, cut where segments meet."""
-  if kernel == 'exact':
-    mechanism, w = attention.Exact(), None
-  else:
-    mechanism = cases.favor(kernel)
-    w = cases.projection(mechanism)
-  q, k, v = twin.inputs(3, l=LENGTH)
-  mask = twin.mask(4, 2, LENGTH)
-  packed = cases.attend(mechanism, q, k, v, w, mask, ids(), causal=causal)
+  exact = kernel == 'exact'
+  mechanism = attention.Exact() if exact else cases.favor(kernel)
+  args = q, k, v, w, mask = cases.arguments(mechanism, 3, l=LENGTH, mask=4)
+  packed = cases.attend(mechanism, *args, ids(), causal=causal)
   options = {'kernel': kernel, 'causal': causal}
-  truth = twin.value(q, k, v, w, mask, same=same_segment(), **options)
+  truth = twin.value(*args, same=same_segment(), **options)
   tolerance = 1e-5 + 2e-5 * np.abs(truth)
   if kernel == 'softmax_trig':
     seen = same_segment() & np.asarray(mask)[:, None, :]
@@ -74,7 +70,7 @@ def test_segments_are_as_if_alone(kernel, causal):
     tolerance = 1e-5 + 1e-6 * cancellation(q, k, w, seen) * sizes
   assert (np.abs(packed - truth) <= tolerance).all()
   # And the packing matters.
-  whole = twin.value(q, k, v, w, mask, **options)
+  whole = twin.value(*args, **options)
   assert np.abs(whole - truth).max() > 0.1
 
 
@@ -83,15 +79,10 @@ def test_segments_are_as_if_alone(kernel, causal):
 def test_gradients(scale, causal):
   """At the larger scale rows split."""
   favor = cases.favor()
-  w = cases.projection(favor)
-  q, k, v = twin.inputs(5, l=LENGTH, scale=scale)
-  mask = twin.mask(4, 2, LENGTH)
-  out, grads = cases.value_and_grad(
-    favor, q, k, v, w, mask, ids(), causal=causal
-  )
-  options = {'kernel': favor.kernel, 'causal': causal}
+  args = cases.arguments(favor, 5, l=LENGTH, scale=scale, mask=4)
+  out, grads = cases.value_and_grad(favor, *args, ids(), causal=causal)
   truth, slopes = twin.value_and_grad(
-    q, k, v, w, mask, same=same_segment(), **options
+    *args, same=same_segment(), kernel=favor.kernel, causal=causal
   )
   np.testing.assert_allclose(out, truth, atol=1e-4)
   for mine, other in zip(grads, slopes, strict=True):
@@ -102,9 +93,8 @@ def test_gradients(scale, causal):
 @pytest.mark.parametrize('causal', [False, True])
 @pytest.mark.parametrize('factor', [3.0, 30.0])
 def test_other_segments_change_no_bit(factor, causal):
-  favor = cases.favor('softmax_hyp')
-  w = cases.projection(favor)
-  q, k, v = twin.inputs(6, l=LENGTH)
+  favor = cases.favor()
+  q, k, v, w = cases.arguments(favor, 6, l=LENGTH)
   call = lambda *x: cases.attend(favor, *x, w, ids=ids(), causal=causal)
   other = slice(CUTS[4], CUTS[5])
   changed = [x.at[0, other].multiply(factor) for x in (q, k, v)]
@@ -118,9 +108,8 @@ def test_other_segments_change_no_bit(factor, causal):
 @pytest.mark.parametrize('causal', [False, True])
 def test_mass_is_one_at_every_scale(causal):
   favor = cases.favor()
-  w = cases.projection(favor)
   for scale in (0.1, 1.0, 5.0, 20.0):
-    q, k, v = twin.inputs(7, l=LENGTH, scale=scale)
+    q, k, v, w = cases.arguments(favor, 7, l=LENGTH, scale=scale)
     ones = jnp.ones_like(v)
     out = cases.attend(favor, q, k, ones, w, ids=ids(), causal=causal)
     np.testing.assert_allclose(out, 1.0, atol=1e-5)
@@ -150,8 +139,7 @@ def test_pieces_of_a_packed_sequence():
 
 def test_refused():
   favor = cases.favor()
-  w = cases.projection(favor)
-  q, k, v = twin.inputs(1)
+  q, k, v, w = cases.arguments(favor, 1)
 
   def call(segment_ids, favor=favor, length=21):
     return favor(
