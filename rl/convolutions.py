@@ -3,7 +3,7 @@
 XLA's CPU compiler has fast programs for convolutions whose axes stand in one order.
 Gradients that JAX writes have them in other orders. XLA puts these right, but not in
 the body of a loop such as `lax.scan`, where agents learn: there it falls back to
-programs that take 10 to 100 times as long. Here each gradient is a convolution in the
+programs that take 3 to 100 times as long. Here each gradient is a convolution in the
 good order, with the numbers that XLA finds outside of loops. `vmap` over kernels,
 for which XLA has no fast program, makes products of matrices.
 """
