@@ -9,6 +9,7 @@ for which XLA has no fast program, makes products of matrices.
 """
 
 import functools
+import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -158,20 +159,36 @@ def _patches(x: Array, taps: Sequence[int], form: _Form) -> Array:
   inner = [(*pad, gap) for pad, gap in zip(form.padding, gaps, strict=True)]
   whole = (0, 0, 0)
   x = lax.pad(x, jnp.zeros((), x.dtype), (whole, *inner, whole))
-  rows, columns = (
-    [
-      slice(i, i + max(side - reach + 1, 0), stride)
-      for i in range(0, reach, apart)
-    ]
-    for side, reach, stride, apart in zip(
-      x.shape[1:3],
-      _extents(taps, form.rhs_dilation),
-      form.window_strides,
-      form.rhs_dilation,
-      strict=True,
+  reach = _extents(taps, form.rhs_dilation)
+  places = [
+    max(side - most, -stride) // stride + 1
+    for side, most, stride in zip(
+      x.shape[1:3], reach, form.window_strides, strict=True
     )
+  ]
+  # Fewer places than taps: as for gradients of kernels.
+  if 0 < math.prod(places) < math.prod(taps):
+    seen = _windows(x, places, form.window_strides, reach, form.rhs_dilation)
+  else:
+    spans = [max(n, 0) for n in _extents(places, form.window_strides)]
+    seen = _windows(x, taps, form.rhs_dilation, spans, form.window_strides)
+    seen = jnp.moveaxis(seen, 1, -2)
+  return seen.reshape(x.shape[0], *places, math.prod(taps), x.shape[-1])
+
+
+def _windows(
+  x: Float[Array, 'b h w c'],
+  counts: Sequence[int],
+  steps: Sequence[int],
+  spans: Sequence[int],
+  apart: Sequence[int],
+) -> Float[Array, 'b n k l c']:
+  """Windows of x that begin at equal steps; n = the product of their counts."""
+  rows, columns = (
+    [slice(i * step, i * step + span, gap) for i in range(count)]
+    for count, step, span, gap in zip(counts, steps, spans, apart, strict=True)
   )
-  return jnp.stack([x[:, i, j] for i in rows for j in columns], axis=3)
+  return jnp.stack([x[:, i, j] for i in rows for j in columns], axis=1)
 
 
 def _multiply(x: Array, kernel: Array, form: _Form) -> Array:

@@ -114,6 +114,22 @@ def test_maps_over_pictures_and_kernels(name, axes):
     agree(mapped, *moved)
 
 
+def test_programs_of_mapped_kernels_do_not_grow_with_pictures():
+  """Of 9 taps nine slices, and not one for each pixel."""
+  usual = CASES['usual'][2]
+  loss = lambda *both: jnp.sum(
+    jnp.sin(convolutions.conv_general_dilated(*both, **usual))
+  )
+  gradient = jax.vmap(jax.grad(loss, (0, 1)))
+  counts = [
+    str(jax.make_jaxpr(gradient)(*problem((side, side), (3, 3), [(2,)] * 2)))
+    .split()
+    .count('=')
+    for side in (8, 32)
+  ]
+  assert counts[0] == counts[1]
+
+
 def test_products_and_patches_are_the_convolution():
   sides, taps, options = CASES['dilated kernel']
   with jax.enable_x64(True):
