@@ -36,8 +36,9 @@ class Form(NamedTuple):
 
   Attributes:
     stride: of pictures, along both sides.
-    products: whether convolutions are always products of patches, and not only
-      on a CPU where `vmap` gives each network its own kernels.
+    products: whether convolutions are always products of patches. On a CPU choose
+      them where `vmap` gives each network its own kernels; left to themselves these
+      are products too, but with slower gradients.
   """
 
   stride: int = 1
